@@ -1,0 +1,40 @@
+# Two commands on a machine with Python 3.11+, make and git:
+#   make run    set everything up and run the main job on an embedded Postgres
+#   make test   set everything up, lint, type-check, and run every test
+# Works from any folder: make -C PATH run
+
+ROOT  := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+VENV  := $(ROOT)/.venv
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP   := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help run setup test lint format unit docs clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(ROOT)/Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+run: setup ## set up, then fill and verify the music knowledge base
+	@$(BIN)/backline demo
+
+test: setup lint ## set up, lint, type-check and run every test
+	@cd $(ROOT) && $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+setup: $(READY) ## make .venv with everything that the project needs
+
+$(READY): $(ROOT)/pyproject.toml $(ROOT)/constraints.txt $(ROOT)/scripts/setup.sh
+	@sh $(ROOT)/scripts/setup.sh $(ROOT) $(VENV)
+	@touch $@
+
+lint: setup ## ruff, mypy --strict, the import contracts
+	@cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+format: setup ## format the code
+	@cd $(ROOT) && $(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+docs: setup ## regenerate the reference pages from the program
+	@cd $(ROOT) && $(BIN)/python scripts/reference.py
+
+clean: ## remove what the other targets made in this folder
+	@rm -rf $(VENV) $(ROOT)/dist $(ROOT)/.mypy_cache $(ROOT)/.ruff_cache $(ROOT)/.pytest_cache

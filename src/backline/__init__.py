@@ -1,0 +1,1 @@
+"""Backline keeps the embeddings behind your Postgres tables filled, fresh and searchable."""
