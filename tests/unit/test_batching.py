@@ -1,0 +1,139 @@
+"""Batching: properties over any items and any budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backline.batching import Batch, Budget, Item, bisect, plan, unique
+
+items_of_any_size = st.lists(
+    st.builds(Item, tokens=st.integers(0, 400), bytes=st.integers(0, 2000)), max_size=80
+)
+budgets = st.builds(
+    Budget,
+    max_items=st.integers(1, 20),
+    max_tokens=st.integers(1, 1000),
+    max_bytes_over_4=st.integers(1, 1000),
+)
+
+
+def keeps(budget: Budget, items: Sequence[Item]) -> bool:
+    return (
+        len(items) <= budget.max_items
+        and sum(item.tokens for item in items) <= budget.max_tokens
+        and sum(item.bytes for item in items) / 4 <= budget.max_bytes_over_4
+    )
+
+
+def padding(batches: Sequence[Batch], items: Sequence[Item]) -> int:
+    """Tokens that a model computes for nothing when each batch is padded to its longest text."""
+    lengths = [[items[i].tokens for i in batch] for batch in batches]
+    return sum(max(batch) * len(batch) - sum(batch) for batch in lengths)
+
+
+@given(items_of_any_size, budgets, st.booleans())
+def test_every_item_is_in_exactly_one_batch(
+    items: list[Item], budget: Budget, sort_by_length: bool
+) -> None:
+    batches = plan(items, budget, sort_by_length=sort_by_length)
+    assert all(batches)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(items)))
+
+
+@given(items_of_any_size, budgets, st.booleans())
+def test_every_batch_keeps_the_budget_or_is_one_item_over_it(
+    items: list[Item], budget: Budget, sort_by_length: bool
+) -> None:
+    for batch in plan(items, budget, sort_by_length=sort_by_length):
+        assert len(batch) == 1 or keeps(budget, [items[i] for i in batch])
+
+
+@given(items_of_any_size, budgets, st.booleans())
+def test_no_batch_ends_before_it_must(
+    items: list[Item], budget: Budget, sort_by_length: bool
+) -> None:
+    batches = plan(items, budget, sort_by_length=sort_by_length)
+    for batch, following in pairwise(batches):
+        assert not keeps(budget, [items[i] for i in (*batch, following[0])])
+
+
+@given(st.integers(0, 500), st.integers(1, 60))
+def test_small_items_take_the_fewest_batches_possible(count: int, max_items: int) -> None:
+    batches = plan([Item(1, 4)] * count, Budget(max_items=max_items), sort_by_length=False)
+    assert len(batches) == -(-count // max_items)
+
+
+@given(items_of_any_size, budgets)
+def test_without_sorting_the_order_is_kept(items: list[Item], budget: Budget) -> None:
+    batches = plan(items, budget, sort_by_length=False)
+    assert [i for batch in batches for i in batch] == list(range(len(items)))
+
+
+@given(items_of_any_size, budgets)
+def test_with_sorting_the_longest_come_first(items: list[Item], budget: Budget) -> None:
+    batches = plan(items, budget, sort_by_length=True)
+    tokens = [items[i].tokens for batch in batches for i in batch]
+    assert tokens == sorted(tokens, reverse=True)
+
+
+# Padding is compared where only the count cuts, and cuts evenly: an odd last batch may by luck
+# hold the one long text, and with a token budget the number of batches changes too.
+@given(items_of_any_size, st.integers(1, 20))
+def test_sorting_never_pads_more(items: list[Item], max_items: int) -> None:
+    items = items[: len(items) // max_items * max_items]
+    budget = Budget(max_items=max_items)
+    unsorted = plan(items, budget, sort_by_length=False)
+    assert padding(plan(items, budget, sort_by_length=True), items) <= padding(unsorted, items)
+
+
+def test_sorting_pads_far_less_where_lengths_alternate() -> None:
+    items = [Item(tokens, tokens * 4) for tokens in (10, 250) * 100]
+    budget = Budget(max_items=50)
+    assert padding(plan(items, budget, sort_by_length=False), items) == 24_000
+    assert padding(plan(items, budget, sort_by_length=True), items) == 0
+
+
+def test_bytes_count_where_tokens_are_few() -> None:
+    items = [Item(tokens=100, bytes=600_000)] * 4  # 150,000 tokens each by the server's estimate
+    assert [len(batch) for batch in plan(items, Budget(), sort_by_length=False)] == [2, 2]
+
+
+def test_a_budget_that_carries_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Budget(max_items=0)
+
+
+@given(st.lists(st.integers(), min_size=2, max_size=50))
+def test_bisect_halves(batch: list[int]) -> None:
+    left, right = bisect(batch)
+    assert [*left, *right] == batch
+    assert 0 <= len(left) - len(right) <= 1
+
+
+@given(st.integers(2, 3000), st.data())
+def test_bisecting_isolates_a_culprit_in_logarithmic_steps(size: int, data: st.DataObject) -> None:
+    culprit = data.draw(st.integers(0, size - 1))
+    batch, steps = tuple(range(size)), 0
+    while len(batch) > 1:
+        left, right = bisect(batch)
+        batch, steps = (left if culprit in left else right), steps + 1
+    assert batch == (culprit,)
+    assert steps <= (size - 1).bit_length()
+
+
+@pytest.mark.parametrize("batch", [(), (7,)])
+def test_a_single_item_cannot_be_split(batch: Batch) -> None:
+    with pytest.raises(ValueError, match="cannot be split"):
+        bisect(batch)
+
+
+@given(st.lists(st.sampled_from("abcdef")))
+def test_unique_names_each_key_once_and_finds_all_again(keys: list[str]) -> None:
+    firsts, inverse = unique(keys)
+    assert firsts == sorted(keys.index(key) for key in set(keys))
+    assert [keys[firsts[i]] for i in inverse] == keys
