@@ -1,0 +1,1 @@
+"""The data that ships: the music-production advice and its judged questions."""
