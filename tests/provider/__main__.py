@@ -1,0 +1,27 @@
+"""The stand-in as a process: prints its base URL, and serves until it is stopped."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+from contextlib import suppress
+
+from tests.provider.standin import StandInProvider
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.provider", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
+    parser.add_argument("--api-key", default="sk-stand-in", help="the one key that is accepted")
+    parser.add_argument("--behave", default="{}", help="fields of Behaviour as a JSON object")
+    options = parser.parse_args()
+    provider = StandInProvider(port=options.port, api_key=options.api_key)
+    provider.behave(**json.loads(options.behave))
+    with provider, suppress(KeyboardInterrupt):
+        print(provider.base_url, flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

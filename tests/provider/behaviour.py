@@ -1,0 +1,113 @@
+"""What the stand-in can be told to do."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+Spoil: TypeAlias = Literal[
+    "", "reversed", "missing", "extra", "not finite", "short vector", "zero", "not json", "no data"
+]
+"""Ways in which an answer with status 200 is wrong ("reversed" is legal: clients go by index)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """How every answer is made, until told otherwise.
+
+    Attributes:
+        delay_s: how long an answer takes.
+        held: answers wait until released, then are made.
+        down_until: connections are cut until this time (seconds since the epoch).
+        reject_marker: a request with this in any text is answered 400, with `reject_message`.
+        requests_per_minute: the limit within `limit_window_s`, really enforced; None is no limit.
+        tokens_per_minute: likewise.
+        limit_window_s: length of the window of both limits, so that a test can live through one.
+        ignore_base64: answer with lists of floats whatever was asked for, as some servers do.
+        ignore_dimensions: answer with the model's own dimensions whatever was asked for.
+        spoil: make an answer wrong.
+        scale: length of the vectors.
+    """
+
+    delay_s: float = 0.0
+    held: bool = False
+    down_until: float = 0.0
+    reject_marker: str | None = None
+    reject_message: str = "The input contains something that this model does not accept."
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    limit_window_s: float = 60.0
+    max_inputs: int = 2048
+    max_tokens_per_input: int = 8192
+    max_tokens_per_request: int = 300_000
+    ignore_base64: bool = False
+    ignore_dimensions: bool = False
+    spoil: Spoil = ""
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One answer that goes wrong: an HTTP status, or None for a connection that is cut."""
+
+    status: int | None
+    message: str = ""
+    code: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    mid_answer: bool = False
+
+
+class RateWindow:
+    """Counts requests and tokens within the last `window` seconds, as x-ratelimit-* report them."""
+
+    def __init__(self) -> None:
+        self._spent: deque[tuple[float, int]] = deque()
+
+    def admit(self, now: float, tokens: int, behaviour: Behaviour) -> float:
+        """Seconds to wait before this request fits; 0 takes it in."""
+        self._forget(now, behaviour.limit_window_s)
+        waits = [self._wait(now, tokens, behaviour, taken) for taken in range(len(self._spent) + 1)]
+        wait = next(wait for wait in waits if wait is not None)
+        if wait == 0:
+            self._spent.append((now, tokens))
+        return wait
+
+    def headers(self, now: float, behaviour: Behaviour) -> dict[str, str]:
+        self._forget(now, behaviour.limit_window_s)
+        reset = self._spent[-1][0] + behaviour.limit_window_s - now if self._spent else 0.0
+        used = {"requests": len(self._spent), "tokens": sum(t for _, t in self._spent)}
+        limits = {
+            "requests": behaviour.requests_per_minute,
+            "tokens": behaviour.tokens_per_minute,
+        }
+        headers: dict[str, str] = {}
+        for kind, limit in limits.items():
+            if limit is not None:
+                headers[f"x-ratelimit-limit-{kind}"] = str(limit)
+                headers[f"x-ratelimit-remaining-{kind}"] = str(max(0, limit - used[kind]))
+                headers[f"x-ratelimit-reset-{kind}"] = go_duration(reset)
+        return headers
+
+    def _wait(self, now: float, tokens: int, behaviour: Behaviour, expired: int) -> float | None:
+        """The wait until the oldest `expired` requests are forgotten, if that is enough."""
+        left = list(self._spent)[expired:]
+        requests, limit = behaviour.requests_per_minute, behaviour.tokens_per_minute
+        fits = requests is None or len(left) < requests
+        fits = fits and (limit is None or sum(t for _, t in left) + tokens <= limit or not left)
+        if not fits:
+            return None
+        return self._spent[expired - 1][0] + behaviour.limit_window_s - now if expired else 0.0
+
+    def _forget(self, now: float, window: float) -> None:
+        while self._spent and self._spent[0][0] + window <= now:
+            self._spent.popleft()
+
+
+def go_duration(seconds: float) -> str:
+    """As OpenAI writes durations: 120ms, 6m0s, 1.5s."""
+    if seconds < 1:
+        return f"{round(seconds * 1000)}ms"
+    minutes, rest = divmod(seconds, 60)
+    return f"{int(minutes)}m{rest:g}s" if minutes else f"{rest:g}s"

@@ -1,0 +1,140 @@
+"""The rules of POST /v1/embeddings, as OpenAI's server applies them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from backline.embedders.hash import hash_vectors
+from backline.types import Vectors
+from tests.provider.behaviour import Behaviour
+from tests.provider.http import Answer
+
+MODELS = {
+    "text-embedding-3-small": 1536,
+    "text-embedding-3-large": 3072,
+    "text-embedding-ada-002": 1536,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingsRequest:
+    texts: tuple[str, ...]
+    model: str
+    dimensions: int | None
+    base64: bool
+
+    @classmethod
+    def parse(cls, body: bytes) -> EmbeddingsRequest:
+        fields = json.loads(body)
+        given = fields["input"]
+        return cls(
+            texts=(given,) if isinstance(given, str) else tuple(given),
+            model=fields["model"],
+            dimensions=fields.get("dimensions"),
+            base64=fields.get("encoding_format") == "base64",
+        )
+
+    @property
+    def tokens(self) -> int:
+        return sum(count_tokens(text) for text in self.texts)
+
+
+def count_tokens(text: str) -> int:
+    """A quarter of the bytes, which is how OpenAI's server estimates before it counts."""
+    return max(1, -(-len(text.encode("utf-8", "replace")) // 4))
+
+
+def error(status: int, message: str, code: str | None = None, **headers: str) -> Answer:
+    kind = "insufficient_quota" if code == "insufficient_quota" else "invalid_request_error"
+    body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Answer(status, json.dumps(body).encode(), named)
+
+
+def refusal(
+    request: EmbeddingsRequest, behaviour: Behaviour, models: dict[str, int]
+) -> Answer | None:
+    """The error that this request deserves, if any."""
+    if request.model not in models:
+        return error(404, f"The model `{request.model}` does not exist.", "model_not_found")
+    if not request.texts or "" in request.texts:
+        return error(400, "'$.input' is invalid. Please check the API reference.")
+    if len(request.texts) > behaviour.max_inputs:
+        return error(
+            400, f"'input' has {len(request.texts)} items; at most {behaviour.max_inputs}."
+        )
+    return _refuse_size(request, behaviour) or _refuse_content(request, behaviour, models)
+
+
+def _refuse_size(request: EmbeddingsRequest, behaviour: Behaviour) -> Answer | None:
+    limit = behaviour.max_tokens_per_input
+    longest = max(count_tokens(text) for text in request.texts)
+    if longest > limit:
+        return error(
+            400,
+            f"This model's maximum context length is {limit} tokens, however you requested "
+            f"{longest} tokens. Please reduce your prompt.",
+        )
+    if request.tokens > behaviour.max_tokens_per_request:
+        return error(400, "Requested too many tokens in one request.", "max_tokens_per_request")
+    return None
+
+
+def _refuse_content(
+    request: EmbeddingsRequest, behaviour: Behaviour, models: dict[str, int]
+) -> Answer | None:
+    if request.dimensions is not None and request.model == "text-embedding-ada-002":
+        return error(400, "This model does not support specifying dimensions.")
+    if not 1 <= (request.dimensions or 1) <= models[request.model]:
+        return error(400, f"Invalid value for 'dimensions' = {request.dimensions}.")
+    marker = behaviour.reject_marker
+    if marker is not None and any(marker in text for text in request.texts):
+        return error(400, behaviour.reject_message, "invalid_input")
+    return None
+
+
+def success(request: EmbeddingsRequest, behaviour: Behaviour, models: dict[str, int]) -> Answer:
+    """The vectors, as HashEmbedder makes them at the dimensions asked for."""
+    own = models[request.model]
+    dimensions = own if behaviour.ignore_dimensions else request.dimensions or own
+    vectors = _spoil(
+        hash_vectors(request.texts, dimensions) * np.float32(behaviour.scale), behaviour
+    )
+    as_base64 = request.base64 and not behaviour.ignore_base64
+    data: list[dict[str, Any]] = [
+        {"object": "embedding", "index": i, "embedding": _encode(vector, as_base64=as_base64)}
+        for i, vector in enumerate(vectors)
+    ]
+    if behaviour.spoil == "reversed":
+        data.reverse()
+    body: dict[str, Any] = {
+        "object": "list",
+        "data": [] if behaviour.spoil == "no data" else data,
+        "model": request.model,
+        "usage": {"prompt_tokens": request.tokens, "total_tokens": request.tokens},
+    }
+    return Answer(200, b"<html>" if behaviour.spoil == "not json" else json.dumps(body).encode())
+
+
+def _spoil(vectors: Vectors, behaviour: Behaviour) -> Vectors:
+    if behaviour.spoil == "missing":
+        return vectors[:-1]
+    if behaviour.spoil == "extra":
+        return np.concatenate([vectors, vectors[:1]])
+    if behaviour.spoil == "short vector":
+        return np.ascontiguousarray(vectors[:, :-1])
+    if behaviour.spoil in ("not finite", "zero"):
+        vectors[-1] = np.inf if behaviour.spoil == "not finite" else 0
+    return vectors
+
+
+def _encode(vector: Vectors, *, as_base64: bool) -> str | list[float]:
+    if as_base64:
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    numbers: list[float] = vector.tolist()
+    return numbers
