@@ -47,15 +47,23 @@ class DatabaseError(BacklineError):
 class DatabaseUnavailableError(DatabaseError):
     """Postgres cannot be reached. Check the URL, and that the server is running."""
 
+    exit_code = 2
+
 
 class DatabaseAuthenticationError(DatabaseUnavailableError):
     """Postgres refused the user name or the password. Check them in the database URL."""
 
-    exit_code = 2
-
 
 class DatabaseFullError(DatabaseError):
     """Postgres has no disk space left. Free some, then run the same command again."""
+
+
+class ContentionError(DatabaseError):
+    """Another transaction was in the way for too long. The same statement may be tried again."""
+
+
+class StatementTimeoutError(DatabaseError):
+    """The statement ran into the role's statement_timeout. Smaller pages may pass."""
 
 
 class PermissionDeniedError(DatabaseError):
@@ -104,7 +112,15 @@ class EmbedderError(BacklineError):
 
 
 class ProviderUnavailableError(EmbedderError):
-    """The provider does not answer, or answers with a server error. The whole batch may be retried."""
+    """The provider does not answer, or answers with a server error. The batch may be retried.
+
+    Attributes:
+        status: the HTTP status, or None where there was no answer at all.
+    """
+
+    def __init__(self, message: str | None = None, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class RateLimitedError(EmbedderError):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
@@ -36,3 +35,160 @@ class Model:
 
     def __str__(self) -> str:
         return f"{self.provider}/{self.name} ({self.dimensions} dimensions)"
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A table declared for embedding, with what the catalog says of it now.
+
+    `column_dimensions` is None where the column takes vectors of any length, and `column_type` is
+    None where the column is not there.
+    """
+
+    id: int
+    name: str
+    table_schema: str
+    table_name: str
+    key_column: str
+    text_template: str
+    embedding_column: str
+    model_id: int
+    model: Model
+    max_attempts: int
+    table_exists: bool
+    column_type: str | None
+    column_dimensions: int | None
+
+    @property
+    def table(self) -> str:
+        return f"{self.table_schema}.{self.table_name}"
+
+
+Action: TypeAlias = Literal["embed", "reuse", "blank", "fresh", "gone"]
+"""What a claimed row needs; `backline.claim` in the migrations says what each means."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One claimed row: its text as it was at the claim, and the SHA-256 of that text."""
+
+    key: str
+    action: Action
+    content: str
+    content_hash: bytes | None
+    attempts: int
+
+
+Outcome: TypeAlias = Literal["changed", "gone", "busy", "lost"]
+"""Why a row was not written; `backline.complete` in the migrations says what each means."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """A row that could not be embedded. `retry_in` is seconds, or None where a retry cannot help."""
+
+    key: str
+    content_hash: bytes
+    kind: str
+    error: str
+    retry_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A dead letter."""
+
+    key: str
+    kind: str
+    error: str
+    attempts: int
+    failed_at: datetime
+    run_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What is embedded and what is not, counted by the database.
+
+    `rows` = embedded + blank + pending + failed + missing. A blank row has no text and needs no
+    vector; a missing one was never enqueued. `rate` is rows a second over all living workers,
+    `lag_seconds` the age of the oldest pending job.
+    """
+
+    rows: int
+    embedded: int
+    blank: int
+    pending: int
+    failed: int
+    in_flight: int
+    workers: int
+    rate: float
+    lag_seconds: float
+
+    @property
+    def missing(self) -> int:
+        return max(0, self.rows - self.embedded - self.blank - self.pending - self.failed)
+
+    @property
+    def ratio(self) -> float:
+        """Embedded rows over rows that have text; 1.0 for an empty table."""
+        wanted = self.rows - self.blank
+        return 1.0 if wanted <= 0 else min(1.0, self.embedded / wanted)
+
+    @property
+    def complete(self) -> bool:
+        return self.embedded >= self.rows - self.blank
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds until nothing is pending, at the present rate; None where nobody works."""
+        if self.pending == 0:
+            return 0.0
+        return self.pending / self.rate if self.rate > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One backfill as the database has it."""
+
+    id: int
+    collection: str
+    model: str
+    state: str
+    scanned: int
+    enqueued: int
+    embedded: int
+    reused: int
+    failed: int
+    batches: int
+    tokens: int
+    started_at: datetime
+    finished_at: datetime | None
+    seconds: float
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What `verify` found: every row is embedded, blank, or listed in `problems` by its kind."""
+
+    rows: int
+    embedded: int
+    blank: int
+    problems: dict[str, int]
+    examples: dict[str, list[str]]
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class SearchHit:
+    """A ranked row: key, score, the parts that the score is made of, and the row's columns."""
+
+    key: str
+    score: float
+    parts: dict[str, float]
+    content: str
+    row: dict[str, Any] = field(default_factory=dict)

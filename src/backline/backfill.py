@@ -1,0 +1,278 @@
+"""Backfill: walk the table, enqueue what is due, drain the queue, and prove what was done.
+
+There is no second write path: the workers that follow live edits drain a backfill too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from backline import errors
+from backline.embedders.base import Embedder
+from backline.limiter import Limiter
+from backline.store import Store
+from backline.types import Collection, Coverage, Model, RunRecord, Verification
+from backline.worker import Worker, WorkerOptions
+
+PAGE: Final = 2000
+SMALLEST_PAGE: Final = 50
+VERIFY_PAGE: Final = 2000
+EXAMPLES: Final = 10
+PROGRESS_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillReport:
+    """What one backfill did, as the database has it after the last commit."""
+
+    run: int
+    collection: str
+    model: str
+    state: str
+    settings: dict[str, Any]
+    scanned: int
+    enqueued: int
+    embedded: int
+    reused: int
+    failed: int
+    failures: list[tuple[str, str, str]]
+    batches: int
+    tokens: int
+    truncated: list[str]
+    seconds: float
+    coverage: Coverage
+    beside: list[int] = field(default_factory=list)
+    stopped_by: str | None = None
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.embedded / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row that has text is embedded, and none failed."""
+        return self.coverage.complete and self.coverage.failed == 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "failures": [
+                {"key": key, "kind": kind, "error": error} for key, kind, error in self.failures
+            ],
+            "rows_per_second": round(self.rows_per_second, 1),
+            "coverage": {**asdict(self.coverage), "ratio": self.coverage.ratio},
+            "complete": self.complete,
+        }
+
+
+Progress = Callable[[RunRecord, Coverage], None]
+
+
+def check(collection: Collection, model: Model) -> None:
+    """Find what cannot work before anything is spent.
+
+    Raises:
+        TableNotFoundError, ColumnNotFoundError: the table or its column is gone.
+        DimensionMismatchError: the column holds other dimensions than the model gives.
+        ModelMismatchError: the collection is declared for another model.
+    """
+    if not collection.table_exists:
+        raise errors.TableNotFoundError(
+            f"The table {collection.table} of the collection {collection.name!r} is gone. "
+            f"Restore it, or forget the collection: backline drop {collection.name}."
+        )
+    column = f"{collection.table}.{collection.embedding_column}"
+    if collection.column_type is None:
+        raise errors.ColumnNotFoundError(
+            f"The column {column} is gone. Add it again: alter table {collection.table} "
+            f"add column {collection.embedding_column} vector({collection.model.dimensions});"
+        )
+    if collection.column_type not in ("vector", "halfvec"):
+        raise errors.DimensionMismatchError(
+            f"The column {column} is of type {collection.column_type}; it must be vector or "
+            "halfvec. Name another column with: backline add … --column NAME."
+        )
+    held = collection.column_dimensions
+    if held is not None and held != model.dimensions:
+        raise errors.DimensionMismatchError(
+            f"The column {column} holds {held} dimensions, the model {model} gives "
+            f"{model.dimensions}. {_dimension_remedy(collection, model, held)}"
+        )
+    if model.identity != collection.model.identity:
+        raise errors.ModelMismatchError(
+            f"The collection {collection.name!r} is embedded with {collection.model} revision "
+            f"{collection.model.revision}, not with {model} revision {model.revision}. To change "
+            f"it: backline model use {collection.name} {model.provider}/{model.name}."
+        )
+
+
+def _dimension_remedy(collection: Collection, model: Model, held: int) -> str:
+    if model.provider == "openai":
+        return (
+            f"Ask the model for {held}: backline model use {collection.name} "
+            f"{model.provider}/{model.name}@{held}."
+        )
+    return (
+        f"Put the vectors into a new column: backline drop {collection.name} && "
+        f"backline add {collection.table} --text '{collection.text_template}' "
+        f"--column embedding_{model.dimensions}."
+    )
+
+
+class Backfill:
+    """One run over one collection."""
+
+    def __init__(
+        self,
+        store: Store,
+        collection: Collection,
+        embedder: Embedder,
+        limiter: Limiter,
+        options: WorkerOptions,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._store = store
+        self._collection = collection
+        self._embedder = embedder
+        self._limiter = limiter
+        self._options = options
+        self._settings = dict(settings or {})
+        self._worker: Worker | None = None
+        self._stopped_by: str | None = None
+
+    def stop(self, why: str = "stopped") -> None:
+        """Finish or give back what is in hand, and report what was done so far. Idempotent."""
+        self._stopped_by = self._stopped_by or why
+        if self._worker is not None:
+            self._worker.stop()
+
+    async def run(self, on_progress: Progress | None = None) -> BackfillReport:
+        """Embed everything that is due; returns the report, also of a run that fell short.
+
+        Raises:
+            ConfigurationError: see `check`; nothing was spent.
+        """
+        check(self._collection, self._embedder.model)
+        await self._store.reap(self._collection)
+        beside = [r.id for r in await self._store.runs(self._collection) if r.state == "running"]
+        run = await self._store.start_run(self._collection, self._settings)
+        self._worker = Worker(
+            self._store, self._collection, self._embedder, self._limiter, self._options, run
+        )
+        if self._stopped_by:
+            self._worker.stop()
+        try:
+            async with self._reporting(run, on_progress):
+                await self._drive(run, self._worker)
+        except (errors.EmbedderError, errors.DatabaseError) as error:
+            self._stopped_by = str(error)
+        return await self._report(run, beside, self._worker)
+
+    async def _drive(self, run: int, worker: Worker) -> None:
+        walking: asyncio.Task[object] = asyncio.create_task(self._walk(run, worker))
+        try:
+            await worker.drain(walking)
+        finally:
+            walking.cancel()
+            with suppress(asyncio.CancelledError):
+                await walking
+        if worker.run_state == "cancelling":
+            self._stopped_by = self._stopped_by or "cancelled"
+
+    async def _walk(self, run: int, worker: Worker) -> None:
+        """Enqueue page by page, by key: the set shrinks while it is filled, so never by offset."""
+        after: str | None = None
+        size, enqueued = PAGE, 0
+        while self._options.max_rows is None or enqueued < self._options.max_rows:
+            try:
+                page = await self._store.enqueue_page(self._collection, after, size)
+            except (errors.ContentionError, errors.StatementTimeoutError):
+                if size == SMALLEST_PAGE:
+                    await asyncio.sleep(0.2)
+                size = max(SMALLEST_PAGE, size // 2)
+                continue
+            await self._store.walked(run, page)
+            worker.nudge()
+            enqueued += page.enqueued
+            after = page.last_key
+            if page.scanned < size:
+                return
+
+    @asynccontextmanager
+    async def _reporting(self, run: int, on_progress: Progress | None) -> AsyncIterator[None]:
+        if on_progress is None:
+            yield
+            return
+        task = asyncio.create_task(self._watch(run, on_progress))
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _watch(self, run: int, on_progress: Progress) -> None:
+        while True:
+            with suppress(errors.DatabaseError):  # the worker waits for the database; so do we
+                [record] = await self._store.runs(run=run)
+                on_progress(record, await self._store.coverage(self._collection))
+            await asyncio.sleep(PROGRESS_SECONDS)
+
+    async def _report(self, run: int, beside: list[int], worker: Worker) -> BackfillReport:
+        await self._store.recount(self._collection.id)
+        coverage = await self._store.coverage(self._collection)
+        [record] = await self._store.runs(run=run)
+        state = "completed"
+        if self._stopped_by:
+            state = "cancelled" if self._stopped_by == "cancelled" else "interrupted"
+        report = BackfillReport(
+            run=run,
+            collection=record.collection,
+            model=str(self._embedder.model),
+            state=state,
+            settings=self._settings,
+            scanned=record.scanned,
+            enqueued=record.enqueued,
+            embedded=record.embedded,
+            reused=record.reused,
+            failed=record.failed,
+            failures=await self._store.run_failures(run),
+            batches=record.batches,
+            tokens=record.tokens,
+            truncated=worker.tally.truncated[:EXAMPLES],
+            seconds=record.seconds,
+            coverage=coverage,
+            beside=beside,
+            stopped_by=self._stopped_by,
+        )
+        await self._store.finish_run(run, state, report.as_dict())
+        return report
+
+
+async def verify(
+    store: Store, collection: Collection, on_page: Callable[[int], None] | None = None
+) -> Verification:
+    """Check every row: a vector, its dimensions, finite, unit length, of the current text and model."""
+    rows = embedded = blank = 0
+    problems: dict[str, int] = {}
+    examples: dict[str, list[str]] = {}
+    after: str | None = None
+    while True:
+        page = await store.verify_page(collection, after, VERIFY_PAGE)
+        rows, embedded, blank = rows + page.scanned, embedded + page.embedded, blank + page.blank
+        for key, problem in page.problems:
+            problems[problem] = problems.get(problem, 0) + 1
+            examples.setdefault(problem, [])
+            if len(examples[problem]) < EXAMPLES:
+                examples[problem].append(key)
+        if on_page is not None:
+            on_page(rows)
+        if page.scanned < VERIFY_PAGE:
+            return Verification(rows, embedded, blank, problems, examples)
+        after = page.last_key
+
+

@@ -1,0 +1,124 @@
+"""What a worker has in hand: each different text once, with every row that waits for its vector."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backline import batching
+from backline.types import Job
+
+
+@dataclass(slots=True, eq=False)
+class Unit:
+    """One text on its way. Rows that share it wait together, so it is sent and paid for once.
+
+    A unit stays known until every row of it is settled, so that a row that is claimed while its
+    text is in flight, or while its vector is being written, joins it.
+    """
+
+    content_hash: bytes
+    text: str
+    tokens: int
+    truncated: bool
+    jobs: list[Job] = field(default_factory=list)
+    unsettled: int = 0
+    vector: NDArray[np.float32] | None = None
+    faults: int = 0
+    faults_since: float = 0.0
+
+    @property
+    def item(self) -> batching.Item:
+        # Four bytes a character at most; the estimate of a quarter of the bytes only needs a bound
+        # for scripts outside ASCII, and encoding every text again would cost more than it saves.
+        size = len(self.text) if self.text.isascii() else len(self.text.encode("utf-8", "replace"))
+        return batching.Item(self.tokens, size)
+
+
+class Backlog:
+    """Units waiting to be embedded, cut into batches when a lane asks for one."""
+
+    def __init__(self, budget: batching.Budget, *, sort_by_length: bool) -> None:
+        self._budget = budget
+        self._sort = sort_by_length
+        self._units: dict[bytes, Unit] = {}
+        self._ready: deque[Unit] = deque()
+        self._planned: deque[list[Unit]] = deque()
+        self._waiting = 0
+        self._changed = asyncio.Condition()
+        self._closed = False
+        self.more_coming = False
+
+    def __len__(self) -> int:
+        """Units that no lane has taken yet."""
+        return self._waiting
+
+    @property
+    def idle(self) -> bool:
+        """Whether no text is waiting, in flight or being written."""
+        return not self._units
+
+    def known(self, content_hash: bytes) -> Unit | None:
+        return self._units.get(content_hash)
+
+    async def add(self, units: Iterable[Unit]) -> None:
+        """Take new units in."""
+        async with self._changed:
+            for unit in units:
+                self._units[unit.content_hash] = unit
+                self._ready.append(unit)
+                self._waiting += 1
+            self._changed.notify_all()
+
+    async def put_back(self, units: Sequence[Unit]) -> None:
+        """Units that a lane could not deliver, to go first when it is time."""
+        async with self._changed:
+            self._planned.appendleft(list(units))
+            self._waiting += len(units)
+            self._changed.notify_all()
+
+    def settle(self, unit: Unit) -> None:
+        """One row of the unit is written or given up; the last one ends the unit."""
+        unit.unsettled -= 1
+        if unit.unsettled == 0:
+            self._units.pop(unit.content_hash, None)
+
+    async def next_batch(self) -> list[Unit] | None:
+        """The next batch to embed; waits for one, and answers None once the backlog is closed."""
+        async with self._changed:
+            while True:
+                if self._closed:
+                    return None
+                if not self._planned:
+                    self._plan()
+                if self._planned:
+                    batch = self._planned.popleft()
+                    self._waiting -= len(batch)
+                    return batch
+                await self._changed.wait()
+
+    async def flush(self) -> None:
+        """Say that nothing more is coming soon: a batch that is not full may go."""
+        async with self._changed:
+            self.more_coming = False
+            self._changed.notify_all()
+
+    async def close(self) -> None:
+        async with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _plan(self) -> None:
+        units = list(self._ready)
+        if not units or (self.more_coming and len(units) < self._budget.max_items):
+            return
+        batches = batching.plan([u.item for u in units], self._budget, sort_by_length=self._sort)
+        self._ready.clear()
+        if self.more_coming and len(batches) > 1:  # the last is probably not full: let it grow
+            self._ready.extend(units[i] for i in batches.pop())
+        self._planned.extend([units[i] for i in batch] for batch in batches)

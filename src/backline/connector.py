@@ -1,0 +1,242 @@
+"""The seam to Postgres: fetch, execute, copy, transaction. Speaks SQL, knows no domain.
+
+Driver errors become ours here and nowhere else, by SQLSTATE and never by reading prose.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, LiteralString, TypeAlias, cast
+
+import psycopg
+from psycopg import AsyncConnection, sql
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from backline import errors
+
+Params: TypeAlias = Mapping[str, Any] | Sequence[Any]
+Statement: TypeAlias = str | sql.Composable
+
+# The first two characters of a SQLSTATE are its class; the longest match decides.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
+    "08": errors.DatabaseUnavailableError,
+    "57P": errors.DatabaseUnavailableError,  # shutting down, starting up, dropped
+    "53300": errors.DatabaseUnavailableError,  # too many connections
+    "53100": errors.DatabaseFullError,
+    "53": errors.DatabaseUnavailableError,
+    "28": errors.DatabaseAuthenticationError,
+    "3D000": errors.DatabaseUnavailableError,
+    "55P03": errors.ContentionError,
+    "40P01": errors.ContentionError,
+    "40001": errors.ContentionError,
+    "57014": errors.StatementTimeoutError,
+    "42501": errors.PermissionDeniedError,
+    "3F000": errors.NotMigratedError,
+    "0A000": errors.DatabaseError,
+    "58P01": errors.ExtensionMissingError,
+    "BL001": errors.UsageError,
+    "BL002": errors.ColumnNotFoundError,
+    "BL003": errors.TableNotFoundError,
+    "BL004": errors.KeyMissingError,
+}
+
+
+def translate(error: psycopg.Error | PoolTimeout, where: str) -> errors.BacklineError:
+    """The Backline error for a driver error; `where` is the server, without its password."""
+    state = getattr(error, "sqlstate", None)
+    if state is None:
+        return _without_state(error, where)
+    kind = next(
+        (_BY_SQLSTATE[state[:n]] for n in (5, 3, 2) if state[:n] in _BY_SQLSTATE),
+        errors.DatabaseError,
+    )
+    said = cast(psycopg.Error, error).diag.message_primary or str(error)
+    if state.startswith("BL"):
+        return kind(said)
+    if kind is errors.NotMigratedError:
+        return kind()
+    remedy = (inspect.getdoc(kind) or "").partition(". ")[2]
+    return kind(f"Postgres at {where} says: {said} [{state}]. {remedy}".strip())
+
+
+def _without_state(error: Exception, where: str) -> errors.BacklineError:
+    """Failures to connect carry no SQLSTATE in libpq; what the server said is in the message."""
+    said = str(error).strip().splitlines()
+    last = said[-1] if said else type(error).__name__
+    refused = (
+        "password authentication failed",
+        "no password supplied",
+        "role ",
+        "Tenant or user not found",
+    )
+    if any(sign in str(error) for sign in refused):
+        return errors.DatabaseAuthenticationError(
+            f"Postgres at {where} refused the login: {last}. "
+            "Check the user name and the password in the database URL."
+        )
+    if isinstance(error, psycopg.ProgrammingError):
+        return errors.ConfigurationError(
+            f"The database URL cannot be read: {last}. "
+            "It should look like postgresql://user:password@host:5432/database."
+        )
+    return errors.DatabaseUnavailableError(
+        f"Postgres at {where} cannot be reached: {last}. "
+        "Check the database URL, and that the server is running."
+    )
+
+
+def address(conninfo: str) -> str:
+    """Host, port and database of a connection string: what may be shown, without any secret."""
+    try:
+        parts = conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        return "the given URL"
+    host = parts.get("host") or "localhost"
+    shown = "the embedded server" if str(host).startswith("/") else str(host)
+    port = f":{parts['port']}" if parts.get("port") else ""
+    return f"{shown}{port}/{parts.get('dbname') or 'postgres'}"
+
+
+def uses_transaction_pooler(conninfo: str) -> bool:
+    """Port 6543 is Supabase's transaction pooler: no session outlives a transaction there."""
+    try:
+        return str(conninfo_to_dict(conninfo).get("port")) == "6543"
+    except psycopg.ProgrammingError:
+        return False
+
+
+class Transaction:
+    """One open transaction. Every statement in it commits or none does."""
+
+    def __init__(self, connection: AsyncConnection[DictRow]) -> None:
+        self._connection = connection
+
+    async def fetch(self, statement: Statement, params: Params | None = None) -> list[DictRow]:
+        cursor = await self._connection.execute(_query(statement), params)
+        return await cursor.fetchall() if cursor.description else []
+
+    async def execute(self, statement: Statement, params: Params | None = None) -> int:
+        cursor = await self._connection.execute(_query(statement), params)
+        return cursor.rowcount
+
+    async def copy_in(self, statement: Statement, chunks: AsyncIterator[bytes] | bytes) -> None:
+        """COPY … FROM STDIN of bytes that already are in the statement's format."""
+        async with self._connection.cursor().copy(_query(statement)) as copy:
+            if isinstance(chunks, bytes):
+                await copy.write(chunks)
+                return
+            async for chunk in chunks:
+                await copy.write(chunk)
+
+    async def copy_rows(
+        self, statement: Statement, rows: AsyncIterator[Sequence[Any]], types: Sequence[str]
+    ) -> int:
+        """COPY … FROM STDIN of Python values, row by row; returns how many."""
+        written = 0
+        async with self._connection.cursor().copy(_query(statement)) as copy:
+            if types:
+                copy.set_types(types)
+            async for row in rows:
+                await copy.write_row(row)
+                written += 1
+        return written
+
+
+def _query(statement: Statement) -> LiteralString | sql.Composable:
+    # Every string comes from the package's own .sql files; identifiers are composed by psycopg.sql.
+    return cast(LiteralString, statement) if isinstance(statement, str) else statement
+
+
+class Connector:
+    """A pool of connections to one database.
+
+    Prepared statements stay off, so that a transaction pooler may hand every transaction to
+    another server connection.
+    """
+
+    def __init__(self, conninfo: str, *, size: int = 6) -> None:
+        self.conninfo = conninfo
+        self.where = address(conninfo)
+        self.has_sessions = not uses_transaction_pooler(conninfo)
+        self._pool: AsyncConnectionPool[AsyncConnection[DictRow]] = AsyncConnectionPool(
+            conninfo,
+            min_size=0,
+            max_size=size,
+            open=False,
+            timeout=30,
+            check=AsyncConnectionPool.check_connection,
+            kwargs=self._options(autocommit=True),
+        )
+
+    @staticmethod
+    def _options(*, autocommit: bool) -> dict[str, Any]:
+        return {
+            "row_factory": dict_row,
+            "prepare_threshold": None,
+            "autocommit": autocommit,
+            "connect_timeout": 10,
+            "application_name": "backline",
+        }
+
+    async def open(self) -> None:
+        """Connect once, so that a wrong URL or password is found now and said plainly."""
+        connection = await self.dedicated()
+        await connection.close()
+        await self._pool.open()
+
+    async def aclose(self) -> None:
+        await self._pool.close()
+
+    async def dedicated(self) -> AsyncConnection[DictRow]:
+        """A connection outside the pool, for LISTEN, for session locks and for slow DDL."""
+        with self._translated():
+            return await AsyncConnection.connect(self.conninfo, **self._options(autocommit=True))
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """A transaction on a pooled connection."""
+        with self._translated():
+            async with self._pool.connection() as connection, connection.transaction():
+                yield Transaction(connection)
+
+    async def fetch(self, statement: Statement, params: Params | None = None) -> list[DictRow]:
+        with self._translated():
+            async with self._pool.connection() as connection:
+                return await Transaction(connection).fetch(statement, params)
+
+    async def fetch_one(self, statement: Statement, params: Params | None = None) -> DictRow:
+        rows = await self.fetch(statement, params)
+        return rows[0]
+
+    async def fetch_on(
+        self, session: AsyncConnection[DictRow], statement: Statement, params: Params | None = None
+    ) -> DictRow:
+        """The first row of a statement on a dedicated connection."""
+        with self._translated():
+            return (await Transaction(session).fetch(statement, params))[0]
+
+    async def execute(self, statement: Statement, params: Params | None = None) -> int:
+        with self._translated():
+            async with self._pool.connection() as connection:
+                return await Transaction(connection).execute(statement, params)
+
+    def _translated(self) -> _Translated:
+        return _Translated(self.where)
+
+
+class _Translated:
+    """Turns driver errors that leave the block into ours."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, psycopg.Error | PoolTimeout):
+            raise translate(error, self._where) from error

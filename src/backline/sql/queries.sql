@@ -1,0 +1,157 @@
+-- The statements that the store sends, by name. The rules are in the functions of the migrations.
+
+-- name: is_migrated
+-- Whether the protocol's functions are there at all.
+select to_regclass('backline.collections') is not null as migrated
+
+-- name: vector_schema
+-- The schema that pgvector lives in, null where it is not installed in this database.
+select n.nspname as schema, x.extversion as version from pg_catalog.pg_extension x
+join pg_catalog.pg_namespace n on n.oid = x.extnamespace where x.extname = 'vector'
+
+-- name: vector_available
+-- Whether the server could install pgvector.
+select exists (select from pg_catalog.pg_available_extensions where name = 'vector') as available
+
+-- name: collection_columns
+-- The collections with what the catalog says of their tables now.
+select c.id, c.name, c.table_schema, c.table_name, c.key_column, c.text_template,
+       c.embedding_column, c.max_attempts, c.model_id,
+       m.provider, m.name as model, m.revision, m.dimensions,
+       k.oid is not null as table_exists,
+       a.attname is not null as column_exists,
+       t.typname as column_type,
+       case when a.atttypmod > 0 then a.atttypmod end as column_dimensions
+from backline.collections c
+join backline.models m on m.id = c.model_id
+left join pg_catalog.pg_namespace n on n.nspname = c.table_schema
+left join pg_catalog.pg_class k on k.relnamespace = n.oid and k.relname = c.table_name
+left join pg_catalog.pg_attribute a on a.attrelid = k.oid and a.attname = c.embedding_column
+  and not a.attisdropped
+left join pg_catalog.pg_type t on t.oid = a.atttypid
+order by c.name
+
+-- name: find_table
+-- A table by the name that a person wrote, in the search path or qualified.
+select k.oid, n.nspname as schema, k.relname as name, k.relkind::text as kind
+from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
+where k.oid = to_regclass(%(table)s)
+
+-- name: tables_like
+-- What to suggest when a table is not there.
+select n.nspname || '.' || k.relname as name from pg_catalog.pg_class k
+join pg_catalog.pg_namespace n on n.oid = k.relnamespace
+where k.relkind in ('r', 'p') and n.nspname not in ('pg_catalog', 'information_schema', 'backline', 'supabase_migrations')
+order by 1 limit 20
+
+-- name: embedding_column
+-- Type and dimensions of a column, if it exists.
+select t.typname as type, case when a.atttypmod > 0 then a.atttypmod end as dimensions
+from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
+where a.attrelid = %(table)s::oid and a.attname = %(column)s and a.attnum > 0 and not a.attisdropped
+
+-- name: add_collection
+select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s, %(template)s, %(column)s,
+  %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s) as id
+
+-- name: drop_collection
+select backline.drop_collection(%(collection)s, %(drop_column)s)
+
+-- name: set_model
+select backline.set_model(%(collection)s, %(provider)s, %(model)s, %(revision)s, %(dimensions)s)
+
+-- name: recount
+select backline.recount(%(collection)s)
+
+-- name: compact_tallies
+select backline.compact_tallies(%(collection)s)
+
+-- name: coverage
+select backline.coverage(%(collection)s) as coverage
+
+-- name: enqueue_page
+select * from backline.enqueue_page(%(collection)s, %(after)s, %(limit)s)
+
+-- name: claim
+select * from backline.claim(%(collection)s, %(worker)s, %(limit)s)
+
+-- name: open_incoming
+select backline.open_incoming()
+
+-- name: copy_incoming
+copy pg_temp.backline_incoming (key, action, content_hash, embedding) from stdin (format binary)
+
+-- name: complete
+select * from backline.complete(%(collection)s, %(worker)s, %(run)s, %(cache)s, %(batches)s, %(tokens)s, %(truncated)s)
+
+-- name: fail
+select backline.fail(%(collection)s, %(worker)s, %(run)s, %(rows)s) as dead
+
+-- name: release
+select backline.release(%(worker)s, %(keys)s) as released
+
+-- name: register_worker
+select backline.register_worker(%(collection)s, %(host)s, %(pid)s, %(has_session)s,
+  make_interval(secs => %(lease)s), %(run)s, %(replaces)s) as id
+
+-- name: heartbeat
+select backline.heartbeat(%(worker)s, make_interval(secs => %(lease)s), %(rate)s::real) as alive,
+  (select r.state from backline.runs r where r.id = %(run)s) as run_state
+
+-- name: retire_worker
+select backline.retire_worker(%(worker)s)
+
+-- name: reap
+select backline.reap(%(collection)s) as dead
+
+-- name: outstanding
+select * from backline.outstanding(%(collection)s, %(before)s)
+
+-- name: start_run
+select backline.start_run(%(collection)s, %(settings)s) as id
+
+-- name: walked
+select backline.walked(%(run)s, %(scanned)s, %(enqueued)s, %(cursor)s) as state
+
+-- name: finish_run
+select backline.finish_run(%(run)s, %(state)s, %(report)s)
+
+-- name: cancel_run
+select backline.cancel_run(%(run)s) as state
+
+-- name: runs
+select r.*, c.name as collection, m.provider || '/' || m.name as model,
+  extract(epoch from coalesce(r.finished_at, now()) - r.started_at)::float8 as seconds
+from backline.runs r join backline.collections c on c.id = r.collection_id
+join backline.models m on m.id = r.model_id
+where (%(collection)s::int is null or r.collection_id = %(collection)s)
+  and (%(run)s::bigint is null or r.id = %(run)s)
+order by r.id desc limit %(limit)s
+
+-- name: failures
+select f.key, f.kind, f.error, f.attempts, f.failed_at, f.run_id
+from backline.failures f
+where f.collection_id = %(collection)s and f.key > %(after)s
+order by f.key limit %(limit)s
+
+-- name: run_failures
+select f.key, f.kind, f.error from backline.failures f
+where f.run_id = %(run)s order by f.key limit %(limit)s
+
+-- name: retry_failures
+select backline.retry_failures(%(collection)s, %(keys)s) as count
+
+-- name: drop_failures
+select backline.drop_failures(%(collection)s, %(keys)s) as count
+
+-- name: verify_page
+select * from backline.verify_page(%(collection)s, %(after)s, %(limit)s)
+
+-- name: now
+select clock_timestamp() as now
+
+-- name: search_dense
+select * from backline.search_dense(%(collection)s, %(query)s::real[], %(limit)s)
+
+-- name: walk_page
+select * from backline.walk_page(%(collection)s, %(after)s, %(limit)s, true)

@@ -1,0 +1,491 @@
+"""The domain verbs over Postgres: enqueue, claim, complete, fail, coverage.
+
+Every rule is a SQL function in schema `backline`; a verb here calls one and gives its answer a type.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+
+from backline import copyformat, errors
+from backline.connector import Connector
+from backline.sql import query
+from backline.types import (
+    Collection,
+    Coverage,
+    FailedAttempt,
+    Failure,
+    Job,
+    Model,
+    Outcome,
+    RunRecord,
+    SearchHit,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a walk over one page of a table found; `last_key` is None at the end of the table."""
+
+    scanned: int
+    enqueued: int
+    last_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WalkedRow:
+    """One row of a walk, and whether it needs embedding; `cached` where its vector is at hand."""
+
+    key: str
+    due: bool
+    content: str
+    content_hash: bytes
+    cached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedPage:
+    """What a check of one page of a table found; `problems` are (key, problem)."""
+
+    scanned: int
+    embedded: int
+    blank: int
+    problems: list[tuple[str, str]]
+    last_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A registered worker. `session` holds the advisory lock that shows that it lives."""
+
+    worker: int
+    session: AsyncConnection[DictRow] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the embedder did for the rows of one write; added to the run in the same transaction."""
+
+    batches: int = 0
+    tokens: int = 0
+    truncated: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.batches + other.batches,
+            self.tokens + other.tokens,
+            self.truncated + other.truncated,
+        )
+
+
+NO_USAGE: Final = Usage()
+
+
+class Store:
+    """The domain over one database."""
+
+    def __init__(self, connector: Connector) -> None:
+        self.connector = connector
+
+    # --- collections ---
+
+    async def collections(self) -> list[Collection]:
+        """Every declared collection.
+
+        Raises:
+            NotMigratedError: the database has no Backline schema.
+        """
+        migrated = await self.connector.fetch_one(query("is_migrated"))
+        if not migrated["migrated"]:
+            raise errors.NotMigratedError
+        return [_collection(row) for row in await self.connector.fetch(query("collection_columns"))]
+
+    async def collection(self, name: str | None = None) -> Collection:
+        """The collection of that name, or, without a name, the only one or `music_knowledge`.
+
+        Raises:
+            CollectionNotFoundError: there is none of that name, or several to choose from.
+        """
+        known = await self.collections()
+        wanted = [c for c in known if name in (c.name, c.table)]
+        if name is None:
+            wanted = known if len(known) == 1 else [c for c in known if c.name == "music_knowledge"]
+        if wanted:
+            return wanted[0]
+        names = ", ".join(c.name for c in known) or "none yet"
+        raise errors.CollectionNotFoundError(
+            f"There is no collection {name!r}; declared: {names}. "
+            "Declare it first: backline add TABLE --text '{column} …'."
+            if name
+            else f"Say which collection: {names}."
+        )
+
+    async def find_table(self, name: str) -> DictRow:
+        """Oid, schema and name of a table.
+
+        Raises:
+            TableNotFoundError: there is none; the message lists those that there are.
+        """
+        rows = await self.connector.fetch(query("find_table"), {"table": name})
+        if rows:
+            return rows[0]
+        near = await self.connector.fetch(query("tables_like"))
+        tables = ", ".join(row["name"] for row in near) or "none"
+        raise errors.TableNotFoundError(
+            f"There is no table {name!r} in this database. Tables: {tables}."
+        )
+
+    async def embedding_column(self, table: int, column: str) -> tuple[str, int | None] | None:
+        """Type and dimensions of a column, None where it does not exist."""
+        rows = await self.connector.fetch(
+            query("embedding_column"), {"table": table, "column": column}
+        )
+        return (rows[0]["type"], rows[0]["dimensions"]) if rows else None
+
+    async def add_collection(
+        self, name: str, table: int, *, key: str | None, template: str, column: str, model: Model,
+        column_type: str = "vector",
+    ) -> int:  # fmt: skip
+        """Declare a table for embedding: its column if missing, its triggers, its entry."""
+        async with self.connector.transaction() as transaction:
+            await transaction.execute("set local lock_timeout = '5s'")
+            rows = await transaction.fetch(
+                query("add_collection"),
+                {
+                    "name": name, "table": table, "key": key, "template": template,
+                    "column": column, "column_type": column_type, **_identity(model),
+                },
+            )  # fmt: skip
+        added = int(rows[0]["id"])
+        await self.recount(added)
+        return added
+
+    async def drop_collection(self, collection: Collection, *, drop_column: bool) -> None:
+        async with self.connector.transaction() as transaction:
+            await transaction.execute("set local lock_timeout = '5s'")
+            await transaction.execute(
+                query("drop_collection"),
+                {"collection": collection.id, "drop_column": drop_column},
+            )
+
+    async def set_model(self, collection: Collection, model: Model) -> None:
+        await self.connector.execute(
+            query("set_model"), {"collection": collection.id, **_identity(model)}
+        )
+
+    # --- what is there ---
+
+    async def coverage(self, collection: Collection) -> Coverage:
+        """What is embedded, from the ledger: cheap at any size."""
+        row = await self.connector.fetch_one(query("coverage"), {"collection": collection.id})
+        return Coverage(**row["coverage"])
+
+    async def recount(self, collection: int) -> None:
+        """Set the ledger right by counting."""
+        await self.connector.execute(query("recount"), {"collection": collection})
+
+    async def compact(self, collection: Collection) -> None:
+        await self.connector.execute(query("compact_tallies"), {"collection": collection.id})
+
+    async def verify_page(
+        self, collection: Collection, after: str | None, limit: int
+    ) -> VerifiedPage:
+        row = await self.connector.fetch_one(
+            query("verify_page"), {"collection": collection.id, "after": after, "limit": limit}
+        )
+        found = [(item["key"], item["problem"]) for item in row["problems"]]
+        return VerifiedPage(
+            row["scanned"], row["embedded"], row["blank"], found, row["last_key"]
+        )
+
+    async def now(self) -> datetime:
+        """The time of the database, the only clock that decides anything."""
+        row = await self.connector.fetch_one(query("now"))
+        moment: datetime = row["now"]
+        return moment
+
+    async def search_dense(
+        self, collection: Collection, vector: NDArray[np.float32], limit: int
+    ) -> list[SearchHit]:
+        """The rows nearest to a float32 vector of shape (dimensions,), by cosine similarity."""
+        rows = await self.connector.fetch(
+            query("search_dense"),
+            {"collection": collection.id, "query": vector.tolist(), "limit": limit},
+        )
+        return [
+            SearchHit(
+                r["key"], r["similarity"], {"dense": r["similarity"]}, r["content"], r["record"]
+            )
+            for r in rows
+        ]
+
+    async def walk_page(
+        self, collection: Collection, after: str | None, limit: int
+    ) -> list[WalkedRow]:
+        """One page of rows with their texts, for a preview that enqueues nothing."""
+        rows = await self.connector.fetch(
+            query("walk_page"), {"collection": collection.id, "after": after, "limit": limit}
+        )
+        return [
+            WalkedRow(r["key"], r["due"], r["content"], r["content_hash"], r["cached"]) for r in rows
+        ]
+
+    # --- jobs ---
+
+    async def enqueue_page(self, collection: Collection, after: str | None, limit: int) -> Page:
+        """Enqueue what is due in the page of rows after key `after`.
+
+        A user's uncommitted insert of the same row would make this wait for their transaction, so
+        it gives up after 200 ms and is called again.
+        """
+        async with self.connector.transaction() as transaction:
+            # A lost claim or page costs nothing, so neither waits for the disk.
+            await transaction.execute("set local synchronous_commit = off")
+            await transaction.execute("set local lock_timeout = '200ms'")
+            [row] = await transaction.fetch(
+                query("enqueue_page"),
+                {"collection": collection.id, "after": after, "limit": limit},
+            )
+        return Page(row["scanned"], row["enqueued"], row["last_key"])
+
+    async def claim(self, collection: Collection, worker: int, limit: int) -> list[Job]:
+        """Lease up to `limit` jobs; an empty list means that nothing is due at this moment."""
+        async with self.connector.transaction() as transaction:
+            await transaction.execute("set local synchronous_commit = off")
+            rows = await transaction.fetch(
+                query("claim"), {"collection": collection.id, "worker": worker, "limit": limit}
+            )
+        return [
+            Job(r["key"], r["action"], r["content"] or "", r["content_hash"], r["attempts"])
+            for r in rows
+        ]
+
+    async def complete(
+        self, collection: Collection, worker: int, run: int | None, tuples: Sequence[bytes], *,
+        cache: bool, usage: Usage = NO_USAGE,
+    ) -> list[tuple[str, Outcome]]:  # fmt: skip
+        """Store encoded tuples (`copyformat`) where their text is unchanged, and end their jobs.
+
+        Returns:
+            (key, outcome) of the rows that were not written.
+        """
+        async with self.connector.transaction() as transaction:
+            await transaction.execute(query("open_incoming"))
+            await transaction.copy_in(query("copy_incoming"), copyformat.stream(tuples))
+            rows = await transaction.fetch(
+                query("complete"),
+                {
+                    "collection": collection.id, "worker": worker, "run": run, "cache": cache,
+                    "batches": usage.batches, "tokens": usage.tokens, "truncated": usage.truncated,
+                },
+            )  # fmt: skip
+        return [(row["key"], row["outcome"]) for row in rows]
+
+    async def fail(
+        self, collection: Collection, worker: int, run: int | None, rows: Sequence[FailedAttempt]
+    ) -> int:
+        """Record failed attempts; returns how many went to the dead letters."""
+        payload = [
+            {
+                "key": row.key, "content_hash": row.content_hash.hex(), "kind": row.kind,
+                "error": row.error, "retry_in": row.retry_in,
+            }
+            for row in rows
+        ]  # fmt: skip
+        row = await self.connector.fetch_one(
+            query("fail"),
+            {
+                "collection": collection.id, "worker": worker, "run": run,
+                "rows": json.dumps(payload),
+            },
+        )  # fmt: skip
+        return int(row["dead"])
+
+    async def release(self, worker: int, keys: Sequence[str] | None = None) -> int:
+        """Give leased jobs back, all or some; no attempt is counted."""
+        row = await self.connector.fetch_one(
+            query("release"), {"worker": worker, "keys": None if keys is None else list(keys)}
+        )
+        return int(row["released"])
+
+    async def outstanding(
+        self, collection: Collection, before: datetime
+    ) -> tuple[bool, float | None]:
+        """Whether work enqueued up to `before` is open, and in how many seconds some is due."""
+        row = await self.connector.fetch_one(
+            query("outstanding"), {"collection": collection.id, "before": before}
+        )
+        return row["remain"], row["due_in"]
+
+    # --- workers ---
+
+    async def register(
+        self, collection: Collection, run: int | None, lease: float, replaces: int | None = None
+    ) -> Lease:
+        """Make a worker whose leases live as long as it does; it may take over from `replaces`."""
+        values = {
+            "collection": collection.id, "host": socket.gethostname(), "pid": os.getpid(),
+            "has_session": self.connector.has_sessions, "lease": lease, "run": run,
+            "replaces": replaces,
+        }  # fmt: skip
+        if not self.connector.has_sessions:
+            row = await self.connector.fetch_one(query("register_worker"), values)
+            return Lease(row["id"], None)
+        session = await self.connector.dedicated()
+        row = await self.connector.fetch_on(session, query("register_worker"), values)
+        return Lease(row["id"], session)
+
+    async def heartbeat(
+        self, lease: Lease, run: int | None, seconds: float, rate: float
+    ) -> tuple[bool, str | None]:
+        """Renew a lease; answers whether it still held, and the state of the run.
+
+        Goes over the worker's own session, so that a lost session is noticed.
+        """
+        values = {"worker": lease.worker, "run": run, "lease": seconds, "rate": rate}
+        if lease.session is None:
+            row = await self.connector.fetch_one(query("heartbeat"), values)
+        else:
+            row = await self.connector.fetch_on(lease.session, query("heartbeat"), values)
+        return row["alive"], row["run_state"]
+
+    async def retire(self, lease: Lease) -> None:
+        """End a worker and give back what it holds."""
+        await self.connector.execute(query("retire_worker"), {"worker": lease.worker})
+        if lease.session is not None:
+            await lease.session.close()
+
+    async def reap(self, collection: Collection) -> int:
+        """Free what dead workers held; returns how many were found dead."""
+        row = await self.connector.fetch_one(query("reap"), {"collection": collection.id})
+        return int(row["dead"])
+
+    # --- runs ---
+
+    async def start_run(self, collection: Collection, settings: Mapping[str, Any]) -> int:
+        row = await self.connector.fetch_one(
+            query("start_run"),
+            {"collection": collection.id, "settings": json.dumps(dict(settings))},
+        )
+        return int(row["id"])
+
+    async def walked(self, run: int, page: Page) -> str:
+        """Record how far a run has walked; answers with its state."""
+        row = await self.connector.fetch_one(
+            query("walked"),
+            {
+                "run": run, "scanned": page.scanned, "enqueued": page.enqueued,
+                "cursor": page.last_key,
+            },
+        )  # fmt: skip
+        return str(row["state"])
+
+    async def finish_run(self, run: int, state: str, report: Mapping[str, Any]) -> None:
+        await self.connector.execute(
+            query("finish_run"), {"run": run, "state": state, "report": json.dumps(dict(report))}
+        )
+
+    async def cancel_run(self, run: int) -> bool:
+        """Ask a running run to stop; False where it is not running."""
+        rows = await self.connector.fetch(query("cancel_run"), {"run": run})
+        return bool(rows) and rows[0]["state"] is not None
+
+    async def runs(
+        self, collection: Collection | None = None, run: int | None = None, limit: int = 20
+    ) -> list[RunRecord]:
+        """The newest runs, newest first."""
+        rows = await self.connector.fetch(
+            query("runs"),
+            {"collection": collection.id if collection else None, "run": run, "limit": limit},
+        )
+        names = RunRecord.__dataclass_fields__
+        return [RunRecord(**{name: row[name] for name in names}) for row in rows]
+
+    # --- dead letters ---
+
+    async def failures(
+        self, collection: Collection, page: int = 1000
+    ) -> AsyncIterator[Failure]:
+        """Every dead letter, by key, read in keyset pages."""
+        after = ""
+        while True:
+            rows = await self.connector.fetch(
+                query("failures"), {"collection": collection.id, "after": after, "limit": page}
+            )
+            for row in rows:
+                yield Failure(**row)
+            if len(rows) < page:
+                return
+            after = rows[-1]["key"]
+
+    async def run_failures(self, run: int, limit: int = 20) -> list[tuple[str, str, str]]:
+        """(key, kind, error) of the dead letters of one run."""
+        rows = await self.connector.fetch(query("run_failures"), {"run": run, "limit": limit})
+        return [(row["key"], row["kind"], row["error"]) for row in rows]
+
+    async def retry_failures(self, collection: Collection, keys: Sequence[str] | None) -> int:
+        """Send dead letters, all or some, through the queue again; returns how many."""
+        return await self._on_failures("retry_failures", collection, keys)
+
+    async def drop_failures(self, collection: Collection, keys: Sequence[str] | None) -> int:
+        """Forget dead letters, all or some; returns how many."""
+        return await self._on_failures("drop_failures", collection, keys)
+
+    async def _on_failures(
+        self, verb: str, collection: Collection, keys: Sequence[str] | None
+    ) -> int:
+        row = await self.connector.fetch_one(
+            query(verb),
+            {"collection": collection.id, "keys": None if keys is None else list(keys)},
+        )
+        return int(row["count"])
+
+
+def _identity(model: Model) -> dict[str, Any]:
+    return {
+        "provider": model.provider,
+        "model": model.name,
+        "revision": model.revision,
+        "dimensions": model.dimensions,
+    }
+
+
+def _collection(row: DictRow) -> Collection:
+    return Collection(
+        id=row["id"],
+        name=row["name"],
+        table_schema=row["table_schema"],
+        table_name=row["table_name"],
+        key_column=row["key_column"],
+        text_template=row["text_template"],
+        embedding_column=row["embedding_column"],
+        model_id=row["model_id"],
+        model=Model(row["provider"], row["model"], row["revision"], row["dimensions"]),
+        max_attempts=row["max_attempts"],
+        table_exists=row["table_exists"],
+        column_type=row["column_type"],
+        column_dimensions=row["column_dimensions"],
+    )
+
+
+@asynccontextmanager
+async def open_store(conninfo: str, *, size: int = 6) -> AsyncIterator[Store]:
+    """A store over a connected database; connects once, so that a wrong URL is found at once."""
+    connector = Connector(conninfo, size=size)
+    await connector.open()
+    try:
+        yield Store(connector)
+    finally:
+        await connector.aclose()

@@ -1,0 +1,479 @@
+"""claim → embed → guarded write → finish: the one engine behind backfill, sync and the server.
+
+Three things run side by side and never wait for one another more than they must: one task claims,
+`concurrency` lanes embed, one writer stores. No transaction is open while an embedder works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Final, TypeVar
+
+import numpy as np
+import structlog
+
+from backline import batching, copyformat, errors
+from backline.backlog import Backlog, Unit
+from backline.embedders.base import Embedder
+from backline.limiter import Limiter
+from backline.store import Lease, Store, Usage
+from backline.types import Collection, FailedAttempt, Job, Outcome, Vectors
+from backline.writer import Write, Writer
+
+T = TypeVar("T")
+
+LARGEST_CLAIM: Final = 2000
+# A batch that failed this often with server errors is halved: one of its texts may be the cause.
+FAULTS_BEFORE_SPLITTING: Final = 3
+# That many texts rejected one by one, and none accepted, is not the rows' fault.
+REJECTIONS_BEFORE_GIVING_UP: Final = 25
+ERROR_LENGTH: Final = 2000
+
+log = structlog.get_logger("backline.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How a worker works. Times are seconds."""
+
+    batch_size: int = 50
+    concurrency: int = 2
+    lease: float = 60
+    give_up_after: float | None = 600
+    grace: float = 5
+    poll: float = 1.0
+    max_rows: int | None = None
+    budget: batching.Budget = field(default_factory=batching.Budget)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What this worker saw: for rates, for the limit and for its report, never for coverage."""
+
+    settled: int = 0
+    truncated: list[str] = field(default_factory=list)
+    requests: int = 0
+    shared: int = 0
+
+
+class Worker:
+    """Works on one collection until told to stop, or until what it was asked for is done."""
+
+    def __init__(
+        self,
+        store: Store,
+        collection: Collection,
+        embedder: Embedder,
+        limiter: Limiter,
+        options: WorkerOptions,
+        run: int | None = None,
+    ) -> None:
+        self.tally = Tally()
+        self.run_state: str | None = None
+        self._store = store
+        self._collection = collection
+        self._embedder = embedder
+        self._limiter = limiter
+        self._options = options
+        self._run = run
+        self._lease = Lease(0, None)
+        self._backlog = Backlog(options.budget, sort_by_length=True)
+        self._writer = Writer(
+            store,
+            collection,
+            lambda: self._lease.worker,
+            run=run,
+            cache=not embedder.free,
+            patiently=self._patiently,
+        )
+        self._in_hand = 0
+        self._rate = 0.0
+        self._rejections = 0
+        self._accepted_at = time.monotonic()
+        self._until: datetime | None = None
+        self._stopping = asyncio.Event()
+        self._nudge = asyncio.Event()
+
+    # --- what callers do ---
+
+    def stop(self) -> None:
+        """Take no new work; what is in flight is finished or given back. Idempotent."""
+        self._stopping.set()
+        self._nudge.set()
+
+    def nudge(self) -> None:
+        """Say that there may be new work."""
+        self._nudge.set()
+
+    async def drain(self, walking: asyncio.Task[object] | None = None) -> None:
+        """Work until everything that was enqueued up to now, or by `walking`, is settled.
+
+        Raises:
+            ProviderRefusedError: the provider refuses every request.
+            ProviderUnavailableError: no answer for `give_up_after` seconds.
+            DatabaseError: Postgres is gone for that long, or its disk is full.
+        """
+        await self._work(partial(self._drained, walking))
+
+    async def follow(self) -> None:
+        """Work as edits come in, until `stop`."""
+        await self._work(self._never_done)
+
+    # --- lifecycle ---
+
+    async def _work(self, done: Callable[[], Awaitable[bool]]) -> None:
+        self._lease = await self._register()
+        helpers = [
+            asyncio.create_task(self._writer.run(), name="writer"),
+            asyncio.create_task(self._beat(), name="heartbeat"),
+            *(
+                asyncio.create_task(self._lane(), name=f"lane {n}")
+                for n in range(self._options.concurrency)
+            ),
+        ]
+        claiming = asyncio.create_task(self._claim_all(done), name="claims")
+        try:
+            await _first_failure(claiming, helpers)
+        finally:
+            await self._wind_down(claiming, helpers)
+
+    async def _wind_down(
+        self, claiming: asyncio.Task[None], helpers: Sequence[asyncio.Task[None]]
+    ) -> None:
+        """Finish what is in flight within the grace period, store it, give back the rest."""
+        claiming.cancel()
+        await self._backlog.close()
+        lanes = [task for task in helpers if task.get_name().startswith("lane")]
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait(lanes, timeout=self._options.grace)
+        for lane in lanes:
+            lane.cancel()
+        if not any(_failed(task) for task in helpers):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._writer.drain(), self._options.grace)
+        for task in helpers:
+            task.cancel()
+        await asyncio.gather(claiming, *helpers, return_exceptions=True)
+        with suppress(errors.DatabaseError):  # else the lease runs out by itself
+            await self._store.retire(self._lease)
+
+    async def _register(self, replaces: int | None = None) -> Lease:
+        return await self._store.register(
+            self._collection, self._run, self._options.lease, replaces
+        )
+
+    async def _beat(self) -> None:
+        """Renew the lease, learn of a cancelled run, keep the ledger short."""
+        pause = min(self._options.lease / 6, 1.0)
+        settled, beats = 0, 0
+        while True:
+            await asyncio.sleep(pause)
+            recent = (self.tally.settled - settled) / pause
+            settled = self.tally.settled
+            self._rate = recent if self._rate == 0 else 0.7 * self._rate + 0.3 * recent
+            await self._patiently(self._renew)
+            if self.run_state == "cancelling":
+                self.stop()
+            beats += 1
+            if beats % 10 == 1:
+                await self._patiently(partial(self._store.reap, self._collection))
+                await self._patiently(partial(self._store.compact, self._collection))
+
+    async def _renew(self) -> None:
+        try:
+            alive, self.run_state = await self._store.heartbeat(
+                self._lease, self._run, self._options.lease, self._rate
+            )
+        except errors.DatabaseUnavailableError:
+            alive = False
+        if not alive:
+            # The server was restarted, or this process slept past its lease. What is in hand goes
+            # on under a new lease; the guard on every write keeps it right either way.
+            self._lease = await self._register(replaces=self._lease.worker)
+
+    async def _patiently(self, verb: Callable[[], Awaitable[T]]) -> T:
+        """Try a verb until the database answers: a restart of the server loses nothing."""
+        pause, began = 0.05, time.monotonic()
+        while True:
+            try:
+                return await verb()
+            except (errors.ContentionError, errors.DatabaseUnavailableError) as error:
+                limit = self._options.give_up_after
+                if limit is not None and time.monotonic() - began > limit:
+                    raise
+                log.warning("database not ready, trying again", error=str(error), pause=pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 2.0)
+
+    # --- claim ---
+
+    async def _claim_all(self, done: Callable[[], Awaitable[bool]]) -> None:
+        while not self._stopping.is_set():
+            limit = self._claim_limit()
+            if limit <= 0:
+                if self._in_hand == 0 and self._spent():
+                    return
+                await self._wait(0.02)
+                continue
+            jobs = await self._patiently(
+                partial(self._store.claim, self._collection, self._lease.worker, limit)
+            )
+            self._backlog.more_coming = len(jobs) == limit and self._allowed() > len(jobs)
+            await self._sort_out(jobs)
+            if jobs:
+                continue
+            await self._backlog.flush()
+            if self._in_hand == 0 and await done():
+                return
+
+    def _spent(self) -> bool:
+        return self._options.max_rows is not None and self._allowed() <= 0
+
+    def _allowed(self) -> int:
+        if self._options.max_rows is None:
+            return LARGEST_CLAIM
+        return self._options.max_rows - self.tally.settled - self._in_hand
+
+    def _claim_limit(self) -> int:
+        """Rows to claim now: enough that no lane waits, and no more than two seconds' work."""
+        ahead = self._options.batch_size * self._options.concurrency * 2
+        wanted = min(LARGEST_CLAIM, max(ahead, 400, int(2 * self._rate)))
+        room = wanted - self._in_hand
+        if room < wanted // 2:
+            return 0
+        return min(room, self._allowed())
+
+    async def _wait(self, seconds: float) -> None:
+        """Sleep, but not past a nudge."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._nudge.wait(), seconds)
+        self._nudge.clear()
+
+    async def _never_done(self) -> bool:
+        await self._wait(self._options.poll)
+        return False
+
+    async def _drained(self, walking: asyncio.Task[object] | None) -> bool:
+        """Whether all is settled; sleeps a little where it is not."""
+        if walking is not None and not walking.done():
+            await self._wait(0.01)
+            return False
+        if walking is not None:
+            walking.result()
+        before = await self._mark()
+        remain, due_in = await self._patiently(
+            partial(self._store.outstanding, self._collection, before)
+        )
+        if not remain:
+            return True
+        await self._patiently(partial(self._store.reap, self._collection))
+        await self._wait(min(1.0, max(0.05, due_in if due_in is not None else 0.2)))
+        return False
+
+    async def _mark(self) -> datetime:
+        """The moment up to which work counts: edits that come later are not this drain's."""
+        if self._until is None:
+            self._until = await self._patiently(self._store.now)
+        return self._until
+
+    async def _sort_out(self, jobs: Sequence[Job]) -> None:
+        """Send each claimed row where its action says."""
+        self._in_hand += len(jobs)
+        texts = [job for job in jobs if job.action == "embed"]
+        others = [job for job in jobs if job.action != "embed"]
+        if others:
+            encoded = copyformat.encode([(j.key, j.action, j.content_hash) for j in others], None)
+            await self._writer.put(
+                [
+                    Write(job.key, row, self._settle_one)
+                    for job, row in zip(others, encoded, strict=True)
+                ]
+            )
+        fresh = [job for job in texts if not await self._joined(job)]
+        if fresh:
+            await self._backlog.add(await self._units(fresh))
+
+    async def _joined(self, job: Job) -> bool:
+        """Whether the row's text is on its way already, for another row."""
+        unit = self._backlog.known(job.content_hash or b"")
+        if unit is None:
+            return False
+        unit.jobs.append(job)
+        unit.unsettled += 1
+        self.tally.shared += 1
+        if unit.vector is not None:
+            await self._store_unit_rows([(unit, job)], Usage())
+        return True
+
+    async def _units(self, jobs: Sequence[Job]) -> list[Unit]:
+        """One unit for each different text, truncated to what the model reads."""
+        firsts, inverse = batching.unique([job.content_hash for job in jobs])
+        contents = [jobs[i].content for i in firsts]
+        tokens = await asyncio.to_thread(self._embedder.count_tokens, contents)
+        units = [
+            self._unit(jobs[i], count) for i, count in zip(firsts, tokens, strict=True)
+        ]
+        for job, at in zip(jobs, inverse, strict=True):
+            units[at].jobs.append(job)
+            units[at].unsettled += 1
+        self.tally.shared += len(jobs) - len(units)
+        return units
+
+    def _unit(self, job: Job, tokens: int) -> Unit:
+        most = self._embedder.model.max_tokens
+        if tokens <= most:
+            return Unit(job.content_hash or b"", job.content, tokens, truncated=False)
+        self.tally.truncated.append(job.key)
+        text = self._embedder.truncate(job.content)
+        return Unit(job.content_hash or b"", text, most, truncated=True)
+
+    # --- embed ---
+
+    async def _lane(self) -> None:
+        while (batch := await self._backlog.next_batch()) is not None:
+            await self._deliver(batch)
+
+    async def _deliver(self, units: list[Unit]) -> None:
+        """Embed a batch, and see to it whatever the provider answers."""
+        try:
+            async with self._limiter.slot(sum(unit.tokens for unit in units)):
+                vectors = await self._embedder.embed([unit.text for unit in units])
+        except errors.RateLimitedError as error:
+            self._limiter.defer(error.retry_after)
+            self._check_patience(error)
+            await self._backlog.put_back(units)
+        except errors.InputRejectedError as error:
+            await self._rejected(units, error)
+        except errors.ProviderRefusedError:
+            raise
+        except errors.EmbedderError as error:
+            await self._unavailable(units, error)
+        else:
+            self._limiter.succeeded()
+            self._accepted_at = time.monotonic()
+            self._rejections = -1
+            await self._accepted(units, vectors)
+
+    async def _accepted(self, units: list[Unit], vectors: Vectors) -> None:
+        self.tally.requests += 1
+        rows: list[tuple[Unit, Job]] = []
+        for unit, vector in zip(units, vectors, strict=True):
+            unit.vector = vector
+            rows.extend((unit, job) for job in unit.jobs)
+        tokens = sum(unit.tokens for unit in units)
+        usage = Usage(1, tokens, sum(unit.truncated for unit in units))
+        await self._store_unit_rows(rows, usage)
+
+    async def _store_unit_rows(self, rows: Sequence[tuple[Unit, Job]], usage: Usage) -> None:
+        """Hand rows to the writer; the second row of a text counts as reuse, not as a purchase."""
+        matrix = np.stack([unit.vector for unit, _ in rows if unit.vector is not None])
+        fields = [
+            (job.key, "embed" if job is unit.jobs[0] else "reuse", job.content_hash)
+            for unit, job in rows
+        ]
+        encoded = copyformat.encode(fields, matrix)
+        await self._writer.put(
+            [
+                Write(job.key, row, partial(self._settle, unit))
+                for (unit, job), row in zip(rows, encoded, strict=True)
+            ],
+            usage,
+        )
+
+    def _settle(self, unit: Unit, _outcome: Outcome | None) -> None:
+        self._backlog.settle(unit)
+        self._settle_one(_outcome)
+
+    def _settle_one(self, _outcome: Outcome | None) -> None:
+        self._in_hand -= 1
+        self.tally.settled += 1
+        if self._in_hand == 0 or self._claim_limit() > 0:
+            self._nudge.set()
+
+    # --- faults ---
+
+    async def _rejected(self, units: list[Unit], error: errors.EmbedderError) -> None:
+        """The provider will not take one of these texts: find it, and embed the others."""
+        self._limiter.succeeded()  # it answered; its pace is not the trouble
+        if len(units) > 1:
+            await self._split(units)
+            return
+        await self._record(units, "rejected", error, retry_in=None)
+        if self._rejections >= 0:
+            self._rejections += 1
+        if self._rejections >= REJECTIONS_BEFORE_GIVING_UP:
+            raise errors.ProviderRefusedError(
+                f"The provider rejected each of the first {self._rejections} texts, one by one, and "
+                f"accepted none: {error}. Check the model and the base URL; then send the dead "
+                "letters again with: backline failures retry."
+            )
+
+    async def _unavailable(self, units: list[Unit], error: errors.EmbedderError) -> None:
+        """No answer, or a server error: usually the provider's trouble, rarely one text's."""
+        self._limiter.unavailable()
+        self._check_patience(error)
+        for unit in units:
+            unit.faults_since = unit.faults_since or time.monotonic()
+            unit.faults += 1
+        status = getattr(error, "status", None)
+        if units[0].faults < FAULTS_BEFORE_SPLITTING or (status is None and len(units) == 1):
+            await self._backlog.put_back(units)
+        elif len(units) > 1:
+            await self._split(units)
+        elif self._accepted_at > units[0].faults_since:  # others pass: it is this text
+            units[0].faults, units[0].faults_since = 0, 0.0
+            await self._record(units, "unavailable", error, retry_in=min(60, 2.0 ** units[0].jobs[0].attempts))
+        else:
+            await self._backlog.put_back(units)
+
+    async def _split(self, units: list[Unit]) -> None:
+        for half in batching.bisect(range(len(units))):
+            await self._deliver([units[i] for i in half])
+
+    async def _record(
+        self, units: Sequence[Unit], kind: str, error: Exception, *, retry_in: float | None
+    ) -> None:
+        said = str(error)[:ERROR_LENGTH]
+        rows = [
+            FailedAttempt(job.key, unit.content_hash, kind, said, retry_in)
+            for unit in units
+            for job in unit.jobs
+        ]
+        await self._patiently(
+            partial(self._store.fail, self._collection, self._lease.worker, self._run, rows)
+        )
+        for unit in units:
+            for _ in list(unit.jobs):
+                self._settle(unit, None)
+
+    def _check_patience(self, error: errors.EmbedderError) -> None:
+        limit = self._options.give_up_after
+        silent = time.monotonic() - self._accepted_at
+        if limit is not None and silent > limit:
+            raise errors.ProviderUnavailableError(
+                f"The provider has embedded nothing for {silent:.0f} s; last it said: {error}. "
+                "Nothing is lost: run the same command again when it is back."
+            )
+
+
+async def _first_failure(
+    main: asyncio.Task[None], helpers: Sequence[asyncio.Task[None]]
+) -> None:
+    """Wait for `main`; a helper that fails first ends the wait with its error."""
+    await asyncio.wait({main, *helpers}, return_when=asyncio.FIRST_COMPLETED)
+    while not main.done():
+        for helper in helpers:
+            if helper.done():
+                helper.result()
+        await asyncio.wait({main, *(h for h in helpers if not h.done())}, return_when=asyncio.FIRST_COMPLETED)
+    main.result()
+
+
+def _failed(task: asyncio.Task[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None
