@@ -25,6 +25,7 @@ class Behaviour:
         requests_per_minute: the limit within `limit_window_s`, really enforced; None is no limit.
         tokens_per_minute: likewise.
         limit_window_s: length of the window of both limits, so that a test can live through one.
+        announce_limits: name the limits in x-ratelimit-* headers.
         ignore_base64: answer with lists of floats whatever was asked for, as some servers do.
         ignore_dimensions: answer with the model's own dimensions whatever was asked for.
         spoil: make an answer wrong.
@@ -39,6 +40,7 @@ class Behaviour:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     limit_window_s: float = 60.0
+    announce_limits: bool = True
     max_inputs: int = 2048
     max_tokens_per_input: int = 8192
     max_tokens_per_request: int = 300_000
@@ -75,6 +77,8 @@ class RateWindow:
         return wait
 
     def headers(self, now: float, behaviour: Behaviour) -> dict[str, str]:
+        if not behaviour.announce_limits:
+            return {}
         self._forget(now, behaviour.limit_window_s)
         reset = self._spent[-1][0] + behaviour.limit_window_s - now if self._spent else 0.0
         used = {"requests": len(self._spent), "tokens": sum(t for _, t in self._spent)}

@@ -1,0 +1,512 @@
+"""The limiter, on a clock that only the tests move; and once on the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backline.limiter import WINDOW_S, Limiter, Limits
+
+
+@dataclass
+class FakeTime:
+    """A clock that stands still, and wakes its sleepers in order when a test moves it."""
+
+    now: float = 1000.0
+    sleeps: list[float] = field(default_factory=list)
+    _sleepers: list[tuple[float, int, asyncio.Future[None]]] = field(default_factory=list)
+    _count: itertools.count[int] = field(default_factory=itertools.count)
+
+    def clock(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self.now + seconds, next(self._count), woken))
+        await woken
+
+    async def settle(self) -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    async def advance(self, seconds: float) -> None:
+        target = self.now + seconds
+        await self.settle()
+        while self._sleepers and self._sleepers[0][0] <= target:
+            due, _, woken = heapq.heappop(self._sleepers)
+            self.now = max(self.now, due)
+            if not woken.done():
+                woken.set_result(None)
+            await self.settle()
+        self.now = target
+
+    def limiter(self, **options: int | None) -> Limiter:
+        """A limiter on this clock, whose unnamed pauses are as long as they get."""
+        arguments = {"max_concurrency": 4, **options}
+        return Limiter(
+            max_concurrency=arguments["max_concurrency"] or 4,
+            requests_per_minute=arguments.get("requests_per_minute"),
+            tokens_per_minute=arguments.get("tokens_per_minute"),
+            clock=self.clock,
+            sleep=self.sleep,
+            jitter=lambda: 1.0,
+        )
+
+
+async def start(limiter: Limiter, count: int, tokens: int = 1) -> list[asyncio.Task[object]]:
+    """So many acquisitions, in order, each a task of its own."""
+    tasks = [asyncio.create_task(_acquire(limiter, tokens)) for _ in range(count)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def _acquire(limiter: Limiter, tokens: int) -> object:
+    return await limiter.acquire(tokens)
+
+
+def granted(tasks: Sequence[asyncio.Task[object]]) -> list[int]:
+    return [i for i, task in enumerate(tasks) if task.done() and not task.cancelled()]
+
+
+async def cancel(tasks: Sequence[asyncio.Task[object]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# --- window ---------------------------------------------------------------------------------------
+
+
+async def test_no_more_calls_are_in_flight_than_the_window() -> None:
+    limiter = FakeTime().limiter(max_concurrency=3)
+    tasks = await start(limiter, 5)
+    assert granted(tasks) == [0, 1, 2]
+    assert (limiter.snapshot().in_flight, limiter.snapshot().waiting) == (3, 2)
+    limiter.release()
+    await asyncio.sleep(0)
+    assert granted(tasks) == [0, 1, 2, 3]
+    limiter.release()
+    limiter.release()
+    await asyncio.sleep(0)
+    assert granted(tasks) == [0, 1, 2, 3, 4]
+    assert limiter.snapshot().in_flight == 2
+
+
+async def test_first_come_first_served_even_where_a_small_call_would_fit() -> None:
+    fake = FakeTime()
+    limiter = fake.limiter(tokens_per_minute=100)
+    await start(limiter, 1, tokens=60)
+    large = await start(limiter, 1, tokens=50)
+    small = await start(limiter, 1, tokens=1)
+    assert granted([*large, *small]) == []
+    await fake.advance(WINDOW_S)
+    assert granted([*large, *small]) == [0, 1]
+
+
+async def test_the_window_is_halved_at_a_429_and_grows_back_by_one_a_round() -> None:
+    fake = FakeTime()
+    limiter = fake.limiter(max_concurrency=8)
+    limiter.defer(1.0)
+    assert limiter.snapshot().window == 4
+    await fake.advance(1.0)
+    tasks = await start(limiter, 100)
+    assert limiter.snapshot().in_flight == 4
+    for _ in range(4):
+        limiter.release()
+        limiter.succeeded()
+    await asyncio.sleep(0)
+    assert limiter.snapshot().window == 4  # 4.94: the fourth success of a growing window is short
+    limiter.release()
+    limiter.succeeded()
+    assert limiter.snapshot().window == 5
+    for _ in range(60):
+        limiter.release()
+        limiter.succeeded()
+    assert limiter.snapshot().window == 8
+    await cancel(tasks)
+
+
+async def test_the_window_does_not_grow_while_nobody_needs_it() -> None:
+    limiter = FakeTime().limiter(max_concurrency=8)
+    limiter.unavailable()
+    for _ in range(50):
+        limiter.succeeded()
+    assert limiter.snapshot().window == 4
+
+
+async def test_the_window_never_falls_below_one() -> None:
+    limiter = FakeTime().limiter(max_concurrency=8)
+    for _ in range(10):
+        limiter.unavailable()
+    assert limiter.snapshot().window == 1
+
+
+async def test_calls_that_fail_together_halve_the_window_once() -> None:
+    fake = FakeTime()
+    limiter = fake.limiter(max_concurrency=8)
+    fail = asyncio.Event()
+
+    async def call() -> None:
+        async with limiter.slot(1):
+            await fail.wait()
+        limiter.defer(None)
+
+    calls = [asyncio.create_task(call()) for _ in range(8)]
+    await fake.settle()
+    fail.set()
+    await asyncio.gather(*calls)
+    assert limiter.snapshot().window == 4
+    assert limiter.snapshot().blocked_for_s == pytest.approx(1.0)
+
+    await fake.advance(1.0)
+    await asyncio.create_task(call())  # began after the halving, so it counts
+    assert limiter.snapshot().window == 2
+    assert limiter.snapshot().blocked_for_s == pytest.approx(2.0)
+
+
+# --- pauses ---------------------------------------------------------------------------------------
+
+
+async def test_retry_after_stops_everybody_for_exactly_that_long() -> None:
+    fake = FakeTime()
+    limiter = fake.limiter()
+    limiter.defer(7.5)
+    tasks = await start(limiter, 2)
+    assert limiter.snapshot().blocked_for_s == 7.5
+    await fake.advance(7.49)
+    assert granted(tasks) == []
+    await fake.advance(0.01)
+    assert granted(tasks) == [0, 1]
+    assert limiter.snapshot().blocked_for_s == 0
+
+
+async def test_a_shorter_retry_after_does_not_shorten_a_longer_one() -> None:
+    limiter = FakeTime().limiter()
+    limiter.defer(9.0)
+    limiter.defer(2.0)
+    assert limiter.snapshot().blocked_for_s == 9.0
+
+
+async def test_a_deferral_that_comes_while_others_wait_lengthens_their_wait() -> None:
+    fake = FakeTime()
+    limiter = fake.limiter()
+    limiter.defer(2.0)
+    tasks = await start(limiter, 1)
+    await fake.advance(1.0)
+    limiter.defer(5.0)
+    await fake.advance(4.9)
+    assert granted(tasks) == []
+    await fake.advance(0.2)
+    assert granted(tasks) == [0]
+
+
+@pytest.mark.parametrize("named", [None, 0.0])
+async def test_unnamed_pauses_double_up_to_a_limit_and_start_anew_after_success(
+    named: float | None,
+) -> None:
+    fake = FakeTime()
+    limiter = fake.limiter()
+    pauses = []
+    for _ in range(7):
+        limiter.defer(named)
+        pauses.append(limiter.snapshot().blocked_for_s)
+        await fake.advance(limiter.snapshot().blocked_for_s)
+    assert pauses == [1, 2, 4, 8, 16, 30, 30]
+    limiter.succeeded()
+    limiter.defer(named)
+    assert limiter.snapshot().blocked_for_s == 1
+
+
+async def test_a_server_error_pauses_briefly_at_first() -> None:
+    fake = FakeTime()
+    limiter = fake.limiter()
+    limiter.unavailable()
+    assert limiter.snapshot().blocked_for_s == 0.25
+    await fake.advance(0.25)
+    limiter.unavailable()
+    assert limiter.snapshot().blocked_for_s == 0.5
+
+
+async def test_jitter_takes_away_up_to_half_of_an_unnamed_pause() -> None:
+    fake = FakeTime()
+    limiter = Limiter(clock=fake.clock, sleep=fake.sleep, jitter=lambda: 0.0)
+    limiter.defer(None)
+    assert limiter.snapshot().blocked_for_s == 0.5
+
+
+# --- budgets --------------------------------------------------------------------------------------
+
+
+async def test_requests_a_minute() -> None:
+    fake = FakeTime()
+    limiter = fake.limiter(max_concurrency=100, requests_per_minute=2)
+    await start(limiter, 1)
+    await fake.advance(10)
+    tasks = await start(limiter, 3)
+    assert granted(tasks) == [0]
+    await fake.advance(49.9)
+    assert granted(tasks) == [0]
+    await fake.advance(0.1)
+    assert granted(tasks) == [0, 1]
+    await fake.advance(10)
+    assert granted(tasks) == [0, 1, 2]
+    assert fake.sleeps == [50, 10]  # not one wake-up more than needed
+
+
+async def test_tokens_a_minute_and_a_call_over_the_whole_budget_goes_alone() -> None:
+    fake = FakeTime()
+    limiter = fake.limiter(max_concurrency=100, tokens_per_minute=100)
+    tasks = await start(limiter, 1, tokens=1)
+    tasks += await start(limiter, 2, tokens=500)
+    assert granted(tasks) == [0]
+    await fake.advance(WINDOW_S)
+    assert granted(tasks) == [0, 1]
+    await fake.advance(WINDOW_S)
+    assert granted(tasks) == [0, 1, 2]
+
+
+async def test_limits_are_learned_from_headers_while_calls_wait() -> None:
+    fake = FakeTime()
+    limiter = fake.limiter(max_concurrency=100, requests_per_minute=1)
+    tasks = await start(limiter, 2)
+    assert granted(tasks) == [0]
+    limiter.observe(Limits(requests=500, requests_remaining=499, tokens=1000))
+    await asyncio.sleep(0)
+    assert granted(tasks) == [0], "a limit of the user's own is not lifted by a higher one"
+    await cancel(tasks)
+
+    learning = fake.limiter(max_concurrency=100)
+    learning.observe(Limits(requests=3, tokens=1000))
+    learning.observe(Limits(tokens=900))
+    assert learning.snapshot().requests_per_minute == 3
+    assert learning.snapshot().tokens_per_minute == 900
+    assert granted(await start(learning, 4)) == [0, 1, 2]
+
+
+async def test_what_others_spend_of_the_same_account_counts() -> None:
+    fake = FakeTime()
+    limiter = fake.limiter(max_concurrency=100)
+    await start(limiter, 1)
+    limiter.observe(Limits(requests=10, requests_remaining=2, requests_reset_s=30))
+    tasks = await start(limiter, 4)  # of 10, one is ours and 7 are others'
+    assert granted(tasks) == [0, 1]
+    await fake.advance(30)
+    assert granted(tasks) == [0, 1, 2, 3]
+
+
+async def test_headers_that_lag_behind_our_own_count_change_nothing() -> None:
+    limiter = FakeTime().limiter(max_concurrency=100)
+    await start(limiter, 3)
+    limiter.observe(Limits(requests=5, requests_remaining=4, requests_reset_s=60))
+    assert granted(await start(limiter, 3)) == [0, 1]
+
+
+# --- cancellation ---------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_waiter_leaks_nothing_and_lets_the_next_one_through() -> None:
+    fake = FakeTime()
+    limiter = fake.limiter(max_concurrency=1, tokens_per_minute=100)
+    holder = await start(limiter, 1, tokens=10)
+    waiting = await start(limiter, 2, tokens=90)
+    await cancel(waiting[:1])
+    limiter.release()
+    await asyncio.sleep(0)
+    assert granted(holder) == [0]
+    assert granted(waiting) == [1]
+    assert limiter.snapshot().in_flight == 1
+    assert limiter.snapshot().tokens_last_minute == 100
+
+
+async def test_a_waiter_cancelled_as_its_turn_comes_gives_it_back() -> None:
+    fake = FakeTime()
+    limiter = fake.limiter(max_concurrency=1)
+    await start(limiter, 1)
+    waiting = await start(limiter, 2, tokens=5)
+    limiter.release()  # grants the first waiter, which has not run yet
+    waiting[0].cancel()
+    await fake.settle()
+    assert waiting[0].cancelled()
+    assert granted(waiting) == [1]
+    assert limiter.snapshot().in_flight == 1
+    assert limiter.snapshot().tokens_last_minute == 6
+
+
+async def test_a_waiter_whose_cancellation_is_under_way_is_passed_over() -> None:
+    fake = FakeTime()
+    limiter = fake.limiter(max_concurrency=1)
+    await start(limiter, 1)
+    waiting = await start(limiter, 2)
+    waiting[0].cancel()
+    limiter.release()  # before the cancelled task has run
+    await fake.settle()
+    assert granted(waiting) == [1]
+    assert limiter.snapshot().in_flight == 1
+
+
+async def test_a_large_cancelled_waiter_frees_a_small_one_behind_it() -> None:
+    fake = FakeTime()
+    limiter = fake.limiter(tokens_per_minute=100)
+    await start(limiter, 1, tokens=60)
+    waiting = await start(limiter, 1, tokens=50) + await start(limiter, 1, tokens=40)
+    assert granted(waiting) == []
+    await cancel(waiting[:1])
+    assert granted(waiting) == [1]
+
+
+async def test_a_slot_is_given_back_when_the_call_raises() -> None:
+    limiter = FakeTime().limiter()
+    with pytest.raises(ConnectionError):
+        async with limiter.slot(5) as slot:
+            assert (slot.tokens, limiter.snapshot().in_flight) == (5, 1)
+            raise ConnectionError
+    assert limiter.snapshot().in_flight == 0
+
+
+async def test_no_task_is_left_when_the_last_waiter_has_gone() -> None:
+    limiter = FakeTime().limiter()
+    limiter.defer(100)
+    tasks = await start(limiter, 3)
+    await cancel(tasks)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert limiter.snapshot().waiting == 0
+
+
+def test_a_window_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Limiter(max_concurrency=0)
+
+
+# --- any history ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one call of a random history is like."""
+
+    tokens: int
+    takes: float
+    outcome: str
+    then_wait: float
+
+
+histories = st.lists(
+    st.builds(
+        Step,
+        tokens=st.integers(1, 60),
+        takes=st.floats(0, 40),
+        outcome=st.sampled_from(["ok", "ok", "ok", "429", "down", "cancelled"]),
+        then_wait=st.sampled_from([0.0, 0.0, 0.1, 5.0, 30.0]),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(histories, st.integers(1, 5), st.integers(1, 6), st.integers(60, 150))
+def test_window_and_budgets_hold_in_any_history(
+    steps: list[Step], concurrency: int, rpm: int, tpm: int
+) -> None:
+    asyncio.run(_live_through(steps, concurrency, rpm, tpm))
+
+
+async def _live_through(steps: list[Step], concurrency: int, rpm: int, tpm: int) -> None:
+    fake = FakeTime(now=0.0)
+    limiter = fake.limiter(
+        max_concurrency=concurrency, requests_per_minute=rpm, tokens_per_minute=tpm
+    )
+    grants: list[tuple[float, int]] = []
+
+    async def call(step: Step) -> None:
+        async with limiter.slot(step.tokens) as slot:
+            now = limiter.snapshot()
+            # A window halved while calls are in flight is overrun until enough of them end.
+            assert now.in_flight <= concurrency
+            assert slot.granted == fake.now
+            grants.append((fake.now, step.tokens))
+            await fake.sleep(step.takes)
+        if step.outcome == "429":
+            limiter.defer(step.takes)
+        elif step.outcome == "down":
+            limiter.unavailable()
+        else:
+            limiter.succeeded()
+
+    tasks = []
+    for step in steps:
+        tasks.append(asyncio.create_task(call(step)))
+        await fake.advance(step.then_wait)
+        if step.outcome == "cancelled":
+            tasks[-1].cancel()
+    while not all(task.done() for task in tasks):
+        await fake.advance(60.0)
+        assert fake.now < 1e6, "a waiter was forgotten"
+    for task in tasks:
+        assert task.cancelled() or task.exception() is None
+    assert limiter.snapshot().in_flight == limiter.snapshot().waiting == 0
+    for begin, _ in grants:
+        within = [tokens for at, tokens in grants if begin <= at < begin + WINDOW_S]
+        assert len(within) <= rpm
+        assert sum(within) <= tpm
+
+
+@given(st.lists(st.sampled_from(["grant", "ok", "429", "down"]), max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_nothing_is_granted_beyond_a_shrunken_window(moves: list[str]) -> None:
+    asyncio.run(_shrink_and_grow(moves))
+
+
+async def _shrink_and_grow(moves: list[str]) -> None:
+    fake = FakeTime()
+    limiter = fake.limiter(max_concurrency=8)
+    tasks: list[asyncio.Task[object]] = []
+    for move in moves:
+        before = limiter.snapshot()
+        if move == "grant":
+            tasks += await start(limiter, 1)
+        elif before.in_flight:
+            limiter.release()
+            {"ok": limiter.succeeded, "429": limiter.defer, "down": limiter.unavailable}[move]()
+            await fake.advance(30)
+        after = limiter.snapshot()
+        assert 1 <= after.window <= 8
+        assert after.in_flight <= max(after.window, before.in_flight)
+    await cancel(tasks)
+
+
+# --- the real clock -------------------------------------------------------------------------------
+
+
+async def test_on_the_real_clock() -> None:
+    limiter = Limiter(max_concurrency=2)
+    in_flight = peak = 0
+
+    async def call() -> float:
+        nonlocal in_flight, peak
+        async with limiter.slot(1) as slot:
+            in_flight, peak = in_flight + 1, max(peak, in_flight + 1)
+            await asyncio.sleep(0.01)
+            in_flight -= 1
+        limiter.succeeded()
+        return slot.waited_s
+
+    limiter.defer(0.1)
+    began = time.monotonic()
+    waits = await asyncio.gather(*(call() for _ in range(6)))
+    assert time.monotonic() - began >= 0.1 + 3 * 0.01 - 0.002
+    assert min(waits) >= 0.099
+    assert peak <= 2
+    assert not math.isinf(limiter.snapshot().blocked_for_s)
