@@ -35,7 +35,7 @@ class BackfillReport:
     state: str
     settings: dict[str, Any]
     scanned: int
-    enqueued: int
+    due: int
     embedded: int
     reused: int
     failed: int
@@ -79,6 +79,7 @@ def check(collection: Collection, model: Model) -> None:
         TableNotFoundError, ColumnNotFoundError: the table or its column is gone.
         DimensionMismatchError: the column holds other dimensions than the model gives.
         ModelMismatchError: the collection is declared for another model.
+
     """
     if not collection.table_exists:
         raise errors.TableNotFoundError(
@@ -91,22 +92,37 @@ def check(collection: Collection, model: Model) -> None:
             f"The column {column} is gone. Add it again: alter table {collection.table} "
             f"add column {collection.embedding_column} vector({collection.model.dimensions});"
         )
-    if collection.column_type not in ("vector", "halfvec"):
+    try:
+        check_column(column, collection.column_type, collection.column_dimensions, model)
+    except errors.DimensionMismatchError as error:
+        held = collection.column_dimensions or model.dimensions
         raise errors.DimensionMismatchError(
-            f"The column {column} is of type {collection.column_type}; it must be vector or "
-            "halfvec. Name another column with: backline add … --column NAME."
-        )
-    held = collection.column_dimensions
-    if held is not None and held != model.dimensions:
-        raise errors.DimensionMismatchError(
-            f"The column {column} holds {held} dimensions, the model {model} gives "
-            f"{model.dimensions}. {_dimension_remedy(collection, model, held)}"
-        )
+            f"{error} {_dimension_remedy(collection, model, held)}"
+        ) from None
     if model.identity != collection.model.identity:
         raise errors.ModelMismatchError(
             f"The collection {collection.name!r} is embedded with {collection.model} revision "
             f"{collection.model.revision}, not with {model} revision {model.revision}. To change "
             f"it: backline model use {collection.name} {model.provider}/{model.name}."
+        )
+
+
+def check_column(column: str, kind: str, dimensions: int | None, model: Model) -> None:
+    """Whether a column of this type takes the model's vectors.
+
+    Raises:
+        DimensionMismatchError: it does not.
+
+    """
+    if kind not in ("vector", "halfvec"):
+        raise errors.DimensionMismatchError(
+            f"The column {column} is of type {kind}; it must be vector or halfvec. "
+            "Name another column with --column."
+        )
+    if dimensions is not None and dimensions != model.dimensions:
+        raise errors.DimensionMismatchError(
+            f"The column {column} holds {dimensions} dimensions, the model {model} gives "
+            f"{model.dimensions}."
         )
 
 
@@ -155,6 +171,7 @@ class Backfill:
 
         Raises:
             ConfigurationError: see `check`; nothing was spent.
+
         """
         check(self._collection, self._embedder.model)
         await self._store.reap(self._collection)
@@ -186,8 +203,8 @@ class Backfill:
     async def _walk(self, run: int, worker: Worker) -> None:
         """Enqueue page by page, by key: the set shrinks while it is filled, so never by offset."""
         after: str | None = None
-        size, enqueued = PAGE, 0
-        while self._options.max_rows is None or enqueued < self._options.max_rows:
+        size, due = PAGE, 0
+        while self._options.max_rows is None or due < self._options.max_rows:
             try:
                 page = await self._store.enqueue_page(self._collection, after, size)
             except (errors.ContentionError, errors.StatementTimeoutError):
@@ -197,7 +214,7 @@ class Backfill:
                 continue
             await self._store.walked(run, page)
             worker.nudge()
-            enqueued += page.enqueued
+            due += page.due
             after = page.last_key
             if page.scanned < size:
                 return
@@ -236,7 +253,7 @@ class Backfill:
             state=state,
             settings=self._settings,
             scanned=record.scanned,
-            enqueued=record.enqueued,
+            due=record.due,
             embedded=record.embedded,
             reused=record.reused,
             failed=record.failed,
@@ -274,5 +291,3 @@ async def verify(
         if page.scanned < VERIFY_PAGE:
             return Verification(rows, embedded, blank, problems, examples)
         after = page.last_key
-
-

@@ -107,6 +107,7 @@ def load(**flags: Any) -> Settings:
 
     Raises:
         ConfigurationError: a value is out of range or unreadable; the message names each one.
+
     """
     given = {name: value for name, value in flags.items() if value is not None}
     try:

@@ -38,7 +38,6 @@ _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
     "42501": errors.PermissionDeniedError,
     "3F000": errors.NotMigratedError,
     "0A000": errors.DatabaseError,
-    "58P01": errors.ExtensionMissingError,
     "BL001": errors.UsageError,
     "BL002": errors.ColumnNotFoundError,
     "BL003": errors.TableNotFoundError,

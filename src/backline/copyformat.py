@@ -26,14 +26,13 @@ def field(value: bytes | None) -> bytes:
     return _NULL if value is None else struct.pack(">i", len(value)) + value
 
 
-def encode(
-    rows: Sequence[tuple[str, str, bytes | None]], vectors: Vectors | None
-) -> list[bytes]:
+def encode(rows: Sequence[tuple[str, str, bytes | None]], vectors: Vectors | None) -> list[bytes]:
     """The tuples of `rows` = (key, action, content hash), each with its vector or, for None, NULL.
 
     Args:
         rows: n rows.
         vectors: float32 of shape (n, dimensions), or None.
+
     """
     if vectors is None:
         tails = [_NULL] * len(rows)

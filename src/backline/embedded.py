@@ -26,6 +26,7 @@ def start(folder: Path | None = None) -> str:
     Raises:
         DatabaseUnavailableError: the wheel does not exist for this platform, or the server does
             not start.
+
     """
     try:
         with warnings.catch_warnings():  # that XDG_RUNTIME_DIR is unset is no concern of a user's

@@ -116,6 +116,7 @@ class ProviderUnavailableError(EmbedderError):
 
     Attributes:
         status: the HTTP status, or None where there was no answer at all.
+
     """
 
     def __init__(self, message: str | None = None, *, status: int | None = None) -> None:
@@ -128,6 +129,7 @@ class RateLimitedError(EmbedderError):
 
     Attributes:
         retry_after: seconds to wait that the provider named, or None where it named none.
+
     """
 
     def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:

@@ -59,6 +59,7 @@ async def load(store: Store, file: Path, table: str, *, key: str | None = None) 
     Raises:
         InputFileError: the file is missing, malformed, or does not fit the table; the message
             gives the line. Nothing was loaded then.
+
     """
     records = read(file)
     sample = list(itertools.islice(records, SAMPLE))
@@ -89,9 +90,7 @@ def read(file: Path) -> Iterator[Record]:
     }
     reader = readers.get(file.suffix.lower())
     if reader is None:
-        raise errors.InputFileError(
-            f"{file} is of no known kind. Known: {', '.join(readers)}."
-        )
+        raise errors.InputFileError(f"{file} is of no known kind. Known: {', '.join(readers)}.")
     if not file.is_file():
         raise errors.InputFileError(f"There is no file {file}.")
     return reader(file)

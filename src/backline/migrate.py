@@ -20,7 +20,11 @@ create table if not exists supabase_migrations.schema_migrations (
 """
 
 
-async def pending(connector: Connector) -> list[Migration]:
+# Everything but the music studio's table, for databases that have a table of their own.
+_CORE = re.compile(r"^backline")
+
+
+async def pending(connector: Connector, *, core_only: bool = False) -> list[Migration]:
     """The migrations that this database has not had, in order."""
     there = await connector.fetch_one(
         "select to_regclass('supabase_migrations.schema_migrations') is not null as there"
@@ -29,18 +33,25 @@ async def pending(connector: Connector) -> list[Migration]:
     if there["there"]:
         rows = await connector.fetch("select version from supabase_migrations.schema_migrations")
         applied = {row["version"] for row in rows}
-    return [migration for migration in migrations() if migration.version not in applied]
+    return [
+        migration
+        for migration in migrations()
+        if migration.version not in applied and (not core_only or _CORE.match(migration.name))
+    ]
 
 
-async def apply(connector: Connector) -> list[Migration]:
+async def apply(connector: Connector, *, core_only: bool = False) -> list[Migration]:
     """Apply what is pending, each migration in a transaction of its own; returns what was applied.
+
+    With `core_only`, only Backline's own schema, and not the table `music_knowledge`.
 
     Raises:
         ExtensionMissingError: the server has no pgvector to install.
         PermissionDeniedError: the role may not create schemas or the extension.
+
     """
     applied: list[Migration] = []
-    for migration in await pending(connector):
+    for migration in await pending(connector, core_only=core_only):
         async with connector.transaction() as transaction:
             await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
             await transaction.execute(_HISTORY)
@@ -60,7 +71,8 @@ async def apply(connector: Connector) -> list[Migration]:
 
 async def _had(transaction: Transaction, migration: Migration) -> bool:
     rows = await transaction.fetch(
-        "select 1 from supabase_migrations.schema_migrations where version = %s", [migration.version]
+        "select 1 from supabase_migrations.schema_migrations where version = %s",
+        [migration.version],
     )
     return bool(rows)
 

@@ -40,7 +40,7 @@ class Page:
     """What a walk over one page of a table found; `last_key` is None at the end of the table."""
 
     scanned: int
-    enqueued: int
+    due: int
     last_key: str | None
 
 
@@ -106,6 +106,7 @@ class Store:
 
         Raises:
             NotMigratedError: the database has no Backline schema.
+
         """
         migrated = await self.connector.fetch_one(query("is_migrated"))
         if not migrated["migrated"]:
@@ -117,6 +118,7 @@ class Store:
 
         Raises:
             CollectionNotFoundError: there is none of that name, or several to choose from.
+
         """
         known = await self.collections()
         wanted = [c for c in known if name in (c.name, c.table)]
@@ -137,6 +139,7 @@ class Store:
 
         Raises:
             TableNotFoundError: there is none; the message lists those that there are.
+
         """
         rows = await self.connector.fetch(query("find_table"), {"table": name})
         if rows:
@@ -206,9 +209,7 @@ class Store:
             query("verify_page"), {"collection": collection.id, "after": after, "limit": limit}
         )
         found = [(item["key"], item["problem"]) for item in row["problems"]]
-        return VerifiedPage(
-            row["scanned"], row["embedded"], row["blank"], found, row["last_key"]
-        )
+        return VerifiedPage(row["scanned"], row["embedded"], row["blank"], found, row["last_key"])
 
     async def now(self) -> datetime:
         """The time of the database, the only clock that decides anything."""
@@ -239,7 +240,8 @@ class Store:
             query("walk_page"), {"collection": collection.id, "after": after, "limit": limit}
         )
         return [
-            WalkedRow(r["key"], r["due"], r["content"], r["content_hash"], r["cached"]) for r in rows
+            WalkedRow(r["key"], r["due"], r["content"], r["content_hash"], r["cached"])
+            for r in rows
         ]
 
     # --- jobs ---
@@ -258,7 +260,7 @@ class Store:
                 query("enqueue_page"),
                 {"collection": collection.id, "after": after, "limit": limit},
             )
-        return Page(row["scanned"], row["enqueued"], row["last_key"])
+        return Page(row["scanned"], row["due"], row["last_key"])
 
     async def claim(self, collection: Collection, worker: int, limit: int) -> list[Job]:
         """Lease up to `limit` jobs; an empty list means that nothing is due at this moment."""
@@ -280,6 +282,7 @@ class Store:
 
         Returns:
             (key, outcome) of the rows that were not written.
+
         """
         async with self.connector.transaction() as transaction:
             await transaction.execute(query("open_incoming"))
@@ -386,7 +389,7 @@ class Store:
         row = await self.connector.fetch_one(
             query("walked"),
             {
-                "run": run, "scanned": page.scanned, "enqueued": page.enqueued,
+                "run": run, "scanned": page.scanned, "due": page.due,
                 "cursor": page.last_key,
             },
         )  # fmt: skip
@@ -415,9 +418,7 @@ class Store:
 
     # --- dead letters ---
 
-    async def failures(
-        self, collection: Collection, page: int = 1000
-    ) -> AsyncIterator[Failure]:
+    async def failures(self, collection: Collection, page: int = 1000) -> AsyncIterator[Failure]:
         """Every dead letter, by key, read in keyset pages."""
         after = ""
         while True:

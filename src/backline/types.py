@@ -156,7 +156,7 @@ class RunRecord:
     model: str
     state: str
     scanned: int
-    enqueued: int
+    due: int
     embedded: int
     reused: int
     failed: int

@@ -118,6 +118,7 @@ class Worker:
             ProviderRefusedError: the provider refuses every request.
             ProviderUnavailableError: no answer for `give_up_after` seconds.
             DatabaseError: Postgres is gone for that long, or its disk is full.
+
         """
         await self._work(partial(self._drained, walking))
 
@@ -316,9 +317,7 @@ class Worker:
         firsts, inverse = batching.unique([job.content_hash for job in jobs])
         contents = [jobs[i].content for i in firsts]
         tokens = await asyncio.to_thread(self._embedder.count_tokens, contents)
-        units = [
-            self._unit(jobs[i], count) for i, count in zip(firsts, tokens, strict=True)
-        ]
+        units = [self._unit(jobs[i], count) for i, count in zip(firsts, tokens, strict=True)]
         for job, at in zip(jobs, inverse, strict=True):
             units[at].jobs.append(job)
             units[at].unsettled += 1
@@ -428,7 +427,9 @@ class Worker:
             await self._split(units)
         elif self._accepted_at > units[0].faults_since:  # others pass: it is this text
             units[0].faults, units[0].faults_since = 0, 0.0
-            await self._record(units, "unavailable", error, retry_in=min(60, 2.0 ** units[0].jobs[0].attempts))
+            await self._record(
+                units, "unavailable", error, retry_in=min(60, 2.0 ** units[0].jobs[0].attempts)
+            )
         else:
             await self._backlog.put_back(units)
 
@@ -462,16 +463,16 @@ class Worker:
             )
 
 
-async def _first_failure(
-    main: asyncio.Task[None], helpers: Sequence[asyncio.Task[None]]
-) -> None:
+async def _first_failure(main: asyncio.Task[None], helpers: Sequence[asyncio.Task[None]]) -> None:
     """Wait for `main`; a helper that fails first ends the wait with its error."""
     await asyncio.wait({main, *helpers}, return_when=asyncio.FIRST_COMPLETED)
     while not main.done():
         for helper in helpers:
             if helper.done():
                 helper.result()
-        await asyncio.wait({main, *(h for h in helpers if not h.done())}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            {main, *(h for h in helpers if not h.done())}, return_when=asyncio.FIRST_COMPLETED
+        )
     main.result()
 
 

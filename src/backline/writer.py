@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-
 from backline.store import NO_USAGE, Store, Usage
 from backline.types import Collection, Outcome
 
@@ -128,5 +127,3 @@ class Writer:
         self._busy -= 1
         self._queue.append(write)
         self._wake.set()
-
-

@@ -26,7 +26,7 @@ def _backfill_facts(report: BackfillReport) -> dict[str, Any]:
     pairs: dict[str, Any] = {
         "model": report.model,
         "settings": ", ".join(f"{k} {v}" for k, v in report.settings.items()),
-        "rows": f"{report.scanned:,} looked at, {report.enqueued:,} were due",
+        "rows": f"{report.scanned:,} looked at",
         "embedded": f"{report.embedded:,} rows in {report.batches:,} requests, "
         f"{report.tokens:,} tokens",
         "failed": f"{report.failed:,}",
@@ -36,7 +36,9 @@ def _backfill_facts(report: BackfillReport) -> dict[str, Any]:
     if report.reused:
         pairs["saved"] = f"{report.reused:,} rows had a text that was embedded before or twice"
     if report.truncated:
-        pairs["truncated"] = f"texts longer than the model reads, e.g. {', '.join(report.truncated)}"
+        pairs["truncated"] = (
+            f"texts longer than the model reads, e.g. {', '.join(report.truncated)}"
+        )
     if report.beside:
         pairs["beside"] = f"run {', '.join(map(str, report.beside))} shares the same queue"
     return pairs
@@ -67,7 +69,9 @@ def show_verification(name: str, found: Verification) -> None:
         + (f"; {found.blank:,} rows have no text and no vector" if found.blank else "")
     )
     for problem, count in sorted(found.problems.items()):
-        out.print(f"  [red]{problem}[/red]: {count:,} rows, e.g. {', '.join(found.examples[problem][:3])}")
+        out.print(
+            f"  [red]{problem}[/red]: {count:,} rows, e.g. {', '.join(found.examples[problem][:3])}"
+        )
     out.print(
         "  [green]Passed.[/green]"
         if found.passed

@@ -111,7 +111,7 @@ select * from backline.outstanding(%(collection)s, %(before)s)
 select backline.start_run(%(collection)s, %(settings)s) as id
 
 -- name: walked
-select backline.walked(%(run)s, %(scanned)s, %(enqueued)s, %(cursor)s) as state
+select backline.walked(%(run)s, %(scanned)s, %(due)s, %(cursor)s) as state
 
 -- name: finish_run
 select backline.finish_run(%(run)s, %(state)s, %(report)s)

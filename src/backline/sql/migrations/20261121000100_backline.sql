@@ -137,7 +137,7 @@ create table backline.runs (
   settings      jsonb not null default '{}',
   cursor        text,                       -- the last key that the walk has passed
   scanned       bigint not null default 0,
-  enqueued      bigint not null default 0,
+  due           bigint not null default 0,
   embedded      bigint not null default 0,
   reused        bigint not null default 0,  -- of these, with a vector that was paid for before
   failed        bigint not null default 0,
@@ -547,7 +547,7 @@ create function backline.walk_page(p_collection int, p_after text, p_limit int, 
 returns table (key text, due boolean, stamped boolean, content text, content_hash bytea, cached boolean)
 language plpgsql stable rows 1000
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off
-set enable_hashjoin = off set enable_mergejoin = off as $$
+set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
 begin
@@ -578,7 +578,7 @@ comment on function backline.walk_page is 'API: one page of rows after key p_aft
 -- Enqueues what is due in a page.
 create function backline.enqueue_page(
   p_collection int, p_after text, p_limit int,
-  out scanned bigint, out enqueued bigint, out last_key text
+  out scanned bigint, out due bigint, out last_key text
 ) language plpgsql set search_path = '' set jit = off as $$
 begin
   with page as materialized (
@@ -590,11 +590,11 @@ begin
   ), queued as (
     insert into backline.jobs (collection_id, key, priority)
     select p_collection, p.key, 1 from page p where p.due
-    on conflict do nothing returning 1
+    on conflict do nothing
   )
-  select (select count(*) from page), (select count(*) from queued),
+  select (select count(*) from page), (select count(*) from page p where p.due),
          (select p.key from page p order by p.position desc limit 1)
-  into scanned, enqueued, last_key;
+  into scanned, due, last_key;
 end $$;
 comment on function backline.enqueue_page is
   'API: enqueues what is due in the page of rows after key p_after; last_key is null at the end.';
@@ -609,7 +609,8 @@ create function backline.claim(p_collection int, p_worker bigint, p_limit int)
 returns table (key text, action text, content text, content_hash bytea, attempts int)
 language plpgsql rows 500
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off
-set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off as $$
+set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off
+set enable_bitmapscan = off set enable_sort = off as $$
 declare
   c backline.collections;
 begin
@@ -669,7 +670,8 @@ create function backline.complete(
 ) returns table (key text, outcome text)
 language plpgsql rows 10
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off
-set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off as $$
+set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off
+set enable_bitmapscan = off set enable_sort = off as $$
 #variable_conflict use_column
 declare
   c backline.collections;
@@ -715,14 +717,15 @@ begin
       select $1, w.key, $2, w.content_hash, w.blank from written w
       on conflict (collection_id, key) do update set model_id = excluded.model_id,
         content_hash = excluded.content_hash, blank = excluded.blank, stale = false, stamped_at = now()
-    ), resolved as (
-      delete from backline.failures f using written w where f.collection_id = $1 and f.key = w.key
-    ), ended as (
+    ), %7$s ended as (
       delete from backline.jobs j using written w where j.collection_id = $1 and j.key = w.key
       returning j.key
     )
     select array(select w.key from written w), array(select e.key from ended e)
-  $q$, c.key_column, v_source, c.key_type, c.embedding_column, v_type, c.text_sql)
+  $q$, c.key_column, v_source, c.key_type, c.embedding_column, v_type, c.text_sql,
+       case when exists (select from backline.failures f where f.collection_id = p_collection) then
+         'resolved as (delete from backline.failures f using written w
+                       where f.collection_id = $1 and f.key = w.key),' end)
   into v_written, v_ended using p_collection, c.model_id;
   perform pg_catalog.set_config('backline.writing', '', true);
 
@@ -748,7 +751,7 @@ create function backline.settle(p_collection int, p_worker bigint, p_written tex
 returns table (key text, outcome text)
 language plpgsql rows 10
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off
-set enable_hashjoin = off set enable_mergejoin = off as $$
+set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
 #variable_conflict use_column
 declare
   c backline.collections;
@@ -948,9 +951,9 @@ language sql set search_path = '' as $$
 $$;
 comment on function backline.start_run is 'API: records the beginning of a backfill.';
 
-create function backline.walked(p_run bigint, p_scanned bigint, p_enqueued bigint, p_cursor text) returns text
+create function backline.walked(p_run bigint, p_scanned bigint, p_due bigint, p_cursor text) returns text
 language sql set search_path = '' as $$
-  update backline.runs set scanned = scanned + p_scanned, enqueued = enqueued + p_enqueued,
+  update backline.runs set scanned = scanned + p_scanned, due = due + p_due,
     cursor = coalesce(p_cursor, cursor), heartbeat_at = now()
   where id = p_run returning state;
 $$;
@@ -1029,7 +1032,7 @@ create function backline.verify_page(
   out scanned bigint, out embedded bigint, out blank bigint, out problems jsonb, out last_key text
 ) language plpgsql stable
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off
-set enable_hashjoin = off set enable_mergejoin = off as $$
+set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
   v_dimensions int;

@@ -1,0 +1,93 @@
+"""The command `model`: which models there are, their weights, and a collection's choice."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from backline.backfill import check_column
+from backline.cli.context import AsJson, DatabaseUrl, DataDir, database, run, settings_of
+from backline.cli.data import model_of
+from backline.cli.output import emit, out, say, table
+from backline.embedders import local
+from backline.embedders.openai_models import MAX_TOKENS, OPENAI_MODELS
+
+model_app = typer.Typer(help="The models, and which one a collection uses.", no_args_is_help=True)
+
+
+@model_app.command("list")
+def model_list(as_json: AsJson = False) -> None:
+    """List the models that --model takes, and which local ones are on this machine."""
+    rows = [
+        *_local_rows(),
+        *_openai_rows(),
+        ("hash@DIMENSIONS", "any", "8,192", "always there; no meaning"),
+    ]
+    if as_json:
+        names = ("model", "dimensions", "max_tokens", "where")
+        emit({"models": [dict(zip(names, row, strict=True)) for row in rows]})
+        return
+    table(("model", "dimensions", "max tokens", "where"), rows)
+
+
+def _local_rows() -> list[tuple[str, str, str, str]]:
+    return [
+        (
+            f"local/{model.info.name}",
+            str(model.info.dimensions),
+            f"{model.info.max_tokens:,}",
+            f"on this machine, {model.size_bytes / 1e6:.0f} MB" if model.cached else "to be pulled",
+        )
+        for model in local.list_models()
+    ]
+
+
+def _openai_rows() -> list[tuple[str, str, str, str]]:
+    return [
+        (f"openai/{name}", str(model.dimensions), f"{MAX_TOKENS:,}", "needs OPENAI_API_KEY")
+        for name, model in OPENAI_MODELS.items()
+    ]
+
+
+@model_app.command("pull")
+def model_pull(
+    name: Annotated[str, typer.Argument(help="A local model's name.")] = local.DEFAULT_MODEL,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a local model's weights and check them, so that later runs need no network."""
+    folder = local.pull(name, progress=None if as_json else say)
+    if as_json:
+        emit({"model": name, "folder": str(folder)})
+    else:
+        out.print(f"{name} is on this machine: {folder}")
+
+
+@model_app.command("use")
+def model_use(
+    collection: Annotated[str, typer.Argument(help="The collection.")],
+    model: Annotated[str, typer.Argument(help="The model, as --model takes it.")],
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a collection's model. Every row is due then; backline backfill embeds them anew."""
+    settings = settings_of(database_url=database_url, data_dir=data_dir)
+
+    async def act() -> str:
+        chosen = await model_of(settings, model)
+        async with database(settings) as store:
+            found = await store.collection(collection)
+            if found.column_type is not None:
+                column = f"{found.table}.{found.embedding_column}"
+                check_column(column, found.column_type, found.column_dimensions, chosen)
+            await store.set_model(found, chosen)
+        return str(chosen)
+
+    chosen = run(act())
+    if as_json:
+        emit({"collection": collection, "model": chosen})
+    else:
+        out.print(
+            f"{collection} uses {chosen}. Embed its rows anew: backline backfill {collection}"
+        )

@@ -1,0 +1,458 @@
+"""Commands that embed and prove it: backfill, sync, status, verify, failures, runs."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from backline import errors, preview
+from backline.backfill import Backfill, BackfillReport, check, verify
+from backline.cli.context import (
+    AsJson,
+    CollectionName,
+    DatabaseUrl,
+    DataDir,
+    concurrency,
+    database,
+    embedder_for,
+    on_collection,
+    run,
+    settings_of,
+)
+from backline.cli.output import (
+    BackfillProgress,
+    coverage_line,
+    duration,
+    emit,
+    facts,
+    out,
+    say,
+    table,
+)
+from backline.cli.report import show_backfill, show_verification
+from backline.config import Settings
+from backline.store import Store
+from backline.sync import Sync
+from backline.types import Collection, Coverage, Model
+from backline.worker import WorkerOptions
+
+failures_app = typer.Typer(
+    help="The dead letters: rows that failed for good.", no_args_is_help=True
+)
+runs_app = typer.Typer(help="Past and present backfills.", no_args_is_help=True)
+
+
+def worker_options(settings: Settings, model: Model, limit: int | None = None) -> WorkerOptions:
+    return WorkerOptions(
+        batch_size=settings.batch_size,
+        concurrency=concurrency(settings, model),
+        lease=settings.lease_seconds,
+        give_up_after=settings.give_up_after,
+        max_rows=limit,
+    )
+
+
+def backfill(
+    collection: CollectionName = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            help="Rows a request, at most. Raise it where the provider is far, lower it where it "
+            "is strict; default 50. Environment: BATCH_SIZE.",
+            min=1,
+            max=2048,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            help="Requests in flight at once; default 2 for local and hash, 8 for a provider.",
+            min=1,
+            max=256,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Embed at most this many rows, then stop.", min=1)
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only say what it would take: rows, tokens, duplicate texts, price, time.",
+        ),
+    ] = False,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Embed every row whose vector is missing or out of date. Stop it and run it again at will."""
+    settings = settings_of(
+        database_url=database_url, data_dir=data_dir, batch_size=batch_size, workers=workers
+    )
+    if dry_run:
+        _show_preview(run(_preview(settings, collection)), as_json=as_json)
+        return
+    report = run(_backfill(settings, collection, limit, quiet=as_json))
+    if as_json:
+        emit(report.as_dict())
+    else:
+        show_backfill(report)
+    if not (report.complete or (limit is not None and not report.failed and not report.stopped_by)):
+        raise typer.Exit(1)
+
+
+async def _backfill(
+    settings: Settings, name: str | None, limit: int | None, *, quiet: bool
+) -> BackfillReport:
+    async with database(settings) as store:
+        collection = await store.collection(name)
+        return await backfill_collection(store, settings, collection, limit, quiet=quiet)
+
+
+async def backfill_collection(
+    store: Store, settings: Settings, collection: Collection, limit: int | None, *, quiet: bool
+) -> BackfillReport:
+    """One backfill with progress on standard error; Ctrl-C ends it in good order."""
+    check(collection, collection.model)
+    async with embedder_for(settings, collection.model) as (embedder, limiter):
+        options = worker_options(settings, collection.model, limit)
+        work = Backfill(
+            store, collection, embedder, limiter, options, shown_settings(settings, options)
+        )
+        with _stopping(work.stop), BackfillProgress(quiet=quiet) as progress:
+            return await work.run(progress)
+
+
+def shown_settings(settings: Settings, options: WorkerOptions) -> dict[str, Any]:
+    """The configuration that a report shows: nothing secret."""
+    shown: dict[str, Any] = {
+        "via": "postgres",
+        "batch_size": options.batch_size,
+        "workers": options.concurrency,
+    }
+    if options.max_rows is not None:
+        shown["limit"] = options.max_rows
+    if settings.openai_api_key is not None:
+        shown["openai_api_key"] = "***"
+    return shown
+
+
+@contextmanager
+def _stopping(stop: Any) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop in good order; a second Ctrl-C ends the process at once."""
+    loop = asyncio.get_running_loop()
+    asked: list[int] = []
+
+    def on_signal() -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(1)
+        say("Stopping: finishing what is in flight. Press Ctrl-C again to end at once.")
+        stop("stopped by a signal")
+
+    handled = [signal.SIGINT, signal.SIGTERM]
+    for number in handled:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+
+
+async def _preview(settings: Settings, name: str | None) -> preview.Preview:
+    async with database(settings) as store:
+        collection = await store.collection(name)
+        check(collection, collection.model)
+        async with embedder_for(settings, collection.model) as (embedder, _):
+            return await preview.preview(store, collection, embedder)
+
+
+def _show_preview(found: preview.Preview, *, as_json: bool) -> None:
+    if as_json:
+        emit(found)
+        return
+    out.print(f"[bold]A backfill of {found.collection} would take[/bold] (nothing was spent)")
+    facts(
+        {
+            "model": found.model,
+            "rows": f"{found.due:,} of {found.rows:,} are due",
+            "texts": f"{found.unique:,} to embed; {found.duplicates:,} duplicates and "
+            f"{found.cached:,} known vectors cost nothing",
+            "tokens": f"{found.tokens:,}"
+            + (
+                f", {found.truncated:,} texts are longer than the model reads"
+                if found.truncated
+                else ""
+            ),
+            "price": "unknown" if found.dollars is None else f"${found.dollars:,.4f}",
+            "time": f"{duration(found.seconds)} ({found.time_basis})",
+        }
+    )
+
+
+def sync(
+    collection: CollectionName = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Requests in flight at once.", min=1, max=256)
+    ] = None,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Follow live edits, embedding each as it comes, until stopped."""
+    settings = settings_of(database_url=database_url, data_dir=data_dir, workers=workers)
+    run(_sync(settings, collection))
+
+
+async def _sync(settings: Settings, name: str | None) -> None:
+    async with database(settings) as store:
+        collection = await store.collection(name)
+        check(collection, collection.model)
+        async with embedder_for(settings, collection.model) as (embedder, limiter):
+            options = worker_options(settings, collection.model)
+            following = Sync(store, collection, embedder, limiter, options)
+            say(f"Following {collection.name} ({collection.model}). Stop with Ctrl-C.")
+            with _stopping(following.stop):
+                await following.run()
+            say(f"Stopped; {following.settled:,} rows were settled.")
+
+
+def status(
+    collection: CollectionName = None,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Coverage, queue, failures, lag, rate and ETA, straight from the database."""
+    settings = settings_of(database_url=database_url, data_dir=data_dir)
+    found = run(_status(settings, collection))
+    if as_json:
+        emit({"collections": [_status_dict(c, v) for c, v in found]})
+        return
+    if not found:
+        out.print("No collections yet. Declare one: backline add TABLE --text '{column} …'")
+    for each, coverage in found:
+        out.print(f"[bold]{each.name}[/bold]  {coverage_line(coverage)}")
+        pairs = {"table": f"{each.table}.{each.embedding_column}", "model": str(each.model)}
+        if coverage.pending:
+            pairs["lag"] = f"{duration(coverage.lag_seconds)} (age of the oldest pending edit)"
+            pairs["rate"] = f"{coverage.rate:,.0f} rows/s by {coverage.workers} workers"
+            pairs["ETA"] = duration(coverage.eta_seconds)
+        facts(pairs)
+
+
+async def _status(settings: Settings, name: str | None) -> list[tuple[Collection, Coverage]]:
+    async with database(settings) as store:
+        wanted = [await store.collection(name)] if name else await store.collections()
+        return [(each, await store.coverage(each)) for each in wanted]
+
+
+def _status_dict(collection: Collection, coverage: Coverage) -> dict[str, Any]:
+    return {
+        "collection": collection.name,
+        "table": collection.table,
+        "model": asdict(collection.model),
+        **asdict(coverage),
+        "missing": coverage.missing,
+        "coverage": coverage.ratio,
+        "complete": coverage.complete,
+        "eta_seconds": coverage.eta_seconds,
+    }
+
+
+def verify_command(
+    collection: CollectionName = None,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every row: right dimensions, finite, unit length, of the current text and model."""
+    settings = settings_of(database_url=database_url, data_dir=data_dir)
+
+    async def act(store: Store, found: Collection) -> tuple[str, Any]:
+        check(found, found.model)
+        return found.name, await verify(store, found)
+
+    name, result = run(on_collection(settings, collection, act))
+    if as_json:
+        emit({"collection": name, "passed": result.passed, **asdict(result)})
+    else:
+        show_verification(name, result)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+# --- dead letters ---
+
+Keys = Annotated[
+    list[str] | None,
+    typer.Option("--key", help="Only this row; may be given several times. Default: all."),
+]
+
+
+@failures_app.command("list")
+def failures_list(
+    collection: CollectionName = None,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the dead letters with the provider's own words."""
+    settings = settings_of(database_url=database_url, data_dir=data_dir)
+
+    async def act(store: Store, found: Collection) -> tuple[str, list[Any]]:
+        return found.name, [failure async for failure in store.failures(found)]
+
+    name, found = run(on_collection(settings, collection, act))
+    if as_json:
+        emit({"collection": name, "failures": [asdict(failure) for failure in found]})
+        return
+    if not found:
+        out.print(f"No dead letters in {name}.")
+        return
+    table(
+        ("key", "kind", "attempts", "failed at", "error"),
+        ((f.key, f.kind, f.attempts, f"{f.failed_at:%Y-%m-%d %H:%M:%S}", f.error) for f in found),
+    )
+    say(f"{len(found):,} dead letters. Send them again: backline failures retry {name}")
+
+
+@failures_app.command("retry")
+def failures_retry(
+    collection: CollectionName = None,
+    key: Keys = None,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put dead letters back into the queue; the next backfill or a running sync embeds them."""
+    settings = settings_of(database_url=database_url, data_dir=data_dir)
+
+    async def act(store: Store, found: Collection) -> int:
+        return await store.retry_failures(found, key)
+
+    count = run(on_collection(settings, collection, act))
+    if as_json:
+        emit({"requeued": count})
+    else:
+        out.print(f"{count:,} rows are pending again. Embed them: backline backfill")
+
+
+@failures_app.command("drop")
+def failures_drop(
+    collection: CollectionName = None,
+    key: Keys = None,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Forget dead letters. Their rows stay without a vector, and the next backfill tries them."""
+    settings = settings_of(database_url=database_url, data_dir=data_dir)
+
+    async def act(store: Store, found: Collection) -> int:
+        return await store.drop_failures(found, key)
+
+    count = run(on_collection(settings, collection, act))
+    if as_json:
+        emit({"dropped": count})
+    else:
+        out.print(f"{count:,} dead letters dropped.")
+
+
+# --- runs ---
+
+
+@runs_app.command("list")
+def runs_list(
+    collection: CollectionName = None,
+    limit: Annotated[int, typer.Option("--limit", help="How many, newest first.", min=1)] = 20,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the newest runs with their progress."""
+    settings = settings_of(database_url=database_url, data_dir=data_dir)
+
+    async def act() -> list[Any]:
+        async with database(settings) as store:
+            which = await store.collection(collection) if collection else None
+            return await store.runs(which, limit=limit)
+
+    found = run(act())
+    if as_json:
+        emit({"runs": [asdict(record) for record in found]})
+        return
+    table(
+        ("run", "collection", "state", "embedded", "reused", "failed", "time", "started"),
+        (
+            (r.id, r.collection, r.state, f"{r.embedded:,}", f"{r.reused:,}", f"{r.failed:,}",
+             duration(r.seconds), f"{r.started_at:%Y-%m-%d %H:%M:%S}")
+            for r in found
+        ),
+    )  # fmt: skip
+
+
+@runs_app.command("watch")
+def runs_watch(
+    run_id: Annotated[int, typer.Argument(metavar="RUN", help="The run's number.")],
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Watch a run of another process until it ends."""
+    settings = settings_of(database_url=database_url, data_dir=data_dir)
+
+    async def act() -> Any:
+        async with database(settings) as store:
+            with BackfillProgress(quiet=False) as progress:
+                while True:
+                    record = await _one_run(store, run_id)
+                    collection = await store.collection(record.collection)
+                    progress(record, await store.coverage(collection))
+                    if record.state not in ("running", "cancelling"):
+                        return record
+                    await store.reap(collection)
+                    await asyncio.sleep(0.5)
+
+    record = run(act())
+    out.print(f"Run {record.id}: {record.state}, {record.embedded:,} rows embedded.")
+    if record.state != "completed":
+        raise typer.Exit(1)
+
+
+async def _one_run(store: Store, run_id: int) -> Any:
+    found = await store.runs(run=run_id)
+    if not found:
+        raise errors.UsageError(f"There is no run {run_id}. See: backline runs list.")
+    return found[0]
+
+
+@runs_app.command("cancel")
+def runs_cancel(
+    run_id: Annotated[int, typer.Argument(metavar="RUN", help="The run's number.")],
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a run to stop; it finishes what is in flight. Resume with: backline backfill."""
+    settings = settings_of(database_url=database_url, data_dir=data_dir)
+
+    async def act() -> bool:
+        async with database(settings) as store:
+            await _one_run(store, run_id)
+            return await store.cancel_run(run_id)
+
+    asked = run(act())
+    if as_json:
+        emit({"run": run_id, "cancelling": asked})
+    else:
+        out.print(f"Run {run_id} is asked to stop." if asked else f"Run {run_id} is not running.")
+    if not asked:
+        raise typer.Exit(1)
