@@ -273,7 +273,7 @@ class Backfill:
 async def verify(
     store: Store, collection: Collection, on_page: Callable[[int], None] | None = None
 ) -> Verification:
-    """Check every row: a vector, its dimensions, finite, unit length, of the current text and model."""
+    """Check every row: its vector is there, right, and of the current text and model."""
     rows = embedded = blank = 0
     problems: dict[str, int] = {}
     examples: dict[str, list[str]] = {}

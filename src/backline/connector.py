@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, LiteralString, TypeAlias, cast
+from typing import Any, Final, LiteralString, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection, sql
@@ -19,7 +19,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from backline import errors
 
 Params: TypeAlias = Mapping[str, Any] | Sequence[Any]
-Statement: TypeAlias = str | sql.Composable
+Statement: TypeAlias = str | sql.SQL | sql.Composed
 
 # The first two characters of a SQLSTATE are its class; the longest match decides.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -47,14 +47,14 @@ _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
 
 def translate(error: psycopg.Error | PoolTimeout, where: str) -> errors.BacklineError:
     """The Backline error for a driver error; `where` is the server, without its password."""
-    state = getattr(error, "sqlstate", None)
-    if state is None:
+    state = error.sqlstate if isinstance(error, psycopg.Error) else None
+    if state is None or not isinstance(error, psycopg.Error):
         return _without_state(error, where)
     kind = next(
         (_BY_SQLSTATE[state[:n]] for n in (5, 3, 2) if state[:n] in _BY_SQLSTATE),
         errors.DatabaseError,
     )
-    said = cast(psycopg.Error, error).diag.message_primary or str(error)
+    said = error.diag.message_primary or str(error)
     if state.startswith("BL"):
         return kind(said)
     if kind is errors.NotMigratedError:
@@ -104,7 +104,7 @@ def address(conninfo: str) -> str:
 def uses_transaction_pooler(conninfo: str) -> bool:
     """Port 6543 is Supabase's transaction pooler: no session outlives a transaction there."""
     try:
-        return str(conninfo_to_dict(conninfo).get("port")) == "6543"
+        return conninfo_to_dict(conninfo).get("port") in ("6543", 6543)
     except psycopg.ProgrammingError:
         return False
 
@@ -146,9 +146,9 @@ class Transaction:
         return written
 
 
-def _query(statement: Statement) -> LiteralString | sql.Composable:
+def _query(statement: Statement) -> LiteralString | sql.SQL | sql.Composed:
     # Every string comes from the package's own .sql files; identifiers are composed by psycopg.sql.
-    return cast(LiteralString, statement) if isinstance(statement, str) else statement
+    return statement
 
 
 class Connector:

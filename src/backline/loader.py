@@ -182,7 +182,8 @@ class _Table:
 async def _target(transaction: Transaction, table: str) -> _Table | None:
     rows = await transaction.fetch(
         "select n.nspname as schema, k.relname as name, a.attname as column, "
-        "  pg_catalog.format_type(a.atttypid, a.atttypmod) as type, coalesce(i.indisprimary, false) as key "
+        "  pg_catalog.format_type(a.atttypid, a.atttypmod) as type, "
+        "  coalesce(i.indisprimary, false) as key "
         "from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace "
         "join pg_catalog.pg_attribute a on a.attrelid = k.oid and a.attnum > 0 "
         "  and not a.attisdropped and a.attgenerated = '' "
@@ -259,8 +260,12 @@ def _fields(sample: Sequence[Record], target: _Table) -> list[str]:
 
 
 async def _copy(
-    transaction: Transaction, file: Path, target: _Table, columns: list[str], records: Iterable[Record]
-) -> int:  # fmt: skip
+    transaction: Transaction,
+    file: Path,
+    target: _Table,
+    columns: list[str],
+    records: Iterable[Record],
+) -> int:
     listed = sql.SQL(", ").join(map(sql.Identifier, columns))
     await transaction.execute(
         sql.SQL(
@@ -319,7 +324,7 @@ def _storable(text: str, *, as_json: bool) -> bool:
 async def _merge(
     transaction: Transaction, file: Path, target: _Table, columns: list[str], key: str | None
 ) -> tuple[int, int]:
-    """Move the loaded records into the table; answers with how many were new and how many changed."""
+    """Move the loaded records into the table; answers with how many were new, how many changed."""
     by = key or target.key
     if by is None or by not in columns:
         return await _append(transaction, target, columns), 0

@@ -1,6 +1,6 @@
 """The domain verbs over Postgres: enqueue, claim, complete, fail, coverage.
 
-Every rule is a SQL function in schema `backline`; a verb here calls one and gives its answer a type.
+Every rule is a SQL function in schema `backline`; a verb calls one and gives its answer a type.
 """
 
 from __future__ import annotations

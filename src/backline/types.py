@@ -85,7 +85,7 @@ Outcome: TypeAlias = Literal["changed", "gone", "busy", "lost"]
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """A row that could not be embedded. `retry_in` is seconds, or None where a retry cannot help."""
+    """A row that could not be embedded. `retry_in` is seconds; None: a retry cannot help."""
 
     key: str
     content_hash: bytes

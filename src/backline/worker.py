@@ -408,9 +408,9 @@ class Worker:
             self._rejections += 1
         if self._rejections >= REJECTIONS_BEFORE_GIVING_UP:
             raise errors.ProviderRefusedError(
-                f"The provider rejected each of the first {self._rejections} texts, one by one, and "
-                f"accepted none: {error}. Check the model and the base URL; then send the dead "
-                "letters again with: backline failures retry."
+                f"The provider rejected each of the first {self._rejections} texts, one by one, "
+                f"and accepted none: {error}. Check the model and the base URL; then send the "
+                "dead letters again with: backline failures retry."
             )
 
     async def _unavailable(self, units: list[Unit], error: errors.EmbedderError) -> None:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from backline.store import NO_USAGE, Store, Usage
 from backline.types import Collection, Outcome
@@ -20,6 +20,10 @@ TARGET_SECONDS: Final = 0.040
 SMALLEST: Final = 16
 LARGEST: Final = 4096
 BUSY_AGAIN_SECONDS: Final = 0.1
+
+
+_Outcomes: TypeAlias = list[tuple[str, Outcome]]
+_Commit: TypeAlias = Callable[[], Awaitable[_Outcomes]]
 
 
 @dataclass(slots=True, eq=False)
@@ -42,8 +46,8 @@ class Writer:
         *,
         run: int | None,
         cache: bool,
-        patiently: Callable[[Callable[[], Awaitable[list[tuple[str, Outcome]]]]], Awaitable[list[tuple[str, Outcome]]]],
-    ) -> None:  # fmt: skip
+        patiently: Callable[[_Commit], Awaitable[_Outcomes]],
+    ) -> None:
         self._store = store
         self._collection = collection
         self._worker = worker

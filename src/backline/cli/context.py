@@ -1,4 +1,4 @@
-"""What every command needs: settings, a database, an embedder; opened once, closed on the way out."""
+"""What every command needs: settings, a database, an embedder; opened once and closed again."""
 
 from __future__ import annotations
 

@@ -41,9 +41,9 @@ class Migration:
 def migrations() -> tuple[Migration, ...]:
     """All migrations, in order. File names are <14 digits>_<name>.sql."""
     folder = files(__name__).joinpath("migrations")
-    found = [
-        Migration(*entry.name.removesuffix(".sql").split("_", 1), entry.read_text(encoding="utf-8"))
-        for entry in folder.iterdir()
-        if entry.name.endswith(".sql")
-    ]
+    found = []
+    for entry in folder.iterdir():
+        version, _, name = entry.name.removesuffix(".sql").partition("_")
+        if entry.name.endswith(".sql"):
+            found.append(Migration(version, name, entry.read_text(encoding="utf-8")))
     return tuple(sorted(found, key=lambda migration: migration.version))
