@@ -119,7 +119,7 @@ class Limiter:
         jitter: a number from 0 to 1, to spread the pauses of several processes.
     """
 
-    def __init__(  # noqa: PLR0913  three settings and three seams, all by name
+    def __init__(
         self,
         *,
         max_concurrency: int = 8,

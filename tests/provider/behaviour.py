@@ -27,6 +27,7 @@ class Behaviour:
         limit_window_s: length of the window of both limits, so that a test can live through one.
         announce_limits: name the limits in x-ratelimit-* headers.
         ignore_base64: answer with lists of floats whatever was asked for, as some servers do.
+        refuse_dimensions: answer 400 to any request that names dimensions, as vLLM does for most.
         ignore_dimensions: answer with the model's own dimensions whatever was asked for.
         spoil: make an answer wrong.
         scale: length of the vectors.
@@ -45,6 +46,7 @@ class Behaviour:
     max_tokens_per_input: int = 8192
     max_tokens_per_request: int = 300_000
     ignore_base64: bool = False
+    refuse_dimensions: bool = False
     ignore_dimensions: bool = False
     spoil: Spoil = ""
     scale: float = 1.0

@@ -88,7 +88,8 @@ def _refuse_size(request: EmbeddingsRequest, behaviour: Behaviour) -> Answer | N
 def _refuse_content(
     request: EmbeddingsRequest, behaviour: Behaviour, models: dict[str, int]
 ) -> Answer | None:
-    if request.dimensions is not None and request.model == "text-embedding-ada-002":
+    unsupported = behaviour.refuse_dimensions or request.model == "text-embedding-ada-002"
+    if request.dimensions is not None and unsupported:
         return error(400, "This model does not support specifying dimensions.")
     if not 1 <= (request.dimensions or 1) <= models[request.model]:
         return error(400, f"Invalid value for 'dimensions' = {request.dimensions}.")

@@ -24,12 +24,17 @@ _POLL_S = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request to /v1/embeddings. `status` is None where the connection was cut."""
+    """One request to /v1/embeddings. `status` is None where the connection was cut.
+
+    `dimensions` are those asked for, `base64` whether that encoding was; times are seconds since
+    the epoch.
+    """
 
     texts: tuple[str, ...]
     status: int | None
     model: str
     dimensions: int | None
+    base64: bool
     tokens: int
     started: float
     ended: float
@@ -281,6 +286,7 @@ class StandInProvider:
             status=status,
             model=request.model,
             dimensions=request.dimensions,
+            base64=request.base64,
             tokens=request.tokens,
             started=started,
             ended=time.time(),

@@ -341,6 +341,7 @@ async def test_a_waiter_cancelled_as_its_turn_comes_gives_it_back() -> None:
     assert granted(waiting) == [1]
     assert limiter.snapshot().in_flight == 1
     assert limiter.snapshot().tokens_last_minute == 6
+    assert limiter.snapshot().requests_last_minute == 2
 
 
 async def test_a_waiter_whose_cancellation_is_under_way_is_passed_over() -> None:

@@ -111,7 +111,7 @@ def hash_vectors(texts: Sequence[str], dimensions: int, *, out: Vectors | None =
 
 
 def _seeds(texts: Sequence[str]) -> NDArray[np.uint64]:
-    """The SHA-256 digest of each text as four 64-bit words; a lone surrogate keeps its own bytes."""
+    """The SHA-256 digest of each text, as four words. Lone surrogates keep their own bytes."""
     sha256 = hashlib.sha256
     digests = b"".join([sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts])
     return np.frombuffer(digests, dtype="<u8").reshape(-1, 4).astype(np.uint64, copy=False)

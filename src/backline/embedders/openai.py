@@ -51,8 +51,8 @@ class OpenAIEmbedder:
     Args:
         model: the model's name on its server.
         dimensions: of the vectors. For a model that is not OpenAI's own it must be given here;
-            `OpenAIEmbedder.open` asks the server. Sent on only where it differs from the model's
-            own number.
+            `OpenAIEmbedder.open` asks the server. Sent on only where it may differ from the
+            model's own number, and no longer once the server refuses to be told.
         base_url: the API's root, ending in /v1 as a rule.
         api_key: sent to the server, and never shown in an error, a log or a repr.
         timeout: seconds for a whole call.
@@ -62,10 +62,10 @@ class OpenAIEmbedder:
 
     Raises:
         ConfigurationError: dimensions that the model cannot give or that are not known; a key
-            with characters that no key has.
+            with characters that no key has; a base URL that is none.
     """
 
-    def __init__(  # noqa: PLR0913  each is a setting of the provider, given by name
+    def __init__(
         self,
         model: str = DEFAULT_MODEL,
         dimensions: int | None = None,
@@ -78,9 +78,10 @@ class OpenAIEmbedder:
         counter: TokenCounter | None = None,
     ) -> None:
         self._model = _require_dimensions(model, openai_model(model, dimensions))
-        self._send_dimensions = _must_send(model, dimensions)
+        self._ask_for = dimensions if _must_ask(model, dimensions) else None
         self._key = _checked_key(api_key)
-        self._provider = urlsplit(base_url or DEFAULT_BASE_URL).netloc.rpartition("@")[2]
+        self._provider = _host(base_url or DEFAULT_BASE_URL)
+        self._timeout = timeout
         self._on_limits = on_limits
         self._counter = counter or EstimatingCounter()
         self._client = openai.AsyncOpenAI(
@@ -119,9 +120,9 @@ class OpenAIEmbedder:
     @classmethod
     async def _discover(cls, model: str, **settings: Any) -> Self:
         embedder = cls(model, 1, **settings)
-        embedder._send_dimensions = False
+        embedder._ask_for = None
         try:
-            answer = await embedder._request(["dimensions"])
+            answer = await embedder._request(["dimensions"], None)
         except BaseException:
             await embedder.aclose()
             raise
@@ -147,7 +148,15 @@ class OpenAIEmbedder:
         """
         if not texts:
             return np.empty((0, self._model.dimensions), dtype=np.float32)
-        answer = await self._request(texts)
+        asked_for = self._ask_for
+        try:
+            answer = await self._request(texts, asked_for)
+        except InputRejectedError as error:
+            if asked_for is None or not _DIMENSIONS_REFUSED.search(str(error)):
+                raise
+            # The server takes no such parameter, but its own number may well be the same.
+            answer = await self._request(texts, None)
+            self._ask_for = None
         self._check_dimensions(answer.vectors.shape[1])
         return answer.vectors
 
@@ -164,15 +173,16 @@ class OpenAIEmbedder:
     def __repr__(self) -> str:
         return f"OpenAIEmbedder({self._model} at {self._provider})"
 
-    async def _request(self, texts: Sequence[str]) -> Answer:
+    async def _request(self, texts: Sequence[str], dimensions: int | None) -> Answer:
         try:
-            raw = await self._client.embeddings.with_raw_response.create(
-                model=self._model.name,
-                input=[well_formed(text) for text in texts],
-                dimensions=self._model.dimensions if self._send_dimensions else openai.omit,
-                encoding_format="base64",
-            )
-        except openai.APIError as error:
+            async with asyncio.timeout(self._timeout):
+                raw = await self._client.embeddings.with_raw_response.create(
+                    model=self._model.name,
+                    input=[well_formed(text) for text in texts],
+                    dimensions=openai.omit if dimensions is None else dimensions,
+                    encoding_format="base64",
+                )
+        except (openai.APIError, TimeoutError) as error:
             failure = self._failure(error)
         else:
             self._tell_limits(raw.headers)
@@ -191,14 +201,10 @@ class OpenAIEmbedder:
         self.prompt_tokens += answer.prompt_tokens
         return answer
 
-    def _failure(self, error: openai.APIError) -> EmbedderError:
+    def _failure(self, error: openai.APIError | TimeoutError) -> EmbedderError:
         if isinstance(error, openai.APIStatusError):
             self._tell_limits(error.response.headers)
-        failure = translate(error, provider=self._provider, model=self._model.name, key=self._key)
-        rejected = self._send_dimensions and isinstance(failure, InputRejectedError)
-        if rejected and _DIMENSIONS_REFUSED.search(str(failure)):
-            return ProviderRefusedError(f"{failure} Leave off @{self._model.dimensions}.")
-        return failure
+        return translate(error, provider=self._provider, model=self._model.name, key=self._key)
 
     def _tell_limits(self, headers: Mapping[str, str]) -> None:
         limits = parse_limits(headers)
@@ -221,10 +227,21 @@ def _require_dimensions(name: str, model: Model | None) -> Model:
     return model
 
 
-def _must_send(name: str, dimensions: int | None) -> bool:
+def _must_ask(name: str, dimensions: int | None) -> bool:
     """Many servers refuse the parameter even where it changes nothing, so it is sent sparingly."""
     known = OPENAI_MODELS.get(name)
     return dimensions is not None and (known is None or dimensions != known.dimensions)
+
+
+def _host(base_url: str) -> str:
+    """How messages call the provider: never with a user name or password of the URL."""
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(
+            "OPENAI_BASE_URL does not begin with http:// or https:// and a host, as in "
+            f"{DEFAULT_BASE_URL}."
+        )
+    return parts.netloc.rpartition("@")[2]
 
 
 def _checked_key(api_key: SecretStr | str) -> str:

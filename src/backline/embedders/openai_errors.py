@@ -32,12 +32,14 @@ _REMEDIES = {
 }
 
 
-def translate(error: openai.APIError, *, provider: str, model: str, key: str) -> EmbedderError:
+def translate(
+    error: openai.APIError | TimeoutError, *, provider: str, model: str, key: str
+) -> EmbedderError:
     """The error of ours that says what `error` of the SDK means for the batch that met it.
 
     Some servers quote the key that they refuse: it is blotted out of their words.
     """
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(error, openai.APITimeoutError | TimeoutError):
         return ProviderUnavailableError(f"{provider} did not answer in time.")
     if not isinstance(error, openai.APIStatusError):
         return ProviderUnavailableError(f"{provider} cannot be reached: {_reason(error)}")

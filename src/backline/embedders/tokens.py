@@ -39,7 +39,7 @@ class ExactCounter:
         self._encoding = encoding
 
     def count(self, text: str) -> int:
-        return len(self._encoding.encode_ordinary(text))
+        return len(self._encoding.encode_ordinary(well_formed(text)))
 
     def truncate(self, text: str, max_tokens: int) -> str:
         tokens = self._encoding.encode_ordinary(well_formed(text))
@@ -153,7 +153,7 @@ def _byte_weights() -> NDArray[np.int64]:
         ("".join(map(chr, range(128))), 100),  # control characters
         (string.ascii_lowercase, 39),
         (string.ascii_uppercase, 60),
-        (string.digits, 60),
+        (string.digits, 70),
         (string.punctuation, 75),
         (" ", 15),
         ("\n\r\t", 50),

@@ -1,0 +1,567 @@
+"""The OpenAI embedder, through the official SDK, against a server that speaks OpenAI's API."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiktoken
+from pydantic import SecretStr
+from tests.provider import StandInProvider
+
+from backline.embedders import tokens
+from backline.embedders.hash import hash_vectors
+from backline.embedders.openai import OpenAIEmbedder
+from backline.embedders.openai_errors import parse_duration, parse_limits, parse_retry_after
+from backline.embedders.openai_models import is_openai
+from backline.embedders.tokens import EstimatingCounter, ExactCounter
+from backline.errors import (
+    ConfigurationError,
+    EmbedderError,
+    InputRejectedError,
+    ProviderRefusedError,
+    ProviderUnavailableError,
+    RateLimitedError,
+)
+from backline.limiter import Limits
+
+KEY = "sk-proj-secret-0123456789"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[StandInProvider]:
+    with StandInProvider(api_key=KEY, models={"local/nomic:v1": 96, "tiny": 8}) as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(server: StandInProvider) -> StandInProvider:
+    server.reset()
+    return server
+
+
+async def embed(provider: StandInProvider, *texts: str, **settings: Any) -> Any:
+    settings = {"base_url": provider.base_url, "api_key": provider.api_key, **settings}
+    embedder = OpenAIEmbedder(**settings)
+    try:
+        return await embedder.embed(texts)
+    finally:
+        await embedder.aclose()
+
+
+# --- vectors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "dimensions", "sent"),
+    [
+        ({}, 1536, None),
+        ({"dimensions": 1536}, 1536, None),
+        ({"dimensions": 512}, 512, 512),
+        ({"model": "text-embedding-3-large"}, 3072, None),
+        ({"model": "text-embedding-ada-002", "dimensions": 1536}, 1536, None),
+        ({"model": "local/nomic:v1", "dimensions": 32}, 32, 32),
+    ],
+)
+async def test_dimensions_are_sent_only_where_they_change_something(
+    provider: StandInProvider, settings: dict[str, Any], dimensions: int, sent: int | None
+) -> None:
+    vectors = await embed(provider, "muddy vocals", "boomy kick", **settings)
+    expected = hash_vectors(["muddy vocals", "boomy kick"], dimensions)
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    assert [call.dimensions for call in provider.calls] == [sent]
+
+
+async def test_vectors_travel_as_base64(provider: StandInProvider) -> None:
+    await embed(provider, "a")
+    assert [call.base64 for call in provider.calls] == [True]
+
+
+@pytest.mark.parametrize("behaviour", [{"ignore_base64": True}, {"spoil": "reversed"}])
+async def test_lists_of_numbers_and_any_order_are_understood(
+    provider: StandInProvider, behaviour: dict[str, Any]
+) -> None:
+    provider.behave(**behaviour)
+    vectors = await embed(provider, "a", "b", "c", dimensions=64)
+    np.testing.assert_allclose(vectors, hash_vectors(["a", "b", "c"], 64), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 2.0, 1e19])
+async def test_vectors_are_scaled_to_unit_length(provider: StandInProvider, scale: float) -> None:
+    provider.behave(scale=scale)
+    vectors = await embed(provider, "a", "b")
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+
+
+async def test_a_large_answer_is_read_without_holding_up_others(provider: StandInProvider) -> None:
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    provider.behave(ignore_base64=True)
+    counting = asyncio.create_task(count_turns())
+    vectors = await embed(provider, *(f"text {i}" for i in range(300)))
+    counting.cancel()
+    assert vectors.shape == (300, 1536)
+    assert turns > 100
+
+
+async def test_tokens_billed_are_added_up(provider: StandInProvider) -> None:
+    embedder = OpenAIEmbedder(base_url=provider.base_url, api_key=KEY)
+    await embedder.embed(["a" * 40])
+    await embedder.embed(["b" * 20, "c"])
+    await embedder.aclose()
+    assert embedder.prompt_tokens == 10 + 5 + 1
+
+
+async def test_lone_surrogates_are_sent_as_question_marks(provider: StandInProvider) -> None:
+    await embed(provider, "a\ud800b", "\U0001f39b\ufe0f <|endoftext|> \x00")
+    assert provider.texts_embedded == Counter({"a?b": 1, "\U0001f39b\ufe0f <|endoftext|> \x00": 1})
+
+
+# --- dimensions that have to be found out ---------------------------------------------------------
+
+
+async def test_unknown_dimensions_are_asked_for_once(provider: StandInProvider) -> None:
+    embedder = await OpenAIEmbedder.open("local/nomic:v1", base_url=provider.base_url, api_key=KEY)
+    assert embedder.model.dimensions == 96
+    assert (await embedder.embed(["a"])).shape == (1, 96)
+    assert [call.dimensions for call in provider.calls] == [None, None]
+    assert [len(call.texts) for call in provider.calls] == [1, 1]
+    await embedder.aclose()
+
+
+async def test_known_or_given_dimensions_cost_no_call(provider: StandInProvider) -> None:
+    for model, dimensions in (("text-embedding-3-small", None), ("tiny", 8)):
+        embedder = await OpenAIEmbedder.open(
+            model, dimensions, base_url=provider.base_url, api_key=KEY
+        )
+        await embedder.aclose()
+    assert provider.calls == []
+
+
+async def test_a_server_that_cannot_be_asked_says_so(provider: StandInProvider) -> None:
+    provider.fail_next(503)
+    with pytest.raises(ProviderUnavailableError):
+        await OpenAIEmbedder.open("tiny", base_url=provider.base_url, api_key=KEY)
+
+
+async def test_a_server_without_the_parameter_is_asked_without_it(
+    provider: StandInProvider,
+) -> None:
+    provider.behave(refuse_dimensions=True)
+    embedder = OpenAIEmbedder("tiny", 8, base_url=provider.base_url, api_key=KEY)
+    both = await asyncio.gather(embedder.embed(["a"]), embedder.embed(["b"]))
+    await embedder.embed(["c"])
+    await embedder.aclose()
+    assert [vectors.shape for vectors in both] == [(1, 8), (1, 8)]
+    assert Counter(call.status for call in provider.calls) == {400: 2, 200: 3}
+    assert provider.calls[-1].texts == ("c",)
+
+
+@pytest.mark.parametrize("behaviour", [{"refuse_dimensions": True}, {"ignore_dimensions": True}])
+async def test_other_dimensions_than_asked_for_name_both_numbers(
+    provider: StandInProvider, behaviour: dict[str, Any]
+) -> None:
+    provider.behave(**behaviour)
+    with pytest.raises(ProviderRefusedError, match=r"gives 96 .* 32 .* openai/local/nomic:v1@96"):
+        await embed(provider, "a", model="local/nomic:v1", dimensions=32)
+
+
+def test_dimensions_must_be_known_or_given() -> None:
+    with pytest.raises(ConfigurationError, match="openai/mystery@DIMENSIONS"):
+        OpenAIEmbedder("mystery", api_key=KEY)
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        ({"status": 429}, RateLimitedError),
+        ({"status": 503, "retry_after": 2}, RateLimitedError),
+        ({"status": 529, "retry_after": 2}, RateLimitedError),
+        ({"status": 429, "code": "insufficient_quota"}, ProviderRefusedError),
+        ({"status": 400}, InputRejectedError),
+        ({"status": 413}, InputRejectedError),
+        ({"status": 422}, InputRejectedError),
+        ({"status": 401}, ProviderRefusedError),
+        ({"status": 402}, ProviderRefusedError),
+        ({"status": 403}, ProviderRefusedError),
+        ({"status": 404}, ProviderRefusedError),
+        ({"status": 408}, ProviderUnavailableError),
+        ({"status": 409}, ProviderUnavailableError),
+        ({"status": 500}, ProviderUnavailableError),
+        ({"status": 502}, ProviderUnavailableError),
+        ({"status": 503}, ProviderUnavailableError),
+        ({"status": 529}, ProviderUnavailableError),
+    ],
+)
+async def test_every_status_means_one_error(
+    provider: StandInProvider, failure: dict[str, Any], expected: type[EmbedderError]
+) -> None:
+    provider.fail_next(**failure, message="These are the provider's own words.")
+    with pytest.raises(EmbedderError) as caught:
+        await embed(provider, "a")
+    assert type(caught.value) is expected
+    assert "These are the provider's own words." in str(caught.value)
+    assert f"answered {failure['status']} for text-embedding-3-small" in str(caught.value)
+    assert len(provider.calls) == 1, "an embedder makes one attempt"
+    if isinstance(caught.value, ProviderUnavailableError):
+        assert caught.value.status == failure["status"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "0.25"}, 0.25),
+        ({"retry-after-ms": "150", "retry-after": "1"}, 0.15),
+        ({"retry-after": formatdate(time.time() + 100, usegmt=True)}, pytest.approx(100, abs=30)),
+        ({"retry-after": formatdate(time.time() - 100, usegmt=True)}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-3"}, None),
+        ({}, None),
+        (
+            {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m30.5s"},
+            90.5,
+        ),
+        (
+            {
+                "x-ratelimit-remaining-requests": "5",
+                "x-ratelimit-reset-requests": "1h",
+                "x-ratelimit-remaining-tokens": "0",
+                "x-ratelimit-reset-tokens": "120ms",
+            },
+            0.12,
+        ),
+        ({"x-ratelimit-remaining-tokens": "9", "x-ratelimit-reset-tokens": "6m0s"}, None),
+    ],
+)
+async def test_the_time_to_wait_comes_from_the_most_exact_header(
+    provider: StandInProvider, headers: dict[str, str], seconds: float | None
+) -> None:
+    provider.fail_next(429, headers=headers)
+    with pytest.raises(RateLimitedError) as caught:
+        await embed(provider, "a")
+    assert caught.value.retry_after == seconds
+
+
+@pytest.mark.parametrize("mid_answer", [False, True])
+async def test_a_cut_connection(provider: StandInProvider, mid_answer: bool) -> None:
+    provider.drop_next(mid_answer=mid_answer)
+    with pytest.raises(ProviderUnavailableError, match=r"127\.0\.0\.1:\d+ cannot be reached: \S"):
+        await embed(provider, "a")
+
+
+async def test_nobody_listens() -> None:
+    with StandInProvider() as gone:
+        pass
+    with pytest.raises(ProviderUnavailableError, match=r"cannot be reached: .*Connect") as caught:
+        await embed(gone, "a")
+    assert caught.value.status is None
+
+
+async def test_no_answer_in_time(provider: StandInProvider) -> None:
+    with provider.held(), pytest.raises(ProviderUnavailableError, match="did not answer in time"):
+        await embed(provider, "a", timeout=0.1)
+
+
+async def test_one_rejected_text_is_told_in_the_providers_words(provider: StandInProvider) -> None:
+    provider.behave(reject_marker="POISON", reject_message="I will not read POISON.")
+    with pytest.raises(InputRejectedError, match=r"I will not read POISON\."):
+        await embed(provider, "fine", "POISON")
+    assert (await embed(provider, "fine")).shape == (1, 1536)
+
+
+async def test_too_long_a_text_is_rejected(provider: StandInProvider) -> None:
+    with pytest.raises(InputRejectedError, match="maximum context length is 8192"):
+        await embed(provider, "word " * 8192)
+
+
+async def test_an_unknown_model_names_the_remedy(provider: StandInProvider) -> None:
+    with pytest.raises(ProviderRefusedError, match=r"does not exist\. Check the model's name"):
+        await embed(provider, "a", model="text-embedding-9", dimensions=3)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("missing", "1 vectors for 2 texts"),
+        ("extra", "3 vectors for 2 texts"),
+        ("no data", "0 vectors for 2 texts"),
+        ("not json", "something that is no embedding"),
+    ],
+)
+async def test_an_answer_that_makes_no_sense_may_be_asked_for_again(
+    provider: StandInProvider, spoil: str, message: str
+) -> None:
+    provider.behave(spoil=spoil)
+    with pytest.raises(ProviderUnavailableError, match=message):
+        await embed(provider, "a", "b")
+
+
+@pytest.mark.parametrize("spoil", ["not finite", "zero"])
+@pytest.mark.parametrize("ignore_base64", [True, False])
+async def test_a_text_without_a_usable_vector_is_rejected(
+    provider: StandInProvider, spoil: str, ignore_base64: bool
+) -> None:
+    provider.behave(spoil=spoil, ignore_base64=ignore_base64)
+    with pytest.raises(InputRejectedError, match="no usable vector for 1 of 2 texts"):
+        await embed(provider, "a", "b")
+
+
+async def test_vectors_of_a_wrong_length_are_never_returned(provider: StandInProvider) -> None:
+    provider.behave(spoil="short vector")
+    with pytest.raises(ProviderRefusedError, match=r"gives 1535 .* 1536"):
+        await embed(provider, "a")
+
+
+# --- the key --------------------------------------------------------------------------------------
+
+
+async def test_the_key_shows_nowhere(
+    provider: StandInProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = "sk-proj-wrong-and-secret-42"
+    caplog.set_level(logging.DEBUG)
+    embedder = OpenAIEmbedder(base_url=provider.base_url, api_key=SecretStr(secret))
+    with pytest.raises(ProviderRefusedError, match=r"Check OPENAI_API_KEY") as caught:
+        await embedder.embed(["a"])  # the stand-in quotes the wrong key in its answer
+    await embedder.aclose()
+    shown = "".join(traceback.format_exception(caught.value)) + repr(embedder) + str(embedder)
+    assert "[key]" in shown
+    assert secret not in shown
+    assert caught.value.__context__ is None
+    assert "HTTP Request" in caplog.text or "POST" in caplog.text
+    assert secret not in caplog.text
+
+
+async def test_a_blank_around_the_key_is_forgiven(provider: StandInProvider) -> None:
+    assert (await embed(provider, "a", api_key=f" {KEY}\n")).shape == (1, 1536)
+
+
+@pytest.mark.parametrize("key", ["", "  ", "sk-\u201cquoted\u201d-secret", "sk-two\nlines-secret"])
+def test_a_key_that_is_none_is_refused_without_quoting_it(key: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        OpenAIEmbedder(api_key=key)
+    assert "secret" not in str(caught.value)
+    assert "OPENAI_API_KEY" in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["localhost:11434/v1", "ftp://host/v1", "http://", "//host"])
+def test_a_base_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="OPENAI_BASE_URL does not begin with http"):
+        OpenAIEmbedder(api_key=KEY, base_url=url)
+
+
+def test_a_password_in_the_base_url_is_not_shown() -> None:
+    embedder = OpenAIEmbedder(api_key=KEY, base_url="https://me:hunter2@host.example/v1")
+    assert "hunter2" not in repr(embedder)
+    assert "host.example" in repr(embedder)
+
+
+def test_which_servers_are_openais_own() -> None:
+    assert is_openai(None)
+    assert is_openai("https://eu.api.openai.com/v1")
+    assert not is_openai("https://api.openai.com.example.net/v1")
+    assert not is_openai("http://localhost:11434/v1")
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+async def test_limits_of_every_answer_are_passed_on(provider: StandInProvider) -> None:
+    seen: list[Limits] = []
+    provider.behave(requests_per_minute=1, tokens_per_minute=100)
+    await embed(provider, "a" * 40, on_limits=seen.append)
+    with pytest.raises(RateLimitedError) as caught:
+        await embed(provider, "b", on_limits=seen.append)
+    assert caught.value.retry_after == pytest.approx(60, abs=5)
+    assert [(limits.requests, limits.requests_remaining) for limits in seen] == [(1, 0), (1, 0)]
+    assert [(limits.tokens, limits.tokens_remaining) for limits in seen] == [(100, 90), (100, 90)]
+    assert seen[0].requests_reset_s == pytest.approx(60, abs=5)
+
+
+def test_answers_without_limits_tell_nothing() -> None:
+    assert parse_limits({"content-type": "application/json"}) is None
+    assert parse_limits({"x-ratelimit-limit-requests": "many"}) is None
+    assert parse_retry_after({"x-ratelimit-limit-requests": "3"}) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("12", 12.0),
+        ("1.5", 1.5),
+        ("120ms", 0.12),
+        ("6m0s", 360.0),
+        ("1h2m3.5s", 3723.5),
+        ("7m12s", 432.0),
+        ("250us", 0.00025),
+        ("", None),
+        ("s", None),
+        ("1x", None),
+        ("nan", None),
+        ("inf", None),
+        (None, None),
+    ],
+)
+def test_durations(text: str | None, seconds: float | None) -> None:
+    assert parse_duration(text) == (None if seconds is None else pytest.approx(seconds))
+
+
+# --- tokens ---------------------------------------------------------------------------------------
+
+# Texts with their true count in cl100k_base, which the estimate must reach.
+TRUE_COUNTS = [
+    ("The vocals sound muddy because the low mids build up; cut around 300 hertz.", 19),
+    ("Wenn der Gesang dumpf klingt, senken Sie dreihundert Hertz ab.", 21),
+    ("Jos laulu kuulostaa sameelta, vähennä kolmesataa hertsiä ja nosta taajuuksia.", 31),
+    ("Jeśli wokal brzmi mętnie, obniż trzysta herców i podnieś wysokie częstotliwości.", 35),
+    ("Если вокал звучит мутно, уберите 300 Гц и добавьте высокие частоты.", 34),
+    ("אם השירה נשמעת עמומה הנמיכו שלוש מאות הרץ והגבירו את התדרים הגבוהים", 63),
+    ("यदि स्वर धुंधला लगता है तो तीन सौ हर्ट्ज़ कम करें और उच्च आवृत्ति बढ़ाएँ", 80),
+    ("你的人声听起来很浑浊请在三百赫兹处做一个窄带衰减然后提升高频。", 42),
+    ("보컬이 탁하게 들리면 300Hz를 줄이고 고음을 올리세요.", 30),
+    ("🎛🎚🎙😀🔥🇫🇮", 20),
+    ('{"type": "eq", "freq_hz": 300, "gain_db": -3.5, "tags": ["mud", "vocals"]}', 34),
+    ("def cut(frequency: float, gain: float = -3.0) -> Filter: return Filter(gain)", 24),
+    ("https://www.example.com/path/to/mix?track=12&bus=vocals#eq", 20),
+    ("3 14 159 2653 58979 0.5 -12.25 44100 48000", 25),
+    ("IF THE KICK AND THE BASS CLASH, SIDECHAIN THE BASS.", 17),
+    ("\x00\x01\x02", 3),
+]
+
+
+@pytest.fixture(scope="module")
+def toy_encoding() -> tiktoken.Encoding:
+    """A byte-pair encoding of 256 bytes and a few merges, in tiktoken itself."""
+    merges = [b"th", b"the", b" the", b"in", b"ing", b" m", b" mi", b" mix", b"\xf0\x9f"]
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    ranks |= {merge: 256 + i for i, merge in enumerate(merges)}
+    return tiktoken.Encoding(
+        "toy",
+        pat_str=r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        mergeable_ranks=ranks,
+        special_tokens={"<|endoftext|>": 1000},
+    )
+
+
+@pytest.mark.parametrize(("text", "true_count"), TRUE_COUNTS)
+def test_the_estimate_leans_to_too_many(text: str, true_count: int) -> None:
+    estimate = EstimatingCounter().count(text)
+    assert true_count <= estimate <= 2 * true_count + 1
+
+
+@pytest.mark.parametrize("text", ["", " ", "a", "word " * 5000, "\U0001f39b" * 400, "  " * 9000])
+def test_the_estimate_is_never_below_a_quarter_of_the_bytes(text: str) -> None:
+    assert EstimatingCounter().count(text) >= max(1, len(text.encode()) / 4)
+
+
+@pytest.mark.parametrize("unit", ["word ", "\U0001f39b\ufe0f", "\u97f3\u697d", "x\ud800", "a1!\n"])
+def test_an_estimated_cut_is_the_longest_beginning_that_fits(unit: str) -> None:
+    text, counter = unit * 500, EstimatingCounter()
+    cut = counter.truncate(text, 100)
+    assert text.startswith(cut)
+    assert counter.count(cut) <= 100 < counter.count(text[: len(cut) + 1])
+    assert counter.truncate(cut, 100) is cut
+    assert counter.truncate("short", 100) == "short"
+
+
+def test_exact_counts_take_special_tokens_for_ordinary_text(
+    toy_encoding: tiktoken.Encoding,
+) -> None:
+    counter = ExactCounter(toy_encoding)
+    assert counter.count(" the mixing") == len([" the", " mix", "ing"])
+    assert counter.count("<|endoftext|>") > 1
+    assert counter.count("\ud800") == counter.count("?") == 1
+
+
+@pytest.mark.parametrize("limit", range(1, 16))
+def test_an_exact_cut_is_a_beginning_that_fits(toy_encoding: tiktoken.Encoding, limit: int) -> None:
+    counter = ExactCounter(toy_encoding)
+    text = " the mix\ud83d\ude00 \U0001f39b\ufe0f 123456 the  \n mixing"
+    cut = counter.truncate(text, limit)
+    assert text.startswith(cut)
+    assert counter.count(cut) <= limit
+    assert counter.truncate(cut, limit) == cut
+    # Nothing more than a character of up to four bytes, or a word, is left off needlessly.
+    assert counter.count(text[: len(cut) + 4]) > limit - 4
+
+
+def test_an_exact_cut_of_plain_words_is_the_longest(toy_encoding: tiktoken.Encoding) -> None:
+    assert ExactCounter(toy_encoding).truncate(" the mixing the" * 9, 4) == " the mixing the"
+
+
+async def test_the_embedder_counts_and_cuts_with_its_counter(
+    toy_encoding: tiktoken.Encoding,
+) -> None:
+    embedder = OpenAIEmbedder(api_key=KEY, counter=ExactCounter(toy_encoding))
+    assert embedder.count_tokens([" the mixing", ""]) == [3, 1]
+    assert len(embedder.truncate(" the" * 9000)) == 4 * 8192
+    await embedder.aclose()
+
+
+@pytest.fixture
+def no_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache of tiktoken's, and an address for the vocabulary where nobody listens."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/cl100k_base.tiktoken"
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+        monkeypatch.setattr(tokens, "_VOCABULARY_URL", url)
+        tokens._load_encoding.cache_clear()
+        yield tmp_path
+    tokens._load_encoding.cache_clear()
+
+
+def test_offline_the_estimate_takes_over_at_once_and_once_only(
+    no_vocabulary: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    began = time.monotonic()
+    for _ in range(3):
+        assert isinstance(tokens.load_counter(may_download=True), EstimatingCounter)
+    assert time.monotonic() - began < 2
+    assert tokens._load_encoding.cache_info().misses == 1
+    assert list(no_vocabulary.iterdir()) == []
+    assert caplog.records == []
+
+
+def test_a_damaged_vocabulary_is_not_used(no_vocabulary: Path) -> None:
+    path = tokens._cache_path()
+    assert path is not None
+    assert path.parent == no_vocabulary
+    path.write_bytes(b"damaged")
+    assert isinstance(tokens.load_counter(may_download=False), EstimatingCounter)
+
+
+def test_a_cache_that_is_switched_off_is_respected(
+    no_vocabulary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
+    assert isinstance(tokens.load_counter(may_download=True), EstimatingCounter)
+
+
+@pytest.mark.skipif(
+    not (tokens._cache_path() or Path("-")).is_file(), reason="tiktoken's cache lacks cl100k_base"
+)
+def test_with_the_vocabulary_at_hand_counts_are_exact() -> None:
+    counter = tokens.load_counter(may_download=False)
+    assert isinstance(counter, ExactCounter)
+    assert [(text, counter.count(text)) for text, _ in TRUE_COUNTS] == TRUE_COUNTS
