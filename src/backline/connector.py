@@ -13,7 +13,7 @@ from typing import Any, Final, LiteralString, TypeAlias
 import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import DictRow, dict_row, tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from backline import errors
@@ -118,6 +118,14 @@ class Transaction:
     async def fetch(self, statement: Statement, params: Params | None = None) -> list[DictRow]:
         cursor = await self._connection.execute(_query(statement), params)
         return await cursor.fetchall() if cursor.description else []
+
+    async def fetch_tuples(
+        self, statement: Statement, params: Params | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The rows as tuples, in binary: for the statements that carry every row of a table."""
+        async with self._connection.cursor(binary=True, row_factory=tuple_row) as cursor:
+            await cursor.execute(_query(statement), params)
+            return await cursor.fetchall()
 
     async def execute(self, statement: Statement, params: Params | None = None) -> int:
         cursor = await self._connection.execute(_query(statement), params)

@@ -9,45 +9,58 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import cache
 from typing import Final
 
-import numpy as np
-
-from backline.types import Vectors
+from backline.types import Action, Vectors
 
 _HEADER: Final = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _TRAILER: Final = struct.pack(">h", -1)
-_FIELDS: Final = struct.pack(">h", 4)
+_DIGEST: Final = struct.pack(">i", 32)
 _NULL: Final = struct.pack(">i", -1)
 
 
-def field(value: bytes | None) -> bytes:
-    """A length and the bytes, or the NULL of the format."""
-    return _NULL if value is None else struct.pack(">i", len(value)) + value
+@cache
+def _prefix(key_length: int) -> bytes:
+    """The field count and the key's length."""
+    return struct.pack(">hi", 4, key_length)
 
 
-def encode(rows: Sequence[tuple[str, str, bytes | None]], vectors: Vectors | None) -> list[bytes]:
-    """The tuples of `rows` = (key, action, content hash), each with its vector or, for None, NULL.
+@cache
+def _action(action: Action) -> bytes:
+    value = action.encode()
+    return struct.pack(">i", len(value)) + value
+
+
+def encode(
+    keys: Sequence[str],
+    actions: Sequence[Action],
+    hashes: Sequence[bytes | None],
+    vectors: Vectors | None,
+) -> list[bytes]:
+    """The tuples (key, action, content hash, vector) of n rows; without vectors, that is NULL.
 
     Args:
-        rows: n rows.
+        keys: n keys in text form.
+        actions: what each row needed.
+        hashes: SHA-256 of each text, None for a row that is gone.
         vectors: float32 of shape (n, dimensions), or None.
-
     """
-    if vectors is None:
-        tails = [_NULL] * len(rows)
-    else:
-        count, dimensions = vectors.shape
-        if count != len(rows):
-            raise ValueError(f"{len(rows)} rows and {count} vectors")
-        head = struct.pack(">ihh", 4 + 4 * dimensions, dimensions, 0)
-        body = np.ascontiguousarray(vectors, dtype=">f4").tobytes()
-        width = 4 * dimensions
-        tails = [head + body[at : at + width] for at in range(0, count * width, width)]
-    return [
-        b"".join((_FIELDS, field(key.encode()), field(action.encode()), field(digest), tail))
-        for (key, action, digest), tail in zip(rows, tails, strict=True)
-    ]
+    tails = [_NULL] * len(keys) if vectors is None else _tails(vectors)
+    encoded = []
+    for key, action, digest, tail in zip(keys, actions, hashes, tails, strict=True):
+        name = key.encode()
+        middle = _NULL if digest is None else _DIGEST + digest
+        encoded.append(_prefix(len(name)) + name + _action(action) + middle + tail)
+    return encoded
+
+
+def _tails(vectors: Vectors) -> list[bytes]:
+    count, dimensions = vectors.shape
+    head = struct.pack(">ihh", 4 + 4 * dimensions, dimensions, 0)
+    body = vectors.astype(">f4").tobytes()
+    width = 4 * dimensions
+    return [head + body[at : at + width] for at in range(0, count * width, width)]
 
 
 def stream(tuples: Sequence[bytes]) -> bytes:

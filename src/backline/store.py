@@ -266,13 +266,10 @@ class Store:
         """Lease up to `limit` jobs; an empty list means that nothing is due at this moment."""
         async with self.connector.transaction() as transaction:
             await transaction.execute("set local synchronous_commit = off")
-            rows = await transaction.fetch(
+            rows = await transaction.fetch_tuples(
                 query("claim"), {"collection": collection.id, "worker": worker, "limit": limit}
             )
-        return [
-            Job(r["key"], r["action"], r["content"] or "", r["content_hash"], r["attempts"])
-            for r in rows
-        ]
+        return [Job._make(row) for row in rows]
 
     async def complete(
         self, collection: Collection, worker: int, run: int | None, tuples: Sequence[bytes], *,

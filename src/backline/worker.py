@@ -23,7 +23,7 @@ from backline.backlog import Backlog, Unit
 from backline.embedders.base import Embedder
 from backline.limiter import Limiter
 from backline.store import Lease, Store, Usage
-from backline.types import Collection, FailedAttempt, Job, Outcome, Vectors
+from backline.types import Action, Collection, FailedAttempt, Job, Vectors
 from backline.writer import Write, Writer
 
 T = TypeVar("T")
@@ -91,6 +91,7 @@ class Worker:
             run=run,
             cache=not embedder.free,
             patiently=self._patiently,
+            settled=self._settled,
         )
         self._in_hand = 0
         self._rate = 0.0
@@ -289,13 +290,7 @@ class Worker:
         texts = [job for job in jobs if job.action == "embed"]
         others = [job for job in jobs if job.action != "embed"]
         if others:
-            encoded = copyformat.encode([(j.key, j.action, j.content_hash) for j in others], None)
-            await self._writer.put(
-                [
-                    Write(job.key, row, self._settle_one)
-                    for job, row in zip(others, encoded, strict=True)
-                ]
-            )
+            await self._writer.put(_writes(others, [job.action for job in others], None))
         fresh = [job for job in texts if not await self._joined(job)]
         if fresh:
             await self._backlog.add(await self._units(fresh))
@@ -309,7 +304,7 @@ class Worker:
         unit.unsettled += 1
         self.tally.shared += 1
         if unit.vector is not None:
-            await self._store_unit_rows([(unit, job)], Usage())
+            await self._writer.put(_writes([job], ["reuse"], unit.vector[np.newaxis], [unit]))
         return True
 
     async def _units(self, jobs: Sequence[Job]) -> list[Unit]:
@@ -360,38 +355,30 @@ class Worker:
             await self._accepted(units, vectors)
 
     async def _accepted(self, units: list[Unit], vectors: Vectors) -> None:
+        """Hand a batch to the writer, each vector with every row that waits for it."""
         self.tally.requests += 1
-        rows: list[tuple[Unit, Job]] = []
-        for unit, vector in zip(units, vectors, strict=True):
-            unit.vector = vector
-            rows.extend((unit, job) for job in unit.jobs)
-        tokens = sum(unit.tokens for unit in units)
-        usage = Usage(1, tokens, sum(unit.truncated for unit in units))
-        await self._store_unit_rows(rows, usage)
-
-    async def _store_unit_rows(self, rows: Sequence[tuple[Unit, Job]], usage: Usage) -> None:
-        """Hand rows to the writer; the second row of a text counts as reuse, not as a purchase."""
-        matrix = np.stack([unit.vector for unit, _ in rows if unit.vector is not None])
-        fields = [
-            (job.key, "embed" if job is unit.jobs[0] else "reuse", job.content_hash)
-            for unit, job in rows
+        owners = []
+        for at, unit in enumerate(units):
+            unit.vector = vectors[at]
+            owners.extend([at] * len(unit.jobs))
+        usage = Usage(1, sum(u.tokens for u in units), sum(u.truncated for u in units))
+        jobs = [job for unit in units for job in unit.jobs]
+        # The second row of a text counts as reuse, not as a purchase.
+        actions: list[Action] = [
+            "embed" if position == 0 else "reuse"
+            for unit in units
+            for position in range(len(unit.jobs))
         ]
-        encoded = copyformat.encode(fields, matrix)
-        await self._writer.put(
-            [
-                Write(job.key, row, partial(self._settle, unit))
-                for (unit, job), row in zip(rows, encoded, strict=True)
-            ],
-            usage,
-        )
+        matrix = vectors if len(jobs) == len(units) else vectors[owners]
+        await self._writer.put(_writes(jobs, actions, matrix, [units[at] for at in owners]), usage)
 
-    def _settle(self, unit: Unit, _outcome: Outcome | None) -> None:
-        self._backlog.settle(unit)
-        self._settle_one(_outcome)
-
-    def _settle_one(self, _outcome: Outcome | None) -> None:
-        self._in_hand -= 1
-        self.tally.settled += 1
+    def _settled(self, writes: Sequence[Write]) -> None:
+        """These rows are done with, whatever the outcome."""
+        for write in writes:
+            if write.unit is not None:
+                self._backlog.settle(write.unit)
+        self._in_hand -= len(writes)
+        self.tally.settled += len(writes)
         if self._in_hand == 0 or self._claim_limit() > 0:
             self._nudge.set()
 
@@ -449,9 +436,7 @@ class Worker:
         await self._patiently(
             partial(self._store.fail, self._collection, self._lease.worker, self._run, rows)
         )
-        for unit in units:
-            for _ in list(unit.jobs):
-                self._settle(unit, None)
+        self._settled([Write(job.key, b"", unit) for unit in units for job in unit.jobs])
 
     def _check_patience(self, error: errors.EmbedderError) -> None:
         limit = self._options.give_up_after
@@ -461,6 +446,18 @@ class Worker:
                 f"The provider has embedded nothing for {silent:.0f} s; last it said: {error}. "
                 "Nothing is lost: run the same command again when it is back."
             )
+
+
+def _writes(
+    jobs: Sequence[Job],
+    actions: Sequence[Action],
+    vectors: Vectors | None,
+    units: Sequence[Unit | None] | None = None,
+) -> list[Write]:
+    """The rows in the form that the writer takes."""
+    keys = [job.key for job in jobs]
+    encoded = copyformat.encode(keys, actions, [job.content_hash for job in jobs], vectors)
+    return list(map(Write, keys, encoded, units or [None] * len(jobs)))
 
 
 async def _first_failure(main: asyncio.Task[None], helpers: Sequence[asyncio.Task[None]]) -> None:

@@ -73,7 +73,8 @@ select backline.coverage(%(collection)s) as coverage
 select * from backline.enqueue_page(%(collection)s, %(after)s, %(limit)s)
 
 -- name: claim
-select * from backline.claim(%(collection)s, %(worker)s, %(limit)s)
+select key, action, coalesce(content, ''), content_hash, attempts
+from backline.claim(%(collection)s, %(worker)s, %(limit)s)
 
 -- name: open_incoming
 select backline.open_incoming()
@@ -120,10 +121,18 @@ select backline.finish_run(%(run)s, %(state)s, %(report)s)
 select backline.cancel_run(%(run)s) as state
 
 -- name: runs
-select r.*, c.name as collection, m.provider || '/' || m.name as model,
+select r.id, r.state, r.scanned, r.due, r.settings, r.started_at, r.finished_at, c.name as collection,
+  n.embedded::bigint, n.reused::bigint, n.failed::bigint, n.batches::bigint, n.tokens::bigint,
+  m.provider || '/' || m.name as model,
   extract(epoch from coalesce(r.finished_at, now()) - r.started_at)::float8 as seconds
 from backline.runs r join backline.collections c on c.id = r.collection_id
 join backline.models m on m.id = r.model_id
+cross join lateral (
+  select coalesce(sum(k.embedded), 0) as embedded, coalesce(sum(k.reused), 0) as reused,
+    coalesce(sum(k.failed), 0) as failed, coalesce(sum(k.batches), 0) as batches,
+    coalesce(sum(k.tokens), 0) as tokens
+  from backline.run_counts k where k.run_id = r.id
+) n
 where (%(collection)s::int is null or r.collection_id = %(collection)s)
   and (%(run)s::bigint is null or r.id = %(run)s)
 order by r.id desc limit %(limit)s

@@ -138,18 +138,24 @@ create table backline.runs (
   cursor        text,                       -- the last key that the walk has passed
   scanned       bigint not null default 0,
   due           bigint not null default 0,
-  embedded      bigint not null default 0,
-  reused        bigint not null default 0,  -- of these, with a vector that was paid for before
-  failed        bigint not null default 0,
-  batches       bigint not null default 0,  -- requests to the embedder that were answered
-  tokens        bigint not null default 0,
-  truncated     bigint not null default 0,  -- texts that were longer than the model reads
   report        jsonb,
   started_at    timestamptz not null default now(),
-  heartbeat_at  timestamptz not null default now(),
   finished_at   timestamptz
 );
 create index runs_by_collection on backline.runs (collection_id, id desc);
+
+-- What the writes of a run did, a line a write: two lanes that commit at once never wait for one
+-- another, as they would on one row of counters.
+create table backline.run_counts (
+  run_id    bigint not null,
+  embedded  bigint not null default 0,
+  reused    bigint not null default 0,  -- of these, with a vector that was paid for before
+  failed    bigint not null default 0,
+  batches   bigint not null default 0,  -- requests to the embedder that were answered
+  tokens    bigint not null default 0,
+  truncated bigint not null default 0   -- texts that were longer than the model reads
+);
+create index run_counts_by_run on backline.run_counts (run_id);
 
 -- Counts as an append-only ledger: a sum is true at any moment and cheap at any size, and writers
 -- never wait for one another as they would on one counter row. Workers compact it.
@@ -169,6 +175,7 @@ alter table backline.failures    enable row level security;
 alter table backline.vectors     enable row level security;
 alter table backline.workers     enable row level security;
 alter table backline.runs        enable row level security;
+alter table backline.run_counts  enable row level security;
 alter table backline.tallies     enable row level security;
 
 -- --------------------------------------------------------------------------------------- tallies
@@ -497,6 +504,7 @@ begin
   delete from backline.failures where collection_id = p_collection;
   delete from backline.stamps where collection_id = p_collection;
   delete from backline.workers where collection_id = p_collection;
+  delete from backline.run_counts n using backline.runs r where r.collection_id = p_collection and n.run_id = r.id;
   delete from backline.runs where collection_id = p_collection;
   delete from backline.collections where id = p_collection;
   delete from backline.tallies where collection_id = p_collection;
@@ -554,23 +562,28 @@ begin
   select * into strict c from backline.collections where id = p_collection;
   return query execute format($q$
     with page as materialized (
-      select r.%1$I::text collate "C" as key, sha256(convert_to(%2$s, 'UTF8')) as hash,
-             r.%3$I is null as missing, %6$s as content, row_number() over (order by r.%1$I) as position
+      select r.%1$I::text collate "C" as key, %2$s as content, r.%3$I is null as missing,
+             row_number() over (order by r.%1$I) as position
       from %4$s r where %5$s order by r.%1$I limit $3
     )
+    -- A row without a stamp is due whatever its text: only where there is one is the text hashed.
     select p.key,
-           (s.key is null or s.stale or s.model_id <> $4 or s.content_hash <> p.hash or p.missing <> s.blank)
-             and (f.key is null or f.content_hash <> p.hash or f.model_id <> $4),
-           s.key is not null and not s.stale, p.content, p.hash,
-           p.content is not null and exists (
-             select from backline.vectors v where v.model_id = $4 and v.content_hash = p.hash)
+           (s.key is null or s.stale or s.model_id <> $4 or p.missing <> s.blank
+              or s.content_hash <> sha256(convert_to(p.content, 'UTF8')))
+             and (f.key is null or f.model_id <> $4
+                  or f.content_hash <> sha256(convert_to(p.content, 'UTF8'))),
+           s.key is not null and not s.stale, %6$s
     from page p
     left join backline.stamps s on s.collection_id = $1 and s.key = p.key
     left join backline.failures f on f.collection_id = $1 and f.key = p.key
     order by p.position
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
        case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end,
-       case when p_with_text then c.text_sql else 'null::text' end)
+       case when p_with_text then
+         $t$ p.content, sha256(convert_to(p.content, 'UTF8')), exists (
+           select from backline.vectors v
+           where v.model_id = $4 and v.content_hash = sha256(convert_to(p.content, 'UTF8'))) $t$
+       else 'null::text, null::bytea, false' end)
   using p_collection, p_after, p_limit, c.model_id;
 end $$;
 comment on function backline.walk_page is 'API: one page of rows after key p_after, and which of them are due.';
@@ -731,13 +744,12 @@ begin
 
   -- Only a job that this very call ended counts, so that a call that is repeated because nobody
   -- knows whether it was committed counts nothing twice.
-  update backline.runs r
-  set embedded = r.embedded + n.embedded, reused = r.reused + n.reused, batches = r.batches + p_batches,
-      tokens = r.tokens + p_tokens, truncated = r.truncated + p_truncated, heartbeat_at = now()
-  from (select count(*) filter (where i.action <> 'blank') as embedded,
-               count(*) filter (where i.action = 'reuse') as reused
-        from pg_temp.backline_incoming i where i.key = any (v_ended)) n
-  where r.id = p_run;
+  if p_run is not null then
+    insert into backline.run_counts (run_id, embedded, reused, batches, tokens, truncated)
+    select p_run, count(*) filter (where i.action <> 'blank'), count(*) filter (where i.action = 'reuse'),
+           p_batches, p_tokens, p_truncated
+    from pg_temp.backline_incoming i where i.key = any (v_ended);
+  end if;
 
   if cardinality(v_written) < (select count(*) from pg_temp.backline_incoming) then
     return query select * from backline.settle(p_collection, p_worker, v_written);
@@ -832,7 +844,7 @@ begin
     returning 1
   )
   select count(*) into v_dead from buried;
-  update backline.runs set failed = failed + v_dead, heartbeat_at = now() where id = p_run;
+  insert into backline.run_counts (run_id, failed) select p_run, v_dead where p_run is not null and v_dead > 0;
   return v_dead;
 end $$;
 comment on function backline.fail is 'API: records failed attempts; see its comment in the migration.';
@@ -954,14 +966,14 @@ comment on function backline.start_run is 'API: records the beginning of a backf
 create function backline.walked(p_run bigint, p_scanned bigint, p_due bigint, p_cursor text) returns text
 language sql set search_path = '' as $$
   update backline.runs set scanned = scanned + p_scanned, due = due + p_due,
-    cursor = coalesce(p_cursor, cursor), heartbeat_at = now()
+    cursor = coalesce(p_cursor, cursor)
   where id = p_run returning state;
 $$;
 comment on function backline.walked is 'API: records how far a run has walked; answers with its state.';
 
 create function backline.finish_run(p_run bigint, p_state text, p_report jsonb) returns void
 language sql set search_path = '' as $$
-  update backline.runs set state = p_state, report = p_report, finished_at = now(), heartbeat_at = now()
+  update backline.runs set state = p_state, report = p_report, finished_at = now()
   where id = p_run;
 $$;
 comment on function backline.finish_run is 'API: records the end of a run.';
