@@ -83,6 +83,12 @@ class Settings(BaseModel):
         description="Any server that speaks OpenAI's API: Ollama, vLLM, TEI, LM Studio. "
         "Unset, OpenAI itself.",
     )
+    local_model_folder: Annotated[Path, AfterValidator(_absolute)] | None = _setting(
+        None,
+        "BACKLINE_LOCAL_MODEL_FOLDER",
+        description="Folder of the model where a collection was added with "
+        "--model local:/path/to/folder, that is, with weights of your own.",
+    )
     batch_size: int = _setting(
         50,
         "BACKLINE_BATCH_SIZE",

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
-import structlog
 import typer
 
-from backline import demo, errors, search
-from backline.backfill import verify
-from backline.cli import data, find, models, work
-from backline.cli.context import (
-    AsJson,
-    DatabaseUrl,
-    DataDir,
-    database,
-    embedder_for,
-    run,
-    settings_of,
-)
-from backline.cli.output import emit, err, out, say
-from backline.cli.report import show_backfill, show_verification
-from backline.config import Settings
+from backline.cli import configuration, data, demo, entry, find, models, work
+
+FIRST: Final = "Start here"
+TABLES: Final = "Tables and collections"
+WORK: Final = "Embed, and prove it"
+READ: Final = "Search"
 
 app = typer.Typer(
     name="backline",
@@ -31,8 +20,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -52,74 +41,27 @@ def _main(
 ) -> None: ...
 
 
-@app.command("demo")
-def demo_command(
-    database_url: DatabaseUrl = None, data_dir: DataDir = None, as_json: AsJson = False
-) -> None:
-    """The whole main job: migrate, load the knowledge base, backfill, verify, search once."""
-    settings = settings_of(database_url=database_url, data_dir=data_dir)
-    result = run(_demo(settings, quiet=as_json))
-    if as_json:
-        emit(result)
-    if not result["complete"]:
-        raise typer.Exit(1)
+app.command("demo", rich_help_panel=FIRST)(demo.demo_command)
+app.command("config", rich_help_panel=FIRST)(configuration.config_command)
+app.add_typer(models.model_app, name="model", rich_help_panel=FIRST)
+app.command("migrate", rich_help_panel=TABLES)(data.migrate_command)
+app.command("add", rich_help_panel=TABLES)(data.add)
+app.command("drop", rich_help_panel=TABLES)(data.drop)
+app.command("load", rich_help_panel=TABLES)(data.load)
+app.command("backfill", rich_help_panel=WORK)(work.backfill)
+app.command("sync", rich_help_panel=WORK)(work.sync)
+app.command("status", rich_help_panel=WORK)(work.status)
+app.command("verify", rich_help_panel=WORK)(work.verify_command)
+app.add_typer(work.failures_app, name="failures", rich_help_panel=WORK)
+app.add_typer(work.runs_app, name="runs", rich_help_panel=WORK)
+app.command("search", rich_help_panel=READ)(find.search_command)
 
 
-async def _demo(settings: Settings, *, quiet: bool) -> dict[str, Any]:
-    async with database(settings) as store:
-        say(f"Database: Postgres at {store.connector.where}")
-        applied, loaded = await demo.seed(store)
-        say(f"Schema: {'applied ' + ', '.join(applied) if applied else 'up to date'}")
-        say(f"Knowledge base: {loaded.records:,} entries, {loaded.inserted:,} of them new")
-        collection = await store.collection(demo.COLLECTION)
-        report = await work.backfill_collection(store, settings, collection, None, quiet=quiet)
-        checked = await verify(store, collection)
-        async with embedder_for(settings, collection.model) as (embedder, _):
-            hits = await search.semantic(store, collection, embedder, demo.QUESTION, 3)
-    if not quiet:
-        show_backfill(report)
-        show_verification(collection.name, checked)
-        out.print(f"\n[bold]backline search {demo.QUESTION!r}[/bold]")
-        find.show_hits(hits)
-    return {
-        "complete": report.complete and checked.passed,
-        "backfill": report.as_dict(),
-        "verified": {"passed": checked.passed, "rows": checked.rows, "embedded": checked.embedded},
-        "hits": [{"title": hit.row.get("title"), "score": hit.score} for hit in hits],
-    }
-
-
-app.command("migrate")(data.migrate_command)
-app.command("add")(data.add)
-app.command("drop")(data.drop)
-app.command("load")(data.load)
-app.command("backfill")(work.backfill)
-app.command("sync")(work.sync)
-app.command("status")(work.status)
-app.command("verify")(work.verify_command)
-app.add_typer(work.failures_app, name="failures")
-app.add_typer(work.runs_app, name="runs")
-app.command("search")(find.search_command)
-app.add_typer(models.model_app, name="model")
+def command() -> Any:
+    """The whole command line as one command, as it is run and documented."""
+    return entry.with_verbose(typer.main.get_command(app))
 
 
 def main() -> None:
-    """Run the command line; errors that we raise on purpose become one line and an exit code."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    try:
-        app()
-    except errors.BacklineError as error:
-        if "--json" in sys.argv:
-            emit({"error": {"kind": type(error).__name__, "message": str(error)}})
-        err.print(f"[red]error:[/red] {_escaped(str(error))}")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        err.print("Stopped.")
-        sys.exit(130)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
+    """Run the command line and end the process with its exit code."""
+    sys.exit(entry.run(command()))

@@ -9,16 +9,25 @@ import typer
 
 from backline import errors, loader, migrate
 from backline.backfill import check_column
-from backline.cli.context import AsJson, DatabaseUrl, DataDir, database, run, settings_of
-from backline.cli.output import emit, out
+from backline.cli.context import (
+    AsJson,
+    DatabaseUrl,
+    DataDir,
+    database,
+    embedder_options,
+    run,
+    settings_of,
+)
+from backline.cli.output import count, emit, out, say
 from backline.config import Settings
-from backline.embedders.registry import EmbedderOptions, describe, open_embedder
+from backline.embedders.registry import describe, open_embedder
 from backline.types import Model
 
 Template = Annotated[
     str,
     typer.Option(
         "--text",
+        metavar="TEMPLATE",
         help="How a row's text is made: column names in braces, for example '{title} {body}'. "
         "NULL reads as nothing; {{ and }} are literal braces.",
         show_default=False,
@@ -28,8 +37,9 @@ ModelSpec = Annotated[
     str,
     typer.Option(
         "--model",
+        metavar="MODEL",
         help="local (384 dimensions, on this machine), openai (1536), openai/NAME@DIMENSIONS, "
-        "or hash (no meaning, for trying things out). See: backline model list.",
+        "or hash@DIMENSIONS (no meaning, for trying things out). See: backline model list.",
     ),
 ]
 
@@ -49,7 +59,7 @@ def migrate_command(
 
 
 async def _migrate(settings: Settings) -> list[str]:
-    async with database(settings) as store:
+    async with database(settings, migrated=False) as store:
         return [f"{m.version}_{m.name}" for m in await migrate.apply(store.connector)]
 
 
@@ -58,18 +68,36 @@ def add(
     text: Template,
     model: ModelSpec = "local",
     name: Annotated[
-        str | None, typer.Option("--name", help="Name of the collection; default: the table's.")
+        str | None,
+        typer.Option(
+            "--name",
+            help="Name of the collection; default: the table's. Give one to embed a table twice.",
+            show_default=False,
+        ),
     ] = None,
     key: Annotated[
         str | None,
-        typer.Option("--key", help="Unique NOT NULL column; default: the primary key."),
+        typer.Option(
+            "--key",
+            metavar="COLUMN",
+            help="Unique NOT NULL column that tells rows apart; default: the primary key.",
+            show_default=False,
+        ),
     ] = None,
     column: Annotated[
-        str, typer.Option("--column", help="Column for the vectors; made where it is missing.")
+        str,
+        typer.Option(
+            "--column", metavar="COLUMN", help="Column for the vectors; made where it is missing."
+        ),
     ] = "embedding",
     column_type: Annotated[
         str,
-        typer.Option("--column-type", help="vector, or halfvec: half the space, 16-bit floats."),
+        typer.Option(
+            "--column-type",
+            metavar="TYPE",
+            help="Type of a column that is made: vector, or halfvec (16-bit floats, half the "
+            "space, and an index up to 4,000 dimensions instead of 2,000).",
+        ),
     ] = "vector",
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
@@ -84,10 +112,11 @@ def add(
         emit(added)
         return
     out.print(
-        f"Added {added['collection']}: {added['rows']:,} rows of {added['table']}, text "
-        f"{text!r}, {added['model']} into column {column}.\nNext: backline backfill {added['collection']}",
+        f"Added {added['collection']}: {count(added['rows'], 'row')} of {added['table']}, text "
+        f"{text!r}, by {added['model']} into the column {column}.",
         markup=False,
     )
+    out.print(f"Next: backline backfill {added['collection']}", markup=False)
 
 
 async def _add(
@@ -95,8 +124,9 @@ async def _add(
     key: str | None, column: str, column_type: str,
 ) -> dict[str, Any]:  # fmt: skip
     model = await model_of(settings, spec)
-    async with database(settings) as store:
-        await migrate.apply(store.connector, core_only=True)
+    async with database(settings, migrated=False) as store:
+        for migration in await migrate.apply(store.connector, core_only=True):
+            say(f"Schema: applied {migration.version}_{migration.name}")
         found = await store.find_table(table)
         chosen = name or found["name"]
         taken = [c for c in await store.collections() if c.name == chosen]
@@ -125,12 +155,7 @@ async def model_of(settings: Settings, spec: str) -> Model:
     known = describe(spec)
     if known is not None:
         return known
-    options = EmbedderOptions(
-        openai_api_key=settings.openai_api_key,
-        openai_base_url=settings.openai_base_url,
-        timeout_s=settings.request_timeout,
-    )
-    embedder = await open_embedder(spec, options)
+    embedder = await open_embedder(spec, embedder_options(settings))
     try:
         return embedder.model
     finally:
@@ -140,7 +165,11 @@ async def model_of(settings: Settings, spec: str) -> Model:
 def drop(
     collection: Annotated[str, typer.Argument(help="The collection to forget.")],
     column: Annotated[
-        bool, typer.Option("--column", help="Drop the column with its vectors as well.")
+        bool,
+        typer.Option(
+            "--column",
+            help="Drop the column with its vectors as well; without it, they stay.",
+        ),
     ] = False,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
@@ -160,16 +189,28 @@ def drop(
         emit({"dropped": collection, "column_dropped": column})
         return
     fate = "is dropped with its vectors" if column else "and its vectors stay"
-    out.print(f"Dropped the collection {collection}; the column {kept} {fate}.")
+    out.print(f"Dropped the collection {collection}; the column {kept} {fate}.", markup=False)
 
 
 def load(
-    file: Annotated[Path, typer.Argument(help=".jsonl, .csv (with a header) or .parquet.")],
-    table: Annotated[str, typer.Option("--table", help="The table; made where it does not exist.")],
+    file: Annotated[
+        Path, typer.Argument(help=".jsonl, .ndjson, .csv (with a header) or .parquet.")
+    ],
+    table: Annotated[
+        str,
+        typer.Option(
+            "--table",
+            metavar="TABLE",
+            help="The table, as name or schema.name; made where it does not exist.",
+            show_default=False,
+        ),
+    ],
     key: Annotated[
         str | None,
         typer.Option(
             "--key",
+            metavar="FIELD",
+            show_default=False,
             help="The field that tells records apart; default: the table's primary key, or id, "
             "_id, key or uuid of the file.",
         ),
@@ -182,7 +223,7 @@ def load(
     settings = settings_of(database_url=database_url, data_dir=data_dir)
 
     async def act() -> loader.Loaded:
-        async with database(settings) as store:
+        async with database(settings, migrated=False) as store:
             return await loader.load(store, file, table, key=key)
 
     done = run(act())
@@ -190,7 +231,8 @@ def load(
         emit(done)
         return
     out.print(
-        f"Loaded {done.records:,} records into {done.table}"
+        f"Loaded {count(done.records, 'record')} into {done.table}"
         f"{' (new table)' if done.created else ''}: {done.inserted:,} inserted, "
-        f"{done.updated:,} updated, {done.unchanged:,} unchanged."
+        f"{done.updated:,} updated, {done.unchanged:,} unchanged.",
+        markup=False,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -19,33 +19,46 @@ model_app = typer.Typer(help="The models, and which one a collection uses.", no_
 @model_app.command("list")
 def model_list(as_json: AsJson = False) -> None:
     """List the models that --model takes, and which local ones are on this machine."""
-    rows = [
-        *_local_rows(),
-        *_openai_rows(),
-        ("hash@DIMENSIONS", "any", "8,192", "always there; no meaning"),
-    ]
+    rows = [*_local_rows(), *_openai_rows(), _HASH]
     if as_json:
-        names = ("model", "dimensions", "max_tokens", "where")
-        emit({"models": [dict(zip(names, row, strict=True)) for row in rows]})
+        emit({"models": rows})
         return
-    table(("model", "dimensions", "max tokens", "where"), rows)
+    table(
+        ("model", "dimensions", "max tokens", "where"),
+        ((r["model"], r["dimensions"] or "any", f"{r['max_tokens']:,}", r["where"]) for r in rows),
+    )
 
 
-def _local_rows() -> list[tuple[str, str, str, str]]:
+_HASH: Final[dict[str, Any]] = {
+    "model": "hash@DIMENSIONS",
+    "dimensions": None,
+    "max_tokens": 8192,
+    "where": "always there; no meaning",
+}
+
+
+def _local_rows() -> list[dict[str, Any]]:
     return [
-        (
-            f"local/{model.info.name}",
-            str(model.info.dimensions),
-            f"{model.info.max_tokens:,}",
-            f"on this machine, {model.size_bytes / 1e6:.0f} MB" if model.cached else "to be pulled",
-        )
+        {
+            "model": f"local/{model.info.name}",
+            "dimensions": model.info.dimensions,
+            "max_tokens": model.info.max_tokens,
+            "where": f"on this machine, {model.size_bytes / 1e6:.0f} MB"
+            if model.cached
+            else f"to be fetched: backline model pull {model.info.name}",
+        }
         for model in local.list_models()
     ]
 
 
-def _openai_rows() -> list[tuple[str, str, str, str]]:
+def _openai_rows() -> list[dict[str, Any]]:
     return [
-        (f"openai/{name}", str(model.dimensions), f"{MAX_TOKENS:,}", "needs OPENAI_API_KEY")
+        {
+            "model": f"openai/{name}",
+            "dimensions": model.dimensions,
+            "max_tokens": MAX_TOKENS,
+            "where": "needs OPENAI_API_KEY",
+        }
         for name, model in OPENAI_MODELS.items()
     ]
 
@@ -60,7 +73,7 @@ def model_pull(
     if as_json:
         emit({"model": name, "folder": str(folder)})
     else:
-        out.print(f"{name} is on this machine: {folder}")
+        out.print(f"{name} is on this machine: {folder}", markup=False)
 
 
 @model_app.command("use")

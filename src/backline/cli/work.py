@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ import typer
 
 from backline import errors, preview
 from backline.backfill import Backfill, BackfillReport, check, verify
+from backline.cli import entry
 from backline.cli.context import (
     AsJson,
     CollectionName,
@@ -27,6 +28,7 @@ from backline.cli.context import (
 )
 from backline.cli.output import (
     BackfillProgress,
+    count,
     coverage_line,
     duration,
     emit,
@@ -48,6 +50,20 @@ failures_app = typer.Typer(
 runs_app = typer.Typer(help="Past and present backfills.", no_args_is_help=True)
 
 
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        help="Requests in flight at once; default 2 for local and hash models, 8 for a provider. "
+        "Environment: BACKLINE_WORKERS.",
+        min=1,
+        max=256,
+        show_default=False,
+    ),
+]
+
+
 def worker_options(settings: Settings, model: Model, limit: int | None = None) -> WorkerOptions:
     return WorkerOptions(
         batch_size=settings.batch_size,
@@ -64,29 +80,31 @@ def backfill(
         int | None,
         typer.Option(
             "--batch-size",
-            help="Rows a request, at most. Raise it where the provider is far, lower it where it "
-            "is strict; default 50. Environment: BATCH_SIZE.",
+            metavar="N",
+            help="Texts a request, at most. Raise it where the provider is far away, lower it "
+            "where its limits are tight; default 50. Environment: BATCH_SIZE.",
             min=1,
             max=2048,
+            show_default=False,
         ),
     ] = None,
-    workers: Annotated[
+    workers: Workers = None,
+    limit: Annotated[
         int | None,
         typer.Option(
-            "--workers",
-            help="Requests in flight at once; default 2 for local and hash, 8 for a provider.",
+            "--limit",
+            metavar="N",
+            help="Embed at most this many rows, then stop: a trial run. Default: all.",
             min=1,
-            max=256,
+            show_default=False,
         ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="Embed at most this many rows, then stop.", min=1)
     ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
-            help="Only say what it would take: rows, tokens, duplicate texts, price, time.",
+            help="Only say what it would take: rows, tokens, duplicate texts, price, time. "
+            "Nothing is sent and nothing is spent.",
         ),
     ] = False,
     database_url: DatabaseUrl = None,
@@ -146,26 +164,31 @@ def shown_settings(settings: Settings, options: WorkerOptions) -> dict[str, Any]
 
 
 @contextmanager
-def _stopping(stop: Any) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop in good order; a second Ctrl-C ends the process at once."""
+def _stopping(stop: Callable[[str], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop in good order; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
     asked: list[int] = []
 
-    def on_signal() -> None:
-        if asked:
-            raise KeyboardInterrupt
+    def on_signal(name: str) -> None:
         asked.append(1)
-        say("Stopping: finishing what is in flight. Press Ctrl-C again to end at once.")
-        stop("stopped by a signal")
+        if len(asked) == 1:
+            say("Stopping: finishing what is in flight. Press Ctrl-C again to end at once.")
+            stop(f"stopped by {name}")
+        elif len(asked) == 2:
+            # Whatever does not unwind within a moment, such as a thread that embeds, is left
+            # behind; the next run finds the lease expired or its connection gone.
+            entry.end_soon()
+            raise KeyboardInterrupt
 
-    handled = [signal.SIGINT, signal.SIGTERM]
-    for number in handled:
-        loop.add_signal_handler(number, on_signal)
+    handled = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+    for number, name in handled.items():
+        loop.add_signal_handler(number, on_signal, name)
     try:
         yield
     finally:
         for number in handled:
             loop.remove_signal_handler(number)
+        signal.signal(signal.SIGTERM, entry.terminated)
 
 
 async def _preview(settings: Settings, name: str | None) -> preview.Preview:
@@ -201,9 +224,7 @@ def _show_preview(found: preview.Preview, *, as_json: bool) -> None:
 
 def sync(
     collection: CollectionName = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", help="Requests in flight at once.", min=1, max=256)
-    ] = None,
+    workers: Workers = None,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -222,7 +243,7 @@ async def _sync(settings: Settings, name: str | None) -> None:
             say(f"Following {collection.name} ({collection.model}). Stop with Ctrl-C.")
             with _stopping(following.stop):
                 await following.run()
-            say(f"Stopped; {following.settled:,} rows were settled.")
+            say(f"Stopped; {count(following.settled, 'row')} settled.")
 
 
 def status(
@@ -238,7 +259,9 @@ def status(
         emit({"collections": [_status_dict(c, v) for c, v in found]})
         return
     if not found:
-        out.print("No collections yet. Declare one: backline add TABLE --text '{column} …'")
+        out.print(
+            "No collections yet. Declare one: backline add TABLE --text '{column} …'", markup=False
+        )
     for each, coverage in found:
         out.print(f"[bold]{each.name}[/bold]  {coverage_line(coverage)}")
         pairs = {"table": f"{each.table}.{each.embedding_column}", "model": str(each.model)}
@@ -294,7 +317,12 @@ def verify_command(
 
 Keys = Annotated[
     list[str] | None,
-    typer.Option("--key", help="Only this row; may be given several times. Default: all."),
+    typer.Option(
+        "--key",
+        metavar="KEY",
+        help="Only this row; may be given several times. Default: all.",
+        show_default=False,
+    ),
 ]
 
 
@@ -322,7 +350,7 @@ def failures_list(
         ("key", "kind", "attempts", "failed at", "error"),
         ((f.key, f.kind, f.attempts, f"{f.failed_at:%Y-%m-%d %H:%M:%S}", f.error) for f in found),
     )
-    say(f"{len(found):,} dead letters. Send them again: backline failures retry {name}")
+    say(f"{count(len(found), 'dead letter')}. Send again: backline failures retry {name}")
 
 
 @failures_app.command("retry")
@@ -336,14 +364,18 @@ def failures_retry(
     """Put dead letters back into the queue; the next backfill or a running sync embeds them."""
     settings = settings_of(database_url=database_url, data_dir=data_dir)
 
-    async def act(store: Store, found: Collection) -> int:
-        return await store.retry_failures(found, key)
+    async def act(store: Store, found: Collection) -> tuple[str, int]:
+        return found.name, await store.retry_failures(found, key)
 
-    count = run(on_collection(settings, collection, act))
+    name, requeued = run(on_collection(settings, collection, act))
     if as_json:
-        emit({"requeued": count})
+        emit({"collection": name, "requeued": requeued})
+    elif requeued:
+        out.print(
+            f"{count(requeued, 'row')} pending again. Embed: backline backfill {name}", markup=False
+        )
     else:
-        out.print(f"{count:,} rows are pending again. Embed them: backline backfill")
+        out.print(_no_such_letters(name, key), markup=False)
 
 
 @failures_app.command("drop")
@@ -357,14 +389,21 @@ def failures_drop(
     """Forget dead letters. Their rows stay without a vector, and the next backfill tries them."""
     settings = settings_of(database_url=database_url, data_dir=data_dir)
 
-    async def act(store: Store, found: Collection) -> int:
-        return await store.drop_failures(found, key)
+    async def act(store: Store, found: Collection) -> tuple[str, int]:
+        return found.name, await store.drop_failures(found, key)
 
-    count = run(on_collection(settings, collection, act))
+    name, dropped = run(on_collection(settings, collection, act))
     if as_json:
-        emit({"dropped": count})
+        emit({"collection": name, "dropped": dropped})
+    elif dropped:
+        out.print(f"{count(dropped, 'dead letter')} dropped.", markup=False)
     else:
-        out.print(f"{count:,} dead letters dropped.")
+        out.print(_no_such_letters(name, key), markup=False)
+
+
+def _no_such_letters(collection: str, keys: list[str] | None) -> str:
+    of = f" of {', '.join(keys)}" if keys else ""
+    return f"No dead letters{of} in {collection}. See: backline failures list {collection}"
 
 
 # --- runs ---
@@ -373,7 +412,9 @@ def failures_drop(
 @runs_app.command("list")
 def runs_list(
     collection: CollectionName = None,
-    limit: Annotated[int, typer.Option("--limit", help="How many, newest first.", min=1)] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", help="How many, newest first.", min=1)
+    ] = 20,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -389,6 +430,9 @@ def runs_list(
     found = run(act())
     if as_json:
         emit({"runs": [asdict(record) for record in found]})
+        return
+    if not found:
+        out.print("No runs yet. Start one: backline backfill")
         return
     table(
         ("run", "collection", "state", "embedded", "reused", "failed", "time", "started"),
@@ -422,7 +466,7 @@ def runs_watch(
                     await asyncio.sleep(0.5)
 
     record = run(act())
-    out.print(f"Run {record.id}: {record.state}, {record.embedded:,} rows embedded.")
+    out.print(f"Run {record.id}: {record.state}, {count(record.embedded, 'row')} embedded.")
     if record.state != "completed":
         raise typer.Exit(1)
 
