@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 Spoil: TypeAlias = Literal[
-    "", "reversed", "missing", "extra", "not finite", "short vector", "zero", "not json", "no data"
+    "",
+    "reversed",
+    "same index",
+    "missing",
+    "extra",
+    "not finite",
+    "short vector",
+    "zero",
+    "not json",
+    "no data",
 ]
 """Ways in which an answer with status 200 is wrong ("reversed" is legal: clients go by index)."""
 
@@ -31,6 +40,7 @@ class Behaviour:
         ignore_dimensions: answer with the model's own dimensions whatever was asked for.
         spoil: make an answer wrong.
         scale: length of the vectors.
+        trickle_s: the body of an answer arrives in twenty pieces over this time.
     """
 
     delay_s: float = 0.0
@@ -50,6 +60,7 @@ class Behaviour:
     ignore_dimensions: bool = False
     spoil: Spoil = ""
     scale: float = 1.0
+    trickle_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,8 @@ def success(request: EmbeddingsRequest, behaviour: Behaviour, models: dict[str, 
     ]
     if behaviour.spoil == "reversed":
         data.reverse()
+    if behaviour.spoil == "same index":
+        data = [{**item, "index": 0} for item in data]
     body: dict[str, Any] = {
         "object": "list",
         "data": [] if behaviour.spoil == "no data" else data,

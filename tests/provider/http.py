@@ -20,12 +20,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`status` None cuts the connection; `cut` cuts it halfway through the body."""
+    """`status` None cuts the connection; `cut` cuts it halfway through the body.
+
+    With `trickle_s`, the body goes out in twenty pieces over that many seconds.
+    """
 
     status: int | None
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
+    trickle_s: float = 0.0
 
 
 Handler = Callable[[Request], Awaitable[Answer]]
@@ -76,8 +80,12 @@ async def _send(connection: h11.Connection, writer: asyncio.StreamWriter, answer
     }
     head = connection.send(h11.Response(status_code=answer.status, headers=list(headers.items())))
     body = answer.body[: len(answer.body) // 2] if answer.cut else answer.body
-    writer.write((head or b"") + (connection.send(h11.Data(data=body)) or b""))
-    await writer.drain()
+    writer.write(head or b"")
+    size = len(body) // 20 + 1 if answer.trickle_s else len(body) or 1
+    for start in range(0, len(body), size):
+        writer.write(connection.send(h11.Data(data=body[start : start + size])) or b"")
+        await writer.drain()
+        await asyncio.sleep(answer.trickle_s / 20)
     if answer.cut:
         await asyncio.sleep(0.02)  # so that the half that was sent arrives before the reset
         writer.transport.abort()

@@ -278,7 +278,9 @@ class StandInProvider:
                 request, behaviour, self._models
             )
         headers = {**limits, **answer.headers}
-        return dataclasses.replace(answer, headers=headers, cut=failure is not None)
+        return dataclasses.replace(
+            answer, headers=headers, cut=failure is not None, trickle_s=behaviour.trickle_s
+        )
 
     def _record(self, request: EmbeddingsRequest, status: int | None, started: float) -> None:
         call = Call(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import socket
+import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from tests.provider import StandInProvider
 from backline.embedders import tokens
 from backline.embedders.hash import hash_vectors
 from backline.embedders.openai import OpenAIEmbedder
+from backline.embedders.openai_answer import Answer, read_answer
 from backline.embedders.openai_errors import parse_duration, parse_limits, parse_retry_after
 from backline.embedders.openai_models import is_openai
 from backline.embedders.tokens import EstimatingCounter, ExactCounter
@@ -96,28 +100,27 @@ async def test_lists_of_numbers_and_any_order_are_understood(
     np.testing.assert_allclose(vectors, hash_vectors(["a", "b", "c"], 64), atol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [1e-3, 2.0, 1e19])
+@pytest.mark.parametrize("scale", [1e-3, 2.0, 1e30])
 async def test_vectors_are_scaled_to_unit_length(provider: StandInProvider, scale: float) -> None:
     provider.behave(scale=scale)
     vectors = await embed(provider, "a", "b")
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
 
 
-async def test_a_large_answer_is_read_without_holding_up_others(provider: StandInProvider) -> None:
-    turns = 0
+@pytest.mark.parametrize(("texts", "elsewhere"), [(2, False), (300, True)])
+async def test_a_large_answer_is_read_off_the_event_loop(
+    provider: StandInProvider, monkeypatch: pytest.MonkeyPatch, texts: int, elsewhere: bool
+) -> None:
+    readers: list[threading.Thread] = []
 
-    async def count_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
+    def read(body: bytes, count: int) -> Answer:
+        readers.append(threading.current_thread())
+        return read_answer(body, count)
 
-    provider.behave(ignore_base64=True)
-    counting = asyncio.create_task(count_turns())
-    vectors = await embed(provider, *(f"text {i}" for i in range(300)))
-    counting.cancel()
-    assert vectors.shape == (300, 1536)
-    assert turns > 100
+    monkeypatch.setattr("backline.embedders.openai.read_answer", read)
+    vectors = await embed(provider, *(f"text {i}" for i in range(texts)))
+    assert vectors.shape == (texts, 1536)
+    assert [reader is not threading.main_thread() for reader in readers] == [elsewhere]
 
 
 async def test_tokens_billed_are_added_up(provider: StandInProvider) -> None:
@@ -282,6 +285,14 @@ async def test_no_answer_in_time(provider: StandInProvider) -> None:
         await embed(provider, "a", timeout=0.1)
 
 
+async def test_an_answer_that_trickles_in_is_given_up_in_time(provider: StandInProvider) -> None:
+    provider.behave(trickle_s=4.0)
+    began = time.monotonic()
+    with pytest.raises(ProviderUnavailableError, match="did not answer in time"):
+        await embed(provider, "a", timeout=0.5)  # no single piece takes that long
+    assert time.monotonic() - began < 3
+
+
 async def test_one_rejected_text_is_told_in_the_providers_words(provider: StandInProvider) -> None:
     provider.behave(reject_marker="POISON", reject_message="I will not read POISON.")
     with pytest.raises(InputRejectedError, match=r"I will not read POISON\."):
@@ -305,6 +316,7 @@ async def test_an_unknown_model_names_the_remedy(provider: StandInProvider) -> N
         ("missing", "1 vectors for 2 texts"),
         ("extra", "3 vectors for 2 texts"),
         ("no data", "0 vectors for 2 texts"),
+        ("same index", "otherwise than 0 to 1"),
         ("not json", "something that is no embedding"),
     ],
 )
@@ -474,7 +486,9 @@ def test_the_estimate_is_never_below_a_quarter_of_the_bytes(text: str) -> None:
     assert EstimatingCounter().count(text) >= max(1, len(text.encode()) / 4)
 
 
-@pytest.mark.parametrize("unit", ["word ", "\U0001f39b\ufe0f", "\u97f3\u697d", "x\ud800", "a1!\n"])
+@pytest.mark.parametrize(
+    "unit", ["word ", "\U0001f39b\ufe0f", "\u97f3\u697d", "x\ud800", "a1!\n", "  "]
+)
 def test_an_estimated_cut_is_the_longest_beginning_that_fits(unit: str) -> None:
     text, counter = unit * 500, EstimatingCounter()
     cut = counter.truncate(text, 100)
@@ -507,6 +521,19 @@ def test_an_exact_cut_is_a_beginning_that_fits(toy_encoding: tiktoken.Encoding, 
 
 def test_an_exact_cut_of_plain_words_is_the_longest(toy_encoding: tiktoken.Encoding) -> None:
     assert ExactCounter(toy_encoding).truncate(" the mixing the" * 9, 4) == " the mixing the"
+
+
+def test_an_exact_cut_fits_even_where_what_is_left_splits_into_more_tokens() -> None:
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    ranks |= {b"\xf0\x9f": 256, b"y\xf0\x9f": 257, b"xy\xf0\x9f": 258}
+    encoding = tiktoken.Encoding(
+        "straddling", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={}
+    )
+    counter = ExactCounter(encoding)
+    text = "z xy\U0001f39b"
+    assert encoding.encode_ordinary(text)[2] == 258  # half of the last character is in this token
+    assert counter.truncate(text, 3) == "z "
+    assert counter.truncate(text, 4) == "z xy"
 
 
 async def test_the_embedder_counts_and_cuts_with_its_counter(
@@ -549,6 +576,29 @@ def test_a_damaged_vocabulary_is_not_used(no_vocabulary: Path) -> None:
     assert path.parent == no_vocabulary
     path.write_bytes(b"damaged")
     assert isinstance(tokens.load_counter(may_download=False), EstimatingCounter)
+
+
+@pytest.mark.parametrize(("sent", "kept"), [(b"vocabulary", True), (b"a login page", False)])
+def test_the_vocabulary_is_fetched_and_checked(
+    no_vocabulary: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes, kept: bool
+) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(sent)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(tokens, "_VOCABULARY_SHA256", hashlib.sha256(b"vocabulary").hexdigest())
+    path = no_vocabulary / "new" / "folder" / "vocabulary"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        monkeypatch.setattr(tokens, "_VOCABULARY_URL", f"http://127.0.0.1:{server.server_port}/v")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert tokens._download(path) is kept
+        server.shutdown()
+    assert [file.read_bytes() for file in path.parent.iterdir()] == ([sent] if kept else [])
 
 
 def test_a_cache_that_is_switched_off_is_respected(

@@ -112,21 +112,27 @@ def _cache_path() -> Path | None:
 
 def _is_intact(path: Path) -> bool:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == _VOCABULARY_SHA256
+        return _is_vocabulary(path.read_bytes())
     except OSError:
         return False
+
+
+def _is_vocabulary(content: bytes) -> bool:
+    return hashlib.sha256(content).hexdigest() == _VOCABULARY_SHA256
 
 
 def _download(path: Path) -> bool:
     try:
         content = _fetch(_VOCABULARY_URL, time.monotonic() + _DOWNLOAD_TIMEOUT_S)
+        if not _is_vocabulary(content):
+            return False
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(content)
         Path(file.name).replace(path)
     except OSError:  # URLError and TimeoutError are among these
         return False
-    return _is_intact(path)
+    return True
 
 
 def _fetch(url: str, deadline: float) -> bytes:
