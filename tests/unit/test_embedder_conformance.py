@@ -83,15 +83,17 @@ def local_subject() -> Subject:
     async def opened(_: StandInProvider) -> AsyncIterator[Embedder]:
         if not any(model.cached for model in list_models() if model.info.name == LOCAL_MODEL):
             pytest.skip(f"the weights of {LOCAL_MODEL} are not here: backline model pull")
-        embedder = await open_local(LOCAL_MODEL, threads=2)
+        # Kept from test to test, because its first call takes ten times as long as the next.
+        embedder = _kept.get(LOCAL_MODEL) or await open_local(LOCAL_MODEL, threads=2)
+        _kept[LOCAL_MODEL] = embedder
         yield embedder
-        await embedder.aclose()
 
     # Texts of another length in the same batch change the order of the sums in a matrix product.
     return Subject(f"local/{LOCAL_MODEL}", opened, many=24, tolerance=2e-5)
 
 
 LOCAL_MODEL = "all-MiniLM-L6-v2"
+_kept: dict[str, Embedder] = {}
 
 SUBJECTS = [
     hash_subject(384),
@@ -107,6 +109,13 @@ SUBJECTS = [
 def server() -> Iterator[StandInProvider]:
     with StandInProvider(models={"nomic-embed-text": 768}) as provider:
         yield provider
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _close_what_was_kept() -> Iterator[None]:
+    yield
+    while _kept:
+        asyncio.run(_kept.popitem()[1].aclose())
 
 
 @pytest.fixture(params=SUBJECTS, ids=lambda subject: subject.name)
@@ -253,6 +262,7 @@ async def test_the_event_loop_goes_on_turning(embedder: Embedder, subject: Subje
 
 
 async def test_closing_twice_is_closing_once(embedder: Embedder) -> None:
+    _kept.clear()
     await embedder.embed(["a"])
     await embedder.aclose()
     await embedder.aclose()

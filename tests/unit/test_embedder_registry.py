@@ -19,7 +19,12 @@ from backline.embedders.registry import (
     open_embedder,
     parse_spec,
 )
-from backline.errors import ConfigurationError, ModelNotFoundError, WeightsError
+from backline.errors import (
+    ConfigurationError,
+    ModelNotFoundError,
+    ProviderUnavailableError,
+    WeightsError,
+)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +133,17 @@ async def test_limits_reach_whoever_asked_for_them() -> None:
         await embedder.embed(["a"])
         await embedder.aclose()
     assert seen == [77]
+
+
+async def test_the_timeout_reaches_the_provider() -> None:
+    with StandInProvider() as provider, provider.held():
+        options = EmbedderOptions(
+            openai_api_key=provider.api_key, openai_base_url=provider.base_url, timeout_s=0.1
+        )
+        embedder = await open_embedder("openai", options)
+        with pytest.raises(ProviderUnavailableError, match="in time"):
+            await embedder.embed(["a"])
+        await embedder.aclose()
 
 
 async def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:
