@@ -1,0 +1,18 @@
+"""A provider that answers 500 whenever a certain word is in the batch."""
+
+from __future__ import annotations
+
+from tests.provider import StandInProvider
+from tests.provider.embeddings import EmbeddingsRequest, error
+from tests.provider.http import Answer
+
+
+class PoisonousProvider(StandInProvider):
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self._word = word
+
+    def _answer(self, request: EmbeddingsRequest) -> Answer:
+        if any(self._word in text for text in request.texts):
+            return error(500, "The server had an error while processing your request.")
+        return super()._answer(request)
