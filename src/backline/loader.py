@@ -12,8 +12,11 @@ import itertools
 import json
 import math
 import re
+import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -29,6 +32,7 @@ Record: TypeAlias = Mapping[str, Any]
 SAMPLE: Final = 1000
 KEY_NAMES: Final = ("id", "_id", "key", "uuid")
 _IDENTITY: Final = "id"
+_LONGEST_NAME: Final = 63  # bytes of an identifier; Postgres cuts longer ones off without a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +71,14 @@ async def load(store: Store, file: Path, table: str, *, key: str | None = None) 
         raise errors.InputFileError(f"{file} holds no records.")
     async with store.connector.transaction() as transaction:
         await transaction.execute("set local lock_timeout = '10s'")
-        target = await _target(transaction, table)
+        name = await _parsed(transaction, table)
+        target = await _target(transaction, name)
         created = target is None
         if target is None:
-            target = await _create(transaction, table, sample, key)
+            target = await _create(transaction, file, name, sample, key)
         columns = _fields(sample, target)
+        if key is not None and key not in columns:
+            raise _no_key(key, columns)
         count = await _copy(transaction, file, target, columns, itertools.chain(sample, records))
         inserted, updated = await _merge(transaction, file, target, columns, key)
     return Loaded(str(target), created, count, inserted, updated)
@@ -105,11 +112,9 @@ def _read_jsonl(file: Path) -> Iterator[Record]:
 
 def _parse_line(file: Path, number: int, line: bytes) -> Record:
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except ValueError as error:
-        raise errors.InputFileError(
-            f"{file}, line {number} is not JSON: {error}. Nothing was loaded; mend the line."
-        ) from None
+        raise errors.InputFileError(_not_json(file, number, line, error)) from None
     if not isinstance(record, dict) or not record:
         raise errors.InputFileError(
             f"{file}, line {number} is not a JSON object with fields. Nothing was loaded."
@@ -117,7 +122,19 @@ def _parse_line(file: Path, number: int, line: bytes) -> Record:
     return record
 
 
+def _not_json(file: Path, number: int, line: bytes, error: ValueError) -> str:
+    if number == 1 and line.lstrip().startswith(b"["):
+        return (
+            f"{file} is one JSON array; it must be one object a line. Nothing was loaded. "
+            f"Convert it: jq -c '.[]' {file} > {file.stem}.ndjson"
+        )
+    if isinstance(error, UnicodeDecodeError):
+        return f"{file}, line {number} is not UTF-8: {error}. Nothing was loaded; save it as UTF-8."
+    return f"{file}, line {number} is not JSON: {error}. Nothing was loaded; mend the line."
+
+
 def _read_csv(file: Path) -> Iterator[Record]:
+    csv.field_size_limit(sys.maxsize)  # a long text is no reason to refuse a file
     with file.open(newline="", encoding="utf-8-sig") as text:
         reader = csv.DictReader(text)
         try:
@@ -128,7 +145,12 @@ def _read_csv(file: Path) -> Iterator[Record]:
                         f"header ({len(reader.fieldnames or [])}). Nothing was loaded."
                     )
                 yield {name: _csv_value(value) for name, value in row.items()}
-        except (csv.Error, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise errors.InputFileError(
+                f"{file} is not UTF-8 after line {reader.line_num}: {error}. Nothing was loaded; "
+                "save it as UTF-8."
+            ) from None
+        except csv.Error as error:
             raise errors.InputFileError(
                 f"{file}, line {reader.line_num}: {error}. Nothing was loaded."
             ) from None
@@ -179,9 +201,25 @@ class _Table:
         return sql.Identifier(self.schema, self.name)
 
 
-async def _target(transaction: Transaction, table: str) -> _Table | None:
+async def _parsed(transaction: Transaction, table: str) -> list[str]:
+    """The parts of a table's name, read as SQL reads it: folded to lower case unless quoted."""
+    try:
+        [row] = await transaction.fetch("select parse_ident(%s) as parts", [table])
+    except psycopg.DataError:
+        raise errors.UsageError(
+            f"{table!r} is no name of a table. Write name or schema.name; other characters than "
+            "letters, digits and _ need double quotes inside the shell's: '\"my-table\"'."
+        ) from None
+    parts: list[str] = row["parts"]
+    if len(parts) > 2:
+        raise errors.UsageError(f"{table!r} has too many parts. Write name or schema.name.")
+    return parts
+
+
+async def _target(transaction: Transaction, name: Sequence[str]) -> _Table | None:
     rows = await transaction.fetch(
         "select n.nspname as schema, k.relname as name, a.attname as column, "
+        "  k.relkind in ('r', 'p') as is_table, "
         "  pg_catalog.format_type(a.atttypid, a.atttypmod) as type, "
         "  coalesce(i.indisprimary, false) as key "
         "from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace "
@@ -189,11 +227,13 @@ async def _target(transaction: Transaction, table: str) -> _Table | None:
         "  and not a.attisdropped and a.attgenerated = '' "
         "left join pg_catalog.pg_index i on i.indrelid = k.oid and i.indisprimary "
         "  and i.indnkeyatts = 1 and i.indkey[0] = a.attnum "
-        "where k.oid = to_regclass(%s) and k.relkind in ('r', 'p') order by a.attnum",
-        [table],
+        "where k.oid = to_regclass(%s) order by a.attnum",
+        [sql.Identifier(*name).as_string(None)],
     )
     if not rows:
         return None
+    if not rows[0]["is_table"]:
+        raise errors.UsageError(f"{'.'.join(name)} is not a table. Load into a table.")
     key = next((row["column"] for row in rows if row["key"]), None)
     return _Table(
         rows[0]["schema"], rows[0]["name"], {row["column"]: row["type"] for row in rows}, key
@@ -201,16 +241,19 @@ async def _target(transaction: Transaction, table: str) -> _Table | None:
 
 
 async def _create(
-    transaction: Transaction, table: str, sample: Sequence[Record], key: str | None
+    transaction: Transaction,
+    file: Path,
+    name: Sequence[str],
+    sample: Sequence[Record],
+    key: str | None,
 ) -> _Table:
     """Make a table for the sample's fields, with a primary key."""
-    names = list(dict.fromkeys(name for record in sample for name in record))
+    names = list(dict.fromkeys(field for record in sample for field in record))
+    _refuse_bad_names(file, names)
     if key is not None and key not in names:
-        raise errors.KeyMissingError(
-            f"The records have no field {key!r} to be the key. Fields: {', '.join(names)}."
-        )
+        raise _no_key(key, names)
     chosen = key or next((name for name in KEY_NAMES if name in names), None)
-    columns = {name: _sql_type(record.get(name) for record in sample) for name in names}
+    columns = {field: _sql_type(record.get(field) for record in sample) for field in names}
     lines = [sql.SQL("{} {}").format(sql.Identifier(n), sql.SQL(t)) for n, t in columns.items()]
     if chosen is None:
         lines.insert(
@@ -218,17 +261,37 @@ async def _create(
             sql.SQL("{} bigint generated by default as identity").format(sql.Identifier(_IDENTITY)),
         )
     lines.append(sql.SQL("primary key ({})").format(sql.Identifier(chosen or _IDENTITY)))
-    await transaction.execute(
-        sql.SQL("create table {} ({})").format(
-            sql.Identifier(*table.split(".")), sql.SQL(", ").join(lines)
-        )
+    statement = sql.SQL("create table {} ({})").format(
+        sql.Identifier(*name), sql.SQL(", ").join(lines)
     )
-    made = await _target(transaction, table)
+    try:
+        await transaction.execute(statement)
+    except psycopg.errors.InvalidSchemaName:
+        raise errors.TableNotFoundError(
+            f"There is no schema {name[0]!r} to make the table in. "
+            f"Make it first: create schema {name[0]};"
+        ) from None
+    made = await _target(transaction, name)
     if made is None:
         raise errors.TableNotFoundError(
-            f"The table {table!r} was made outside the search path. Write it as schema.name."
+            f"The table {name[-1]!r} was made outside the search path. Write it as schema.name."
         )
     return made
+
+
+def _no_key(key: str, names: Sequence[str]) -> errors.KeyMissingError:
+    return errors.KeyMissingError(
+        f"The records have no field {key!r} to be the key. Fields: {', '.join(names)}."
+    )
+
+
+def _refuse_bad_names(file: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if not name or "\0" in name or len(name.encode()) > _LONGEST_NAME:
+            raise errors.InputFileError(
+                f"{file} has the field {name[:80]!r}, which cannot be the name of a column: it "
+                f"must have 1 to {_LONGEST_NAME} bytes. Nothing was loaded; rename the field."
+            )
 
 
 def _sql_type(values: Iterable[Any]) -> str:
@@ -242,7 +305,15 @@ def _sql_type(values: Iterable[Any]) -> str:
         return "double precision"
     if kinds & {dict, list}:
         return "jsonb"
-    return "text"
+    return _PARQUET_TYPES.get(next(iter(kinds)), "text") if len(kinds) == 1 else "text"
+
+
+_PARQUET_TYPES: Final[Mapping[type, str]] = {
+    datetime: "timestamptz",
+    date: "date",
+    Decimal: "numeric",
+    bytes: "bytea",
+}
 
 
 def _fields(sample: Sequence[Record], target: _Table) -> list[str]:
@@ -276,10 +347,23 @@ async def _copy(
     try:
         return await transaction.copy_rows(copy, _rows(file, target, columns, records), ())
     except psycopg.DataError as error:
-        raise errors.InputFileError(
-            f"{file} does not fit the table {target}: {error.diag.message_primary} "
-            f"({error.diag.context}). Nothing was loaded."
-        ) from None
+        raise _misfit(file, target, error) from None
+
+
+def _misfit(file: Path, target: _Table, error: psycopg.Error) -> errors.InputFileError:
+    """What Postgres did not take, with the record and the column where it names them."""
+    context = error.diag.context or ""
+    found = re.search(r"line (\d+)(?:, column ([^:]+))?", context)
+    place = f"record {found[1]}" if found else context
+    if found and found[2]:
+        place += f", field {found[2]!r}"
+    said = str(error.diag.message_primary)
+    if isinstance(error, psycopg.errors.UniqueViolation | psycopg.errors.ForeignKeyViolation):
+        said += f". {error.diag.message_detail}"  # which key; of other kinds, the whole row
+    return errors.InputFileError(
+        f"{file}{', ' if place else ''}{place} does not fit the table {target}: "
+        f"{said.rstrip('.')}. Nothing was loaded."
+    )
 
 
 async def _rows(
@@ -304,7 +388,7 @@ def _copy_value(file: Path, number: int, name: str, value: Any, *, as_json: bool
     if value is None:
         return None
     if as_json or isinstance(value, dict | list):
-        value = json.dumps(value, ensure_ascii=False)
+        value = json.dumps(value, ensure_ascii=False, default=str)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, str) and not _storable(value, as_json=as_json):
@@ -326,9 +410,18 @@ async def _merge(
 ) -> tuple[int, int]:
     """Move the loaded records into the table; answers with how many were new, how many changed."""
     by = key or target.key
-    if by is None or by not in columns:
-        return await _append(transaction, target, columns), 0
-    await _refuse_duplicates(transaction, file, by)
+    try:
+        if by is None or by not in columns:
+            return await _append(transaction, target, columns), 0
+        await _refuse_bad_keys(transaction, file, by)
+        return await _upsert(transaction, target, columns, by)
+    except psycopg.IntegrityError as error:  # NOT NULL, CHECK, UNIQUE or FOREIGN KEY
+        raise _misfit(file, target, error) from None
+
+
+async def _upsert(
+    transaction: Transaction, target: _Table, columns: list[str], by: str
+) -> tuple[int, int]:
     names = {
         "t": target.identifier,
         "key": sql.Identifier(by),
@@ -364,13 +457,19 @@ async def _append(transaction: Transaction, target: _Table, columns: list[str]) 
     )
 
 
-async def _refuse_duplicates(transaction: Transaction, file: Path, key: str) -> None:
+async def _refuse_bad_keys(transaction: Transaction, file: Path, key: str) -> None:
+    """Every record must have a key, and no two the same one."""
     rows = await transaction.fetch(
         sql.SQL(
             "select {0}::text as key, count(*) as n from pg_temp.backline_load "
-            "group by {0} having count(*) > 1 limit 1"
+            "group by {0} having count(*) > 1 or {0} is null limit 1"
         ).format(sql.Identifier(key))
     )
+    if rows and rows[0]["key"] is None:
+        raise errors.InputFileError(
+            f"{file} has records without the key {key!r} ({rows[0]['n']:,} of them). Nothing was "
+            "loaded; give each record one, or name another field with --key."
+        )
     if rows:
         raise errors.InputFileError(
             f"{file} has the key {rows[0]['key']!r} {rows[0]['n']} times. Nothing was loaded; "

@@ -137,7 +137,7 @@ async def _add(
             )
         there = await store.embedding_column(found["oid"], column)
         if there is not None:
-            check_column(f"{found['schema']}.{found['name']}.{column}", *there, model)
+            _check_existing(f"{found['schema']}.{found['name']}.{column}", *there, model)
         await store.add_collection(
             chosen, found["oid"], key=key, template=text, column=column, model=model,
             column_type=column_type,
@@ -148,6 +148,19 @@ async def _add(
             "collection": chosen, "table": collection.table, "rows": coverage.rows,
             "model": str(model), "column": column,
         }  # fmt: skip
+
+
+def _check_existing(column: str, kind: str, dimensions: int | None, model: Model) -> None:
+    """`check_column`, with what to type instead."""
+    try:
+        check_column(column, kind, dimensions, model)
+    except errors.DimensionMismatchError as error:
+        if kind not in ("vector", "halfvec"):
+            raise
+        raise errors.DimensionMismatchError(
+            f"{error} Put the vectors into a column of their own: "
+            f"--column embedding_{model.dimensions}."
+        ) from None
 
 
 async def model_of(settings: Settings, spec: str) -> Model:

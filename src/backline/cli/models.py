@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any, Final
 
 import typer
 
-from backline.backfill import check_column
+from backline import errors
+from backline.backfill import check
 from backline.cli.context import AsJson, DatabaseUrl, DataDir, database, run, settings_of
 from backline.cli.data import model_of
 from backline.cli.output import emit, out, say, table
@@ -91,9 +93,8 @@ def model_use(
         chosen = await model_of(settings, model)
         async with database(settings) as store:
             found = await store.collection(collection)
-            if found.column_type is not None:
-                column = f"{found.table}.{found.embedding_column}"
-                check_column(column, found.column_type, found.column_dimensions, chosen)
+            with suppress(errors.ModelMismatchError):  # that is what is about to be changed
+                check(found, chosen)
             await store.set_model(found, chosen)
         return str(chosen)
 
@@ -102,5 +103,6 @@ def model_use(
         emit({"collection": collection, "model": chosen})
     else:
         out.print(
-            f"{collection} uses {chosen}. Embed its rows anew: backline backfill {collection}"
+            f"{collection} uses {chosen}. Embed its rows anew: backline backfill {collection}",
+            markup=False,
         )
