@@ -96,7 +96,8 @@ class Worker:
         self._in_hand = 0
         self._rate = 0.0
         self._rejections = 0
-        self._accepted_at = time.monotonic()
+        self._accepted_at = 0.0
+        self._failing_since: float | None = None
         self._until: datetime | None = None
         self._stopping = asyncio.Event()
         self._nudge = asyncio.Event()
@@ -351,6 +352,7 @@ class Worker:
         else:
             self._limiter.succeeded()
             self._accepted_at = time.monotonic()
+            self._failing_since = None
             self._rejections = -1
             await self._accepted(units, vectors)
 
@@ -387,6 +389,7 @@ class Worker:
     async def _rejected(self, units: list[Unit], error: errors.EmbedderError) -> None:
         """The provider will not take one of these texts: find it, and embed the others."""
         self._limiter.succeeded()  # it answered; its pace is not the trouble
+        self._failing_since = None
         if len(units) > 1:
             await self._split(units)
             return
@@ -407,18 +410,20 @@ class Worker:
         for unit in units:
             unit.faults_since = unit.faults_since or time.monotonic()
             unit.faults += 1
-        status = getattr(error, "status", None)
-        if units[0].faults < FAULTS_BEFORE_SPLITTING or (status is None and len(units) == 1):
-            await self._backlog.put_back(units)
-        elif len(units) > 1:
-            await self._split(units)
-        elif self._accepted_at > units[0].faults_since:  # others pass: it is this text
+        # A text that failed while others passed, in this round or in an earlier one, is the cause.
+        suspect = units[0].jobs[0].attempts > 0 or self._accepted_at > units[0].faults_since
+        if len(units) == 1 and suspect and units[0].faults >= self._faults_allowed(units[0]):
             units[0].faults, units[0].faults_since = 0, 0.0
-            await self._record(
-                units, "unavailable", error, retry_in=min(60, 2.0 ** units[0].jobs[0].attempts)
-            )
+            wait = min(60, 2.0 ** units[0].jobs[0].attempts)
+            await self._record(units, "unavailable", error, retry_in=wait)
+        elif len(units) > 1 and units[0].faults >= FAULTS_BEFORE_SPLITTING:
+            await self._split(units)
         else:
             await self._backlog.put_back(units)
+
+    def _faults_allowed(self, unit: Unit) -> int:
+        """A text that was counted out before is not given three more calls each time."""
+        return 1 if unit.jobs[0].attempts > 0 else FAULTS_BEFORE_SPLITTING
 
     async def _split(self, units: list[Unit]) -> None:
         for half in batching.bisect(range(len(units))):
@@ -440,7 +445,8 @@ class Worker:
 
     def _check_patience(self, error: errors.EmbedderError) -> None:
         limit = self._options.give_up_after
-        silent = time.monotonic() - self._accepted_at
+        self._failing_since = self._failing_since or time.monotonic()
+        silent = time.monotonic() - self._failing_since
         if limit is not None and silent > limit:
             raise errors.ProviderUnavailableError(
                 f"The provider has embedded nothing for {silent:.0f} s; last it said: {error}. "

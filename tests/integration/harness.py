@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import numpy as np
 import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.rows import DictRow, dict_row
+from tests.provider import StandInProvider
 
 from backline.backfill import Backfill, BackfillReport
 from backline.backfill import verify as verify_collection
@@ -30,7 +31,6 @@ from backline.store import Store
 from backline.sync import Sync
 from backline.types import Collection
 from backline.worker import WorkerOptions
-from tests.provider import StandInProvider
 
 DIMENSIONS = 8
 QUICK = WorkerOptions(batch_size=20, concurrency=2, lease=20, give_up_after=20, grace=2, poll=0.2)
@@ -277,8 +277,7 @@ async def connect(url: str) -> AsyncConnection[DictRow]:
 async def execute(
     connection: AsyncConnection[DictRow], statement: str, *params: Any
 ) -> list[DictRow]:
-    query = cast(LiteralString, statement)  # the tests' own text
-    cursor = await connection.execute(query, params or None)
+    cursor = await connection.execute(statement, params or None)
     return await cursor.fetchall() if cursor.description else []
 
 

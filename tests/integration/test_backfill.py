@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from backline.store import Store
 from tests.integration.harness import overpaid, world
 from tests.provider import StandInProvider
+
+from backline.store import Store
 
 
 async def test_fills_everything(store: Store, provider: StandInProvider) -> None:

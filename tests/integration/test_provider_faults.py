@@ -1,16 +1,12 @@
-"""Everything that a provider does to those who rely on it. No row is lost, none is paid for twice."""
+"""Everything that a provider does to those who rely on it: no row is lost, none paid for twice."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
-
-from backline import errors
-from backline.store import Store
 from tests.integration.harness import (
     World,
     eventually,
@@ -22,6 +18,9 @@ from tests.integration.harness import (
 )
 from tests.integration.poison import PoisonousProvider
 from tests.provider import StandInProvider
+
+from backline import errors
+from backline.store import Store
 
 
 @pytest.fixture
