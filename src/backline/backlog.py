@@ -7,9 +7,6 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from backline import batching
 from backline.types import Job
 
@@ -28,7 +25,7 @@ class Unit:
     truncated: bool
     jobs: list[Job] = field(default_factory=list)
     unsettled: int = 0
-    vector: NDArray[np.float32] | None = None
+    element: bytes | None = None  # its vector, once there, in the form that the store takes
     faults: int = 0
     faults_since: float = 0.0
 

@@ -12,17 +12,18 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-from backline import copyformat, errors
+from backline import binary, errors
 from backline.connector import Connector
 from backline.sql import query
 from backline.types import (
+    Action,
     Collection,
     Coverage,
     FailedAttempt,
@@ -66,6 +67,15 @@ class VerifiedPage:
     last_key: str | None
 
 
+class NewVector(NamedTuple):
+    """A row to write; `element` is its vector as `binary.vector_elements` gives it, or NULL."""
+
+    key: str
+    action: Action
+    content_hash: bytes | None
+    element: bytes = binary.NULL
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """A registered worker. `session` holds the advisory lock that shows that it lives."""
@@ -98,6 +108,7 @@ class Store:
 
     def __init__(self, connector: Connector) -> None:
         self.connector = connector
+        self._oid: int | None = None
 
     # --- collections ---
 
@@ -272,26 +283,36 @@ class Store:
         return [Job._make(row) for row in rows]
 
     async def complete(
-        self, collection: Collection, worker: int, run: int | None, tuples: Sequence[bytes], *,
-        cache: bool, usage: Usage = NO_USAGE,
-    ) -> list[tuple[str, Outcome]]:  # fmt: skip
-        """Store encoded tuples (`copyformat`) where their text is unchanged, and end their jobs.
+        self,
+        collection: Collection,
+        worker: int,
+        run: int | None,
+        rows: Sequence[NewVector],
+        *,
+        cache: bool,
+        usage: Usage = NO_USAGE,
+    ) -> list[tuple[str, Outcome]]:
+        """Store vectors where the row's text is unchanged, and end the jobs; one transaction.
 
         Returns:
             (key, outcome) of the rows that were not written.
-
         """
-        async with self.connector.transaction() as transaction:
-            await transaction.execute(query("open_incoming"))
-            await transaction.copy_in(query("copy_incoming"), copyformat.stream(tuples))
-            rows = await transaction.fetch(
-                query("complete"),
-                {
-                    "collection": collection.id, "worker": worker, "run": run, "cache": cache,
-                    "batches": usage.batches, "tokens": usage.tokens, "truncated": usage.truncated,
-                },
-            )  # fmt: skip
-        return [(row["key"], row["outcome"]) for row in rows]
+        values = {
+            "collection": collection.id, "worker": worker, "run": run, "cache": cache,
+            "keys": binary.texts([row.key for row in rows]),
+            "actions": binary.texts([row.action for row in rows]),
+            "hashes": binary.blobs([row.content_hash for row in rows]),
+            "vectors": binary.Array(await self._vector_oid(), [row.element for row in rows]),
+            "batches": usage.batches, "tokens": usage.tokens, "truncated": usage.truncated,
+        }  # fmt: skip
+        left = await self.connector.fetch(query("complete"), values)
+        return [(row["key"], row["outcome"]) for row in left]
+
+    async def _vector_oid(self) -> int:
+        """The type `vector` of this database; it is another number in each."""
+        if self._oid is None:
+            self._oid = int((await self.connector.fetch_one(query("vector_oid")))["oid"])
+        return self._oid
 
     async def fail(
         self, collection: Collection, worker: int, run: int | None, rows: Sequence[FailedAttempt]

@@ -15,14 +15,13 @@ from datetime import datetime
 from functools import partial
 from typing import Final, TypeVar
 
-import numpy as np
 import structlog
 
-from backline import batching, copyformat, errors
+from backline import batching, binary, errors
 from backline.backlog import Backlog, Unit
 from backline.embedders.base import Embedder
 from backline.limiter import Limiter
-from backline.store import Lease, Store, Usage
+from backline.store import Lease, NewVector, Store, Usage
 from backline.types import Action, Collection, FailedAttempt, Job, Vectors
 from backline.writer import Write, Writer
 
@@ -291,7 +290,8 @@ class Worker:
         texts = [job for job in jobs if job.action == "embed"]
         others = [job for job in jobs if job.action != "embed"]
         if others:
-            await self._writer.put(_writes(others, [job.action for job in others], None))
+            rows = [NewVector(job.key, job.action, job.content_hash) for job in others]
+            await self._writer.put([Write(row) for row in rows])
         fresh = [job for job in texts if not await self._joined(job)]
         if fresh:
             await self._backlog.add(await self._units(fresh))
@@ -304,8 +304,9 @@ class Worker:
         unit.jobs.append(job)
         unit.unsettled += 1
         self.tally.shared += 1
-        if unit.vector is not None:
-            await self._writer.put(_writes([job], ["reuse"], unit.vector[np.newaxis], [unit]))
+        if unit.element is not None:
+            row = NewVector(job.key, "reuse", job.content_hash, unit.element)
+            await self._writer.put([Write(row, unit)])
         return True
 
     async def _units(self, jobs: Sequence[Job]) -> list[Unit]:
@@ -359,20 +360,15 @@ class Worker:
     async def _accepted(self, units: list[Unit], vectors: Vectors) -> None:
         """Hand a batch to the writer, each vector with every row that waits for it."""
         self.tally.requests += 1
-        owners = []
-        for at, unit in enumerate(units):
-            unit.vector = vectors[at]
-            owners.extend([at] * len(unit.jobs))
         usage = Usage(1, sum(u.tokens for u in units), sum(u.truncated for u in units))
-        jobs = [job for unit in units for job in unit.jobs]
-        # The second row of a text counts as reuse, not as a purchase.
-        actions: list[Action] = [
-            "embed" if position == 0 else "reuse"
-            for unit in units
-            for position in range(len(unit.jobs))
-        ]
-        matrix = vectors if len(jobs) == len(units) else vectors[owners]
-        await self._writer.put(_writes(jobs, actions, matrix, [units[at] for at in owners]), usage)
+        writes = []
+        for unit, element in zip(units, binary.vector_elements(vectors), strict=True):
+            unit.element = element
+            action: Action = "embed"
+            for job in unit.jobs:
+                writes.append(Write(NewVector(job.key, action, job.content_hash, element), unit))
+                action = "reuse"  # the second row of a text is no purchase
+        await self._writer.put(writes, usage)
 
     def _settled(self, writes: Sequence[Write]) -> None:
         """These rows are done with, whatever the outcome."""
@@ -441,7 +437,10 @@ class Worker:
         await self._patiently(
             partial(self._store.fail, self._collection, self._lease.worker, self._run, rows)
         )
-        self._settled([Write(job.key, b"", unit) for unit in units for job in unit.jobs])
+        given_up = [
+            Write(NewVector(job.key, "embed", None), unit) for unit in units for job in unit.jobs
+        ]
+        self._settled(given_up)
 
     def _check_patience(self, error: errors.EmbedderError) -> None:
         limit = self._options.give_up_after
@@ -452,18 +451,6 @@ class Worker:
                 f"The provider has embedded nothing for {silent:.0f} s; last it said: {error}. "
                 "Nothing is lost: run the same command again when it is back."
             )
-
-
-def _writes(
-    jobs: Sequence[Job],
-    actions: Sequence[Action],
-    vectors: Vectors | None,
-    units: Sequence[Unit | None] | None = None,
-) -> list[Write]:
-    """The rows in the form that the writer takes."""
-    keys = [job.key for job in jobs]
-    encoded = copyformat.encode(keys, actions, [job.content_hash for job in jobs], vectors)
-    return list(map(Write, keys, encoded, units or [None] * len(jobs)))
 
 
 async def _first_failure(main: asyncio.Task[None], helpers: Sequence[asyncio.Task[None]]) -> None:

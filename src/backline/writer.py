@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from backline.backlog import Unit
-from backline.store import NO_USAGE, Store, Usage
+from backline.store import NO_USAGE, NewVector, Store, Usage
 from backline.types import Collection, Outcome
 
 TARGET_SECONDS: Final = 0.040
@@ -28,11 +28,10 @@ _Commit: TypeAlias = Callable[[], Awaitable[_Outcomes]]
 
 
 class Write(NamedTuple):
-    """One row to write: its encoded tuple, and the unit of its text where it has one."""
+    """One row to write, and the unit of its text where it has one."""
 
-    key: str
-    encoded: bytes
-    unit: Unit | None
+    row: NewVector
+    unit: Unit | None = None
 
 
 class Writer:
@@ -108,8 +107,8 @@ class Writer:
         self._adapt(len(writes), time.monotonic() - began)
         busy = {key for key, outcome in outcomes.items() if outcome == "busy"}
         if busy:
-            self._later([write for write in writes if write.key in busy])
-            writes = [write for write in writes if write.key not in busy]
+            self._later([write for write in writes if write.row.key in busy])
+            writes = [write for write in writes if write.row.key not in busy]
         self._open -= len(writes)
         self._settled(writes)
         if len(self._queue) <= MOST_WAITING:
@@ -122,7 +121,7 @@ class Writer:
             self._collection,
             self._worker(),
             self._run,
-            [write.encoded for write in writes],
+            [write.row for write in writes],
             cache=self._cache,
             usage=usage,
         )

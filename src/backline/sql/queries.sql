@@ -76,14 +76,17 @@ select * from backline.enqueue_page(%(collection)s, %(after)s, %(limit)s)
 select key, action, coalesce(content, ''), content_hash, attempts
 from backline.claim(%(collection)s, %(worker)s, %(limit)s)
 
--- name: open_incoming
-select backline.open_incoming()
-
--- name: copy_incoming
-copy pg_temp.backline_incoming (key, action, content_hash, embedding) from stdin (format binary)
+-- name: vector_oid
+-- The type of one vector, for arrays that are sent in binary.
+select t.oid::bigint as oid from pg_catalog.pg_extension x
+join pg_catalog.pg_depend d on d.refobjid = x.oid and d.refclassid = 'pg_extension'::regclass
+  and d.classid = 'pg_type'::regclass
+join pg_catalog.pg_type t on t.oid = d.objid and t.typname = 'vector'
+where x.extname = 'vector'
 
 -- name: complete
-select * from backline.complete(%(collection)s, %(worker)s, %(run)s, %(cache)s, %(batches)s, %(tokens)s, %(truncated)s)
+select * from backline.complete(%(collection)s, %(worker)s, %(run)s, %(cache)s,
+  %(keys)b, %(actions)b, %(hashes)b, %(vectors)b, %(batches)s, %(tokens)s, %(truncated)s)
 
 -- name: fail
 select backline.fail(%(collection)s, %(worker)s, %(run)s, %(rows)s) as dead
