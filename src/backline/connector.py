@@ -65,7 +65,8 @@ def translate(error: psycopg.Error | PoolTimeout, where: str) -> errors.Backline
 
 def _without_state(error: Exception, where: str) -> errors.BacklineError:
     """Failures to connect carry no SQLSTATE in libpq; what the server said is in the message."""
-    said = str(error).strip().splitlines()
+    # libpq's hints, such as "Is the server running …?", are lines that begin with a tab.
+    said = [line for line in str(error).strip().splitlines() if not line.startswith("\t")]
     last = said[-1] if said else type(error).__name__
     refused = (
         "password authentication failed",
