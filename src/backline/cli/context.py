@@ -92,7 +92,10 @@ async def database(settings: Settings, *, migrated: bool = True) -> AsyncIterato
 
 
 async def _require_schema(store: Store) -> None:
-    pending = await migrate.pending(store.connector, core_only=True)
+    try:
+        pending = await migrate.pending(store.connector, core_only=True)
+    except errors.PermissionDeniedError:  # a role that may work, but not read the history
+        return
     if not pending:
         return
     if pending[0] == migrations()[0]:
