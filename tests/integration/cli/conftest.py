@@ -47,10 +47,12 @@ class Cli:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
 
-    def __call__(self, *args: str, code: int | None = 0, **environment: str) -> Outcome:
+    def __call__(
+        self, *args: str, code: int | None = 0, program: str = BACKLINE, **environment: str
+    ) -> Outcome:
         """Run to the end; `code` is the exit code that must come, None for any."""
         done = subprocess.run(
-            [BACKLINE, *args],
+            [program, *args],
             cwd=self.folder,
             env=self._environment(environment),
             capture_output=True,
@@ -59,7 +61,7 @@ class Cli:
             check=False,
         )
         outcome = Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
-        assert "Traceback" not in outcome.err, outcome.err
+        assert "Traceback" not in outcome.err or "-v" in args, outcome.err
         if code is not None:
             assert outcome.code == code, outcome
         return outcome

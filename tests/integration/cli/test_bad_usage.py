@@ -1,0 +1,179 @@
+"""Wrong tables, columns, models and collections: found before anything is embedded or paid for."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import pytest
+from tests.integration.cli.conftest import Cli, Sql
+from tests.provider import StandInProvider
+
+TABLES = """
+create table keyless (a text);
+create table composite (a int, b int, t text, primary key (a, b));
+create view shown as select * from tickets;
+create table narrow (id int primary key, t text, embedding extensions.vector(384), photo bytea);
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "pattern"),
+    [
+        ("nope --text {a}", "TableNotFoundError", r"no table 'nope'.*public\.tickets"),
+        ("my-table --text {a}", "TableNotFoundError", "no table 'my-table'"),
+        ("tickets --text {nope}", "ColumnNotFoundError", "no column 'nope'.*id, title, body"),
+        ("tickets --text words", "UsageError", "names no column"),
+        ("tickets --text {title", "UsageError", "without a }"),
+        ("keyless --text {a}", "KeyMissingError", "--key"),
+        ("composite --text {t}", "KeyMissingError", "--key"),
+        ("tickets --text {title} --key body", "KeyMissingError", "not unique and NOT NULL"),
+        ("tickets --text {title} --key nope", "KeyMissingError", "does not exist"),
+        ("shown --text {title}", "TableNotFoundError", "not a table"),
+        ("narrow --text {t} --model openai", "DimensionMismatchError", r"384.*1536.*--column emb"),
+        ("narrow --text {t} --column photo", "DimensionMismatchError", r"bytea.*--column"),
+        ("tickets --text {title} --model bert", "ModelNotFoundError", "all-MiniLM-L6-v2"),
+        ("tickets --text {title} --model openai@9999", "ConfigurationError", "1,?536"),
+        ("tickets --text {title} --model hash@0", "ConfigurationError", "dimensions"),
+        ("tickets --text {title} --column-type text", "UsageError", "vector or halfvec"),
+    ],
+)
+def test_add_refuses(
+    cli: Cli, sql: Sql, tickets: None, arguments: str, kind: str, pattern: str
+) -> None:
+    sql(TABLES)
+    said = cli("add", *arguments.split(), "--json", code=2).json["error"]
+    assert said["kind"] == kind, said
+    assert re.search(pattern, said["message"]), said
+    names = [row[0] for row in sql("select name from backline.collections")]
+    assert names == ["music_knowledge"]
+
+
+def test_a_second_add(cli: Cli, collection: str) -> None:
+    said = cli("add", "tickets", "--text", "{title}", "--json", code=2).json["error"]
+    assert said["kind"] == "CollectionExistsError"
+    assert "backline drop tickets" in said["message"]
+    assert "--name" in said["message"]
+
+
+def test_a_table_may_be_embedded_twice_under_two_names(cli: Cli, collection: str) -> None:
+    cli(
+        "add", "tickets", "--text", "{title}", "--model", "hash@16",
+        "--name", "titles", "--column", "title_embedding",
+    )  # fmt: skip
+    for name in ("tickets", "titles"):
+        assert cli("backfill", name, "--json").json["embedded"] == 120
+    assert cli("verify", "titles", "--json").json["passed"]
+
+
+@pytest.mark.parametrize("command", ["backfill", "sync", "verify", "status", "failures list"])
+def test_an_unknown_collection(cli: Cli, collection: str, command: str) -> None:
+    ended = cli(*command.split(), "nope", code=2)
+    assert "There is no collection 'nope'; declared: music_knowledge, tickets." in ended.err
+    assert "backline add TABLE" in ended.err
+
+
+def test_no_key_for_openai(cli: Cli, paid: StandInProvider) -> None:
+    del cli.environment["OPENAI_API_KEY"], cli.environment["OPENAI_BASE_URL"]
+    said = cli("backfill", "tickets", "--json", code=2).json["error"]
+    assert said["kind"] == "ConfigurationError"
+    assert "set OPENAI_API_KEY" in said["message"]
+
+
+def test_a_wrong_key_spends_nothing_and_loses_nothing(cli: Cli, paid: StandInProvider) -> None:
+    report = cli("backfill", "tickets", "--json", code=1, OPENAI_API_KEY="sk-wr0ng").json
+    assert report["state"] == "interrupted"
+    assert report["embedded"] == report["failed"] == 0
+    assert "key" in report["stopped_by"]
+    assert "wr0ng" not in json.dumps(report)
+    assert cli("backfill", "tickets", "--json").json["embedded"] == 120
+
+
+def test_a_base_url_that_nobody_answers(cli: Cli, paid: StandInProvider) -> None:
+    nobody = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "BACKLINE_GIVE_UP_AFTER": "0.5"}
+    ended = cli("backfill", "tickets", code=1, **nobody)
+    assert re.search(r"127\.0\.0\.1:9.*cannot be reached", ended.out)
+    assert "run the same command again" in ended.out
+    assert cli("backfill", "tickets", "--json").json["complete"]
+
+
+def test_a_base_url_that_is_none(cli: Cli, paid: StandInProvider) -> None:
+    said = cli("backfill", "--json", code=2, OPENAI_BASE_URL="localhost:11434").json["error"]
+    assert "OPENAI_BASE_URL in the environment must begin with http" in said["message"]
+
+
+def test_a_column_of_other_dimensions_is_found_before_anything_is_paid(
+    cli: Cli, paid: StandInProvider, sql: Sql
+) -> None:
+    sql("alter table tickets alter column embedding type extensions.vector(1536)")
+    said = cli("backfill", "tickets", "--json", code=2).json["error"]
+    assert said["kind"] == "DimensionMismatchError"
+    for part in ("1536", "8", "backline model use tickets openai/text-embedding-3-small@1536"):
+        assert part in said["message"]
+    assert paid.calls == []
+
+
+def test_the_remedy_for_other_dimensions_works(cli: Cli, paid: StandInProvider, sql: Sql) -> None:
+    sql("alter table tickets alter column embedding type extensions.vector(1536)")
+    cli("model", "use", "tickets", "openai/text-embedding-3-small@1536")
+    assert cli("backfill", "tickets", "--json").json["complete"]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "remedy"),
+    [
+        ("alter table tickets drop column embedding", "ColumnNotFoundError", "add column"),
+        ("drop table tickets", "TableNotFoundError", "backline drop tickets"),
+    ],
+)
+def test_what_is_gone_is_named(
+    cli: Cli, collection: str, sql: Sql, change: str, kind: str, remedy: str
+) -> None:
+    sql(change)
+    said = cli("backfill", "tickets", "--json", code=2).json["error"]
+    assert said["kind"] == kind
+    assert remedy in said["message"]
+    assert cli("drop", "tickets", "--json").json["dropped"] == "tickets"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "bogus",
+        "drop",
+        "backfill --batch-size 0",
+        "backfill --batch-size fifty",
+        "backfill --workers 1000",
+        "backfill --limit 0",
+        "add t",
+        "load f.jsonl",
+        "runs watch one",
+        "model use",
+        "status --bogus",
+    ],
+)
+def test_a_wrong_call_is_one_object_with_the_way_to_help(bare: Cli, arguments: str) -> None:
+    outcome = bare(*arguments.split(), "--json", code=2)
+    said = outcome.json["error"]
+    assert said["kind"] == "UsageError"
+    assert re.search(r"\. See: backline[a-z ]* --help$", said["message"]), said
+    assert said["message"] in outcome.err
+
+
+def test_a_call_without_arguments_shows_the_help(bare: Cli) -> None:
+    assert "backfill" in bare(code=2).out
+
+
+BROKEN = """
+import backline.cli, backline.cli.work
+backline.cli.work.coverage_line = None  # no known bug is left to try this with, so one is made
+backline.cli.main()
+"""
+
+
+def test_a_bug_is_one_line_with_its_place_and_with_verbose_a_traceback(cli: Cli) -> None:
+    plain = cli("-c", BROKEN, "status", code=1, program=sys.executable)
+    assert re.search(r"TypeError: .*\(work\.py:\d+\)\. This is a bug in Backline", plain.err)
+    assert "Traceback" not in plain.err
+    assert "Traceback" in cli("-c", BROKEN, "status", "-v", code=1, program=sys.executable).err
