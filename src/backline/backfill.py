@@ -16,10 +16,8 @@ from backline.embedders.base import Embedder
 from backline.limiter import Limiter
 from backline.store import Store
 from backline.types import Collection, Coverage, Model, RunRecord, Verification
-from backline.worker import Worker, WorkerOptions
+from backline.worker import Walk, Worker, WorkerOptions
 
-PAGE: Final = 2000
-SMALLEST_PAGE: Final = 50
 VERIFY_PAGE: Final = 2000
 EXAMPLES: Final = 10
 PROGRESS_SECONDS: Final = 0.5
@@ -184,40 +182,12 @@ class Backfill:
             self._worker.stop()
         try:
             async with self._reporting(run, on_progress):
-                await self._drive(run, self._worker)
+                await self._worker.drain(Walk())
         except (errors.EmbedderError, errors.DatabaseError) as error:
             self._stopped_by = str(error)
-        return await self._report(run, beside, self._worker)
-
-    async def _drive(self, run: int, worker: Worker) -> None:
-        walking: asyncio.Task[object] = asyncio.create_task(self._walk(run, worker))
-        try:
-            await worker.drain(walking)
-        finally:
-            walking.cancel()
-            with suppress(asyncio.CancelledError):
-                await walking
-        if worker.run_state == "cancelling":
+        if self._worker.run_state == "cancelling":
             self._stopped_by = self._stopped_by or "cancelled"
-
-    async def _walk(self, run: int, worker: Worker) -> None:
-        """Enqueue page by page, by key: the set shrinks while it is filled, so never by offset."""
-        after: str | None = None
-        size, due = PAGE, 0
-        while self._options.max_rows is None or due < self._options.max_rows:
-            try:
-                page = await self._store.enqueue_page(self._collection, after, size)
-            except (errors.ContentionError, errors.StatementTimeoutError):
-                if size == SMALLEST_PAGE:
-                    await asyncio.sleep(0.2)
-                size = max(SMALLEST_PAGE, size // 2)
-                continue
-            await self._store.walked(run, page)
-            worker.nudge()
-            due += page.due
-            after = page.last_key
-            if page.scanned < size:
-                return
+        return await self._report(run, beside, self._worker)
 
     @asynccontextmanager
     async def _reporting(self, run: int, on_progress: Progress | None) -> AsyncIterator[None]:

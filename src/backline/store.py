@@ -46,6 +46,15 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimedPage:
+    """What a walk over one page leased; `last_key` is None where the page was empty."""
+
+    scanned: int
+    last_key: str | None
+    jobs: list[Job]
+
+
+@dataclass(frozen=True, slots=True)
 class WalkedRow:
     """One row of a walk, and whether it needs embedding; `cached` where its vector is at hand."""
 
@@ -282,6 +291,32 @@ class Store:
             )
         return [Job._make(row) for row in rows]
 
+    async def claim_page(
+        self, collection: Collection, worker: int, run: int | None, after: str | None, limit: int
+    ) -> ClaimedPage:
+        """Walk the page of rows after key `after` and lease what is due in it.
+
+        A user's uncommitted insert of the same row would make this wait for their transaction, so
+        it gives up after 200 ms and is called again.
+        """
+        async with self.connector.transaction() as transaction:
+            await transaction.execute("set local synchronous_commit = off")
+            await transaction.execute("set local lock_timeout = '200ms'")
+            [(scanned, last, queued, *columns)] = await transaction.fetch_tuples(
+                query("claim_page"),
+                {
+                    "collection": collection.id, "worker": worker, "run": run, "after": after,
+                    "limit": limit,
+                },
+            )  # fmt: skip
+        if not queued:
+            return ClaimedPage(scanned, last, [])
+        jobs = [Job._make((*row, 0)) for row in zip(*columns, strict=True)]
+        if len(queued) < len(jobs):
+            mine = set(queued)
+            jobs = [job for job in jobs if job.key in mine]
+        return ClaimedPage(scanned, last, jobs)
+
     async def complete(
         self,
         collection: Collection,
@@ -401,17 +436,6 @@ class Store:
             {"collection": collection.id, "settings": json.dumps(dict(settings))},
         )
         return int(row["id"])
-
-    async def walked(self, run: int, page: Page) -> str:
-        """Record how far a run has walked; answers with its state."""
-        row = await self.connector.fetch_one(
-            query("walked"),
-            {
-                "run": run, "scanned": page.scanned, "due": page.due,
-                "cursor": page.last_key,
-            },
-        )  # fmt: skip
-        return str(row["state"])
 
     async def finish_run(self, run: int, state: str, report: Mapping[str, Any]) -> None:
         await self.connector.execute(

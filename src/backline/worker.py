@@ -28,6 +28,10 @@ from backline.writer import Write, Writer
 T = TypeVar("T")
 
 LARGEST_CLAIM: Final = 2000
+MOST_IN_HAND: Final = 8000
+SMALLEST_PAGE: Final = 50
+# While a table is walked, live edits are looked for this often.
+LIVE_EVERY: Final = 0.1
 # A batch that failed this often with server errors is halved: one of its texts may be the cause.
 FAULTS_BEFORE_SPLITTING: Final = 3
 # That many texts rejected one by one, and none accepted, is not the rows' fault.
@@ -49,6 +53,34 @@ class WorkerOptions:
     poll: float = 1.0
     max_rows: int | None = None
     budget: batching.Budget = field(default_factory=batching.Budget)
+
+
+class Walk:
+    """A walk over a whole table, page by page, leasing what is due as the worker has room.
+
+    By key and never by offset: the set of rows to embed shrinks while it is walked.
+    """
+
+    def __init__(self, after: str | None = None) -> None:
+        self.finished = False
+        self._after = after
+        self._largest = LARGEST_CLAIM
+
+    async def claim(
+        self, store: Store, collection: Collection, worker: int, run: int | None, limit: int
+    ) -> list[Job]:
+        """Lease what is due in the next page."""
+        size = min(limit, self._largest)
+        try:
+            page = await store.claim_page(collection, worker, run, self._after, size)
+        except (errors.ContentionError, errors.StatementTimeoutError):
+            if size <= SMALLEST_PAGE:
+                raise
+            self._largest = max(SMALLEST_PAGE, size // 2)
+            return []
+        self._after = page.last_key
+        self.finished = page.scanned < size
+        return page.jobs
 
 
 @dataclass(slots=True)
@@ -92,6 +124,8 @@ class Worker:
             patiently=self._patiently,
             settled=self._settled,
         )
+        self._walk: Walk | None = None
+        self._claimed_at = 0.0
         self._in_hand = 0
         self._rate = 0.0
         self._rejections = 0
@@ -112,16 +146,16 @@ class Worker:
         """Say that there may be new work."""
         self._nudge.set()
 
-    async def drain(self, walking: asyncio.Task[object] | None = None) -> None:
-        """Work until everything that was enqueued up to now, or by `walking`, is settled.
+    async def drain(self, walk: Walk | None = None) -> None:
+        """Work until everything that was enqueued up to now, or is found by `walk`, is settled.
 
         Raises:
             ProviderRefusedError: the provider refuses every request.
             ProviderUnavailableError: no answer for `give_up_after` seconds.
             DatabaseError: Postgres is gone for that long, or its disk is full.
-
         """
-        await self._work(partial(self._drained, walking))
+        self._walk = walk
+        await self._work(self._drained)
 
     async def follow(self) -> None:
         """Work as edits come in, until `stop`."""
@@ -223,16 +257,37 @@ class Worker:
                     return
                 await self._wait(0.02)
                 continue
-            jobs = await self._patiently(
-                partial(self._store.claim, self._collection, self._lease.worker, limit)
+            jobs = await self._next_jobs(limit)
+            self._backlog.more_coming = self._walking or (
+                len(jobs) == limit and self._allowed() > len(jobs)
             )
-            self._backlog.more_coming = len(jobs) == limit and self._allowed() > len(jobs)
             await self._sort_out(jobs)
-            if jobs:
+            if jobs or self._walking:
                 continue
             await self._backlog.flush()
             if self._in_hand == 0 and await done():
                 return
+
+    @property
+    def _walking(self) -> bool:
+        return self._walk is not None and not self._walk.finished and not self._spent()
+
+    async def _next_jobs(self, limit: int) -> list[Job]:
+        """Live edits first, then the next page of the walk."""
+        jobs: list[Job] = []
+        if not self._walking or time.monotonic() - self._claimed_at > LIVE_EVERY:
+            self._claimed_at = time.monotonic()
+            jobs = await self._patiently(
+                partial(self._store.claim, self._collection, self._lease.worker, limit)
+            )
+        if self._walk is not None and self._walking and len(jobs) < limit:
+            jobs += await self._patiently(
+                partial(
+                    self._walk.claim, self._store, self._collection, self._lease.worker,
+                    self._run, limit - len(jobs),
+                )
+            )  # fmt: skip
+        return jobs
 
     def _spent(self) -> bool:
         return self._options.max_rows is not None and self._allowed() <= 0
@@ -244,12 +299,14 @@ class Worker:
 
     def _claim_limit(self) -> int:
         """Rows to claim now: enough that no lane waits, and no more than two seconds' work."""
-        ahead = self._options.batch_size * self._options.concurrency * 2
-        wanted = min(LARGEST_CLAIM, max(ahead, 400, int(2 * self._rate)))
+        least = self._options.batch_size * self._options.concurrency * 2
+        if self._embedder.free:
+            least = max(least, LARGEST_CLAIM)
+        wanted = min(MOST_IN_HAND, max(least, int(2 * self._rate)))
         room = wanted - self._in_hand
         if room < wanted // 2:
             return 0
-        return min(room, self._allowed())
+        return min(room, LARGEST_CLAIM, self._allowed())
 
     async def _wait(self, seconds: float) -> None:
         """Sleep, but not past a nudge."""
@@ -261,13 +318,8 @@ class Worker:
         await self._wait(self._options.poll)
         return False
 
-    async def _drained(self, walking: asyncio.Task[object] | None) -> bool:
+    async def _drained(self) -> bool:
         """Whether all is settled; sleeps a little where it is not."""
-        if walking is not None and not walking.done():
-            await self._wait(0.01)
-            return False
-        if walking is not None:
-            walking.result()
         before = await self._mark()
         remain, due_in = await self._patiently(
             partial(self._store.outstanding, self._collection, before)

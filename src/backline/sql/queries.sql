@@ -76,6 +76,10 @@ select * from backline.enqueue_page(%(collection)s, %(after)s, %(limit)s)
 select key, action, coalesce(content, ''), content_hash, attempts
 from backline.claim(%(collection)s, %(worker)s, %(limit)s)
 
+-- name: claim_page
+select scanned, last_key, queued, keys, actions, contents, hashes
+from backline.claim_page(%(collection)s, %(worker)s, %(run)s, %(after)s, %(limit)s)
+
 -- name: vector_oid
 -- The type of one vector, for arrays that are sent in binary.
 select t.oid::bigint as oid from pg_catalog.pg_extension x
@@ -113,9 +117,6 @@ select * from backline.outstanding(%(collection)s, %(before)s)
 
 -- name: start_run
 select backline.start_run(%(collection)s, %(settings)s) as id
-
--- name: walked
-select backline.walked(%(run)s, %(scanned)s, %(due)s, %(cursor)s) as state
 
 -- name: finish_run
 select backline.finish_run(%(run)s, %(state)s, %(report)s)

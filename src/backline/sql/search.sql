@@ -1,0 +1,39 @@
+-- The statements that search sends, by name. The rules are in the functions of the migration.
+
+-- name: search
+select * from backline.search(%(collection)s, %(mode)s, %(text)s, %(vector)s::real[], %(limit)s,
+  %(offset)s, %(filter)s::jsonb, %(weight)s, %(snippets)s)
+
+-- name: query_terms
+select * from backline.query_terms(%(collection)s, %(text)s)
+
+-- name: keyword_index
+-- How a collection is indexed for keywords, and how far that is.
+select k.language::text as language, k.text_template, k.built_at is not null as built,
+       (select coalesce(sum(n.documents), 0)::bigint from backline.document_counts n
+        where n.collection_id = k.collection_id) as documents
+from backline.keyword_indexes k where k.collection_id = %(collection)s
+
+-- name: set_keywords
+select backline.set_keywords(%(collection)s, %(template)s, %(language)s::text::regconfig)
+
+-- name: text_search_configurations
+select c.cfgname as name from pg_catalog.pg_ts_config c order by 1
+
+-- name: build_keywords_page
+select * from backline.build_keywords_page(%(collection)s, %(after)s, %(limit)s, %(wait)s)
+
+-- name: keywords_are_built
+select backline.keywords_are_built(%(collection)s) as built
+
+-- name: compact_keywords
+select backline.compact_keywords(%(collection)s, true) as merged
+
+-- name: vector_index
+select * from backline.vector_index(%(collection)s)
+
+-- name: sample_vectors
+select backline.sample_vectors(%(collection)s, %(count)s) as vector
+
+-- name: nearest_keys
+select backline.nearest_keys(%(collection)s, %(vector)s::real[], %(limit)s, %(exact)s) as keys
