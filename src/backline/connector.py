@@ -178,6 +178,7 @@ class Connector:
             open=False,
             timeout=30,
             check=AsyncConnectionPool.check_connection,
+            configure=_with_iso_dates if self.has_sessions else None,
             kwargs=self._options(autocommit=True),
         )
 
@@ -235,6 +236,11 @@ class Connector:
 
     def _translated(self) -> _Translated:
         return _Translated(self.where)
+
+
+async def _with_iso_dates(connection: AsyncConnection[DictRow]) -> None:
+    """Whatever the database's own style, timestamps come in the one that the driver reads."""
+    await connection.execute("set datestyle to 'ISO, YMD'")
 
 
 class _Translated:

@@ -215,9 +215,11 @@ class Store:
         row = await self.connector.fetch_one(query("coverage"), {"collection": collection.id})
         return Coverage(**row["coverage"])
 
-    async def recount(self, collection: int) -> None:
-        """Set the ledger right by counting."""
-        await self.connector.execute(query("recount"), {"collection": collection})
+    async def recount(self, collection: int) -> dict[str, int]:
+        """Set the ledger right by counting; returns by how much each measure was off."""
+        row = await self.connector.fetch_one(query("recount"), {"collection": collection})
+        corrected: dict[str, int] = row["corrected"]
+        return corrected
 
     async def compact(self, collection: Collection) -> None:
         await self.connector.execute(query("compact_tallies"), {"collection": collection.id})
@@ -351,8 +353,8 @@ class Store:
 
     async def fail(
         self, collection: Collection, worker: int, run: int | None, rows: Sequence[FailedAttempt]
-    ) -> int:
-        """Record failed attempts; returns how many went to the dead letters."""
+    ) -> list[str]:
+        """Record failed attempts; returns the keys that somebody is editing: report them again."""
         payload = [
             {
                 "key": row.key, "content_hash": row.content_hash.hex(), "kind": row.kind,
@@ -367,7 +369,8 @@ class Store:
                 "rows": json.dumps(payload),
             },
         )  # fmt: skip
-        return int(row["dead"])
+        busy: list[str] = row["busy"]
+        return busy
 
     async def release(self, worker: int, keys: Sequence[str] | None = None) -> int:
         """Give leased jobs back, all or some; no attempt is counted."""
@@ -419,7 +422,13 @@ class Store:
 
     async def retire(self, lease: Lease) -> None:
         """End a worker and give back what it holds."""
-        await self.connector.execute(query("retire_worker"), {"worker": lease.worker})
+        try:
+            await self.connector.execute(query("retire_worker"), {"worker": lease.worker})
+        finally:
+            await self.hang_up(lease)
+
+    async def hang_up(self, lease: Lease) -> None:
+        """Close the session of a lease, and with it give up the lock that shows its life."""
         if lease.session is not None:
             await lease.session.close()
 

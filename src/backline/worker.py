@@ -231,7 +231,9 @@ class Worker:
         if not alive:
             # The server was restarted, or this process slept past its lease. What is in hand goes
             # on under a new lease; the guard on every write keeps it right either way.
-            self._lease = await self._register(replaces=self._lease.worker)
+            lost = self._lease
+            self._lease = await self._register(replaces=lost.worker)
+            await self._store.hang_up(lost)
 
     async def _patiently(self, verb: Callable[[], Awaitable[T]]) -> T:
         """Try a verb until the database answers: a restart of the server loses nothing."""

@@ -61,7 +61,7 @@ select backline.drop_collection(%(collection)s, %(drop_column)s)
 select backline.set_model(%(collection)s, %(provider)s, %(model)s, %(revision)s, %(dimensions)s)
 
 -- name: recount
-select backline.recount(%(collection)s)
+select backline.recount(%(collection)s) as corrected
 
 -- name: compact_tallies
 select backline.compact_tallies(%(collection)s)
@@ -93,7 +93,7 @@ select * from backline.complete(%(collection)s, %(worker)s, %(run)s, %(cache)s,
   %(keys)b, %(actions)b, %(hashes)b, %(vectors)b, %(batches)s, %(tokens)s, %(truncated)s)
 
 -- name: fail
-select backline.fail(%(collection)s, %(worker)s, %(run)s, %(rows)s) as dead
+select backline.fail(%(collection)s, %(worker)s, %(run)s, %(rows)s) as busy
 
 -- name: release
 select backline.release(%(worker)s, %(keys)s) as released

@@ -243,34 +243,44 @@ language sql set search_path = '' as $$
   group by g.measure, g.model_id having sum(g.amount) <> 0;
 $$;
 
--- Sets the ledger right by counting. One statement, so one snapshot: what a concurrent transaction
--- adds is counted by its own ledger line later, never twice and never not at all.
-create function backline.recount(p_collection int) returns void
+-- Sets the ledger right by counting, and returns what it corrected. The count is one statement, so
+-- one snapshot: what a concurrent transaction adds is counted by its own ledger line later, never
+-- twice and never not at all. Recounts take turns, or two would make the same correction twice.
+create function backline.recount(p_collection int) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
   v_source text;
+  v_corrected jsonb;
 begin
   select format('%I.%I', c.table_schema, c.table_name) into strict v_source
   from backline.collections c where c.id = p_collection;
+  perform pg_catalog.pg_advisory_xact_lock((x'6261636c'::bigint << 31) | p_collection);
   execute format($q$
-    insert into backline.tallies (collection_id, measure, model_id, amount)
-    select $1, d.measure, d.model_id, sum(d.amount) from (
-      select 'rows' as measure, 0 as model_id, count(*) as amount from %1$s
-      union all
-      select case when s.blank then 'blank' else 'embedded' end, s.model_id, count(*)
-      from backline.stamps s where s.collection_id = $1 and not s.stale group by s.blank, s.model_id
-      union all
-      select 'pending', 0, count(*) from backline.jobs j where j.collection_id = $1
-      union all
-      select 'failed', 0, count(*) from backline.failures f where f.collection_id = $1
-      union all
-      select t.measure, t.model_id, -sum(t.amount) from backline.tallies t
-      where t.collection_id = $1 group by t.measure, t.model_id
-    ) d group by d.measure, d.model_id having sum(d.amount) <> 0
-  $q$, v_source) using p_collection;
+    with wrong as (
+      select d.measure, d.model_id, sum(d.amount) as amount from (
+        select 'rows' as measure, 0 as model_id, count(*) as amount from %1$s
+        union all
+        select case when s.blank then 'blank' else 'embedded' end, s.model_id, count(*)
+        from backline.stamps s where s.collection_id = $1 and not s.stale group by s.blank, s.model_id
+        union all
+        select 'pending', 0, count(*) from backline.jobs j where j.collection_id = $1
+        union all
+        select 'failed', 0, count(*) from backline.failures f where f.collection_id = $1
+        union all
+        select t.measure, t.model_id, -sum(t.amount) from backline.tallies t
+        where t.collection_id = $1 group by t.measure, t.model_id
+      ) d group by d.measure, d.model_id having sum(d.amount) <> 0
+    ), corrected as (
+      insert into backline.tallies (collection_id, measure, model_id, amount)
+      select $1, w.measure, w.model_id, w.amount from wrong w
+    )
+    select coalesce(jsonb_object_agg(m.measure, m.amount), '{}')
+    from (select w.measure, sum(w.amount) as amount from wrong w group by w.measure) m
+  $q$, v_source) into v_corrected using p_collection;
+  return v_corrected;
 end $$;
 comment on function backline.recount(int) is
-  'API: recounts rows, embedded, blank, pending and failed, and corrects the ledger. Takes no locks.';
+  'API: recounts rows, embedded, blank, pending and failed; corrects the ledger and returns by how much.';
 
 -- ------------------------------------------------------------------------------------ collections
 
@@ -335,6 +345,9 @@ begin
   return v_id;
 end $$;
 
+-- Every function that makes the text of a row pins the settings that texts depend on: a row has one
+-- text, whoever reads it, or an edit would be missed and a hash would never match again.
+
 -- The trigger functions of one collection. They are generated because a function that knows its
 -- table's columns compares a thousand changed rows in one plan; security definer, because whoever
 -- edits the table need not have any right in this schema.
@@ -344,7 +357,8 @@ declare
   c backline.collections;
   v_table text;
   v_options constant text := 'returns trigger language plpgsql security definer '
-    'set search_path = '''' set timezone = ''UTC'' set datestyle = ''ISO, YMD''';
+    'set search_path = '''' set timezone = ''UTC'' set datestyle = ''ISO, YMD'' '
+    'set intervalstyle = ''postgres'' set bytea_output = ''hex'' set extra_float_digits = 1';
   v_event text;
 begin
   select * into strict c from backline.collections where id = p_collection;
@@ -365,7 +379,7 @@ begin
     begin
       perform backline.forget(%3$s, array(
         select r.%4$I::text from old_rows r
-        where not exists (select from new_rows n where n.%4$I = r.%4$I)));
+        where not exists (select from new_rows n where n.%4$I::text = r.%4$I::text)));
       perform backline.enqueue_edits(%3$s, array(
         select k.key from (select r.%4$I::text as key, %5$s as content from new_rows r) k
         left join (select r.%4$I::text as key, %5$s as content from old_rows r) o on o.key = k.key
@@ -435,8 +449,9 @@ begin
   end if;
 
   -- One column that tells rows apart: the primary key, or a unique NOT NULL column named by the caller.
-  -- The cast carries the column's collation, or its index could not be used.
-  select a.attname, pg_catalog.format_type(a.atttypid, null)
+  -- The cast carries the column's collation, or its index could not be used; and no length, or a
+  -- character(8) would be cast to its first letter.
+  select a.attname, pg_catalog.format_type(a.atttypid, -1)
          || coalesce(' collate ' || quote_ident(l.nspname) || '.' || quote_ident(o.collname), '')
     into v_key, v_key_type
   from pg_catalog.pg_index i
@@ -554,7 +569,8 @@ end $$;
 create function backline.walk_page(p_collection int, p_after text, p_limit int, p_with_text boolean default false)
 returns table (key text, due boolean, stamped boolean, content text, content_hash bytea, cached boolean)
 language plpgsql stable rows 1000
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off
+set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 set jit = off
 set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
@@ -621,7 +637,8 @@ comment on function backline.enqueue_page is
 create function backline.claim(p_collection int, p_worker bigint, p_limit int)
 returns table (key text, action text, content text, content_hash bytea, attempts int)
 language plpgsql rows 500
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off
+set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 set jit = off
 set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off
 set enable_bitmapscan = off set enable_sort = off as $$
 declare
@@ -737,7 +754,8 @@ create function backline.complete(
   p_batches bigint default 0, p_tokens bigint default 0, p_truncated bigint default 0
 ) returns table (key text, outcome text)
 language plpgsql rows 10
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off
+set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 set jit = off
 set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off
 set lock_timeout = '20ms' set enable_bitmapscan = off set enable_sort = off as $$
 #variable_conflict use_column
@@ -834,7 +852,8 @@ create function backline.settle(
 )
 returns table (key text, outcome text)
 language plpgsql rows 10
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off
+set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 set jit = off
 set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
 #variable_conflict use_column
 declare
@@ -845,8 +864,11 @@ begin
     with rest as materialized (
       select i.key, i.action,
         case when r.found is null then 'gone'
-             when sha256(convert_to(r.content, 'UTF8')) <> i.content_hash then 'changed'
-             when i.action = 'fresh' then 'fresh'
+             when sha256(convert_to(r.content, 'UTF8')) is distinct from i.content_hash then 'changed'
+             when i.action = 'fresh' and exists (
+               select from backline.stamps s where s.collection_id = $1 and s.key = i.key
+                 and s.content_hash = i.content_hash and s.model_id = $8) then 'fresh'
+             when i.action = 'fresh' then 'changed'
              when i.action = 'reuse' and i.embedding is null then 'lost'
              else 'busy' end as outcome
       from unnest($4, $5, $6, $7) as i(key, action, content_hash, embedding)
@@ -876,57 +898,78 @@ begin
     from rest n left join mine m on m.key = n.key
     where n.outcome <> 'fresh' or m.key is null
   $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
-  using p_collection, p_worker, p_written, p_keys, p_actions, p_hashes, p_vectors;
+  using p_collection, p_worker, p_written, p_keys, p_actions, p_hashes, p_vectors, c.model_id;
 end $$;
 
 -- Records failed attempts: [{"key", "content_hash" (hex), "kind", "error", "retry_in" (seconds) or null}].
 -- With retry_in, the job waits and is tried again, up to the collection's max_attempts; with none,
 -- or when they are used up, it goes to the dead letters. Jobs that this worker no longer holds
--- (their row was edited meanwhile) are left alone. Returns how many went to the dead letters.
+-- (their row was edited meanwhile) are left alone, and a row whose text is another one now is
+-- pending again: the verdict was on the old one. Returns the keys of jobs that somebody's open
+-- transaction holds: nothing happened to them, report them again.
 create function backline.fail(p_collection int, p_worker bigint, p_run bigint, p_rows jsonb)
-returns int language plpgsql set search_path = '' as $$
+returns text[] language plpgsql
+set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 set jit = off as $$
 declare
+  c backline.collections;
   v_dead int;
+  v_busy text[];
 begin
-  with reported as (
-    select x.key, decode(x.content_hash, 'hex') as content_hash, x.kind, x.error, x.retry_in
-    from jsonb_to_recordset(p_rows) as x(key text, content_hash text, kind text, error text, retry_in float8)
-  ), held as materialized (
-    select j.key, j.attempts + 1 as attempts, r.content_hash, r.kind, r.error, r.retry_in,
-           r.retry_in is null or j.attempts + 1 >= c.max_attempts as dead
-    from backline.jobs j
-    join reported r on r.key = j.key
-    join backline.collections c on c.id = j.collection_id
-    where j.collection_id = p_collection and j.worker_id = p_worker
-    for update of j
-  ), retried as (
-    update backline.jobs j set attempts = h.attempts, worker_id = null,
-      not_before = now() + make_interval(secs => h.retry_in)
-    from held h where not h.dead and j.collection_id = p_collection and j.key = h.key
-  ), ended as (
-    delete from backline.jobs j using held h
-    where h.dead and j.collection_id = p_collection and j.key = h.key
-  ), buried as (
-    insert into backline.failures (collection_id, key, content_hash, model_id, attempts, kind, error, run_id)
-    select p_collection, h.key, h.content_hash, c.model_id, h.attempts, h.kind, h.error, p_run
-    from held h join backline.collections c on c.id = p_collection where h.dead
-    on conflict (collection_id, key) do update set content_hash = excluded.content_hash,
-      model_id = excluded.model_id, attempts = excluded.attempts, kind = excluded.kind,
-      error = excluded.error, run_id = excluded.run_id, failed_at = now()
-    returning 1
-  )
-  select count(*) into v_dead from buried;
+  select * into strict c from backline.collections where id = p_collection;
+  execute format($q$
+    with reported as materialized (
+      select x.key, decode(x.content_hash, 'hex') as content_hash, x.kind, x.error, x.retry_in
+      from jsonb_to_recordset($4) as x(key text, content_hash text, kind text, error text, retry_in float8)
+    ), held as materialized (
+      select j.key, j.attempts + 1 as attempts, n.content_hash, n.kind, n.error, n.retry_in,
+        case when r.found is null then 'gone'
+             when sha256(convert_to(r.content, 'UTF8')) <> n.content_hash then 'changed'
+             when n.retry_in is null or j.attempts + 1 >= $5 then 'dead'
+             else 'retry' end as outcome
+      from reported n
+      join backline.jobs j on j.collection_id = $1 and j.key = n.key and j.worker_id = $2
+      left join lateral (select true as found, %2$s as content from %3$s r where r.%1$I = n.key::%4$s) r on true
+      for update of j skip locked
+    ), freed as (
+      update backline.jobs j set worker_id = null,
+        attempts = case h.outcome when 'retry' then h.attempts else j.attempts end,
+        not_before = now() + make_interval(secs => case h.outcome when 'retry' then h.retry_in else 0 end)
+      from held h where h.outcome in ('retry', 'changed') and j.collection_id = $1 and j.key = h.key
+    ), ended as (
+      delete from backline.jobs j using held h
+      where h.outcome in ('dead', 'gone') and j.collection_id = $1 and j.key = h.key
+    ), buried as (
+      insert into backline.failures (collection_id, key, content_hash, model_id, attempts, kind, error, run_id)
+      select $1, h.key, h.content_hash, $6, h.attempts, h.kind, h.error, $3
+      from held h where h.outcome = 'dead'
+      on conflict (collection_id, key) do update set content_hash = excluded.content_hash,
+        model_id = excluded.model_id, attempts = excluded.attempts, kind = excluded.kind,
+        error = excluded.error, run_id = excluded.run_id, failed_at = now()
+      returning 1
+    )
+    select (select count(*) from buried),
+      array(select n.key from reported n join backline.jobs j
+              on j.collection_id = $1 and j.key = n.key and j.worker_id = $2
+            where n.key not in (select h.key from held h))
+  $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
+  into v_dead, v_busy using p_collection, p_worker, p_run, p_rows, c.max_attempts, c.model_id;
   insert into backline.run_counts (run_id, failed) select p_run, v_dead where p_run is not null and v_dead > 0;
-  return v_dead;
+  return v_busy;
 end $$;
 comment on function backline.fail is 'API: records failed attempts; see its comment in the migration.';
 
--- Gives back what a worker holds, all of it or some: no attempt is counted.
+-- Gives back what a worker holds, all of it or some: no attempt is counted. A job that a user's open
+-- transaction has in hand is skipped, here and in all that follows: whoever waited for it, holding
+-- other jobs meanwhile, would make other users wait for that transaction too.
 create function backline.release(p_worker bigint, p_keys text[] default null) returns int
 language sql set search_path = '' as $$
   with freed as (
     update backline.jobs j set worker_id = null
-    where j.worker_id = p_worker and (p_keys is null or j.key = any (p_keys))
+    from (select x.collection_id, x.key from backline.jobs x
+          where x.worker_id = p_worker and (p_keys is null or x.key = any (p_keys))
+          for update skip locked) h
+    where j.collection_id = h.collection_id and j.key = h.key
     returning 1
   )
   select count(*)::int from freed;
@@ -937,7 +980,10 @@ create function backline.retry_failures(p_collection int, p_keys text[] default 
 language sql set search_path = '' as $$
   with raised as (
     delete from backline.failures f
-    where f.collection_id = p_collection and (p_keys is null or f.key = any (p_keys))
+    using (select x.key from backline.failures x
+           where x.collection_id = p_collection and (p_keys is null or x.key = any (p_keys))
+           for update skip locked) h
+    where f.collection_id = p_collection and f.key = h.key
     returning f.key
   ), queued as (
     insert into backline.jobs (collection_id, key, priority)
@@ -952,7 +998,10 @@ create function backline.drop_failures(p_collection int, p_keys text[] default n
 language sql set search_path = '' as $$
   with dropped as (
     delete from backline.failures f
-    where f.collection_id = p_collection and (p_keys is null or f.key = any (p_keys))
+    using (select x.key from backline.failures x
+           where x.collection_id = p_collection and (p_keys is null or x.key = any (p_keys))
+           for update skip locked) h
+    where f.collection_id = p_collection and f.key = h.key
     returning 1
   )
   select count(*)::int from dropped;
@@ -978,7 +1027,10 @@ begin
     perform pg_catalog.pg_advisory_lock(backline.worker_lock(v_id));
   end if;
   if p_replaces is not null then  -- the same worker, after its connection was lost
-    update backline.jobs set worker_id = v_id where worker_id = p_replaces;
+    update backline.jobs j set worker_id = v_id
+    from (select x.collection_id, x.key from backline.jobs x where x.worker_id = p_replaces
+          for update skip locked) h
+    where j.collection_id = h.collection_id and j.key = h.key;
     delete from backline.workers where id = p_replaces;
   end if;
   return v_id;
@@ -997,30 +1049,34 @@ comment on function backline.heartbeat is 'API: renews a worker''s lease.';
 
 create function backline.retire_worker(p_worker bigint) returns void
 language sql set search_path = '' as $$
-  update backline.jobs set worker_id = null where worker_id = p_worker;
-  delete from backline.workers where id = p_worker;
+  select backline.release(p_worker);
+  delete from backline.workers where id = p_worker;  -- what is left of its leases, reap() frees
 $$;
 comment on function backline.retire_worker is 'API: ends a worker and gives back what it holds.';
 
 -- Frees what dead workers held: those whose lease has run out, and at once those whose connection
--- is gone, which its advisory lock shows. Returns how many workers were found dead.
+-- is gone, which its advisory lock shows. Then every lease without a worker is free, whoever took
+-- it: a process that slept past its lease may have claimed in the moment before it noticed. Returns
+-- how many workers were found dead.
 create function backline.reap(p_collection int) returns int
 language plpgsql set search_path = '' as $$
 declare
   v_dead bigint[];
 begin
-  select array_agg(w.id) into v_dead from backline.workers w
+  select coalesce(array_agg(w.id), '{}') into v_dead from backline.workers w
   where w.collection_id = p_collection
     and (w.expires_at < now()
          or w.has_session and pg_catalog.pg_try_advisory_xact_lock(backline.worker_lock(w.id)));
-  if v_dead is null then
-    return 0;
-  end if;
-  update backline.jobs j set worker_id = null where j.worker_id = any (v_dead);
   update backline.runs r set state = 'interrupted', finished_at = now()
   from backline.workers w
   where w.id = any (v_dead) and r.id = w.run_id and r.state in ('running', 'cancelling');
   delete from backline.workers w where w.id = any (v_dead);
+  update backline.jobs j set worker_id = null
+  from (select x.key from backline.jobs x
+        where x.collection_id = p_collection and x.worker_id is not null
+          and not exists (select from backline.workers w where w.id = x.worker_id)
+        for update skip locked) h
+  where j.collection_id = p_collection and j.key = h.key;
   return cardinality(v_dead);
 end $$;
 comment on function backline.reap is 'API: frees what dead workers held.';
@@ -1055,7 +1111,7 @@ create function backline.outstanding(p_collection int, p_before timestamptz,
   select exists (select from backline.jobs j where j.collection_id = p_collection and j.worker_id is null
                    and j.priority in (0, 1) and j.enqueued_at <= p_before)
          or exists (select from backline.jobs j where j.collection_id = p_collection
-                      and j.worker_id in (select w.id from backline.workers w) and j.enqueued_at <= p_before),
+                      and j.worker_id is not null and j.enqueued_at <= p_before),
          (select extract(epoch from greatest(min(j.not_before) - now(), interval '0'))::float8
           from (select x.not_before from backline.jobs x where x.collection_id = p_collection
                   and x.worker_id is null order by x.priority, x.enqueued_at limit 1000) j);
@@ -1107,7 +1163,8 @@ create function backline.verify_page(
   p_collection int, p_after text, p_limit int,
   out scanned bigint, out embedded bigint, out blank bigint, out problems jsonb, out last_key text
 ) language plpgsql stable
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off
+set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 set jit = off
 set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
