@@ -188,10 +188,15 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """A ranked row: key, score, the parts that the score is made of, and the row's columns."""
+    """A ranked row: key, score, the parts that the score is made of, and the row's columns.
+
+    `parts` holds `dense` (cosine similarity) and `keyword` (BM25), each where the row has it.
+    `snippet` is HTML: the passages with the query's words, these between <mark> and </mark>.
+    """
 
     key: str
     score: float
     parts: dict[str, float]
     content: str
     row: dict[str, Any] = field(default_factory=dict)
+    snippet: str | None = None

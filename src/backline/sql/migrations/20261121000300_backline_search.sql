@@ -168,8 +168,9 @@ begin
     ) as e(name, event, tables, body)
   loop
     execute format('create function backline.%I() returns trigger language plpgsql security definer '
-                   'set search_path = '''' set timezone = ''UTC'' set datestyle = ''ISO, YMD'' set jit = off '
-                   'as $t$ begin %s; return null; end $t$',
+                   'set search_path = '''' set timezone = ''UTC'' set datestyle = ''ISO, YMD'' '
+                   'set intervalstyle = ''postgres'' set bytea_output = ''hex'' set extra_float_digits = 1 '
+                   'set jit = off as $t$ begin %s; return null; end $t$',
                    'k' || c.id || '_' || v_event.name, v_event.body);
     execute format('revoke all on function backline.%I() from public', 'k' || c.id || '_' || v_event.name);
     -- Backline's own write sets backline.writing, so that storing a vector compares no text.
@@ -227,7 +228,8 @@ create function backline.build_keywords_page(
   p_collection int, p_after text, p_limit int, p_wait boolean default true,
   out scanned bigint, out indexed bigint, out last_key text
 ) language plpgsql
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off as $$
+set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 set jit = off as $$
 declare
   c backline.collections;
   v_text text;
@@ -778,7 +780,8 @@ create function backline.search(
   p_filter jsonb default null, p_weight float8 default 0.4, p_snippets boolean default false
 ) returns table (key text, score float8, dense float8, keyword float8, content text, record jsonb, snippet text)
 language plpgsql stable rows 10
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' as $$
+set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
 declare
   s record;
   v_wanted int := p_offset + p_limit;

@@ -1,0 +1,308 @@
+"""BM25 over Postgres: the right scores, kept right by every kind of edit."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections import Counter, defaultdict
+
+import psycopg
+import pytest
+from tests.integration.search.conftest import Documents
+
+from backline import errors, search
+from backline.search import index
+from backline.store import Store, open_store
+
+K1, B = 1.2, 0.75
+WORDS = [f"w{n}" for n in range(400)]
+
+
+def zipf_text(rng: random.Random, length: int) -> str:
+    """Words as they are in a language: a few everywhere, most of them rare."""
+    return " ".join(
+        WORDS[min(int(rng.paretovariate(0.7)) - 1, len(WORDS) - 1)] for _ in range(length)
+    )
+
+
+def bm25(documents: dict[str, str], query: str) -> dict[str, float]:
+    """The textbook formula over whitespace-separated words."""
+    counts = {key: Counter(text.split()) for key, text in documents.items()}
+    average = sum(sum(c.values()) for c in counts.values()) / len(counts)
+    scores: dict[str, float] = defaultdict(float)
+    for word, weight in Counter(query.split()).items():
+        users = [key for key, count in counts.items() if word in count]
+        idf = math.log(1 + (len(counts) - len(users) + 0.5) / (len(users) + 0.5))
+        for key in users:
+            tf, length = counts[key][word], sum(counts[key].values())
+            score = tf * (K1 + 1) / (tf + K1 * (1 - B + B * length / average))
+            scores[key] += weight * idf * score
+    return scores
+
+
+async def check_against_textbook(docs: Documents, query: str, limit: int = 10) -> None:
+    rows = await docs.sql("select id::text as key, body from docs where body is not null")
+    expected = bm25({str(row["key"]): str(row["body"]) for row in rows}, query)
+    hits = await search.keyword(docs.store, docs.collection, query, limit)
+    best = sorted(expected.values(), reverse=True)[:limit]
+    assert [hit.score for hit in hits] == pytest.approx(best, abs=2e-4)
+    for hit in hits:
+        assert hit.score == pytest.approx(expected[hit.key], abs=2e-4)
+        assert hit.parts == {"keyword": hit.score}
+
+
+async def check_ledgers(docs: Documents) -> None:
+    """The sums say what counting says."""
+    [row] = await docs.sql(
+        "select "
+        "(select sum(documents) from backline.document_counts where collection_id = %s) as n, "
+        "(select count(*) from docs) as rows, "
+        "(select sum(length) from backline.document_counts where collection_id = %s) as length, "
+        "(select sum(length) from backline.documents where collection_id = %s) as counted",
+        *[docs.collection.id] * 3,
+    )
+    assert row["n"] == row["rows"]
+    assert row["length"] == row["counted"]
+    wrong = await docs.sql(
+        "with truth as (select t.lexeme as term, count(*) as n from docs r, "
+        "  unnest(backline.terms('simple', r.body)) t group by 1), "
+        "kept as (select term, sum(size) as n from backline.postings "
+        "  where collection_id = %s group by 1) "
+        "select * from truth full join kept using (term) "
+        "where coalesce(truth.n, 0) <> coalesce(kept.n, 0)",
+        docs.collection.id,
+    )
+    assert wrong == []
+
+
+async def until(docs: Documents, statement: str) -> None:
+    """Wait, at most ten seconds, for a statement to find something."""
+    for _ in range(1000):
+        if await docs.sql(statement):
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"never true: {statement}")
+
+
+@pytest.fixture
+async def plain(docs: Documents) -> Documents:
+    """Documents whose words are indexed as they stand."""
+    await search.set_keywords(docs.store, docs.collection, language="simple")
+    return docs
+
+
+async def test_scores_are_the_textbooks(plain: Documents) -> None:
+    rng = random.Random(7)
+    await plain.insert(*(zipf_text(rng, rng.randint(3, 60)) for _ in range(900)))
+    for words in (["w350"], ["w0"], ["w0", "w1", "w2"], ["w399", "w0", "w17", "w1"], ["w5"] * 3):
+        await check_against_textbook(plain, " ".join(words))
+
+
+async def test_pruning_loses_nothing(plain: Documents) -> None:
+    """Enough documents that the frequent words are read for the contenders only."""
+    rng = random.Random(11)
+    await plain.insert(*(zipf_text(rng, rng.randint(3, 30)) for _ in range(9000)))
+    for _ in range(12):
+        query = " ".join(rng.choice(WORDS[:40]) for _ in range(2)) + " w0 w1 " + rng.choice(WORDS)
+        await check_against_textbook(plain, query)
+
+
+async def test_every_edit_is_followed(plain: Documents) -> None:
+    rng = random.Random(3)
+    await plain.insert(*(zipf_text(rng, 20) for _ in range(300)))
+    for round_ in range(4):
+        await plain.sql("delete from docs where id %% 7 = %s returning 1", round_)
+        await plain.sql(
+            "update docs set body = %s where id %% 5 = %s returning 1", zipf_text(rng, 30), round_
+        )
+        await plain.sql("update docs set id = id + 100000 where id %% 11 = %s returning 1", round_)
+        await plain.sql("update docs set body = null where id %% 13 = %s returning 1", round_)
+        await plain.insert(*(zipf_text(rng, 10) for _ in range(20)), None, "")
+        await check_ledgers(plain)
+        if round_ == 2:
+            merged = await plain.sql(
+                "select backline.compact_keywords(%s, true)", plain.collection.id
+            )
+            assert merged != [{"compact_keywords": 0}]
+            await check_ledgers(plain)
+        for query in ("w0 w3", "w30 w2 w77", "w1"):
+            rows = await plain.sql("select id::text as key, coalesce(body, '') as body from docs")
+            expected = bm25({str(r["key"]): str(r["body"]) for r in rows}, query)
+            hits = await search.keyword(plain.store, plain.collection, query, 400)
+            assert {hit.key: pytest.approx(hit.score, abs=2e-4) for hit in hits} == dict(expected)
+
+
+async def test_a_rollback_leaves_nothing(plain: Documents) -> None:
+    await plain.insert("w1 w2")
+    with pytest.raises(ZeroDivisionError):
+        async with plain.store.connector.transaction() as transaction:
+            await transaction.execute("insert into docs (body) values ('w1 w9')")
+            raise ZeroDivisionError
+    await check_ledgers(plain)
+    assert await search.keyword(plain.store, plain.collection, "w9") == []
+
+
+async def test_truncate_empties_the_index(plain: Documents) -> None:
+    await plain.insert("w1 w2", "w3")
+    await plain.sql("truncate docs; select 1")
+    await plain.insert("w3 w4")
+    await check_ledgers(plain)
+    [hit] = await search.keyword(plain.store, plain.collection, "w3")
+    assert hit.content == "w3 w4"
+
+
+async def test_gone_documents_never_crowd_out_the_living(plain: Documents) -> None:
+    await plain.insert(*["w1"] * 500)
+    await plain.sql("delete from docs where id <= 495 returning 1")
+    assert len(await search.keyword(plain.store, plain.collection, "w1", 10)) == 5
+
+
+async def test_other_columns_and_vectors_cost_the_index_nothing(plain: Documents) -> None:
+    await plain.insert("w1 w2", "w3")
+    state = "select doc, key from backline.documents order by 1"
+    before = await plain.sql(state)
+    await plain.sql("update docs set views = views + 1 returning 1")
+    await plain.embed()
+    assert await plain.sql(state) == before
+
+
+async def test_writers_wait_for_nobody(plain: Documents, database: str) -> None:
+    await plain.insert("w1 w2", "w1 w3")
+    async with open_store(database) as other, plain.store.connector.transaction() as first:
+        await first.execute("update docs set body = 'w1 w5' where id = 1")
+        async with other.connector.transaction() as second:
+            await second.execute("set local lock_timeout = '100ms'")
+            await second.execute("update docs set body = 'w1 w5' where id = 2")
+            await second.execute("insert into docs (body) values ('w1 w5')")
+            await second.fetch("select backline.compact_keywords(%s, true)", [plain.collection.id])
+    await check_ledgers(plain)
+    assert len(await search.keyword(plain.store, plain.collection, "w5")) == 3
+
+
+async def test_a_large_table_is_built_beside_its_writers(docs: Documents, database: str) -> None:
+    """While one edit is open: the walk passes it by, and waits for it only at the end."""
+    await docs.sql(
+        "insert into docs (body) select 'tuba ' || n from generate_series(1, 5000) n returning 1"
+    )
+    await search.set_keywords(docs.store, docs.collection, language="simple")
+    with pytest.raises(errors.UsageError, match="backline index"):
+        await search.keyword(docs.store, docs.collection, "tuba")
+    async with open_store(database) as other:
+        async with other.connector.transaction() as open_edit:
+            await open_edit.execute("update docs set body = 'oboe' where id = 77")
+            building = asyncio.create_task(search.ensure_index(docs.store, docs.collection))
+            await until(docs, "select 1 from backline.documents where key = '4999'")
+            assert not building.done()
+        built = await building
+    assert built.keywords.built
+    assert built.keywords.documents == 5000
+    await check_ledgers(docs)
+    [hit] = await search.keyword(docs.store, docs.collection, "oboe")
+    assert hit.key == "77"
+
+
+async def test_an_edit_given_up_is_indexed_as_it_was(docs: Documents, database: str) -> None:
+    await docs.sql(
+        "insert into docs (body) select 'tuba ' || n from generate_series(1, 1500) n returning 1"
+    )
+    await search.set_keywords(docs.store, docs.collection, language="simple")
+    async with open_store(database) as other:
+        with pytest.raises(ZeroDivisionError):
+            async with other.connector.transaction() as open_edit:
+                await open_edit.execute("update docs set body = 'oboe' where id = 77")
+                building = asyncio.create_task(search.ensure_index(docs.store, docs.collection))
+                await asyncio.sleep(0.3)
+                raise ZeroDivisionError
+        await building
+    assert len(await search.keyword(docs.store, docs.collection, "77")) == 1
+    await check_ledgers(docs)
+
+
+@pytest.mark.parametrize(
+    ("body", "query"),
+    [
+        ("a lo-fi texture", "lofi"),
+        ("a lofi texture", "lo-fi"),
+        ("a sidechain compressor", "side chain"),
+        ("Compressing the vocals", "how do I comprss a vocal"),
+        ("Compressing the vocals", "vocal compression that is not about these other words at all"),
+        ("set attack_ms first", "attack"),
+    ],
+)
+async def test_finds(docs: Documents, body: str, query: str) -> None:
+    await docs.insert(body, "something else entirely")
+    [hit] = await search.keyword(docs.store, docs.collection, query)
+    assert hit.content == body
+
+
+async def test_guesses_only_for_words_that_nobody_uses(docs: Documents) -> None:
+    await docs.insert("a warm tone", "the swarm of bees")
+    [hit] = await search.keyword(docs.store, docs.collection, "swarm")
+    assert hit.content == "the swarm of bees"
+
+
+async def test_a_field_named_twice_weighs_twice(store: Store) -> None:
+    await store.connector.execute("create table t (id int primary key, title text, body text)")
+    table = await store.find_table("t")
+    from backline.embedders.hash import hash_model
+
+    await store.add_collection(
+        "t", table["oid"], key=None, template="{body}", column="v", model=hash_model(8)
+    )
+    collection = await store.collection("t")
+    await store.connector.execute(
+        "insert into t values (1, 'reverb', 'tail'), (2, 'tail', 'reverb')"
+    )
+    await search.set_keywords(store, collection, template="{title} {title} {body}")
+    hits = await search.keyword(store, collection, "reverb")
+    assert [hit.key for hit in hits] == ["1", "2"]
+    assert hits[0].score > hits[1].score
+
+
+async def test_no_text_breaks_its_writers_statement(docs: Documents) -> None:
+    many = " ".join(f"word{n}" for n in range(300_000))
+    await docs.insert(many, "x" * 3_000_000, "-".join(["ab"] * 50_000), "'\\:*&|!<->()\u0001")
+    assert (await search.keyword(docs.store, docs.collection, "word7"))[0].key == "1"
+
+
+async def test_unknown_languages_are_refused(docs: Documents) -> None:
+    with pytest.raises(errors.UsageError, match="english"):
+        await search.set_keywords(docs.store, docs.collection, language="klingon")
+
+
+async def test_dropping_leaves_nothing(docs: Documents) -> None:
+    await docs.insert("w1 w2")
+    await docs.store.drop_collection(docs.collection, drop_column=False)
+    for table in ("documents", "postings", "document_counts", "keyword_indexes"):
+        rows = await docs.sql(
+            f"select 1 from backline.{table} where collection_id = {docs.collection.id}"
+        )
+        assert rows == [], table
+    triggers = await docs.sql(
+        "select proname from pg_proc where starts_with(proname, %s)", f"k{docs.collection.id}_"
+    )
+    assert triggers == []
+    await docs.insert("still writable")
+
+
+async def test_workers_compact_what_writers_leave(docs: Documents) -> None:
+    for n in range(70):
+        await docs.insert(f"tuba {n}")
+    await docs.store.compact(docs.collection)
+    [row] = await docs.sql("select count(*) as n from backline.postings where term = 'tuba'")
+    assert row["n"] == 1
+    built = await index.keyword_index(docs.store, docs.collection)
+    assert built.documents == 70
+
+
+async def test_compactions_at_once_do_not_meet(docs: Documents, database: str) -> None:
+    for n in range(10):
+        await docs.insert(f"tuba {n}")
+    with psycopg.connect(database) as holder:
+        holder.execute("select backline.compact_keywords(%s, true)", [docs.collection.id])
+        [row] = await docs.sql(
+            "select backline.compact_keywords(%s, true) as n", docs.collection.id
+        )
+        assert row["n"] == 0
+    assert len(await search.keyword(docs.store, docs.collection, "tuba", 20)) == 10
