@@ -687,6 +687,7 @@ set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = o
 set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
+  v_fresh text[];
 begin
   select * into strict c from backline.collections where id = p_collection;
   execute format($q$
@@ -728,6 +729,19 @@ begin
               where v.model_id = $4 and v.content_hash = d.hash) then 'reuse' $t$ end)
   into scanned, last_key, queued, keys, actions, contents, hashes
   using p_collection, p_after, p_limit, c.model_id, p_worker;
+
+  -- Between the snapshot of that statement and its insert, another worker may have stored a row and
+  -- ended its job, so that nothing was in the way of a new one. What is fresh by now needs none.
+  v_fresh := array(
+    select u.key from unnest(queued) as u(key)
+    join backline.stamps s on s.collection_id = p_collection and s.key = u.key
+    where not s.stale and s.model_id = c.model_id);
+  if v_fresh <> '{}' then
+    delete from backline.jobs j
+    where j.collection_id = p_collection and j.key = any (v_fresh) and j.worker_id = p_worker;
+    queued := array(select u.key from unnest(queued) as u(key) where u.key <> all (v_fresh));
+  end if;
+
   update backline.runs r
   set scanned = r.scanned + claim_page.scanned, due = r.due + coalesce(cardinality(queued), 0),
       cursor = coalesce(claim_page.last_key, r.cursor)
