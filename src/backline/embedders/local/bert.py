@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +80,10 @@ class Bert:
     positions: Matrix
     embedding_norm: LayerNorm
     layers: tuple[Layer, ...]
+
+    def without_layers(self) -> Bert:
+        """The embedding tables alone, for an engine that keeps the layers in its own form."""
+        return replace(self, layers=())
 
 
 def read_config(folder: Path) -> BertConfig:

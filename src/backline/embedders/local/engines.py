@@ -1,0 +1,62 @@
+"""Which engine computes, chosen at run time."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+
+from backline.embedders.local.bert import Bert
+from backline.embedders.local.engine import Engine
+from backline.embedders.local.numpy_engine import NumpyEngine
+from backline.errors import ConfigurationError
+
+ENGINES = ("auto", "openvino", "openvino-f32", "openvino-bf16", "numpy")
+"""auto: openvino where it is installed and starts, else numpy. openvino: in bfloat16 where the
+processor multiplies it in hardware, else in float32; the two suffixed names fix the precision."""
+
+_log = logging.getLogger(__name__)
+
+
+def start_engine(name: str, bert: Bert, threads: int) -> Engine:
+    """Start the engine `name` on `threads` processor threads.
+
+    Raises:
+        ConfigurationError: no such engine, or one asked for by name is not installed or fails.
+    """
+    if name == "numpy":
+        return NumpyEngine(bert, threads)
+    if name == "auto":
+        return _start_fastest(bert, threads)
+    if name not in ENGINES:
+        raise ConfigurationError(f"There is no engine {name!r}. Use one of {', '.join(ENGINES)}.")
+    try:
+        return _start_openvino(name, bert, threads)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"The engine {name} needs OpenVINO. Run: pip install openvino; or use --engine numpy."
+        ) from error
+    except RuntimeError as error:
+        raise ConfigurationError(f"OpenVINO does not start on this machine: {error}") from error
+
+
+def _start_fastest(bert: Bert, threads: int) -> Engine:
+    if importlib.util.find_spec("openvino") is not None:
+        try:
+            return _start_openvino("openvino", bert, threads)
+        except (ImportError, RuntimeError) as error:
+            _log.warning("OpenVINO does not start, numpy computes instead: %s", error)
+    return NumpyEngine(bert, threads)
+
+
+def _start_openvino(name: str, bert: Bert, threads: int) -> Engine:
+    # Imported late: it costs 60 ms and is optional.
+    from backline.embedders.local.openvino_engine import (  # noqa: PLC0415
+        OpenVinoEngine,
+        native_precision,
+    )
+
+    if name == "openvino-f32":
+        return OpenVinoEngine(bert, threads, "f32")
+    if name == "openvino-bf16":
+        return OpenVinoEngine(bert, threads, "bf16")
+    return OpenVinoEngine(bert, threads, native_precision())

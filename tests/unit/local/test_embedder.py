@@ -1,0 +1,229 @@
+"""The embedder's promises, with the real model where the model matters."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backline.embedders.local import LocalEmbedder, embedder, open_local
+from backline.embedders.local.registry import ModelInfo
+from backline.embedders.local.tokenizer import TextTokenizer, TokenIds
+from backline.errors import ProviderUnavailableError
+from backline.types import Purpose, Vectors
+
+TEXTS = [f"Cut {i} dB around {200 + i} Hz to clear up muddy vocals." for i in range(40)]
+ODD = ["", "   ", "\ud800 lone", "nul\x00", "🎤" * 50, "[SEP]", "<|endoftext|>", "x" * 100_000]
+
+
+async def test_vectors_are_float32_of_unit_length_in_order(minilm: LocalEmbedder) -> None:
+    texts = ["kick drum", "mud " * 400, "a reverb tail", "a kick drum"]
+    vectors = await minilm.embed(texts)
+    assert vectors.shape == (4, 384)
+    assert vectors.dtype == np.float32
+    assert vectors.flags.c_contiguous
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    nearest = (vectors[0] @ vectors[1:].T).argmax() + 1
+    assert texts[nearest] == "a kick drum"
+
+
+async def test_nothing_in_gives_nothing_out(minilm: LocalEmbedder) -> None:
+    purposes: tuple[Purpose, ...] = ("passage", "query")
+    for purpose in purposes:
+        vectors = await minilm.embed([], purpose=purpose)
+        assert vectors.shape == (0, 384)
+        assert vectors.dtype == np.float32
+
+
+async def test_odd_texts_are_embedded_and_leave_the_others_alone(minilm: LocalEmbedder) -> None:
+    vectors = await minilm.embed([*ODD, TEXTS[0]])
+    assert np.isfinite(vectors).all()
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    (alone,) = await minilm.embed([TEXTS[0]])
+    assert alone @ vectors[-1] > 0.9999
+
+
+@pytest.mark.parametrize("engine", ["numpy", "openvino-f32"])
+async def test_same_text_gives_the_same_vector_in_any_company(
+    minilm_folder: Path, engine: str
+) -> None:
+    if engine.startswith("openvino"):
+        pytest.importorskip("openvino")
+    local = await open_local(engine=engine)
+    company = [*TEXTS[:12], "mud " * 300, "hi"]
+    together = await local.embed(company)
+    backwards = await local.embed(company[::-1])
+    alone = np.concatenate([await local.embed([text]) for text in company])
+    await local.aclose()
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(together, backwards[::-1], atol=1e-5)
+
+
+async def test_query_and_passage_of_a_model_without_prefixes_agree(minilm: LocalEmbedder) -> None:
+    passages, queries = (
+        await minilm.embed(TEXTS[:5]),
+        await minilm.embed(TEXTS[:5], purpose="query"),
+    )
+    assert (passages * queries).sum(axis=1).min() > 0.9999
+
+
+async def test_count_and_truncate_speak_of_what_embed_reads(minilm: LocalEmbedder) -> None:
+    long = "mud " * 400
+    assert minilm.count_tokens(["kick drum", long]) == [4, 402]
+    kept = minilm.truncate(long)
+    assert minilm.count_tokens([kept]) == [256]
+    whole, cut = await minilm.embed([long, kept])
+    assert whole @ cut > 0.9999
+
+
+# --- scheduling: with an engine that the test holds and releases ----------------------------------
+
+
+class HeldEngine:
+    """Computes nothing: waits until released, and keeps what it was given, in order."""
+
+    name, precision, threads, streams, batch_tokens = "held", "f32", 1, 1, 1
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+        self.entered = threading.Event()
+        self.seen: list[int] = []
+        self.failing = False
+        self.texts = 0
+
+    def forward(self, texts: Sequence[TokenIds]) -> Vectors:
+        self.entered.set()
+        assert self.released.wait(10)
+        self.seen.append(len(texts[0]))
+        self.texts += len(texts)
+        if self.failing:
+            raise RuntimeError("out of tiles")
+        return np.full((len(texts), 4), 0.5, dtype=np.float32)
+
+
+@pytest.fixture
+def engine() -> HeldEngine:
+    return HeldEngine()
+
+
+@pytest.fixture
+async def held(engine: HeldEngine, tiny_folder: Path) -> AsyncIterator[LocalEmbedder]:
+    info = ModelInfo("held", "", "0" * 40, dimensions=4, max_tokens=40)
+    tokenizer = TextTokenizer(tiny_folder / "tokenizer.json", 40)
+    local = LocalEmbedder(info, engine, tokenizer)
+    yield local
+    engine.released.set()
+    await local.aclose()
+
+
+async def started(
+    local: LocalEmbedder, engine: HeldEngine, texts: list[str]
+) -> asyncio.Task[Vectors]:
+    """A call whose first sub-batch has reached the engine."""
+    task = asyncio.create_task(local.embed(texts))
+    assert await asyncio.to_thread(engine.entered.wait, 10)
+    return task
+
+
+async def test_the_event_loop_runs_while_the_engine_computes(
+    held: LocalEmbedder, engine: HeldEngine
+) -> None:
+    task = await started(held, engine, ["drums"])
+    for _ in range(10):
+        before = time.perf_counter()
+        await asyncio.sleep(0)
+        assert time.perf_counter() - before < 0.05
+    assert not task.done()
+    engine.released.set()
+    assert (await task).shape == (1, 4)
+
+
+async def test_a_query_overtakes_passages_that_wait(
+    held: LocalEmbedder, engine: HeldEngine
+) -> None:
+    passages = await started(held, engine, ["drums drums drums"] * 5)
+    query = asyncio.create_task(held.embed(["drums"], purpose="query"))
+    await asyncio.sleep(0.05)
+    engine.released.set()
+    await asyncio.gather(query, passages)
+    assert engine.seen == [5, 3, 5, 5, 5, 5]
+
+
+async def test_what_a_cancelled_call_still_had_queued_is_dropped(
+    held: LocalEmbedder, engine: HeldEngine
+) -> None:
+    task = await started(held, engine, ["drums"] * 20)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    engine.released.set()
+    await held.embed(["drums"])
+    assert len(engine.seen) == 2
+
+
+async def test_engine_failure_is_a_provider_failure_and_the_next_call_works(
+    held: LocalEmbedder, engine: HeldEngine
+) -> None:
+    engine.failing = True
+    engine.released.set()
+    with pytest.raises(ProviderUnavailableError, match=r"held engine failed .* out of tiles"):
+        await held.embed(["drums"] * 3)
+    engine.failing = False
+    assert (await held.embed(["drums"])).shape == (1, 4)
+
+
+async def test_a_repeated_query_is_computed_once(held: LocalEmbedder, engine: HeldEngine) -> None:
+    engine.released.set()
+    first = await held.embed(["drums", "drums", "pan wide"], purpose="query")
+    assert engine.texts == 2
+    again = await held.embed(["pan wide", "drums"], purpose="query")
+    assert (first.shape, again.shape) == ((3, 4), (2, 4))
+    assert engine.texts == 2
+
+
+async def test_many_queries_are_spread_over_sub_batches(
+    held: LocalEmbedder, engine: HeldEngine
+) -> None:
+    engine.released.set()
+    vectors = await held.embed([f"drums {'wide ' * i}" for i in range(9)], purpose="query")
+    assert vectors.shape == (9, 4)
+    assert sorted(engine.seen) == [3, 4, 5, 6, 7, 8, 9, 10, 11]
+
+
+async def test_passages_are_not_remembered(held: LocalEmbedder, engine: HeldEngine) -> None:
+    engine.released.set()
+    await held.embed(["drums"])
+    await held.embed(["drums"])
+    assert len(engine.seen) == 2
+
+
+async def test_remembered_vector_is_not_the_callers_to_change(
+    held: LocalEmbedder, engine: HeldEngine
+) -> None:
+    engine.released.set()
+    (await held.embed(["drums"], purpose="query"))[:] = 9
+    assert (await held.embed(["drums"], purpose="query")).max() == 0.5
+
+
+async def test_the_least_recent_query_is_forgotten_first(
+    held: LocalEmbedder, engine: HeldEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedder, "QUERY_CACHE_SIZE", 2)
+    engine.released.set()
+    for text in ("a", "b", "a", "c", "a"):
+        await held.embed([text], purpose="query")
+    assert len(engine.seen) == 3
+    await held.embed(["b"], purpose="query")
+    assert len(engine.seen) == 4
+
+
+async def test_a_closed_embedder_says_so_and_closes_twice(held: LocalEmbedder) -> None:
+    await held.aclose()
+    await held.aclose()
+    with pytest.raises(ProviderUnavailableError, match="closed"):
+        await held.embed(["drums"])

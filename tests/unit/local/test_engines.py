@@ -1,0 +1,124 @@
+"""Every engine against the encoder written out in float64, on tiny random models."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.unit.local.tiny import naive_vector, write_tiny_model
+
+from backline.embedders.local.bert import read_bert
+from backline.embedders.local.blas import SingleThreadedBlas
+from backline.embedders.local.engine import Engine
+from backline.embedders.local.engines import start_engine
+from backline.embedders.local.numpy_engine import erf
+from backline.embedders.local.registry import Pooling
+from backline.errors import ConfigurationError
+
+ENGINES = ["numpy", "openvino-f32"]
+LENGTHS = (1, 2, 3, 5, 8, 16, 17, 31, 33, 38)
+
+Start = Callable[[Path, Pooling, str], Engine]
+
+
+def start(folder: Path, pooling: Pooling, name: str) -> Engine:
+    if name.startswith("openvino"):
+        pytest.importorskip("openvino")
+    return start_engine(name, read_bert(folder, pooling), 2)
+
+
+def random_ids(lengths: tuple[int, ...], highest: int = 60) -> list[np.ndarray]:
+    random = np.random.default_rng(3)
+    return [random.integers(4, highest, n).astype(np.int32) for n in lengths]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {},
+        {"wrapper": "bert."},
+        {"family": "xlm-roberta"},
+        {"dtype": "float16"},
+    ],
+    ids=["bert", "wrapped", "xlm-roberta", "float16"],
+)
+def test_engine_agrees_with_the_encoder_written_out(
+    tmp_path: Path, name: str, pooling: Pooling, variant: dict[str, str]
+) -> None:
+    folder = write_tiny_model(tmp_path / "model", **variant)  # type: ignore[arg-type]
+    texts = random_ids(LENGTHS, 40)
+    vectors = start(folder, pooling, name).forward(texts)
+    expected = [naive_vector(folder, ids.tolist(), pooling) for ids in texts]
+    assert vectors.dtype == np.float32
+    assert vectors.flags.c_contiguous
+    np.testing.assert_allclose(vectors, expected, atol=3e-6)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_vector_does_not_depend_on_the_company_it_is_in(tiny_folder: Path, name: str) -> None:
+    engine, texts = start(tiny_folder, "mean", name), random_ids(LENGTHS)
+    together = engine.forward(texts)
+    alone = np.concatenate([engine.forward([ids]) for ids in texts])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_bf16_engine_is_near_the_float32_one(tiny_folder: Path) -> None:
+    texts = random_ids(LENGTHS)
+    exact = start(tiny_folder, "mean", "openvino-f32")
+    fast = start(tiny_folder, "mean", "openvino-bf16")
+    assert (exact.precision, fast.precision) == ("f32", "bf16")
+    assert (exact.forward(texts) * fast.forward(texts)).sum(axis=1).min() > 0.999
+
+
+def test_auto_takes_openvino_where_it_is_installed(tiny_folder: Path) -> None:
+    engine = start_engine("auto", read_bert(tiny_folder, "mean"), 2)
+    try:
+        import openvino  # noqa: F401
+    except ImportError:
+        assert engine.name == "numpy"
+    else:
+        assert engine.name == "openvino"
+    assert engine.threads == 2
+
+
+def test_auto_falls_back_to_numpy_and_a_named_engine_says_what_to_install(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "backline.embedders.local.openvino_engine", raising=False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    bert = read_bert(tiny_folder, "mean")
+    with pytest.raises(ConfigurationError, match="pip install"):
+        start_engine("openvino", bert, 2)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert start_engine("auto", bert, 2).name == "numpy"
+
+
+def test_unknown_engine_is_refused_with_the_known_ones(tiny_folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"warp.*auto, openvino.*numpy"):
+        start_engine("warp", read_bert(tiny_folder, "mean"), 2)
+
+
+def test_erf_is_right_to_four_ten_millionths() -> None:
+    x = np.linspace(-6, 6, 20_001, dtype=np.float32)
+    expected = np.array([math.erf(value) for value in x.tolist()])
+    assert np.abs(erf(x) - expected).max() < 4e-7
+
+
+def test_blas_is_limited_while_anyone_computes_and_restored_after() -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+
+    before, blas = threads(), SingleThreadedBlas()
+    with blas:
+        with blas:
+            assert threads() == {1}
+        assert threads() == {1}
+    assert threads() == before

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from backline.embedders.local.ragged import lay_out, quantise
+
+
+def ids(*lengths: int) -> list[np.ndarray]:
+    return [np.arange(1, n + 1, dtype=np.int32) + 100 * i for i, n in enumerate(lengths)]
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize("multiple", [1, 16])
+def test_every_token_is_spread_to_its_place_and_comes_back(quantised: bool, multiple: int) -> None:
+    texts = ids(5, 17, 1, 9)
+    batch = lay_out(texts, width_multiple=multiple, quantised=quantised)
+    rectangle = batch.ids[batch.spread]
+    for row, text in enumerate(texts):
+        assert rectangle[row, : len(text)].tolist() == text.tolist()
+    tokens = sum(map(len, texts))
+    assert rectangle.reshape(-1)[batch.back][:tokens].tolist() == np.concatenate(texts).tolist()
+
+
+def test_positions_start_at_zero_in_every_text() -> None:
+    batch = lay_out(ids(3, 2))
+    assert batch.positions.tolist() == [0, 1, 2, 0, 1]
+    assert batch.starts.tolist() == [0, 3]
+
+
+def test_only_padding_is_masked() -> None:
+    batch = lay_out(ids(3, 1), width_multiple=4)
+    assert (batch.bias[:, 0, 0] == 0).tolist() == [[True] * 3 + [False], [True] + [False] * 3]
+
+
+def test_without_rounding_there_is_no_padding() -> None:
+    assert len(lay_out(ids(7, 7, 7)).ids) == 21
+    assert lay_out(ids(7, 7)).spread.shape == (2, 7)
+
+
+def test_few_sizes_cover_all_and_waste_at_most_a_quarter() -> None:
+    sizes = [quantise(n) for n in range(1, 1_025)]
+    assert all(n <= size for n, size in enumerate(sizes, 1))
+    assert all(size <= max(n * 1.25, n + 15) for n, size in enumerate(sizes, 1))
+    assert len(set(sizes)) <= 20
+    assert quantise(1_024) == 1_024
