@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Final, TypeVar
@@ -114,7 +114,8 @@ class Worker:
         self._options = options
         self._run = run
         self._lease = Lease(0, None)
-        self._backlog = Backlog(options.budget, sort_by_length=True)
+        budget = replace(options.budget, max_items=options.batch_size)
+        self._backlog = Backlog(budget, sort_by_length=True)
         self._writer = Writer(
             store,
             collection,
@@ -257,6 +258,7 @@ class Worker:
             if limit <= 0:
                 if self._in_hand == 0 and self._spent():
                     return
+                await self._backlog.flush()  # no room for more: what is there may go
                 await self._wait(0.02)
                 continue
             jobs = await self._next_jobs(limit)
