@@ -7,6 +7,7 @@ Three things run side by side and never wait for one another more than they must
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -43,13 +44,18 @@ log = structlog.get_logger("backline.worker")
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """How a worker works. Times are seconds."""
+    """How a worker works. Times are seconds.
+
+    `ahead` is how many rows to hold ready at least. Many, where the embedder is on this machine:
+    batches of texts of one length come from a long list of them.
+    """
 
     batch_size: int = 50
     concurrency: int = 2
     lease: float = 60
     give_up_after: float | None = 600
     grace: float = 5
+    ahead: int = 0
     poll: float = 1.0
     max_rows: int | None = None
     budget: batching.Budget = field(default_factory=batching.Budget)
@@ -258,7 +264,8 @@ class Worker:
             if limit <= 0:
                 if self._in_hand == 0 and self._spent():
                     return
-                await self._backlog.flush()  # no room for more: what is there may go
+                if len(self._backlog) < self._options.batch_size:
+                    await self._backlog.flush()  # nothing more is coming: what is there may go
                 await self._wait(0.02)
                 continue
             jobs = await self._next_jobs(limit)
@@ -269,7 +276,9 @@ class Worker:
             if jobs or self._walking:
                 continue
             await self._backlog.flush()
-            if self._in_hand == 0 and await done():
+            if self._in_hand:
+                await self._wait(self._options.poll)
+            elif await done():
                 return
 
     @property
@@ -298,19 +307,21 @@ class Worker:
 
     def _allowed(self) -> int:
         if self._options.max_rows is None:
-            return LARGEST_CLAIM
+            return sys.maxsize
         return self._options.max_rows - self.tally.settled - self._in_hand
 
     def _claim_limit(self) -> int:
-        """Rows to claim now: enough that no lane waits, and no more than two seconds' work."""
-        least = self._options.batch_size * self._options.concurrency * 2
-        if self._embedder.free:
-            least = max(least, LARGEST_CLAIM)
-        wanted = min(MOST_IN_HAND, max(least, int(2 * self._rate)))
-        room = wanted - self._in_hand
-        if room < wanted // 2:
+        """Rows to claim now, so that no lane ever waits for the database.
+
+        Two rounds of the lanes, or two seconds' work, stand ready; more would only keep it from
+        other workers. Zero where that is so, or where the writer is behind.
+        """
+        ahead = 2 * self._options.batch_size * self._options.concurrency
+        ahead = min(LARGEST_CLAIM, max(ahead, self._options.ahead, int(2 * self._rate)))
+        if len(self._backlog) > ahead // 2:
             return 0
-        return min(room, LARGEST_CLAIM, self._allowed())
+        room = min(ahead, MOST_IN_HAND - self._in_hand)
+        return 0 if room < ahead // 4 else min(room, self._allowed())
 
     async def _wait(self, seconds: float) -> None:
         """Sleep, but not past a nudge."""
@@ -389,6 +400,8 @@ class Worker:
 
     async def _lane(self) -> None:
         while (batch := await self._backlog.next_batch()) is not None:
+            if self._claim_limit() > 0:
+                self._nudge.set()
             await self._deliver(batch)
 
     async def _deliver(self, units: list[Unit]) -> None:

@@ -42,7 +42,7 @@ from backline.config import Settings
 from backline.store import Store
 from backline.sync import Sync
 from backline.types import Collection, Coverage, Model
-from backline.worker import WorkerOptions
+from backline.worker import LARGEST_CLAIM, WorkerOptions
 
 failures_app = typer.Typer(
     help="The dead letters: rows that failed for good.", no_args_is_help=True
@@ -71,6 +71,7 @@ def worker_options(settings: Settings, model: Model, limit: int | None = None) -
         lease=settings.lease_seconds,
         give_up_after=settings.give_up_after,
         max_rows=limit,
+        ahead=0 if model.provider == "openai" else LARGEST_CLAIM,
     )
 
 

@@ -66,7 +66,7 @@ create table backline.stamps (
   content_hash  bytea not null,             -- sha256 of the UTF-8 text
   blank         boolean not null default false,
   stale         boolean not null default false,
-  stamped_at    timestamptz not null default now(),
+  stamped_at    timestamptz not null default clock_timestamp(),
   primary key (collection_id, key)
 );
 
@@ -817,7 +817,7 @@ begin
       insert into backline.stamps as s (collection_id, key, model_id, content_hash, blank)
       select $1, w.key, $2, w.content_hash, w.action = 'blank' from written w
       on conflict (collection_id, key) do update set model_id = excluded.model_id,
-        content_hash = excluded.content_hash, blank = excluded.blank, stale = false, stamped_at = now()
+        content_hash = excluded.content_hash, blank = excluded.blank, stale = false, stamped_at = clock_timestamp()
     ), %7$s ended as (
       delete from backline.jobs j using written w where j.collection_id = $1 and j.key = w.key
       returning w.action

@@ -935,8 +935,14 @@ comment on function backline.keywords_are_built is 'API: whether every row is in
 -- Lets a role search, with its own rights on the tables: row level security holds.
 create function backline.allow_search(p_role regrole) returns void
 language plpgsql set search_path = '' as $$
+declare
+  v_schema name := (select n.nspname from pg_catalog.pg_extension x
+                    join pg_catalog.pg_namespace n on n.oid = x.extnamespace where x.extname = 'vector');
 begin
   execute format('grant usage on schema backline to %s', p_role);
+  if not pg_catalog.has_schema_privilege(p_role, v_schema, 'usage') then
+    execute format('grant usage on schema %I to %s', v_schema, p_role);
+  end if;
   execute format('grant execute on function backline.search, backline.search_statement, backline.search_dense, '
     'backline.searchable, backline.comparable, backline.indexable, backline.keyword_candidates, '
     'backline.compile_filter, backline.compile_comparison, backline.bulky_columns, backline.marks, '

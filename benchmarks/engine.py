@@ -1,0 +1,335 @@
+"""The engine against what it could be at best, everything in one run.
+
+    .venv/bin/python benchmarks/engine.py [--rows 100000] [--only pipeline,plain,provider,memory,lag]
+
+(a) pipeline   whole backfills with the instant hash embedder at 384 and 1536 dimensions, as a
+               ratio to a bare COPY of the same vectors plus one UPDATE … FROM on a copy of the table
+(b) plain      the same backfill against a loop of fetch 50, embed, UPDATE row by row
+(c) provider   a provider that takes 200 ms a call and allows 8 in flight: share of the ideal
+(d) memory     peak resident memory at 1,000,000 rows over that at 100,000
+(e) lag        from the commit of an edit to its new vector, at 100 edits a second
+
+Machines are noisy: every comparison is made round by round on the same server, and the medians and
+all rounds are kept. Results go to benchmarks/results/engine.json and to the terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import platform
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backline import binary, embedded, migrate
+from backline.backfill import Backfill, verify
+from backline.embedders.hash import HashEmbedder, hash_vectors
+from backline.limiter import Limiter
+from backline.store import Store, open_store
+from backline.sync import Sync
+from backline.types import Collection, Purpose, Vectors
+from backline.worker import WorkerOptions
+
+OPTIONS = WorkerOptions(ahead=2000)  # what the command line sets for embedders on this machine
+RESULTS = Path(__file__).parent / "results" / "engine.json"
+BODY = "'Row '||i||': a short piece of advice about the mix, the vocal and the room it stands in.'"
+
+
+class SlowEmbedder(HashEmbedder):
+    """The hash embedder behind a provider's latency."""
+
+    def __init__(self, latency: float, in_flight: int) -> None:
+        super().__init__(384)
+        self._latency = latency
+        self._gate = asyncio.Semaphore(in_flight)
+
+    async def embed(self, texts: Sequence[str], *, purpose: Purpose = "passage") -> Vectors:
+        async with self._gate:
+            await asyncio.sleep(self._latency)
+            return await super().embed(texts, purpose=purpose)
+
+
+async def table(store: Store, name: str, rows: int) -> None:
+    """A table of that many rows, without vectors."""
+    await store.connector.execute(f"drop table if exists public.{name} cascade")
+    await store.connector.execute(
+        f"create table {name} (id bigint primary key, body text not null)"
+    )
+    await store.connector.execute(
+        f"insert into {name} select i, {BODY} from generate_series(1, {rows}) i"
+    )
+    await store.connector.execute(f"vacuum analyze {name}")
+
+
+async def collection(store: Store, rows: int, dimensions: int) -> Collection:
+    """A fresh collection `docs`; what an earlier round left is gone."""
+    for known in await store.collections():
+        if known.name == "docs":
+            await store.drop_collection(known, drop_column=False)
+    await table(store, "docs", rows)
+    found = await store.find_table("docs")
+    model = HashEmbedder(dimensions).model
+    await store.add_collection(
+        "docs", found["oid"], key=None, template="{body}", column="embedding", model=model
+    )
+    return await store.collection("docs")
+
+
+async def timed(action: Callable[[], Awaitable[Any]]) -> float:
+    began = time.perf_counter()
+    await action()
+    return time.perf_counter() - began
+
+
+async def checkpoint(store: Store) -> None:
+    """So that no round pays for the pages that the one before it left dirty."""
+    await store.connector.execute("checkpoint")
+
+
+# --- (a) ----------------------------------------------------------------------------------------
+
+
+async def bare_copy(store: Store, rows: int, dimensions: int) -> float:
+    """COPY of ready vectors into a temporary table, and one UPDATE … FROM."""
+    await table(store, "bare", rows)
+    await store.connector.execute(
+        f"alter table bare add column embedding extensions.vector({dimensions})"
+    )
+    texts = [r["body"] for r in await store.connector.fetch("select body from bare order by id")]
+    elements = binary.vector_elements(hash_vectors(texts, dimensions))
+    head = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
+    tuples = [struct.pack(">hiq", 2, 8, i) + e for i, e in enumerate(elements, start=1)]
+    payload = b"".join((head, *tuples, struct.pack(">h", -1)))
+
+    async def act() -> None:
+        async with store.connector.transaction() as transaction:
+            await transaction.execute(
+                "create temporary table incoming (id bigint, embedding extensions.vector) "
+                "on commit drop"
+            )
+            await transaction.copy_in("copy incoming from stdin (format binary)", payload)
+            await transaction.execute(
+                "update bare b set embedding = i.embedding from incoming i where b.id = i.id"
+            )
+
+    await checkpoint(store)
+    return await timed(act)
+
+
+async def pipeline(store: Store, rows: int, dimensions: int) -> float:
+    """A whole backfill, from an untouched collection to a finished run."""
+    docs = await collection(store, rows, dimensions)
+    embedder = HashEmbedder(dimensions)
+    work = Backfill(store, docs, embedder, Limiter(max_concurrency=2), OPTIONS)
+    await checkpoint(store)
+    seconds = await timed(work.run)
+    checked = await verify(store, docs)
+    if not checked.passed or checked.embedded != rows:
+        raise SystemExit(f"the pipeline embedded {checked.embedded} of {rows}: {checked.problems}")
+    return seconds
+
+
+async def bench_pipeline(store: Store, rows: int, rounds: int) -> dict[str, Any]:
+    found = {}
+    for dimensions in (384, 1536):
+        pairs = [
+            (await pipeline(store, rows, dimensions), await bare_copy(store, rows, dimensions))
+            for _ in range(rounds)
+        ]
+        found[str(dimensions)] = {
+            "rows": rows,
+            "pipeline_s": [round(a, 2) for a, _ in pairs],
+            "bare_s": [round(b, 2) for _, b in pairs],
+            "rows_per_second": round(rows / statistics.median(a for a, _ in pairs)),
+            "ratio": round(statistics.median(a / b for a, b in pairs), 2),
+        }
+    return found
+
+
+# --- (b) ----------------------------------------------------------------------------------------
+
+
+async def plain_loop(store: Store, rows: int) -> float:
+    """What a script does: fetch 50 rows without a vector, embed, UPDATE one by one."""
+    await table(store, "plain", rows)
+    await store.connector.execute("alter table plain add column embedding extensions.vector(384)")
+    embedder = HashEmbedder(384)
+
+    async def act() -> None:
+        while True:
+            page = await store.connector.fetch(
+                "select id, body from plain where embedding is null limit 50"
+            )
+            if not page:
+                return
+            vectors = await embedder.embed([row["body"] for row in page])
+            for row, vector in zip(page, vectors, strict=True):
+                text = "[" + ",".join(map(str, vector.tolist())) + "]"
+                await store.connector.execute(
+                    "update plain set embedding = %s::extensions.vector where id = %s",
+                    [text, row["id"]],
+                )
+
+    await checkpoint(store)
+    return await timed(act)
+
+
+async def bench_plain(store: Store, rows: int, rounds: int) -> dict[str, Any]:
+    pairs = [
+        (await plain_loop(store, rows), await pipeline(store, rows, 384)) for _ in range(rounds)
+    ]
+    return {
+        "rows": rows,
+        "plain_s": [round(a, 2) for a, _ in pairs],
+        "pipeline_s": [round(b, 2) for _, b in pairs],
+        "times_faster": round(statistics.median(a / b for a, b in pairs), 1),
+    }
+
+
+# --- (c) ----------------------------------------------------------------------------------------
+
+
+async def bench_provider(store: Store, rows: int) -> dict[str, Any]:
+    latency, in_flight, batch = 0.2, 8, 50
+    docs = await collection(store, rows, 384)
+    embedder = SlowEmbedder(latency, in_flight)
+    options = WorkerOptions(batch_size=batch, concurrency=in_flight)
+    work = Backfill(store, docs, embedder, Limiter(max_concurrency=in_flight), options)
+    seconds = await timed(work.run)
+    ideal = -(-rows // batch) * latency / in_flight
+    return {
+        "rows": rows, "latency_s": latency, "in_flight": in_flight,
+        "seconds": round(seconds, 2), "ideal_s": round(ideal, 2), "share": round(ideal / seconds, 3),
+    }  # fmt: skip
+
+
+# --- (d) ----------------------------------------------------------------------------------------
+
+_CHILD = """
+import asyncio, resource, sys
+sys.path.insert(0, {folder!r})
+import engine
+print(asyncio.run(engine.memory_child({url!r}, {rows})))
+"""
+
+
+async def memory_child(url: str, rows: int) -> float:
+    """Peak resident MiB of a process that does nothing but one backfill."""
+    import resource
+
+    async with open_store(url) as store:
+        docs = await store.collection("docs")
+        work = Backfill(store, docs, HashEmbedder(384), Limiter(max_concurrency=2), OPTIONS)
+        report = await work.run()
+        if report.embedded != rows:
+            raise SystemExit(f"embedded {report.embedded} of {rows}")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+async def bench_memory(store: Store, url: str, sizes: Sequence[int]) -> dict[str, Any]:
+    peaks = []
+    for rows in sizes:
+        await collection(store, rows, 384)
+        code = _CHILD.format(folder=str(Path(__file__).parent), url=url, rows=rows)
+        done = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        peaks.append(float(done.stdout))
+    return {
+        "rows": list(sizes), "peak_mib": [round(p, 1) for p in peaks],
+        "ratio": round(peaks[-1] / peaks[0], 3),
+    }  # fmt: skip
+
+
+# --- (e) ----------------------------------------------------------------------------------------
+
+
+async def bench_lag(store: Store, rows: int, edits: int) -> dict[str, Any]:
+    """Edit 100 rows a second while a sync follows; poll nothing: the stamp's time tells."""
+    docs = await collection(store, rows, 384)
+    limiter, options = Limiter(max_concurrency=2), OPTIONS
+    await Backfill(store, docs, HashEmbedder(384), limiter, options).run()
+    sync = Sync(store, docs, HashEmbedder(384), limiter, options)
+    following = asyncio.create_task(sync.run())
+    await asyncio.sleep(1)
+    committed: dict[str, float] = {}
+    began = time.perf_counter()
+    for i in range(edits):
+        await asyncio.sleep(max(0.0, began + i / 100 - time.perf_counter()))
+        key = 1 + (i * 7919) % rows
+        await store.connector.execute(
+            "update docs set body = body || ' edited ' || %s where id = %s", [i, key]
+        )
+        [row] = await store.connector.fetch(
+            "select extract(epoch from clock_timestamp())::float8 t"
+        )
+        committed[str(key)] = row["t"]
+    await asyncio.sleep(2)
+    sync.stop()
+    await following
+    stamps = await store.connector.fetch(
+        "select key, extract(epoch from stamped_at)::float8 as at, stale from backline.stamps "
+        "where collection_id = %s and key = any(%s)",
+        [docs.id, list(committed)],
+    )
+    if any(row["stale"] for row in stamps):
+        raise SystemExit("an edit was not followed")
+    lags = np.array([1000 * (row["at"] - committed[row["key"]]) for row in stamps])
+    return {
+        "edits": edits, "edits_per_second": 100, "rows": rows,
+        "p50_ms": round(float(np.percentile(lags, 50)), 1),
+        "p99_ms": round(float(np.percentile(lags, 99)), 1), "max_ms": round(float(lags.max()), 1),
+    }  # fmt: skip
+
+
+# --- all ----------------------------------------------------------------------------------------
+
+
+async def main(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    url = args.database_url or embedded.start(folder)
+    only = set(args.only.split(","))
+    found: dict[str, Any] = {"machine": f"{platform.machine()}, {platform.python_version()}"}
+    async with open_store(url) as store:
+        await migrate.apply(store.connector, core_only=True)
+        [row] = await store.connector.fetch("select version()")
+        found["postgres"] = row["version"].split(" on ")[0]
+        if "pipeline" in only:
+            found["pipeline"] = await bench_pipeline(store, args.rows, args.rounds)
+        if "plain" in only:
+            found["plain"] = await bench_plain(store, args.rows // 5, args.rounds)
+        if "provider" in only:
+            found["provider"] = await bench_provider(store, 20_000)
+        if "memory" in only:
+            found["memory"] = await bench_memory(store, url, (100_000, args.most_rows))
+        if "lag" in only:
+            found["lag"] = await bench_lag(store, 10_000, 2000)
+    return found
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--most-rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="pipeline,plain,provider,memory,lag")
+    parser.add_argument("--database-url")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        results = asyncio.run(main(parse(), Path(scratch) / "postgres"))
+    RESULTS.parent.mkdir(exist_ok=True)
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps({**kept, **results}, indent=2) + "\n")
+    print(json.dumps(results, indent=2))
