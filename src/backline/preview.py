@@ -40,7 +40,7 @@ class Preview:
     time_basis: str
 
 
-async def preview(store: Store, collection: Collection, embedder: Embedder) -> Preview:
+async def estimate(store: Store, collection: Collection, embedder: Embedder) -> Preview:
     """Walk the whole table and add up what is due."""
     rows = due = cached = tokens = truncated = 0
     seen: set[bytes] = set()

@@ -197,7 +197,7 @@ async def _preview(settings: Settings, name: str | None) -> preview.Preview:
         collection = await store.collection(name)
         check(collection, collection.model)
         async with embedder_for(settings, collection.model) as (embedder, _):
-            return await preview.preview(store, collection, embedder)
+            return await preview.estimate(store, collection, embedder)
 
 
 def _show_preview(found: preview.Preview, *, as_json: bool) -> None:
