@@ -185,6 +185,10 @@ class Backfill:
                 await self._worker.drain(Walk())
         except (errors.EmbedderError, errors.DatabaseError) as error:
             self._stopped_by = str(error)
+        except BaseException:
+            with suppress(errors.DatabaseError):
+                await self._store.finish_run(run, "interrupted", {})
+            raise
         if self._worker.run_state == "cancelling":
             self._stopped_by = self._stopped_by or "cancelled"
         return await self._report(run, beside, self._worker)

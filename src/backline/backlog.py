@@ -6,9 +6,18 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from backline import batching
 from backline.types import Job
+
+
+class Verdict(NamedTuple):
+    """Why a text could not be embedded. `retry_in` is seconds; None: a retry cannot help."""
+
+    kind: str
+    error: str
+    retry_in: float | None
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +35,7 @@ class Unit:
     jobs: list[Job] = field(default_factory=list)
     unsettled: int = 0
     element: bytes | None = None  # its vector, once there, in the form that the store takes
+    verdict: Verdict | None = None
     faults: int = 0
     faults_since: float = 0.0
 

@@ -38,10 +38,17 @@ _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
     "42501": errors.PermissionDeniedError,
     "3F000": errors.NotMigratedError,
     "0A000": errors.DatabaseError,
+    "22": errors.RowRefusedError,
+    "23": errors.RowRefusedError,
+    "P0001": errors.RowRefusedError,  # what triggers raise
+    "P0002": errors.CollectionNotFoundError,  # the protocol's functions look for nothing else
+    "42P01": errors.TableNotFoundError,
+    "42703": errors.ColumnNotFoundError,
     "BL001": errors.UsageError,
     "BL002": errors.ColumnNotFoundError,
     "BL003": errors.TableNotFoundError,
     "BL004": errors.KeyMissingError,
+    "BL005": errors.ModelMismatchError,
 }
 
 

@@ -66,6 +66,10 @@ class StatementTimeoutError(DatabaseError):
     """The statement ran into the role's statement_timeout. Smaller pages may pass."""
 
 
+class RowRefusedError(DatabaseError):
+    """Postgres refuses to store a row: a constraint or a trigger of the table forbids it."""
+
+
 class PermissionDeniedError(DatabaseError):
     """The database role may not do this. Use a role that owns the table."""
 

@@ -289,7 +289,13 @@ class Store:
         async with self.connector.transaction() as transaction:
             await transaction.execute("set local synchronous_commit = off")
             rows = await transaction.fetch_tuples(
-                query("claim"), {"collection": collection.id, "worker": worker, "limit": limit}
+                query("claim"),
+                {
+                    "collection": collection.id,
+                    "worker": worker,
+                    "limit": limit,
+                    "model": collection.model_id,
+                },
             )
         return [Job._make(row) for row in rows]
 
@@ -308,7 +314,7 @@ class Store:
                 query("claim_page"),
                 {
                     "collection": collection.id, "worker": worker, "run": run, "after": after,
-                    "limit": limit,
+                    "limit": limit, "model": collection.model_id,
                 },
             )  # fmt: skip
         if not queued:
@@ -341,6 +347,7 @@ class Store:
             "hashes": binary.blobs([row.content_hash for row in rows]),
             "vectors": binary.Array(await self._vector_oid(), [row.element for row in rows]),
             "batches": usage.batches, "tokens": usage.tokens, "truncated": usage.truncated,
+            "model": collection.model_id,
         }  # fmt: skip
         left = await self.connector.fetch(query("complete"), values)
         return [(row["key"], row["outcome"]) for row in left]

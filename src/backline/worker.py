@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from typing import Final, TypeVar
 import structlog
 
 from backline import batching, binary, errors
-from backline.backlog import Backlog, Unit
+from backline.backlog import Backlog, Unit, Verdict
 from backline.embedders.base import Embedder
 from backline.limiter import Limiter
 from backline.store import Lease, NewVector, Store, Usage
@@ -33,6 +34,10 @@ MOST_IN_HAND: Final = 8000
 SMALLEST_PAGE: Final = 50
 # While a table is walked, live edits are looked for this often.
 LIVE_EVERY: Final = 0.1
+# Where edits never cease, this often it is asked whether the work that was asked for is done.
+ASK_EVERY: Final = 1.0
+# Pages that somebody is editing are tried again this often.
+WAIT_FOR_PAGES: Final = 0.2
 # A batch that failed this often with server errors is halved: one of its texts may be the cause.
 FAULTS_BEFORE_SPLITTING: Final = 3
 # That many texts rejected one by one, and none accepted, is not the rows' fault.
@@ -68,25 +73,55 @@ class Walk:
     """
 
     def __init__(self, after: str | None = None) -> None:
-        self.finished = False
+        self.explored = False
         self._after = after
         self._largest = LARGEST_CLAIM
+        self._held: deque[str | None] = deque()
+
+    @property
+    def finished(self) -> bool:
+        return self.explored and not self._held
 
     async def claim(
         self, store: Store, collection: Collection, worker: int, run: int | None, limit: int
     ) -> list[Job]:
         """Lease what is due in the next page."""
+        if self.explored:
+            return await self._claim_held(store, collection, worker, run)
         size = min(limit, self._largest)
         try:
             page = await store.claim_page(collection, worker, run, self._after, size)
-        except (errors.ContentionError, errors.StatementTimeoutError):
-            if size <= SMALLEST_PAGE:
+        except (errors.ContentionError, errors.StatementTimeoutError) as error:
+            if size > SMALLEST_PAGE:
+                self._largest = max(SMALLEST_PAGE, size // 2)
+            elif isinstance(error, errors.ContentionError):
+                await self._pass_by(store, collection)
+            else:
                 raise
-            self._largest = max(SMALLEST_PAGE, size // 2)
             return []
-        self._after = page.last_key
-        self.finished = page.scanned < size
+        self._advance(page.last_key, at_end=page.scanned < size)
+        self._largest = min(LARGEST_CLAIM, 2 * self._largest)
         return page.jobs
+
+    async def _pass_by(self, store: Store, collection: Collection) -> None:
+        """Somebody's open transaction holds a row of this page: come back to it at the end."""
+        self._held.append(self._after)
+        rows = await store.walk_page(collection, self._after, SMALLEST_PAGE)
+        self._advance(rows[-1].key if rows else None, at_end=len(rows) < SMALLEST_PAGE)
+
+    def _advance(self, last_key: str | None, *, at_end: bool) -> None:
+        self._after = last_key if last_key is not None else self._after
+        self.explored = at_end
+
+    async def _claim_held(
+        self, store: Store, collection: Collection, worker: int, run: int | None
+    ) -> list[Job]:
+        after = self._held.popleft()
+        try:
+            return (await store.claim_page(collection, worker, run, after, SMALLEST_PAGE)).jobs
+        except errors.ContentionError:
+            self._held.append(after)
+            return []
 
 
 @dataclass(slots=True)
@@ -197,7 +232,7 @@ class Worker:
             await asyncio.wait(lanes, timeout=self._options.grace)
         for lane in lanes:
             lane.cancel()
-        if not any(_failed(task) for task in helpers):
+        if not _failed(helpers[0]):  # the writer: what was paid for is stored
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._writer.drain(), self._options.grace)
         for task in helpers:
@@ -259,6 +294,7 @@ class Worker:
     # --- claim ---
 
     async def _claim_all(self, done: Callable[[], Awaitable[bool]]) -> None:
+        asked = time.monotonic()
         while not self._stopping.is_set():
             limit = self._claim_limit()
             if limit <= 0:
@@ -269,21 +305,31 @@ class Worker:
                 await self._wait(0.02)
                 continue
             jobs = await self._next_jobs(limit)
-            self._backlog.more_coming = self._walking or (
+            self._backlog.more_coming = self._exploring or (
                 len(jobs) == limit and self._allowed() > len(jobs)
             )
             await self._sort_out(jobs)
-            if jobs or self._walking:
+            if self._exploring:
                 continue
-            await self._backlog.flush()
-            if self._in_hand:
+            if not jobs:
+                await self._backlog.flush()
+            if self._walking:
+                await self._wait(WAIT_FOR_PAGES)
+            elif self._in_hand == 0 or time.monotonic() - asked > ASK_EVERY:
+                asked = time.monotonic()
+                if await done():
+                    return
+            elif not jobs:
                 await self._wait(self._options.poll)
-            elif await done():
-                return
 
     @property
     def _walking(self) -> bool:
         return self._walk is not None and not self._walk.finished and not self._spent()
+
+    @property
+    def _exploring(self) -> bool:
+        """Whether there are pages that the walk has not seen."""
+        return self._walking and self._walk is not None and not self._walk.explored
 
     async def _next_jobs(self, limit: int) -> list[Job]:
         """Live edits first, then the next page of the walk."""
@@ -374,6 +420,8 @@ class Worker:
         if unit.element is not None:
             row = NewVector(job.key, "reuse", job.content_hash, unit.element)
             await self._writer.put([Write(row, unit)])
+        elif unit.verdict is not None:
+            await self._writer.put([_failed_write(unit, job, unit.verdict)])
         return True
 
     async def _units(self, jobs: Sequence[Job]) -> list[Unit]:
@@ -458,7 +506,7 @@ class Worker:
         if len(units) > 1:
             await self._split(units)
             return
-        await self._record(units, "rejected", error, retry_in=None)
+        await self._record(units[0], "rejected", error, retry_in=None)
         if self._rejections >= 0:
             self._rejections += 1
         if self._rejections >= REJECTIONS_BEFORE_GIVING_UP:
@@ -480,7 +528,7 @@ class Worker:
         if len(units) == 1 and suspect and units[0].faults >= self._faults_allowed(units[0]):
             units[0].faults, units[0].faults_since = 0, 0.0
             wait = min(60, 2.0 ** units[0].jobs[0].attempts)
-            await self._record(units, "unavailable", error, retry_in=wait)
+            await self._record(units[0], "unavailable", error, retry_in=wait)
         elif len(units) > 1 and units[0].faults >= FAULTS_BEFORE_SPLITTING:
             await self._split(units)
         else:
@@ -495,21 +543,11 @@ class Worker:
             await self._deliver([units[i] for i in half])
 
     async def _record(
-        self, units: Sequence[Unit], kind: str, error: Exception, *, retry_in: float | None
+        self, unit: Unit, kind: str, error: Exception, *, retry_in: float | None
     ) -> None:
-        said = str(error)[:ERROR_LENGTH]
-        rows = [
-            FailedAttempt(job.key, unit.content_hash, kind, said, retry_in)
-            for unit in units
-            for job in unit.jobs
-        ]
-        await self._patiently(
-            partial(self._store.fail, self._collection, self._lease.worker, self._run, rows)
-        )
-        given_up = [
-            Write(NewVector(job.key, "embed", None), unit) for unit in units for job in unit.jobs
-        ]
-        self._settled(given_up)
+        """Report every row of a text; rows that join it later share the verdict."""
+        unit.verdict = Verdict(kind, str(error)[:ERROR_LENGTH], retry_in)
+        await self._writer.put([_failed_write(unit, job, unit.verdict) for job in unit.jobs])
 
     def _check_patience(self, error: errors.EmbedderError) -> None:
         limit = self._options.give_up_after
@@ -520,6 +558,11 @@ class Worker:
                 f"The provider has embedded nothing for {silent:.0f} s; last it said: {error}. "
                 "Nothing is lost: run the same command again when it is back."
             )
+
+
+def _failed_write(unit: Unit, job: Job, verdict: Verdict) -> Write:
+    failure = FailedAttempt(job.key, unit.content_hash, *verdict)
+    return Write(NewVector(job.key, job.action, unit.content_hash), unit, failure)
 
 
 async def _first_failure(main: asyncio.Task[None], helpers: Sequence[asyncio.Task[None]]) -> None:

@@ -10,28 +10,38 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
+from backline import batching, errors
 from backline.backlog import Unit
 from backline.store import NO_USAGE, NewVector, Store, Usage
-from backline.types import Collection, Outcome
+from backline.types import Collection, FailedAttempt, Outcome
 
 TARGET_SECONDS: Final = 0.040
 SMALLEST: Final = 16
 LARGEST: Final = 4096
 MOST_WAITING: Final = 2 * LARGEST
 BUSY_AGAIN_SECONDS: Final = 0.1
+# That many rows refused one by one, and none stored in between, is not the rows' fault.
+REFUSALS_BEFORE_GIVING_UP: Final = 25
 
+T = TypeVar("T")
 
 _Outcomes: TypeAlias = list[tuple[str, Outcome]]
-_Commit: TypeAlias = Callable[[], Awaitable[_Outcomes]]
 
 
 class Write(NamedTuple):
-    """One row to write, and the unit of its text where it has one."""
+    """One row to write, or to report as failed, and the unit of its text where it has one."""
 
     row: NewVector
     unit: Unit | None = None
+    failure: FailedAttempt | None = None
+
+
+class Patience(Protocol):
+    """Repeats a verb until the database answers."""
+
+    async def __call__(self, verb: Callable[[], Awaitable[T]]) -> T: ...
 
 
 class Writer:
@@ -50,7 +60,7 @@ class Writer:
         *,
         run: int | None,
         cache: bool,
-        patiently: Callable[[_Commit], Awaitable[_Outcomes]],
+        patiently: Patience,
         settled: Callable[[list[Write]], None],
     ) -> None:
         self._store = store
@@ -63,6 +73,7 @@ class Writer:
         self._queue: deque[Write] = deque()
         self._usage = NO_USAGE
         self._limit = 256
+        self._refusals = 0
         self._open = 0  # rows in a transaction, or waiting to be brought again
         self._wake = asyncio.Condition()
         self._room = asyncio.Event()
@@ -88,9 +99,12 @@ class Writer:
 
     async def run(self) -> None:
         """Write until cancelled."""
-        async with asyncio.TaskGroup() as lanes:
-            for _ in range(self.LANES):
-                lanes.create_task(self._lane())
+        try:
+            async with asyncio.TaskGroup() as lanes:
+                for _ in range(self.LANES):
+                    lanes.create_task(self._lane())
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
 
     async def _lane(self) -> None:
         while True:
@@ -103,18 +117,67 @@ class Writer:
         usage, self._usage = self._usage, NO_USAGE
         self._open += len(writes)
         began = time.monotonic()
-        outcomes = dict(await self._patiently(lambda: self._commit(writes, usage)))
+        again = await self._carry_out(writes, usage)
         self._adapt(len(writes), time.monotonic() - began)
-        busy = {key for key, outcome in outcomes.items() if outcome == "busy"}
-        if busy:
-            self._later([write for write in writes if write.row.key in busy])
-            writes = [write for write in writes if write.row.key not in busy]
+        if again:
+            self._later(again)
+            keys = {write.row.key for write in again}
+            writes = [write for write in writes if write.row.key not in keys]
         self._open -= len(writes)
         self._settled(writes)
         if len(self._queue) <= MOST_WAITING:
             self._room.set()
         if not self._open and not self._queue:
             self._idle.set()
+
+    async def _carry_out(self, writes: Sequence[Write], usage: Usage) -> list[Write]:
+        """Store what there is to store and report what failed; returns what to bring again."""
+        failed = [write for write in writes if write.failure is not None]
+        stored = [write for write in writes if write.failure is None] if failed else writes
+        again = await self._store_rows(stored, usage)
+        return again + await self._report(failed) if failed else again
+
+    async def _store_rows(self, writes: Sequence[Write], usage: Usage) -> list[Write]:
+        if not writes:
+            return []
+        try:
+            outcomes = await self._patiently(lambda: self._commit(writes, usage))
+        except (errors.RowRefusedError, errors.StatementTimeoutError) as error:
+            return await self._in_halves(writes, usage, error)
+        self._refusals = 0
+        busy = {key for key, outcome in outcomes if outcome == "busy"}
+        return [write for write in writes if write.row.key in busy] if busy else []
+
+    async def _in_halves(
+        self, writes: Sequence[Write], usage: Usage, error: errors.DatabaseError
+    ) -> list[Write]:
+        """One row spoils the whole transaction, or it takes too long: store the rows in halves."""
+        if len(writes) == 1:
+            return [self._refused(writes[0], error)]
+        left, right = batching.bisect(range(len(writes)))
+        again = await self._store_rows([writes[i] for i in left], usage)
+        return again + await self._store_rows([writes[i] for i in right], NO_USAGE)
+
+    def _refused(self, write: Write, error: errors.DatabaseError) -> Write:
+        """The same row as a failed one: Postgres will not store it."""
+        self._refusals += 1
+        if (
+            isinstance(error, errors.StatementTimeoutError)
+            or write.row.content_hash is None
+            or self._refusals >= REFUSALS_BEFORE_GIVING_UP
+        ):
+            raise error
+        failure = FailedAttempt(
+            write.row.key, write.row.content_hash, "refused", str(error), retry_in=None
+        )
+        return write._replace(failure=failure)
+
+    async def _report(self, failed: Sequence[Write]) -> list[Write]:
+        attempts = [write.failure for write in failed if write.failure is not None]
+        busy = await self._patiently(
+            lambda: self._store.fail(self._collection, self._worker(), self._run, attempts)
+        )
+        return [write for write in failed if write.row.key in busy]
 
     async def _commit(self, writes: Sequence[Write], usage: Usage) -> _Outcomes:
         return await self._store.complete(

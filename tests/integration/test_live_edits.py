@@ -278,7 +278,8 @@ async def test_the_session_settings_of_a_user_change_no_text(
         [call] = provider.calls
         assert call.texts == ("2026-01-02 03:04:05+00 1 day 02:03:04 \\xdeadbeef 0.1 2026-02-03",)
         await w.sql(
-            "set timezone = 'Asia/Tokyo'; set datestyle = 'German'; set intervalstyle = 'iso_8601'; "
+            "set timezone = 'Asia/Tokyo'; set datestyle = 'German'; "
+            "set intervalstyle = 'iso_8601'; "
             "set bytea_output = 'escape'; set extra_float_digits = -10"
         )
         await w.sql("update notes set id = id")

@@ -74,11 +74,11 @@ select * from backline.enqueue_page(%(collection)s, %(after)s, %(limit)s)
 
 -- name: claim
 select key, action, coalesce(content, ''), content_hash, attempts
-from backline.claim(%(collection)s, %(worker)s, %(limit)s)
+from backline.claim(%(collection)s, %(worker)s, %(limit)s, %(model)s)
 
 -- name: claim_page
 select scanned, last_key, queued, keys, actions, contents, hashes
-from backline.claim_page(%(collection)s, %(worker)s, %(run)s, %(after)s, %(limit)s)
+from backline.claim_page(%(collection)s, %(worker)s, %(run)s, %(after)s, %(limit)s, %(model)s)
 
 -- name: vector_oid
 -- The type of one vector, for arrays that are sent in binary.
@@ -90,7 +90,8 @@ where x.extname = 'vector'
 
 -- name: complete
 select * from backline.complete(%(collection)s, %(worker)s, %(run)s, %(cache)s,
-  %(keys)b, %(actions)b, %(hashes)b, %(vectors)b, %(batches)s, %(tokens)s, %(truncated)s)
+  %(keys)b, %(actions)b, %(hashes)b, %(vectors)b, %(batches)s, %(tokens)s, %(truncated)s,
+  %(model)s)
 
 -- name: fail
 select backline.fail(%(collection)s, %(worker)s, %(run)s, %(rows)s) as busy

@@ -628,13 +628,26 @@ end $$;
 comment on function backline.enqueue_page is
   'API: enqueues what is due in the page of rows after key p_after; last_key is null at the end.';
 
+-- A worker embeds with one model. Where the collection's is another one by now, nothing that the
+-- worker makes may be stored: its vectors would carry the name of a model that did not make them.
+create function backline.require_model(p_wanted int, p_given int) returns void
+language plpgsql stable set search_path = '' as $$
+begin
+  if p_given <> p_wanted then
+    raise exception using errcode = 'BL005', message = format(
+      'The collection''s model is now %s; this worker embeds with %s. Start it again.',
+      (select format('%s/%s@%s', m.provider, m.name, m.dimensions) from backline.models m where m.id = p_wanted),
+      (select format('%s/%s@%s', m.provider, m.name, m.dimensions) from backline.models m where m.id = p_given));
+  end if;
+end $$;
+
 -- Leases up to p_limit jobs to a worker and says what each row needs:
 --   embed   its text has to be embedded
 --   reuse   this very text was embedded before: complete() takes the vector from the cache
 --   blank   there is no text: complete() clears the vector
 --   fresh   the stored vector already is of this text: complete() only ends the job
 --   gone    the row no longer exists: likewise
-create function backline.claim(p_collection int, p_worker bigint, p_limit int)
+create function backline.claim(p_collection int, p_worker bigint, p_limit int, p_model int default null)
 returns table (key text, action text, content text, content_hash bytea, attempts int)
 language plpgsql rows 500
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
@@ -645,6 +658,7 @@ declare
   c backline.collections;
 begin
   select * into strict c from backline.collections where id = p_collection;
+  perform backline.require_model(c.model_id, p_model);
   return query execute format($q$
     with picked as materialized (
       select j.key from backline.jobs j
@@ -679,17 +693,19 @@ comment on function backline.claim is 'API: leases jobs to a worker, with each r
 -- one, with one write a row in place of two. Rows that another worker holds are left to it. The
 -- arrays are of the rows that are due; `queued` names those that are now this worker's.
 create function backline.claim_page(
-  p_collection int, p_worker bigint, p_run bigint, p_after text, p_limit int,
+  p_collection int, p_worker bigint, p_run bigint, p_after text, p_limit int, p_model int,
   out scanned bigint, out last_key text, out queued text[],
   out keys text[], out actions text[], out contents text[], out hashes bytea[]
 ) language plpgsql
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD' set jit = off
+set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 set jit = off
 set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
   v_fresh text[];
 begin
   select * into strict c from backline.collections where id = p_collection;
+  perform backline.require_model(c.model_id, p_model);
   execute format($q$
     with page as materialized (
       select r.%1$I::text collate "C" as key, %2$s as content, r.%3$I is null as missing,
@@ -765,7 +781,8 @@ comment on function backline.claim_page is
 create function backline.complete(
   p_collection int, p_worker bigint, p_run bigint, p_cache boolean,
   p_keys text[], p_actions text[], p_hashes bytea[], p_vectors extensions.vector[],
-  p_batches bigint default 0, p_tokens bigint default 0, p_truncated bigint default 0
+  p_batches bigint default 0, p_tokens bigint default 0, p_truncated bigint default 0,
+  p_model int default null
 ) returns table (key text, outcome text)
 language plpgsql rows 10
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
@@ -784,6 +801,7 @@ declare
   v_reused bigint;
 begin
   select * into strict c from backline.collections where id = p_collection;
+  perform backline.require_model(c.model_id, p_model);
   v_source := format('%I.%I', c.table_schema, c.table_name);
   select pg_catalog.format_type(a.atttypid, a.atttypmod) into strict v_type
   from pg_catalog.pg_attribute a
