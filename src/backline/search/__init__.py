@@ -11,10 +11,20 @@ from backline.search.index import (
     recall,
     set_keywords,
 )
-from backline.search.ranking import DEFAULT_WEIGHT, MODES, Mode, Query, keyword, search, semantic
+from backline.search.ranking import (
+    DEFAULT_WEIGHT,
+    LARGEST_PAGE,
+    MODES,
+    Mode,
+    Query,
+    keyword,
+    search,
+    semantic,
+)
 
 __all__ = [
     "DEFAULT_WEIGHT",
+    "LARGEST_PAGE",
     "MODES",
     "Indexes",
     "KeywordIndex",

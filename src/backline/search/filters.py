@@ -165,6 +165,7 @@ class _Parser:
         self._refuse(expected, len(self._condition) if token is None else token[2])
 
     def _refuse(self, expected: str, at: int) -> NoReturn:
+        at += len(self._condition[at:]) - len(self._condition[at:].lstrip())
         rest = self._condition[at : at + 30].strip()
         found = repr(rest) if rest else "the end"
         raise errors.UsageError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -86,7 +87,8 @@ async def ensure_index(
     anew; `on_page` is told the rows that the keyword index has walked.
 
     Raises:
-        ContentionError: another transaction held the table for too long; nothing is left half made.
+        ContentionError: another transaction held the table for too long. A half-made index may be
+            left, which Postgres does not use, and the next call replaces.
     """
     keywords = await ensure_keywords(store, collection, rebuild=rebuild, on_page=on_page)
     return Indexes(await ensure_vectors(store, collection, smallest, rebuild=rebuild), keywords)
@@ -236,7 +238,8 @@ async def _make(store: Store, session: AsyncConnection[DictRow], there: DictRow)
         await _execute(store, session, "set max_parallel_maintenance_workers = 0")
         await _execute(store, session, there["make"])
     except errors.ContentionError:
-        await _execute(store, session, there["unmake"])
+        with suppress(errors.ContentionError):
+            await _execute(store, session, there["unmake"])
         raise
 
 

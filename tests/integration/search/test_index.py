@@ -1,0 +1,174 @@
+"""The vector index: made concurrently, only where it pays, and never at the price of rows."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.integration.search.conftest import Documents, declare
+
+from backline import errors, search
+from backline.search import Query, index
+from backline.search.ranking import ranked
+from backline.store import Store, open_store
+
+COUNT = 3000
+
+
+def clustered(count: int, dimensions: int, seed: int = 3) -> NDArray[np.float32]:
+    """Unit vectors around 40 centres, as texts lie around their subjects."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((40, dimensions))
+    vectors = centres[rng.integers(0, 40, count)] + 0.6 * rng.standard_normal((count, dimensions))
+    unit: NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(
+        np.float32
+    )
+    return unit
+
+
+async def filled(docs: Documents, dimensions: int, count: int = COUNT) -> NDArray[np.float32]:
+    await docs.sql(
+        "insert into docs (body) select 'n ' || n from generate_series(1, %s) n returning 1", count
+    )  # fmt: skip
+    vectors = clustered(count, dimensions)
+    await docs.embed(vectors)
+    return vectors
+
+
+async def plan(docs: Documents, vector: NDArray[np.float32]) -> str:
+    """How Postgres can read the nearest rows, in the very statement that a search runs."""
+    [row] = await docs.sql(
+        "select backline.search_statement(%s, 'semantic', null) as statement", docs.collection.id
+    )
+    statement = str(row["statement"]).replace("%", "%%")
+    for number, value in {
+        "$1": "%(collection)s::int", "$2": "%(vector)s::real[]", "$3": "''::text", "$4": "100",
+        "$5": "null::jsonb", "$6": "'semantic'", "$7": "0.4", "$8": "10",
+    }.items():  # fmt: skip
+        statement = statement.replace(number, value)
+    async with docs.store.connector.transaction() as transaction:
+        await transaction.execute("set local enable_seqscan = off")
+        rows = await transaction.fetch(
+            "explain " + statement, {"collection": docs.collection.id, "vector": vector.tolist()}
+        )
+    return "\n".join(row["QUERY PLAN"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "column_type"), [(32, "vector"), (32, "halfvec"), (2100, "vector")]
+)
+async def test_the_index_is_used_and_recalls(
+    store: Store, dimensions: int, column_type: str
+) -> None:
+    docs = await declare(store, dimensions, column_type)
+    count = COUNT if dimensions < 100 else 300
+    vectors = await filled(docs, dimensions, count)
+    built = await search.ensure_index(docs.store, docs.collection, smallest=100)
+    assert built.vectors.state == "built"
+    assert "docs_embedding_hnsw" in await plan(docs, vectors[0])
+    recalled = await search.recall(docs.store, docs.collection, 30)
+    assert recalled.queries == 30
+    assert recalled.mean >= 0.98
+    hits = await ranked(
+        docs.store, docs.collection, Query("x", "semantic", 1), "x", vectors[7].tolist()
+    )
+    assert hits[0].key == "8"
+    assert hits[0].score == pytest.approx(1, abs=2e-3)
+
+
+async def test_recall_tells_a_bad_index(docs: Documents) -> None:
+    """A graph with two neighbours a row is too thin to find one's way in."""
+    await filled(docs, 16)
+    await docs.store.connector.execute(
+        "create index docs_embedding_hnsw on docs using hnsw "
+        "(embedding extensions.vector_cosine_ops) with (m = 2, ef_construction = 4)"
+    )
+    recalled = await search.recall(docs.store, docs.collection, 30)
+    assert recalled.mean < 0.98
+    assert recalled.worst < recalled.mean
+
+
+async def test_small_tables_need_none_and_a_second_call_does_nothing(docs: Documents) -> None:
+    await filled(docs, 16, 50)
+    first = await search.ensure_index(docs.store, docs.collection)
+    assert first.vectors.state == "not needed"
+    assert (
+        await search.ensure_index(docs.store, docs.collection, smallest=10)
+    ).vectors.state == "built"
+    again = await search.ensure_index(docs.store, docs.collection, smallest=10)
+    assert again.vectors.state == "in place"
+    anew = await search.ensure_index(docs.store, docs.collection, smallest=10, rebuild=True)
+    assert anew.vectors.state == "built"
+    assert anew.keywords.documents == 50
+
+
+@pytest.mark.parametrize("mode", ["semantic", "hybrid"])
+async def test_a_narrow_filter_returns_all_that_exist(docs: Documents, mode: search.Mode) -> None:
+    """Ten rows of three thousand, all of them far from the query."""
+    vectors = await filled(docs, 16)
+    await search.ensure_index(docs.store, docs.collection, smallest=1000)
+    distances = vectors @ vectors[0]
+    far = np.argsort(distances)[:10] + 1
+    await docs.sql("update docs set kind = 'rare' where id = any(%s) returning 1", far.tolist())
+    query = Query("n", mode, 50, where="kind = 'rare'")
+    hits = await ranked(docs.store, docs.collection, query, "n", vectors[0].tolist())
+    assert {int(hit.key) for hit in hits} == set(far.tolist())
+
+
+async def test_an_index_scan_that_gives_up_is_made_good(docs: Documents) -> None:
+    """hnsw.max_scan_tuples ends an iterative scan; the search must not end with it."""
+    vectors = await filled(docs, 16)
+    await search.ensure_index(docs.store, docs.collection, smallest=1000)
+    far = np.argsort(vectors @ vectors[0])[:10] + 1
+    await docs.sql("update docs set kind = 'rare' where id = any(%s) returning 1", far.tolist())
+    async with docs.store.connector.transaction() as transaction:
+        await transaction.execute("set local hnsw.max_scan_tuples = 100")
+        await transaction.execute("set local enable_seqscan = off")
+        rows = await transaction.fetch(
+            "select key from backline.search(%s, 'semantic', null, %s::real[], 50, 0, %s::jsonb)",
+            [docs.collection.id, vectors[0].tolist(),
+             '{"op": "=", "path": ["kind"], "value": "rare"}'],
+        )  # fmt: skip
+    assert {int(row["key"]) for row in rows} == set(far.tolist())
+
+
+async def test_a_held_table_ends_the_build_and_the_next_call_makes_it(
+    docs: Documents, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(docs, 16, 50)
+    monkeypatch.setattr(index, "LOCK_TIMEOUT", "300ms")
+    async with open_store(database) as other, other.connector.transaction() as holder:
+        await holder.execute("update docs set rating = 0 where id = 1")
+        with pytest.raises(errors.ContentionError):
+            await search.ensure_index(docs.store, docs.collection, smallest=10)
+        assert await docs.sql(VALID) == []
+    built = await search.ensure_index(docs.store, docs.collection, smallest=10)
+    assert built.vectors.state == "built"
+    assert await docs.sql(VALID) == [{"valid": True}]
+
+
+VALID = (
+    "select indisvalid as valid from pg_index "
+    "where indexrelid = to_regclass('docs_embedding_hnsw') and indisvalid"
+)
+
+
+async def test_writers_go_on_while_the_index_is_made(docs: Documents) -> None:
+    await filled(docs, 16)
+    building = asyncio.create_task(search.ensure_index(docs.store, docs.collection, smallest=1000))
+    for n in range(20):
+        await docs.sql("update docs set rating = %s where id = 5 returning 1", n)
+    assert (await building).vectors.state == "built"
+
+
+async def test_an_invalid_leftover_is_replaced(docs: Documents) -> None:
+    await filled(docs, 16, 50)
+    await search.ensure_index(docs.store, docs.collection, smallest=10)
+    await docs.sql(
+        "update pg_index set indisvalid = false where indexrelid = 'docs_embedding_hnsw'::regclass "
+        "returning 1"
+    )
+    found = await search.ensure_index(docs.store, docs.collection, smallest=10)
+    assert found.vectors.state == "built"

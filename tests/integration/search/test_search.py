@@ -1,0 +1,271 @@
+"""One search over both legs: filters, row level security, pages, snippets, and any query at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import psycopg
+import pytest
+from numpy.typing import NDArray
+from psycopg import sql
+from tests.integration.search.conftest import DIMENSIONS, Documents
+
+from backline import errors, search
+from backline.embedders.hash import HashEmbedder
+from backline.search import Query
+from backline.search.ranking import ranked
+from backline.store import open_store
+
+
+def directions(count: int) -> NDArray[np.float32]:
+    """Unit vectors that turn away from the first, one by one."""
+    angles = np.linspace(0, np.pi / 2, count, dtype=np.float32)
+    vectors = np.zeros((count, DIMENSIONS), np.float32)
+    vectors[:, 0], vectors[:, 1] = np.cos(angles), np.sin(angles)
+    return vectors
+
+
+FIRST = [1.0] + [0.0] * (DIMENSIONS - 1)
+
+
+@pytest.fixture
+async def filled(docs: Documents) -> Documents:
+    """200 rows, each a little further from FIRST than the one before it."""
+    await docs.sql(
+        "insert into docs (body, kind, rating, facts) select 'tuba number ' || n, "
+        "case n %% 4 when 0 then 'brass' else 'wood' end, n / 200.0, "
+        "jsonb_build_object('ratio', n, 'name', 'n' || n, "
+        "  'deep', jsonb_build_object('even', n %% 2 = 0)) "
+        "from generate_series(1, 200) n returning 1"
+    )
+    await docs.embed(directions(200))
+    return docs
+
+
+async def nearest(docs: Documents, query: Query, vector: list[float] | None = None) -> list[str]:
+    asked = vector if query.mode != "keyword" else None
+    hits = await ranked(docs.store, docs.collection, query, query.text, asked or FIRST)
+    return [hit.key for hit in hits]
+
+
+async def test_by_meaning_is_by_cosine(filled: Documents) -> None:
+    query = Query("x", "semantic", 5)
+    hits = await ranked(filled.store, filled.collection, query, "x", FIRST)
+    expected = directions(200) @ np.array(FIRST, np.float32)
+    assert [hit.key for hit in hits] == ["1", "2", "3", "4", "5"]
+    assert [hit.score for hit in hits] == pytest.approx(expected[:5].tolist(), abs=1e-6)
+    assert hits[0].parts == {"dense": pytest.approx(1.0)}
+    assert hits[0].content == "tuba number 1"
+    assert hits[0].row["kind"] == "wood"
+    assert "embedding" not in hits[0].row
+
+
+async def test_hybrid_adds_both_parts_by_the_weight(filled: Documents) -> None:
+    query = Query("number 150", "hybrid", 200, weight=0.25)
+    hits = await ranked(filled.store, filled.collection, query, query.text, FIRST)
+    words = {
+        h.key: h.score
+        for h in await search.keyword(filled.store, filled.collection, "number 150", 200)
+    }
+    cosines = directions(200) @ np.array(FIRST, np.float32)
+    assert len(hits) == 200
+    for hit in hits:
+        dense = float(cosines[int(hit.key) - 1])
+        assert hit.parts["dense"] == pytest.approx(dense, abs=1e-6)
+        assert hit.parts["keyword"] == pytest.approx(words[hit.key])
+        assert hit.score == pytest.approx(0.75 * dense + 0.25 * words[hit.key] / 16, abs=1e-6)
+    assert sorted(hits, key=lambda hit: (-hit.score, hit.key)) == hits
+
+
+async def test_hybrid_scores_a_row_by_both_legs_whichever_found_it(filled: Documents) -> None:
+    """Row 200 is far beyond the nearest hundred, and only its words bring it in."""
+    query = Query("200", "hybrid", 1, weight=0.9)
+    [hit] = await ranked(filled.store, filled.collection, query, "200", FIRST)
+    assert hit.key == "200"
+    assert hit.parts["dense"] == pytest.approx(0, abs=1e-6)
+
+
+async def test_words_find_rows_without_a_vector(filled: Documents) -> None:
+    await filled.insert("a brand new oboe")
+    for mode in ("hybrid", "keyword"):
+        query = Query("oboe", mode, 1, weight=1.0)
+        assert await nearest(filled, query) == ["201"]
+
+
+FILTERS: list[tuple[str, Callable[[int], bool]]] = [
+    ("kind = 'brass'", lambda n: n % 4 == 0),
+    ("kind != 'brass' and rating >= 0.75", lambda n: n % 4 != 0 and n >= 150),
+    ("id in (7, 9, 200)", lambda n: n in (7, 9, 200)),
+    ("facts.ratio > 190 or facts.name = 'n3'", lambda n: n > 190 or n == 3),
+    ("facts.deep.even = true and id <= 10", lambda n: n % 2 == 0 and n <= 10),
+    ("not (id > 5)", lambda n: n <= 5),
+    ("facts.missing is null and facts.ratio is not null and id < 4", lambda n: n < 4),
+    ("body like '%ber 19_'", lambda n: 190 <= n <= 199),
+    ("facts.name > 'n98'", lambda n: f"n{n}" > "n98"),
+    ("facts.ratio = 'n3'", lambda n: False),
+    ("rating < 0", lambda n: False),
+    ("body = 'tuba number 7'' or ''1''=''1'", lambda n: False),
+]
+
+
+@pytest.mark.parametrize("mode", search.MODES)
+async def test_filters_keep_exactly_the_rows_they_name(
+    filled: Documents, mode: search.Mode
+) -> None:
+    for where, holds in FILTERS:
+        found = await nearest(filled, Query("tuba", mode, 200, where=where))
+        assert sorted(map(int, found)) == [n for n in range(1, 201) if holds(n)], where
+
+
+REFUSED = [
+    ("colour = 'red'", errors.ColumnNotFoundError, "Its columns: id, body, kind"),
+    ("rating >= 'high'", errors.UsageError, 'of type real with "high"'),
+    ("kind.part = 1", errors.UsageError, "only jsonb has parts"),
+    ("embedding = 'x'", errors.UsageError, "cannot compare the column 'embedding'"),
+    ("id = 99999999999999999999", errors.UsageError, "of type bigint"),
+]
+
+
+async def test_filters_that_make_no_sense_are_refused(filled: Documents) -> None:
+    for where, error, says in REFUSED:
+        with pytest.raises(error, match=says):
+            await nearest(filled, Query("tuba", "hybrid", where=where))
+
+
+async def test_pages_are_one_ranking(filled: Documents) -> None:
+    whole = await nearest(filled, Query("tuba number 42", "hybrid", 60))
+    pages = [
+        key for offset in range(0, 60, 7)
+        for key in await nearest(filled, Query("tuba number 42", "hybrid", 7, offset))
+    ]  # fmt: skip
+    assert pages[:60] == whole
+    assert await nearest(filled, Query("tuba", "hybrid", 10, 200)) == []
+
+
+async def test_another_models_vectors_are_not_compared(filled: Documents) -> None:
+    [other] = await filled.sql(
+        "select backline.model_id('hash', 'other', 'v0', %s) as id", DIMENSIONS
+    )
+    await filled.sql(
+        "update backline.stamps set model_id = %s where key <= '150' returning 1", other["id"]
+    )
+    kept = {
+        row["key"] for row in await filled.sql("select key from backline.stamps where key > '150'")
+    }
+    assert set(await nearest(filled, Query("x", "semantic", 200))) == kept
+    query = Query("tuba", "hybrid", 200)
+    hits = await ranked(filled.store, filled.collection, query, "tuba", FIRST)
+    assert {hit.key for hit in hits if "dense" in hit.parts} == kept
+    assert len(hits) == 200
+
+
+async def test_the_querys_model_must_be_the_collections(filled: Documents) -> None:
+    with pytest.raises(errors.ModelMismatchError, match="cannot be compared"):
+        await search.semantic(filled.store, filled.collection, HashEmbedder(8), "tuba")
+
+
+@pytest.mark.parametrize("mode", search.MODES)
+async def test_row_level_security_holds(
+    filled: Documents, database: str, mode: search.Mode
+) -> None:
+    """A role that may see 20 of 200 rows finds 20, those, and nothing of the others."""
+    await filled.sql("alter table docs enable row level security; select 1")
+    await filled.sql("create policy few on docs for select using (id > 180); select 1")
+    await filled.sql("drop role if exists searcher; create role searcher; select 1")
+    await filled.sql("grant select on docs to searcher; select backline.allow_search('searcher')")
+    vector = None if mode == "keyword" else FIRST
+    statement = "select key from backline.search(%s, %s, 'tuba', %s::real[], 50)"
+    with psycopg.connect(database) as connection:
+        connection.execute("set role searcher")
+        rows = connection.execute(statement, [filled.collection.id, mode, vector]).fetchall()
+        assert sorted(int(key) for (key,) in rows) == list(range(181, 201))
+        for table in ("stamps", "postings", "documents", "collections"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
+                connection.execute(
+                    sql.SQL("select * from backline.{}").format(sql.Identifier(table))
+                )
+        connection.rollback()
+        connection.execute("revoke select on docs from searcher")
+        connection.execute("set role searcher")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(statement, [filled.collection.id, mode, vector])
+        connection.rollback()
+    await filled.sql("drop owned by searcher; drop role searcher; select 1")
+
+
+async def test_snippets_mark_what_matched_and_escape_the_rest(docs: Documents) -> None:
+    await docs.insert(
+        "Cut 3 dB and the vocals get clearer, <b>200</b> Hz & up. " + "Filler words here. " * 60
+    )
+    for asked in ("vocal", "vocl"):
+        [hit] = await search.search(
+            docs.store, docs.collection, None, Query(asked, "keyword", snippets=True)
+        )
+        assert hit.snippet is not None
+        assert "<mark>vocals</mark>" in hit.snippet
+        assert "Hz &amp; up" in hit.snippet
+        assert "<b>" not in hit.snippet
+        assert len(hit.snippet) < 400
+
+
+QUERIES = [
+    "'", '"', "\\", "'; drop table docs; --", "a' & 'b", "a | b & !c <-> d:*", "(((", "%s %(x)s {}",
+    "tuba:*A", "🎺🎷 tuba", "\u0000tuba\u0000", "\ud800", "\u202etuba", "-", "...", "tuba " * 2000,
+    "x" * 10_000, "a-" * 5000, "word" * 3000, "$1 $2 $$", "\n\t tuba \r", "ﷺ" * 500, "1" * 400,
+    "' || (select 1) || '", "\x01\x02", "the of and", "<script>alert(1)</script>", "tuba\\'",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", search.MODES)
+async def test_any_query_is_answered(docs: Documents, mode: search.Mode) -> None:
+    await docs.insert("a tuba", "an oboe", "x-y z")
+    await docs.embed()
+    for query in QUERIES:
+        hits = await search.search(
+            docs.store, docs.collection, docs.embedder, Query(query, mode, snippets=True)
+        )
+        if mode == "semantic":
+            assert len(hits) == 3
+        elif "tuba" in query.split():
+            [tuba] = [hit for hit in hits if "keyword" in hit.parts]
+            assert tuba.content == "a tuba", query
+
+
+async def test_empty_queries_are_refused(docs: Documents) -> None:
+    for query in ("", "   ", "\0", "\n\t"):
+        with pytest.raises(errors.UsageError, match="empty"):
+            await search.search(docs.store, docs.collection, docs.embedder, query)
+
+
+async def test_numbers_out_of_range_are_refused(docs: Documents) -> None:
+    for query, says in (
+        (Query("x", limit=0), "limit"),
+        (Query("x", limit=1001), "limit"),
+        (Query("x", offset=-1), "offset"),
+        (Query("x", weight=1.5), "weight"),
+        (Query("x", mode="fuzzy"), "hybrid, semantic, keyword"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(errors.UsageError, match=says):
+            await search.search(docs.store, docs.collection, docs.embedder, query)
+
+
+async def test_an_empty_table_has_no_hits(docs: Documents) -> None:
+    for mode in search.MODES:
+        assert (
+            await search.search(docs.store, docs.collection, docs.embedder, Query("x", mode)) == []
+        )
+
+
+async def test_a_search_writes_nothing(docs: Documents, database: str) -> None:
+    """So it runs on a replica, and PostgREST may call it by GET."""
+    await docs.insert("a tuba")
+    await docs.embed()
+    async with open_store(database) as other, other.connector.transaction() as transaction:
+        await transaction.execute("set transaction read only")
+        rows = await transaction.fetch(
+            "select key from backline.search(%s, 'hybrid', 'tuba', %s::real[], 5, 0, %s::jsonb)",
+            [docs.collection.id, FIRST, json.dumps({"op": "=", "path": ["id"], "value": 1})],
+        )
+    assert [row["key"] for row in rows] == ["1"]

@@ -1,0 +1,71 @@
+"""The language of --where: what it reads, and how it refuses the rest."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backline import errors
+from backline.search import parse_filter
+
+
+@pytest.mark.parametrize(
+    ("condition", "tree"),
+    [
+        ("a = 1", {"op": "=", "path": ["a"], "value": 1}),
+        ("a == -1.5e3", {"op": "=", "path": ["a"], "value": -1500.0}),
+        ("a <> 'it''s'", {"op": "!=", "path": ["a"], "value": "it's"}),
+        ("a>=true", {"op": ">=", "path": ["a"], "value": True}),
+        ("p.x.y < 3", {"op": "<", "path": ["p", "x", "y"], "value": 3}),
+        ('"A b"."c.d" = 0', {"op": "=", "path": ["A b", "c.d"], "value": 0}),
+        ("a IN (1, 'x')", {"op": "in", "path": ["a"], "value": [1, "x"]}),
+        ("a is NULL", {"op": "is null", "path": ["a"]}),
+        ("a is not null", {"op": "is not null", "path": ["a"]}),
+        ("a not like 'x%'", {"op": "not", "args": [{"op": "like", "path": ["a"], "value": "x%"}]}),
+        ("tags.0 = 'x'", {"op": "=", "path": ["tags", "0"], "value": "x"}),
+    ],
+)
+def test_reads(condition: str, tree: object) -> None:
+    assert parse_filter(condition) == tree
+
+
+def test_and_binds_stronger_than_or_and_not_strongest() -> None:
+    tree = parse_filter("not a = 1 and b = 2 or c = 3 and (d = 4 or e = 5)")
+    assert tree["op"] == "or"
+    left, right = tree["args"]
+    assert [left["op"], right["op"]] == ["and", "and"]
+    assert left["args"][0]["op"] == "not"
+    assert right["args"][1]["op"] == "or"
+
+
+@pytest.mark.parametrize(
+    ("condition", "at"),
+    [
+        ("", 1), ("a", 2), ("a = ", 5), ("a = b", 5), ("a = 1 b", 7), ("(a = 1", 7), ("a in ()", 7),
+        ("a = 'x", 5), ("a; drop table t", 2), ("a = 1 -- x", 7), ("a = null", 5), ("= 1", 1),
+        ("a is 3", 6), ("a not = 1", 7), ("a = 1.2.3", 5), ("and", 1), ("a = 1 and", 10),
+    ],
+)  # fmt: skip
+def test_says_where_it_stops_reading(condition: str, at: int) -> None:
+    with pytest.raises(errors.UsageError, match=f"character {at}:"):
+        parse_filter(condition)
+
+
+@pytest.mark.parametrize(
+    "condition", ["(" * 200 + "a = 1", "not " * 200 + "a = 1", "a = 1 or " * 900]
+)
+def test_refuses_what_is_too_deep_or_too_long(condition: str) -> None:
+    with pytest.raises(errors.UsageError, match=r"deep|long"):
+        parse_filter(condition)
+
+
+@given(
+    st.text(alphabet="ab.'\"()=<>!,0 1\\;-andornotiskelu%_\n", max_size=60) | st.text(max_size=60)
+)
+def test_reads_or_refuses_anything(condition: str) -> None:
+    try:
+        tree = parse_filter(condition)
+    except errors.UsageError:
+        return
+    assert tree["op"]
