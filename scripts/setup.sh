@@ -5,44 +5,54 @@ set -eu
 root=$1
 venv=$2
 
-usable() { # a Python 3.11+ that can make a virtual environment
-	"$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+missing() {
+	echo "missing: $1" >&2
+	exit 1
 }
 
 new_enough() {
 	"$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
 }
 
+usable() { # a Python 3.11+ that can make a virtual environment
+	new_enough "$1" && "$1" -c 'import venv, ensurepip' >/dev/null 2>&1
+}
+
 find_python() {
-	for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11 python3.14 python; do
+	if [ -n "${PYTHON:-}" ]; then
+		usable "$PYTHON" || missing "PYTHON=$PYTHON is no Python 3.11 or newer with the modules venv and ensurepip."
+		command -v "$PYTHON"
+		return
+	fi
+	candidates="python3 python3.13 python3.12 python3.11 python3.14 python"
+	for candidate in $candidates; do
 		if usable "$candidate"; then
 			command -v "$candidate"
 			return
 		fi
 	done
-	for candidate in python3 python3.13 python3.12 python3.11 python3.14; do
+	for candidate in $candidates; do
 		if new_enough "$candidate"; then
-			echo "missing: the venv module of $candidate. On Debian or Ubuntu: apt-get install python3-venv" >&2
-			exit 1
+			missing "the venv module of $candidate. On Debian or Ubuntu: apt-get install python3-venv"
 		fi
 	done
-	echo "missing: Python 3.11 or newer. Install it (Debian: apt-get install python3 python3-venv), or name one: make PYTHON=/path/to/python3 run" >&2
-	exit 1
+	missing "Python 3.11 or newer. Install it (Debian: apt-get install python3 python3-venv), or name one: make PYTHON=/path/to/python3 run"
 }
 
+[ -w "$root" ] || missing "the right to write in $root, where the virtual environment goes. Clone into a folder of your own."
 if ! [ -x "$venv/bin/python" ] || ! new_enough "$venv/bin/python"; then
 	python=$(find_python)
-	echo "Setting up $venv with $python …" >&2
+	echo "Setting up $venv with $python; this takes a minute …" >&2
 	rm -rf "$venv"
 	"$python" -m venv "$venv"
 else
 	echo "Bringing $venv up to date …" >&2
 fi
 
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet --retries 2 "$@"; }
 
-pip install "pip>=25.1" # the first that reads dependency groups
-if ! pip install --constraint "$root/constraints.txt" --editable "$root" --group "$root/pyproject.toml:dev"; then
-	echo "missing: the packages above could not be had from PyPI. Check the network or PIP_INDEX_URL, then run make again." >&2
-	exit 1
+# pip 25.1 is the first that reads dependency groups.
+if ! pip install "pip>=25.1" ||
+	! pip install --constraint "$root/constraints.txt" --editable "$root" --group "$root/pyproject.toml:dev"; then
+	missing "the packages named above. Check the network, PIP_INDEX_URL and the space on the disk, then run make again."
 fi

