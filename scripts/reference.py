@@ -1,0 +1,298 @@
+"""Writes the reference pages under docs/reference from the program itself.
+
+usage: python scripts/reference.py [--check]
+
+With --check nothing is written; the exit code says whether every page is up to date.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic_core import PydanticUndefined
+from typer.core import TyperGroup
+
+import backline
+from backline import config, errors
+from backline.cli import command as command_line
+from backline.sql import migrations
+
+FOLDER: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
+NOTICE: Final = "<!-- Made by `make docs`; edit the program, not this page. -->\n"
+
+
+def pages() -> dict[str, str]:
+    """Every page by its file name."""
+    made = {
+        "commands.md": commands(),
+        "settings.md": settings(),
+        "sql.md": sql(),
+        "errors.md": error_tree(),
+        "python.md": python(),
+    }
+    return {name: f"{NOTICE}\n{text.strip()}\n" for name, text in made.items()}
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def commands() -> str:
+    intro = (
+        "# Commands\n\nEvery command takes `--help`. With `--json`, standard output is exactly one "
+        "JSON object, for an error too; progress, messages and logs go to standard error.\n\n"
+        + _table(
+            ["exit code", "meaning"],
+            [
+                ["0", "all well"],
+                ["1", "something fell short: failed rows, coverage below 100 %, a stopped run"],
+                ["2", "wrong usage or configuration; nothing was embedded"],
+                ["130", "ended by Ctrl-C before there was anything to report"],
+            ],
+        )
+    )
+    return "\n\n".join([intro, *(_command(name, each) for name, each in leaves(command_line()))])
+
+
+def leaves(group: Any, prefix: str = "backline") -> Iterator[tuple[str, Any]]:
+    """Every command that does something, with the words that call it."""
+    for name, each in group.commands.items():
+        if isinstance(each, TyperGroup):
+            yield from leaves(each, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}", each
+
+
+def _command(name: str, command: Any) -> str:
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option"]
+    usage = " ".join([name, *(_metavar(p) for p in arguments), "[OPTIONS]"])
+    parts = [f"## {name}", f"```text\n{usage}\n```", inspect.cleandoc(command.help or "")]
+    rows = [[f"`{_metavar(p)}`", p.help or "", _default(p)] for p in arguments]
+    rows += [[f"`{_option(p)}`", p.help or "", _default(p)] for p in options]
+    return "\n\n".join([*parts, _table(["", "meaning", "default"], rows)])
+
+
+def _metavar(parameter: Any) -> str:
+    name = parameter.metavar or parameter.name.upper()
+    return name if parameter.required or name.startswith("[") else f"[{name}]"
+
+
+def _option(parameter: Any) -> str:
+    flags = ", ".join(parameter.opts)
+    if parameter.is_flag:
+        return flags
+    return f"{flags} {parameter.metavar or 'VALUE'}"
+
+
+def _default(parameter: Any) -> str:
+    if parameter.required:
+        return "required"
+    shown = parameter.default
+    return "" if shown is None or parameter.show_default is False else f"`{shown}`"
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+def settings() -> str:
+    rows = [
+        [
+            f"`{name}`",
+            "<br>".join(f"`{each}`" for each in config.names_of(name)),
+            _default_of(field.default),
+            (field.description or "") + _limits(field.metadata),
+        ]
+        for name, field in config.Settings.model_fields.items()
+    ]
+    return (
+        "# Settings\n\nA value is taken from the first of these that has it: command-line flag, "
+        "environment, `.env.local`, `.env`, `backline.toml`, all but the first two in the current "
+        "folder. In `backline.toml` a setting goes by its name in the first column; elsewhere by "
+        "the variables in the second, of which the first found wins. An empty variable counts as "
+        "unset. `backline config` shows what is in force and where it comes from, with secrets "
+        "masked.\n\n" + _table(["setting", "variables", "default", "meaning"], rows)
+    )
+
+
+def _default_of(value: Any) -> str:
+    return "unset" if value is None or value is PydanticUndefined else f"`{value}`"
+
+
+def _limits(metadata: list[Any]) -> str:
+    signs = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+    found = [
+        f"{words} {getattr(item, name):g}"
+        for item in metadata
+        for name, words in signs.items()
+        if hasattr(item, name)
+    ]
+    return f" {', '.join(found).capitalize()}." if found else ""
+
+
+# --- SQL ------------------------------------------------------------------------------------------
+
+_COMMENT: Final = re.compile(
+    r"comment on function backline\.(\w+)(?:\([^)]*\))?\s+is\s+'API: ((?:[^']|'')*)'", re.IGNORECASE
+)
+
+
+def sql() -> str:
+    text = "\n".join(migration.sql for migration in migrations())
+    described = {name: said.replace("''", "'") for name, said in _COMMENT.findall(text)}
+    rows = [[f"`{_signature(text, name)}`", said] for name, said in sorted(described.items())]
+    return (
+        "# SQL API\n\nThese functions of the schema `backline` are the protocol that every worker "
+        "speaks, and they are public: their names, arguments and meaning change only with a note "
+        "in the changelog. Every other object of the schema is private. The full account of each "
+        "function stands above it in the migrations, `src/backline/sql/migrations/`. Only the "
+        "owner and, on Supabase, `service_role` may call them.\n\n"
+        + _table(["function", "purpose"], rows)
+    )
+
+
+def _signature(text: str, name: str) -> str:
+    """The name and the arguments of the newest definition, up to the matching parenthesis."""
+    starts = [m.end() for m in re.finditer(rf"function backline\.{name}\s*\(", text)]
+    definitions = [s for s in starts if "comment on" not in text[max(0, s - 60) : s].lower()]
+    depth, at = 1, definitions[-1]
+    while depth:
+        depth += {"(": 1, ")": -1}.get(text[at], 0)
+        at += 1
+    return f"{name}({' '.join(text[definitions[-1] : at - 1].split())})"
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def error_tree() -> str:
+    rows = [
+        [f"{'&emsp;' * depth}`{kind.__name__}`", str(kind.exit_code), _first_paragraph(kind)]
+        for depth, kind in _tree(errors.BacklineError, 0)
+    ]
+    return (
+        "# Errors\n\nEvery error that Backline raises on purpose is in this tree, in "
+        "`backline.errors`. The message says what is wrong, with the numbers, and what to do. "
+        "With `--json` a command prints "
+        '`{"error": {"kind": …, "message": …, "exit_code": …}}`.\n\n'
+        + _table(["error", "exit code", "default message"], rows)
+    )
+
+
+def _tree(kind: type[errors.BacklineError], depth: int) -> Iterator[tuple[int, Any]]:
+    yield depth, kind
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from _tree(child, depth + 1)
+
+
+def _first_paragraph(found: Any) -> str:
+    return (inspect.getdoc(found) or "").split("\n\n")[0]
+
+
+# --- Python ---------------------------------------------------------------------------------------
+
+
+def python() -> str:
+    intro = _python_intro(inspect.getdoc(backline) or "")
+    return "\n\n".join(
+        [intro, *(_entry(name, getattr(backline, name)) for name in backline.__all__)]
+    )
+
+
+def _python_intro(doc: str) -> str:
+    text, _, example = doc.partition("\n\n    ")
+    code = inspect.cleandoc(f"    {example}")
+    return f"# Python API\n\n{text}\n\n```python\n{code}\n```"
+
+
+def _entry(name: str, found: Any) -> str:
+    if inspect.ismodule(found):
+        public = getattr(found, "__all__", None) or _own_functions(found)
+        members = [_line(f"{name}.{each}", getattr(found, each)) for each in sorted(public)]
+        if name == "errors":
+            members = ["See [errors](errors.md)."]
+        return "\n\n".join([f"## backline.{name}", _first_paragraph(found), *members])
+    shown = [f"## {name}", f"```python\n{_call(name, found)}\n```", _doc(found)]
+    if inspect.isclass(found):
+        shown += [_line(f"{name}.{each}", member) for each, member in _methods(found)]
+    return "\n\n".join(shown)
+
+
+def _own_functions(module: Any) -> list[str]:
+    return [
+        name
+        for name, found in inspect.getmembers(module, inspect.isfunction)
+        if found.__module__ == module.__name__ and not name.startswith("_")
+    ]
+
+
+def _methods(kind: type) -> list[tuple[str, Any]]:
+    return [
+        (name, found)
+        for name, found in vars(kind).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(found) or isinstance(found, property))
+        and inspect.getdoc(found)
+    ]
+
+
+def _line(name: str, found: Any) -> str:
+    call = name if isinstance(found, property) else _call(name, found)
+    return f"- `{call}`: {' '.join(_first_paragraph(found).split())}"
+
+
+def _call(name: str, found: Any) -> str:
+    if dataclasses.is_dataclass(found):
+        fields = ", ".join(
+            f.name if f.type is None else f"{f.name}: {f.type}" for f in dataclasses.fields(found)
+        )
+        return f"{name}({fields})"
+    if not callable(found) or (inspect.isclass(found) and issubclass(found, Exception)):
+        return name
+    shown = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(found)))
+    shown = re.sub(r"<[^<>]*(<[^<>]*>)?[^<>]*>", "…", shown)  # defaults without a readable form
+    return name + shown.removesuffix(" -> None" if inspect.isclass(found) else "\0")
+
+
+def _doc(found: Any) -> str:
+    first, _, rest = (inspect.getdoc(found) or "").partition("\n\n")
+    return f"{first}\n\n```text\n{rest}\n```" if rest else first
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    stale = []
+    for name, text in pages().items():
+        file = FOLDER / name
+        if file.is_file() and file.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(name)
+        if "--check" not in sys.argv:
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+    if "--check" in sys.argv and stale:
+        print(f"out of date: {', '.join(stale)}. Run: make docs", file=sys.stderr)
+        return 1
+    print(f"written: {', '.join(stale)}" if stale else "up to date")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""The docs are true: generated pages are current, commands exist, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.core import TyperGroup
+
+from backline.cli import command as command_line
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+WRITTEN = [page for page in PAGES if page.parent.name != "reference"]
+BLOCK = re.compile(r"^ *```sh\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+
+
+def leaves(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, each in group.commands.items():
+        if isinstance(each, TyperGroup):
+            yield from leaves(each, (*words, name))
+        else:
+            yield (*words, name), each
+
+
+COMMANDS = dict(leaves(command_line()))
+
+
+def test_the_reference_is_up_to_date() -> None:
+    checked = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "reference.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_every_command_is_documented() -> None:
+    page = (ROOT / "docs" / "reference" / "commands.md").read_text()
+    headings = set(re.findall(r"^## backline (.+)$", page, re.MULTILINE))
+    assert headings == {" ".join(words) for words in COMMANDS}
+
+
+def calls(page: Path) -> Iterator[str]:
+    """Every call of backline in the page's shell blocks, and in its inline code."""
+    text = page.read_text()
+    for block in BLOCK.findall(text):
+        yield from (
+            line.strip() for line in block.splitlines() if line.strip().startswith("backline ")
+        )
+    yield from re.findall(r"`(backline [^`]+)`", text)
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_call_in_the_docs_is_one_that_there_is(page: Path) -> None:
+    for call in calls(page):
+        words = call.split()[1:]
+        found = [COMMANDS.get(tuple(words[:n])) for n in (2, 1)]
+        command = next((each for each in found if each is not None), None)
+        groups = {words_[0] for words_ in COMMANDS if len(words_) > 1}
+        assert command is not None or words[0] in groups, f"{page.name}: {call}"
+        if command is None:
+            continue
+        known = {flag for parameter in command.params for flag in parameter.opts} | {"--help"}
+        outside_quotes = re.sub(r"'[^']*'|\"[^\"]*\"", "", call)
+        used = set(re.findall(r"(?<!\S)--[a-z-]+", outside_quotes))
+        assert used <= known, f"{page.name}: {call}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    broken = [
+        link
+        for link in links
+        if not link.startswith(("http://", "https://")) and not (page.parent / link).exists()
+    ]
+    assert broken == []
+
+
+def test_every_page_is_linked_from_the_readme_or_from_another() -> None:
+    linked = {
+        (page.parent / link).resolve()
+        for page in PAGES
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text())
+        if not link.startswith("http")
+    }
+    assert {page for page in PAGES if page.is_relative_to(ROOT / "docs")} <= linked
+
+
+def test_every_setting_and_error_the_docs_name_exists() -> None:
+    from backline import config, errors
+
+    names = {name for field in config.Settings.model_fields for name in config.names_of(field)}
+    for page in WRITTEN:
+        text = page.read_text()
+        assert set(re.findall(r"\bBACKLINE_[A-Z_]+", text)) <= names | {"BACKLINE_VERBOSE"}, page
+        for error in re.findall(r"`(\w+Error)`", text):
+            assert hasattr(errors, error), (page, error)
+
+
+def test_every_option_says_what_it_means() -> None:
+    for words, command in COMMANDS.items():
+        assert command.help, words
+        for parameter in command.params:
+            assert (parameter.help or "").rstrip().endswith((".", "…")), (words, parameter.name)
