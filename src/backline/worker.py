@@ -76,7 +76,7 @@ class Walk:
         self.explored = False
         self._after = after
         self._largest = LARGEST_CLAIM
-        self._held: deque[str | None] = deque()
+        self._held: deque[tuple[str | None, int]] = deque()
 
     @property
     def finished(self) -> bool:
@@ -105,7 +105,7 @@ class Walk:
 
     async def _pass_by(self, store: Store, collection: Collection) -> None:
         """Somebody's open transaction holds a row of this page: come back to it at the end."""
-        self._held.append(self._after)
+        self._held.append((self._after, SMALLEST_PAGE))
         rows = await store.walk_page(collection, self._after, SMALLEST_PAGE)
         self._advance(rows[-1].key if rows else None, at_end=len(rows) < SMALLEST_PAGE)
 
@@ -116,12 +116,16 @@ class Walk:
     async def _claim_held(
         self, store: Store, collection: Collection, worker: int, run: int | None
     ) -> list[Job]:
-        after = self._held.popleft()
+        """Try a page that was passed by again, in halves: the rows beside the held one can go."""
+        after, size = self._held.popleft()
         try:
-            return (await store.claim_page(collection, worker, run, after, SMALLEST_PAGE)).jobs
+            return (await store.claim_page(collection, worker, run, after, size)).jobs
         except errors.ContentionError:
-            self._held.append(after)
-            return []
+            half = max(1, size // 2)
+            self._held.append((after, half))
+        if size > half and (rows := await store.walk_page(collection, after, half)):
+            self._held.append((rows[-1].key, size - half))
+        return []
 
 
 @dataclass(slots=True)
@@ -165,10 +169,12 @@ class Worker:
             cache=not embedder.free,
             patiently=self._patiently,
             settled=self._settled,
+            busy=self._check_progress,
         )
         self._walk: Walk | None = None
         self._claimed_at = 0.0
         self._in_hand = 0
+        self._stuck_since: float | None = None
         self._rate = 0.0
         self._rejections = 0
         self._accepted_at = 0.0
@@ -314,6 +320,7 @@ class Worker:
             if not jobs:
                 await self._backlog.flush()
             if self._walking:
+                self._check_progress()
                 await self._wait(WAIT_FOR_PAGES)
             elif self._in_hand == 0 or time.monotonic() - asked > ASK_EVERY:
                 asked = time.monotonic()
@@ -494,6 +501,7 @@ class Worker:
                 self._backlog.settle(write.unit)
         self._in_hand -= len(writes)
         self.tally.settled += len(writes)
+        self._stuck_since = None
         if self._in_hand == 0 or self._claim_limit() > 0:
             self._nudge.set()
 
@@ -549,6 +557,14 @@ class Worker:
         unit.verdict = Verdict(kind, str(error)[:ERROR_LENGTH], retry_in)
         await self._writer.put([_failed_write(unit, job, unit.verdict) for job in unit.jobs])
 
+    def _check_progress(self) -> None:
+        """Called where all that is left to do waits for somebody's open transaction."""
+        limit = self._options.give_up_after
+        self._stuck_since = self._stuck_since or time.monotonic()
+        stuck = time.monotonic() - self._stuck_since
+        if limit is not None and stuck > limit:
+            raise _held_too_long(stuck)
+
     def _check_patience(self, error: errors.EmbedderError) -> None:
         limit = self._options.give_up_after
         self._failing_since = self._failing_since or time.monotonic()
@@ -558,6 +574,14 @@ class Worker:
                 f"The provider has embedded nothing for {silent:.0f} s; last it said: {error}. "
                 "Nothing is lost: run the same command again when it is back."
             )
+
+
+def _held_too_long(seconds: float) -> errors.ContentionError:
+    return errors.ContentionError(
+        f"For {seconds:.0f} s, all the rows that are left have been held by somebody's open "
+        "transaction. Nothing is lost: end that transaction (pg_stat_activity shows it as "
+        "'idle in transaction'), and run the same command again."
+    )
 
 
 def _failed_write(unit: Unit, job: Job, verdict: Verdict) -> Write:

@@ -62,6 +62,7 @@ class Writer:
         cache: bool,
         patiently: Patience,
         settled: Callable[[list[Write]], None],
+        busy: Callable[[], None],
     ) -> None:
         self._store = store
         self._collection = collection
@@ -70,6 +71,7 @@ class Writer:
         self._cache = cache
         self._patiently = patiently
         self._settled = settled
+        self._all_busy = busy
         self._queue: deque[Write] = deque()
         self._usage = NO_USAGE
         self._limit = 256
@@ -123,8 +125,11 @@ class Writer:
             self._later(again)
             keys = {write.row.key for write in again}
             writes = [write for write in writes if write.row.key not in keys]
-        self._open -= len(writes)
-        self._settled(writes)
+        if writes:
+            self._open -= len(writes)
+            self._settled(writes)
+        else:
+            self._all_busy()
         if len(self._queue) <= MOST_WAITING:
             self._room.set()
         if not self._open and not self._queue:
