@@ -1,0 +1,96 @@
+"""What `pip install backline` brings: built as a wheel, installed without development tools."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LARGEST_INSTALL = 350e6
+
+
+def run(*command: str | Path, **environment: str) -> str:
+    done = subprocess.run(
+        [str(part) for part in command],
+        env={**os.environ, **environment},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT)
+    [built] = folder.glob("backline-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new virtual environment that holds the wheel and what it needs, and nothing else."""
+    venv = tmp_path_factory.mktemp("clean") / "venv"
+    run(sys.executable, "-m", "venv", venv)
+    run(
+        venv / "bin" / "python", "-m", "pip", "install", "--quiet",
+        "--constraint", ROOT / "constraints.txt", wheel,
+    )  # fmt: skip
+    return venv
+
+
+def test_the_wheel_holds_everything_that_the_program_reads(wheel: Path) -> None:
+    held = set(zipfile.ZipFile(wheel).namelist())
+    source = ROOT / "src"
+    needed = {
+        str(file.relative_to(source))
+        for file in source.rglob("*")
+        if file.is_file() and file.suffix in {".py", ".sql", ".jsonl", ".tsv", ".typed"}
+    }
+    assert needed <= held
+    assert not [name for name in held if name.startswith(("tests/", "benchmarks/"))]
+
+
+def test_it_runs_without_development_tools(installed: Path) -> None:
+    backline = installed / "bin" / "backline"
+    assert run(backline, "--version").strip() == "0.1.0"
+    models = [
+        row["model"] for row in json.loads(run(backline, "model", "list", "--json"))["models"]
+    ]
+    assert "local/all-MiniLM-L6-v2" in models
+    python = installed / "bin" / "python"
+    assert run(python, "-c", "import backline; print(len(backline.__all__))").strip().isdigit()
+    assert "pytest" not in run(python, "-m", "pip", "list")
+
+
+def test_it_does_the_whole_job(installed: Path, tmp_path: Path) -> None:
+    data = {"BACKLINE_DATA_DIR": str(tmp_path / "postgres"), "HOME": str(tmp_path)}
+    backline = installed / "bin" / "backline"
+    (tmp_path / "notes.jsonl").write_text('{"id": 1, "title": "a note"}\n')
+    run(backline, "load", tmp_path / "notes.jsonl", "--table", "notes", **data)
+    run(backline, "add", "notes", "--text", "{title}", "--model", "hash@8", **data)
+    assert json.loads(run(backline, "backfill", "notes", "--json", **data))["complete"]
+    run(backline, "migrate", **data)
+    assert json.loads(run(backline, "status", "music_knowledge", "--json", **data))["collections"]
+
+
+def test_the_install_is_small(installed: Path) -> None:
+    """Everything in site-packages but pip itself."""
+    [packages] = installed.glob("lib/*/site-packages")
+    sizes: dict[str, int] = {}
+    for file in packages.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            top = file.relative_to(packages).parts[0]
+            sizes[top] = sizes.get(top, 0) + file.stat().st_size
+    total = sum(size for name, size in sizes.items() if not name.startswith("pip"))
+    largest = sorted(sizes.items(), key=lambda item: -item[1])[:8]
+    assert total < LARGEST_INSTALL, (total, largest)
