@@ -87,8 +87,9 @@ def check(collection: Collection, model: Model) -> None:
     column = f"{collection.table}.{collection.embedding_column}"
     if collection.column_type is None:
         raise errors.ColumnNotFoundError(
-            f"The column {column} is gone. Add it again: alter table {collection.table} "
-            f"add column {collection.embedding_column} vector({collection.model.dimensions});"
+            f"The column {column} is gone. Declare the collection anew, which adds it: "
+            f"backline drop {collection.name} && backline add {collection.table} "
+            f"--text '{collection.text_template}' --column {collection.embedding_column}."
         )
     try:
         check_column(column, collection.column_type, collection.column_dimensions, model)

@@ -123,7 +123,7 @@ def test_the_remedy_for_other_dimensions_works(cli: Cli, paid: StandInProvider, 
 @pytest.mark.parametrize(
     ("change", "kind", "remedy"),
     [
-        ("alter table tickets drop column embedding", "ColumnNotFoundError", "add column"),
+        ("alter table tickets drop column embedding", "ColumnNotFoundError", "--column embedding"),
         ("drop table tickets", "TableNotFoundError", "backline drop tickets"),
     ],
 )
