@@ -55,6 +55,7 @@ app.command("verify", rich_help_panel=WORK)(work.verify_command)
 app.add_typer(work.failures_app, name="failures", rich_help_panel=WORK)
 app.add_typer(work.runs_app, name="runs", rich_help_panel=WORK)
 app.command("search", rich_help_panel=READ)(find.search_command)
+app.command("suggest", rich_help_panel=READ)(find.suggest_command)
 app.command("index", rich_help_panel=READ)(find.index_command)
 app.command("eval", rich_help_panel=READ)(find.eval_command)
 

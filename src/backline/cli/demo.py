@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from backline import demo, search
-from backline.backfill import verify
+from backline.backfill import BackfillReport, verify
 from backline.cli import find, work
 from backline.cli.context import (
     AsJson,
@@ -22,6 +22,8 @@ from backline.cli.context import (
 from backline.cli.output import count, emit, out, say
 from backline.cli.report import show_backfill, show_verification
 from backline.config import Settings
+from backline.store import Store
+from backline.types import Collection
 
 
 def demo_command(
@@ -45,11 +47,21 @@ async def _demo(settings: Settings, *, quiet: bool) -> dict[str, Any]:
         say(f"Knowledge base: {records}, {loaded.inserted:,} of them new")
         collection = await store.collection(demo.COLLECTION)
         report = await work.backfill_collection(store, settings, collection, None, quiet=quiet)
-        checked = await verify(store, collection)
-        async with embedder_for(settings, collection.model) as (embedder, _):
-            hits = await search.semantic(store, collection, embedder, demo.QUESTION, 3)
+        if not quiet:
+            show_backfill(report)
+        if report.stopped_by:  # the report says so, and what to do
+            return {"complete": False, "backfill": report.as_dict()}
+        return await _prove(store, settings, collection, report, quiet=quiet)
+
+
+async def _prove(
+    store: Store, settings: Settings, collection: Collection, report: BackfillReport, *, quiet: bool
+) -> dict[str, Any]:
+    """Verify what the backfill stored, and ask it a question."""
+    checked = await verify(store, collection)
+    async with embedder_for(settings, collection.model) as (embedder, _):
+        hits = await search.semantic(store, collection, embedder, demo.QUESTION, 3)
     if not quiet:
-        show_backfill(report)
         show_verification(collection.name, checked)
         out.print(f'\n[bold]backline search "{demo.QUESTION}"[/bold]')
         find.show_hits(hits)

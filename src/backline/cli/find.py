@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -24,7 +25,7 @@ from backline.cli.context import (
 from backline.cli.data import model_of
 from backline.cli.output import duration, emit, facts, out, say, table
 from backline.config import Settings
-from backline.search import Mode, Query
+from backline.search import Context, Mode, Query, Suggestions
 from backline.store import Store
 from backline.types import Collection, SearchHit
 
@@ -125,7 +126,7 @@ def show_hits(hits: list[SearchHit]) -> None:
         show_parameters(hit.row.get("parameters"))
 
 
-def show_parameters(parameters: dict[str, Any] | None) -> None:
+def show_parameters(parameters: Mapping[str, Any] | None) -> None:
     if parameters:
         shown = ", ".join(f"{name} {json.dumps(value)}" for name, value in parameters.items())
         out.print(f"   [dim]{_escaped(shown)}[/dim]")
@@ -133,6 +134,54 @@ def show_parameters(parameters: dict[str, Any] | None) -> None:
 
 def _escaped(text: object) -> str:
     return str(text).replace("[", r"\[")
+
+
+# --- suggest ---
+
+
+def suggest_command(
+    prompt: Annotated[str, typer.Argument(help="What the person asks, in their own words.")],
+    context: Annotated[
+        str | None,
+        typer.Option("--context", help="What it is about: a category or topic, such as mixing."),
+    ] = None,
+    genre: Annotated[str | None, typer.Option("--genre", help="Such as techno or jazz.")] = None,
+    bpm: Annotated[
+        float | None, typer.Option("--bpm", help="Tempo in beats a minute.", min=1, max=1000)
+    ] = None,
+    track_type: Annotated[
+        str | None, typer.Option("--track-type", help="Such as vocals, bass or drums.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", help="At most this many suggestions.", min=1, max=20)
+    ] = 5,
+    collection: InCollection = None,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a studio assistant answers: ranked advice with parameters, or that nothing is known."""
+    settings = settings_of(database_url=database_url, data_dir=data_dir)
+    about = Context(context, genre, bpm, track_type)
+    answer = run(_suggest(settings, collection, prompt, about, limit))
+    if as_json:
+        emit(answer)
+        return
+    out.print(answer.message)
+    for rank, each in enumerate(answer.suggestions, start=1):
+        out.print(f"{rank}. [bold]{_escaped(each.title)}[/bold]")
+        out.print(f"   {each.advice}", markup=False)
+        show_parameters(each.parameters)
+        out.print(f"   [dim]{_escaped(each.reason)}[/dim]")
+
+
+async def _suggest(
+    settings: Settings, name: str | None, prompt: str, context: Context, limit: int
+) -> Suggestions:
+    async with database(settings) as store:
+        collection = await store.collection(name)
+        async with embedder_for(settings, collection.model) as (embedder, _):
+            return await search.suggest(store, collection, embedder, prompt, context, limit=limit)
 
 
 # --- index ---
