@@ -21,16 +21,20 @@ from backline.search.ranking import (
     search,
     semantic,
 )
+from backline.search.suggest import Context, Suggestion, Suggestions, suggest
 
 __all__ = [
     "DEFAULT_WEIGHT",
     "LARGEST_PAGE",
     "MODES",
+    "Context",
     "Indexes",
     "KeywordIndex",
     "Mode",
     "Query",
     "Recall",
+    "Suggestion",
+    "Suggestions",
     "VectorIndex",
     "ensure_index",
     "keyword",
@@ -40,4 +44,5 @@ __all__ = [
     "search",
     "semantic",
     "set_keywords",
+    "suggest",
 ]

@@ -37,3 +37,6 @@ select backline.sample_vectors(%(collection)s, %(count)s) as vector
 
 -- name: nearest_keys
 select backline.nearest_keys(%(collection)s, %(vector)s::real[], %(limit)s, %(exact)s) as keys
+
+-- name: similarities
+select * from backline.similarities(%(collection)s, %(keys)s)

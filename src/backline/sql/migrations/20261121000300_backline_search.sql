@@ -52,7 +52,16 @@ create table backline.document_counts (
 );
 create index document_counts_by_collection on backline.document_counts (collection_id);
 
+-- Words that people say for what the rows say otherwise: a query for the word also finds the meaning.
+create table backline.synonyms (
+  collection_id int  not null,
+  word          text collate "C" not null check (word = lower(word)),
+  meaning       text not null,
+  primary key (collection_id, word)
+);
+
 alter table backline.keyword_indexes enable row level security;
+alter table backline.synonyms        enable row level security;
 alter table backline.documents       enable row level security;
 alter table backline.postings        enable row level security;
 alter table backline.document_counts enable row level security;
@@ -339,6 +348,7 @@ begin
   perform backline.remove_keyword_triggers(old.id);
   perform backline.empty_keywords(old.id, false);
   delete from backline.keyword_indexes where collection_id = old.id;
+  delete from backline.synonyms where collection_id = old.id;
   return old;
 end $$;
 create trigger keywords_inserted after insert on backline.collections
@@ -381,10 +391,20 @@ language sql immutable set search_path = '' as $$
   from generate_series(2, length(p_word) + 1) i, generate_series(97, 122) c;
 $$;
 
+-- Replaces the synonyms of a collection: {"vox": "vocal", "wax": "vinyl"}.
+create function backline.set_synonyms(p_collection int, p_synonyms jsonb) returns void
+language sql set search_path = '' as $$
+  delete from backline.synonyms s where s.collection_id = p_collection;
+  insert into backline.synonyms (collection_id, word, meaning)
+  select p_collection, lower(e.key), e.value from jsonb_each_text(p_synonyms) e;
+$$;
+comment on function backline.set_synonyms is 'API: replaces the words that a search also reads as others.';
+
 -- What a query asks for: its terms that the collection knows, each with a weight and the number of
--- documents that have it. Beside the words themselves these are neighbours in one piece (side chain
--- finds sidechain), and for a word that nobody uses, the likeliest word that it misspells. Nothing of
--- the query is ever read as syntax. Only the first 2,000 characters count.
+-- documents that have it. Beside the words themselves (1 each time that they are said) these are
+-- neighbours in one piece (0.7; side chain finds sidechain), the collection's synonyms of a word (0.2, or
+-- 0.7 where no row has the word itself), and for a word that nobody uses, the likeliest word that it
+-- misspells (0.7). Nothing of the query is read as syntax. Only the first 2,000 characters count.
 create function backline.query_terms(p_collection int, p_query text)
 returns table (term text, weight float8, documents bigint, guessed boolean)
 language plpgsql stable rows 10 set search_path = '' set enable_seqscan = off as $$
@@ -407,11 +427,21 @@ begin
                                          from words a join words b on b.n = a.n + 1
                                          where length(a.word) > 1 and length(b.word) > 1))) t
     where not exists (select from asked a where a.lexeme = t.lexeme)
+    union all
+    select t.lexeme, m.weight, false
+    from (select s.meaning, case when exists (
+                   select from unnest(to_tsvector(v_language, s.word)) o
+                   join backline.postings p on p.collection_id = p_collection and p.term = o.lexeme
+                 ) then 0.2 else 0.7 end as weight
+          from backline.synonyms s
+          where s.collection_id = p_collection and s.word in (select w.word from words w)) m,
+    unnest(backline.terms(v_language, m.meaning)) t
+    where not exists (select from asked a where a.lexeme = t.lexeme)
   ), known as materialized (
-    select w.lexeme, w.weight, w.exact, coalesce((
+    select w.lexeme, max(w.weight) as weight, bool_or(w.exact) as exact, coalesce((
       select sum(p.size) from backline.postings p
       where p.collection_id = p_collection and p.term = w.lexeme), 0)::bigint as documents
-    from wanted w
+    from wanted w group by w.lexeme
   ), guesses as (
     select g.term, min(u.weight) * 0.7 as weight, min(g.documents) as documents
     from (select k.lexeme, k.weight from known k
@@ -828,6 +858,25 @@ end $$;
 comment on function backline.search is
   'API: the best rows by meaning, by keywords or by both, with the parts of their scores.';
 
+-- How alike rows are, pair by pair: the cosine similarity of their vectors.
+create function backline.similarities(p_collection int, p_keys text[])
+returns table (one text, other text, similarity float8)
+language plpgsql stable rows 100 set search_path = '' set jit = off as $$
+declare
+  s record;
+begin
+  select * into s from backline.searchable(p_collection);
+  return query execute format($q$
+    with chosen as materialized (
+      select c.key, r.%1$I::extensions.vector as v
+      from backline.comparable($1, $2) c join %2$s r on r.%3$I = c.key::%4$s
+      where r.%1$I is not null
+    )
+    select a.key, b.key, 1 - (a.v operator(extensions.<=>) b.v) from chosen a join chosen b on a.key < b.key
+  $q$, s.embedding_column, s.source, s.key_column, s.key_type) using p_collection, p_keys;
+end $$;
+comment on function backline.similarities is 'API: the cosine similarities between rows, for leaving out near-duplicates.';
+
 -- The rows nearest to a vector, by cosine. Only vectors of the collection's own model compare.
 create function backline.search_dense(p_collection int, p_query real[], p_limit int)
 returns table (key text, similarity float8, content text, record jsonb)
@@ -946,7 +995,7 @@ begin
   execute format('grant execute on function backline.search, backline.search_statement, backline.search_dense, '
     'backline.searchable, backline.comparable, backline.indexable, backline.keyword_candidates, '
     'backline.compile_filter, backline.compile_comparison, backline.bulky_columns, backline.marks, '
-    'backline.snippet to %s', p_role);
+    'backline.snippet, backline.similarities to %s', p_role);
 end $$;
 comment on function backline.allow_search is 'API: lets a role search the collections whose tables it may read.';
 

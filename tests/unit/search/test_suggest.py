@@ -1,0 +1,55 @@
+"""The order of suggestions: fit to the context, and nothing said twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from backline.search.suggest import Context, Suggestion, diverse, fitting
+
+ROW: dict[str, Any] = {
+    "title": "Pump the pads", "topic": "side_chain", "category": "mixing",
+    "suggestion": "In techno, duck the pads.", "parameters": {"tempo_bpm": [120, 135]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("context", "signs"),
+    [
+        (Context(), []),
+        (Context(focus="Mixing"), [1]),
+        (Context(focus="side chain"), [1]),
+        (Context(focus="mastering"), []),
+        (Context(genre="techno", track_type="pads"), [1, 1]),
+        (Context(genre="tech.*"), []),
+        (Context(bpm=128), [1]),
+        (Context(bpm=90), [-1]),
+    ],
+)
+def test_fit(context: Context, signs: list[int]) -> None:
+    assert [sign for sign, _ in fitting(ROW, context)] == signs
+
+
+def test_a_tempo_stands_for_what_is_near_it() -> None:
+    row = {"parameters": {"tempo_bpm": 100}}
+    assert [s for s, _ in fitting(row, Context(bpm=108))] == [1]
+    assert [s for s, _ in fitting(row, Context(bpm=140))] == [-1]
+    assert list(fitting({"parameters": {"tempo_bpm": "fast"}}, Context(bpm=100))) == []
+
+
+def entry(key: str, score: float) -> Suggestion:
+    return Suggestion(key, key, "", {}, 0.8, score, score, "")
+
+
+def test_near_duplicates_come_once_and_variety_comes_first() -> None:
+    weighed = [entry("a", 0.9), entry("b", 0.89), entry("c", 0.85), entry("d", 0.5)]
+    alike = {("a", "b"): 0.97, ("a", "c"): 0.8, ("b", "c"): 0.8, ("a", "d"): 0.1}
+    assert [each.key for each in diverse(weighed, alike, 10)] == ["a", "c", "d"]
+    closer = {("a", "b"): 0.9, ("a", "c"): 0.1, ("b", "c"): 0.1}
+    assert [each.key for each in diverse(weighed, closer, 2)] == ["a", "c"]
+
+
+def test_without_likeness_the_order_is_the_scores() -> None:
+    weighed = [entry("a", 0.9), entry("b", 0.8), entry("c", 0.7)]
+    assert [each.key for each in diverse(weighed, {}, 2)] == ["a", "b"]
