@@ -89,6 +89,19 @@ class Settings(BaseModel):
         description="Folder of the model where a collection was added with "
         "--model local:/path/to/folder, that is, with weights of your own.",
     )
+    local_engine: str = _setting(
+        "auto",
+        "BACKLINE_LOCAL_ENGINE",
+        description="What computes a local model: auto takes the fastest that is installed, "
+        "numpy always works. A name that there is not is answered with those that there are.",
+    )
+    local_threads: int | None = _setting(
+        None,
+        "BACKLINE_LOCAL_THREADS",
+        ge=1,
+        description="Processor threads of a local model. Unset, as many as the process may use; "
+        "lower it to leave room for other programs.",
+    )
     batch_size: int = _setting(
         50,
         "BACKLINE_BATCH_SIZE",

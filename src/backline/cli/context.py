@@ -138,6 +138,8 @@ def embedder_options(settings: Settings, limiter: Limiter | None = None) -> Embe
         openai_api_key=settings.openai_api_key,
         openai_base_url=settings.openai_base_url,
         timeout_s=settings.request_timeout,
+        local_engine=settings.local_engine,
+        local_threads=settings.local_threads,
         on_limits=limiter.observe if limiter else None,
     )
 

@@ -120,6 +120,12 @@ def test_the_remedy_for_other_dimensions_works(cli: Cli, paid: StandInProvider, 
     assert cli("backfill", "tickets", "--json").json["complete"]
 
 
+def test_an_unknown_engine_names_those_that_there_are(cli: Cli) -> None:
+    said = cli("search", "muddy", "--json", code=2, BACKLINE_LOCAL_ENGINE="abacus").json["error"]
+    assert "abacus" in said["message"]
+    assert "numpy" in said["message"]
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "remedy"),
     [
