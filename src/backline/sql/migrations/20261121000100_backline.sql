@@ -29,6 +29,12 @@ create schema backline;
 revoke all on schema backline from public;
 
 -- ---------------------------------------------------------------------------------------- tables
+--
+-- These tables fill from empty within one backfill, so that a planner with statistics of a minute ago,
+-- or a plan cached when they were empty, reads a whole table for each row of a page: 100,000 rows took
+-- a hundred seconds in place of four. Two things prevent it. In every primary key the column that
+-- tells rows apart comes first, and the functions below look up each key by itself: `offset 0` in a
+-- lateral subquery is what keeps a planner from turning the look-up round.
 
 -- A model is what made a vector. Two vectors compare only if their model is the same.
 create table backline.models (
@@ -67,7 +73,7 @@ create table backline.stamps (
   blank         boolean not null default false,
   stale         boolean not null default false,
   stamped_at    timestamptz not null default clock_timestamp(),
-  primary key (collection_id, key)
+  primary key (key, collection_id)
 );
 
 -- A job is one row that needs embedding. pending: worker_id is null; leased: it is not.
@@ -80,7 +86,7 @@ create table backline.jobs (
   enqueued_at   timestamptz not null default now(),
   not_before    timestamptz not null default now(),
   worker_id     bigint,
-  primary key (collection_id, key)
+  primary key (key, collection_id)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 2000,
         autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 1);
 
@@ -100,7 +106,7 @@ create table backline.failures (
   error         text  not null,
   run_id        bigint,
   failed_at     timestamptz not null default now(),
-  primary key (collection_id, key)
+  primary key (key, collection_id)
 );
 
 -- Vectors by content: the same text is never paid for twice. Unlogged: it is only a cache, and a
@@ -110,7 +116,7 @@ create unlogged table backline.vectors (
   content_hash bytea not null,
   seq          bigint generated always as identity,
   embedding    extensions.vector not null,
-  primary key (model_id, content_hash)
+  primary key (content_hash, model_id)
 );
 create index vectors_seq on backline.vectors (seq);
 
@@ -532,7 +538,9 @@ comment on function backline.drop_collection is
 -- A live edit: the row needs embedding, now. Whoever holds its old text loses the lease, so that
 -- the new text need not wait for a slow call to end.
 create function backline.enqueue_edits(p_collection int, p_keys text[]) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = ''
+set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   if cardinality(p_keys) = 0 then
     return;
@@ -541,27 +549,38 @@ begin
   select p_collection, k.key, 0 from (select distinct u.key from unnest(p_keys) as u(key)) k order by k.key
   on conflict (collection_id, key) do update
     set worker_id = null, attempts = 0, priority = 0, not_before = now();
-  update backline.stamps s set stale = true
-  from unnest(p_keys) as u(key)
-  where s.collection_id = p_collection and s.key = u.key and not s.stale;
-  delete from backline.failures f using unnest(p_keys) as u(key)
-  where f.collection_id = p_collection and f.key = u.key;
+  update backline.stamps s set stale = true where s.ctid = any (array(
+    select x.ctid from unnest(p_keys) as u(key) cross join lateral (
+      select y.ctid from backline.stamps y
+      where y.collection_id = p_collection and y.key = u.key and not y.stale offset 0) x));
+  delete from backline.failures f where f.ctid = any (array(
+    select x.ctid from unnest(p_keys) as u(key) cross join lateral (
+      select y.ctid from backline.failures y
+      where y.collection_id = p_collection and y.key = u.key offset 0) x));
   perform pg_catalog.pg_notify('backline', p_collection::text);
 end $$;
 
 -- A deleted row leaves nothing behind.
 create function backline.forget(p_collection int, p_keys text[]) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = ''
+set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   if cardinality(p_keys) = 0 then
     return;
   end if;
-  delete from backline.jobs j using unnest(p_keys) as u(key)
-  where j.collection_id = p_collection and j.key = u.key;
-  delete from backline.stamps s using unnest(p_keys) as u(key)
-  where s.collection_id = p_collection and s.key = u.key;
-  delete from backline.failures f using unnest(p_keys) as u(key)
-  where f.collection_id = p_collection and f.key = u.key;
+  delete from backline.jobs j where j.ctid = any (array(
+    select x.ctid from unnest(p_keys) as u(key) cross join lateral (
+      select y.ctid from backline.jobs y
+      where y.collection_id = p_collection and y.key = u.key offset 0) x));
+  delete from backline.stamps s where s.ctid = any (array(
+    select x.ctid from unnest(p_keys) as u(key) cross join lateral (
+      select y.ctid from backline.stamps y
+      where y.collection_id = p_collection and y.key = u.key offset 0) x));
+  delete from backline.failures f where f.ctid = any (array(
+    select x.ctid from unnest(p_keys) as u(key) cross join lateral (
+      select y.ctid from backline.failures y
+      where y.collection_id = p_collection and y.key = u.key offset 0) x));
 end $$;
 
 -- One page of the table, by key: each row, and whether it is due, that is, its stamp is missing or
@@ -570,8 +589,9 @@ create function backline.walk_page(p_collection int, p_after text, p_limit int, 
 returns table (key text, due boolean, stamped boolean, content text, content_hash bytea, cached boolean)
 language plpgsql stable rows 1000
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
-set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 set jit = off
-set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
+set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
 begin
@@ -590,15 +610,17 @@ begin
                   or f.content_hash <> sha256(convert_to(p.content, 'UTF8'))),
            s.key is not null and not s.stale, %6$s
     from page p
-    left join backline.stamps s on s.collection_id = $1 and s.key = p.key
-    left join backline.failures f on f.collection_id = $1 and f.key = p.key
+    left join lateral (select * from backline.stamps x
+                       where x.collection_id = $1 and x.key = p.key offset 0) s on true
+    left join lateral (select * from backline.failures x
+                       where x.collection_id = $1 and x.key = p.key offset 0) f on true
     order by p.position
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
        case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end,
        case when p_with_text then
-         $t$ p.content, sha256(convert_to(p.content, 'UTF8')), exists (
-           select from backline.vectors v
-           where v.model_id = $4 and v.content_hash = sha256(convert_to(p.content, 'UTF8'))) $t$
+         $t$ p.content, sha256(convert_to(p.content, 'UTF8')), coalesce((
+           select true from backline.vectors v
+           where v.model_id = $4 and v.content_hash = sha256(convert_to(p.content, 'UTF8')) offset 0), false) $t$
        else 'null::text, null::bytea, false' end)
   using p_collection, p_after, p_limit, c.model_id;
 end $$;
@@ -608,14 +630,20 @@ comment on function backline.walk_page is 'API: one page of rows after key p_aft
 create function backline.enqueue_page(
   p_collection int, p_after text, p_limit int,
   out scanned bigint, out due bigint, out last_key text
-) language plpgsql set search_path = '' set jit = off as $$
+) language plpgsql set search_path = ''
+set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   with page as materialized (
     select w.key, w.due, w.stamped, row_number() over () as position
     from backline.walk_page(p_collection, p_after, p_limit) w
   ), marked as (
-    update backline.stamps s set stale = true from page p
-    where p.due and p.stamped and s.collection_id = p_collection and s.key = p.key
+    update backline.stamps s set stale = true
+    where s.ctid = any (array(
+      select x.ctid from page p cross join lateral (
+        select y.ctid from backline.stamps y
+        where y.collection_id = p_collection and y.key = p.key offset 0) x
+      where p.due and p.stamped))
   ), queued as (
     insert into backline.jobs (collection_id, key, priority)
     select p_collection, p.key, 1 from page p where p.due
@@ -651,39 +679,41 @@ create function backline.claim(p_collection int, p_worker bigint, p_limit int, p
 returns table (key text, action text, content text, content_hash bytea, attempts int)
 language plpgsql rows 500
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
-set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 set jit = off
-set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off
-set enable_bitmapscan = off set enable_sort = off as $$
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
+set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
   c backline.collections;
 begin
   select * into strict c from backline.collections where id = p_collection;
   perform backline.require_model(c.model_id, p_model);
   return query execute format($q$
-    with picked as materialized (
-      select j.key from backline.jobs j
-      where j.collection_id = $1 and j.worker_id is null and j.not_before <= now()
-      order by j.priority, j.enqueued_at limit $3
-      for update skip locked
-    ), leased as materialized (
-      update backline.jobs j set worker_id = $2 from picked p
-      where j.collection_id = $1 and j.key = p.key
+    with leased as materialized (
+      update backline.jobs j set worker_id = $2
+      where j.ctid = any (array(
+        select x.ctid from backline.jobs x
+        where x.collection_id = $1 and x.worker_id is null and x.not_before <= now()
+        order by x.priority, x.enqueued_at limit $3
+        for update skip locked))
       returning j.key, j.attempts
     ), seen as materialized (
       select l.key, l.attempts, r.found, r.content, sha256(convert_to(r.content, 'UTF8')) as hash, r.missing
       from leased l left join lateral (
         select true as found, %2$s as content, r.%3$I is null as missing
-        from %4$s r where r.%1$I = l.key::%5$s
+        from %4$s r where r.%1$I = l.key::%5$s offset 0
       ) r on true
     )
     select n.key,
       case when n.found is null then 'gone'
            when s.content_hash = n.hash and s.model_id = $4 and n.missing = s.blank then 'fresh'
            when n.content = '' then 'blank'
-           when exists (select from backline.vectors v where v.model_id = $4 and v.content_hash = n.hash) then 'reuse'
+           when (select true from backline.vectors v
+                 where v.model_id = $4 and v.content_hash = n.hash offset 0) then 'reuse'
            else 'embed' end,
       n.content, n.hash, n.attempts::int
-    from seen n left join backline.stamps s on s.collection_id = $1 and s.key = n.key
+    from seen n left join lateral (
+      select x.content_hash, x.model_id, x.blank from backline.stamps x
+      where x.collection_id = $1 and x.key = n.key offset 0) s on true
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name), c.key_type)
   using p_collection, p_worker, p_limit, c.model_id;
 end $$;
@@ -698,8 +728,9 @@ create function backline.claim_page(
   out keys text[], out actions text[], out contents text[], out hashes bytea[]
 ) language plpgsql
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
-set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 set jit = off
-set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
+set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
   v_fresh text[];
@@ -713,15 +744,16 @@ begin
       from %4$s r where %5$s order by r.%1$I limit $3
     ), due as materialized (
       select p.key, p.content, sha256(convert_to(p.content, 'UTF8')) as hash,
-             s.key is not null and not s.stale as stamped
+             case when not s.stale then s.ctid end as stamp
       from page p
-      left join backline.stamps s on s.collection_id = $1 and s.key = p.key
+      left join lateral (select x.ctid, x.* from backline.stamps x
+                         where x.collection_id = $1 and x.key = p.key offset 0) s on true
       where (s.key is null or s.stale or s.model_id <> $4 or p.missing <> s.blank
              or s.content_hash <> sha256(convert_to(p.content, 'UTF8')))
         %6$s
     ), marked as (
-      update backline.stamps s set stale = true from due d
-      where d.stamped and s.collection_id = $1 and s.key = d.key
+      update backline.stamps s set stale = true
+      where s.ctid = any (array(select d.stamp from due d where d.stamp is not null))
     ), taken as (
       insert into backline.jobs (collection_id, key, priority, worker_id)
       select $1, d.key, 1, $5 from due d
@@ -737,21 +769,22 @@ begin
        case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end,
        -- The two look-ups that most collections never need.
        case when exists (select from backline.failures f where f.collection_id = p_collection) then
-         $t$ and not exists (select from backline.failures f
+         $t$ and (select true from backline.failures f
               where f.collection_id = $1 and f.key = p.key and f.model_id = $4
-                and f.content_hash = sha256(convert_to(p.content, 'UTF8'))) $t$ end,
+                and f.content_hash = sha256(convert_to(p.content, 'UTF8')) offset 0) is null $t$ end,
        case when exists (select from backline.vectors v where v.model_id = c.model_id) then
-         $t$ when exists (select from backline.vectors v
-              where v.model_id = $4 and v.content_hash = d.hash) then 'reuse' $t$ end)
+         $t$ when (select true from backline.vectors v
+              where v.model_id = $4 and v.content_hash = d.hash offset 0) then 'reuse' $t$ end)
   into scanned, last_key, queued, keys, actions, contents, hashes
   using p_collection, p_after, p_limit, c.model_id, p_worker;
 
   -- Between the snapshot of that statement and its insert, another worker may have stored a row and
   -- ended its job, so that nothing was in the way of a new one. What is fresh by now needs none.
   v_fresh := array(
-    select u.key from unnest(queued) as u(key)
-    join backline.stamps s on s.collection_id = p_collection and s.key = u.key
-    where not s.stale and s.model_id = c.model_id);
+    select u.key from unnest(queued) as u(key) cross join lateral (
+      select true from backline.stamps s
+      where s.collection_id = p_collection and s.key = u.key and not s.stale
+        and s.model_id = c.model_id offset 0) s);
   if v_fresh <> '{}' then
     delete from backline.jobs j
     where j.collection_id = p_collection and j.key = any (v_fresh) and j.worker_id = p_worker;
@@ -786,9 +819,10 @@ create function backline.complete(
 ) returns table (key text, outcome text)
 language plpgsql rows 10
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
-set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 set jit = off
-set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off
-set lock_timeout = '20ms' set enable_bitmapscan = off set enable_sort = off as $$
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
+set lock_timeout = '20ms'
+set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 #variable_conflict use_column
 declare
   c backline.collections;
@@ -797,8 +831,7 @@ declare
   v_vectors extensions.vector[] := p_vectors;
   v_write text;
   v_written text[];
-  v_embedded bigint;
-  v_reused bigint;
+  v_ended text[];
 begin
   select * into strict c from backline.collections where id = p_collection;
   perform backline.require_model(c.model_id, p_model);
@@ -818,8 +851,9 @@ begin
       select coalesce(i.embedding, v.embedding)
       from unnest(p_hashes, p_actions, p_vectors) with ordinality
         as i(content_hash, action, embedding, position)
-      left join backline.vectors v on i.action = 'reuse' and i.embedding is null
-        and v.model_id = c.model_id and v.content_hash = i.content_hash
+      left join lateral (
+        select x.embedding from backline.vectors x where i.action = 'reuse' and i.embedding is null
+          and x.model_id = c.model_id and x.content_hash = i.content_hash offset 0) v on true
       order by i.position);
   end if;
 
@@ -837,27 +871,30 @@ begin
       on conflict (collection_id, key) do update set model_id = excluded.model_id,
         content_hash = excluded.content_hash, blank = excluded.blank, stale = false, stamped_at = clock_timestamp()
     ), %7$s ended as (
-      delete from backline.jobs j using written w where j.collection_id = $1 and j.key = w.key
-      returning w.action
+      delete from backline.jobs j where j.ctid = any (array(
+        select x.ctid from written w cross join lateral (
+          select y.ctid from backline.jobs y
+          where y.collection_id = $1 and y.key = w.key offset 0) x))
+      returning j.key
     )
-    select array(select w.key from written w),
-           count(*) filter (where e.action <> 'blank'), count(*) filter (where e.action = 'reuse')
-    from ended e
+    select array(select w.key from written w), array(select e.key from ended e)
   $q$, c.key_column, v_source, c.key_type, c.embedding_column, v_type, c.text_sql,
        case when exists (select from backline.failures f where f.collection_id = p_collection) then
-         'resolved as (delete from backline.failures f using written w
-                       where f.collection_id = $1 and f.key = w.key),' end);
+         'resolved as (delete from backline.failures f where f.ctid = any (array(
+            select x.ctid from written w cross join lateral (
+              select y.ctid from backline.failures y
+              where y.collection_id = $1 and y.key = w.key offset 0) x))),' end);
   begin
     -- Nearly always nobody holds one of the rows, and locking them first would cost a tenth more.
     execute format(v_write, 'unnest($3, $4, $5, $6) as f(key, action, content_hash, embedding)')
-    into v_written, v_embedded, v_reused
+    into v_written, v_ended
     using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors;
   exception when lock_not_available then
     execute format(v_write, format($q$ (
         select i.* from unnest($3, $4, $5, $6) as i(key, action, content_hash, embedding)
         join %s r on r.%I = i.key::%s for no key update of r skip locked) f $q$,
       v_source, c.key_column, c.key_type))
-    into v_written, v_embedded, v_reused
+    into v_written, v_ended
     using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors;
   end;
   perform pg_catalog.set_config('backline.writing', '', true);
@@ -866,7 +903,9 @@ begin
   -- knows whether it was committed counts nothing twice.
   if p_run is not null then
     insert into backline.run_counts (run_id, embedded, reused, batches, tokens, truncated)
-    values (p_run, v_embedded, v_reused, p_batches, p_tokens, p_truncated);
+    select p_run, count(*) filter (where i.action <> 'blank'), count(*) filter (where i.action = 'reuse'),
+           p_batches, p_tokens, p_truncated
+    from unnest(p_keys, p_actions) as i(key, action) where i.key = any (v_ended);
   end if;
 
   if cardinality(v_written) < cardinality(p_keys) then
@@ -885,8 +924,9 @@ create function backline.settle(
 returns table (key text, outcome text)
 language plpgsql rows 10
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
-set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 set jit = off
-set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
+set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_bitmapscan = off as $$
 #variable_conflict use_column
 declare
   c backline.collections;
@@ -897,38 +937,46 @@ begin
       select i.key, i.action,
         case when r.found is null then 'gone'
              when sha256(convert_to(r.content, 'UTF8')) is distinct from i.content_hash then 'changed'
-             when i.action = 'fresh' and exists (
-               select from backline.stamps s where s.collection_id = $1 and s.key = i.key
-                 and s.content_hash = i.content_hash and s.model_id = $8) then 'fresh'
+             when i.action = 'fresh' and (
+               select true from backline.stamps s where s.collection_id = $1 and s.key = i.key
+                 and s.content_hash = i.content_hash and s.model_id = $8 offset 0) then 'fresh'
              when i.action = 'fresh' then 'changed'
              when i.action = 'reuse' and i.embedding is null then 'lost'
              else 'busy' end as outcome
       from unnest($4, $5, $6, $7) as i(key, action, content_hash, embedding)
-      left join lateral (select true as found, %2$s as content from %3$s r where r.%1$I = i.key::%4$s) r on true
+      left join lateral (select true as found, %2$s as content from %3$s r
+                         where r.%1$I = i.key::%4$s offset 0) r on true
       where i.key <> all ($3)
     ), mine as materialized (
-      select j.key from backline.jobs j join rest n on n.key = j.key
-      where j.collection_id = $1 and j.worker_id = $2 and n.outcome <> 'busy'
-      for update of j skip locked
+      select n.key, n.outcome, j.id from rest n cross join lateral (
+        select x.ctid as id from backline.jobs x
+        where x.collection_id = $1 and x.key = n.key and x.worker_id = $2
+        for update skip locked offset 0) j
+      where n.outcome <> 'busy'
+    ), stamps as materialized (
+      select m.outcome, s.id from mine m cross join lateral (
+        select x.ctid as id from backline.stamps x
+        where x.collection_id = $1 and x.key = m.key offset 0) s
     ), ended as (
-      delete from backline.jobs j using mine m, rest n
-      where j.collection_id = $1 and j.key = m.key and n.key = m.key and n.outcome in ('gone', 'fresh')
+      delete from backline.jobs j
+      where j.ctid = any (array(select m.id from mine m where m.outcome in ('gone', 'fresh')))
     ), freed as (
-      update backline.jobs j set worker_id = null, not_before = now() from mine m, rest n
-      where j.collection_id = $1 and j.key = m.key and n.key = m.key and n.outcome in ('changed', 'lost')
+      update backline.jobs j set worker_id = null, not_before = now()
+      where j.ctid = any (array(select m.id from mine m where m.outcome in ('changed', 'lost')))
     ), refreshed as (
-      update backline.stamps s set stale = false from mine m, rest n
-      where s.collection_id = $1 and s.key = m.key and n.key = m.key and n.outcome = 'fresh' and s.stale
+      update backline.stamps s set stale = false
+      where s.ctid = any (array(select x.id from stamps x where x.outcome = 'fresh')) and s.stale
     ), orphaned as (
-      delete from backline.stamps s using mine m, rest n
-      where s.collection_id = $1 and s.key = m.key and n.key = m.key and n.outcome = 'gone'
+      delete from backline.stamps s
+      where s.ctid = any (array(select x.id from stamps x where x.outcome = 'gone'))
     )
     select n.key,
-      case when n.outcome <> 'busy' and m.key is null
-             and exists (select from backline.jobs j where j.collection_id = $1 and j.key = n.key and j.worker_id = $2)
+      case when n.outcome <> 'busy' and n.key <> all (array(select m.key from mine m))
+             and (select true from backline.jobs j
+                  where j.collection_id = $1 and j.key = n.key and j.worker_id = $2 offset 0)
            then 'busy' else n.outcome end
-    from rest n left join mine m on m.key = n.key
-    where n.outcome <> 'fresh' or m.key is null
+    from rest n
+    where n.outcome <> 'fresh' or n.key <> all (array(select m.key from mine m))
   $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
   using p_collection, p_worker, p_written, p_keys, p_actions, p_hashes, p_vectors, c.model_id;
 end $$;
@@ -942,7 +990,9 @@ end $$;
 create function backline.fail(p_collection int, p_worker bigint, p_run bigint, p_rows jsonb)
 returns text[] language plpgsql
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
-set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 set jit = off as $$
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
+set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
   v_dead int;
@@ -954,23 +1004,25 @@ begin
       select x.key, decode(x.content_hash, 'hex') as content_hash, x.kind, x.error, x.retry_in
       from jsonb_to_recordset($4) as x(key text, content_hash text, kind text, error text, retry_in float8)
     ), held as materialized (
-      select j.key, j.attempts + 1 as attempts, n.content_hash, n.kind, n.error, n.retry_in,
+      select j.id, j.key, j.attempts + 1 as attempts, n.content_hash, n.kind, n.error, n.retry_in,
         case when r.found is null then 'gone'
              when sha256(convert_to(r.content, 'UTF8')) <> n.content_hash then 'changed'
              when n.retry_in is null or j.attempts + 1 >= $5 then 'dead'
              else 'retry' end as outcome
       from reported n
-      join backline.jobs j on j.collection_id = $1 and j.key = n.key and j.worker_id = $2
-      left join lateral (select true as found, %2$s as content from %3$s r where r.%1$I = n.key::%4$s) r on true
-      for update of j skip locked
+      cross join lateral (select x.ctid as id, x.key, x.attempts from backline.jobs x
+        where x.collection_id = $1 and x.key = n.key and x.worker_id = $2
+        for update skip locked offset 0) j
+      left join lateral (select true as found, %2$s as content from %3$s r
+        where r.%1$I = n.key::%4$s offset 0) r on true
     ), freed as (
       update backline.jobs j set worker_id = null,
         attempts = case h.outcome when 'retry' then h.attempts else j.attempts end,
         not_before = now() + make_interval(secs => case h.outcome when 'retry' then h.retry_in else 0 end)
-      from held h where h.outcome in ('retry', 'changed') and j.collection_id = $1 and j.key = h.key
+      from held h where h.outcome in ('retry', 'changed') and j.ctid = h.id
     ), ended as (
-      delete from backline.jobs j using held h
-      where h.outcome in ('dead', 'gone') and j.collection_id = $1 and j.key = h.key
+      delete from backline.jobs j
+      where j.ctid = any (array(select h.id from held h where h.outcome in ('dead', 'gone')))
     ), buried as (
       insert into backline.failures (collection_id, key, content_hash, model_id, attempts, kind, error, run_id)
       select $1, h.key, h.content_hash, $6, h.attempts, h.kind, h.error, $3
@@ -981,9 +1033,10 @@ begin
       returning 1
     )
     select (select count(*) from buried),
-      array(select n.key from reported n join backline.jobs j
-              on j.collection_id = $1 and j.key = n.key and j.worker_id = $2
-            where n.key not in (select h.key from held h))
+      array(select n.key from reported n cross join lateral (
+              select true from backline.jobs x where x.collection_id = $1 and x.key = n.key
+                and x.worker_id = $2 offset 0) j
+            where n.key <> all (array(select h.key from held h)))
   $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
   into v_dead, v_busy using p_collection, p_worker, p_run, p_rows, c.max_attempts, c.model_id;
   insert into backline.run_counts (run_id, failed) select p_run, v_dead where p_run is not null and v_dead > 0;
@@ -998,10 +1051,10 @@ create function backline.release(p_worker bigint, p_keys text[] default null) re
 language sql set search_path = '' as $$
   with freed as (
     update backline.jobs j set worker_id = null
-    from (select x.collection_id, x.key from backline.jobs x
-          where x.worker_id = p_worker and (p_keys is null or x.key = any (p_keys))
-          for update skip locked) h
-    where j.collection_id = h.collection_id and j.key = h.key
+    where j.ctid = any (array(
+      select x.ctid from backline.jobs x
+      where x.worker_id = p_worker and (p_keys is null or x.key = any (p_keys))
+      for update skip locked))
     returning 1
   )
   select count(*)::int from freed;
@@ -1012,10 +1065,10 @@ create function backline.retry_failures(p_collection int, p_keys text[] default 
 language sql set search_path = '' as $$
   with raised as (
     delete from backline.failures f
-    using (select x.key from backline.failures x
-           where x.collection_id = p_collection and (p_keys is null or x.key = any (p_keys))
-           for update skip locked) h
-    where f.collection_id = p_collection and f.key = h.key
+    where f.ctid = any (array(
+      select x.ctid from backline.failures x
+      where x.collection_id = p_collection and (p_keys is null or x.key = any (p_keys))
+      for update skip locked))
     returning f.key
   ), queued as (
     insert into backline.jobs (collection_id, key, priority)
@@ -1030,10 +1083,10 @@ create function backline.drop_failures(p_collection int, p_keys text[] default n
 language sql set search_path = '' as $$
   with dropped as (
     delete from backline.failures f
-    using (select x.key from backline.failures x
-           where x.collection_id = p_collection and (p_keys is null or x.key = any (p_keys))
-           for update skip locked) h
-    where f.collection_id = p_collection and f.key = h.key
+    where f.ctid = any (array(
+      select x.ctid from backline.failures x
+      where x.collection_id = p_collection and (p_keys is null or x.key = any (p_keys))
+      for update skip locked))
     returning 1
   )
   select count(*)::int from dropped;
@@ -1060,9 +1113,8 @@ begin
   end if;
   if p_replaces is not null then  -- the same worker, after its connection was lost
     update backline.jobs j set worker_id = v_id
-    from (select x.collection_id, x.key from backline.jobs x where x.worker_id = p_replaces
-          for update skip locked) h
-    where j.collection_id = h.collection_id and j.key = h.key;
+    where j.ctid = any (array(
+      select x.ctid from backline.jobs x where x.worker_id = p_replaces for update skip locked));
     delete from backline.workers where id = p_replaces;
   end if;
   return v_id;
@@ -1104,11 +1156,11 @@ begin
   where w.id = any (v_dead) and r.id = w.run_id and r.state in ('running', 'cancelling');
   delete from backline.workers w where w.id = any (v_dead);
   update backline.jobs j set worker_id = null
-  from (select x.key from backline.jobs x
-        where x.collection_id = p_collection and x.worker_id is not null
-          and not exists (select from backline.workers w where w.id = x.worker_id)
-        for update skip locked) h
-  where j.collection_id = p_collection and j.key = h.key;
+  where j.ctid = any (array(
+    select x.ctid from backline.jobs x
+    where x.collection_id = p_collection and x.worker_id is not null
+      and x.worker_id <> all (array(select w.id from backline.workers w))
+    for update skip locked));
   return cardinality(v_dead);
 end $$;
 comment on function backline.reap is 'API: frees what dead workers held.';
@@ -1196,8 +1248,9 @@ create function backline.verify_page(
   out scanned bigint, out embedded bigint, out blank bigint, out problems jsonb, out last_key text
 ) language plpgsql stable
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
-set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 set jit = off
-set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off as $$
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
+set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
   v_dimensions int;
@@ -1221,7 +1274,8 @@ begin
           when s.model_id <> $4 then 'another model'
           when s.content_hash <> sha256(convert_to(p.content, 'UTF8')) then 'stale text'
         end as problem
-      from page p left join backline.stamps s on s.collection_id = $1 and s.key = p.key
+      from page p left join lateral (select * from backline.stamps x
+        where x.collection_id = $1 and x.key = p.key offset 0) s on true
     )
     select count(*), count(*) filter (where not j.blank and j.problem is null),
            count(*) filter (where j.blank and j.problem is null),
