@@ -180,7 +180,7 @@ def _save(side: BacklineSide | ReferenceSide, request: dict[str, Any]) -> None:
 
 def _texts(request: dict[str, Any]) -> list[str]:
     texts: list[str] = json.loads(Path(request["texts"]).read_text(encoding="utf-8"))
-    return texts
+    return texts[: request.get("limit")]
 
 
 class Process:
@@ -215,8 +215,8 @@ def flop_per_token(length: float) -> float:
 
 def best_batch_size(reference: Process, texts: str) -> int:
     def seconds(size: int) -> float:
-        timings = [reference.ask("time", texts=texts, batch_size=size) for _ in range(2)]
-        return float(min(timing["seconds"] for timing in timings))
+        request = {"texts": texts, "batch_size": size, "limit": 2 * max(REFERENCE_BATCH_SIZES)}
+        return float(min(reference.ask("time", **request)["seconds"] for _ in range(3)))
 
     return min(REFERENCE_BATCH_SIZES, key=seconds)
 

@@ -102,6 +102,7 @@ class HeldEngine:
         self.seen.append(len(texts[0]))
         self.texts += len(texts)
         if self.failing:
+            self.released.clear()
             raise RuntimeError("out of tiles")
         return np.full((len(texts), 4), 0.5, dtype=np.float32)
 
@@ -172,9 +173,11 @@ async def test_engine_failure_is_a_provider_failure_and_the_next_call_works(
     engine.failing = True
     engine.released.set()
     with pytest.raises(ProviderUnavailableError, match=r"held engine failed .* out of tiles"):
-        await held.embed(["drums"] * 3)
+        await held.embed(["drums"] * 9)
     engine.failing = False
+    engine.released.set()
     assert (await held.embed(["drums"])).shape == (1, 4)
+    assert len(engine.seen) <= 3, "what a failed call still had queued was computed"
 
 
 async def test_a_repeated_query_is_computed_once(held: LocalEmbedder, engine: HeldEngine) -> None:

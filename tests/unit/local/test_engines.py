@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -90,7 +92,8 @@ def test_auto_takes_openvino_where_it_is_installed(tiny_folder: Path) -> None:
 def test_auto_falls_back_to_numpy_and_a_named_engine_says_what_to_install(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "backline.embedders.local.openvino_engine", raising=False)
+    for module in ("openvino_engine", "quiet_openvino"):
+        monkeypatch.delitem(sys.modules, f"backline.embedders.local.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "openvino", None)
     bert = read_bert(tiny_folder, "mean")
     with pytest.raises(ConfigurationError, match="pip install"):
@@ -102,6 +105,28 @@ def test_auto_falls_back_to_numpy_and_a_named_engine_says_what_to_install(
 def test_unknown_engine_is_refused_with_the_known_ones(tiny_folder: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"warp.*auto, openvino.*numpy"):
         start_engine("warp", read_bert(tiny_folder, "mean"), 2)
+
+
+def test_openvino_reports_to_nobody(tiny_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    program = (
+        "import sys\nfrom pathlib import Path\n"
+        "from backline.embedders.local.bert import read_bert\n"
+        "from backline.embedders.local.engines import start_engine\n"
+        "start_engine('openvino', read_bert(Path(sys.argv[1]), 'mean'), 1)\n"
+        "print([name for name in sys.modules if name.startswith('openvino_telemetry')])"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tiny_folder)],
+        env={**os.environ, "HOME": str(home), "USERPROFILE": str(home)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
+    assert list(home.iterdir()) == []
 
 
 def test_erf_is_right_to_four_ten_millionths() -> None:
@@ -116,9 +141,10 @@ def test_blas_is_limited_while_anyone_computes_and_restored_after() -> None:
     def threads() -> set[int]:
         return {pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
 
-    before, blas = threads(), SingleThreadedBlas()
-    with blas:
+    with threadpoolctl.threadpool_limits(2):
+        blas = SingleThreadedBlas()
         with blas:
+            with blas:
+                assert threads() == {1}
             assert threads() == {1}
-        assert threads() == {1}
-    assert threads() == before
+        assert threads() == {2}

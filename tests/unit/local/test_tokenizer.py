@@ -89,6 +89,8 @@ def test_truncate_leaves_room_for_the_prefix(tokenizer: TextTokenizer) -> None:
         "…" * 100_000,
         "ボーカル" * 25_000,
         ("word" * 20 + " ") * 1_250,
+        # 4,000 characters in 250 tokens, then a word that is one unknown token only if seen whole
+        "characteristics " * 250 + "xz" * 150 + " tail" * 20,
     ],
 )
 def test_reading_only_the_beginning_of_a_long_text_changes_nothing(

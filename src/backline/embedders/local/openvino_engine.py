@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import openvino as ov
-from openvino import opset13 as op
 
 from backline.embedders.local.bert import Bert, Dense, Layer, LayerNorm, Matrix
+from backline.embedders.local.quiet_openvino import op, ov
 from backline.embedders.local.ragged import Ragged, embed_tokens, lay_out, quantise, unit_length
 from backline.embedders.local.registry import Pooling
 from backline.embedders.local.tokenizer import TokenIds

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from backline.errors import ModelNotFoundError
-from backline.types import Purpose
 
 Pooling: TypeAlias = Literal["mean", "cls"]
 """How token vectors become one text vector: their mean, or the first token's vector alone."""
@@ -45,10 +44,6 @@ class ModelInfo:
     @property
     def short_revision(self) -> str:
         return self.revision[:12]
-
-    def prefix(self, purpose: Purpose) -> str:
-        """What the model expects in front of a text that is embedded for `purpose`."""
-        return self.query_prefix if purpose == "query" else self.passage_prefix
 
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
