@@ -1,0 +1,60 @@
+"""No plan may read a whole table for each row of a page, whatever the planner believes.
+
+A queue is empty whenever it is vacuumed, so its statistics say that it always is. A backfill of
+100,000 rows took a hundred seconds in place of four, until every look-up was made by key.
+"""
+
+from __future__ import annotations
+
+from backline.backfill import Backfill
+from backline.embedders.hash import HashEmbedder
+from backline.limiter import Limiter
+from backline.store import Store, open_store
+from backline.worker import WorkerOptions
+
+ROWS = 4000
+# Insert, claim, complete and end a job fetch each row a few times over; a plan that turned the
+# look-up round fetches it some hundred times.
+FETCHES_A_ROW = 20
+
+
+async def test_statistics_of_an_empty_queue_mislead_no_plan(database: str) -> None:
+    async with open_store(database) as store:
+        await store.connector.execute("create table notes (id bigint primary key, body text)")
+        await store.connector.execute(
+            f"insert into notes select i, 'note ' || i from generate_series(1, {ROWS}) i"
+        )
+        table = await store.find_table("notes")
+        model = HashEmbedder(8).model
+        await store.add_collection(
+            "notes", table["oid"], key=None, template="{body}", column="embedding", model=model
+        )
+        await believe_empty(store)
+        collection = await store.collection("notes")
+        options = WorkerOptions(ahead=2000)
+        work = Backfill(store, collection, HashEmbedder(8), Limiter(), options)
+        assert (await work.run()).embedded == ROWS
+        await believe_empty(store)
+        await store.connector.execute("update notes set body = body || ' edited'")
+        work = Backfill(store, collection, HashEmbedder(8), Limiter(), options)
+        assert (await work.run()).embedded == ROWS
+    assert await fetches(database) < FETCHES_A_ROW * 2 * ROWS
+
+
+async def believe_empty(store: Store) -> None:
+    """What a vacuum of an empty queue leaves behind: pages, and no rows on them."""
+    await store.connector.execute(
+        "update pg_class set reltuples = 0, relpages = 100 "
+        "where oid in ('backline.jobs'::regclass, 'backline.stamps'::regclass)"
+    )
+
+
+async def fetches(database: str) -> int:
+    """Rows of the queue and the stamps that were read so far; counted when a session ends."""
+    async with open_store(database) as store:
+        row = await store.connector.fetch_one(
+            "select sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint as n "
+            "from pg_stat_user_tables where schemaname = 'backline' "
+            "and relname in ('jobs', 'stamps')"
+        )
+        return int(row["n"])
