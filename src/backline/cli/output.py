@@ -129,6 +129,7 @@ class BackfillProgress:
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
         self._printed = 0.0
+        self._before: int | None = None
         self._task: TaskID | None = None
         self._bar = Progress(
             SpinnerColumn(),
@@ -151,7 +152,11 @@ class BackfillProgress:
     def __call__(self, run: RunRecord, coverage: Coverage) -> None:
         if self._quiet:
             return
-        done, total = run.embedded + run.failed, run.embedded + run.failed + coverage.pending
+        settled = coverage.embedded + coverage.failed
+        if self._before is None:
+            self._before = max(0, settled - run.embedded - run.failed)
+        # From one snapshot, the coverage; a run's own counts are read at another moment.
+        done, total = (max(0, n - self._before) for n in (settled, coverage.rows - coverage.blank))
         pace = _pace(coverage)
         if self._task is not None:
             self._bar.update(self._task, completed=done, total=total or None, pace=pace)
