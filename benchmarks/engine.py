@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/engine.py [--rows 100000] [--only pipeline,plain,provider,memory,lag]
 
 (a) pipeline   whole backfills with the instant hash embedder at 384 and 1536 dimensions, as a
-               ratio to a bare COPY of the same vectors plus one UPDATE … FROM on a copy of the table
+               ratio to a bare COPY of the same vectors plus one UPDATE … FROM on such a table
 (b) plain      the same backfill against a loop of fetch 50, embed, UPDATE row by row
 (c) provider   a provider that takes 200 ms a call and allows 8 in flight: share of the ideal
 (d) memory     peak resident memory at 1,000,000 rows over that at 100,000
@@ -209,7 +209,8 @@ async def bench_provider(store: Store, rows: int) -> dict[str, Any]:
     ideal = -(-rows // batch) * latency / in_flight
     return {
         "rows": rows, "latency_s": latency, "in_flight": in_flight,
-        "seconds": round(seconds, 2), "ideal_s": round(ideal, 2), "share": round(ideal / seconds, 3),
+        "seconds": round(seconds, 2), "ideal_s": round(ideal, 2),
+        "share": round(ideal / seconds, 3),
     }  # fmt: skip
 
 
