@@ -1,6 +1,6 @@
 """The engine against what it could be at best, everything in one run.
 
-    .venv/bin/python benchmarks/engine.py [--rows 100000] [--only pipeline,plain,provider,memory,lag]
+    .venv/bin/python benchmarks/engine.py [--rows 100000] [--only pipeline,plain,provider,…]
 
 (a) pipeline   whole backfills with the instant hash embedder at 384 and 1536 dimensions, as a
                ratio to a bare COPY of the same vectors plus one UPDATE … FROM on such a table
