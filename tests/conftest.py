@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
@@ -86,14 +87,29 @@ class Postgres:
 @pytest.fixture(scope="session")
 def postgres(clean_environment: None) -> Iterator[Postgres]:
     """The session's server. It may lose data in a crash, which is what makes it quick."""
-    folder = Path(tempfile.mkdtemp(prefix="backline-tests-"))
-    server = Postgres(embedded.start(folder / "postgres"))
+    with server_folder() as data:
+        server = Postgres(embedded.start(data))
+        make_quick(server)
+        yield server
+
+
+def make_quick(server: Postgres) -> None:
     quick = ("fsync", "synchronous_commit", "full_page_writes")
     server.execute(
         *(sql.SQL("alter system set {} = off").format(sql.Identifier(name)) for name in quick),
         sql.SQL("select pg_reload_conf()"),
     )
-    yield server
+
+
+@contextmanager
+def server_folder() -> Iterator[Path]:
+    """A data folder for an embedded server, which is stopped at the end.
+
+    Not one of pytest's: started by root, the server runs as another user, and pytest keeps what is
+    above its folders to itself.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="backline-tests-"))
+    yield folder / "postgres"
     stop_embedded(folder / "postgres")
     shutil.rmtree(folder)
 

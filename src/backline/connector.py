@@ -183,7 +183,7 @@ class Connector:
             min_size=0,
             max_size=size,
             open=False,
-            timeout=30,
+            timeout=10,
             check=AsyncConnectionPool.check_connection,
             configure=_with_iso_dates if self.has_sessions else None,
             kwargs=self._options(autocommit=True),

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 from psycopg import AsyncConnection
-
-from backline.store import NewVector, Store
 from tests.integration.harness import (
     World,
     blocked_by_backline,
@@ -22,6 +20,8 @@ from tests.integration.harness import (
     world,
 )
 from tests.provider import StandInProvider
+
+from backline.store import NewVector, Store
 
 
 @pytest.fixture

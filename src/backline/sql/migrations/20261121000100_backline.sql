@@ -333,7 +333,7 @@ begin
     raise exception using errcode = 'BL001', message =
       format('the template %L names no column. Write for example ''{title} {body}''', p_template);
   end if;
-  return format('btrim(concat(%s), E'' \t\n\r'')', array_to_string(v_parts, ', '));
+  return format('pg_catalog.btrim(pg_catalog.concat(%s), E'' \t\n\r'')', array_to_string(v_parts, ', '));
 end $$;
 
 -- The id of a model, made where there is none.
@@ -815,7 +815,7 @@ create function backline.complete(
   p_collection int, p_worker bigint, p_run bigint, p_cache boolean,
   p_keys text[], p_actions text[], p_hashes bytea[], p_vectors extensions.vector[],
   p_batches bigint default 0, p_tokens bigint default 0, p_truncated bigint default 0,
-  p_model int default null
+  p_model int default null, p_path text default pg_catalog.current_setting('search_path')
 ) returns table (key text, outcome text)
 language plpgsql rows 10
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
@@ -858,12 +858,15 @@ begin
   end if;
 
   perform pg_catalog.set_config('backline.writing', p_collection::text, true);
+  -- The table's own triggers find their tables as they do in any other statement of this session:
+  -- the default of p_path is read before this function sets its own.
+  perform pg_catalog.set_config('search_path', p_path, true);
   v_write := format($q$
     with written as (
       update %2$s r set %4$I = f.embedding::%5$s from %%s
       where r.%1$I = f.key::%3$s
         and (f.action = 'blank' or f.action in ('embed', 'reuse') and f.embedding is not null)
-        and sha256(convert_to(%6$s, 'UTF8')) = f.content_hash
+        and pg_catalog.sha256(pg_catalog.convert_to(%6$s, 'UTF8')) = f.content_hash
       returning f.key, f.action, f.content_hash
     ), stamped as (
       insert into backline.stamps as s (collection_id, key, model_id, content_hash, blank)
@@ -897,6 +900,7 @@ begin
     into v_written, v_ended
     using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors;
   end;
+  perform pg_catalog.set_config('search_path', '', true);
   perform pg_catalog.set_config('backline.writing', '', true);
 
   -- Only a job that this very call ended counts, so that a call that is repeated because nobody
