@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from backline.embedders.local.ragged import lay_out, quantise
+from backline.embedders.local.bert import read_bert
+from backline.embedders.local.ragged import embed_tokens, lay_out, quantise
 
 
 def ids(*lengths: int) -> list[np.ndarray]:
-    return [np.arange(1, n + 1, dtype=np.int32) + 100 * i for i, n in enumerate(lengths)]
+    return [np.arange(1, n + 1, dtype=np.int32) + 10 * i for i, n in enumerate(lengths)]
 
 
 @pytest.mark.parametrize("quantised", [False, True])
@@ -22,9 +25,12 @@ def test_every_token_is_spread_to_its_place_and_comes_back(quantised: bool, mult
     assert rectangle.reshape(-1)[batch.back][:tokens].tolist() == np.concatenate(texts).tolist()
 
 
-def test_positions_start_at_zero_in_every_text() -> None:
+def test_positions_start_anew_in_every_text(tiny_folder: Path) -> None:
+    bert = read_bert(tiny_folder, "mean")
     batch = lay_out(ids(3, 2))
-    assert batch.positions.tolist() == [0, 1, 2, 0, 1]
+    places = [0, 1, 2, 0, 1]
+    expected = bert.words[batch.ids] + bert.positions[places]
+    np.testing.assert_array_equal(embed_tokens(bert, batch), expected)
     assert batch.starts.tolist() == [0, 3]
 
 

@@ -30,7 +30,6 @@ class Ragged:
 
     Attributes:
         ids: token ids, shape (T,).
-        positions: of each token in its text, shape (T,).
         spread: shape (texts, S): which of the T tokens stands in each place of the rectangle.
         back: shape (T,): the place of each token in the flattened rectangle.
         bias: float32, shape (texts, 1, 1, S): 0 for tokens, about -infinity for padding.
@@ -39,7 +38,6 @@ class Ragged:
     """
 
     ids: Indices
-    positions: Indices
     spread: Indices
     back: Indices
     bias: Matrix
@@ -66,7 +64,6 @@ def lay_out(
     rows = quantise(tokens) if quantised else tokens
     return Ragged(
         ids=_filled(np.concatenate(texts), rows),
-        positions=_filled(np.arange(tokens) - np.repeat(starts, lengths), rows),
         spread=np.where(mask, starts[:, None] + columns, 0).astype(np.int32),
         back=_filled(np.flatnonzero(mask), rows),
         bias=np.where(mask, np.float32(0), _MASKED)[:, None, None, :],
@@ -89,9 +86,14 @@ def _filled(values: NDArray[np.integer], size: int) -> Indices:
 
 
 def embed_tokens(bert: Bert, batch: Ragged) -> Matrix:
-    """Word plus position embeddings, shape (T, hidden), before their layer normalisation."""
+    """Word plus position embeddings, shape (T, hidden), before their layer normalisation.
+
+    Positions are added text by text: gathered for all tokens they would be a second matrix of a
+    megabyte and more, whose fresh pages cost four times what the sums do.
+    """
     state = bert.words[batch.ids]
-    state += bert.positions[batch.positions]
+    for start, length in zip(batch.starts.tolist(), batch.lengths.tolist(), strict=True):
+        state[start : start + length] += bert.positions[:length]
     return state
 
 
