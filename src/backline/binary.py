@@ -20,6 +20,7 @@ from psycopg.pq import Format
 
 from backline.types import Vectors
 
+BIGINT: Final = 20
 TEXT: Final = 25
 BYTEA: Final = 17
 """Oids of types that are the same in every database: src/include/catalog/pg_type.dat."""
@@ -62,6 +63,12 @@ def blobs(values: Iterable[bytes | None], oid: int = BYTEA) -> Array:
     """bytea[], or another type of plain bytes."""
     pack = struct.Struct(">i").pack
     return Array(oid, [NULL if v is None else pack(len(v)) + v for v in values])
+
+
+def bigints(values: Iterable[int | None]) -> Array:
+    """bigint[]."""
+    pack = struct.Struct(">iq").pack
+    return Array(BIGINT, [NULL if v is None else pack(8, v) for v in values])
 
 
 def vector_elements(vectors: Vectors) -> list[bytes]:

@@ -83,6 +83,7 @@ class NewVector(NamedTuple):
     action: Action
     content_hash: bytes | None
     element: bytes = binary.NULL
+    lease: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +311,7 @@ class Store:
         async with self.connector.transaction() as transaction:
             await transaction.execute("set local synchronous_commit = off")
             await transaction.execute("set local lock_timeout = '200ms'")
-            [(scanned, last, queued, *columns)] = await transaction.fetch_tuples(
+            [(scanned, last, lease, queued, *columns)] = await transaction.fetch_tuples(
                 query("claim_page"),
                 {
                     "collection": collection.id, "worker": worker, "run": run, "after": after,
@@ -319,7 +320,7 @@ class Store:
             )  # fmt: skip
         if not queued:
             return ClaimedPage(scanned, last, [])
-        jobs = [Job._make((*row, 0)) for row in zip(*columns, strict=True)]
+        jobs = [Job._make((*row, 0, lease)) for row in zip(*columns, strict=True)]
         if len(queued) < len(jobs):
             mine = set(queued)
             jobs = [job for job in jobs if job.key in mine]
@@ -348,6 +349,7 @@ class Store:
             "vectors": binary.Array(await self._vector_oid(), [row.element for row in rows]),
             "batches": usage.batches, "tokens": usage.tokens, "truncated": usage.truncated,
             "model": collection.model_id,
+            "leases": binary.bigints([row.lease for row in rows]),
         }  # fmt: skip
         left = await self.connector.fetch(query("complete"), values)
         return [(row["key"], row["outcome"]) for row in left]
@@ -365,7 +367,7 @@ class Store:
         payload = [
             {
                 "key": row.key, "content_hash": row.content_hash.hex(), "kind": row.kind,
-                "error": row.error, "retry_in": row.retry_in,
+                "error": row.error, "retry_in": row.retry_in, "lease": row.lease,
             }
             for row in rows
         ]  # fmt: skip

@@ -71,6 +71,8 @@ Action: TypeAlias = Literal["embed", "reuse", "blank", "fresh", "gone"]
 class Job(NamedTuple):
     """One claimed row: its text as it was at the claim, and the SHA-256 of that text.
 
+    `lease` names the claim: an answer that comes after a newer claim of the row ends nothing.
+
     A named tuple, because one is made for every row of every backfill, and a frozen dataclass
     takes four times as long to make.
     """
@@ -80,6 +82,7 @@ class Job(NamedTuple):
     content: str
     content_hash: bytes | None
     attempts: int
+    lease: int
 
 
 Outcome: TypeAlias = Literal["changed", "gone", "busy", "lost"]
@@ -95,6 +98,7 @@ class FailedAttempt:
     kind: str
     error: str
     retry_in: float | None
+    lease: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

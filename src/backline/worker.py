@@ -410,7 +410,9 @@ class Worker:
         texts = [job for job in jobs if job.action == "embed"]
         others = [job for job in jobs if job.action != "embed"]
         if others:
-            rows = [NewVector(job.key, job.action, job.content_hash) for job in others]
+            rows = [
+                NewVector(job.key, job.action, job.content_hash, lease=job.lease) for job in others
+            ]
             await self._writer.put([Write(row) for row in rows])
         fresh = [job for job in texts if not await self._joined(job)]
         if fresh:
@@ -425,7 +427,7 @@ class Worker:
         unit.unsettled += 1
         self.tally.shared += 1
         if unit.element is not None:
-            row = NewVector(job.key, "reuse", job.content_hash, unit.element)
+            row = NewVector(job.key, "reuse", job.content_hash, unit.element, job.lease)
             await self._writer.put([Write(row, unit)])
         elif unit.verdict is not None:
             await self._writer.put([_failed_write(unit, job, unit.verdict)])
@@ -490,7 +492,9 @@ class Worker:
             unit.element = element
             action: Action = "embed"
             for job in unit.jobs:
-                writes.append(Write(NewVector(job.key, action, job.content_hash, element), unit))
+                writes.append(
+                    Write(NewVector(job.key, action, job.content_hash, element, job.lease), unit)
+                )
                 action = "reuse"  # the second row of a text is no purchase
         await self._writer.put(writes, usage)
 
@@ -585,7 +589,7 @@ def _held_too_long(seconds: float) -> errors.ContentionError:
 
 
 def _failed_write(unit: Unit, job: Job, verdict: Verdict) -> Write:
-    failure = FailedAttempt(job.key, unit.content_hash, *verdict)
+    failure = FailedAttempt(job.key, unit.content_hash, *verdict, lease=job.lease)
     return Write(NewVector(job.key, job.action, unit.content_hash), unit, failure)
 
 

@@ -173,7 +173,7 @@ class Writer:
         ):
             raise error
         failure = FailedAttempt(
-            write.row.key, write.row.content_hash, "refused", str(error), retry_in=None
+            write.row.key, write.row.content_hash, "refused", str(error), None, write.row.lease
         )
         return write._replace(failure=failure)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection
 from tests.integration.harness import (
+    DIMENSIONS,
     World,
     blocked_by_backline,
     connect,
@@ -21,7 +22,10 @@ from tests.integration.harness import (
 )
 from tests.provider import StandInProvider
 
+from backline import binary
+from backline.embedders.hash import hash_vectors
 from backline.store import NewVector, Store
+from backline.types import FailedAttempt
 
 
 @pytest.fixture
@@ -399,3 +403,30 @@ async def test_a_text_that_joins_a_rejected_one_shares_its_verdict(
             await slow.commit()
         await eventually_dead(w, "1")
     await w.check_complete(dead=["1", "9"])
+
+
+@pytest.mark.parametrize("verb", ["complete", "fail"])
+async def test_a_late_answer_ends_no_newer_claim_of_the_same_worker(w: World, verb: str) -> None:
+    """Or another worker would take the new text while this one is embedding it."""
+    await w.insert("A")
+    first = await claimed(w)
+    old = first["jobs"]["1"]
+    await w.sql("update notes set body = 'B'")
+    [new] = await w.store.claim(w.collection, first["worker"], 10)
+    assert new.lease != old.lease
+    if verb == "complete":
+        late = NewVector("1", "embed", old.content_hash, unit_vector(), old.lease)
+        done = await w.store.complete(w.collection, first["worker"], None, [late], cache=True)
+        assert done == [("1", "changed")]
+    else:
+        attempt = FailedAttempt("1", old.content_hash or b"", "rejected", "no", None, old.lease)
+        assert await w.store.fail(w.collection, first["worker"], None, [attempt]) == []
+    assert await w.jobs() == {"1": first["worker"]}
+    await w.store.retire(first["lease"])
+    await w.fill()
+    await w.check_complete()
+
+
+def unit_vector() -> bytes:
+    [element] = binary.vector_elements(hash_vectors(["A"], DIMENSIONS))
+    return element

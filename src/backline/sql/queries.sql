@@ -73,11 +73,11 @@ select backline.coverage(%(collection)s) as coverage
 select * from backline.enqueue_page(%(collection)s, %(after)s, %(limit)s)
 
 -- name: claim
-select key, action, coalesce(content, ''), content_hash, attempts
+select key, action, coalesce(content, ''), content_hash, attempts, lease
 from backline.claim(%(collection)s, %(worker)s, %(limit)s, %(model)s)
 
 -- name: claim_page
-select scanned, last_key, queued, keys, actions, contents, hashes
+select scanned, last_key, lease, queued, keys, actions, contents, hashes
 from backline.claim_page(%(collection)s, %(worker)s, %(run)s, %(after)s, %(limit)s, %(model)s)
 
 -- name: vector_oid
@@ -91,7 +91,7 @@ where x.extname = 'vector'
 -- name: complete
 select * from backline.complete(%(collection)s, %(worker)s, %(run)s, %(cache)s,
   %(keys)b, %(actions)b, %(hashes)b, %(vectors)b, %(batches)s, %(tokens)s, %(truncated)s,
-  %(model)s)
+  %(model)s, %(leases)b)
 
 -- name: fail
 select backline.fail(%(collection)s, %(worker)s, %(run)s, %(rows)s) as busy

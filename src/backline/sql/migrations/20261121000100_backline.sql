@@ -86,6 +86,7 @@ create table backline.jobs (
   enqueued_at   timestamptz not null default now(),
   not_before    timestamptz not null default now(),
   worker_id     bigint,
+  lease         bigint,                     -- which claim: tells a worker's late answer from a new one
   primary key (key, collection_id)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 2000,
         autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 1);
@@ -676,7 +677,7 @@ end $$;
 --   fresh   the stored vector already is of this text: complete() only ends the job
 --   gone    the row no longer exists: likewise
 create function backline.claim(p_collection int, p_worker bigint, p_limit int, p_model int default null)
-returns table (key text, action text, content text, content_hash bytea, attempts int)
+returns table (key text, action text, content text, content_hash bytea, attempts int, lease bigint)
 language plpgsql rows 500
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
@@ -689,7 +690,7 @@ begin
   perform backline.require_model(c.model_id, p_model);
   return query execute format($q$
     with leased as materialized (
-      update backline.jobs j set worker_id = $2
+      update backline.jobs j set worker_id = $2, lease = $5
       where j.ctid = any (array(
         select x.ctid from backline.jobs x
         where x.collection_id = $1 and x.worker_id is null and x.not_before <= now()
@@ -710,12 +711,12 @@ begin
            when (select true from backline.vectors v
                  where v.model_id = $4 and v.content_hash = n.hash offset 0) then 'reuse'
            else 'embed' end,
-      n.content, n.hash, n.attempts::int
+      n.content, n.hash, n.attempts::int, $5
     from seen n left join lateral (
       select x.content_hash, x.model_id, x.blank from backline.stamps x
       where x.collection_id = $1 and x.key = n.key offset 0) s on true
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name), c.key_type)
-  using p_collection, p_worker, p_limit, c.model_id;
+  using p_collection, p_worker, p_limit, c.model_id, pg_catalog.pg_current_xact_id()::text::bigint;
 end $$;
 comment on function backline.claim is 'API: leases jobs to a worker, with each row''s text and what it needs.';
 
@@ -725,7 +726,8 @@ comment on function backline.claim is 'API: leases jobs to a worker, with each r
 create function backline.claim_page(
   p_collection int, p_worker bigint, p_run bigint, p_after text, p_limit int, p_model int,
   out scanned bigint, out last_key text, out queued text[],
-  out keys text[], out actions text[], out contents text[], out hashes bytea[]
+  out keys text[], out actions text[], out contents text[], out hashes bytea[],
+  out lease bigint
 ) language plpgsql
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
@@ -737,6 +739,7 @@ declare
 begin
   select * into strict c from backline.collections where id = p_collection;
   perform backline.require_model(c.model_id, p_model);
+  lease := pg_catalog.pg_current_xact_id()::text::bigint;
   execute format($q$
     with page as materialized (
       select r.%1$I::text collate "C" as key, %2$s as content, r.%3$I is null as missing,
@@ -755,8 +758,8 @@ begin
       update backline.stamps s set stale = true
       where s.ctid = any (array(select d.stamp from due d where d.stamp is not null))
     ), taken as (
-      insert into backline.jobs (collection_id, key, priority, worker_id)
-      select $1, d.key, 1, $5 from due d
+      insert into backline.jobs (collection_id, key, priority, worker_id, lease)
+      select $1, d.key, 1, $5, $6 from due d
       on conflict do nothing returning key
     )
     select (select count(*) from page),
@@ -776,7 +779,7 @@ begin
          $t$ when (select true from backline.vectors v
               where v.model_id = $4 and v.content_hash = d.hash offset 0) then 'reuse' $t$ end)
   into scanned, last_key, queued, keys, actions, contents, hashes
-  using p_collection, p_after, p_limit, c.model_id, p_worker;
+  using p_collection, p_after, p_limit, c.model_id, p_worker, lease;
 
   -- Between the snapshot of that statement and its insert, another worker may have stored a row and
   -- ended its job, so that nothing was in the way of a new one. What is fresh by now needs none.
@@ -815,7 +818,8 @@ create function backline.complete(
   p_collection int, p_worker bigint, p_run bigint, p_cache boolean,
   p_keys text[], p_actions text[], p_hashes bytea[], p_vectors extensions.vector[],
   p_batches bigint default 0, p_tokens bigint default 0, p_truncated bigint default 0,
-  p_model int default null, p_path text default pg_catalog.current_setting('search_path')
+  p_model int default null, p_leases bigint[] default null,
+  p_path text default pg_catalog.current_setting('search_path')
 ) returns table (key text, outcome text)
 language plpgsql rows 10
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
@@ -914,7 +918,7 @@ begin
 
   if cardinality(v_written) < cardinality(p_keys) then
     return query select * from backline.settle(p_collection, p_worker, v_written,
-                                               p_keys, p_actions, p_hashes, v_vectors);
+                                               p_keys, p_actions, p_hashes, v_vectors, p_leases);
   end if;
 end $$;
 comment on function backline.complete is
@@ -923,7 +927,7 @@ comment on function backline.complete is
 -- The second half of complete(): what becomes of the rows that were not written.
 create function backline.settle(
   p_collection int, p_worker bigint, p_written text[],
-  p_keys text[], p_actions text[], p_hashes bytea[], p_vectors extensions.vector[]
+  p_keys text[], p_actions text[], p_hashes bytea[], p_vectors extensions.vector[], p_leases bigint[]
 )
 returns table (key text, outcome text)
 language plpgsql rows 10
@@ -938,7 +942,7 @@ begin
   select * into strict c from backline.collections where id = p_collection;
   return query execute format($q$
     with rest as materialized (
-      select i.key, i.action,
+      select i.key, i.lease, i.position,
         case when r.found is null then 'gone'
              when sha256(convert_to(r.content, 'UTF8')) is distinct from i.content_hash then 'changed'
              when i.action = 'fresh' and (
@@ -947,14 +951,16 @@ begin
              when i.action = 'fresh' then 'changed'
              when i.action = 'reuse' and i.embedding is null then 'lost'
              else 'busy' end as outcome
-      from unnest($4, $5, $6, $7) as i(key, action, content_hash, embedding)
+      from unnest($4, $5, $6, $7, $9) with ordinality
+        as i(key, action, content_hash, embedding, lease, position)
       left join lateral (select true as found, %2$s as content from %3$s r
                          where r.%1$I = i.key::%4$s offset 0) r on true
       where i.key <> all ($3)
     ), mine as materialized (
-      select n.key, n.outcome, j.id from rest n cross join lateral (
+      select n.key, n.position, n.outcome, j.id from rest n cross join lateral (
         select x.ctid as id from backline.jobs x
         where x.collection_id = $1 and x.key = n.key and x.worker_id = $2
+          and (n.lease is null or n.lease = x.lease)
         for update skip locked offset 0) j
       where n.outcome <> 'busy'
     ), stamps as materialized (
@@ -975,17 +981,19 @@ begin
       where s.ctid = any (array(select x.id from stamps x where x.outcome = 'gone'))
     )
     select n.key,
-      case when n.outcome <> 'busy' and n.key <> all (array(select m.key from mine m))
+      case when n.outcome <> 'busy' and n.position <> all (array(select m.position from mine m))
              and (select true from backline.jobs j
-                  where j.collection_id = $1 and j.key = n.key and j.worker_id = $2 offset 0)
+                  where j.collection_id = $1 and j.key = n.key and j.worker_id = $2
+                    and (n.lease is null or n.lease = j.lease) offset 0)
            then 'busy' else n.outcome end
     from rest n
-    where n.outcome <> 'fresh' or n.key <> all (array(select m.key from mine m))
+    where n.outcome <> 'fresh' or n.position <> all (array(select m.position from mine m))
   $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
-  using p_collection, p_worker, p_written, p_keys, p_actions, p_hashes, p_vectors, c.model_id;
+  using p_collection, p_worker, p_written, p_keys, p_actions, p_hashes, p_vectors, c.model_id, p_leases;
 end $$;
 
--- Records failed attempts: [{"key", "content_hash" (hex), "kind", "error", "retry_in" (seconds) or null}].
+-- Records failed attempts: [{"key", "content_hash" (hex), "kind", "error", "retry_in" (seconds) or null,
+-- "lease"}].
 -- With retry_in, the job waits and is tried again, up to the collection's max_attempts; with none,
 -- or when they are used up, it goes to the dead letters. Jobs that this worker no longer holds
 -- (their row was edited meanwhile) are left alone, and a row whose text is another one now is
@@ -1005,8 +1013,8 @@ begin
   select * into strict c from backline.collections where id = p_collection;
   execute format($q$
     with reported as materialized (
-      select x.key, decode(x.content_hash, 'hex') as content_hash, x.kind, x.error, x.retry_in
-      from jsonb_to_recordset($4) as x(key text, content_hash text, kind text, error text, retry_in float8)
+      select x.key, decode(x.content_hash, 'hex') as content_hash, x.kind, x.error, x.retry_in, x.lease
+      from jsonb_to_recordset($4) as x(key text, content_hash text, kind text, error text, retry_in float8, lease bigint)
     ), held as materialized (
       select j.id, j.key, j.attempts + 1 as attempts, n.content_hash, n.kind, n.error, n.retry_in,
         case when r.found is null then 'gone'
@@ -1016,6 +1024,7 @@ begin
       from reported n
       cross join lateral (select x.ctid as id, x.key, x.attempts from backline.jobs x
         where x.collection_id = $1 and x.key = n.key and x.worker_id = $2
+          and (n.lease is null or n.lease = x.lease)
         for update skip locked offset 0) j
       left join lateral (select true as found, %2$s as content from %3$s r
         where r.%1$I = n.key::%4$s offset 0) r on true
@@ -1039,7 +1048,7 @@ begin
     select (select count(*) from buried),
       array(select n.key from reported n cross join lateral (
               select true from backline.jobs x where x.collection_id = $1 and x.key = n.key
-                and x.worker_id = $2 offset 0) j
+                and x.worker_id = $2 and (n.lease is null or n.lease = x.lease) offset 0) j
             where n.key <> all (array(select h.key from held h)))
   $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
   into v_dead, v_busy using p_collection, p_worker, p_run, p_rows, c.max_attempts, c.model_id;
@@ -1155,9 +1164,13 @@ begin
   where w.collection_id = p_collection
     and (w.expires_at < now()
          or w.has_session and pg_catalog.pg_try_advisory_xact_lock(backline.worker_lock(w.id)));
+  -- A run has a worker but for the moments of its beginning and its report. One that is taken for
+  -- dead while it reports has the last word all the same.
   update backline.runs r set state = 'interrupted', finished_at = now()
-  from backline.workers w
-  where w.id = any (v_dead) and r.id = w.run_id and r.state in ('running', 'cancelling');
+  where r.collection_id = p_collection and r.state in ('running', 'cancelling')
+    and (r.started_at < now() - interval '1 minute'
+         or exists (select from backline.workers w where w.run_id = r.id and w.id = any (v_dead)))
+    and not exists (select from backline.workers w where w.run_id = r.id and w.id <> all (v_dead));
   delete from backline.workers w where w.id = any (v_dead);
   update backline.jobs j set worker_id = null
   where j.ctid = any (array(
