@@ -101,10 +101,19 @@ def mode_of(text: str) -> Mode:
 async def _search(settings: Settings, name: str | None, query: Query) -> list[SearchHit]:
     async with database(settings) as store:
         collection = await store.collection(name)
+        if query.mode != "semantic":
+            await _ensure_keywords(store, collection)
         if query.mode == "keyword":
             return await search.search(store, collection, None, query)
         async with embedder_for(settings, collection.model) as (embedder, _):
             return await search.search(store, collection, embedder, query)
+
+
+async def _ensure_keywords(store: Store, collection: Collection) -> None:
+    """Index the keywords of a large table on the first search of it, where nobody has yet."""
+    if not (await search.keyword_index(store, collection)).built:
+        say(f"Indexing the keywords of {collection.name}, once.")
+        await search.ensure_index(store, collection)
 
 
 def _hit(hit: SearchHit) -> dict[str, Any]:
@@ -180,6 +189,7 @@ async def _suggest(
 ) -> Suggestions:
     async with database(settings) as store:
         collection = await store.collection(name)
+        await _ensure_keywords(store, collection)
         async with embedder_for(settings, collection.model) as (embedder, _):
             return await search.suggest(store, collection, embedder, prompt, context, limit=limit)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -21,6 +21,7 @@ from backline.types import Collection
 # Below this, comparing every row takes a few milliseconds and finds every neighbour.
 ROWS_WORTH_AN_INDEX: Final = 10_000
 PAGE: Final = 2000
+ROUNDING: Final = 1e-6  # of a float32 distance
 LOCK_TIMEOUT: Final = "10s"
 SMALLEST_MEMORY: Final = 64 << 20
 LARGEST_MEMORY: Final = 2 << 30
@@ -253,34 +254,34 @@ async def _execute(store: Store, session: AsyncConnection[DictRow], statement: s
 async def recall(store: Store, collection: Collection, samples: int = 100, k: int = 10) -> Recall:
     """Compare what a search by the index finds with what comparing every row finds.
 
-    The queries are stored vectors; that each of them finds itself is not counted.
+    The queries are stored vectors; that each of them finds itself is not counted. Rows as near as
+    the last of the truly nearest count as found, for of equal texts any will do.
     """
-    sql = queries("search.sql")
     vectors = await store.connector.fetch(
-        sql["sample_vectors"], {"collection": collection.id, "count": samples}
+        queries("search.sql")["sample_vectors"], {"collection": collection.id, "count": samples}
     )
     shares = []
     for row in vectors:
-        found = await _nearest(store, collection, row["vector"], k + 1, exact=False)
-        truth = await _nearest(store, collection, row["vector"], k + 1, exact=True)
-        shares.append(_overlap(found, truth))
+        found = await _distances(store, collection, row["vector"], k + 1, exact=False)
+        truth = await _distances(store, collection, row["vector"], k + 1, exact=True)
+        shares.append(share_found(found[1:], truth[1:]))
     if not shares:
         return Recall(0, k, 1.0, 1.0)
     return Recall(len(shares), k, sum(shares) / len(shares), min(shares))
 
 
-def _overlap(found: list[str], truth: list[str]) -> float:
-    """The share of the true neighbours, without the row itself, that were found."""
-    wanted = set(truth[1:])
-    return len(wanted & set(found)) / len(wanted) if wanted else 1.0
+def share_found(found: Sequence[float], truth: Sequence[float]) -> float:
+    """The share of the nearest rows that were found, by the distances of both."""
+    if not truth:
+        return 1.0
+    return sum(distance <= max(truth) + ROUNDING for distance in found) / len(truth)
 
 
-async def _nearest(
+async def _distances(
     store: Store, collection: Collection, vector: list[float], limit: int, *, exact: bool
-) -> list[str]:
-    row = await store.connector.fetch_one(
-        queries("search.sql")["nearest_keys"],
+) -> list[float]:
+    rows = await store.connector.fetch(
+        queries("search.sql")["nearest"],
         {"collection": collection.id, "vector": vector, "limit": limit, "exact": exact},
     )
-    keys: list[str] = row["keys"] or []
-    return keys
+    return [row["distance"] for row in rows]

@@ -35,8 +35,8 @@ select * from backline.vector_index(%(collection)s)
 -- name: sample_vectors
 select backline.sample_vectors(%(collection)s, %(count)s) as vector
 
--- name: nearest_keys
-select backline.nearest_keys(%(collection)s, %(vector)s::real[], %(limit)s, %(exact)s) as keys
+-- name: nearest
+select * from backline.nearest(%(collection)s, %(vector)s::real[], %(limit)s, %(exact)s)
 
 -- name: similarities
 select * from backline.similarities(%(collection)s, %(keys)s)

@@ -824,7 +824,9 @@ begin
   perform pg_catalog.set_config('jit', 'off', true),
           pg_catalog.set_config('hnsw.iterative_scan', 'relaxed_order', true);
   loop
-    perform pg_catalog.set_config('hnsw.ef_search', least(v_depth, 1000)::text, true),
+    -- Twice as deep as asked: at 100,000 texts, questions recall 0.988 of the nearest ten with 200 and
+    -- 0.978 with 100, for 1.7 ms.
+    perform pg_catalog.set_config('hnsw.ef_search', least(2 * v_depth, 1000)::text, true),
             pg_catalog.set_config('enable_indexscan', case when v_exact then 'off' else 'on' end, true);
     execute v_statement into v_keys, v_scores, v_dense, v_keyword, v_near, v_lexical
       using p_collection, p_query, p_text, v_depth, p_filter, p_mode, p_weight, v_wanted;
@@ -935,30 +937,29 @@ begin
     s.embedding_column, s.source, s.key_column) using p_count;
 end $$;
 
--- The keys nearest to a vector as a search for p_limit rows reads them, or by comparing every row.
-create function backline.nearest_keys(p_collection int, p_query real[], p_limit int, p_exact boolean)
-returns text[] language plpgsql stable set search_path = '' as $$
+-- The rows nearest to a vector as a search for p_limit rows reads them, or by comparing every row.
+create function backline.nearest(p_collection int, p_query real[], p_limit int, p_exact boolean)
+returns table (key text, distance float8) language plpgsql stable rows 10 set search_path = '' as $$
 declare
   s record;
   i record;
-  v_keys text[];
 begin
   select * into s from backline.searchable(p_collection);
   select * into i from backline.indexable(
     s.column_type, s.column_dimensions, s.dimensions, format('r.%I', s.embedding_column));
   perform pg_catalog.set_config('jit', 'off', true),
           pg_catalog.set_config('hnsw.iterative_scan', 'relaxed_order', true),
-          pg_catalog.set_config('hnsw.ef_search', greatest(100, least(2 * p_limit, 1000))::text, true),
+          pg_catalog.set_config('hnsw.ef_search', least(2 * greatest(100, 2 * p_limit), 1000)::text, true),
           pg_catalog.set_config('enable_indexscan', case when p_exact then 'off' else 'on' end, true);
-  execute format($q$
-    select array_agg(n.key order by n.distance, n.key) from (
+  return query execute format($q$
+    select * from (
       select r.%1$I::text as key, %3$s operator(extensions.<=>) $1::%4$s as distance
       from %2$s r where r.%5$I is not null and %6$s
       order by %3$s operator(extensions.<=>) $1::%4$s limit $2) n
+    order by n.distance, n.key
   $q$, s.key_column, s.source, i.expression, i.query_type, s.embedding_column, i.guard)
-  into v_keys using p_query, p_limit;
+  using p_query, p_limit;
   perform pg_catalog.set_config('enable_indexscan', 'on', true);
-  return v_keys;
 end $$;
 
 -- Marks the keyword index as whole once no row of the table is missing from it.
