@@ -21,6 +21,7 @@ from backline.worker import Walk, Worker, WorkerOptions
 VERIFY_PAGE: Final = 2000
 EXAMPLES: Final = 10
 PROGRESS_SECONDS: Final = 0.5
+REPORT_AGAIN_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +193,7 @@ class Backfill:
             raise
         if self._worker.run_state == "cancelling":
             self._stopped_by = self._stopped_by or "cancelled"
-        return await self._report(run, beside, self._worker)
+        return await self._report_patiently(run, beside, self._worker)
 
     @asynccontextmanager
     async def _reporting(self, run: int, on_progress: Progress | None) -> AsyncIterator[None]:
@@ -213,6 +214,17 @@ class Backfill:
                 [record] = await self._store.runs(run=run)
                 on_progress(record, await self._store.coverage(self._collection))
             await asyncio.sleep(PROGRESS_SECONDS)
+
+    async def _report_patiently(
+        self, run: int, beside: list[int], worker: Worker
+    ) -> BackfillReport:
+        """The report, also where a connection breaks while it is read: the work is done."""
+        for pause in REPORT_AGAIN_SECONDS:
+            try:
+                return await self._report(run, beside, worker)
+            except (errors.DatabaseUnavailableError, errors.ContentionError):
+                await asyncio.sleep(pause)
+        return await self._report(run, beside, worker)
 
     async def _report(self, run: int, beside: list[int], worker: Worker) -> BackfillReport:
         await self._store.recount(self._collection.id)

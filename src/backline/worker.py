@@ -231,6 +231,7 @@ class Worker:
         self, claiming: asyncio.Task[None], helpers: Sequence[asyncio.Task[None]]
     ) -> None:
         """Finish what is in flight within the grace period, store it, give back the rest."""
+        self.stop()
         claiming.cancel()
         await self._backlog.close()
         lanes = [task for task in helpers if task.get_name().startswith("lane")]
@@ -378,8 +379,10 @@ class Worker:
 
     async def _wait(self, seconds: float) -> None:
         """Sleep, but not past a nudge."""
+        # Not wait_for: in Python 3.11 it swallows a cancellation that comes with the nudge.
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._nudge.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._nudge.wait()
         self._nudge.clear()
 
     async def _never_done(self) -> bool:

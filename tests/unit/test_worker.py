@@ -1,0 +1,38 @@
+"""What a worker does without a database."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from backline.connector import Connector
+from backline.embedders.hash import HashEmbedder
+from backline.limiter import Limiter
+from backline.store import Store
+from backline.types import Collection
+from backline.worker import Worker, WorkerOptions
+
+
+def worker() -> Worker:
+    embedder = HashEmbedder(8)
+    collection = Collection(
+        1, "notes", "public", "notes", "id", "{body}", "embedding", 1, embedder.model, 5, True,
+        "vector", 8,
+    )  # fmt: skip
+    store = Store(Connector("postgresql://nobody@127.0.0.1:1/none"))
+    return Worker(store, collection, embedder, Limiter(), WorkerOptions())
+
+
+@pytest.mark.parametrize("ticks", range(5))
+async def test_a_cancellation_that_comes_with_a_nudge_is_heeded(ticks: int) -> None:
+    """Else the claims of a worker that was refused went on for ever, one time in four."""
+    waiting = worker()
+    task = asyncio.create_task(waiting._wait(60))
+    await asyncio.sleep(0.01)
+    waiting.nudge()
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    if task.cancel():  # False where it had ended already
+        with pytest.raises(asyncio.CancelledError):
+            await task
