@@ -232,7 +232,11 @@ async def memory_child(url: str, rows: int) -> float:
         report = await work.run()
         if report.embedded != rows:
             raise SystemExit(f"embedded {report.embedded} of {rows}")
-    # Not getrusage: a child's maximum starts at what its parent held when it forked.
+    return peak_mib()
+
+
+def peak_mib() -> float:
+    """Not getrusage: a child's maximum starts at what its parent held when it forked."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
