@@ -232,9 +232,10 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
             indexes = await search.ensure_index(store, collection)
             recall = await search.recall(store, collection, 200)
             await store.connector.execute(
-                "create index on docs using gin (to_tsvector('english', body))"
+                "create index docs_gin on docs using gin (to_tsvector('english', body))"
             )
             latency = await measure(store, collection, embedder, questions)
+            await store.connector.execute("drop index docs_gin")
             written = await edits(store, texts)
             [size] = await store.connector.fetch(
                 "select pg_total_relation_size('backline.postings') >> 20 as postings, "
