@@ -1,0 +1,330 @@
+"""The protocol under any history: users, workers, crashes and late answers in every order.
+
+Hypothesis makes up histories over a handful of rows and texts, so that they collide all the time.
+After every step the witness of the integration tests looks for a fault; at the end of a history
+everything is drained, and must verify.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+from tests.integration.harness import NOTES, World, connect, execute, world
+
+from backline import binary, errors
+from backline.embedders.hash import HashEmbedder, hash_vectors
+from backline.store import Lease, NewVector, Store, open_store
+from backline.types import FailedAttempt, Job
+
+T = TypeVar("T")
+
+EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "40"))
+
+keys = st.integers(1, 3)
+texts = st.sampled_from(["A", "B", "C", "", None, " A "])
+
+EDITS: Final = {
+    "insert": "insert into notes values (%(key)s, %(text)s) on conflict do nothing",
+    "upsert": "insert into notes values (%(key)s, %(text)s) "
+    "on conflict (id) do update set body = excluded.body",
+    "update": "update notes set body = %(text)s where id = %(key)s",
+    "delete": "delete from notes where id = %(key)s",
+    "change a key": "update notes set id = %(other)s where id = %(key)s "
+    "and not exists (select from notes where id = %(other)s)",
+    "update all": "update notes set body = %(text)s",
+    "shift all": "update notes set body = chr(ascii(body) %% 3 + 65) where body <> ''",
+    "truncate": "truncate notes",
+}
+ONE_ROW: Final = ("insert", "upsert", "update", "delete", "change a key")
+TROUBLES: Final = (
+    "release", "retire", "crash", "sleep_past_the_lease", "come_back", "forget", "reap",
+    "retry_failures", "drop_failures", "compact", "recount", "lose_the_cache", "enqueue_all",
+)  # fmt: skip
+
+positions = st.integers(0, 100)  # of a worker, or of a job in its hands: modulo what there is
+
+
+@dataclass
+class Hand:
+    """A worker as it sees itself: what it claimed, also what it has lost since without knowing."""
+
+    lease: Lease
+    jobs: list[Job] = field(default_factory=list)
+    dead: bool = False
+
+
+class Protocol(RuleBasedStateMachine):
+    """Every rule is one statement or verb; none may wait for another's open transaction."""
+
+    url: ClassVar[str]
+    loop: ClassVar[asyncio.AbstractEventLoop]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hands: list[Hand] = []
+        self.dropped: set[str] = set()
+        self.held: set[int] = set()
+        self.open: AsyncConnection[DictRow] | None = None
+        self.stack = AsyncExitStack()
+        self.w: World
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(asyncio.wait_for(work, 20))
+
+    @initialize()
+    def begin(self) -> None:
+        self.do(self._begin())
+
+    async def _begin(self) -> None:
+        store: Store = await self.stack.enter_async_context(open_store(self.url))
+        embedder = HashEmbedder(8)
+        ddl = f"drop table if exists notes; {NOTES}"
+        self.w = await self.stack.enter_async_context(world(store, ddl=ddl, embedder=embedder))
+        await self.w.sql("set lock_timeout = '2s'")
+
+    # --- users ---
+
+    @rule(edit=st.sampled_from(list(EDITS)), key=keys, other=keys, text=texts)
+    def edit(self, edit: str, key: int, other: int, text: str | None) -> None:
+        touched = {key, other} if edit == "change a key" else {key}
+        if not self.held & (touched if edit in ONE_ROW else self.held):
+            values = {"key": key, "other": other, "text": text}
+            self.do(self.w.user.execute(EDITS[edit], values))
+
+    @precondition(lambda self: not self.held)
+    @rule()
+    def count_views(self) -> None:
+        before = self.do(self.w.jobs())
+        self.user("update notes set views = views + 1")
+        assert self.do(self.w.jobs()) == before
+
+    def user(self, statement: str, *params: Any) -> None:
+        self.do(self.w.sql(statement, *params))
+
+    # --- a user whose transaction stays open ---
+
+    @precondition(lambda self: self.open is None)
+    @rule(key=keys, text=texts)
+    def begin_edit(self, key: int, text: str | None) -> None:
+        self.open = self.do(connect(self.url))
+        self.do(self.open.set_autocommit(value=False))
+        self.held = {key}
+        statement = "insert into notes values (%s, %s) on conflict (id) do update set body = %s"
+        self.do(execute(self.open, statement, key, text, text))
+
+    @precondition(lambda self: self.open is not None)
+    @rule(keep=st.booleans())
+    def end_edit(self, keep: bool) -> None:
+        assert self.open is not None
+        self.do(self.open.commit() if keep else self.open.rollback())
+        self.do(self.open.close())
+        self.open, self.held = None, set()
+
+    # --- workers ---
+
+    def hand(self, at: int) -> Hand:
+        """One of three workers, started when it is first needed."""
+        if len(self.hands) <= at % 3:
+            self.hands.append(Hand(self.do(self.w.store.register(self.w.collection, None, 30))))
+        return self.hands[at % len(self.hands)]
+
+    def some_jobs(self, at: int, mask: int) -> tuple[Hand, list[Job]]:
+        hand = self.hand(at)
+        chosen = [job for n, job in enumerate(hand.jobs) if mask >> n % 7 & 1]
+        return hand, chosen or hand.jobs[-1:]
+
+    @rule(at=positions, limit=st.integers(1, 5))
+    def claim(self, at: int, limit: int) -> None:
+        hand = self.hand(at)
+        hand.jobs += self.do(self.w.store.claim(self.w.collection, hand.lease.worker, limit))
+
+    @rule(at=positions, after=st.none() | keys, limit=st.integers(1, 5))
+    def claim_page(self, at: int, after: int | None, limit: int) -> None:
+        hand = self.hand(at)
+        place = None if after is None else str(after)
+        try:
+            page = self.do(
+                self.w.store.claim_page(self.w.collection, hand.lease.worker, None, place, limit)
+            )
+        except errors.ContentionError:
+            assert self.held, "nobody was in the way"
+            return
+        hand.jobs += page.jobs
+
+    @rule(at=positions, mask=st.integers(1, 127), again=st.booleans(), cache=st.booleans())
+    def complete(self, at: int, mask: int, again: bool, cache: bool) -> None:
+        """Also late, twice, and by the dead."""
+        hand, jobs = self.some_jobs(at, mask)
+        rows = [new_vector(job) for job in jobs]
+        try:
+            outcomes = dict(
+                self.do(
+                    self.w.store.complete(
+                        self.w.collection, hand.lease.worker, None, rows, cache=cache
+                    )
+                )
+            )
+        except errors.ContentionError:
+            assert self.held, "nobody was in the way"
+            return
+        for job in jobs:
+            if outcomes.get(job.key) == "busy":
+                assert self.held, f"{job} is busy, and nobody is editing"
+            elif not again:
+                hand.jobs.remove(job)
+
+    @rule(at=positions, mask=st.integers(1, 127), retry=st.booleans())
+    def fail(self, at: int, mask: int, retry: bool) -> None:
+        hand, jobs = self.some_jobs(at, mask)
+        attempts = [
+            FailedAttempt(
+                job.key, job.content_hash, "rejected", "no", 0.0 if retry else None, job.lease
+            )
+            for job in jobs
+            if job.content_hash is not None
+        ]
+        busy = self.do(self.w.store.fail(self.w.collection, hand.lease.worker, None, attempts))
+        assert not busy or self.held
+        for job in jobs:
+            if job.key not in busy:
+                hand.jobs.remove(job)
+
+    # --- trouble ---
+
+    @rule(what=st.sampled_from(TROUBLES), at=positions)
+    def trouble(self, what: str, at: int) -> None:
+        self.do(getattr(self, what)(self.hand(at)))
+
+    async def release(self, hand: Hand) -> None:
+        await self.w.store.release(hand.lease.worker)
+
+    async def retire(self, hand: Hand) -> None:
+        if not hand.dead:
+            hand.dead = True
+            await self.w.store.retire(hand.lease)
+
+    async def crash(self, hand: Hand) -> None:
+        """Its connection is cut; what it computed may still arrive over another one."""
+        hand.dead = True
+        await self.w.store.hang_up(hand.lease)
+
+    async def sleep_past_the_lease(self, hand: Hand) -> None:
+        await self.w.sql(
+            "update backline.workers set expires_at = now() - interval '1 s' where id = %s",
+            hand.lease.worker,
+        )
+
+    async def come_back(self, hand: Hand) -> None:
+        """A process that lost its lease goes on under a new one, with all that it has in hand."""
+        lost, hand.dead = hand.lease, False
+        hand.lease = await self.w.store.register(self.w.collection, None, 30, lost.worker)
+        await self.w.store.hang_up(lost)
+
+    async def forget(self, hand: Hand) -> None:
+        if hand.dead:
+            self.hands.remove(hand)
+
+    async def reap(self, _hand: Hand) -> None:
+        await self.w.store.reap(self.w.collection)
+
+    async def retry_failures(self, _hand: Hand) -> None:
+        await self.w.store.retry_failures(self.w.collection, None)
+
+    async def drop_failures(self, _hand: Hand) -> None:
+        self.dropped |= (await self.w.failures()).keys()
+        await self.w.store.drop_failures(self.w.collection, None)
+
+    async def compact(self, _hand: Hand) -> None:
+        await self.w.store.compact(self.w.collection)
+
+    async def recount(self, _hand: Hand) -> None:
+        assert await self.w.store.recount(self.w.collection.id) == {}, "the ledger was wrong"
+
+    async def lose_the_cache(self, _hand: Hand) -> None:
+        await self.w.sql("delete from backline.vectors")
+
+    async def enqueue_all(self, _hand: Hand) -> None:
+        try:
+            await self.w.store.enqueue_page(self.w.collection, None, 100)
+        except errors.ContentionError:
+            assert self.held, "nobody was in the way"
+
+    # --- what must hold ---
+
+    @invariant()
+    def nothing_is_wrong(self) -> None:
+        faults = self.do(self.w.faults())
+        dropped = tuple(f"row {key} " for key in self.dropped)
+        faults = [
+            fault
+            for fault in faults
+            if not (fault.startswith(dropped) and "nothing waits for it" in fault)
+        ]
+        assert not faults, "\n".join(faults)
+
+    def teardown(self) -> None:
+        try:
+            self.do(self._drain())
+        finally:
+            self.do(self.stack.aclose())
+
+    async def _drain(self) -> None:
+        if self.open is not None:
+            await self.open.rollback()
+            await self.open.close()
+        for hand in self.hands:
+            await self.w.store.hang_up(hand.lease)
+        await self.w.sql("update backline.workers set expires_at = '-infinity'")
+        await self.w.store.retry_failures(self.w.collection, None)
+        await self.w.fill()
+        await self.w.check_complete()
+        await self.w.store.drop_collection(self.w.collection, drop_column=False)
+
+
+def new_vector(job: Job) -> NewVector:
+    """What a worker brings for a job; for a reuse it brings nothing but the hash."""
+    if job.action != "embed":
+        return NewVector(job.key, job.action, job.content_hash, lease=job.lease)
+    [element] = binary.vector_elements(hash_vectors([job.content], 8))
+    return NewVector(job.key, job.action, job.content_hash, element, job.lease)
+
+
+@pytest.mark.timeout(900)
+def test_any_history_leaves_the_truth(database: str) -> None:
+    loop = asyncio.new_event_loop()
+
+    class Machine(Protocol):
+        pass
+
+    Machine.url, Machine.loop = database, loop
+    try:
+        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+            Machine,
+            settings=settings(
+                max_examples=EXAMPLES,
+                stateful_step_count=40,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                print_blob=True,
+            ),
+        )
+    finally:
+        loop.close()
