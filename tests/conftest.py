@@ -123,7 +123,7 @@ def stop_embedded(data: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def template(postgres: Postgres) -> str:
+def template_database(postgres: Postgres) -> str:
     """The name of a migrated database, to be copied and never changed."""
     name = postgres.create()
 
@@ -146,9 +146,9 @@ def empty_database(postgres: Postgres) -> Iterator[str]:
 
 
 @pytest.fixture
-def database(postgres: Postgres, template: str) -> Iterator[str]:
+def database(postgres: Postgres, template_database: str) -> Iterator[str]:
     """The URL of a migrated database."""
-    name = postgres.create(template)
+    name = postgres.create(template_database)
     yield postgres.url(name)
     postgres.drop(name)
 

@@ -79,7 +79,7 @@ async def test_keys_that_are_equal_and_read_differently(store: Store) -> None:
 
 ODD_NAMES = [
     "order", "user", "MixedCase", "with space", 'with "quotes"', "it's", "100%", "%s", "%1$I",
-    "$1", "$q$", "a$t$b", "c{d", "semi;colon", "-- comment", "ünïcödé", "r", "s", "key", "content",
+    "$1", "$q$", "c{d", "semi;colon", "-- comment", "ünïcödé", "r", "s", "key", "content",
     "new_rows", "embedding_", "i", "f", "hash", "position",
 ]  # fmt: skip
 
@@ -99,21 +99,19 @@ async def test_odd_names_of_everything(store: Store, name: str) -> None:
     async with world(store, ddl=ddl, embedder=embedder, table=f"{quoted}.{quoted}",
                      template=template, column=column) as w:  # fmt: skip
         table = f"{quoted}.{quoted}"
-        await w.sql(
-            f"insert into {table} values (1, 'one'), (2, 'two'), (3, '')".replace("%", "%%")
-        )
+        await w.sql(f"insert into {table} values (1, 'one'), (2, 'two'), (3, '')")
         await w.fill()
-        await w.sql(f"update {table} set views = views + 1".replace("%", "%%"))
+        await w.sql(f"update {table} set views = views + 1")
         assert await w.jobs() == {}
-        await w.sql(f"update {table} set {other} = 'ONE' where {quoted} = 1".replace("%", "%%"))
+        await w.sql(f"update {table} set {other} = 'ONE' where {quoted} = 1")
         assert list(await w.jobs()) == ["1"]
-        await w.sql(f"delete from {table} where {quoted} = 2".replace("%", "%%"))
+        await w.sql(f"delete from {table} where {quoted} = 2")
         await w.fill()
         checked = await verify(store, w.collection)
         assert (checked.rows, checked.embedded, checked.blank) == (2, 1, 1)
         assert checked.passed
         await store.drop_collection(w.collection, drop_column=True)
-        await w.sql(f"update {table} set {other} = 'free'".replace("%", "%%"))
+        await w.sql(f"update {table} set {other} = 'free'")
 
 
 TEMPLATES: list[tuple[str, dict[str, Any], str]] = [
@@ -223,19 +221,14 @@ async def test_a_generated_column_in_the_text(store: Store, provider: StandInPro
         assert overpaid(provider) == {}
 
 
-async def test_a_virtual_column_in_the_text(store: Store, provider: StandInProvider) -> None:
+async def test_a_virtual_column_in_the_text_is_refused(store: Store) -> None:
     ddl = """
     create table notes (id int primary key, raw text,
                         body text generated always as (upper(raw)) virtual)
     """
-    async with world(store, provider, ddl=ddl) as w:
-        await w.sql("insert into notes (id, raw) values (1, 'one'), (2, 'two')")
-        await w.fill()
-        await w.check_complete()
-        await w.sql("update notes set raw = 'three' where id = 1")
-        assert list(await w.jobs()) == ["1"]
-        await w.fill()
-        await w.check_complete()
+    with pytest.raises(errors.UsageError, match="Make it STORED"):
+        async with world(store, ddl=ddl):
+            pass
 
 
 @pytest.mark.parametrize("kind", ["vector", "halfvec"])

@@ -316,7 +316,7 @@ def test_any_history_leaves_the_truth(database: str) -> None:
 
     Machine.url, Machine.loop = database, loop
     try:
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(
             Machine,
             settings=settings(
                 max_examples=EXAMPLES,

@@ -320,6 +320,12 @@ begin
           (select string_agg(a.attname, ', ' order by a.attnum) from pg_catalog.pg_attribute a
            where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped));
       end if;
+      if exists (select from pg_catalog.pg_attribute a where a.attrelid = p_table
+                 and a.attname = v_column and a.attgenerated = 'v') then
+        raise exception using errcode = 'BL001', message = format(
+          'the column %L of %s is generated when it is read, which triggers cannot see. Make it STORED, '
+          'or name the columns that it is made of', v_column, p_table);
+      end if;
       v_parts := v_parts || format('r.%I', v_column);
       v_rest := substr(v_rest, v_at + 1);
     else
@@ -363,57 +369,60 @@ language plpgsql set search_path = '' as $$
 declare
   c backline.collections;
   v_table text;
-  v_options constant text := 'returns trigger language plpgsql security definer '
+  -- The body goes in as a literal: a column may be named like any delimiter.
+  v_create constant text := 'create or replace function backline.%I() returns trigger '
+    'language plpgsql security definer '
     'set search_path = '''' set timezone = ''UTC'' set datestyle = ''ISO, YMD'' '
-    'set intervalstyle = ''postgres'' set bytea_output = ''hex'' set extra_float_digits = 1';
+    'set intervalstyle = ''postgres'' set bytea_output = ''hex'' set extra_float_digits = 1 as %L';
+  v_body text;
   v_event text;
 begin
   select * into strict c from backline.collections where id = p_collection;
   v_table := format('%I.%I', c.table_schema, c.table_name);
 
-  execute format($f$
-    create or replace function backline.%1$I() %2$s as $t$
+  v_body := format($f$
     begin
       insert into backline.tallies (collection_id, measure, amount)
-      select %3$s, 'rows', count(*) from new_rows having count(*) > 0;
-      perform backline.enqueue_edits(%3$s, array(select r.%4$I::text from new_rows r));
+      select %1$s, 'rows', count(*) from new_rows having count(*) > 0;
+      perform backline.enqueue_edits(%1$s, array(select r.%2$I::text from new_rows r));
       return null;
-    end $t$ $f$, 'c' || c.id || '_inserted', v_options, c.id, c.key_column);
+    end $f$, c.id, c.key_column);
+  execute format(v_create, 'c' || c.id || '_inserted', v_body);
 
   -- A row is known by its key, so a changed key is a delete and an insert.
-  execute format($f$
-    create or replace function backline.%1$I() %2$s as $t$
+  v_body := format($f$
     begin
-      perform backline.forget(%3$s, array(
-        select r.%4$I::text from old_rows r
-        where not exists (select from new_rows n where n.%4$I::text = r.%4$I::text)));
-      perform backline.enqueue_edits(%3$s, array(
-        select k.key from (select r.%4$I::text as key, %5$s as content from new_rows r) k
-        left join (select r.%4$I::text as key, %5$s as content from old_rows r) o on o.key = k.key
+      perform backline.forget(%1$s, array(
+        select r.%2$I::text from old_rows r
+        where not exists (select from new_rows n where n.%2$I::text = r.%2$I::text)));
+      perform backline.enqueue_edits(%1$s, array(
+        select k.key from (select r.%2$I::text as key, %3$s as content from new_rows r) k
+        left join (select r.%2$I::text as key, %3$s as content from old_rows r) o on o.key = k.key
         where o.content is distinct from k.content));
       return null;
-    end $t$ $f$, 'c' || c.id || '_updated', v_options, c.id, c.key_column, c.text_sql);
+    end $f$, c.id, c.key_column, c.text_sql);
+  execute format(v_create, 'c' || c.id || '_updated', v_body);
 
-  execute format($f$
-    create or replace function backline.%1$I() %2$s as $t$
+  v_body := format($f$
     begin
       insert into backline.tallies (collection_id, measure, amount)
-      select %3$s, 'rows', -count(*) from old_rows having count(*) > 0;
-      perform backline.forget(%3$s, array(select r.%4$I::text from old_rows r));
+      select %1$s, 'rows', -count(*) from old_rows having count(*) > 0;
+      perform backline.forget(%1$s, array(select r.%2$I::text from old_rows r));
       return null;
-    end $t$ $f$, 'c' || c.id || '_deleted', v_options, c.id, c.key_column);
+    end $f$, c.id, c.key_column);
+  execute format(v_create, 'c' || c.id || '_deleted', v_body);
 
-  execute format($f$
-    create or replace function backline.%1$I() %2$s as $t$
+  v_body := format($f$
     begin
-      delete from backline.jobs where collection_id = %3$s;
-      delete from backline.failures where collection_id = %3$s;
-      delete from backline.stamps where collection_id = %3$s;
+      delete from backline.jobs where collection_id = %1$s;
+      delete from backline.failures where collection_id = %1$s;
+      delete from backline.stamps where collection_id = %1$s;
       insert into backline.tallies (collection_id, measure, amount)
-      select %3$s, 'rows', -sum(t.amount) from backline.tallies t
-      where t.collection_id = %3$s and t.measure = 'rows' having sum(t.amount) <> 0;
+      select %1$s, 'rows', -sum(t.amount) from backline.tallies t
+      where t.collection_id = %1$s and t.measure = 'rows' having sum(t.amount) <> 0;
       return null;
-    end $t$ $f$, 'c' || c.id || '_truncated', v_options, c.id);
+    end $f$, c.id);
+  execute format(v_create, 'c' || c.id || '_truncated', v_body);
 
   foreach v_event in array array['insert', 'update', 'delete', 'truncate'] loop
     execute format('drop trigger if exists %I on %s', 'backline_c' || c.id || '_' || v_event, v_table);
@@ -834,6 +843,7 @@ declare
   v_type text;
   v_vectors extensions.vector[] := p_vectors;
   v_write text;
+  v_finish text;
   v_written text[];
   v_ended text[];
 begin
@@ -865,19 +875,21 @@ begin
   -- The table's own triggers find their tables as they do in any other statement of this session:
   -- the default of p_path is read before this function sets its own.
   perform pg_catalog.set_config('search_path', p_path, true);
-  v_write := format($q$
-    with written as (
-      update %2$s r set %4$I = f.embedding::%5$s from %%s
-      where r.%1$I = f.key::%3$s
+  -- In two halves around what is written: names and literals of users' hold any character, so
+  -- nothing is looked for in a text that has them.
+  v_write := format('with written as (update %s r set %I = f.embedding::%s from ',
+                    v_source, c.embedding_column, v_type);
+  v_finish := format($q$
+      where r.%1$I = f.key::%2$s
         and (f.action = 'blank' or f.action in ('embed', 'reuse') and f.embedding is not null)
-        and pg_catalog.sha256(pg_catalog.convert_to(%6$s, 'UTF8')) = f.content_hash
+        and pg_catalog.sha256(pg_catalog.convert_to(%3$s, 'UTF8')) = f.content_hash
       returning f.key, f.action, f.content_hash
     ), stamped as (
       insert into backline.stamps as s (collection_id, key, model_id, content_hash, blank)
       select $1, w.key, $2, w.content_hash, w.action = 'blank' from written w
       on conflict (collection_id, key) do update set model_id = excluded.model_id,
         content_hash = excluded.content_hash, blank = excluded.blank, stale = false, stamped_at = clock_timestamp()
-    ), %7$s ended as (
+    ), %4$s ended as (
       delete from backline.jobs j where j.ctid = any (array(
         select x.ctid from written w cross join lateral (
           select y.ctid from backline.jobs y
@@ -885,7 +897,7 @@ begin
       returning j.key
     )
     select array(select w.key from written w), array(select e.key from ended e)
-  $q$, c.key_column, v_source, c.key_type, c.embedding_column, v_type, c.text_sql,
+  $q$, c.key_column, c.key_type, c.text_sql,
        case when exists (select from backline.failures f where f.collection_id = p_collection) then
          'resolved as (delete from backline.failures f where f.ctid = any (array(
             select x.ctid from written w cross join lateral (
@@ -893,14 +905,14 @@ begin
               where y.collection_id = $1 and y.key = w.key offset 0) x))),' end);
   begin
     -- Nearly always nobody holds one of the rows, and locking them first would cost a tenth more.
-    execute format(v_write, 'unnest($3, $4, $5, $6) as f(key, action, content_hash, embedding)')
+    execute v_write || 'unnest($3, $4, $5, $6) as f(key, action, content_hash, embedding)' || v_finish
     into v_written, v_ended
     using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors;
   exception when lock_not_available then
-    execute format(v_write, format($q$ (
+    execute v_write || format($q$ (
         select i.* from unnest($3, $4, $5, $6) as i(key, action, content_hash, embedding)
         join %s r on r.%I = i.key::%s for no key update of r skip locked) f $q$,
-      v_source, c.key_column, c.key_type))
+      v_source, c.key_column, c.key_type) || v_finish
     into v_written, v_ended
     using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors;
   end;
