@@ -7,9 +7,10 @@ ROOT  := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 VENV  := $(ROOT)/.venv
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
+TOOLS := $(ROOT)/.tools/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test lint format unit docs clean
+.PHONY: help run setup tools test lint format unit docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(ROOT)/Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -17,7 +18,7 @@ help: ## list the targets
 run: setup ## set up, then fill and verify the music knowledge base
 	@$(BIN)/backline demo
 
-test: setup lint ## set up, lint, type-check and run every test
+test: setup tools lint ## set up, lint, type-check and run every test
 	@cd $(ROOT) && $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 setup: $(READY) ## make .venv with everything that the project needs
@@ -25,6 +26,11 @@ setup: $(READY) ## make .venv with everything that the project needs
 $(READY): $(ROOT)/pyproject.toml $(ROOT)/constraints.txt $(ROOT)/scripts/setup.sh
 	@sh $(ROOT)/scripts/setup.sh $(ROOT) $(VENV)
 	@touch $@
+
+tools: $(TOOLS) ## fetch what only the tests need: PostgREST, Supabase CLI, Deno, PgBouncer
+
+$(TOOLS): $(ROOT)/scripts/tools.sh $(ROOT)/scripts/tools.json | $(READY)
+	@sh $(ROOT)/scripts/tools.sh $(ROOT) $(VENV)
 
 lint: setup ## ruff, mypy --strict, the import contracts
 	@cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
@@ -36,4 +42,4 @@ docs: setup ## regenerate the reference pages from the program
 	@cd $(ROOT) && $(BIN)/python scripts/reference.py
 
 clean: ## remove what the other targets made in this folder
-	@rm -rf $(VENV) $(ROOT)/dist $(ROOT)/.mypy_cache $(ROOT)/.ruff_cache $(ROOT)/.pytest_cache
+	@rm -rf $(VENV) $(ROOT)/.tools $(ROOT)/dist $(ROOT)/.mypy_cache $(ROOT)/.ruff_cache $(ROOT)/.pytest_cache
