@@ -14,7 +14,7 @@ from typing import Any, Final
 from backline import errors
 from backline.embedders.base import Embedder
 from backline.limiter import Limiter
-from backline.store import Store
+from backline.store import JobStore
 from backline.types import Collection, Coverage, Model, RunRecord, Verification
 from backline.worker import Walk, Worker, WorkerOptions
 
@@ -144,12 +144,14 @@ class Backfill:
 
     def __init__(
         self,
-        store: Store,
+        store: JobStore,
         collection: Collection,
         embedder: Embedder,
         limiter: Limiter,
         options: WorkerOptions,
         settings: Mapping[str, Any] | None = None,
+        *,
+        make_worker: type[Worker] = Worker,
     ) -> None:
         self._store = store
         self._collection = collection
@@ -157,6 +159,7 @@ class Backfill:
         self._limiter = limiter
         self._options = options
         self._settings = dict(settings or {})
+        self._make_worker = make_worker
         self._worker: Worker | None = None
         self._stopped_by: str | None = None
 
@@ -177,7 +180,7 @@ class Backfill:
         await self._store.reap(self._collection)
         beside = [r.id for r in await self._store.runs(self._collection) if r.state == "running"]
         run = await self._store.start_run(self._collection, self._settings)
-        self._worker = Worker(
+        self._worker = self._make_worker(
             self._store, self._collection, self._embedder, self._limiter, self._options, run
         )
         if self._stopped_by:
@@ -258,7 +261,7 @@ class Backfill:
 
 
 async def verify(
-    store: Store, collection: Collection, on_page: Callable[[int], None] | None = None
+    store: JobStore, collection: Collection, on_page: Callable[[int], None] | None = None
 ) -> Verification:
     """Check every row: its vector is there, right, and of the current text and model."""
     rows = embedded = blank = 0

@@ -57,10 +57,7 @@ def translate(error: psycopg.Error | PoolTimeout, where: str) -> errors.Backline
     state = error.sqlstate if isinstance(error, psycopg.Error) else None
     if state is None or not isinstance(error, psycopg.Error):
         return _without_state(error, where)
-    kind = next(
-        (_BY_SQLSTATE[state[:n]] for n in (5, 3, 2) if state[:n] in _BY_SQLSTATE),
-        errors.DatabaseError,
-    )
+    kind = kind_of(state)
     said = error.diag.message_primary or str(error)
     if state.startswith("BL"):
         return kind(said)
@@ -68,6 +65,14 @@ def translate(error: psycopg.Error | PoolTimeout, where: str) -> errors.Backline
         return kind()
     remedy = (inspect.getdoc(kind) or "").partition(". ")[2]
     return kind(f"Postgres at {where} says: {said} [{state}]. {remedy}".strip())
+
+
+def kind_of(sqlstate: str) -> type[errors.BacklineError]:
+    """The class of error that a SQLSTATE stands for."""
+    return next(
+        (_BY_SQLSTATE[sqlstate[:n]] for n in (5, 3, 2) if sqlstate[:n] in _BY_SQLSTATE),
+        errors.DatabaseError,
+    )
 
 
 def _without_state(error: Exception, where: str) -> errors.BacklineError:

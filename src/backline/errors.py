@@ -54,6 +54,10 @@ class DatabaseAuthenticationError(DatabaseUnavailableError):
     """Postgres refused the user name or the password. Check them in the database URL."""
 
 
+class ProjectPausedError(DatabaseUnavailableError):
+    """The Supabase project is paused. Restore it in the dashboard, then run the command again."""
+
+
 class DatabaseFullError(DatabaseError):
     """Postgres has no disk space left. Free some, then run the same command again."""
 
@@ -74,6 +78,10 @@ class PermissionDeniedError(DatabaseError):
     """The database role may not do this. Use a role that owns the table."""
 
     exit_code = 2
+
+
+class ProjectKeyError(PermissionDeniedError):
+    """The Supabase project refuses the key. Copy it anew from the dashboard, Settings, API Keys."""
 
 
 class ExtensionMissingError(ConfigurationError):
@@ -164,3 +172,34 @@ class WeightsError(ConfigurationError):
 
 class RunCancelledError(BacklineError):
     """The run was cancelled. What is embedded stays; the next run embeds what is left."""
+
+
+class RunNotFoundError(BacklineError):
+    """There is no such run. See: backline runs list."""
+
+
+class RunEndedError(BacklineError):
+    """The run has ended already; there is nothing to cancel."""
+
+
+class RunInProgressError(BacklineError):
+    """A run of this collection is under way. Cancel it first, or wait for its end."""
+
+
+# --- server ---------------------------------------------------------------------------------------
+
+
+class OverloadedError(BacklineError):
+    """The server has more work than it can take at this moment. Send the request again later."""
+
+
+class UnauthorizedError(BacklineError):
+    """This needs the server's key: Authorization: Bearer KEY, or X-API-Key: KEY."""
+
+
+class ForbiddenError(BacklineError):
+    """The server does not answer to this name, or not to pages of this origin."""
+
+
+class TooLargeError(BacklineError):
+    """The request is larger than the server takes. Send it in parts."""

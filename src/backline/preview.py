@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from backline.embedders.base import Embedder
-from backline.store import Store, WalkedRow
+from backline.store import JobStore, WalkedRow
 from backline.types import Collection
 
 PAGE: Final = 1000
@@ -40,7 +40,7 @@ class Preview:
     time_basis: str
 
 
-async def estimate(store: Store, collection: Collection, embedder: Embedder) -> Preview:
+async def estimate(store: JobStore, collection: Collection, embedder: Embedder) -> Preview:
     """Walk the whole table and add up what is due."""
     rows = due = cached = tokens = truncated = 0
     seen: set[bytes] = set()
@@ -89,7 +89,7 @@ def _first_seen(rows: list[WalkedRow], seen: set[bytes]) -> list[WalkedRow]:
 
 
 async def _time(
-    store: Store, collection: Collection, embedder: Embedder, sample: list[str], texts: int
+    store: JobStore, collection: Collection, embedder: Embedder, sample: list[str], texts: int
 ) -> tuple[float | None, str]:
     """An estimate, and what it rests on: an earlier run, or a sample where that costs nothing."""
     if texts == 0:

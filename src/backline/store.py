@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from psycopg.rows import DictRow
 
 from backline import binary, errors
 from backline.connector import Connector
-from backline.sql import query
+from backline.sql import queries, query
 from backline.types import (
     Action,
     Collection,
@@ -113,12 +114,80 @@ class Usage:
 NO_USAGE: Final = Usage()
 
 
+class JobStore(Protocol):
+    """What the engine asks of a store, over Postgres (`Store`) or over PostgREST (`RestStore`).
+
+    What each verb means is said where `Store` has it. A verb may be called again when nobody knows
+    whether it was carried out.
+    """
+
+    @property
+    def has_sessions(self) -> bool: ...
+
+    async def collections(self) -> list[Collection]: ...
+    async def collection(self, name: str | None = None) -> Collection: ...
+    async def coverage(self, collection: Collection) -> Coverage: ...
+    async def recount(self, collection: int) -> dict[str, int]: ...
+    async def compact(self, collection: Collection) -> None: ...
+    async def verify_page(
+        self, collection: Collection, after: str | None, limit: int
+    ) -> VerifiedPage: ...
+    async def now(self) -> datetime: ...
+    async def search_rows(self, values: Mapping[str, Any]) -> list[dict[str, Any]]: ...
+    async def walk_page(
+        self, collection: Collection, after: str | None, limit: int
+    ) -> list[WalkedRow]: ...
+    async def claim(self, collection: Collection, worker: int, limit: int) -> list[Job]: ...
+    async def claim_page(
+        self, collection: Collection, worker: int, run: int | None, after: str | None, limit: int
+    ) -> ClaimedPage: ...
+    async def complete(
+        self, collection: Collection, worker: int, run: int | None, rows: Sequence[NewVector], *,
+        cache: bool, usage: Usage = NO_USAGE,
+    ) -> list[tuple[str, Outcome]]: ...  # fmt: skip
+    async def confirm(
+        self, collection: Collection, worker: int, run: int | None, rows: Sequence[NewVector],
+        call: UUID, batches: int = 1,
+    ) -> list[tuple[str, str]]: ...  # fmt: skip
+    async def fail(
+        self, collection: Collection, worker: int, run: int | None, rows: Sequence[FailedAttempt]
+    ) -> list[str]: ...
+    async def release(self, worker: int, keys: Sequence[str] | None = None) -> int: ...
+    async def outstanding(
+        self, collection: Collection, before: datetime
+    ) -> tuple[bool, float | None]: ...
+    async def register(
+        self, collection: Collection, run: int | None, lease: float, replaces: int | None = None
+    ) -> Lease: ...
+    async def heartbeat(
+        self, lease: Lease, run: int | None, seconds: float, rate: float
+    ) -> tuple[bool, str | None]: ...
+    async def retire(self, lease: Lease) -> None: ...
+    async def hang_up(self, lease: Lease) -> None: ...
+    async def reap(self, collection: Collection) -> int: ...
+    async def start_run(self, collection: Collection, settings: Mapping[str, Any]) -> int: ...
+    async def finish_run(self, run: int, state: str, report: Mapping[str, Any]) -> None: ...
+    async def cancel_run(self, run: int) -> bool: ...
+    async def runs(
+        self, collection: Collection | None = None, run: int | None = None, limit: int = 20
+    ) -> list[RunRecord]: ...
+    def failures(self, collection: Collection, page: int = 1000) -> AsyncIterator[Failure]: ...
+    async def run_failures(self, run: int, limit: int = 20) -> list[tuple[str, str, str]]: ...
+    async def retry_failures(self, collection: Collection, keys: Sequence[str] | None) -> int: ...
+    async def drop_failures(self, collection: Collection, keys: Sequence[str] | None) -> int: ...
+
+
 class Store:
     """The domain over one database."""
 
     def __init__(self, connector: Connector) -> None:
         self.connector = connector
         self._oid: int | None = None
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether a connection outlives a transaction, so that it can listen and show life."""
+        return self.connector.has_sessions
 
     # --- collections ---
 
@@ -132,7 +201,7 @@ class Store:
         migrated = await self.connector.fetch_one(query("is_migrated"))
         if not migrated["migrated"]:
             raise errors.NotMigratedError
-        return [_collection(row) for row in await self.connector.fetch(query("collection_columns"))]
+        return [collection_of(row) for row in await self.connector.fetch(query("collections"))]
 
     async def collection(self, name: str | None = None) -> Collection:
         """The collection of that name, or, without a name, the only one or `music_knowledge`.
@@ -141,19 +210,7 @@ class Store:
             CollectionNotFoundError: there is none of that name, or several to choose from.
 
         """
-        known = await self.collections()
-        wanted = [c for c in known if name in (c.name, c.table)]
-        if name is None:
-            wanted = known if len(known) == 1 else [c for c in known if c.name == "music_knowledge"]
-        if wanted:
-            return wanted[0]
-        names = ", ".join(c.name for c in known) or "none yet"
-        raise errors.CollectionNotFoundError(
-            f"There is no collection {name!r}; declared: {names}. "
-            "Declare it first: backline add TABLE --text '{column} …'."
-            if name
-            else f"Say which collection: {names}."
-        )
+        return choose(await self.collections(), name)
 
     async def find_table(self, name: str) -> DictRow:
         """Oid, schema and name of a table.
@@ -254,6 +311,10 @@ class Store:
             )
             for r in rows
         ]
+
+    async def search_rows(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The rows of `backline.search`, for the values that the statement names."""
+        return await self.connector.fetch(queries("search.sql")["search"], values)
 
     async def walk_page(
         self, collection: Collection, after: str | None, limit: int
@@ -360,17 +421,30 @@ class Store:
             self._oid = int((await self.connector.fetch_one(query("vector_oid")))["oid"])
         return self._oid
 
+    async def confirm(
+        self, collection: Collection, worker: int, run: int | None, rows: Sequence[NewVector],
+        call: UUID, batches: int = 1,
+    ) -> list[tuple[str, str]]:  # fmt: skip
+        """End the jobs of rows that somebody else embedded, as far as their vectors are stored.
+
+        Returns:
+            (key, outcome) of the others: those of `complete`, or "unstored" where the text is
+            unchanged and no vector of it is there.
+        """
+        values = {
+            "call": call, "collection": collection.id, "worker": worker, "run": run,
+            "keys": [row.key for row in rows], "hashes": [row.content_hash for row in rows],
+            "leases": [row.lease for row in rows], "batches": batches,
+            "model": collection.model_id,
+        }  # fmt: skip
+        row = await self.connector.fetch_one(query("confirm"), values)
+        return [(key, outcome) for key, outcome in row["outcomes"]]
+
     async def fail(
         self, collection: Collection, worker: int, run: int | None, rows: Sequence[FailedAttempt]
     ) -> list[str]:
         """Record failed attempts; returns the keys that somebody is editing: report them again."""
-        payload = [
-            {
-                "key": row.key, "content_hash": row.content_hash.hex(), "kind": row.kind,
-                "error": row.error, "retry_in": row.retry_in, "lease": row.lease,
-            }
-            for row in rows
-        ]  # fmt: skip
+        payload = [failed_row(row) for row in rows]
         row = await self.connector.fetch_one(
             query("fail"),
             {
@@ -473,8 +547,7 @@ class Store:
             query("runs"),
             {"collection": collection.id if collection else None, "run": run, "limit": limit},
         )
-        names = RunRecord.__dataclass_fields__
-        return [RunRecord(**{name: row[name] for name in names}) for row in rows]
+        return [RunRecord(**row) for row in rows]
 
     # --- dead letters ---
 
@@ -523,7 +596,37 @@ def _identity(model: Model) -> dict[str, Any]:
     }
 
 
-def _collection(row: DictRow) -> Collection:
+def failed_row(row: FailedAttempt) -> dict[str, Any]:
+    """A failed attempt as `backline.fail` reads it."""
+    return {
+        "key": row.key, "content_hash": row.content_hash.hex(), "kind": row.kind,
+        "error": row.error, "retry_in": row.retry_in, "lease": row.lease,
+    }  # fmt: skip
+
+
+def choose(known: Sequence[Collection], name: str | None) -> Collection:
+    """The collection of that name, or, without a name, the only one or `music_knowledge`.
+
+    Raises:
+        CollectionNotFoundError: there is none of that name, or several to choose from.
+
+    """
+    wanted = [c for c in known if name in (c.name, c.table)]
+    if name is None:
+        wanted = [c for c in known if len(known) == 1 or c.name == "music_knowledge"]
+    if wanted:
+        return wanted[0]
+    names = ", ".join(c.name for c in known) or "none yet"
+    raise errors.CollectionNotFoundError(
+        f"There is no collection {name!r}; declared: {names}. "
+        "Declare it first: backline add TABLE --text '{column} …'."
+        if name
+        else f"Say which collection: {names}."
+    )
+
+
+def collection_of(row: Mapping[str, Any]) -> Collection:
+    """A row of `backline.collection_records` as a value."""
     return Collection(
         id=row["id"],
         name=row["name"],

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -23,8 +23,8 @@ from backline import batching, binary, errors
 from backline.backlog import Backlog, Unit, Verdict
 from backline.embedders.base import Embedder
 from backline.limiter import Limiter
-from backline.store import Lease, NewVector, Store, Usage
-from backline.types import Action, Collection, FailedAttempt, Job, Vectors
+from backline.store import JobStore, Lease, NewVector, Usage
+from backline.types import Action, Collection, FailedAttempt, Job
 from backline.writer import Write, Writer
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class Walk:
         return self.explored and not self._held
 
     async def claim(
-        self, store: Store, collection: Collection, worker: int, run: int | None, limit: int
+        self, store: JobStore, collection: Collection, worker: int, run: int | None, limit: int
     ) -> list[Job]:
         """Lease what is due in the next page."""
         if self.explored:
@@ -103,7 +103,7 @@ class Walk:
         self._largest = min(LARGEST_CLAIM, 2 * self._largest)
         return page.jobs
 
-    async def _pass_by(self, store: Store, collection: Collection) -> None:
+    async def _pass_by(self, store: JobStore, collection: Collection) -> None:
         """Somebody's open transaction holds a row of this page: come back to it at the end."""
         self._held.append((self._after, SMALLEST_PAGE))
         rows = await store.walk_page(collection, self._after, SMALLEST_PAGE)
@@ -114,7 +114,7 @@ class Walk:
         self.explored = at_end
 
     async def _claim_held(
-        self, store: Store, collection: Collection, worker: int, run: int | None
+        self, store: JobStore, collection: Collection, worker: int, run: int | None
     ) -> list[Job]:
         """Try a page that was passed by again, in halves: the rows beside the held one can go."""
         after, size = self._held.popleft()
@@ -143,7 +143,7 @@ class Worker:
 
     def __init__(
         self,
-        store: Store,
+        store: JobStore,
         collection: Collection,
         embedder: Embedder,
         limiter: Limiter,
@@ -468,7 +468,7 @@ class Worker:
         """Embed a batch, and see to it whatever the provider answers."""
         try:
             async with self._limiter.slot(sum(unit.tokens for unit in units)):
-                vectors = await self._embedder.embed([unit.text for unit in units])
+                answer = await self._ask(units)
         except errors.RateLimitedError as error:
             self._limiter.defer(error.retry_after)
             self._check_patience(error)
@@ -484,9 +484,13 @@ class Worker:
             self._accepted_at = time.monotonic()
             self._failing_since = None
             self._rejections = -1
-            await self._accepted(units, vectors)
+            await self._accepted(units, answer)
 
-    async def _accepted(self, units: list[Unit], vectors: Vectors) -> None:
+    async def _ask(self, units: list[Unit]) -> Any:
+        """One request for a batch; what it answers is for `_accepted`."""
+        return await self._embedder.embed([unit.text for unit in units])
+
+    async def _accepted(self, units: list[Unit], vectors: Any) -> None:
         """Hand a batch to the writer, each vector with every row that waits for it."""
         self.tally.requests += 1
         usage = Usage(1, sum(u.tokens for u in units), sum(u.truncated for u in units))

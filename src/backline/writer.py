@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from backline import batching, errors
 from backline.backlog import Unit
-from backline.store import NO_USAGE, NewVector, Store, Usage
+from backline.store import NO_USAGE, JobStore, NewVector, Usage
 from backline.types import Collection, FailedAttempt, Outcome
 
 TARGET_SECONDS: Final = 0.040
@@ -54,7 +54,7 @@ class Writer:
 
     def __init__(
         self,
-        store: Store,
+        store: JobStore,
         collection: Collection,
         worker: Callable[[], int],
         *,

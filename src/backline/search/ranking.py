@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, get_args
-
-from psycopg.rows import DictRow
 
 from backline import errors
 from backline.embedders.base import Embedder
 from backline.search.filters import Filter, parse
-from backline.sql import queries
-from backline.store import Store
+from backline.store import JobStore
 from backline.types import Collection, SearchHit
 
 Mode: TypeAlias = Literal["hybrid", "semantic", "keyword"]
@@ -50,7 +47,7 @@ class Query:
 
 
 async def search(
-    store: Store, collection: Collection, embedder: Embedder | None, query: Query | str
+    store: JobStore, collection: Collection, embedder: Embedder | None, query: Query | str
 ) -> list[SearchHit]:
     """The rows that answer a query, best first.
 
@@ -72,26 +69,25 @@ async def search(
 
 
 async def semantic(
-    store: Store, collection: Collection, embedder: Embedder, query: str, limit: int = 10
+    store: JobStore, collection: Collection, embedder: Embedder, query: str, limit: int = 10
 ) -> list[SearchHit]:
     """The rows whose vectors are nearest to the query's, best first; scores are cosines."""
     return await search(store, collection, embedder, Query(query, "semantic", limit))
 
 
 async def keyword(
-    store: Store, collection: Collection, query: str, limit: int = 10
+    store: JobStore, collection: Collection, query: str, limit: int = 10
 ) -> list[SearchHit]:
     """The rows that share words with the query, best first; scores are BM25."""
     return await search(store, collection, None, Query(query, "keyword", limit))
 
 
 async def ranked(
-    store: Store, collection: Collection, query: Query, text: str, vector: Sequence[float] | None
+    store: JobStore, collection: Collection, query: Query, text: str, vector: Sequence[float] | None
 ) -> list[SearchHit]:
     """The hits for a query whose vector is at hand, None in mode "keyword"."""
     condition = parse(query.where) if isinstance(query.where, str) else query.where
-    rows = await store.connector.fetch(
-        queries("search.sql")["search"],
+    rows = await store.search_rows(
         {
             "collection": collection.id, "mode": query.mode, "text": text,
             "vector": None if vector is None else list(vector),
@@ -151,7 +147,7 @@ async def embedded(collection: Collection, embedder: Embedder | None, text: str)
     return values
 
 
-def _hit(row: DictRow) -> SearchHit:
+def _hit(row: Mapping[str, Any]) -> SearchHit:
     parts = {name: row[name] for name in ("dense", "keyword") if row[name] is not None}
     record: dict[str, Any] = row["record"]
     return SearchHit(

@@ -13,23 +13,9 @@ join pg_catalog.pg_namespace n on n.oid = x.extnamespace where x.extname = 'vect
 -- Whether the server could install pgvector.
 select exists (select from pg_catalog.pg_available_extensions where name = 'vector') as available
 
--- name: collection_columns
+-- name: collections
 -- The collections with what the catalog says of their tables now.
-select c.id, c.name, c.table_schema, c.table_name, c.key_column, c.text_template,
-       c.embedding_column, c.max_attempts, c.model_id,
-       m.provider, m.name as model, m.revision, m.dimensions,
-       k.oid is not null as table_exists,
-       a.attname is not null as column_exists,
-       t.typname as column_type,
-       case when a.atttypmod > 0 then a.atttypmod end as column_dimensions
-from backline.collections c
-join backline.models m on m.id = c.model_id
-left join pg_catalog.pg_namespace n on n.nspname = c.table_schema
-left join pg_catalog.pg_class k on k.relnamespace = n.oid and k.relname = c.table_name
-left join pg_catalog.pg_attribute a on a.attrelid = k.oid and a.attname = c.embedding_column
-  and not a.attisdropped
-left join pg_catalog.pg_type t on t.oid = a.atttypid
-order by c.name
+select * from backline.collection_records()
 
 -- name: find_table
 -- A table by the name that a person wrote, in the search path or qualified.
@@ -93,6 +79,10 @@ select * from backline.complete(%(collection)s, %(worker)s, %(run)s, %(cache)s,
   %(keys)b, %(actions)b, %(hashes)b, %(vectors)b, %(batches)s, %(tokens)s, %(truncated)s,
   %(model)s, %(leases)b)
 
+-- name: confirm
+select backline.confirm(%(call)s, %(collection)s, %(worker)s, %(run)s, %(keys)s, %(hashes)s,
+  %(leases)s, %(batches)s, %(model)s) as outcomes
+
 -- name: fail
 select backline.fail(%(collection)s, %(worker)s, %(run)s, %(rows)s) as busy
 
@@ -126,21 +116,7 @@ select backline.finish_run(%(run)s, %(state)s, %(report)s)
 select backline.cancel_run(%(run)s) as state
 
 -- name: runs
-select r.id, r.state, r.scanned, r.due, r.settings, r.started_at, r.finished_at, c.name as collection,
-  n.embedded::bigint, n.reused::bigint, n.failed::bigint, n.batches::bigint, n.tokens::bigint,
-  m.provider || '/' || m.name as model,
-  extract(epoch from coalesce(r.finished_at, now()) - r.started_at)::float8 as seconds
-from backline.runs r join backline.collections c on c.id = r.collection_id
-join backline.models m on m.id = r.model_id
-cross join lateral (
-  select coalesce(sum(k.embedded), 0) as embedded, coalesce(sum(k.reused), 0) as reused,
-    coalesce(sum(k.failed), 0) as failed, coalesce(sum(k.batches), 0) as batches,
-    coalesce(sum(k.tokens), 0) as tokens
-  from backline.run_counts k where k.run_id = r.id
-) n
-where (%(collection)s::int is null or r.collection_id = %(collection)s)
-  and (%(run)s::bigint is null or r.id = %(run)s)
-order by r.id desc limit %(limit)s
+select * from backline.run_records(%(collection)s, %(run)s, %(limit)s)
 
 -- name: failures
 select f.key, f.kind, f.error, f.attempts, f.failed_at, f.run_id
