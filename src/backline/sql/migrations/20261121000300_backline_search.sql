@@ -9,7 +9,7 @@
 -- How a collection is indexed for keywords. A field that is named twice in the template weighs twice.
 create table backline.keyword_indexes (
   collection_id int      primary key,
-  language      regconfig not null default 'pg_catalog.english',
+  language      text     not null default 'english',  -- as text: pg_upgrade refuses columns of type regconfig
   text_template text     not null,
   text_sql      text     not null,           -- the template, compiled to an expression over the alias r
   built_at      timestamptz                  -- null until every row of the table is in it
@@ -216,10 +216,10 @@ begin
   select coalesce(p_template, k.text_template, c.text_template) into v_template
   from (values (1)) one left join backline.keyword_indexes k on k.collection_id = p_collection;
   insert into backline.keyword_indexes as k (collection_id, language, text_template, text_sql)
-  values (p_collection, coalesce(p_language, 'pg_catalog.english'), v_template,
+  values (p_collection, coalesce(p_language, 'pg_catalog.english')::text, v_template,
           backline.compile_template(v_table::regclass, v_template))
   on conflict (collection_id) do update set text_template = excluded.text_template,
-    text_sql = excluded.text_sql, language = coalesce(p_language, k.language);
+    text_sql = excluded.text_sql, language = coalesce(p_language::text, k.language);
   perform backline.install_keyword_triggers(p_collection);
   perform backline.empty_keywords(p_collection, false);
   execute format('select count(*) from (select 1 from %s limit 1001) r', v_table) into v_rows;
@@ -412,7 +412,7 @@ declare
   v_language regconfig;
   v_query text := left(p_query, 2000);
 begin
-  select k.language into v_language from backline.keyword_indexes k where k.collection_id = p_collection;
+  select k.language::regconfig into v_language from backline.keyword_indexes k where k.collection_id = p_collection;
   return query
   with words as (
     select m[1] as word, row_number() over () as n from regexp_matches(lower(v_query), '\w+', 'g') m
@@ -663,7 +663,7 @@ begin
   perform backline.check_reader(p_collection);
   select format('%I.%I', c.table_schema, c.table_name)::regclass, c.key_column, c.key_type, c.text_sql,
          c.embedding_column, m.dimensions, t.typname, case when a.atttypmod > 0 then a.atttypmod end,
-         k.language, k.built_at is not null
+         k.language::regconfig, k.built_at is not null
   into source, key_column, key_type, text_sql, embedding_column, dimensions, column_type, column_dimensions,
        language, keywords_built
   from backline.collections c
