@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, LiteralString, TypeAlias
+from typing import Any, Final, Literal, LiteralString, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection, sql
@@ -114,12 +114,34 @@ def address(conninfo: str) -> str:
     return f"{shown}{port}/{parts.get('dbname') or 'postgres'}"
 
 
-def uses_transaction_pooler(conninfo: str) -> bool:
-    """Port 6543 is Supabase's transaction pooler: no session outlives a transaction there."""
+def pooling(conninfo: str) -> Literal["transaction", "session"] | None:
+    """What an address says of a pooler behind it; None: it says nothing.
+
+    Supabase's poolers work by transaction at port 6543 and by session at 5432.
+    """
     try:
-        return conninfo_to_dict(conninfo).get("port") in ("6543", 6543)
+        parts = conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError:
-        return False
+        return None
+    if str(parts.get("port")) == "6543":
+        return "transaction"
+    supabase = str(parts.get("host") or "").endswith(".pooler.supabase.com")
+    return "session" if supabase else None
+
+
+async def keeps_sessions(conninfo: str, connection: AsyncConnection[DictRow]) -> bool:
+    """Whether settings, locks and LISTEN of a connection outlive a transaction.
+
+    A server names its process when a client connects. A pooler makes a name up, because it cannot
+    know yet which process will serve the client; where it is one that keeps a process for a client,
+    believing that it does not costs only polling in place of LISTEN.
+    """
+    told = pooling(conninfo)
+    if told is not None:
+        return told == "session"
+    cursor = await connection.execute("select pg_backend_pid() as pid")
+    row = await cursor.fetchone()
+    return row is not None and row["pid"] == connection.info.backend_pid
 
 
 class Transaction:
@@ -182,7 +204,7 @@ class Connector:
     def __init__(self, conninfo: str, *, size: int = 6) -> None:
         self.conninfo = conninfo
         self.where = address(conninfo)
-        self.has_sessions = not uses_transaction_pooler(conninfo)
+        self.has_sessions = pooling(conninfo) != "transaction"  # `open` finds out
         self._pool: AsyncConnectionPool[AsyncConnection[DictRow]] = AsyncConnectionPool(
             conninfo,
             min_size=0,
@@ -190,7 +212,7 @@ class Connector:
             open=False,
             timeout=10,
             check=AsyncConnectionPool.check_connection,
-            configure=_with_iso_dates if self.has_sessions else None,
+            configure=self._configure,
             kwargs=self._options(autocommit=True),
         )
 
@@ -207,7 +229,11 @@ class Connector:
     async def open(self) -> None:
         """Connect once, so that a wrong URL or password is found now and said plainly."""
         connection = await self.dedicated()
-        await connection.close()
+        try:
+            with self._translated():
+                self.has_sessions = await keeps_sessions(self.conninfo, connection)
+        finally:
+            await connection.close()
         await self._pool.open()
 
     async def aclose(self) -> None:
@@ -246,13 +272,13 @@ class Connector:
             async with self._pool.connection() as connection:
                 return await Transaction(connection).execute(statement, params)
 
+    async def _configure(self, connection: AsyncConnection[DictRow]) -> None:
+        """Whatever the database's own style, timestamps come in the one that the driver reads."""
+        if self.has_sessions:
+            await connection.execute("set datestyle to 'ISO, YMD'")
+
     def _translated(self) -> _Translated:
         return _Translated(self.where)
-
-
-async def _with_iso_dates(connection: AsyncConnection[DictRow]) -> None:
-    """Whatever the database's own style, timestamps come in the one that the driver reads."""
-    await connection.execute("set datestyle to 'ISO, YMD'")
 
 
 class _Translated:
