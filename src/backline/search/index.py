@@ -213,15 +213,20 @@ async def ensure_vectors(
 
 
 async def _build(store: Store, there: DictRow) -> None:
-    """Make the index on a connection of its own, in memory that holds the whole graph."""
+    """Make the index on a connection of its own, in memory that holds the whole graph.
+
+    Through a transaction pooler the database's own limits hold: a setting would not reach the
+    build, which cannot be in a transaction, and would stay with whoever gets the connection next.
+    """
     session = await store.connector.dedicated()
     memory = min(LARGEST_MEMORY, max(SMALLEST_MEMORY, int(there["bytes"] * 1.2))) >> 10
+    settings = (
+        f"set lock_timeout = '{LOCK_TIMEOUT}'",
+        "set statement_timeout = 0",
+        f"set maintenance_work_mem = {memory}",
+    )
     try:
-        for setting in (
-            f"set lock_timeout = '{LOCK_TIMEOUT}'",
-            "set statement_timeout = 0",
-            f"set maintenance_work_mem = {memory}",
-        ):
+        for setting in settings if store.connector.has_sessions else ():
             await _execute(store, session, setting)
         # What an interrupted build left behind is invalid, and would keep the name.
         await _execute(store, session, there["unmake"])
@@ -233,9 +238,17 @@ async def _build(store: Store, there: DictRow) -> None:
 async def _make(store: Store, session: AsyncConnection[DictRow], there: DictRow) -> None:
     try:
         await _execute(store, session, there["make"])
+    except errors.StatementTimeoutError as error:
+        await _execute(store, session, there["unmake"])
+        raise errors.StatementTimeoutError(
+            f"{error} The index takes longer than this connection may: build it with the direct "
+            "connection or the session pooler (port 5432) in DATABASE_URL: backline index."
+        ) from error
     except errors.DatabaseFullError:
         # Parallel builds share memory through /dev/shm, which containers keep small.
         await _execute(store, session, there["unmake"])
+        if not store.connector.has_sessions:
+            raise
         await _execute(store, session, "set max_parallel_maintenance_workers = 0")
         await _execute(store, session, there["make"])
     except errors.ContentionError:
