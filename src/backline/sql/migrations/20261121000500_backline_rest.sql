@@ -54,11 +54,12 @@ end $$;
 create function backline.collection_records()
 returns table (id int, name text, table_schema text, table_name text, key_column text, text_template text,
                embedding_column text, max_attempts int, model_id int, provider text, model text,
-               revision text, dimensions int, table_exists boolean, column_type text, column_dimensions int)
+               revision text, dimensions int, table_exists boolean, column_type text, column_dimensions int,
+               long_text text)
 language sql stable set search_path = '' as $$
   select c.id, c.name, c.table_schema, c.table_name, c.key_column, c.text_template, c.embedding_column,
          c.max_attempts, c.model_id, m.provider, m.name, m.revision, m.dimensions,
-         k.oid is not null, t.typname::text, case when a.atttypmod > 0 then a.atttypmod end
+         k.oid is not null, t.typname::text, case when a.atttypmod > 0 then a.atttypmod end, c.long_text
   from backline.collections c
   join backline.models m on m.id = c.model_id
   left join pg_catalog.pg_namespace n on n.nspname = c.table_schema
@@ -86,18 +87,18 @@ end $$;
 create function backline.run_records(p_collection int, p_run bigint, p_limit int)
 returns table (id bigint, state text, scanned bigint, due bigint, settings jsonb, started_at timestamptz,
                finished_at timestamptz, collection text, embedded bigint, reused bigint, failed bigint,
-               batches bigint, tokens bigint, model text, seconds float8)
+               batches bigint, tokens bigint, model text, seconds float8, long bigint)
 language sql stable set search_path = '' as $$
   select r.id, r.state, r.scanned, r.due, r.settings, r.started_at, r.finished_at, c.name,
     n.embedded::bigint, n.reused::bigint, n.failed::bigint, n.batches::bigint, n.tokens::bigint,
     m.provider || '/' || m.name,
-    extract(epoch from coalesce(r.finished_at, now()) - r.started_at)::float8
+    extract(epoch from coalesce(r.finished_at, now()) - r.started_at)::float8, n.long::bigint
   from backline.runs r join backline.collections c on c.id = r.collection_id
   join backline.models m on m.id = r.model_id
   cross join lateral (
     select coalesce(sum(k.embedded), 0) as embedded, coalesce(sum(k.reused), 0) as reused,
       coalesce(sum(k.failed), 0) as failed, coalesce(sum(k.batches), 0) as batches,
-      coalesce(sum(k.tokens), 0) as tokens
+      coalesce(sum(k.tokens), 0) as tokens, coalesce(sum(k.truncated), 0) as long
     from backline.run_counts k where k.run_id = r.id
   ) n
   where (p_collection is null or r.collection_id = p_collection) and (p_run is null or r.id = p_run)
@@ -130,8 +131,8 @@ begin
       when r.hash <> i.hash then 'changed'
       when s.content_hash = i.hash and s.model_id = $4 and not s.stale and r.missing = s.blank then 'fresh'
       when r.blank then 'blank'
-      when (select true from backline.vectors v
-            where v.model_id = $4 and v.content_hash = i.hash offset 0) then 'reuse'
+      when (select true from backline.vectors v where v.model_id = $4 and v.content_hash = i.hash
+              and (v.cut is null or v.cut = $5) offset 0) then 'reuse'
       else 'embed' end
     from unnest($2, $3) with ordinality as i(key, hash, position)
     left join lateral (
@@ -142,7 +143,7 @@ begin
       select x.* from backline.stamps x where x.collection_id = $1 and x.key = i.key offset 0) s on true
     order by i.position
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name), c.key_type)
-  using p_collection, p_keys, p_hashes, c.model_id;
+  using p_collection, p_keys, p_hashes, c.model_id, c.long_text;
 end $$;
 comment on function backline.inspect is
   'API: what rows brought with the hash of their text need, before anything is spent on them.';
@@ -356,7 +357,7 @@ create function public.backline_complete(
   p_call uuid, p_collection int, p_worker bigint, p_run bigint, p_cache boolean,
   p_keys text[], p_actions text[], p_hashes bytea[], p_vectors text[],
   p_batches bigint default 0, p_tokens bigint default 0, p_truncated bigint default 0,
-  p_model int default null, p_leases bigint[] default null,
+  p_model int default null, p_leases bigint[] default null, p_long boolean[] default null,
   p_path text default pg_catalog.current_setting('search_path')
 ) returns jsonb language plpgsql set search_path = '' set statement_timeout = '55s' as $$
 declare
@@ -369,7 +370,7 @@ begin
   select coalesce(jsonb_agg(jsonb_build_array(c.key, c.outcome)), '[]') into v_answer
   from backline.complete(p_collection, p_worker, p_run, p_cache, p_keys, p_actions, p_hashes,
                          p_vectors::extensions.vector[], p_batches, p_tokens, p_truncated, p_model,
-                         p_leases, p_path) c;
+                         p_leases, p_path, p_long) c;
   return backline.keep_answer(p_call, v_answer);
 end $$;
 

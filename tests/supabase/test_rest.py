@@ -1,0 +1,270 @@
+"""The engine over PostgREST: a real one, behind a gateway that can fail on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+
+import pytest
+
+from backline import errors, search
+from backline.backfill import verify
+from tests.integration.harness import overpaid, running
+from tests.provider import StandInProvider
+from tests.supabase.stack import Project
+from tests.supabase.worlds import RestWorld, rest_store, rest_world
+
+RPC = "/rest/v1/rpc/backline_"
+
+
+def texts(count: int, word: str = "note") -> list[str]:
+    return [f"{word} number {n}" for n in range(count)]
+
+
+async def as_found(w: RestWorld) -> None:
+    """The table as it was before it was declared: nothing is enqueued, and only a walk finds it."""
+    await w.sql("delete from backline.jobs")
+
+
+# --- the job --------------------------------------------------------------------------------------
+
+
+async def test_more_rows_than_postgrest_answers_at_once(
+    project: Project, provider: StandInProvider
+) -> None:
+    async with rest_world(project, provider) as w:
+        await w.insert(*texts(2500), None, "  ", "note number 7")
+        await as_found(w)
+        report = await w.fill(batch_size=500)
+        assert (report.scanned, report.embedded, report.reused) == (2503, 2501, 1)
+        assert report.complete
+        await w.check_complete()
+        assert overpaid(provider) == Counter()
+        again = await w.fill()
+        assert (again.embedded, again.batches) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["secret", "service_jwt"])
+async def test_both_kinds_of_key_work(project: Project, kind: str) -> None:
+    async with rest_world(project, key=getattr(project.keys, kind)) as w:
+        await w.insert(*texts(3))
+        report = await w.fill()
+        assert (report.embedded, report.complete) == (3, True)
+
+
+async def test_an_opaque_key_travels_in_apikey_only(project: Project) -> None:
+    async with rest_store(project) as store:
+        await store.collections()
+    seen = [request.headers for request in project.gateway.seen]
+    assert seen
+    assert {headers["apikey"] for headers in seen} == {project.keys.secret}
+    assert [headers for headers in seen if "authorization" in headers] == []
+
+
+async def test_texts_of_every_awkward_kind(project: Project) -> None:
+    awkward = [
+        "ⓐ ünïcode 🎛️",
+        'quote " and \\ backslash',
+        "tab\tand\nline",
+        "<|endoftext|>",
+        "{a,b}",
+    ]
+    async with rest_world(project) as w:
+        await w.insert(*awkward, "long " * 6_000)
+        report = await w.fill()
+        assert (report.embedded, report.failed) == (6, 0)
+        await w.check_complete()
+
+
+async def test_vectors_arrive_to_the_last_bit(project: Project) -> None:
+    async with rest_world(project) as w:
+        await w.insert(*texts(40))
+        await w.fill()
+        rows = await w.sql("select body, embedding::text as vector from notes")
+        made = await w.embedder.embed([row["body"] for row in rows])
+        for row, vector in zip(rows, made, strict=True):
+            assert [float(x) for x in json.loads(row["vector"])] == pytest.approx(
+                vector.tolist(), abs=0, rel=1e-7
+            )
+
+
+async def test_search_and_verify_and_runs(project: Project) -> None:
+    async with rest_world(project) as w:
+        await w.insert("muddy vocals", "punchy drums", "wide pads")
+        report = await w.fill()
+        hits = await search.search(
+            w.rest, w.collection, w.embedder, search.Query("punchy drums", limit=2, snippets=True)
+        )
+        assert (hits[0].key, hits[0].row["body"]) == ("2", "punchy drums")
+        assert hits[0].snippet is not None and "<mark>" in hits[0].snippet
+        found = await verify(w.rest, w.collection)
+        assert (found.rows, found.embedded, found.passed) == (3, 3, True)
+        [run] = await w.rest.runs(w.collection)
+        assert (run.id, run.state, run.embedded) == (report.run, "completed", 3)
+        assert run.finished_at is not None and run.finished_at >= run.started_at
+        await w.sql("update notes set body = 'tight drums' where id = 2")
+        assert (await w.rest.coverage(w.collection)).pending == 1
+        assert (await verify(w.rest, w.collection)).problems == {"stale text": 1}
+
+
+async def test_an_edit_between_embedding_and_writing_wins(
+    project: Project, provider: StandInProvider
+) -> None:
+    async with rest_world(project, provider) as w:
+        await w.insert(*texts(5))
+        with provider.held():
+            async with running(w.fill()) as filling:
+                await asyncio.to_thread(provider.wait_in_flight)
+                await w.sql("update notes set body = 'edited meanwhile' where id = 3")
+                await w.sql("delete from notes where id = 4")
+                provider.behave(held=False)
+                await filling
+        await w.check_complete()
+        assert provider.texts_embedded["edited meanwhile"] == 1
+
+
+async def test_a_rejected_text_harms_its_own_row_alone(
+    project: Project, provider: StandInProvider
+) -> None:
+    provider.behave(reject_marker="BAD")
+    async with rest_world(project, provider) as w:
+        await w.insert(*texts(20), "BAD one", *texts(20, "more"))
+        report = await w.fill()
+        assert (report.embedded, report.failed) == (40, 1)
+        [failure] = [f async for f in w.rest.failures(w.collection)]
+        assert (failure.key, failure.kind, failure.run_id) == ("21", "rejected", report.run)
+        await w.check_complete(dead=["21"])
+        provider.behave(reject_marker=None)
+        assert await w.rest.retry_failures(w.collection, ["21"]) == 1
+        assert (await w.fill()).complete
+        await w.check_complete()
+
+
+async def test_a_row_that_postgres_refuses_is_a_dead_letter(project: Project) -> None:
+    async with rest_world(project) as w:
+        await w.sql(
+            "create function refuse() returns trigger language plpgsql as "
+            "$$ begin if new.id = 3 and new.embedding is not null then "
+            "raise exception 'no vector for 3'; end if; return new; end $$"
+        )
+        await w.sql(
+            "create trigger refuse before update on notes for each row execute function refuse()"
+        )
+        await w.insert(*texts(8))
+        report = await w.fill()
+        assert (report.embedded, report.failed) == (7, 1)
+        assert "no vector for 3" in (await w.failures())["3"]
+        await w.check_complete(dead=["3"])
+        assert await w.rest.drop_failures(w.collection, None) == 1
+
+
+# --- faults ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+async def test_a_gateway_that_fails_costs_nothing(
+    project: Project, provider: StandInProvider, status: int
+) -> None:
+    async with rest_world(project, provider) as w:
+        await w.insert(*texts(300))
+        await as_found(w)
+        for verb in ("claim_page", "complete", "complete", "heartbeat", "coverage", "start_run"):
+            project.gateway.fail_next(status, path=RPC + verb, headers={"Retry-After": "0.2"})
+        report = await w.fill()
+        assert (report.embedded, report.failed, report.complete) == (300, 0, True)
+        await w.check_complete()
+        assert overpaid(provider) == Counter()
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["start_run", "register_worker", "claim", "claim_page", "complete", "fail", "finish_run"],
+)
+async def test_a_lost_answer_counts_once_and_loses_nothing(
+    project: Project, provider: StandInProvider, verb: str
+) -> None:
+    """The work was done and the answer was cut: the same call is made again."""
+    provider.behave(reject_marker="BAD")
+    async with rest_world(project, provider) as w:
+        await w.insert(*texts(120), "BAD one")
+        await as_found(w)
+        await w.sql("update notes set body = body || '!' where id <= 10")
+        project.gateway.cut_next(path=RPC + verb, times=2, after=True)
+        report = await w.fill()
+        cut = [s.path for s in project.gateway.seen if s.status is None]
+        assert cut == [RPC + verb] * 2
+        assert (report.embedded, report.failed) == (120, 1)
+        assert report.scanned <= 121
+        calls = [call for call in provider.calls if call.status == 200]
+        tokens = sum(w.embedder.count_tokens([t for call in calls for t in call.texts]))
+        assert (report.batches, report.tokens) == (len(calls), tokens)
+        assert overpaid(provider) == Counter()
+        await w.check_complete(dead=["121"])
+        assert len(await w.rest.runs(w.collection)) == 1
+
+
+async def test_a_claim_that_commits_after_its_caller_gave_up(
+    project: Project, provider: StandInProvider
+) -> None:
+    """Rows that were leased by an answer nobody heard are given back at the next claim."""
+    async with rest_world(project, provider) as w:
+        await w.insert(*texts(30))
+        await as_found(w)
+        lease = await w.rest.register(w.collection, None, 20)
+        before = await w.rest.claim_page(w.collection, lease.worker, None, None, 10)
+        project.gateway.cut_next(path=RPC + "claim_page", times=5, after=True)
+        with pytest.raises(errors.DatabaseUnavailableError):
+            await w.rest.claim_page(w.collection, lease.worker, None, before.last_key, 10)
+        jobs = await w.rest.claim(w.collection, lease.worker, 100)
+        held = await w.jobs()
+        assert {job.key for job in [*before.jobs, *jobs]} == set(held)
+        assert len(held) == 20
+        assert set(held.values()) == {lease.worker}
+        await w.rest.retire(lease)
+        await w.fill()
+        await w.check_complete()
+
+
+@pytest.mark.parametrize("verb", ["claim_page", "claim", "verify_page"])
+async def test_a_slow_statement_makes_the_pages_smaller(project: Project, verb: str) -> None:
+    """Postgres ends a statement at the role's limit; half the page may pass."""
+    async with rest_world(project) as w:
+        await w.insert(*texts(200))
+        if verb == "claim_page":
+            await as_found(w)
+        project.execute(f"alter function public.backline_{verb} set statement_timeout = '500ms'")
+        await w.sql(
+            "create function slow(text) returns text language plpgsql immutable as "
+            "$$ begin perform pg_sleep(0.004); return $1; end $$; "
+            "grant execute on function slow to service_role; "
+            "update backline.collections set text_sql = 'public.slow(' || text_sql || ')'"
+        )
+        project.wait_for_schema()
+        report = await w.fill(batch_size=100)
+        assert (report.embedded, report.complete) == (200, True)
+        assert (await verify(w.rest, w.collection)).passed
+        timeouts = [s for s in project.gateway.seen if s.path == RPC + verb and s.status != 200]
+        assert timeouts, "nothing was too slow"
+
+
+async def test_a_key_that_is_revoked_in_mid_run_ends_it(
+    project: Project, provider: StandInProvider
+) -> None:
+    async with rest_world(project, provider) as w:
+        await w.insert(*texts(200))
+        with provider.held():
+            async with running(w.fill(lease=2)) as filling:
+                await asyncio.to_thread(provider.wait_in_flight)
+                project.gateway.fail_next(
+                    401, times=100, path=RPC, body={"message": "Invalid API key"}
+                )
+                provider.behave(held=False)
+                with pytest.raises(
+                    errors.ProjectKeyError, match="refuses the key: Invalid API key"
+                ):
+                    await filling
+        project.gateway.reset()
+        report = await w.fill(lease=2)
+        assert report.complete
+        await w.settled()
