@@ -1,5 +1,5 @@
 -- Made by `make docs` from src/backline/data/music_knowledge.jsonl; edit that file, not this one.
--- Entries that are there already are left as they are. `backline backfill` gives them their vectors.
+-- Entries that are there already stay as they are. `backline backfill` makes their vectors.
 insert into public.music_knowledge
   (id, topic, category, title, suggestion, parameters, confidence)
 values
