@@ -14,7 +14,8 @@ from typing import Any, Final
 from backline import errors
 from backline.embedders.base import Embedder
 from backline.limiter import Limiter
-from backline.store import JobStore
+from backline.search.index import ROWS_WORTH_AN_INDEX, ensure_vectors
+from backline.store import JobStore, Store
 from backline.types import Collection, Coverage, Model, RunRecord, Verification
 from backline.worker import Walk, Worker, WorkerOptions
 
@@ -22,6 +23,19 @@ VERIFY_PAGE: Final = 2000
 EXAMPLES: Final = 10
 PROGRESS_SECONDS: Final = 0.5
 REPORT_AGAIN_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexOutcome:
+    """What became of the vectors' HNSW index after the fill, and why where that asks for a reason.
+
+    `state` is one of search's (built, in place, not needed, not possible), or `left out`: it was
+    not wanted, or not the time for it, or could not be built. `seconds` is what building it took.
+    """
+
+    state: str
+    seconds: float = 0.0
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +55,14 @@ class BackfillReport:
     failures: list[tuple[str, str, str]]
     batches: int
     tokens: int
-    truncated: list[str]
+    long: int
+    long_keys: list[str]
+    long_text: str
     seconds: float
     coverage: Coverage
+    index: IndexOutcome
     beside: list[int] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
     stopped_by: str | None = None
 
     @property
@@ -69,6 +87,7 @@ class BackfillReport:
 
 
 Progress = Callable[[RunRecord, Coverage], None]
+Notice = Callable[[str], None]
 
 
 def check(collection: Collection, model: Model) -> None:
@@ -152,6 +171,7 @@ class Backfill:
         settings: Mapping[str, Any] | None = None,
         *,
         make_worker: type[Worker] = Worker,
+        build_index: bool = True,
     ) -> None:
         self._store = store
         self._collection = collection
@@ -160,6 +180,9 @@ class Backfill:
         self._options = options
         self._settings = dict(settings or {})
         self._make_worker = make_worker
+        self._build_index = build_index
+        self._notice: Notice | None = None
+        self._notices: list[str] = []
         self._worker: Worker | None = None
         self._stopped_by: str | None = None
 
@@ -169,16 +192,22 @@ class Backfill:
         if self._worker is not None:
             self._worker.stop()
 
-    async def run(self, on_progress: Progress | None = None) -> BackfillReport:
+    async def run(
+        self, on_progress: Progress | None = None, notice: Notice | None = None
+    ) -> BackfillReport:
         """Embed everything that is due; returns the report, also of a run that fell short.
+
+        `notice` is told, as it comes, what the report has among its notices.
 
         Raises:
             ConfigurationError: see `check`; nothing was spent.
 
         """
         check(self._collection, self._embedder.model)
+        self._notice = notice
         await self._store.reap(self._collection)
         beside = [r.id for r in await self._store.runs(self._collection) if r.state == "running"]
+        await self._warn_of_index()
         run = await self._store.start_run(self._collection, self._settings)
         self._worker = self._make_worker(
             self._store, self._collection, self._embedder, self._limiter, self._options, run
@@ -197,6 +226,49 @@ class Backfill:
         if self._worker.run_state == "cancelling":
             self._stopped_by = self._stopped_by or "cancelled"
         return await self._report_patiently(run, beside, self._worker)
+
+    # --- the index ---
+
+    async def _warn_of_index(self) -> None:
+        """Say so where most of a big table is about to be added to the graph of an HNSW index."""
+        if not isinstance(self._store, Store):
+            return
+        there = await self._store.hnsw_indexes(self._collection)
+        coverage = await self._store.coverage(self._collection)
+        due = coverage.rows - coverage.blank - coverage.embedded
+        if not there or due < ROWS_WORTH_AN_INDEX or due < coverage.rows / 2:
+            return
+        self._say(
+            f"About {due:,} of {coverage.rows:,} rows are to be embedded while the HNSW index "
+            f"{there[0]} is there: each vector is added to its graph, which takes many times as "
+            f"long as building it anew. Quicker: stop, drop index {there[0]}, and run this again; "
+            "it builds the index at the end."
+        )
+
+    def _say(self, notice: str) -> None:
+        self._notices.append(notice)
+        if self._notice is not None:
+            self._notice(notice)
+
+    async def _index(self) -> IndexOutcome:
+        """Build the vectors' index, where the table is filled and big enough for one."""
+        if not self._build_index:
+            return IndexOutcome("left out", why="not wanted")
+        if self._stopped_by or self._options.max_rows is not None:
+            return IndexOutcome("left out", why="the run did not fill the table")
+        if not isinstance(self._store, Store):
+            return IndexOutcome(
+                "left out",
+                why="building it takes a connection to Postgres. With one, run: "
+                f"backline index {self._collection.name}",
+            )
+        try:
+            made = await ensure_vectors(self._store, self._collection)
+        except errors.DatabaseError as error:  # what was embedded stays embedded
+            return IndexOutcome(
+                "left out", why=f"{error} Later, run: backline index {self._collection.name}"
+            )
+        return IndexOutcome(made.state, made.seconds)
 
     @asynccontextmanager
     async def _reporting(self, run: int, on_progress: Progress | None) -> AsyncIterator[None]:
@@ -222,15 +294,18 @@ class Backfill:
         self, run: int, beside: list[int], worker: Worker
     ) -> BackfillReport:
         """The report, also where a connection breaks while it is read: the work is done."""
+        index = await self._index()
         for pause in REPORT_AGAIN_SECONDS:
             try:
-                return await self._report(run, beside, worker)
+                return await self._report(run, beside, worker, index)
             except (errors.DatabaseUnavailableError, errors.ContentionError):
                 await asyncio.sleep(pause)
-        return await self._report(run, beside, worker)
+        return await self._report(run, beside, worker, index)
 
-    async def _report(self, run: int, beside: list[int], worker: Worker) -> BackfillReport:
-        await self._store.recount(self._collection.id)
+    async def _report(
+        self, run: int, beside: list[int], worker: Worker, index: IndexOutcome
+    ) -> BackfillReport:
+        await self._recount()
         coverage = await self._store.coverage(self._collection)
         [record] = await self._store.runs(run=run)
         state = "completed"
@@ -250,14 +325,27 @@ class Backfill:
             failures=await self._store.run_failures(run),
             batches=record.batches,
             tokens=record.tokens,
-            truncated=worker.tally.truncated[:EXAMPLES],
-            seconds=record.seconds,
+            long=record.long,
+            long_keys=worker.tally.long,
+            long_text=self._collection.long_text,
+            seconds=record.seconds - index.seconds,
             coverage=coverage,
+            index=index,
             beside=beside,
+            notices=self._notices,
             stopped_by=self._stopped_by,
         )
         await self._store.finish_run(run, state, report.as_dict())
         return report
+
+    async def _recount(self) -> None:
+        try:
+            await self._store.recount(self._collection.id)
+        except errors.StatementTimeoutError:  # the ledger is kept true by triggers all the same
+            self._say(
+                "The rows could not be counted within the role's statement_timeout; the coverage "
+                "is that of the ledger."
+            )
 
 
 async def verify(

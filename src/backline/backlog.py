@@ -6,10 +6,15 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from backline import batching
-from backline.types import Job
+from backline.types import Job, Vectors
+
+SMALLEST_MEAN: Final = 1e-6
 
 
 class Verdict(NamedTuple):
@@ -26,18 +31,53 @@ class Unit:
 
     A unit stays known until every row of it is settled, so that a row that is claimed while its
     text is in flight, or while its vector is being written, joins it.
+
+    A text that is longer than the model reads may be embedded in `windows`: units of their own,
+    which have their jobs in common with the `whole`, and bring it their vectors.
     """
 
     content_hash: bytes
     text: str
     tokens: int
-    truncated: bool
+    long: bool
     jobs: list[Job] = field(default_factory=list)
     unsettled: int = 0
     element: bytes | None = None  # its vector, once there, in the form that the store takes
     verdict: Verdict | None = None
     faults: int = 0
     faults_since: float = 0.0
+    whole: Unit | None = None
+    windows: list[Unit] = field(default_factory=list)
+    vector: NDArray[np.float32] | None = None
+
+    @property
+    def settles(self) -> Unit:
+        """The unit that the database hears of."""
+        return self.whole or self
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether it is a window of a text that has failed by now."""
+        return self.whole is not None and self.whole.verdict is not None
+
+    def cut(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
+        """Embed this text in these windows."""
+        self.windows = [
+            Unit(b"", text, count, long=True, jobs=self.jobs, whole=self)
+            for text, count in zip(texts, tokens, strict=True)
+        ]
+        self.tokens = sum(tokens)
+
+    def mean(self) -> Vectors | None:
+        """The unit vector of all windows' mean, weighted by tokens; None until all are there."""
+        vectors = [window.vector for window in self.windows if window.vector is not None]
+        if len(vectors) < len(self.windows):
+            return None
+        mean = np.average(np.stack(vectors), axis=0, weights=[w.tokens for w in self.windows])
+        length = float(np.linalg.norm(mean))
+        # Windows that cancel out have no mean direction: the first one speaks for the text.
+        mean = vectors[0] if length < SMALLEST_MEAN else mean / length
+        return np.asarray(mean, dtype=np.float32).reshape(1, -1)
 
     @property
     def item(self) -> batching.Item:
@@ -78,8 +118,8 @@ class Backlog:
         async with self._changed:
             for unit in units:
                 self._units[unit.content_hash] = unit
-                self._ready.append(unit)
-                self._waiting += 1
+                self._ready.extend(unit.windows or [unit])
+                self._waiting += len(unit.windows) or 1
             self._changed.notify_all()
 
     async def put_back(self, units: Sequence[Unit]) -> None:
@@ -106,7 +146,9 @@ class Backlog:
                 if self._planned:
                     batch = self._planned.popleft()
                     self._waiting -= len(batch)
-                    return batch
+                    if wanted := [unit for unit in batch if not unit.abandoned]:
+                        return wanted
+                    continue
                 await self._changed.wait()
 
     async def flush(self) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 Batch: TypeAlias = tuple[int, ...]
 """Positions in the sequence that was planned."""
@@ -89,6 +89,45 @@ def unique(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
             firsts.append(index)
         inverse.append(at)
     return firsts, inverse
+
+
+def windows(text: str, max_tokens: int, truncate: Callable[[str], str]) -> list[str]:
+    """Cut a text into parts that the model reads whole, between words where there are any.
+
+    Args:
+        text: not blank.
+        max_tokens: what the model reads at most.
+        truncate: the longest beginning of a text that the model reads whole.
+
+    Raises:
+        ValueError: not even one character fits.
+    """
+    parts: list[str] = []
+    reach = CHARACTERS_A_TOKEN * max_tokens
+    while text:
+        # Never the whole rest: a long text would be counted anew, to its end, for every part.
+        ahead = text[:reach]
+        part = truncate(ahead)
+        if part == ahead and len(ahead) < len(text):
+            reach *= 2
+            continue
+        if not part:
+            raise ValueError(f"No part of {text[:20]!r} has at most {max_tokens} tokens.")
+        part = part if part == text else _to_the_word(part)
+        if part.strip():
+            parts.append(part)
+        text = text[len(part) :]
+    return parts
+
+
+CHARACTERS_A_TOKEN: Final = 8
+"""More than a token has on average in any language, so that few parts are looked for twice."""
+
+
+def _to_the_word(part: str) -> str:
+    """A beginning without its last word, which was probably cut, unless that is all there is."""
+    end = max(part.rfind(space) for space in " \n\t") + 1
+    return part[:end] if part[:end].strip() else part
 
 
 class _OpenBatch:

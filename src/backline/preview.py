@@ -9,7 +9,7 @@ from typing import Final
 
 from backline.embedders.base import Embedder
 from backline.store import JobStore, WalkedRow
-from backline.types import Collection
+from backline.types import Collection, LongText
 
 PAGE: Final = 1000
 SAMPLE: Final = 64
@@ -34,7 +34,8 @@ class Preview:
     duplicates: int
     cached: int
     tokens: int
-    truncated: int
+    long: int
+    long_text: str
     dollars: float | None
     seconds: float | None
     time_basis: str
@@ -42,7 +43,7 @@ class Preview:
 
 async def estimate(store: JobStore, collection: Collection, embedder: Embedder) -> Preview:
     """Walk the whole table and add up what is due."""
-    rows = due = cached = tokens = truncated = 0
+    rows = due = cached = tokens = long = 0
     seen: set[bytes] = set()
     sample: list[str] = []
     after: str | None = None
@@ -54,8 +55,8 @@ async def estimate(store: JobStore, collection: Collection, embedder: Embedder) 
         most = embedder.model.max_tokens
         rows, due = rows + len(page), due + len(wanted)
         cached += sum(row.cached for row in wanted)
-        tokens += sum(min(count, most) for count in counts)
-        truncated += sum(count > most for count in counts)
+        tokens += sum(_paid(count, most, collection.long_text) for count in counts)
+        long += sum(count > most for count in counts)
         sample.extend(row.content for row in fresh[: SAMPLE - len(sample)])
         if len(page) < PAGE:
             break
@@ -71,11 +72,19 @@ async def estimate(store: JobStore, collection: Collection, embedder: Embedder) 
         duplicates=due - cached - len(seen),
         cached=cached,
         tokens=tokens,
-        truncated=truncated,
+        long=long,
+        long_text=collection.long_text,
         dollars=None if price is None else price * tokens / 1e6,
         seconds=seconds,
         time_basis=basis,
     )
+
+
+def _paid(tokens: int, most: int, long_text: LongText) -> int:
+    """The tokens of a text that are sent, where the model reads `most` of them."""
+    if tokens <= most or long_text == "average":
+        return tokens
+    return most if long_text == "truncate" else 0
 
 
 def _first_seen(rows: list[WalkedRow], seen: set[bytes]) -> list[WalkedRow]:

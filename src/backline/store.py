@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 from uuid import UUID
 
 import numpy as np
@@ -30,6 +30,7 @@ from backline.types import (
     FailedAttempt,
     Failure,
     Job,
+    LongText,
     Model,
     Outcome,
     RunRecord,
@@ -77,6 +78,15 @@ class VerifiedPage:
     last_key: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class DriftPage:
+    """What a reconciliation of one page found: (kind, key) of each."""
+
+    scanned: int
+    found: list[tuple[str, str]]
+    last_key: str | None
+
+
 class NewVector(NamedTuple):
     """A row to write; `element` is its vector as `binary.vector_elements` gives it, or NULL."""
 
@@ -85,6 +95,7 @@ class NewVector(NamedTuple):
     content_hash: bytes | None
     element: bytes = binary.NULL
     lease: int | None = None
+    long: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +188,13 @@ class JobStore(Protocol):
     async def drop_failures(self, collection: Collection, keys: Sequence[str] | None) -> int: ...
 
 
+@runtime_checkable
+class CacheKeeper(Protocol):
+    """A store that can keep the cache of vectors within a bound."""
+
+    async def trim_cache(self, most_bytes: int) -> int: ...
+
+
 class Store:
     """The domain over one database."""
 
@@ -237,7 +255,7 @@ class Store:
 
     async def add_collection(
         self, name: str, table: int, *, key: str | None, template: str, column: str, model: Model,
-        column_type: str = "vector",
+        column_type: str = "vector", long_text: LongText = "truncate",
     ) -> int:  # fmt: skip
         """Declare a table for embedding: its column if missing, its triggers, its entry."""
         async with self.connector.transaction() as transaction:
@@ -246,7 +264,8 @@ class Store:
                 query("add_collection"),
                 {
                     "name": name, "table": table, "key": key, "template": template,
-                    "column": column, "column_type": column_type, **_identity(model),
+                    "column": column, "column_type": column_type, "long_text": long_text,
+                    **_identity(model),
                 },
             )  # fmt: skip
         added = int(rows[0]["id"])
@@ -273,14 +292,26 @@ class Store:
         row = await self.connector.fetch_one(query("coverage"), {"collection": collection.id})
         return Coverage(**row["coverage"])
 
-    async def recount(self, collection: int) -> dict[str, int]:
-        """Set the ledger right by counting; returns by how much each measure was off."""
-        row = await self.connector.fetch_one(query("recount"), {"collection": collection})
+    async def recount(self, collection: int, *, correct: bool = True) -> dict[str, int]:
+        """Set the ledger right by counting; returns by how much each measure is off."""
+        row = await self.connector.fetch_one(
+            query("recount"), {"collection": collection, "correct": correct}
+        )
         corrected: dict[str, int] = row["corrected"]
         return corrected
 
     async def compact(self, collection: Collection) -> None:
         await self.connector.execute(query("compact_tallies"), {"collection": collection.id})
+
+    async def trim_cache(self, most_bytes: int) -> int:
+        """Drop the oldest vectors of the cache that are over the bound; returns how many."""
+        row = await self.connector.fetch_one(query("trim_vectors"), {"bytes": most_bytes})
+        return int(row["dropped"])
+
+    async def hnsw_indexes(self, collection: Collection) -> list[str]:
+        """The HNSW indexes to which every vector that is stored is added."""
+        rows = await self.connector.fetch(query("hnsw_indexes"), {"collection": collection.id})
+        return [row["name"] for row in rows]
 
     async def verify_page(
         self, collection: Collection, after: str | None, limit: int
@@ -327,6 +358,51 @@ class Store:
             WalkedRow(r["key"], r["due"], r["content"], r["content_hash"], r["cached"])
             for r in rows
         ]
+
+    # --- reconcile ---
+
+    async def trigger_problems(self, collection: Collection) -> list[tuple[str, str]]:
+        """(name, what is wrong) of the triggers that do not fire."""
+        rows = await self.connector.fetch(query("trigger_problems"), {"collection": collection.id})
+        return [(row["name"], row["problem"]) for row in rows]
+
+    async def install_triggers(self, collection: Collection) -> None:
+        """Make the triggers that notice edits anew."""
+        async with self.connector.transaction() as transaction:
+            await transaction.execute("set local lock_timeout = '5s'")
+            await transaction.execute(query("install_triggers"), {"collection": collection.id})
+
+    async def reconcile_page(
+        self, collection: Collection, after: str | None, limit: int, *, repair: bool
+    ) -> DriftPage:
+        """Find rows that need work which nobody would do, and with `repair` enqueue them.
+
+        Raises:
+            ContentionError: somebody's open transaction holds one of the rows; nothing is done.
+
+        """
+        row = await self._reconcile(
+            "reconcile_page",
+            {"collection": collection.id, "after": after, "limit": limit, "repair": repair},
+        )
+        found = [(item["problem"], item["key"]) for item in row["problems"]]
+        return DriftPage(row["scanned"], found, row["last_key"])
+
+    async def reconcile_orphans(
+        self, collection: Collection, of: str, after: str | None, limit: int, *, repair: bool
+    ) -> DriftPage:
+        """Find `stamps`, `jobs` or `failures` of rows that do not exist; `repair` removes them."""
+        row = await self._reconcile(
+            "reconcile_orphans",
+            {"collection": collection.id, "of": of, "after": after, "limit": limit,
+             "repair": repair},
+        )  # fmt: skip
+        return DriftPage(row["scanned"], [(of, key) for key in row["keys"]], row["last_key"])
+
+    async def _reconcile(self, verb: str, values: Mapping[str, Any]) -> DictRow:
+        async with self.connector.transaction() as transaction:
+            await transaction.execute("set local lock_timeout = '200ms'")
+            return (await transaction.fetch(query(verb), values))[0]
 
     # --- jobs ---
 
@@ -411,6 +487,7 @@ class Store:
             "batches": usage.batches, "tokens": usage.tokens, "truncated": usage.truncated,
             "model": collection.model_id,
             "leases": binary.bigints([row.lease for row in rows]),
+            "long": [row.long for row in rows] if any(row.long for row in rows) else None,
         }  # fmt: skip
         left = await self.connector.fetch(query("complete"), values)
         return [(row["key"], row["outcome"]) for row in left]
@@ -641,6 +718,7 @@ def collection_of(row: Mapping[str, Any]) -> Collection:
         table_exists=row["table_exists"],
         column_type=row["column_type"],
         column_dimensions=row["column_dimensions"],
+        long_text=row["long_text"],
     )
 
 

@@ -37,6 +37,11 @@ class Model:
         return f"{self.provider}/{self.name} ({self.dimensions} dimensions)"
 
 
+LongText: TypeAlias = Literal["truncate", "average", "reject"]
+"""What becomes of a text that is longer than the model reads: its beginning is embedded; or all of
+it in parts, and their mean is stored, weighted by tokens; or it goes to the dead letters."""
+
+
 @dataclass(frozen=True, slots=True)
 class Collection:
     """A table declared for embedding, with what the catalog says of it now.
@@ -58,6 +63,7 @@ class Collection:
     table_exists: bool
     column_type: str | None
     column_dimensions: int | None
+    long_text: LongText = "truncate"
 
     @property
     def table(self) -> str:
@@ -119,7 +125,8 @@ class Coverage:
 
     `rows` = embedded + blank + pending + failed + missing. A blank row has no text and needs no
     vector; a missing one was never enqueued. `rate` is rows a second over all living workers,
-    `lag_seconds` the age of the oldest pending job.
+    `lag_seconds` the age of the oldest pending job. `long` of the embedded have a text that is
+    longer than the model reads, and were dealt with as the collection declares.
     """
 
     rows: int
@@ -131,6 +138,7 @@ class Coverage:
     workers: int
     rate: float
     lag_seconds: float
+    long: int = 0
 
     @property
     def missing(self) -> int:
@@ -173,6 +181,7 @@ class RunRecord:
     finished_at: datetime | None
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
+    long: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from backline import batching, binary, errors
 from backline.backlog import Backlog, Unit, Verdict
 from backline.embedders.base import Embedder
 from backline.limiter import Limiter
-from backline.store import JobStore, Lease, NewVector, Usage
+from backline.store import CacheKeeper, JobStore, Lease, NewVector, Usage
 from backline.types import Action, Collection, FailedAttempt, Job
 from backline.writer import Write, Writer
 
@@ -43,6 +43,8 @@ FAULTS_BEFORE_SPLITTING: Final = 3
 # That many texts rejected one by one, and none accepted, is not the rows' fault.
 REJECTIONS_BEFORE_GIVING_UP: Final = 25
 ERROR_LENGTH: Final = 2000
+# Rows named in a report for a text that is longer than the model reads.
+KEYS_KEPT: Final = 1000
 
 log = structlog.get_logger("backline.worker")
 
@@ -52,7 +54,8 @@ class WorkerOptions:
     """How a worker works. Times are seconds.
 
     `ahead` is how many rows to hold ready at least. Many, where the embedder is on this machine:
-    batches of texts of one length come from a long list of them.
+    batches of texts of one length come from a long list of them. `cache_bytes` is what the cache of
+    vectors that were paid for may take in the database; 0 keeps none.
     """
 
     batch_size: int = 50
@@ -63,6 +66,7 @@ class WorkerOptions:
     ahead: int = 0
     poll: float = 1.0
     max_rows: int | None = None
+    cache_bytes: int = 1 << 30
     budget: batching.Budget = field(default_factory=batching.Budget)
 
 
@@ -133,7 +137,7 @@ class Tally:
     """What this worker saw: for rates, for the limit and for its report, never for coverage."""
 
     settled: int = 0
-    truncated: list[str] = field(default_factory=list)
+    long: list[str] = field(default_factory=list)  # keys, the first KEYS_KEPT of them
     requests: int = 0
     shared: int = 0
 
@@ -166,7 +170,7 @@ class Worker:
             collection,
             lambda: self._lease.worker,
             run=run,
-            cache=not embedder.free,
+            cache=not embedder.free and options.cache_bytes > 0,
             patiently=self._patiently,
             settled=self._settled,
             busy=self._check_progress,
@@ -247,6 +251,11 @@ class Worker:
         await asyncio.gather(claiming, *helpers, return_exceptions=True)
         with suppress(errors.DatabaseError):  # else the lease runs out by itself
             await self._store.retire(self._lease)
+            await self._trim_cache()
+
+    async def _trim_cache(self) -> None:
+        if isinstance(self._store, CacheKeeper) and not self._embedder.free:
+            await self._store.trim_cache(self._options.cache_bytes)
 
     async def _register(self, replaces: int | None = None) -> Lease:
         return await self._store.register(
@@ -269,6 +278,7 @@ class Worker:
             if beats % 10 == 1:
                 await self._patiently(partial(self._store.reap, self._collection))
                 await self._patiently(partial(self._store.compact, self._collection))
+                await self._patiently(self._trim_cache)
 
     async def _renew(self) -> None:
         try:
@@ -419,7 +429,10 @@ class Worker:
             await self._writer.put([Write(row) for row in rows])
         fresh = [job for job in texts if not await self._joined(job)]
         if fresh:
-            await self._backlog.add(await self._units(fresh))
+            units = await self._units(fresh)
+            if self._collection.long_text == "reject":
+                units = [unit for unit in units if not await self._too_long(unit)]
+            await self._backlog.add(units)
 
     async def _joined(self, job: Job) -> bool:
         """Whether the row's text is on its way already, for another row."""
@@ -430,18 +443,19 @@ class Worker:
         unit.unsettled += 1
         self.tally.shared += 1
         if unit.element is not None:
-            row = NewVector(job.key, "reuse", job.content_hash, unit.element, job.lease)
+            row = NewVector(job.key, "reuse", job.content_hash, unit.element, job.lease, unit.long)
             await self._writer.put([Write(row, unit)])
         elif unit.verdict is not None:
             await self._writer.put([_failed_write(unit, job, unit.verdict)])
         return True
 
     async def _units(self, jobs: Sequence[Job]) -> list[Unit]:
-        """One unit for each different text, truncated to what the model reads."""
+        """One unit for each different text, cut to what the model reads."""
         firsts, inverse = batching.unique([job.content_hash for job in jobs])
         contents = [jobs[i].content for i in firsts]
         tokens = await asyncio.to_thread(self._embedder.count_tokens, contents)
         units = [self._unit(jobs[i], count) for i, count in zip(firsts, tokens, strict=True)]
+        await self._cut([unit for unit in units if unit.long])
         for job, at in zip(jobs, inverse, strict=True):
             units[at].jobs.append(job)
             units[at].unsettled += 1
@@ -449,12 +463,33 @@ class Worker:
         return units
 
     def _unit(self, job: Job, tokens: int) -> Unit:
-        most = self._embedder.model.max_tokens
-        if tokens <= most:
-            return Unit(job.content_hash or b"", job.content, tokens, truncated=False)
-        self.tally.truncated.append(job.key)
-        text = self._embedder.truncate(job.content)
-        return Unit(job.content_hash or b"", text, most, truncated=True)
+        long = tokens > self._embedder.model.max_tokens
+        return Unit(job.content_hash or b"", job.content, tokens, long=long)
+
+    async def _cut(self, units: Sequence[Unit]) -> None:
+        """Do with texts that are longer than the model reads what the collection declares."""
+        model = self._embedder.model
+        for unit in units:
+            if self._collection.long_text == "truncate":
+                unit.text = await asyncio.to_thread(self._embedder.truncate, unit.text)
+                unit.tokens = model.max_tokens
+            elif self._collection.long_text == "average":
+                parts = await asyncio.to_thread(
+                    batching.windows, unit.text, model.max_tokens, self._embedder.truncate
+                )
+                unit.cut(parts, await asyncio.to_thread(self._embedder.count_tokens, parts))
+
+    async def _too_long(self, unit: Unit) -> bool:
+        """Send a text that is longer than the model reads to the dead letters."""
+        if unit.long:
+            error = errors.InputRejectedError(
+                f"The text has {unit.tokens:,} tokens, the model reads "
+                f"{self._embedder.model.max_tokens:,}, and the collection is declared with "
+                "--long-text reject. Shorten the text, or declare the collection anew with "
+                "--long-text truncate or average."
+            )
+            await self._record(unit, "too long", error, retry_in=None)
+        return unit.long
 
     # --- embed ---
 
@@ -493,17 +528,32 @@ class Worker:
     async def _accepted(self, units: list[Unit], vectors: Any) -> None:
         """Hand a batch to the writer, each vector with every row that waits for it."""
         self.tally.requests += 1
-        usage = Usage(1, sum(u.tokens for u in units), sum(u.truncated for u in units))
-        writes = []
-        for unit, element in zip(units, binary.vector_elements(vectors), strict=True):
-            unit.element = element
-            action: Action = "embed"
-            for job in unit.jobs:
-                writes.append(
-                    Write(NewVector(job.key, action, job.content_hash, element, job.lease), unit)
-                )
-                action = "reuse"  # the second row of a text is no purchase
+        usage = Usage(1, sum(u.tokens for u in units), sum(u.long for u in units))
+        writes: list[Write] = []
+        for at, (unit, element) in enumerate(
+            zip(units, binary.vector_elements(vectors), strict=True)
+        ):
+            if unit.whole is None:
+                writes += self._writes(unit, element)
+                continue
+            unit.vector = vectors[at]
+            if (mean := unit.whole.mean()) is not None:
+                writes += self._writes(unit.whole, binary.vector_elements(mean)[0])
         await self._writer.put(writes, usage)
+
+    def _writes(self, unit: Unit, element: bytes) -> list[Write]:
+        """The vector of a text for every row that has it."""
+        unit.element = element
+        if unit.long:
+            self.tally.long.extend(job.key for job in unit.jobs)
+            del self.tally.long[KEYS_KEPT:]
+        writes = []
+        action: Action = "embed"
+        for job in unit.jobs:
+            row = NewVector(job.key, action, job.content_hash, element, job.lease, unit.long)
+            writes.append(Write(row, unit))
+            action = "reuse"  # the second row of a text is no purchase
+        return writes
 
     def _settled(self, writes: Sequence[Write]) -> None:
         """These rows are done with, whatever the outcome."""
@@ -565,6 +615,9 @@ class Worker:
         self, unit: Unit, kind: str, error: Exception, *, retry_in: float | None
     ) -> None:
         """Report every row of a text; rows that join it later share the verdict."""
+        unit = unit.settles
+        if unit.verdict is not None:  # another window of the text failed as well
+            return
         unit.verdict = Verdict(kind, str(error)[:ERROR_LENGTH], retry_in)
         await self._writer.put([_failed_write(unit, job, unit.verdict) for job in unit.jobs])
 

@@ -86,9 +86,11 @@ class Writer:
 
     async def put(self, writes: Sequence[Write], usage: Usage = NO_USAGE) -> None:
         """Hand rows over; waits while too many already wait, so that memory stays flat."""
+        self._usage += usage
+        if not writes:  # what was used goes with the next write
+            return
         await self._room.wait()
         self._queue.extend(writes)
-        self._usage += usage
         self._idle.clear()
         if len(self._queue) > MOST_WAITING:
             self._room.clear()

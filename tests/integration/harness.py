@@ -29,7 +29,7 @@ from backline.embedders.openai import OpenAIEmbedder
 from backline.limiter import Limiter
 from backline.store import Store
 from backline.sync import Sync
-from backline.types import Collection
+from backline.types import Collection, LongText
 from backline.worker import WorkerOptions
 
 DIMENSIONS = 8
@@ -213,7 +213,7 @@ class World:
         return [f"{row['kind']} of {row['key']}, which does not exist" for row in rows]
 
     async def _ledger_faults(self) -> list[str]:
-        rows = await self.sql(_LEDGER.format(**self._names()), *[self.collection.id] * 5)
+        rows = await self.sql(_LEDGER.format(**self._names()), *[self.collection.id] * 6)
         return [
             f"the ledger says {row['said']} {row['measure']} of model {row['model_id']}, "
             f"there are {row['counted']}"
@@ -261,6 +261,8 @@ from (
   select 'rows' as measure, 0 as model_id, count(*) as amount from {table} having count(*) > 0
   union all select case when s.blank then 'blank' else 'embedded' end, s.model_id, count(*)
     from backline.stamps s where s.collection_id = %s and not s.stale group by 1, 2
+  union all select 'long', s.model_id, count(*)
+    from backline.stamps s where s.collection_id = %s and s.long and not s.stale group by s.model_id
   union all select 'pending', 0, count(*) from backline.jobs j
     where j.collection_id = %s having count(*) > 0
   union all select 'failed', 0, count(*) from backline.failures f
@@ -295,12 +297,13 @@ async def declare(
     key: str | None = None,
     column: str = "embedding",
     column_type: str = "vector",
+    long_text: LongText = "truncate",
 ) -> Collection:
     """Make a table a collection."""
     found = await store.find_table(table)
     await store.add_collection(
         table, found["oid"], key=key, template=template, column=column,
-        model=embedder.model, column_type=column_type,
+        model=embedder.model, column_type=column_type, long_text=long_text,
     )  # fmt: skip
     return await store.collection(table)
 

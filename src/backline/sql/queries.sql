@@ -38,7 +38,7 @@ where a.attrelid = %(table)s::oid and a.attname = %(column)s and a.attnum > 0 an
 
 -- name: add_collection
 select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s, %(template)s, %(column)s,
-  %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s) as id
+  %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s) as id
 
 -- name: drop_collection
 select backline.drop_collection(%(collection)s, %(drop_column)s)
@@ -47,7 +47,7 @@ select backline.drop_collection(%(collection)s, %(drop_column)s)
 select backline.set_model(%(collection)s, %(provider)s, %(model)s, %(revision)s, %(dimensions)s)
 
 -- name: recount
-select backline.recount(%(collection)s) as corrected
+select backline.recount(%(collection)s, %(correct)s) as corrected
 
 -- name: compact_tallies
 select backline.compact_tallies(%(collection)s)
@@ -77,7 +77,10 @@ where x.extname = 'vector'
 -- name: complete
 select * from backline.complete(%(collection)s, %(worker)s, %(run)s, %(cache)s,
   %(keys)b, %(actions)b, %(hashes)b, %(vectors)b, %(batches)s, %(tokens)s, %(truncated)s,
-  %(model)s, %(leases)b)
+  %(model)s, %(leases)b, p_long => %(long)s)
+
+-- name: trim_vectors
+select backline.trim_vectors(%(bytes)s) as dropped
 
 -- name: confirm
 select backline.confirm(%(call)s, %(collection)s, %(worker)s, %(run)s, %(keys)s, %(hashes)s,
@@ -136,6 +139,31 @@ select backline.drop_failures(%(collection)s, %(keys)s) as count
 
 -- name: verify_page
 select * from backline.verify_page(%(collection)s, %(after)s, %(limit)s)
+
+-- name: trigger_problems
+select name, problem from backline.trigger_problems(%(collection)s)
+
+-- name: install_triggers
+select backline.install_triggers(%(collection)s)
+
+-- name: reconcile_page
+select * from backline.reconcile_page(%(collection)s, %(after)s, %(limit)s, %(repair)s)
+
+-- name: reconcile_orphans
+select * from backline.reconcile_orphans(%(collection)s, %(of)s, %(after)s, %(limit)s, %(repair)s)
+
+-- name: hnsw_indexes
+-- The HNSW indexes that read the vectors' column: each new vector is added to their graphs.
+select distinct format('%%I.%%I', n.nspname, k.relname) as name
+from backline.collections c
+join pg_catalog.pg_attribute t on t.attname = c.embedding_column
+  and t.attrelid = to_regclass(format('%%I.%%I', c.table_schema, c.table_name))
+join pg_catalog.pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = t.attrelid
+  and d.refobjsubid = t.attnum and d.classid = 'pg_class'::regclass
+join pg_catalog.pg_class k on k.oid = d.objid and k.relkind in ('i', 'I')
+join pg_catalog.pg_am a on a.oid = k.relam and a.amname = 'hnsw'
+join pg_catalog.pg_namespace n on n.oid = k.relnamespace
+where c.id = %(collection)s order by 1
 
 -- name: now
 select clock_timestamp() as now
