@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,15 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 
 from backline import errors
 
@@ -50,6 +59,21 @@ def _given(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _listed(value: object) -> object:
+    """A list as the environment has it: separated by commas."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _origin(address: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s*]+", address):
+        raise ValueError(f"{address!r} is not of the form https://host or http://host:port")
+    return address.lower()
+
+
+Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_listed)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 Secret = Annotated[SecretStr, AfterValidator(_given)]
 
@@ -151,6 +175,13 @@ class Settings(BaseModel):
         ge=2,
         description="How long a worker that fell silent keeps the rows it claimed.",
     )
+    cache_megabytes: int = _setting(
+        1024,
+        "BACKLINE_CACHE_MEGABYTES",
+        ge=0,
+        description="What the cache of vectors may take in the database, so that a text is not paid "
+        "for twice; the oldest go. 1,024 hold 160,000 vectors of 1,536 dimensions. 0 keeps none.",
+    )
     supabase_url: WebAddress | None = _setting(
         None,
         "BACKLINE_SUPABASE_URL",
@@ -189,6 +220,69 @@ class Settings(BaseModel):
         None,
         "FUNCTION_SECRET",
         description="Shared secret that the server and the Edge Function ask of their callers.",
+    )
+    host: str = _setting(
+        "127.0.0.1",
+        "BACKLINE_HOST",
+        min_length=1,
+        description="Address that the server listens on. On any but this machine's own it needs "
+        "an api_key.",
+    )
+    port: int = _setting(
+        8000,
+        "BACKLINE_PORT",
+        ge=0,
+        le=65535,
+        description="Port that the server listens on; 0 takes any that is free.",
+    )
+    api_key: Secret | None = _setting(
+        None,
+        "BACKLINE_API_KEY",
+        description="Key that callers of the server send as Authorization: Bearer KEY or X-API-Key "
+        "in order to write. Unset, function_secret is asked for, where there is one.",
+    )
+    protect_reads: bool = _setting(
+        False,  # noqa: FBT003
+        "BACKLINE_PROTECT_READS",
+        description="Whether the server asks for the key before it answers reads too.",
+    )
+    cors_origins: Origins = _setting(
+        (),
+        "BACKLINE_CORS_ORIGINS",
+        description="Web pages of other origins that may use the server, separated by commas: "
+        "https://studio.example.com. Its own pages always may.",
+    )
+    allowed_hosts: Listed = _setting(
+        (),
+        "BACKLINE_ALLOWED_HOSTS",
+        description="Host names that the server answers to, separated by commas, beside this "
+        "machine's own. Unset on another address than this machine's own, every name.",
+    )
+    max_rows: int = _setting(
+        1000,
+        "BACKLINE_MAX_ROWS",
+        ge=1,
+        le=100_000,
+        description="Rows that one request to the server may bring; more are answered with 413.",
+    )
+    max_body_bytes: int = _setting(
+        8 << 20,
+        "BACKLINE_MAX_BODY_BYTES",
+        ge=1024,
+        description="Bytes that the body of a request to the server may have.",
+    )
+    max_query_length: int = _setting(
+        2000,
+        "BACKLINE_MAX_QUERY_LENGTH",
+        ge=1,
+        description="Characters that a search's query or a prompt may have.",
+    )
+    rate_limit: float | None = _setting(
+        None,
+        "BACKLINE_RATE_LIMIT",
+        gt=0,
+        description="Requests a second that the server takes from one address, after a burst of "
+        "ten seconds' worth. Unset, no limit on this machine's own address and 20 elsewhere.",
     )
 
 

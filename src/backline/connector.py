@@ -239,6 +239,11 @@ class Connector:
     async def aclose(self) -> None:
         await self._pool.close()
 
+    async def revive(self) -> None:
+        """Connect now: the server is back, and the pool may be in a long pause between attempts."""
+        await self._pool.resize(1, self._pool.max_size)
+        await self._pool.resize(0, self._pool.max_size)
+
     async def dedicated(self) -> AsyncConnection[DictRow]:
         """A connection outside the pool, for LISTEN, for session locks and for slow DDL."""
         with self._translated():

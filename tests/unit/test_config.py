@@ -69,6 +69,14 @@ def test_names_of_a_vite_and_supabase_project(folder: Path) -> None:
     assert [s and s.get_secret_value() for s in secrets] == ["anon", "service", "s3"]
 
 
+VALUES = {
+    "use_local_api": "true",
+    "protect_reads": "true",
+    "cors_origins": "http://h",
+    "max_body_bytes": "2048",
+}
+
+
 @pytest.mark.parametrize(
     ("name", "field"),
     [
@@ -80,7 +88,7 @@ def test_names_of_a_vite_and_supabase_project(folder: Path) -> None:
 def test_every_name_reaches_its_setting(
     name: str, field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    value = "http://h/x" if field.endswith("_url") else "true" if field == "use_local_api" else "9"
+    value = VALUES.get(field, "http://h/x" if field.endswith("_url") else "9")
     monkeypatch.setenv(name, value)
     _, origins = config.load_with_origins()
     assert origins == {field: config.Origin(name, "the environment")}

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from backline.cli import configuration, data, demo, entry, find, models, work
+from backline.cli import configuration, data, demo, entry, find, models, serve, work
 
 FIRST: Final = "Start here"
 TABLES: Final = "Tables and collections"
 WORK: Final = "Embed, and prove it"
 READ: Final = "Search"
+SERVE: Final = "Serve"
 
 app = typer.Typer(
     name="backline",
@@ -52,12 +53,14 @@ app.command("backfill", rich_help_panel=WORK)(work.backfill)
 app.command("sync", rich_help_panel=WORK)(work.sync)
 app.command("status", rich_help_panel=WORK)(work.status)
 app.command("verify", rich_help_panel=WORK)(work.verify_command)
+app.command("reconcile", rich_help_panel=WORK)(work.reconcile_command)
 app.add_typer(work.failures_app, name="failures", rich_help_panel=WORK)
 app.add_typer(work.runs_app, name="runs", rich_help_panel=WORK)
 app.command("search", rich_help_panel=READ)(find.search_command)
 app.command("suggest", rich_help_panel=READ)(find.suggest_command)
 app.command("index", rich_help_panel=READ)(find.index_command)
 app.command("eval", rich_help_panel=READ)(find.eval_command)
+app.command("serve", rich_help_panel=SERVE)(serve.serve_command)
 
 
 def command() -> Any:

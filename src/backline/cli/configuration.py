@@ -35,4 +35,6 @@ def config_command(as_json: AsJson = False) -> None:
 def _shown(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return "***"
+    if isinstance(value, tuple):
+        return ", ".join(value) or None
     return value if value is None or isinstance(value, bool | int | float) else str(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -14,14 +14,14 @@ from backline.cli.context import (
     DatabaseUrl,
     DataDir,
     database,
-    embedder_options,
     run,
     settings_of,
 )
 from backline.cli.output import count, emit, out, say
 from backline.config import Settings
 from backline.embedders.registry import describe, open_embedder
-from backline.types import Model
+from backline.opening import embedder_options
+from backline.types import LongText, Model
 
 Template = Annotated[
     str,
@@ -99,6 +99,16 @@ def add(
             "space, and an index up to 4,000 dimensions instead of 2,000).",
         ),
     ] = "vector",
+    long_text: Annotated[
+        str,
+        typer.Option(
+            "--long-text",
+            metavar="POLICY",
+            help="What becomes of a text that is longer than the model reads: truncate embeds its "
+            "beginning; average embeds all of it, in parts, and stores their mean; reject sends it "
+            "to the dead letters.",
+        ),
+    ] = "truncate",
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -107,7 +117,8 @@ def add(
     settings = settings_of(database_url=database_url, data_dir=data_dir)
     if column_type not in ("vector", "halfvec"):
         raise errors.UsageError(f"--column-type is {column_type!r}; use vector or halfvec.")
-    added = run(_add(settings, table, text, model, name, key, column, column_type))
+    policy = _policy(long_text)
+    added = run(_add(settings, table, text, model, name, key, column, column_type, policy))
     if as_json:
         emit(added)
         return
@@ -121,7 +132,7 @@ def add(
 
 async def _add(
     settings: Settings, table: str, text: str, spec: str, name: str | None,
-    key: str | None, column: str, column_type: str,
+    key: str | None, column: str, column_type: str, long_text: LongText,
 ) -> dict[str, Any]:  # fmt: skip
     model = await model_of(settings, spec)
     async with database(settings, migrated=False) as store:
@@ -140,14 +151,21 @@ async def _add(
             _check_existing(f"{found['schema']}.{found['name']}.{column}", *there, model)
         await store.add_collection(
             chosen, found["oid"], key=key, template=text, column=column, model=model,
-            column_type=column_type,
+            column_type=column_type, long_text=long_text,
         )  # fmt: skip
         collection = await store.collection(chosen)
         coverage = await store.coverage(collection)
         return {
             "collection": chosen, "table": collection.table, "rows": coverage.rows,
-            "model": str(model), "column": column,
+            "model": str(model), "column": column, "long_text": long_text,
         }  # fmt: skip
+
+
+def _policy(text: str) -> LongText:
+    for policy in get_args(LongText):
+        if text == policy:
+            return policy  # type: ignore[no-any-return]
+    raise errors.UsageError(f"--long-text is {text!r}; use {', '.join(get_args(LongText))}.")
 
 
 def _check_existing(column: str, kind: str, dimensions: int | None, model: Model) -> None:

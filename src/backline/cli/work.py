@@ -19,7 +19,6 @@ from backline.cli.context import (
     CollectionName,
     DatabaseUrl,
     DataDir,
-    concurrency,
     database,
     embedder_for,
     on_collection,
@@ -37,12 +36,13 @@ from backline.cli.output import (
     say,
     table,
 )
-from backline.cli.report import show_backfill, show_verification
+from backline.cli.report import LONG_TEXTS, show_backfill, show_reconciled, show_verification
 from backline.config import Settings
+from backline.opening import shown_settings, worker_options
+from backline.reconcile import Reconciled, Reconciliation
 from backline.store import Store
 from backline.sync import Sync
-from backline.types import Collection, Coverage, Model
-from backline.worker import LARGEST_CLAIM, WorkerOptions
+from backline.types import Collection, Coverage
 
 failures_app = typer.Typer(
     help="The dead letters: rows that failed for good.", no_args_is_help=True
@@ -62,17 +62,6 @@ Workers = Annotated[
         show_default=False,
     ),
 ]
-
-
-def worker_options(settings: Settings, model: Model, limit: int | None = None) -> WorkerOptions:
-    return WorkerOptions(
-        batch_size=settings.batch_size,
-        concurrency=concurrency(settings, model),
-        lease=settings.lease_seconds,
-        give_up_after=settings.give_up_after,
-        max_rows=limit,
-        ahead=0 if model.provider == "openai" else LARGEST_CLAIM,
-    )
 
 
 def backfill(
@@ -100,6 +89,14 @@ def backfill(
             show_default=False,
         ),
     ] = None,
+    index: Annotated[
+        bool,
+        typer.Option(
+            "--index/--no-index",
+            help="Build the vectors' HNSW index once the table is filled, where it has 10,000 "
+            "rows or more and none yet. --no-index leaves it to: backline index.",
+        ),
+    ] = True,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -119,7 +116,7 @@ def backfill(
     if dry_run:
         _show_preview(run(_preview(settings, collection)), as_json=as_json)
         return
-    report = run(_backfill(settings, collection, limit, quiet=as_json))
+    report = run(_backfill(settings, collection, limit, index=index, quiet=as_json))
     if as_json:
         emit(report.as_dict())
     else:
@@ -129,43 +126,38 @@ def backfill(
 
 
 async def _backfill(
-    settings: Settings, name: str | None, limit: int | None, *, quiet: bool
+    settings: Settings, name: str | None, limit: int | None, *, index: bool, quiet: bool
 ) -> BackfillReport:
     async with database(settings) as store:
         collection = await store.collection(name)
-        return await backfill_collection(store, settings, collection, limit, quiet=quiet)
+        return await backfill_collection(
+            store, settings, collection, limit, index=index, quiet=quiet
+        )
 
 
 async def backfill_collection(
-    store: Store, settings: Settings, collection: Collection, limit: int | None, *, quiet: bool
-) -> BackfillReport:
+    store: Store, settings: Settings, collection: Collection, limit: int | None, *, quiet: bool,
+    index: bool = True,
+) -> BackfillReport:  # fmt: skip
     """One backfill with progress on standard error; Ctrl-C ends it in good order."""
     check(collection, collection.model)
     async with embedder_for(settings, collection.model) as (embedder, limiter):
         options = worker_options(settings, collection.model, limit)
         work = Backfill(
-            store, collection, embedder, limiter, options, shown_settings(settings, options)
+            store,
+            collection,
+            embedder,
+            limiter,
+            options,
+            shown_settings(settings, options),
+            build_index=index,
         )
-        with _stopping(work.stop), BackfillProgress(quiet=quiet) as progress:
-            return await work.run(progress)
-
-
-def shown_settings(settings: Settings, options: WorkerOptions) -> dict[str, Any]:
-    """The configuration that a report shows: nothing secret."""
-    shown: dict[str, Any] = {
-        "via": "postgres",
-        "batch_size": options.batch_size,
-        "workers": options.concurrency,
-    }
-    if options.max_rows is not None:
-        shown["limit"] = options.max_rows
-    if settings.openai_api_key is not None:
-        shown["openai_api_key"] = "***"
-    return shown
+        with stopping(work.stop), BackfillProgress(quiet=quiet) as progress:
+            return await work.run(progress, say)
 
 
 @contextmanager
-def _stopping(stop: Callable[[str], None]) -> Iterator[None]:
+def stopping(stop: Callable[[str], None]) -> Iterator[None]:
     """Ctrl-C and SIGTERM stop in good order; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
     asked: list[int] = []
@@ -213,8 +205,8 @@ def _show_preview(found: preview.Preview, *, as_json: bool) -> None:
             f"{found.cached:,} known vectors cost nothing",
             "tokens": f"{found.tokens:,}"
             + (
-                f", {found.truncated:,} texts are longer than the model reads"
-                if found.truncated
+                f", {found.long:,} texts longer than the model reads: {LONG_TEXTS[found.long_text]}"
+                if found.long
                 else ""
             ),
             "price": "unknown" if found.dollars is None else f"${found.dollars:,.4f}",
@@ -242,7 +234,7 @@ async def _sync(settings: Settings, name: str | None) -> None:
             options = worker_options(settings, collection.model)
             following = Sync(store, collection, embedder, limiter, options)
             say(f"Following {collection.name} ({collection.model}). Stop with Ctrl-C.")
-            with _stopping(following.stop):
+            with stopping(following.stop):
                 await following.run()
             say(f"Stopped; {count(following.settled, 'row')} settled.")
 
@@ -266,6 +258,8 @@ def status(
     for each, coverage in found:
         out.print(f"[bold]{each.name}[/bold]  {coverage_line(coverage)}")
         pairs = {"table": f"{each.table}.{each.embedding_column}", "model": str(each.model)}
+        if coverage.long:
+            pairs["long texts"] = f"{coverage.long:,} {LONG_TEXTS[each.long_text]}"
         if coverage.pending:
             pairs["lag"] = f"{duration(coverage.lag_seconds)} (age of the oldest pending edit)"
             pairs["rate"] = f"{coverage.rate:,.0f} rows/s by {coverage.workers} workers"
@@ -288,6 +282,7 @@ def _status_dict(collection: Collection, coverage: Coverage) -> dict[str, Any]:
         "missing": coverage.missing,
         "coverage": coverage.ratio,
         "complete": coverage.complete,
+        "long_text": collection.long_text,
         "eta_seconds": coverage.eta_seconds,
     }
 
@@ -311,6 +306,41 @@ def verify_command(
     else:
         show_verification(name, result)
     if not result.passed:
+        raise typer.Exit(1)
+
+
+def reconcile_command(
+    collection: CollectionName = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what is wrong; change nothing.")
+    ] = False,
+    after: Annotated[
+        str | None,
+        typer.Option(
+            "--after",
+            metavar="KEY",
+            help="Go on after this row, which a reconciliation that was stopped names.",
+            show_default=False,
+        ),
+    ] = None,
+    database_url: DatabaseUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find and repair what no trigger saw: loads with triggers off, restores, edited vectors."""
+    settings = settings_of(database_url=database_url, data_dir=data_dir)
+
+    async def act(store: Store, found: Collection) -> Reconciled:
+        work = Reconciliation(store, found, dry_run=dry_run)
+        with stopping(work.stop):
+            return await work.run(after)
+
+    result = run(on_collection(settings, collection, act))
+    if as_json:
+        emit({**asdict(result), "sound": result.sound})
+    else:
+        show_reconciled(result)
+    if not result.sound:
         raise typer.Exit(1)
 
 

@@ -1,0 +1,128 @@
+"""The application: routes, sockets and background work around one store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.websockets import WebSocket
+
+from backline import errors
+from backline.config import Settings
+from backline.server import problems, schemas, sockets
+from backline.server.front import Front
+from backline.server.routes import health, openai, search, status, studio, work
+from backline.server.services import Services, backline_version, make_services
+from backline.store import Store
+
+DESCRIPTION = (
+    "Keeps the embeddings behind your Postgres tables filled, fresh and searchable. Errors are "
+    "RFC 9457 problem details. Where the server has a key, writes need it: "
+    "`Authorization: Bearer KEY` or `X-API-Key: KEY`."
+)
+
+
+def create_app(
+    store: Store, settings: Settings, *, worker: bool = True, where: str = "Postgres"
+) -> FastAPI:
+    """The server over an open store, which the caller closes after it has ended.
+
+    Args:
+        store: of a migrated database.
+        settings: limits, keys and origins, and how models are reached.
+        worker: whether to embed edits as they come, of every collection.
+        where: the database as a person knows it.
+
+    Raises:
+        ConfigurationError: anybody could write to the server as it is set.
+
+    """
+    services = make_services(store, settings, worker=worker, where=where)
+    app = FastAPI(
+        title="Backline",
+        version=backline_version(),
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        redoc_url=None,
+        middleware=_middleware(services),
+        exception_handlers={
+            errors.BacklineError: problems.answer,
+            RequestValidationError: problems.answer,
+            HTTPException: problems.answer,
+        },
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        separate_input_output_schemas=False,
+    )
+    app.state.services = services
+    for router in (
+        status.router, search.router, work.reads, work.writes, openai.router, health.router,
+    ):  # fmt: skip
+        app.include_router(router)
+
+    @app.websocket("/ws")
+    async def socket(connection: WebSocket) -> None:
+        await sockets.serve(services, connection)
+
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.include_router(studio.router)
+    return app
+
+
+def _middleware(services: Services) -> list[Middleware]:
+    settings = services.settings
+    return [
+        Middleware(
+            Front, guard=services.guard, rate=services.rate, metrics=services.metrics,
+            max_body_bytes=settings.max_body_bytes,
+        ),
+        Middleware(
+            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=("GET", "POST"),
+            allow_headers=("Authorization", "X-API-Key", "Content-Type", "X-Request-ID"),
+            expose_headers=("X-Request-ID", "Retry-After"),
+        ),
+    ]  # fmt: skip
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Start what runs beside the requests; at the end, finish or give back what it has in hand."""
+    services: Services = app.state.services
+    tasks = [asyncio.create_task(services.watch.run(), name="watch")]
+    if services.followers is not None:
+        tasks.append(asyncio.create_task(services.followers.run(), name="followers"))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await services.runs.aclose()
+        if services.followers is not None:
+            await services.followers.aclose()
+        await services.models.aclose()
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document, with the shape of problems and the key."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        components = document.setdefault("components", {})
+        components.setdefault("schemas", {})["Problem"] = schemas.Problem.model_json_schema()
+        components["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+        document["security"] = [{}, {"bearer": []}, {"key": []}]
+        app.openapi_schema = document
+    return app.openapi_schema

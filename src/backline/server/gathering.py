@@ -1,0 +1,113 @@
+"""Micro-batching: what several callers ask for at the same moment goes to the model together.
+
+No caller is made to wait for others. A call that finds the model idle goes at once; while it works,
+calls gather, and go together when it is done. So one caller pays nothing, and many share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from backline import errors
+from backline.embedders.base import Embedder
+from backline.types import Purpose, Vectors
+
+# Two at a time: while the answers of one batch are sent, the other one is computed.
+LANES: Final = 2
+MOST_TEXTS: Final = 256
+MOST_WAITING: Final = 10_000
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    texts: Sequence[str]
+    done: asyncio.Future[Vectors] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+class Gatherer:
+    """Calls to one embedder for one purpose."""
+
+    def __init__(self, embedder: Embedder, purpose: Purpose, lanes: int = LANES) -> None:
+        self._embedder = embedder
+        self._purpose = purpose
+        self._lanes = lanes
+        self._calls: deque[_Call] = deque()
+        self._waiting = 0
+        self._workers: set[asyncio.Task[None]] = set()
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """As `Embedder.embed`. Work whose caller has gone is dropped.
+
+        Raises:
+            OverloadedError: too many texts wait already.
+            EmbedderError: as the embedder's.
+        """
+        if self._waiting and self._waiting + len(texts) > MOST_WAITING:
+            raise errors.OverloadedError(
+                f"{self._waiting:,} texts are waiting to be embedded; more than {MOST_WAITING:,} "
+                "are not taken. Send the request again later."
+            )
+        call = _Call(texts)
+        self._calls.append(call)
+        self._waiting += len(texts)
+        if len(self._workers) < self._lanes:
+            worker = asyncio.create_task(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+        return await call.done
+
+    async def aclose(self) -> None:
+        """Finish what was asked for."""
+        await asyncio.gather(*self._workers, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while calls := self._next():
+            await self._serve(calls)
+
+    def _next(self) -> list[_Call]:
+        """The calls that go together now: always one, and as many more as fit."""
+        taken: list[_Call] = []
+        size = 0
+        while self._calls and (not taken or size + len(self._calls[0].texts) <= MOST_TEXTS):
+            call = self._calls.popleft()
+            self._waiting -= len(call.texts)
+            if not call.done.cancelled():
+                taken.append(call)
+                size += len(call.texts)
+        return taken
+
+    async def _serve(self, calls: Sequence[_Call]) -> None:
+        texts = [text for call in calls for text in call.texts]
+        try:
+            vectors = await self._embedder.embed(texts, purpose=self._purpose)
+        except errors.InputRejectedError as error:
+            await self._apart(calls, error)
+        except Exception as error:
+            for call in calls:
+                _fail(call, error)
+        else:
+            start = 0
+            for call in calls:
+                end = start + len(call.texts)
+                if not call.done.done():
+                    call.done.set_result(vectors[start:end])
+                start = end
+
+    async def _apart(self, calls: Sequence[_Call], error: Exception) -> None:
+        """One caller's text was rejected: that is no matter of the others'."""
+        if len(calls) == 1:
+            _fail(calls[0], error)
+            return
+        for call in calls:
+            await self._serve([call])
+
+
+def _fail(call: _Call, error: Exception) -> None:
+    if not call.done.done():
+        call.done.set_exception(error)

@@ -1,0 +1,451 @@
+"""The shapes of requests and answers, as the OpenAPI document shows them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from backline import types
+from backline.search import DEFAULT_WEIGHT, LARGEST_PAGE, Mode
+from backline.search.ranking import DEEPEST_ROW
+
+LONGEST_KEY = 1000
+Topic = Literal["run_progress", "coverage_changed", "failure_added"]
+Name = Annotated[str, Field(max_length=200, description="A collection's name.")]
+
+
+class Body(BaseModel):
+    """What a caller sends: a member that there is not is an error, not a typo that goes unseen."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+# --- nouns ----------------------------------------------------------------------------------------
+
+
+class Model(BaseModel):
+    """What made the vectors of a collection."""
+
+    provider: str
+    name: str
+    revision: str
+    dimensions: int
+
+    @classmethod
+    def of(cls, model: types.Model) -> Self:
+        return cls(
+            provider=model.provider, name=model.name, revision=model.revision,
+            dimensions=model.dimensions,
+        )  # fmt: skip
+
+
+class Coverage(BaseModel):
+    """What is embedded and what is not, counted by the database."""
+
+    rows: int
+    embedded: int
+    blank: int = Field(description="Rows without text, which need no vector.")
+    pending: int
+    failed: int
+    missing: int = Field(description="Rows that were never enqueued.")
+    in_flight: int
+    workers: int
+    rate: float = Field(description="Rows a second, over all workers.")
+    lag_seconds: float = Field(description="Age of the oldest pending row.")
+    ratio: float
+    complete: bool
+    eta_seconds: float | None
+    stale: int | None = Field(None, description="Of the pending, those with an older vector.")
+
+    @classmethod
+    def of(cls, coverage: types.Coverage) -> Self:
+        return cls(
+            **asdict(coverage), missing=coverage.missing, ratio=coverage.ratio,
+            complete=coverage.complete, eta_seconds=coverage.eta_seconds,
+        )  # fmt: skip
+
+
+class Collection(BaseModel):
+    """A collection and its coverage."""
+
+    name: str
+    table: str
+    key_column: str
+    text_template: str
+    embedding_column: str
+    model: Model
+    coverage: Coverage
+
+    @classmethod
+    def of(cls, collection: types.Collection, coverage: types.Coverage) -> Self:
+        return cls(
+            name=collection.name, table=collection.table, key_column=collection.key_column,
+            text_template=collection.text_template, embedding_column=collection.embedding_column,
+            model=Model.of(collection.model), coverage=Coverage.of(coverage),
+        )  # fmt: skip
+
+
+class Run(BaseModel):
+    """One backfill."""
+
+    id: int
+    collection: str
+    model: str
+    state: Literal["running", "cancelling", "completed", "cancelled", "interrupted"]
+    scanned: int
+    due: int
+    embedded: int
+    reused: int
+    failed: int
+    batches: int
+    tokens: int
+    started_at: datetime
+    finished_at: datetime | None
+    seconds: float
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, run: types.RunRecord) -> Self:
+        return cls(**asdict(run))
+
+
+class Failure(BaseModel):
+    """A dead letter."""
+
+    collection: str
+    key: str
+    kind: str
+    error: str
+    attempts: int
+    failed_at: datetime
+    run_id: int | None
+
+
+class Hit(BaseModel):
+    """A row that was found."""
+
+    key: str
+    score: float
+    parts: dict[str, float] = Field(description="`dense`: cosine; `keyword`: BM25.")
+    content: str
+    snippet: str | None = Field(description="HTML: escaped but for <mark>.")
+    row: dict[str, Any]
+
+    @classmethod
+    def of(cls, hit: types.SearchHit) -> Self:
+        return cls(
+            key=hit.key, score=hit.score, parts=hit.parts, content=hit.content,
+            snippet=hit.snippet, row=hit.row,
+        )  # fmt: skip
+
+
+# --- what is there --------------------------------------------------------------------------------
+
+
+class ServerInfo(BaseModel):
+    name: str
+    version: str
+    started_at: datetime
+    uptime_seconds: float
+    worker: bool = Field(description="Whether this server embeds edits as they come.")
+
+
+class AuthInfo(BaseModel):
+    key_required_for_writes: bool
+    key_required_for_reads: bool
+
+
+class DatabaseInfo(BaseModel):
+    where: str
+    ok: bool
+
+
+class Status(BaseModel):
+    server: ServerInfo
+    auth: AuthInfo
+    database: DatabaseInfo
+    collections: list[Collection]
+    clients: int
+
+
+class NamedCoverage(BaseModel):
+    name: str
+    coverage: Coverage
+
+
+class Coverages(BaseModel):
+    collections: list[NamedCoverage]
+
+
+class Facet(BaseModel):
+    value: str
+    count: int
+
+
+class Facets(BaseModel):
+    collection: str
+    facets: dict[str, list[Facet]]
+
+
+# --- runs and failures ----------------------------------------------------------------------------
+
+
+class Runs(BaseModel):
+    runs: list[Run]
+
+
+class OneRun(BaseModel):
+    run: Run
+
+
+class StartRun(Body):
+    """A backfill to start."""
+
+    collection: Name | None = None
+    batch_size: int | None = Field(None, ge=1, le=2048, description="Texts a request, at most.")
+    limit: int | None = Field(None, ge=1, le=2**31 - 1, description="Rows to embed, at most.")
+
+
+class Failures(BaseModel):
+    failures: list[Failure]
+    total: int
+    next: str | None = Field(description="Give it as `after` for the next page.")
+
+
+class RetryFailures(Body):
+    """Dead letters to send through the queue again; without keys, all."""
+
+    collection: Name | None = None
+    keys: Annotated[list[Annotated[str, Field(max_length=LONGEST_KEY)]], Field(max_length=10_000)] | None = None  # noqa: E501  # fmt: skip
+
+
+class Retried(BaseModel):
+    retried: int
+
+
+# --- search and suggestions -----------------------------------------------------------------------
+
+
+class SearchRequest(Body):
+    """What to look for."""
+
+    query: str = Field(min_length=1)
+    collection: Name | None = None
+    mode: Mode = "hybrid"
+    limit: int = Field(10, ge=1, le=LARGEST_PAGE)
+    offset: int = Field(0, ge=0, le=DEEPEST_ROW)
+    where: str | dict[str, Any] | None = Field(
+        None, description="A condition such as category = 'mixing' and confidence >= 0.8, or its "
+        "tree, or an object of columns and their values: {\"category\": \"mixing\"}.",
+    )  # fmt: skip
+    weight: float = Field(
+        DEFAULT_WEIGHT, ge=0, le=1, description="Of the keywords in a hybrid search."
+    )
+
+
+class SearchResults(BaseModel):
+    collection: str
+    query: str
+    mode: Mode
+    hits: list[Hit]
+    limit: int
+    offset: int
+    model: str
+    took_ms: float
+
+
+class SuggestContext(BaseModel):
+    """What the caller says of the track. All of it is optional."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str | None = Field(None, max_length=200, description="What is asked about: mixing, …")
+    mood: str | None = Field(None, max_length=200)
+    genre: str | None = Field(None, max_length=200)
+    bpm: float | None = Field(None, ge=0, le=1000)
+    track_type: str | None = Field(None, max_length=200, description="vocals, bass, drums, …")
+
+
+class SuggestRequest(Body):
+    """What advice is wanted for."""
+
+    context: SuggestContext = Field(default_factory=SuggestContext)
+    prompt: str | None = None
+    limit: int = Field(5, ge=1, le=30)
+    collection: Name | None = None
+
+
+class Suggestion(BaseModel):
+    id: str
+    type: str
+    title: str
+    description: str
+    parameters: dict[str, Any]
+    confidence: float | None
+    category: str | None
+    score: float
+    reason: str
+
+
+class Suggestions(BaseModel):
+    suggestions: list[Suggestion]
+    context: SuggestContext
+    timestamp: datetime
+    message: str | None = Field(
+        None, description="Why there is no suggestion, where there is none."
+    )
+
+
+# --- map ------------------------------------------------------------------------------------------
+
+
+class Map(BaseModel):
+    """Columns of equal length: one entry a row."""
+
+    collection: str
+    method: Literal["pca"]
+    total: int
+    count: int
+    keys: list[str]
+    x: list[float]
+    y: list[float]
+    titles: list[str]
+    categories: list[str | None]
+    computed_at: datetime
+
+
+class Place(BaseModel):
+    x: float
+    y: float
+
+
+# --- upsert ---------------------------------------------------------------------------------------
+
+
+class UpsertRow(Body):
+    id: Annotated[str, Field(min_length=1, max_length=LONGEST_KEY)] | int
+    text: str
+
+
+class UpsertRequest(Body):
+    """Rows to embed and store; each is stored only if its text still is what the table has."""
+
+    rows: list[UpsertRow] = Field(min_length=1)
+    collection: Name | None = None
+
+
+class Skipped(BaseModel):
+    id: str
+    reason: str
+
+
+class Failed(BaseModel):
+    id: str
+    error: str
+
+
+class Upserted(BaseModel):
+    success: bool = Field(description="Whether no row failed.")
+    processed: int = Field(description="Rows of the request.")
+    updated: int = Field(description="Rows whose vector was stored now.")
+    skipped: list[Skipped]
+    failed: list[Failed]
+    dimensions: int
+    model: str
+    took_ms: float
+
+
+# --- OpenAI's ------------------------------------------------------------------------------------
+
+
+class EmbeddingsRequest(BaseModel):
+    """As OpenAI's; members that Backline has no use for are ignored."""
+
+    input: str | list[str] | list[int] | list[list[int]]
+    model: str = Field(max_length=200)
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, ge=1, le=16_000)
+    user: str | None = None
+
+
+class Embedding(BaseModel):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str = Field(description="A list, or base64 of little-endian float32.")
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(BaseModel):
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class ModelEntry(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[ModelEntry]
+
+
+# --- health, sockets, actions -------------------------------------------------------------------
+
+
+class Health(BaseModel):
+    status: Literal["ok"]
+
+
+class Ready(BaseModel):
+    status: Literal["ready"]
+    database: str
+
+
+class SocketStatus(BaseModel):
+    clients: int
+    topics: dict[str, int] = Field(description="Subscribers of each topic.")
+    dropped: int
+
+
+class ActionEntry(BaseModel):
+    """Something that a studio can be asked to do."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: int | str
+    name: str
+    title: str
+    category: str
+    description: str
+    contexts: list[str]
+    shortcut: str | None
+    undoable: bool
+
+
+class Actions(BaseModel):
+    actions: list[ActionEntry]
+
+
+class Problem(BaseModel):
+    """What went wrong: RFC 9457. On /v1 it has a member `error` besides, as OpenAI's answers do."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    request_id: str
+    errors: list[dict[str, Any]] | None = None
+    error: dict[str, Any] | None = None

@@ -1,0 +1,105 @@
+"""What the routes and sockets of one server share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from backline.config import Settings
+from backline.server.auth import Guard, Rate
+from backline.server.facets import FacetCache
+from backline.server.hub import Hub
+from backline.server.metrics import Metrics
+from backline.server.models import Models
+from backline.server.projection import Maps
+from backline.server.watch import Watch
+from backline.server.work import Followers, Runs
+from backline.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One server. `where` is the database as a person knows it."""
+
+    settings: Settings
+    open_store: Store
+    where: str
+    guard: Guard
+    rate: Rate
+    metrics: Metrics
+    models: Models
+    hub: Hub
+    watch: Watch
+    runs: Runs
+    followers: Followers | None
+    maps: Maps
+    facets: FacetCache
+    started_at: datetime
+
+    @property
+    def store(self) -> Store:
+        """The store, where the database answers.
+
+        Raises:
+            DatabaseUnavailableError: it does not at this moment; nobody is made to wait for it.
+        """
+        self.watch.check()
+        return self.open_store
+
+
+def make_services(store: Store, settings: Settings, *, worker: bool, where: str) -> Services:
+    """Everything of one server, not started yet.
+
+    Raises:
+        ConfigurationError: the settings would leave the server open to anybody.
+    """
+    metrics = Metrics()
+    models = Models(settings, metrics)
+    hub = Hub(metrics)
+    return Services(
+        settings=settings,
+        open_store=store,
+        where=where,
+        guard=Guard(settings),
+        rate=Rate.of(settings),
+        metrics=metrics,
+        models=models,
+        hub=hub,
+        watch=Watch(store, hub, metrics),
+        runs=Runs(store, settings, models),
+        followers=Followers(store, settings, models) if worker else None,
+        maps=Maps(),
+        facets=FacetCache(),
+        started_at=datetime.now(UTC),
+    )
+
+
+def services_of(connection: HTTPConnection) -> Services:
+    found: Services = connection.app.state.services
+    return found
+
+
+def require_read(connection: HTTPConnection) -> None:
+    """A dependency of everything that reads."""
+    guard = services_of(connection).guard
+    guard.check_read(authorized=guard.authorized(connection.headers))
+
+
+def require_write(connection: HTTPConnection) -> None:
+    """A dependency of everything that writes or spends."""
+    guard = services_of(connection).guard
+    guard.check_write(authorized=guard.authorized(connection.headers))
+
+
+def backline_version() -> str:
+    return version("backline")
+
+
+TheServices = Annotated[Services, Depends(services_of)]
+READ = Depends(require_read)
+WRITE = Depends(require_write)
