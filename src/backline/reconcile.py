@@ -1,7 +1,7 @@
 """Reconcile: find what happened behind the triggers' back, and send it through the queue.
 
 Page by page, by key, in short transactions beside workers and users. What is repaired stays
-repaired: a reconciliation that was stopped goes on after the last key that it names, or begins again.
+repaired: one that was stopped goes on after the last key that it names, or begins again.
 """
 
 from __future__ import annotations
