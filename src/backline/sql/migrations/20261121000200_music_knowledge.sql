@@ -8,6 +8,8 @@ declare
   v_is_new boolean := to_regclass('public.music_knowledge') is null;
   v_has_roles boolean := exists (select from pg_catalog.pg_roles where rolname = 'service_role');
   v_readers text := 'public';
+  v_role text;
+  v_reads boolean;
 begin
   create table if not exists public.music_knowledge (
     id         uuid primary key default gen_random_uuid(),
@@ -28,14 +30,16 @@ begin
     return;
   end if;
   alter table public.music_knowledge enable row level security;
+  drop policy if exists "anyone reads" on public.music_knowledge;
   execute format('create policy "anyone reads" on public.music_knowledge for select to %s using (true)', v_readers);
-  if v_has_roles then
-    v_is_new := v_is_new or has_table_privilege('anon', 'public.music_knowledge', 'select');
-    revoke all on public.music_knowledge from public, anon, authenticated;
-    if v_is_new then
-      grant select on public.music_knowledge to anon, authenticated;
+  foreach v_role in array case when v_has_roles then array['anon', 'authenticated'] else '{}' end loop
+    v_reads := v_is_new or has_table_privilege(v_role, 'public.music_knowledge', 'select');
+    execute format('revoke all on public.music_knowledge from %I', v_role);
+    if v_reads then
+      execute format('grant select on public.music_knowledge to %I', v_role);
     end if;
-  end if;
+  end loop;
+  revoke all on public.music_knowledge from public;
 end $$;
 
 alter table public.music_knowledge
