@@ -6,11 +6,17 @@ from typing import Any, Final
 
 from rich.markup import escape
 
-from backline.backfill import BackfillReport
+from backline.backfill import BackfillReport, IndexOutcome
 from backline.cli.output import count, coverage_line, duration, facts, out, percent
+from backline.reconcile import Reconciled
 from backline.types import Verification
 
 SHOWN: Final = 10
+LONG_TEXTS: Final = {
+    "truncate": "truncated to what the model reads",
+    "average": "embedded as the mean of their parts",
+    "reject": "not embedded",
+}
 
 
 def show_backfill(report: BackfillReport) -> None:
@@ -23,6 +29,8 @@ def show_backfill(report: BackfillReport) -> None:
             out.print(f"    {key}  {kind}: {error}", markup=False)
         if report.failed > SHOWN:
             out.print(f"    and {report.failed - SHOWN:,} more")
+    for notice in report.notices:
+        out.print(f"  {notice}", markup=False)
     if report.stopped_by:
         out.print(f"  stopped: {report.stopped_by}", markup=False)
     for line in _next_steps(report):
@@ -43,13 +51,21 @@ def _backfill_facts(report: BackfillReport) -> dict[str, Any]:
     }
     if report.reused:
         pairs["saved"] = f"{count(report.reused, 'row')} had a text that was embedded already"
-    if report.truncated:
-        pairs["truncated"] = (
-            f"texts longer than the model reads, by key: {', '.join(report.truncated)}"
-        )
+    if report.long:
+        keys = ", ".join(report.long_keys[:SHOWN])
+        pairs["long texts"] = f"{report.long:,} {LONG_TEXTS[report.long_text]}, by key: {keys}"
+    pairs["index"] = _index_line(report.index)
     if report.beside:
         pairs["beside"] = f"run {', '.join(map(str, report.beside))} shared the same queue"
     return pairs
+
+
+def _index_line(index: IndexOutcome) -> str:
+    if index.state == "built":
+        return f"HNSW built in {duration(index.seconds)}"
+    if index.state == "not needed":
+        return "none: below 10,000 rows every row is compared, which takes milliseconds"
+    return f"{index.state}: {index.why}" if index.why else index.state
 
 
 def _next_steps(report: BackfillReport) -> list[str]:
@@ -89,4 +105,30 @@ def show_verification(name: str, found: Verification) -> None:
         pairs[problem] = f"{count(number, 'row')}, by key: {examples}"
     facts(pairs)
     if not found.passed:
-        out.print(f"  [yellow]Mend it: backline backfill {escape(name)}[/yellow]")
+        out.print(
+            f"  [yellow]Mend it: backline reconcile {escape(name)} && "
+            f"backline backfill {escape(name)}[/yellow]"
+        )
+
+
+def show_reconciled(result: Reconciled) -> None:
+    """Each kind of drift with its count and examples, what was done about it, and what is next."""
+    name = escape(result.collection)
+    verdict = "[yellow]drift[/yellow]" if result.found else "[green]no drift[/green]"
+    if result.stopped:
+        verdict += ", stopped"
+    out.print(f"[bold]Reconcile {name}:[/bold] {verdict} among {count(result.rows, 'row')}")
+    pairs = {
+        kind: f"{number:,}, such as {', '.join(result.examples[kind][:3])}"
+        for kind, number in sorted(result.found.items())
+    }
+    pairs |= {f"not repaired: {what}": why for what, why in result.unrepaired.items()}
+    facts(pairs)
+    if result.dry_run and result.found:
+        out.print(f"  [yellow]Nothing was changed. Repair it: backline reconcile {name}[/yellow]")
+    if result.removed:
+        out.print(f"  {count(result.removed, 'left-over entry', 'left-over entries')} removed")
+    if result.enqueued:
+        out.print(f"  {count(result.enqueued, 'row')} enqueued. Embed: backline backfill {name}")
+    if result.stopped and result.last_key is not None:
+        out.print(f"  Go on with: --after {result.last_key}", markup=False)
