@@ -1,13 +1,46 @@
 -- The first collection, and the one that ships: the advice base of a music studio application.
 -- A project that already has the table keeps it, and gains only the columns that it lacks.
 
-create table if not exists public.music_knowledge (
-  id         uuid primary key default gen_random_uuid(),
-  topic      text not null,
-  category   text not null,
-  suggestion text not null,
-  confidence real not null default 0.8 check (confidence between 0 and 1)
-);
+-- Everybody reads it and only service_role writes it, but for a table that has row level security
+-- already: whoever turned that on decided who reads what, and a migration must open nothing.
+do $$
+declare
+  v_is_new boolean := to_regclass('public.music_knowledge') is null;
+  v_has_roles boolean := exists (select from pg_catalog.pg_roles where rolname = 'service_role');
+  v_readers text := 'public';
+  v_role text;
+  v_reads boolean;
+begin
+  create table if not exists public.music_knowledge (
+    id         uuid primary key default gen_random_uuid(),
+    topic      text not null,
+    category   text not null,
+    suggestion text not null,
+    confidence real not null default 0.8 check (confidence between 0 and 1)
+  );
+  if v_has_roles then
+    grant usage on schema public to anon, authenticated, service_role;
+    grant select, insert, update, delete on public.music_knowledge to service_role;
+    drop policy if exists "the service role writes" on public.music_knowledge;
+    create policy "the service role writes" on public.music_knowledge
+      for all to service_role using (true) with check (true);
+    v_readers := 'anon, authenticated';
+  end if;
+  if (select relrowsecurity from pg_catalog.pg_class where oid = 'public.music_knowledge'::regclass) then
+    return;
+  end if;
+  alter table public.music_knowledge enable row level security;
+  drop policy if exists "anyone reads" on public.music_knowledge;
+  execute format('create policy "anyone reads" on public.music_knowledge for select to %s using (true)', v_readers);
+  foreach v_role in array case when v_has_roles then array['anon', 'authenticated'] else '{}' end loop
+    v_reads := v_is_new or has_table_privilege(v_role, 'public.music_knowledge', 'select');
+    execute format('revoke all on public.music_knowledge from %I', v_role);
+    if v_reads then
+      execute format('grant select on public.music_knowledge to %I', v_role);
+    end if;
+  end loop;
+  revoke all on public.music_knowledge from public;
+end $$;
 
 alter table public.music_knowledge
   add column if not exists title      text not null default '',
@@ -36,23 +69,6 @@ revoke all on function backline.touch_updated_at() from public;
 create or replace trigger music_knowledge_touch
   before update of topic, category, title, suggestion, parameters, confidence on public.music_knowledge
   for each row execute function backline.touch_updated_at();
-
-alter table public.music_knowledge enable row level security;
-drop policy if exists "anyone reads" on public.music_knowledge;
-create policy "anyone reads" on public.music_knowledge for select using (true);
-revoke all on public.music_knowledge from public;
-do $$
-begin
-  if exists (select from pg_catalog.pg_roles where rolname = 'service_role') then
-    drop policy if exists "the service role writes" on public.music_knowledge;
-    create policy "the service role writes" on public.music_knowledge
-      for all to service_role using (true) with check (true);
-    revoke all on public.music_knowledge from anon, authenticated;
-    grant usage on schema public to anon, authenticated, service_role;
-    grant select on public.music_knowledge to anon, authenticated;
-    grant select, insert, update, delete on public.music_knowledge to service_role;
-  end if;
-end $$;
 
 select backline.add_collection(
   'music_knowledge', 'public.music_knowledge', null, '{topic} {category} {suggestion}', 'embedding',

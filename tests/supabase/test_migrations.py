@@ -123,7 +123,8 @@ def test_the_seed_leaves_what_is_there(
 ) -> None:
     backline("demo")
     bare_project.execute(
-        "update music_knowledge set suggestion = 'mine' where title = 'Clear muddy vocals at 200 to 400 Hz'"
+        "update music_knowledge set suggestion = 'mine' "
+        "where title = 'Clear muddy vocals at 200 to 400 Hz'"
     )
     supabase.push(bare_project, "--include-seed")
     [(rows, mine)] = bare_project.execute(
@@ -141,6 +142,50 @@ def test_a_music_table_of_ones_own_is_kept(
         ("mixing", 5)
     ]
     assert backline("backfill", "music_knowledge", "--json").json["complete"]
+
+
+def may(project: Project) -> set[str]:
+    """What the two roles of the public key may do with the table."""
+    granted = project.execute(
+        "select r || ' ' || p from unnest(array['anon', 'authenticated']) r, "
+        "unnest(array['select', 'insert', 'update', 'delete']) p "
+        "where has_table_privilege(r, 'public.music_knowledge', p)"
+    )
+    return {what for (what,) in granted}
+
+
+def test_a_table_that_has_policies_keeps_them(supabase: SupabaseCli, bare_project: Project) -> None:
+    """Only signed-in users see an entry here: a migration must not show them to everybody."""
+    bare_project.execute(OWN_MUSIC)
+    bare_project.execute("alter table public.music_knowledge enable row level security")
+    bare_project.execute("grant select, insert on public.music_knowledge to authenticated")
+    bare_project.execute(
+        "create policy members on public.music_knowledge to authenticated using (true)"
+    )
+    supabase.push(bare_project)
+    assert may(bare_project) == {"authenticated select", "authenticated insert"}
+    policies = bare_project.execute(
+        "select policyname from pg_policies where tablename = 'music_knowledge' order by 1"
+    )
+    assert [name for (name,) in policies] == ["members", "the service role writes"]
+
+
+def test_a_table_that_was_open_is_readable_and_closed_to_writing(
+    supabase: SupabaseCli, bare_project: Project
+) -> None:
+    bare_project.execute(OWN_MUSIC)
+    bare_project.execute("grant all on public.music_knowledge to anon, authenticated")
+    supabase.push(bare_project)
+    assert may(bare_project) == {"anon select", "authenticated select"}
+
+
+def test_a_table_that_nobody_could_read_stays_so(
+    supabase: SupabaseCli, bare_project: Project
+) -> None:
+    bare_project.execute(OWN_MUSIC)
+    bare_project.execute("grant select on public.music_knowledge to authenticated")
+    supabase.push(bare_project)
+    assert may(bare_project) == {"authenticated select"}
 
 
 OWN_MUSIC = """
