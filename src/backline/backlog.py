@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -48,6 +48,7 @@ class Unit:
     faults_since: float = 0.0
     whole: Unit | None = None
     windows: list[Unit] = field(default_factory=list)
+    weight: int = 0  # of a window: its tokens, as often as the text has it
     vector: NDArray[np.float32] | None = None
 
     @property
@@ -61,19 +62,22 @@ class Unit:
         return self.whole is not None and self.whole.verdict is not None
 
     def cut(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
-        """Embed this text in these windows."""
+        """Embed this text in these windows; those that repeat are embedded once."""
+        times = Counter(texts)
         self.windows = [
-            Unit(b"", text, count, long=True, jobs=self.jobs, whole=self)
-            for text, count in zip(texts, tokens, strict=True)
+            Unit(
+                b"", text, count, long=True, jobs=self.jobs, whole=self, weight=times[text] * count
+            )
+            for text, count in dict(zip(texts, tokens, strict=True)).items()
         ]
-        self.tokens = sum(tokens)
+        self.tokens = sum(window.tokens for window in self.windows)
 
     def mean(self) -> Vectors | None:
         """The unit vector of all windows' mean, weighted by tokens; None until all are there."""
         vectors = [window.vector for window in self.windows if window.vector is not None]
         if len(vectors) < len(self.windows):
             return None
-        mean = np.average(np.stack(vectors), axis=0, weights=[w.tokens for w in self.windows])
+        mean = np.average(np.stack(vectors), axis=0, weights=[w.weight for w in self.windows])
         length = float(np.linalg.norm(mean))
         # Windows that cancel out have no mean direction: the first one speaks for the text.
         mean = vectors[0] if length < SMALLEST_MEAN else mean / length

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backline.batching import Batch, Budget, Item, bisect, plan, unique
+from backline.batching import Batch, Budget, Item, bisect, plan, unique, windows
 
 items_of_any_size = st.lists(
     st.builds(Item, tokens=st.integers(0, 400), bytes=st.integers(0, 2000)), max_size=80
@@ -137,3 +137,48 @@ def test_unique_names_each_key_once_and_finds_all_again(keys: list[str]) -> None
     firsts, inverse = unique(keys)
     assert firsts == sorted(keys.index(key) for key in set(keys))
     assert [keys[firsts[i]] for i in inverse] == keys
+
+
+# --- texts that are longer than the model reads ---
+
+
+def first_tokens(most: int) -> Callable[[str], str]:
+    """Truncates to so many tokens of a tokenizer to which every character is one, emoji are two."""
+
+    def truncate(text: str) -> str:
+        sizes = accumulate(1 + (ord(character) > 0xFFFF) for character in text)
+        return text[: sum(1 for size in sizes if size <= most)]
+
+    return truncate
+
+
+@given(st.text(alphabet="ab \n\t🎛ü", max_size=300), st.integers(2, 20))
+def test_windows_hold_the_whole_text_and_each_is_read_whole(text: str, most: int) -> None:
+    truncate = first_tokens(most)
+    parts = windows(text, most, truncate)
+    assert all(truncate(part) == part and part.strip() for part in parts)
+    assert "".join("".join(parts).split()) == "".join(text.split())
+
+
+def test_windows_end_between_words() -> None:
+    assert windows("one two three", 9, first_tokens(9)) == ["one two ", "three"]
+    assert windows("uninterrupted", 5, first_tokens(5)) == ["unint", "errup", "ted"]
+
+
+def test_windows_look_no_further_ahead_than_they_must() -> None:
+    """Counting to the end of the text for each of its parts takes hours at a megabyte."""
+    read = 0
+
+    def truncate(text: str) -> str:
+        nonlocal read
+        read += len(text)
+        return text[:100]
+
+    text = "word " * 20_000
+    assert "".join(windows(text, 100, truncate)) == text
+    assert read < 20 * len(text)
+
+
+def test_a_text_of_which_nothing_fits_is_said_plainly() -> None:
+    with pytest.raises(ValueError, match="at most 1 tokens"):
+        windows("🎛", 1, first_tokens(1))
