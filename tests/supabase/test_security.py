@@ -6,7 +6,7 @@ beside it, so that a new table or function without a decision on who may use it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +18,8 @@ from tests.supabase.stack import ROOT, Keys, Project, Stack
 
 # --- who asks, and for what -----------------------------------------------------------------------
 
-READERS = {
+Headers = Callable[[Keys], dict[str, str]]
+READERS: dict[str, Headers] = {
     "publishable key": lambda keys: {"apikey": keys.publishable},
     "anon JWT": lambda keys: {"apikey": keys.anon_jwt},
     "anon JWT as bearer": lambda keys: {
@@ -31,14 +32,14 @@ READERS = {
         "apikey": keys.anon_jwt, "authorization": f"Bearer {keys.user_jwt()}",
     },
 }  # fmt: skip
-WRITERS = {
+WRITERS: dict[str, Headers] = {
     "secret key": lambda keys: {"apikey": keys.secret},
     "service JWT": lambda keys: {"apikey": keys.service_jwt},
     "service JWT as bearer": lambda keys: {
         "apikey": keys.service_jwt, "authorization": f"Bearer {keys.service_jwt}",
     },
 }  # fmt: skip
-STRANGERS = {
+STRANGERS: dict[str, Headers] = {
     "no key": lambda keys: {},
     "a key of another project": lambda keys: {"apikey": Keys().publishable},
     "a secret key of another project": lambda keys: {"apikey": Keys().secret},

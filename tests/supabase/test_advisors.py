@@ -1,0 +1,55 @@
+"""Supabase's own linter warns of nothing: in a new project, and with collections at work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli.conftest import Cli
+from tests.supabase.cli import SupabaseCli
+from tests.supabase.stack import Project
+
+
+@pytest.fixture
+def supabase(tmp_path: Path) -> SupabaseCli:
+    return SupabaseCli.in_folder(tmp_path)
+
+
+def warnings(supabase: SupabaseCli, project: Project) -> list[str]:
+    """What the linter says at level warn and above, and that its exit code says the same."""
+    done = supabase(
+        project, "db", "advisors", "--level", "warn", "--fail-on", "warn",
+        "--output-format", "json", code=None,
+    )  # fmt: skip
+    found = [f"{each['name']}: {each['detail']}" for each in done.json["results"]]
+    assert (done.code != 0) == bool(found), done.err
+    return found
+
+
+def test_nothing_to_warn_of(supabase: SupabaseCli, seeded_project: Project) -> None:
+    assert warnings(supabase, seeded_project) == []
+
+
+def test_nor_with_collections_and_indexes(
+    supabase: SupabaseCli, project: Project, tmp_path: Path
+) -> None:
+    backline = Cli(tmp_path, {"DATABASE_URL": project.url})
+    project.execute(
+        "create table public.notes (id bigint generated always as identity primary key, body text)"
+    )
+    project.execute("alter table public.notes enable row level security")
+    project.execute("create policy reads on public.notes for select to anon using (true)")
+    project.execute("insert into notes (body) select 'note ' || i from generate_series(1, 50) i")
+    backline("add", "notes", "--text", "{body}", "--model", "hash@8")
+    backline("backfill", "notes")
+    backline("index", "notes", "--rebuild")
+    assert warnings(supabase, project) == []
+
+
+def test_the_linter_does_find_what_is_wrong(supabase: SupabaseCli, project: Project) -> None:
+    project.execute("create table public.bare (id int); grant select on public.bare to anon")
+    project.execute("create function public.loose() returns int language sql as 'select 1'")
+    found = warnings(supabase, project)
+    assert len(found) == 2, found
+    assert "bare" in " ".join(found) and "loose" in " ".join(found)
