@@ -1,4 +1,4 @@
-"""Texts that are longer than the model reads: dealt with as declared, counted, and never silently."""
+"""Texts longer than the model reads: dealt with as declared, counted, and never silently."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ async def test_a_preview_counts_what_would_be_sent(store: Store, policy: LongTex
         found = await estimate(store, w.collection, embedder)
         report = await w.fill()
         assert (found.long, found.long_text) == (2, policy)
-        # Between parts, words are not cut: a part may end a few tokens early, or begin with a space.
+        # Parts end between words, so that their tokens are a few more or less than the text's.
         assert found.tokens == pytest.approx(report.tokens, rel=0.001)
         assert report.failed == (3 if policy == "reject" else 0)
 

@@ -1,9 +1,10 @@
-"""What happens behind the triggers' back is found, named, and repaired for no more than it takes."""
+"""What no trigger saw is found, named, and repaired for no more than it takes."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -49,7 +50,7 @@ async def reconciled(w: World) -> Reconciled:
     return done
 
 
-async def fingerprint(w: World) -> list[object]:
+async def fingerprint(w: World) -> list[Any]:
     """Everything that Backline knows of the collection."""
     tables = ("jobs", "stamps", "failures", "tallies", "documents", "keyword_indexes")
     return [
@@ -74,12 +75,15 @@ async def test_where_all_is_well_nothing_is_found(w: World, provider: StandInPro
 
 
 CHANGES = {
-    "row that was never enqueued": ["insert into notes select i, 'new ' || i from generate_series(101, 103) i"],
+    "row that was never enqueued": [
+        "insert into notes select i, 'new ' || i from generate_series(101, 103) i"
+    ],
     "text that changed unnoticed": ["update notes set body = 'edited ' || id where id <= 3"],
     "stamp of a row that does not exist": ["delete from notes where id <= 3"],
     "vector that is gone": ["update notes set embedding = null where id <= 3"],
     "vector that Backline did not write": [
-        "update notes n set embedding = o.embedding from notes o where n.id <= 3 and o.id = n.id + 3"
+        "update notes n set embedding = o.embedding from notes o "
+        "where n.id <= 3 and o.id = n.id + 3"
     ],
     "vector without a stamp": ["delete from backline.stamps where key::int <= 3"],
     "edit without a job": [
@@ -93,10 +97,12 @@ CHANGES = {
     ],
     "job of a row that does not exist": [
         "insert into backline.jobs (collection_id, key, priority) "
-        "select max(id), k, 1 from backline.collections, unnest(array['901', '902', '903']) k group by k"
+        "select max(id), k, 1 from backline.collections, unnest(array['901', '902', '903']) k "
+        "group by k"
     ],
     "dead letter of a row that does not exist": [
-        "insert into backline.failures (collection_id, key, content_hash, model_id, attempts, kind, error) "
+        "insert into backline.failures "
+        "(collection_id, key, content_hash, model_id, attempts, kind, error) "
         "select max(id), k, '', 1, 1, 'rejected', 'no' from backline.collections, "
         "unnest(array['901', '902', '903']) k group by k"
     ],
