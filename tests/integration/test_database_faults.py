@@ -406,6 +406,40 @@ async def reconnected(url: str) -> psycopg.AsyncConnection[DictRow]:
     return made[0]
 
 
+async def test_a_server_killed_in_the_middle_of_a_write(
+    private_server: Path, provider: StandInProvider
+) -> None:
+    """Half of the rows are updated, the transaction is open, and the postmaster is gone."""
+    url = embedded.start(private_server)
+    async with open_store(url) as store:
+        await migrate.apply(store.connector, core_only=True)
+        async with world(store, provider) as w:
+            await w.insert(*texts(100))
+            await on_write(w, "if new.id % 7 = 0 then perform pg_sleep(0.05); end if;")
+            async with running(w.fill(give_up_after=60, batch_size=50)) as filling:
+                await eventually_writing(w)
+                os.kill(postmaster(private_server), signal.SIGKILL)
+                await asyncio.to_thread(restarted, private_server)
+                w.user = await reconnected(url)
+                await no_obstacle(w)
+                report = await filling
+            assert (report.failed, report.state) == (0, "completed")
+            await w.check_complete()
+            assert overpaid(provider) == {}
+            await w.user.close()
+
+
+async def eventually_writing(w: World) -> None:
+    async def writing() -> bool:
+        rows = await w.sql(
+            "select 1 from pg_stat_activity where query like '%%backline.complete(%%' "
+            "and state = 'active' and wait_event = 'PgSleep'"
+        )
+        return bool(rows)
+
+    await eventually(writing, "a write to be under way", every=0.005)
+
+
 async def test_a_server_killed_together_with_its_worker(
     private_server: Path, provider: StandInProvider
 ) -> None:
