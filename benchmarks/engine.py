@@ -8,6 +8,8 @@
 (c) provider   a provider that takes 200 ms a call and allows 8 in flight: share of the ideal
 (d) memory     peak resident memory at 1,000,000 rows over that at 100,000
 (e) lag        from the commit of an edit to its new vector, at 100 edits a second
+(f) backlog    status, claims and their truth with 10,000,000 rows pending (--pending), on disk some
+               3 GB; not among the parts that run unless --only names it
 
 Machines are noisy: every comparison is made round by round on the same server, and the medians and
 all rounds are kept. Results go to benchmarks/results/engine.json and to the terminal.
@@ -130,7 +132,7 @@ async def pipeline(store: Store, rows: int, dimensions: int) -> float:
     """A whole backfill, from an untouched collection to a finished run."""
     docs = await collection(store, rows, dimensions)
     embedder = HashEmbedder(dimensions)
-    work = Backfill(store, docs, embedder, Limiter(max_concurrency=2), OPTIONS)
+    work = Backfill(store, docs, embedder, Limiter(max_concurrency=2), OPTIONS, build_index=False)
     await checkpoint(store)
     seconds = await timed(work.run)
     checked = await verify(store, docs)
@@ -204,7 +206,9 @@ async def bench_provider(store: Store, rows: int) -> dict[str, Any]:
     docs = await collection(store, rows, 384)
     embedder = SlowEmbedder(latency, in_flight)
     options = WorkerOptions(batch_size=batch, concurrency=in_flight)
-    work = Backfill(store, docs, embedder, Limiter(max_concurrency=in_flight), options)
+    work = Backfill(
+        store, docs, embedder, Limiter(max_concurrency=in_flight), options, build_index=False
+    )
     seconds = await timed(work.run)
     ideal = -(-rows // batch) * latency / in_flight
     return {
@@ -228,7 +232,8 @@ async def memory_child(url: str, rows: int) -> float:
     """Peak resident MiB of a process that does nothing but one backfill."""
     async with open_store(url) as store:
         docs = await store.collection("docs")
-        work = Backfill(store, docs, HashEmbedder(384), Limiter(max_concurrency=2), OPTIONS)
+        limiter = Limiter(max_concurrency=2)
+        work = Backfill(store, docs, HashEmbedder(384), limiter, OPTIONS, build_index=False)
         report = await work.run()
         if report.embedded != rows:
             raise SystemExit(f"embedded {report.embedded} of {rows}")
@@ -263,7 +268,7 @@ async def bench_lag(store: Store, rows: int, edits: int) -> dict[str, Any]:
     """Edit 100 rows a second while a sync follows; poll nothing: the stamp's time tells."""
     docs = await collection(store, rows, 384)
     limiter, options = Limiter(max_concurrency=2), OPTIONS
-    await Backfill(store, docs, HashEmbedder(384), limiter, options).run()
+    await Backfill(store, docs, HashEmbedder(384), limiter, options, build_index=False).run()
     sync = Sync(store, docs, HashEmbedder(384), limiter, options)
     following = asyncio.create_task(sync.run())
     await asyncio.sleep(1)
@@ -297,6 +302,79 @@ async def bench_lag(store: Store, rows: int, edits: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# --- (f) ----------------------------------------------------------------------------------------
+
+
+async def bench_backlog(store: Store, rows: int) -> dict[str, Any]:
+    """Ask for the status while that many rows wait, also while a worker takes some of them."""
+    docs = await waiting(store, rows)
+    [plan] = await store.connector.fetch(
+        "select pg_total_relation_size('backline.jobs') / 1048576 as mib"
+    )
+    idle = [await timed(lambda: store.coverage(docs)) for _ in range(100)]
+    count = await timed(lambda: store.connector.fetch("select count(*) from backline.jobs"))
+    options = WorkerOptions(batch_size=500, ahead=2000, max_rows=20_000)
+    work = Backfill(store, docs, HashEmbedder(8), Limiter(), options, build_index=False)
+    running = asyncio.create_task(work.run())
+    busy, seen = [], []
+    while not running.done():
+        await asyncio.sleep(0.2)
+        began = time.perf_counter()
+        seen.append(await store.coverage(docs))
+        busy.append(time.perf_counter() - began)
+    report = await running
+    after = await store.coverage(docs)
+    [counted] = await store.connector.fetch(
+        "select (select count(*) from backline.jobs) as pending, "
+        "(select count(*) from backline.stamps where not stale) as embedded"
+    )
+    if (after.pending, after.embedded) != (counted["pending"], counted["embedded"]):
+        raise SystemExit(f"the status says {after}, there are {counted}")
+    rates = [each.rate for each in seen if each.rate > 0]
+    etas = [each.eta_seconds for each in seen if each.eta_seconds]
+    return {
+        "pending": rows, "jobs_mib": int(plan["mib"]),
+        "status_ms_p50": round(1000 * statistics.median(idle), 2),
+        "status_ms_max": round(1000 * max(idle), 2),
+        "status_ms_max_within_a_working_process": round(1000 * max(busy), 2),
+        "count_of_the_same_ms": round(1000 * count, 1),
+        "embedded_meanwhile": report.embedded,
+        "rows_per_second": round(report.rows_per_second),
+        "rate_shown": round(statistics.median(rates)) if rates else None,
+        "eta_shown_s": round(statistics.median(etas)) if etas else None,
+    }  # fmt: skip
+
+
+async def waiting(store: Store, rows: int) -> Collection:
+    """A collection of that many rows, each with its job."""
+    for known in await store.collections():
+        if known.name == "docs":
+            await store.drop_collection(known, drop_column=False)
+    await store.connector.execute("drop table if exists public.docs cascade")
+    await store.connector.execute(
+        "create unlogged table docs (id bigint primary key, body text not null)"
+    )
+    step = 1_000_000
+    for first in range(1, rows + 1, step):
+        last = min(rows, first + step - 1)
+        await store.connector.execute(
+            f"insert into docs select i, 'Row ' || i from generate_series({first}, {last}) i"
+        )
+    found = await store.find_table("docs")
+    await store.add_collection(
+        "docs", found["oid"], key=None, template="{body}", column="embedding",
+        model=HashEmbedder(8).model,
+    )  # fmt: skip
+    docs = await store.collection("docs")
+    for first in range(1, rows + 1, step):
+        await store.connector.execute(
+            "insert into backline.jobs (collection_id, key, priority) "
+            f"select {docs.id}, i::text, 1 from generate_series({first}, "
+            f"{min(rows, first + step - 1)}) i"
+        )
+    return docs
+
+
 # --- all ----------------------------------------------------------------------------------------
 
 
@@ -318,6 +396,8 @@ async def main(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             found["memory"] = await bench_memory(store, url, (100_000, args.most_rows))
         if "lag" in only:
             found["lag"] = await bench_lag(store, 10_000, 2000)
+        if "backlog" in only:
+            found["backlog"] = await bench_backlog(store, args.pending)
     return found
 
 
@@ -326,6 +406,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--most-rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pending", type=int, default=10_000_000)
     parser.add_argument("--only", default="pipeline,plain,provider,memory,lag")
     parser.add_argument("--database-url")
     return parser.parse_args()
