@@ -74,6 +74,7 @@ def serve_command(
 async def _serve(settings: Settings, *, worker: bool) -> None:
     from backline.server import create_app, running  # noqa: PLC0415  FastAPI loads slowly
 
+    running.allow_many_sockets()
     bound = running.bind(settings.host, settings.port)
     try:
         async with database(settings, migrated=False, size=CONNECTIONS) as store:

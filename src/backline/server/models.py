@@ -148,7 +148,7 @@ class Models:
             ModelNotFoundError: this server has none of that name, or not with those dimensions.
         """
         known = await self.known(used)
-        wanted = [m for m in known if name in (name_of(m), m.name, f"{m.provider}/{m.name}")]
+        wanted = [m for m in known if name in _names_of(m)]
         fitting = [m for m in wanted if dimensions in (None, m.dimensions)]
         if fitting:
             found = await self.of(fitting[0])
@@ -207,6 +207,12 @@ def name_of(model: Model) -> str:
     return (
         f"hash@{model.dimensions}" if model.provider == "hash" else f"{model.provider}/{model.name}"
     )
+
+
+def _names_of(model: Model) -> set[str]:
+    """Every name that a caller may use; plain "hash" is no collection's, whatever it has."""
+    full = name_of(model)
+    return {full} if model.provider == "hash" else {full, model.name}
 
 
 def _cached_locally() -> list[Model]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ KEEP_ALIVE_SECONDS = 30
 LARGEST_FRAME = 256 * 1024
 # Requests that are under way when the server is stopped have this long.
 GRACEFUL_SECONDS = 10
+FILES = 8192
 
 
 class Server(uvicorn.Server):
@@ -47,6 +49,14 @@ def make_server(app: FastAPI) -> Server:
             ws_per_message_deflate=False,
         )
     )  # fmt: skip
+
+
+def allow_many_sockets() -> None:
+    """Every client is an open file, and the usual limit of 1,024 was made for other programs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -109,6 +109,8 @@ class Runs:
             RunEndedError: it has ended.
         """
         asked = await self._store.cancel_run(run)
+        if asked and run in self._running:  # one of ours need not wait for its next heartbeat
+            self._running[run].backfill.stop("cancelled")
         record = await self.find(run)
         if not asked and record.state != "cancelling":
             raise errors.RunEndedError(

@@ -1,0 +1,246 @@
+"""What the studio shows and does, over HTTP, each answer compared with the database."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.integration.harness import World, eventually
+from tests.integration.server.harness import Served, served, with_provider
+
+from backline import search
+from backline.search import Query
+
+
+async def fill(w: World, count: int = 12) -> None:
+    for n in range(1, count + 1):
+        await w.sql(
+            "insert into notes (id, body, kind, title) values (%s, %s, %s, %s)",
+            n, f"alpha note number {n}", "odd" if n % 2 else "even", f"Note {n}",
+        )  # fmt: skip
+    await w.fill()
+    await search.ensure_index(w.store, w.collection)
+
+
+async def test_status_says_what_the_database_says(s: Served, w: World) -> None:
+    await fill(w)
+    await w.sql("insert into notes (id, body) values (90, null), (91, 'not yet')")
+    found = await s.get("/api/status")
+    [collection] = [c for c in found["collections"] if c["name"] == "notes"]
+    assert collection["table"] == "public.notes"
+    assert collection["model"] == {
+        "provider": "hash", "name": "hash", "revision": "v1", "dimensions": 8,
+    }  # fmt: skip
+    coverage = collection["coverage"]
+    assert (coverage["rows"], coverage["embedded"], coverage["pending"]) == (14, 12, 2)
+    assert coverage["complete"] is False
+    assert found["server"]["worker"] is False
+    assert found["database"] == {"where": "the test's Postgres", "ok": True}
+    assert found["auth"] == {"key_required_for_writes": False, "key_required_for_reads": False}
+    [only] = (await s.get("/api/coverage", collection="notes"))["collections"]
+    assert only["coverage"]["rows"] == 14
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
+async def test_search_answers_as_the_library_does(s: Served, w: World, mode: search.Mode) -> None:
+    await fill(w)
+    asked = {"query": "alpha note number 7", "collection": "notes", "mode": mode, "limit": 5}
+    found = await s.post("/api/search", asked)
+    right = await search.search(
+        w.store, w.collection, w.embedder, Query("alpha note number 7", mode, 5, snippets=True)
+    )
+    assert [hit["key"] for hit in found["hits"]] == [hit.key for hit in right]
+    assert found["hits"][0]["key"] == "7"
+    assert found["hits"][0]["parts"] == pytest.approx(right[0].parts)
+    assert found["hits"][0]["row"]["title"] == "Note 7"
+    assert "embedding" not in found["hits"][0]["row"]
+    assert found["hits"][0]["snippet"] == right[0].snippet
+    by_address = await s.get("/api/search", q="alpha note number 7", collection="notes", mode=mode)
+    assert [hit["key"] for hit in by_address["hits"]][:5] == [hit.key for hit in right]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"kind": "odd"},
+        "kind = 'odd'",
+        {"op": "=", "path": ["kind"], "value": "odd"},
+    ],
+)
+async def test_search_filters_and_pages(s: Served, w: World, where: Any) -> None:
+    await fill(w)
+    asked = {"query": "alpha", "collection": "notes", "mode": "keyword", "where": where}
+    whole = await s.post("/api/search", {**asked, "limit": 100})
+    keys = [hit["key"] for hit in whole["hits"]]
+    assert sorted(map(int, keys)) == [1, 3, 5, 7, 9, 11]
+    pages = [await s.post("/api/search", {**asked, "limit": 4, "offset": at}) for at in (0, 4)]
+    assert [hit["key"] for page in pages for hit in page["hits"]] == keys
+
+
+async def test_a_search_that_cannot_be_is_explained(s: Served, w: World) -> None:
+    await fill(w, 2)
+    there_is_none = await s.post("/api/search", {"query": "x", "collection": "songs"}, 404)
+    assert "'songs'" in there_is_none["detail"] and "notes" in there_is_none["detail"]
+    column = await s.post(
+        "/api/search", {"query": "x", "collection": "notes", "where": "nope = 1"}, 422
+    )
+    assert "nope" in column["detail"]
+    typo = await s.post("/api/search", {"query": "x", "colection": "notes"}, 422)
+    assert typo["errors"][0]["field"] == "body.colection"
+    assert typo["type"] == "urn:backline:problem:validation"
+    assert typo["instance"] == "/api/search"
+    long = await s.post("/api/search", {"query": "x" * 2001, "collection": "notes"}, 422)
+    assert "2,001" in long["detail"] and "2,000" in long["detail"]
+
+
+async def test_a_column_of_other_dimensions_is_a_conflict_with_both_numbers(
+    s: Served, w: World
+) -> None:
+    await fill(w, 2)
+    await w.sql(
+        "alter table notes drop column embedding, add column embedding extensions.vector(3)"
+    )
+    for path, body in (
+        ("/api/search", {"query": "x", "collection": "notes"}),
+        ("/api/runs", {"collection": "notes"}),
+        ("/api/upsert-embeddings", {"collection": "notes", "rows": [{"id": 1, "text": "x"}]}),
+    ):
+        problem = await s.post(path, body, 409)
+        assert "3 dimensions" in problem["detail"] and "8" in problem["detail"]
+
+
+async def test_a_run_is_started_followed_and_ends(s: Served, w: World) -> None:
+    await w.insert(*(f"text {n}" for n in range(300)))
+    started = (await s.post("/api/runs", {"collection": "notes", "batch_size": 7}, 202))["run"]
+    assert started["settings"]["batch_size"] == 7
+
+    async def ended() -> bool:
+        return bool((await s.get(f"/api/runs/{started['id']}"))["run"]["state"] == "completed")
+
+    await eventually(ended, "the run to end")
+    run = (await s.get("/api/runs", collection="notes"))["runs"][0]
+    assert (run["id"], run["embedded"], run["failed"]) == (started["id"], 300, 0)
+    assert run["finished_at"] is not None
+    await w.check_complete()
+    problem = await s.post(f"/api/runs/{run['id']}/cancel", status=409)
+    assert "has ended already" in problem["detail"]
+    await s.post("/api/runs/987654/cancel", status=404)
+    await s.get("/api/runs/987654", 404)
+
+
+async def test_a_run_is_cancelled(paid_server: Served, paid: World, provider: Any) -> None:
+    await paid.insert(*(f"text {n}" for n in range(500)))
+    provider.behave(delay_s=0.3)
+    asked = {"collection": "notes", "batch_size": 5}
+    run = (await paid_server.post("/api/runs", asked, 202))["run"]
+    again = await paid_server.post("/api/runs", {"collection": "notes"}, 409)
+    assert f"under way: {run['id']}" in again["detail"]
+    cancelled = (await paid_server.post(f"/api/runs/{run['id']}/cancel", status=202))["run"]
+    assert cancelled["state"] == "cancelling"
+
+    async def ended() -> bool:
+        found = await paid_server.get(f"/api/runs/{run['id']}")
+        return bool(found["run"]["state"] == "cancelled")
+
+    await eventually(ended, "the run to be cancelled")
+    await paid.check_sound_but_for_missing()
+
+
+async def test_dead_letters_are_paged_and_sent_again(
+    paid_server: Served, paid: World, provider: Any
+) -> None:
+    provider.behave(reject_marker="poison")
+    await paid.insert(*(f"poison {n}" for n in range(5)), "good")
+    await paid.fill()
+    keys: list[str] = []
+    after: str | None = None
+    while True:
+        params = {"limit": 2} if after is None else {"limit": 2, "after": after}
+        page = await paid_server.get("/api/failures", **params)
+        assert page["total"] == 5
+        keys += [failure["key"] for failure in page["failures"]]
+        after = page["next"]
+        if after is None:
+            break
+    assert keys == ["1", "2", "3", "4", "5"]
+    failure = (await paid_server.get("/api/failures", collection="notes"))["failures"][0]
+    assert failure["kind"] == "rejected" and failure["collection"] == "notes"
+    await paid_server.get("/api/failures", 422, after="1")
+    provider.reset()
+    some = await paid_server.post("/api/failures/retry", {"collection": "notes", "keys": ["2"]})
+    assert some == {"retried": 1}
+    assert await paid_server.post("/api/failures/retry") == {"retried": 4}
+    await paid.fill()
+    await paid.check_complete()
+
+
+async def test_facets_are_the_columns_of_few_values(s: Served, w: World) -> None:
+    await fill(w)
+    found = await s.get("/api/facets", collection="notes")
+    assert found["facets"] == {
+        "kind": [{"value": "even", "count": 6}, {"value": "odd", "count": 6}]
+    }
+
+
+async def test_the_map_lays_out_every_row_and_keeps_it(s: Served, w: World) -> None:
+    await fill(w)
+    made = await s.get("/api/map", collection="notes")
+    assert made["count"] == made["total"] == 12
+    assert sorted(made["keys"], key=int) == [str(n) for n in range(1, 13)]
+    assert dict(zip(made["keys"], made["titles"], strict=True))["3"] == "Note 3"
+    assert set(made["categories"]) == {"odd", "even"}
+    assert max(map(abs, made["x"])) == pytest.approx(1)
+    assert max(map(abs, made["y"])) == pytest.approx(1)
+    place = await s.get("/api/map/query", q="alpha note number 3", collection="notes")
+    at = made["keys"].index("3")
+    assert (place["x"], place["y"]) == pytest.approx((made["x"][at], made["y"][at]), abs=1e-3)
+    assert (await s.get("/api/map", collection="notes"))["computed_at"] == made["computed_at"]
+    few = await s.get("/api/map", collection="notes", limit=3)
+    assert few["count"] == 3 and few["total"] == 12
+
+
+async def test_the_worker_inside_embeds_edits_and_leaves_in_good_order(w: World) -> None:
+    async with served(w.store, worker=True) as s:
+        assert (await s.get("/api/status"))["server"]["worker"] is True
+        await w.insert("a live edit")
+        await w.settled()
+        coverage = (await s.get("/api/coverage", collection="notes"))["collections"][0]["coverage"]
+        assert (coverage["embedded"], coverage["workers"]) == (1, 1)
+    await w.check_complete()
+
+
+async def test_a_stopped_server_gives_back_what_it_has_in_hand(paid: World, provider: Any) -> None:
+    await paid.insert(*(f"text {n}" for n in range(200)))
+    async with served(paid.store, **with_provider(provider)) as s:
+        provider.behave(delay_s=0.3)
+        run = (await s.post("/api/runs", {"collection": "notes", "batch_size": 5}, 202))["run"]
+        await asyncio.sleep(0.5)
+    [record] = await paid.store.runs(run=run["id"])
+    assert record.state == "interrupted"
+    assert set((await paid.jobs()).values()) <= {None}
+    provider.reset()
+    await paid.fill()
+    await paid.check_complete()
+
+
+async def test_the_actions_of_the_studio(s: Served) -> None:
+    found = (await s.get("/api/actions"))["actions"]
+    assert {"name", "title", "category", "contexts", "undoable"} <= set(found[0])
+    assert len({each["id"] for each in found}) == len(found)
+
+
+async def test_figures_for_prometheus(s: Served, w: World) -> None:
+    await fill(w)
+    await s.get("/api/search", q="alpha", collection="notes")
+    text = (await s.http.get("/metrics")).text
+    figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert figures['backline_rows{collection="notes",state="embedded"}'] == "12.0"
+    assert figures['backline_coverage_ratio{collection="notes"}'] == "1.0"
+    assert figures['backline_rows_embedded_by_runs{collection="notes"}'] == "12.0"
+    assert float(figures['backline_run_tokens{collection="notes",model="hash/hash"}']) > 0
+    assert figures['backline_run_cost_dollars{collection="notes",model="hash/hash"}'] == "0.0"
+    assert figures["backline_database_up"] == "1.0"
+    assert figures['backline_provider_seconds_count{model="hash@8",purpose="query"}'] == "1.0"
+    requests = 'backline_http_requests_total{method="GET",route="/api/search",status="200"}'
+    assert figures[requests] == "1.0"

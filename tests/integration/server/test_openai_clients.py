@@ -1,0 +1,148 @@
+"""The official clients of OpenAI, and LangChain, with the server in OpenAI's place."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+from pydantic import SecretStr
+from tests.integration.harness import World
+from tests.integration.server.harness import Served, served
+
+from backline.embedders.hash import hash_vectors
+from backline.embedders.registry import open_embedder
+from backline.server.gathering import Gatherer
+
+JS = Path(__file__).parent / "js"
+TEXTS = ["muddy vocals", "a longer text about the low end of a mix", "é ü 漢字 🎛️"]
+
+
+def client_of(s: Served, key: str = "none needed") -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{s.url}/v1", api_key=key, max_retries=0)
+
+
+async def test_python_lists_singles_floats_and_base64(s: Served) -> None:
+    async with client_of(s) as client:
+        right = hash_vectors(TEXTS, 384)
+        many = await client.embeddings.create(model="hash", input=TEXTS)  # base64 on the wire
+        assert [each.index for each in many.data] == [0, 1, 2]
+        assert np.array_equal(np.array([e.embedding for e in many.data], np.float32), right)
+        one = await client.embeddings.create(model="hash", input=TEXTS[0], encoding_format="float")
+        assert np.array_equal(np.array(one.data[0].embedding, np.float32), right[0])
+        assert one.usage.prompt_tokens == one.usage.total_tokens == 3
+        assert one.model == "hash"
+        raw = await client.embeddings.with_raw_response.create(
+            model="hash", input="x", encoding_format="base64"
+        )
+        assert isinstance(json.loads(raw.text)["data"][0]["embedding"], str)
+
+
+async def test_python_dimensions_and_models(s: Served, w: World) -> None:
+    async with client_of(s) as client:
+        few = await client.embeddings.create(model="hash", input="x", dimensions=16)
+        assert len(few.data[0].embedding) == 16
+        assert "hash@8" in [model.id async for model in client.models.list()]
+        with pytest.raises(openai.UnprocessableEntityError, match="8 dimensions, and 9"):
+            await client.embeddings.create(model="hash@8", input="x", dimensions=9)
+
+
+async def test_python_errors_are_its_own(w: World) -> None:
+    async with served(w.store, key="the key") as s, client_of(s, "wrong") as client:
+        with pytest.raises(openai.AuthenticationError, match="key"):
+            await client.embeddings.create(model="hash", input="x")
+        client.api_key = "the key"
+        with pytest.raises(openai.NotFoundError, match="no model 'gpt'"):
+            await client.embeddings.create(model="gpt", input="x")
+        with pytest.raises(openai.UnprocessableEntityError, match="tokens of another model"):
+            await client.embeddings.create(model="hash", input=[1, 2, 3])
+        with pytest.raises(openai.APIStatusError) as caught:
+            await client.embeddings.create(model="hash", input=["x"] * 2049)
+        assert caught.value.status_code == 413
+        assert (await client.embeddings.create(model="hash", input="x")).data
+
+
+async def test_the_local_model_gives_the_vectors_that_it_gives_anywhere(s: Served) -> None:
+    embedder = await open_embedder("local")
+    right = await embedder.embed(TEXTS)
+    await embedder.aclose()
+    async with client_of(s) as client:
+        found = await client.embeddings.create(model="local/all-MiniLM-L6-v2", input=TEXTS)
+        given = np.array([each.embedding for each in found.data], np.float32)
+        assert np.allclose(given, right, atol=1e-5)
+
+
+async def test_javascript(s: Served) -> None:
+    found = await run_js(s.url)
+    right = hash_vectors(TEXTS, 384)
+    assert np.allclose(np.array(found["many"], np.float32), right, atol=1e-7)
+    assert np.allclose(np.array(found["one"], np.float32), right[0], atol=1e-7)
+    assert np.allclose(np.array(found["floats"], np.float32), right[1], atol=1e-7)
+    assert found["few"] == 16
+    assert found["refused"] == {"status": 404, "code": "ModelNotFoundError"}
+    assert found["usage"]["total_tokens"] > 0
+
+
+async def run_js(url: str) -> Any:
+    """Run the script with the real npm package."""
+    node = shutil.which("node")
+    if node is None or not (JS / "node_modules" / "openai").is_dir():
+        pytest.skip("OpenAI's JavaScript client is not installed. Run: make js")
+    process = await asyncio.create_subprocess_exec(
+        node, str(JS / "client.mjs"), f"{url}/v1", json.dumps(TEXTS),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    return json.loads(out)
+
+
+async def test_langchain(s: Served) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # LangChain's own, of its imports
+        from langchain_openai import OpenAIEmbeddings
+    with openai.DefaultHttpxClient() as unused:
+        async with openai.DefaultAsyncHttpxClient() as http:
+            embeddings = OpenAIEmbeddings(
+                model="hash", openai_api_base=f"{s.url}/v1", openai_api_key=SecretStr("none"),
+                check_embedding_ctx_length=False, http_client=unused, http_async_client=http,
+            )  # fmt: skip
+            documents = await embeddings.aembed_documents(TEXTS)
+            query = await embeddings.aembed_query(TEXTS[0])
+    right = hash_vectors(TEXTS, 384)
+    assert np.allclose(np.array(documents, np.float32), right, atol=1e-7)
+    assert np.allclose(np.array(query, np.float32), right[0], atol=1e-7)
+
+
+async def test_requests_of_the_same_moment_are_computed_together(
+    s: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    original = Gatherer._next
+
+    def counting(self: Gatherer) -> Any:
+        taken = original(self)
+        sizes.append(len(taken))
+        return taken
+
+    monkeypatch.setattr(Gatherer, "_next", counting)
+    async with client_of(s) as client:
+        vectors: dict[int, Any] = {}
+        await client.embeddings.create(model="local/all-MiniLM-L6-v2", input="warm")
+        await asyncio.gather(*(one_local(client, n, vectors) for n in range(40)))
+    assert max(sizes) > 1
+    embedder = await open_embedder("local")
+    right = await embedder.embed([f"text {n}" for n in range(40)])
+    await embedder.aclose()
+    assert all(np.allclose(vectors[n], right[n], atol=1e-5) for n in range(40))
+
+
+async def one_local(client: openai.AsyncOpenAI, n: int, vectors: dict[int, Any]) -> None:
+    found = await client.embeddings.create(model="local/all-MiniLM-L6-v2", input=f"text {n}")
+    vectors[n] = np.array(found.data[0].embedding, np.float32)
