@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -82,6 +82,14 @@ class Settings(BaseModel):
     """Everything that can be set. In `backline.toml` a setting goes by its field's name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    via: Literal["postgres", "rest", "api", "edge"] = _setting(
+        "postgres",
+        "BACKLINE_VIA",
+        description="How the work is done: over a connection to Postgres, over the API of a "
+        "Supabase project (rest), by a Backline server (api) or by the Edge Function (edge). "
+        "Change it where there is no connection to Postgres.",
+    )
 
     database_url: Secret | None = _setting(
         None,

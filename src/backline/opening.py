@@ -41,7 +41,7 @@ def worker_options(settings: Settings, model: Model, limit: int | None = None) -
 def shown_settings(settings: Settings, options: WorkerOptions) -> dict[str, Any]:
     """The configuration that a report shows: nothing secret."""
     shown: dict[str, Any] = {
-        "via": "postgres",
+        "via": settings.via,
         "batch_size": options.batch_size,
         "workers": options.concurrency,
     }
@@ -117,6 +117,8 @@ def spec_of(settings: Settings, model: Model) -> str:
         return f"hash@{model.dimensions}"
     if model.provider == "openai":
         return f"openai/{model.name}@{model.dimensions}"
+    if model.provider == "supabase":
+        return f"supabase/{model.name}"
     if model.name in local_models():
         return f"local/{model.name}"
     if settings.local_model_folder is None:

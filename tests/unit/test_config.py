@@ -74,6 +74,7 @@ VALUES = {
     "protect_reads": "true",
     "cors_origins": "http://h",
     "max_body_bytes": "2048",
+    "via": "edge",
 }
 
 

@@ -24,6 +24,7 @@ from backline.cli.context import (
 )
 from backline.cli.data import model_of
 from backline.cli.output import duration, emit, facts, out, say, table
+from backline.cli.via import Via, job_store
 from backline.config import Settings
 from backline.search import Context, Mode, Query, Suggestions
 from backline.store import Store
@@ -72,13 +73,14 @@ def search_command(
             max=1,
         ),
     ] = search.DEFAULT_WEIGHT,
+    via: Via = None,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the rows that answer a question, best first."""
     asked = Query(query, mode_of(mode), limit, offset, where, weight, snippets=True)
-    settings = settings_of(database_url=database_url, data_dir=data_dir)
+    settings = settings_of(database_url=database_url, data_dir=data_dir, via=via)
     hits = run(_search(settings, collection, asked))
     if as_json:
         emit({"query": query, "mode": mode, "hits": [_hit(hit) for hit in hits]})
@@ -99,9 +101,9 @@ def mode_of(text: str) -> Mode:
 
 
 async def _search(settings: Settings, name: str | None, query: Query) -> list[SearchHit]:
-    async with database(settings) as store:
+    async with job_store(settings, "read") as store:
         collection = await store.collection(name)
-        if query.mode != "semantic":
+        if query.mode != "semantic" and isinstance(store, Store):
             await _ensure_keywords(store, collection)
         if query.mode == "keyword":
             return await search.search(store, collection, None, query)

@@ -37,10 +37,11 @@ from backline.cli.output import (
     table,
 )
 from backline.cli.report import LONG_TEXTS, show_backfill, show_reconciled, show_verification
+from backline.cli.via import Via, ViaAll, job_store, on_job_store, workshop
 from backline.config import Settings
 from backline.opening import shown_settings, worker_options
 from backline.reconcile import Reconciled, Reconciliation
-from backline.store import Store
+from backline.store import JobStore, Store
 from backline.sync import Sync
 from backline.types import Collection, Coverage
 
@@ -105,14 +106,16 @@ def backfill(
             "Nothing is sent and nothing is spent.",
         ),
     ] = False,
+    via: ViaAll = None,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Embed every row whose vector is missing or out of date. Stop it and run it again at will."""
     settings = settings_of(
-        database_url=database_url, data_dir=data_dir, batch_size=batch_size, workers=workers
-    )
+        database_url=database_url, data_dir=data_dir, batch_size=batch_size, workers=workers,
+        via=via,
+    )  # fmt: skip
     if dry_run:
         _show_preview(run(_preview(settings, collection)), as_json=as_json)
         return
@@ -128,7 +131,7 @@ def backfill(
 async def _backfill(
     settings: Settings, name: str | None, limit: int | None, *, index: bool, quiet: bool
 ) -> BackfillReport:
-    async with database(settings) as store:
+    async with job_store(settings) as store:
         collection = await store.collection(name)
         return await backfill_collection(
             store, settings, collection, limit, index=index, quiet=quiet
@@ -136,21 +139,21 @@ async def _backfill(
 
 
 async def backfill_collection(
-    store: Store, settings: Settings, collection: Collection, limit: int | None, *, quiet: bool,
+    store: JobStore, settings: Settings, collection: Collection, limit: int | None, *, quiet: bool,
     index: bool = True,
 ) -> BackfillReport:  # fmt: skip
     """One backfill with progress on standard error; Ctrl-C ends it in good order."""
     check(collection, collection.model)
-    async with embedder_for(settings, collection.model) as (embedder, limiter):
-        options = worker_options(settings, collection.model, limit)
+    async with workshop(settings, collection, limit) as shop:
         work = Backfill(
             store,
             collection,
-            embedder,
-            limiter,
-            options,
-            shown_settings(settings, options),
+            shop.embedder,
+            shop.limiter,
+            shop.options,
+            shown_settings(settings, shop.options),
             build_index=index,
+            make_worker=shop.make_worker,
         )
         with stopping(work.stop), BackfillProgress(quiet=quiet) as progress:
             return await work.run(progress, say)
@@ -185,7 +188,7 @@ def stopping(stop: Callable[[str], None]) -> Iterator[None]:
 
 
 async def _preview(settings: Settings, name: str | None) -> preview.Preview:
-    async with database(settings) as store:
+    async with job_store(settings) as store:
         collection = await store.collection(name)
         check(collection, collection.model)
         async with embedder_for(settings, collection.model) as (embedder, _):
@@ -241,12 +244,13 @@ async def _sync(settings: Settings, name: str | None) -> None:
 
 def status(
     collection: CollectionName = None,
+    via: Via = None,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Coverage, queue, failures, lag, rate and ETA, straight from the database."""
-    settings = settings_of(database_url=database_url, data_dir=data_dir)
+    settings = settings_of(database_url=database_url, data_dir=data_dir, via=via)
     found = run(_status(settings, collection))
     if as_json:
         emit({"collections": [_status_dict(c, v) for c, v in found]})
@@ -268,7 +272,7 @@ def status(
 
 
 async def _status(settings: Settings, name: str | None) -> list[tuple[Collection, Coverage]]:
-    async with database(settings) as store:
+    async with job_store(settings) as store:
         wanted = [await store.collection(name)] if name else await store.collections()
         return [(each, await store.coverage(each)) for each in wanted]
 
@@ -289,18 +293,19 @@ def _status_dict(collection: Collection, coverage: Coverage) -> dict[str, Any]:
 
 def verify_command(
     collection: CollectionName = None,
+    via: Via = None,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every row: right dimensions, finite, unit length, of the current text and model."""
-    settings = settings_of(database_url=database_url, data_dir=data_dir)
+    settings = settings_of(database_url=database_url, data_dir=data_dir, via=via)
 
-    async def act(store: Store, found: Collection) -> tuple[str, Any]:
+    async def act(store: JobStore, found: Collection) -> tuple[str, Any]:
         check(found, found.model)
         return found.name, await verify(store, found)
 
-    name, result = run(on_collection(settings, collection, act))
+    name, result = run(on_job_store(settings, collection, act))
     if as_json:
         emit({"collection": name, "passed": result.passed, **asdict(result)})
     else:
@@ -360,17 +365,18 @@ Keys = Annotated[
 @failures_app.command("list")
 def failures_list(
     collection: CollectionName = None,
+    via: Via = None,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """List the dead letters with the provider's own words."""
-    settings = settings_of(database_url=database_url, data_dir=data_dir)
+    settings = settings_of(database_url=database_url, data_dir=data_dir, via=via)
 
-    async def act(store: Store, found: Collection) -> tuple[str, list[Any]]:
+    async def act(store: JobStore, found: Collection) -> tuple[str, list[Any]]:
         return found.name, [failure async for failure in store.failures(found)]
 
-    name, found = run(on_collection(settings, collection, act))
+    name, found = run(on_job_store(settings, collection, act))
     if as_json:
         emit({"collection": name, "failures": [asdict(failure) for failure in found]})
         return
@@ -388,17 +394,18 @@ def failures_list(
 def failures_retry(
     collection: CollectionName = None,
     key: Keys = None,
+    via: Via = None,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Put dead letters back into the queue; the next backfill or a running sync embeds them."""
-    settings = settings_of(database_url=database_url, data_dir=data_dir)
+    settings = settings_of(database_url=database_url, data_dir=data_dir, via=via)
 
-    async def act(store: Store, found: Collection) -> tuple[str, int]:
+    async def act(store: JobStore, found: Collection) -> tuple[str, int]:
         return found.name, await store.retry_failures(found, key)
 
-    name, requeued = run(on_collection(settings, collection, act))
+    name, requeued = run(on_job_store(settings, collection, act))
     if as_json:
         emit({"collection": name, "requeued": requeued})
     elif requeued:
@@ -413,17 +420,18 @@ def failures_retry(
 def failures_drop(
     collection: CollectionName = None,
     key: Keys = None,
+    via: Via = None,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Forget dead letters. Their rows stay without a vector, and the next backfill tries them."""
-    settings = settings_of(database_url=database_url, data_dir=data_dir)
+    settings = settings_of(database_url=database_url, data_dir=data_dir, via=via)
 
-    async def act(store: Store, found: Collection) -> tuple[str, int]:
+    async def act(store: JobStore, found: Collection) -> tuple[str, int]:
         return found.name, await store.drop_failures(found, key)
 
-    name, dropped = run(on_collection(settings, collection, act))
+    name, dropped = run(on_job_store(settings, collection, act))
     if as_json:
         emit({"collection": name, "dropped": dropped})
     elif dropped:

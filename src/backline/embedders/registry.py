@@ -22,7 +22,7 @@ from backline.errors import ConfigurationError, ModelNotFoundError
 from backline.limiter import Limits
 from backline.types import Model
 
-Provider: TypeAlias = Literal["local", "hash", "openai"]
+Provider: TypeAlias = Literal["local", "hash", "openai", "supabase"]
 
 DEFAULT_LOCAL_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_HASH_DIMENSIONS = 384
@@ -30,8 +30,11 @@ DEFAULT_HASH_DIMENSIONS = 384
 _PLACEHOLDER_KEY = "no-key-needed"
 _FORMS = (
     "local, local/NAME, local:/path/to/folder, hash, hash@DIMENSIONS, "
-    "openai, openai/NAME, openai/NAME@DIMENSIONS"
+    "openai, openai/NAME, openai/NAME@DIMENSIONS, supabase/gte-small"
 )
+# What Supabase's Edge Runtime has in it. Nobody promises that its vectors are those of the weights
+# of that name on a hub, so the model is another one, and runs nowhere else.
+SUPABASE_MODEL = Model("supabase", "gte-small", "edge-runtime", 384, 512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,8 @@ def parse_spec(text: str) -> EmbedderSpec:
     text = text.strip()
     if text.startswith("local:") and text != "local:":
         return EmbedderSpec("local", text)
+    if text in ("supabase", "supabase/gte-small"):
+        return EmbedderSpec("supabase", SUPABASE_MODEL.name)
     match = re.fullmatch(r"(local|hash|openai)(?:/([^@]+))?(?:@([0-9]{1,6}))?", text)
     if match is None:
         raise ModelNotFoundError(f"There is no model {text!r}. {available()}")
@@ -118,6 +123,11 @@ async def open_embedder(
         return HashEmbedder(spec.dimensions or DEFAULT_HASH_DIMENSIONS)
     if spec.provider == "local":
         return await _open_local(spec, options)
+    if spec.provider == "supabase":
+        raise ConfigurationError(
+            "supabase/gte-small runs in Supabase's Edge Runtime only. Backfill with: --via edge. "
+            "Search by keywords, --mode keyword, or from another Edge Function."
+        )
     return await _open_openai(spec, options)
 
 
@@ -137,6 +147,8 @@ def describe(spec: EmbedderSpec | str) -> Model | None:
         return hash_model(spec.dimensions or DEFAULT_HASH_DIMENSIONS)
     if spec.provider == "openai":
         return openai_model(spec.name, spec.dimensions)
+    if spec.provider == "supabase":
+        return SUPABASE_MODEL
     return _describe_local(spec)
 
 
