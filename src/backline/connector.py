@@ -8,15 +8,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Literal, LiteralString, TypeAlias
+from typing import Any, Final, LiteralString, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection, sql
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row, tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from backline import errors
+from backline.address import address, no_entry, pooling, require_readable
 
 Params: TypeAlias = Mapping[str, Any] | Sequence[Any]
 Statement: TypeAlias = str | sql.SQL | sql.Composed
@@ -56,7 +56,7 @@ def translate(error: psycopg.Error | PoolTimeout, where: str) -> errors.Backline
     """The Backline error for a driver error; `where` is the server, without its password."""
     state = error.sqlstate if isinstance(error, psycopg.Error) else None
     if state is None or not isinstance(error, psycopg.Error):
-        return _without_state(error, where)
+        return no_entry(error, where)
     kind = kind_of(state)
     said = error.diag.message_primary or str(error)
     if state.startswith("BL"):
@@ -73,60 +73,6 @@ def kind_of(sqlstate: str) -> type[errors.BacklineError]:
         (_BY_SQLSTATE[sqlstate[:n]] for n in (5, 3, 2) if sqlstate[:n] in _BY_SQLSTATE),
         errors.DatabaseError,
     )
-
-
-def _without_state(error: Exception, where: str) -> errors.BacklineError:
-    """Failures to connect carry no SQLSTATE in libpq; what the server said is in the message."""
-    # libpq's hints, such as "Is the server running …?", are lines that begin with a tab.
-    said = [line for line in str(error).strip().splitlines() if not line.startswith("\t")]
-    last = said[-1] if said else type(error).__name__
-    refused = (
-        "password authentication failed",
-        "no password supplied",
-        "role ",
-        "Tenant or user not found",
-    )
-    if any(sign in str(error) for sign in refused):
-        return errors.DatabaseAuthenticationError(
-            f"Postgres at {where} refused the login: {last}. "
-            "Check the user name and the password in the database URL."
-        )
-    if isinstance(error, psycopg.ProgrammingError):
-        return errors.ConfigurationError(
-            f"The database URL cannot be read: {last}. "
-            "It should look like postgresql://user:password@host:5432/database."
-        )
-    return errors.DatabaseUnavailableError(
-        f"Postgres at {where} cannot be reached: {last}. "
-        "Check the database URL, and that the server is running."
-    )
-
-
-def address(conninfo: str) -> str:
-    """Host, port and database of a connection string: what may be shown, without any secret."""
-    try:
-        parts = conninfo_to_dict(conninfo)
-    except psycopg.ProgrammingError:
-        return "the given URL"
-    host = parts.get("host") or "localhost"
-    shown = "the embedded server" if str(host).startswith("/") else str(host)
-    port = f":{parts['port']}" if parts.get("port") else ""
-    return f"{shown}{port}/{parts.get('dbname') or 'postgres'}"
-
-
-def pooling(conninfo: str) -> Literal["transaction", "session"] | None:
-    """What an address says of a pooler behind it; None: it says nothing.
-
-    Supabase's poolers work by transaction at port 6543 and by session at 5432.
-    """
-    try:
-        parts = conninfo_to_dict(conninfo)
-    except psycopg.ProgrammingError:
-        return None
-    if str(parts.get("port")) == "6543":
-        return "transaction"
-    supabase = str(parts.get("host") or "").endswith(".pooler.supabase.com")
-    return "session" if supabase else None
 
 
 async def keeps_sessions(conninfo: str, connection: AsyncConnection[DictRow]) -> bool:
@@ -228,6 +174,7 @@ class Connector:
 
     async def open(self) -> None:
         """Connect once, so that a wrong URL or password is found now and said plainly."""
+        require_readable(self.conninfo)
         connection = await self.dedicated()
         try:
             with self._translated():
