@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from backline.limiter import Limiter
     from backline.loader import Loaded, load
     from backline.preview import Preview, estimate
+    from backline.reconcile import Reconciled, Reconciliation
     from backline.store import Store, open_store
     from backline.sync import Sync
     from backline.types import (
@@ -62,6 +63,8 @@ __all__ = [
     "Loaded",
     "Model",
     "Preview",
+    "Reconciled",
+    "Reconciliation",
     "RunRecord",
     "SearchHit",
     "Store",
@@ -88,6 +91,7 @@ _HOMES: Final = {
     "backline.limiter": ("Limiter",),
     "backline.loader": ("Loaded", "load"),
     "backline.preview": ("Preview", "estimate"),
+    "backline.reconcile": ("Reconciled", "Reconciliation"),
     "backline.store": ("Store", "open_store"),
     "backline.sync": ("Sync",),
     "backline.types": (

@@ -107,7 +107,8 @@ $$;
 
 -- ------------------------------------------------------------------------- vectors stored by others
 
--- What rows that somebody brings need, before anything is spent on them:
+-- What rows that somebody brings need, before anything is spent on them. row_key is the key as the table
+-- writes it, '7' for '007', and null where there is no such row.
 --   embed    the text has to be embedded
 --   reuse    this very text was embedded before: complete() takes the vector from the cache
 --   fresh    the stored vector already is of this text
@@ -115,7 +116,7 @@ $$;
 --   changed  the row's text is another one
 --   gone     there is no such row
 create function backline.inspect(p_collection int, p_keys text[], p_hashes bytea[])
-returns table (key text, action text)
+returns table (key text, action text, row_key text)
 language plpgsql stable
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
@@ -133,14 +134,14 @@ begin
       when r.blank then 'blank'
       when (select true from backline.vectors v where v.model_id = $4 and v.content_hash = i.hash
               and (v.cut is null or v.cut = $5) offset 0) then 'reuse'
-      else 'embed' end
+      else 'embed' end, r.key
     from unnest($2, $3) with ordinality as i(key, hash, position)
     left join lateral (
-      select true as found, t.missing, t.content = '' as blank, sha256(convert_to(t.content, 'UTF8')) as hash
-      from (select %2$s as content, r.%3$I is null as missing
+      select true as found, t.key, t.missing, t.content = '' as blank, sha256(convert_to(t.content, 'UTF8')) as hash
+      from (select r.%1$I::text as key, %2$s as content, r.%3$I is null as missing
             from %4$s r where r.%1$I = i.key::%5$s offset 0) t) r on true
     left join lateral (
-      select x.* from backline.stamps x where x.collection_id = $1 and x.key = i.key offset 0) s on true
+      select x.* from backline.stamps x where x.collection_id = $1 and x.key = r.key offset 0) s on true
     order by i.position
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name), c.key_type)
   using p_collection, p_keys, p_hashes, c.model_id, c.long_text;
@@ -259,7 +260,7 @@ $$;
 
 create function public.backline_inspect(p_collection int, p_keys text[], p_hashes bytea[]) returns json
 language sql stable set search_path = '' as $$
-  select coalesce(json_agg(json_build_array(i.key, i.action)), '[]')
+  select coalesce(json_agg(json_build_array(i.key, i.action, i.row_key)), '[]')
   from backline.inspect(p_collection, p_keys, p_hashes) i;
 $$;
 

@@ -13,8 +13,8 @@ import backline
 
 FROZEN = {
     "Backfill", "BackfillReport", "BacklineError", "Collection", "Coverage", "Embedder",
-    "EmbedderOptions", "Failure", "Limiter", "Loaded", "Model", "Preview", "RunRecord",
-    "SearchHit", "Store", "Sync", "Verification", "WorkerOptions", "check", "embedded", "errors",
+    "EmbedderOptions", "Failure", "Limiter", "Loaded", "Model", "Preview", "Reconciled",
+    "Reconciliation", "RunRecord", "SearchHit", "Store", "Sync", "Verification", "WorkerOptions", "check", "embedded", "errors",
     "estimate", "load", "migrate", "open_embedder", "open_store", "search", "verify",
 }  # fmt: skip
 
@@ -35,7 +35,7 @@ def test_every_name_is_there_and_says_what_it_is_for(name: str) -> None:
         assert not own.startswith(f"{name}("), "the docstring is the generated one"
 
 
-@pytest.mark.parametrize("name", ["Backfill", "Limiter", "Store", "Sync"])
+@pytest.mark.parametrize("name", ["Backfill", "Limiter", "Reconciliation", "Store", "Sync"])
 def test_every_public_method_says_what_it_does(name: str) -> None:
     silent = [
         method

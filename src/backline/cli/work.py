@@ -208,7 +208,8 @@ def _show_preview(found: preview.Preview, *, as_json: bool) -> None:
             f"{found.cached:,} known vectors cost nothing",
             "tokens": f"{found.tokens:,}"
             + (
-                f", {found.long:,} texts longer than the model reads: {LONG_TEXTS[found.long_text]}"
+                f", {count(found.long, 'text')} longer than the model reads: "
+                f"{LONG_TEXTS[found.long_text]}"
                 if found.long
                 else ""
             ),
