@@ -64,6 +64,7 @@ class Collection:
     column_type: str | None
     column_dimensions: int | None
     long_text: LongText = "truncate"
+    missing_grants: tuple[str, ...] = ()
 
     @property
     def table(self) -> str:
