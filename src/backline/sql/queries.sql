@@ -1,7 +1,8 @@
 -- The statements that the store sends, by name. The rules are in the functions of the migrations.
 
 -- name: is_migrated
--- Whether the protocol's functions are there at all.
+select to_regclass('backline.collections') is not null as migrated,
+  exists (select from pg_catalog.pg_extension where extname = 'vector') as has_vector
 select to_regclass('backline.collections') is not null as migrated
 
 -- name: vector_schema
