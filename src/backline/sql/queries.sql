@@ -1,9 +1,9 @@
 -- The statements that the store sends, by name. The rules are in the functions of the migrations.
 
 -- name: is_migrated
+-- Whether the protocol's functions are there at all, and pgvector still with them.
 select to_regclass('backline.collections') is not null as migrated,
   exists (select from pg_catalog.pg_extension where extname = 'vector') as has_vector
-select to_regclass('backline.collections') is not null as migrated
 
 -- name: vector_schema
 -- The schema that pgvector lives in, null where it is not installed in this database.
