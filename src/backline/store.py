@@ -214,11 +214,17 @@ class Store:
 
         Raises:
             NotMigratedError: the database has no Backline schema.
+            ExtensionMissingError: pgvector was there, and is gone.
 
         """
         migrated = await self.connector.fetch_one(query("is_migrated"))
         if not migrated["migrated"]:
             raise errors.NotMigratedError
+        if not migrated["has_vector"]:
+            raise errors.ExtensionMissingError(
+                "pgvector was removed from this database, and with it every vector. Enable it "
+                "again, declare the collections anew (backline drop, backline add), and backfill."
+            )
         return [collection_of(row) for row in await self.connector.fetch(query("collections"))]
 
     async def collection(self, name: str | None = None) -> Collection:
@@ -719,7 +725,29 @@ def collection_of(row: Mapping[str, Any]) -> Collection:
         column_type=row["column_type"],
         column_dimensions=row["column_dimensions"],
         long_text=row["long_text"],
+        missing_grants=tuple(row["missing_grants"] or ()),
     )
+
+
+def require_column(collection: Collection) -> None:
+    """Refuse a collection whose table or column somebody has dropped.
+
+    Raises:
+        TableNotFoundError, ColumnNotFoundError: it is gone.
+
+    """
+    if not collection.table_exists:
+        raise errors.TableNotFoundError(
+            f"The table {collection.table} of the collection {collection.name!r} is gone. "
+            f"Restore it, or forget the collection: backline drop {collection.name}."
+        )
+    if collection.column_type is None:
+        raise errors.ColumnNotFoundError(
+            f"The column {collection.table}.{collection.embedding_column} is gone. Declare the "
+            f"collection anew, which adds it: backline drop {collection.name} && backline add "
+            f"{collection.table} --text '{collection.text_template}' "
+            f"--column {collection.embedding_column}."
+        )
 
 
 @asynccontextmanager
