@@ -15,7 +15,7 @@ from backline import errors
 from backline.embedders.base import Embedder
 from backline.limiter import Limiter
 from backline.search.index import ROWS_WORTH_AN_INDEX, ensure_vectors
-from backline.store import JobStore, Store
+from backline.store import JobStore, Store, require_column
 from backline.types import Collection, Coverage, Model, RunRecord, Verification
 from backline.worker import Walk, Worker, WorkerOptions
 
@@ -97,22 +97,14 @@ def check(collection: Collection, model: Model) -> None:
         TableNotFoundError, ColumnNotFoundError: the table or its column is gone.
         DimensionMismatchError: the column holds other dimensions than the model gives.
         ModelMismatchError: the collection is declared for another model.
+        PermissionDeniedError: the role may not read and write the table.
 
     """
-    if not collection.table_exists:
-        raise errors.TableNotFoundError(
-            f"The table {collection.table} of the collection {collection.name!r} is gone. "
-            f"Restore it, or forget the collection: backline drop {collection.name}."
-        )
+    require_column(collection)
     column = f"{collection.table}.{collection.embedding_column}"
-    if collection.column_type is None:
-        raise errors.ColumnNotFoundError(
-            f"The column {column} is gone. Declare the collection anew, which adds it: "
-            f"backline drop {collection.name} && backline add {collection.table} "
-            f"--text '{collection.text_template}' --column {collection.embedding_column}."
-        )
+    kind = collection.column_type or ""
     try:
-        check_column(column, collection.column_type, collection.column_dimensions, model)
+        check_column(column, kind, collection.column_dimensions, model)
     except errors.DimensionMismatchError as error:
         held = collection.column_dimensions or model.dimensions
         raise errors.DimensionMismatchError(
@@ -123,6 +115,11 @@ def check(collection: Collection, model: Model) -> None:
             f"The collection {collection.name!r} is embedded with {collection.model} revision "
             f"{collection.model.revision}, not with {model} revision {model.revision}. To change "
             f"it: backline model use {collection.name} {model.provider}/{model.name}."
+        )
+    if collection.missing_grants:
+        raise errors.PermissionDeniedError(
+            f"This database role may not fill {collection.table}. Let its owner run: "
+            f"{'; '.join(collection.missing_grants)};"
         )
 
 
