@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 from backline import errors
 from backline.embedders.base import Embedder
 from backline.search.filters import Filter, parse
-from backline.store import JobStore
+from backline.store import JobStore, require_column
 from backline.types import Collection, SearchHit
 
 Mode: TypeAlias = Literal["hybrid", "semantic", "keyword"]
@@ -57,11 +57,13 @@ async def search(
         UsageError: the query is empty, a number is out of range, the filter does not read, or the
             keyword index is not built.
         ModelMismatchError: the collection is embedded with another model than the query would be.
+        TableNotFoundError, ColumnNotFoundError: the table or its column is gone.
         ColumnNotFoundError: the filter names a column that the table does not have.
     """
     query = Query(query) if isinstance(query, str) else query
     text = readable(query.text)
     check(query, text)
+    require_column(collection)
     vector = None
     if query.mode != "keyword":
         vector = await embedded(collection, embedder, text)
