@@ -20,6 +20,11 @@ create table if not exists supabase_migrations.schema_migrations (
 """
 
 
+_VECTOR = """
+create schema if not exists extensions;
+create extension if not exists vector with schema extensions;
+"""
+
 # Everything but the music studio's table, for databases that have a table of their own.
 _CORE = re.compile(r"^backline")
 
@@ -46,15 +51,17 @@ async def apply(connector: Connector, *, core_only: bool = False) -> list[Migrat
     With `core_only`, only Backline's own schema, and not the table `music_knowledge`.
 
     Raises:
-        ExtensionMissingError: the server has no pgvector to install.
-        PermissionDeniedError: the role may not create schemas or the extension.
+        ExtensionMissingError: the server has no pgvector, or the role may not enable it.
+        PermissionDeniedError: the role may not create schemas.
 
     """
     applied: list[Migration] = []
-    for migration in await pending(connector, core_only=core_only):
+    waiting = await pending(connector, core_only=core_only)
+    if waiting:
+        await _prepare(connector)
+    for migration in waiting:
         async with connector.transaction() as transaction:
             await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
-            await transaction.execute(_HISTORY)
             if await _had(transaction, migration):  # another process was quicker
                 continue
             schema = await _vector_schema(transaction)
@@ -67,6 +74,24 @@ async def apply(connector: Connector, *, core_only: bool = False) -> list[Migrat
             )
         applied.append(migration)
     return applied
+
+
+async def _prepare(connector: Connector) -> None:
+    """Make the history, and enable pgvector where it is not enabled yet."""
+    async with connector.transaction() as transaction:
+        await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+        await transaction.execute(_HISTORY)
+        schema = await _vector_schema(transaction)
+    try:
+        async with connector.transaction() as transaction:
+            await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+            await transaction.execute(_for_schema(_VECTOR, schema))
+    except errors.PermissionDeniedError as error:
+        raise errors.ExtensionMissingError(
+            f"pgvector is not enabled in this database, and this role may not enable it. {error} "
+            "On Supabase, enable `vector` in the dashboard (Database, Extensions); elsewhere let a "
+            "superuser run: create extension vector. Then: backline migrate."
+        ) from error
 
 
 async def _had(transaction: Transaction, migration: Migration) -> bool:
