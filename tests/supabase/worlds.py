@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from pydantic import SecretStr
 
+from backline.backfill import Backfill
 from backline.project import choose_key
 from backline.rest import RestStore, open_rest_store
 from backline.store import open_store
+from backline.worker import Worker
 from tests.integration.harness import NOTES, World, execute, world
 from tests.provider import StandInProvider
 from tests.supabase.stack import Project
@@ -32,7 +34,15 @@ async def rest_store(project: Project, key: str | None = None) -> AsyncIterator[
 
 @dataclass
 class RestWorld(World):
-    """A world whose `store` is a RestStore."""
+    """A world whose `store` is a RestStore, and whose workers may be of another kind."""
+
+    make_worker: type[Worker] = Worker
+
+    def backfill(self, **options: Any) -> Backfill:
+        return Backfill(
+            self.store, self.collection, self.embedder, self.limiter,
+            replace(self.options, **options), make_worker=self.make_worker,
+        )  # fmt: skip
 
     @property
     def rest(self) -> RestStore:

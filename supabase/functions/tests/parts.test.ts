@@ -16,9 +16,14 @@ function status(found: number) {
 
 Deno.test("each place of a key lets in whoever has one of the secrets", () => {
   const secrets = ["function-secret", "sb_secret_1"];
-  for (const name of ["x-api-key", "apikey"]) requireCaller(new Headers({ [name]: "sb_secret_1" }), secrets);
+  for (const name of ["x-api-key", "apikey"]) {
+    requireCaller(new Headers({ [name]: "sb_secret_1" }), secrets);
+  }
   requireCaller(new Headers({ authorization: "Bearer function-secret" }), secrets);
-  requireCaller(new Headers({ apikey: "sb_publishable_1", "x-api-key": "function-secret" }), secrets);
+  requireCaller(
+    new Headers({ apikey: "sb_publishable_1", "x-api-key": "function-secret" }),
+    secrets,
+  );
 });
 
 Deno.test("nobody else gets in", () => {
@@ -26,7 +31,10 @@ Deno.test("nobody else gets in", () => {
   for (const key of ["", "function-secre", "function-secret2", "sb_publishable_1"]) {
     throws(() => requireCaller(new Headers({ apikey: key }), secrets), status(401));
   }
-  throws(() => requireCaller(new Headers({ authorization: "function-secret" }), secrets), status(401));
+  throws(
+    () => requireCaller(new Headers({ authorization: "function-secret" }), secrets),
+    status(401),
+  );
   throws(() => requireCaller(new Headers(), secrets), status(401));
   throws(() => requireCaller(new Headers({ apikey: "" }), []), status(500));
 });
@@ -80,5 +88,8 @@ for (
 
 Deno.test("a vector as text is the very float32", () => {
   const vector = new Float32Array([1 / 3, -1e-30, 3.4e38, 0, -0.1, 2 ** -149]);
-  equal(Float32Array.from(JSON.parse(vectorText(vector))), new Float32Array(vector).map((x) => x + 0));
+  equal(
+    Float32Array.from(JSON.parse(vectorText(vector))),
+    new Float32Array(vector).map((x) => x + 0),
+  );
 });

@@ -107,8 +107,11 @@ class Upsert {
 
   async run(rows: readonly Row[]): Promise<void> {
     const missing = await this.withoutWork(await this.once(rows));
-    for (let start = 0; start < missing.length; start += BATCH) {
-      const batch = missing.slice(start, start + BATCH);
+    // By text and not by row: rows of one text share one vector, which is paid for once.
+    const texts = [...new Set(missing.map((row) => row.text))];
+    for (let start = 0; start < texts.length; start += BATCH) {
+      const these = new Set(texts.slice(start, start + BATCH));
+      const batch = missing.filter((row) => these.has(row.text));
       if (performance.now() - this.began > ENOUGH_MS) this.skip(batch, "time");
       else await this.embedAndStore(batch);
     }
