@@ -81,11 +81,13 @@ async def _prepare(connector: Connector) -> None:
     async with connector.transaction() as transaction:
         await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
         await transaction.execute(_HISTORY)
-        schema = await _vector_schema(transaction)
+        if await transaction.fetch(query("vector_schema")):
+            return
+        await _vector_schema(transaction)
     try:
         async with connector.transaction() as transaction:
             await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
-            await transaction.execute(_for_schema(_VECTOR, schema))
+            await transaction.execute(_VECTOR)
     except errors.PermissionDeniedError as error:
         raise errors.ExtensionMissingError(
             f"pgvector is not enabled in this database, and this role may not enable it. {error} "
