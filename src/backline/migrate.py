@@ -90,7 +90,7 @@ async def _prepare(connector: Connector) -> None:
             await transaction.execute(_VECTOR)
     except errors.PermissionDeniedError as error:
         raise errors.ExtensionMissingError(
-            f"pgvector is not enabled in this database, and this role may not enable it. {error} "
+            "pgvector is not enabled in this database, and this role may not enable it. "
             "On Supabase, enable `vector` in the dashboard (Database, Extensions); elsewhere let a "
             "superuser run: create extension vector. Then: backline migrate."
         ) from error
