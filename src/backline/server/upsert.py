@@ -223,7 +223,15 @@ def _is_storable(text: str) -> bool:
 
 
 def _cut(rows: list[_Row], size: int) -> list[list[_Row]]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+    """Batches of `size` different texts, each with all its rows, so that it is paid for once."""
+    by_text: dict[str, list[_Row]] = {}
+    for row in rows:
+        by_text.setdefault(row.text, []).append(row)
+    groups = list(by_text.values())
+    return [
+        [row for group in groups[start : start + size] for row in group]
+        for start in range(0, len(groups), size)
+    ]
 
 
 def body_of(upserted: schemas.Upserted) -> tuple[int, dict[str, Any]]:

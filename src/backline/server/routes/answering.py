@@ -8,6 +8,7 @@ from backline.server.problems import MEDIA_TYPE, TITLES
 
 ALWAYS: Final = (401, 403, 429, 500)
 WITH_DATABASE: Final = (404, 409, 422, 503, 504)
+WITH_BODY: Final = (400, 413)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

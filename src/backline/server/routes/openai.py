@@ -14,7 +14,7 @@ from starlette.responses import Response
 from backline import errors
 from backline.server import schemas
 from backline.server.models import Opened, name_of
-from backline.server.routes.answering import problems
+from backline.server.routes.answering import WITH_BODY, WITH_DATABASE, problems
 from backline.server.services import READ, WRITE, Services, TheServices
 from backline.types import Vectors
 
@@ -30,7 +30,7 @@ FEW_TEXTS: Final = 8
     "/embeddings",
     dependencies=[WRITE],
     response_model=schemas.Embeddings,
-    responses=problems(404, 409, 413, 422, 502, 503, 504),
+    responses=problems(*WITH_DATABASE, *WITH_BODY, 502),
 )
 async def embeddings(services: TheServices, asked: schemas.EmbeddingsRequest) -> Response:
     """Vectors for texts. Requests that come at the same moment are computed together."""

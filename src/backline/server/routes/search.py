@@ -10,12 +10,12 @@ from backline.backfill import check
 from backline.search import DEFAULT_WEIGHT, LARGEST_PAGE, Mode
 from backline.search.ranking import DEEPEST_ROW, embedded, readable
 from backline.server import answers, projection, schemas
-from backline.server.routes.answering import WITH_DATABASE, problems
+from backline.server.routes.answering import WITH_BODY, WITH_DATABASE, problems
 from backline.server.routes.status import OfCollection
 from backline.server.services import READ, TheServices
 
 router = APIRouter(
-    tags=["search"], dependencies=[READ], responses=problems(*WITH_DATABASE, 413, 502)
+    tags=["search"], dependencies=[READ], responses=problems(*WITH_DATABASE, *WITH_BODY, 502)
 )
 
 

@@ -12,7 +12,7 @@ from backline import errors
 from backline.backfill import check
 from backline.server import schemas
 from backline.server.reads import failures_page
-from backline.server.routes.answering import WITH_DATABASE, problems
+from backline.server.routes.answering import WITH_BODY, WITH_DATABASE, problems
 from backline.server.routes.status import OfCollection
 from backline.server.services import READ, WRITE, TheServices
 from backline.server.upsert import Upsert, body_of
@@ -21,7 +21,7 @@ reads = APIRouter(prefix="/api", tags=["work"], dependencies=[READ])
 writes = APIRouter(prefix="/api", tags=["work"], dependencies=[WRITE])
 
 RunId = Annotated[int, PathParameter(ge=1, le=2**63 - 1)]
-ERRORS = problems(*WITH_DATABASE, 413)
+ERRORS = problems(*WITH_DATABASE, *WITH_BODY)
 
 
 @reads.get("/runs", responses=ERRORS)
@@ -43,7 +43,7 @@ async def one_run(services: TheServices, run: RunId) -> schemas.OneRun:
     return schemas.OneRun(run=schemas.Run.of(await services.runs.find(run)))
 
 
-@writes.post("/runs", status_code=202, responses=problems(*WITH_DATABASE, 413, 502))
+@writes.post("/runs", status_code=202, responses=problems(*WITH_DATABASE, *WITH_BODY, 502))
 async def start_run(services: TheServices, asked: schemas.StartRun) -> schemas.OneRun:
     """Start a backfill in the background; follow it here, or by the topic run_progress."""
     collection = await services.store.collection(asked.collection)
@@ -110,7 +110,7 @@ async def retry_failures(services: TheServices, asked: schemas.RetryFailures) ->
     response_model=schemas.Upserted,
     responses={
         207: {"model": schemas.Upserted, "description": "Some rows were skipped or failed."},
-        **problems(*WITH_DATABASE, 413, 502),
+        **problems(*WITH_DATABASE, *WITH_BODY, 502),
     },
 )
 async def upsert_embeddings(services: TheServices, asked: schemas.UpsertRequest) -> JSONResponse:
