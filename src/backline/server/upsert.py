@@ -129,11 +129,11 @@ class Upsert:
         try:
             elements = await self._elements(rows)
         except errors.InputRejectedError as error:
-            if len(rows) == 1:
-                self.failed[rows[0].id] = str(error)
+            texts = len({row.text for row in rows})
+            if texts == 1:
+                self.failed |= {row.id: str(error) for row in rows}
                 return error
-            halves = [await self._embed([rows[i] for i in half])
-                      for half in batching.bisect(range(len(rows)))]  # fmt: skip
+            halves = [await self._embed(half) for half in _cut(rows, (texts + 1) // 2)]
             return halves[0] or halves[1]
         except errors.EmbedderError as error:
             self.failed |= {row.id: str(error) for row in rows}
