@@ -29,6 +29,11 @@ def deno_environment(project: Project) -> dict[str, str]:
     }
 
 
+def legacy_key(project: Project) -> str:
+    """The project's service_role JWT, the same at every call."""
+    return project.keys.jwt("service_role", iat=1_700_000_000, exp=4_000_000_000)
+
+
 @contextmanager
 def function_running(project: Project, **variables: str) -> Iterator[str]:
     """The function behind the project's gateway; yields its URL there."""
@@ -38,7 +43,7 @@ def function_running(project: Project, **variables: str) -> Iterator[str]:
         "SUPABASE_URL": project.api_url,
         "SUPABASE_SECRET_KEYS": json.dumps({"default": project.keys.secret}),
         "SUPABASE_PUBLISHABLE_KEYS": json.dumps({"default": project.keys.publishable}),
-        "SUPABASE_SERVICE_ROLE_KEY": project.keys.service_jwt,
+        "SUPABASE_SERVICE_ROLE_KEY": legacy_key(project),
         "SUPABASE_ANON_KEY": project.keys.anon_jwt,
         "FUNCTION_SECRET": SECRET,
         **variables,

@@ -24,6 +24,7 @@ from tests.supabase.function import (
     SECRET,
     deno_environment,
     function_running,
+    legacy_key,
     provider_variables,
 )
 from tests.supabase.stack import Project, require
@@ -129,7 +130,7 @@ async def test_who_may_call(project: Project, provider: StandInProvider, functio
         {"Authorization": f"Bearer {SECRET}"},
         {"X-API-Key": SECRET},
         {"apikey": keys.secret},
-        {"apikey": keys.service_jwt},
+        {"apikey": legacy_key(project)},
     ]
     refused: list[dict[str, str]] = [
         {},
