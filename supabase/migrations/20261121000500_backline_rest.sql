@@ -50,16 +50,37 @@ end $$;
 
 -- ------------------------------------------------------------------------------- what is declared
 
+-- What lets the current role fill a column, of what it lacks: statements for the table's owner to run. A
+-- table with row level security and no policy for the role would look empty, and so, filled.
+create function backline.missing_grants(p_table oid, p_column smallint) returns text[]
+language sql stable set search_path = '' as $$
+  select array_remove(array[
+    case when not pg_catalog.has_schema_privilege(n.oid, 'usage')
+         then format('grant usage on schema %I to %I', n.nspname, current_user) end,
+    case when not (pg_catalog.has_any_column_privilege(k.oid, 'select')
+                   and coalesce(pg_catalog.has_column_privilege(k.oid, p_column, 'update'), true))
+         then format('grant select, update on %I.%I to %I', n.nspname, k.relname, current_user) end,
+    case when pg_catalog.row_security_active(k.oid) and (
+           select bool_or(p.polcmd in ('*', 'r')) and bool_or(p.polcmd in ('*', 'w'))
+           from pg_catalog.pg_policy p where p.polrelid = k.oid and p.polpermissive and (
+             p.polroles = '{0}' or exists (
+               select from unnest(p.polroles) r where pg_catalog.pg_has_role(r, 'usage')))) is not true
+         then format('create policy %I on %I.%I to %I using (true) with check (true)',
+                     'backline ' || current_user, n.nspname, k.relname, current_user) end], null)
+  from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace where k.oid = p_table;
+$$;
+
 -- The collections with what the catalog says of their tables now.
 create function backline.collection_records()
 returns table (id int, name text, table_schema text, table_name text, key_column text, text_template text,
                embedding_column text, max_attempts int, model_id int, provider text, model text,
                revision text, dimensions int, table_exists boolean, column_type text, column_dimensions int,
-               long_text text)
+               long_text text, missing_grants text[])
 language sql stable set search_path = '' as $$
   select c.id, c.name, c.table_schema, c.table_name, c.key_column, c.text_template, c.embedding_column,
          c.max_attempts, c.model_id, m.provider, m.name, m.revision, m.dimensions,
-         k.oid is not null, t.typname::text, case when a.atttypmod > 0 then a.atttypmod end, c.long_text
+         k.oid is not null, t.typname::text, case when a.atttypmod > 0 then a.atttypmod end, c.long_text,
+         backline.missing_grants(k.oid, a.attnum)
   from backline.collections c
   join backline.models m on m.id = c.model_id
   left join pg_catalog.pg_namespace n on n.nspname = c.table_schema
@@ -409,7 +430,8 @@ $$;
 
 revoke all on all tables in schema backline from public;
 revoke all on function backline.answered, backline.keep_answer, backline.disown, backline.collection_records,
-  backline.readable_collections, backline.run_records, backline.inspect, backline.confirm from public;
+  backline.missing_grants, backline.readable_collections, backline.run_records, backline.inspect,
+  backline.confirm from public;
 do $$
 declare
   v_function regprocedure;
@@ -442,6 +464,7 @@ begin
   if exists (select from pg_catalog.pg_roles where rolname = 'service_role') then
     grant all on backline.calls to service_role;
     grant execute on function backline.answered, backline.keep_answer, backline.disown,
-      backline.collection_records, backline.run_records, backline.inspect, backline.confirm to service_role;
+      backline.missing_grants, backline.collection_records, backline.run_records, backline.inspect,
+      backline.confirm to service_role;
   end if;
 end $$;
