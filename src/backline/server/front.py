@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backline import errors
@@ -109,7 +110,10 @@ class _Exchange:
         async def limited() -> Message:
             message = await receive()
             self._received += len(message.get("body", b""))
-            self._front.check_size(self._received)
+            try:
+                self._front.check_size(self._received)
+            except errors.TooLargeError as error:  # FastAPI lets no other kind through from here
+                raise HTTPException(413, str(error)) from error
             return message
 
         async def dressed(message: Message) -> None:
