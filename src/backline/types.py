@@ -47,7 +47,8 @@ class Collection:
     """A table declared for embedding, with what the catalog says of it now.
 
     `column_dimensions` is None where the column takes vectors of any length, and `column_type` is
-    None where the column is not there.
+    None where the column is not there. `missing_grants` are the statements that would let the role
+    of this connection fill the column.
     """
 
     id: int
