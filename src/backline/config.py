@@ -141,7 +141,8 @@ class Settings(BaseModel):
         ge=1,
         le=2048,
         description="Texts in one request to the embedder, at most. Raise it where the provider is "
-        "far away, lower it where its limits are tight.",
+        "far away, lower it where its limits are tight. Unset, a local model, which has no such "
+        "limits, takes up to 512.",
     )
     workers: int | None = _setting(
         None,
@@ -187,8 +188,8 @@ class Settings(BaseModel):
         1024,
         "BACKLINE_CACHE_MEGABYTES",
         ge=0,
-        description="What the cache of vectors may take in the database, so that a text is not paid "
-        "for twice; the oldest go. 1,024 hold 160,000 vectors of 1,536 dimensions. 0 keeps none.",
+        description="What the cache of vectors may take in the database, so that a text is not "
+        "paid for twice; the oldest go. 1,024 hold 160,000 vectors of 1,536 dimensions. 0 keeps none.",
     )
     supabase_url: WebAddress | None = _setting(
         None,

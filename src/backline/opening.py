@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from backline import errors
+from backline.batching import Budget
 from backline.config import Settings
 from backline.embedders.base import Embedder
 from backline.embedders.registry import EmbedderOptions, open_embedder
@@ -16,6 +17,11 @@ from backline.types import Model
 from backline.worker import LARGEST_CLAIM, WorkerOptions
 
 Say = Callable[[str], None]
+
+# A local model rejects nothing, and needs some thousand tokens at a time to pack them well: with 50
+# texts of 12 tokens a call it took 15 % more processor time.
+LOCAL_BATCH_SIZE: Final = 512
+LOCAL_BUDGET: Final = Budget(max_tokens=8_192)
 
 
 def concurrency(settings: Settings, model: Model) -> int:
@@ -28,14 +34,22 @@ def concurrency(settings: Settings, model: Model) -> int:
 def worker_options(settings: Settings, model: Model, limit: int | None = None) -> WorkerOptions:
     """How a worker of these settings works on a collection of this model."""
     return WorkerOptions(
-        batch_size=settings.batch_size,
+        batch_size=batch_size(settings, model),
         concurrency=concurrency(settings, model),
         lease=settings.lease_seconds,
         give_up_after=settings.give_up_after,
         max_rows=limit,
         ahead=0 if model.provider == "openai" else LARGEST_CLAIM,
         cache_bytes=settings.cache_megabytes << 20,
+        budget=LOCAL_BUDGET if model.provider == "local" else Budget(),
     )
+
+
+def batch_size(settings: Settings, model: Model) -> int:
+    """Texts a call: as set; else 50 for who may reject some, and many for this processor."""
+    if model.provider == "local" and "batch_size" not in settings.model_fields_set:
+        return LOCAL_BATCH_SIZE
+    return settings.batch_size
 
 
 def shown_settings(settings: Settings, options: WorkerOptions) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Annotated, Any, Final
 
 import typer
@@ -21,14 +22,23 @@ model_app = typer.Typer(help="The models, and which one a collection uses.", no_
 @model_app.command("list")
 def model_list(as_json: AsJson = False) -> None:
     """List the models that --model takes, and which local ones are on this machine."""
+    settings = settings_of()
+    engine = local.chosen_engine(settings.local_engine, settings.local_threads)
     rows = [*_local_rows(), *_openai_rows(), _HASH]
     if as_json:
-        emit({"models": rows})
+        emit({"models": rows, "engine": asdict(engine)})
         return
     table(
         ("model", "dimensions", "max tokens", "where"),
         ((r["model"], r["dimensions"] or "any", f"{r['max_tokens']:,}", r["where"]) for r in rows),
     )
+    out.print(f"Local models are computed by {_described(engine)}", markup=False)
+
+
+def _described(engine: local.EngineChoice) -> str:
+    shares = "1 thread" if engine.threads == 1 else f"{engine.threads} threads"
+    faster = f" Several times faster: {engine.remedy}" if engine.remedy else ""
+    return f"{engine.name} in {engine.precision}, on {shares}.{faster}"
 
 
 _HASH: Final[dict[str, Any]] = {

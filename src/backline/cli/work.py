@@ -73,7 +73,8 @@ def backfill(
             "--batch-size",
             metavar="N",
             help="Texts a request, at most. Raise it where the provider is far away, lower it "
-            "where its limits are tight; default 50. Environment: BATCH_SIZE.",
+            "where its limits are tight; default 50, for a local model 512. Environment: "
+            "BATCH_SIZE.",
             min=1,
             max=2048,
             show_default=False,

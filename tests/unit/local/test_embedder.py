@@ -230,3 +230,24 @@ async def test_a_closed_embedder_says_so_and_closes_twice(held: LocalEmbedder) -
     await held.aclose()
     with pytest.raises(ProviderUnavailableError, match="closed"):
         await held.embed(["drums"])
+
+
+async def test_a_text_that_was_counted_is_not_tokenised_again(
+    minilm: LocalEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [*TEXTS, "mud " * 400, TEXTS[0], *ODD]
+    expected = await minilm.embed(texts)
+    minilm.count_tokens(texts[:-1])
+    tokenised: list[str] = []
+    encode = TextTokenizer.encode
+
+    def watched(self: TextTokenizer, some: Sequence[str], prefix: str = "") -> list[TokenIds]:
+        tokenised.extend(some)
+        return encode(self, some, prefix)
+
+    monkeypatch.setattr(TextTokenizer, "encode", watched)
+    vectors = await minilm.embed(texts)
+    assert tokenised == texts[-1:]
+    np.testing.assert_allclose(vectors, expected, atol=1e-3)
+    minilm.count_tokens([f"{i}" for i in range(3 * embedder.TOKENISED_TEXTS)])
+    assert len(minilm._tokenised) <= embedder.TOKENISED_TEXTS

@@ -16,7 +16,7 @@ from tests.unit.local.tiny import naive_vector, write_tiny_model
 from backline.embedders.local.bert import read_bert
 from backline.embedders.local.blas import SingleThreadedBlas
 from backline.embedders.local.engine import Engine
-from backline.embedders.local.engines import start_engine
+from backline.embedders.local.engines import chosen_engine, start_engine
 from backline.embedders.local.numpy_engine import erf
 from backline.embedders.local.registry import Pooling
 from backline.errors import ConfigurationError
@@ -148,3 +148,26 @@ def test_blas_is_limited_while_anyone_computes_and_restored_after() -> None:
                 assert threads() == {1}
             assert threads() == {1}
         assert threads() == {2}
+
+
+def test_what_would_compute_is_said_before_a_model_is_loaded(tmp_path: Path) -> None:
+    """`model list` must not name another engine than the one that then computes."""
+    folder = write_tiny_model(tmp_path / "model")
+    for name in ("auto", "numpy", "openvino", "openvino-f32", "openvino-bf16"):
+        choice = chosen_engine(name, 2)
+        engine = start(folder, "mean", name)
+        assert (choice.name, choice.precision, choice.threads) == (
+            engine.name, engine.precision, engine.threads,
+        )  # fmt: skip
+
+
+def test_the_slow_engine_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    choice = chosen_engine("auto", 2)
+    assert choice.name == "numpy"
+    assert choice.remedy == "pip install 'backline[fast]'"
+
+
+def test_an_engine_that_there_is_not_is_answered_with_those_that_there_are() -> None:
+    with pytest.raises(ConfigurationError, match="auto, openvino, openvino-f32"):
+        chosen_engine("onnx")

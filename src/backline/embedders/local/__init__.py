@@ -1,6 +1,7 @@
 """Embeddings on this machine's processor: no key, no torch, no network once weights are here."""
 
 from backline.embedders.local.embedder import LocalEmbedder, LocalInfo
+from backline.embedders.local.engines import EngineChoice, chosen_engine
 from backline.embedders.local.opening import open_local
 from backline.embedders.local.registry import DEFAULT_MODEL, MODELS, ModelInfo, find_model
 from backline.embedders.local.weights import CachedModel, list_models, pull
@@ -9,9 +10,11 @@ __all__ = [
     "DEFAULT_MODEL",
     "MODELS",
     "CachedModel",
+    "EngineChoice",
     "LocalEmbedder",
     "LocalInfo",
     "ModelInfo",
+    "chosen_engine",
     "find_model",
     "list_models",
     "open_local",

@@ -27,6 +27,11 @@ TOKENIZE_TEXTS = 256
 WHOLE_QUERIES = 4
 """Up to this many queries are computed at once on one stream; more are spread over all."""
 
+TOKENISED_TEXTS = 8_192
+"""Texts that were counted and are yet to be embedded, whose ids are kept: 8 MB at the most. A
+worker counts before it embeds, and tokenising twice would be a twentieth of the work on short
+texts."""
+
 QUERY_CACHE_SIZE = 1_024
 """Recent query vectors kept: 1.5 MB at 384 dimensions, and a repeated search costs nothing."""
 
@@ -69,6 +74,7 @@ class LocalEmbedder:
         self._size_bytes = size_bytes
         self._executor = PriorityExecutor(engine.streams, f"backline-{model.name}")
         self._queries: OrderedDict[str, Vectors] = OrderedDict()
+        self._tokenised: dict[str, TokenIds] = {}
         self._model = Model(
             "local", model.name, model.short_revision, model.dimensions, model.max_tokens
         )
@@ -99,11 +105,16 @@ class LocalEmbedder:
         """
         if purpose == "query":
             return await self._embed_queries(texts)
-        return await self._compute(texts, self._known.passage_prefix, NORMAL)
+        ids = await self._passage_ids(texts)
+        return await self._compute(ids, NORMAL)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """See `Embedder.count_tokens`; special tokens and the passage prefix are counted."""
-        return self._tokenizer.count(texts, self._known.passage_prefix)
+        counts, ids = self._tokenizer.count_and_encode(texts, self._known.passage_prefix)
+        if len(self._tokenised) + len(texts) > TOKENISED_TEXTS:
+            self._tokenised = {}
+        self._tokenised.update(zip(texts[:TOKENISED_TEXTS], ids, strict=False))
+        return counts
 
     def truncate(self, text: str) -> str:
         """See `Embedder.truncate`; room is left for special tokens and the passage prefix."""
@@ -127,7 +138,7 @@ class LocalEmbedder:
         """A search's few texts are one piece of work: between two, a passage could slip in."""
         prefix = self._known.query_prefix
         if len(texts) > WHOLE_QUERIES:
-            return await self._compute(texts, prefix, URGENT)
+            return await self._compute(await self._tokenize(texts, prefix, URGENT), URGENT)
         work = partial(self._encode_and_forward, texts, prefix)
         return (await self._all([work], URGENT))[0]
 
@@ -144,9 +155,17 @@ class LocalEmbedder:
     def _gathered(self, rows: Sequence[Vectors]) -> Vectors:
         return np.array(rows, dtype=np.float32).reshape(len(rows), self._known.dimensions)
 
-    async def _compute(self, texts: Sequence[str], prefix: str, priority: int) -> Vectors:
-        ids = await self._tokenize(texts, prefix, priority)
-        out = np.empty((len(texts), self._known.dimensions), dtype=np.float32)
+    async def _passage_ids(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Ids of passages, those that were counted lately without tokenising them again."""
+        known = {text: self._tokenised.pop(text, None) for text in dict.fromkeys(texts)}
+        missing = [text for text, ids in known.items() if ids is None]
+        if missing:
+            rest = await self._tokenize(missing, self._known.passage_prefix, NORMAL)
+            known.update(zip(missing, rest, strict=True))
+        return [ids for text in texts if (ids := known[text]) is not None]
+
+    async def _compute(self, ids: Sequence[TokenIds], priority: int) -> Vectors:
+        out = np.empty((len(ids), self._known.dimensions), dtype=np.float32)
         lengths = [len(row) for row in ids]
         batches = pack(lengths, self._engine.batch_tokens, self._engine.streams)
         vectors = await self._all(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from dataclasses import dataclass
 
 from backline.embedders.local.bert import Bert
 from backline.embedders.local.engine import Engine
+from backline.embedders.local.machine import usable_cpus
 from backline.embedders.local.numpy_engine import NumpyEngine
 from backline.errors import ConfigurationError
 
@@ -15,6 +17,43 @@ ENGINES = ("auto", "openvino", "openvino-f32", "openvino-bf16", "numpy")
 processor multiplies it in hardware, else in float32; the two suffixed names fix the precision."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """What would compute a local model here: engine, precision ("f32" or "bf16") and threads.
+
+    `remedy` is what to do for a faster one, None where this is the fastest.
+    """
+
+    name: str
+    precision: str
+    threads: int
+    remedy: str | None = None
+
+
+def chosen_engine(name: str = "auto", threads: int | None = None) -> EngineChoice:
+    """Say which engine `start_engine` takes, without loading a model.
+
+    Raises:
+        ConfigurationError: no such engine.
+    """
+    if name not in ENGINES:
+        raise _no_such(name)
+    threads = threads or usable_cpus()
+    if name == "numpy":
+        return EngineChoice("numpy", "f32", threads)
+    if importlib.util.find_spec("openvino") is None:
+        return EngineChoice("numpy", "f32", threads, "pip install 'backline[fast]'")
+    if name in ("auto", "openvino"):
+        from backline.embedders.local.openvino_engine import native_precision  # noqa: PLC0415
+
+        return EngineChoice("openvino", native_precision(), threads)
+    return EngineChoice("openvino", name.removeprefix("openvino-"), threads)
+
+
+def _no_such(name: str) -> ConfigurationError:
+    return ConfigurationError(f"There is no engine {name!r}. Use one of {', '.join(ENGINES)}.")
 
 
 def start_engine(name: str, bert: Bert, threads: int) -> Engine:
@@ -28,12 +67,12 @@ def start_engine(name: str, bert: Bert, threads: int) -> Engine:
     if name == "auto":
         return _start_fastest(bert, threads)
     if name not in ENGINES:
-        raise ConfigurationError(f"There is no engine {name!r}. Use one of {', '.join(ENGINES)}.")
+        raise _no_such(name)
     try:
         return _start_openvino(name, bert, threads)
     except ImportError as error:
         raise ConfigurationError(
-            f"The engine {name} needs OpenVINO. Run: pip install openvino; "
+            f"The engine {name} needs OpenVINO. Run: pip install 'backline[fast]'; "
             "or set BACKLINE_LOCAL_ENGINE=numpy."
         ) from error
     except RuntimeError as error:

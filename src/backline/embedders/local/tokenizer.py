@@ -46,8 +46,15 @@ class TextTokenizer:
 
     def count(self, texts: Sequence[str], prefix: str = "") -> list[int]:
         """Tokens of each text before any cut, special tokens included."""
+        return self.count_and_encode(texts, prefix)[0]
+
+    def count_and_encode(
+        self, texts: Sequence[str], prefix: str = ""
+    ) -> tuple[list[int], list[TokenIds]]:
+        """What `count` and `encode` give, for the price of one."""
         encodings = self._tokenizer.encode_batch_fast([_readable(prefix + text) for text in texts])
-        return [self._whole_length(encoding) for encoding in encodings]
+        counts = [self._whole_length(encoding) for encoding in encodings]
+        return counts, [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def truncate(self, text: str, prefix: str = "") -> str:
         """The longest beginning of `text` that is encoded whole behind `prefix`."""

@@ -522,7 +522,7 @@ begin
     select array_agg(s.doc), array_agg(s.score) into v_docs, v_scores from (
       with contenders as materialized (
         select x.doc, x.score from (select unnest(v_docs) as doc, unnest(v_scores) as score) x
-        where x.score + v_rest >= v_bar or x.doc = any (v_also)
+        where x.score + v_rest >= v_bar or x.doc in (select unnest(v_also))
         union all
         select a.doc, 0 from (select unnest(v_also) as doc except select unnest(v_docs)) a
       )
@@ -555,9 +555,11 @@ begin
   return query
     select unnest(v_found), unnest(v_found_scores)
     union all
-    select d.key, x.score from (select unnest(v_docs) as doc, unnest(v_scores) as score) x
+    select d.key, x.score
+    from (select unnest(v_docs) as doc, unnest(v_scores) as score) x
+    join (select unnest(v_also) as doc) a on a.doc = x.doc
     join backline.documents d on d.collection_id = p_collection and d.doc = x.doc
-    where x.doc = any (v_also) and d.key <> all (coalesce(v_found, '{}'));
+    where d.key <> all (coalesce(v_found, '{}'));
 end $$;
 comment on function backline.keyword_candidates is
   'API: the keys and BM25 scores of the best rows, and of the rows p_also; the table decides which of them a caller sees.';
@@ -815,7 +817,7 @@ set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits =
 declare
   s record;
   v_wanted int := p_offset + p_limit;
-  v_depth int := greatest(100, 2 * (p_offset + p_limit));
+  v_depth int := greatest(50, 2 * (p_offset + p_limit));  -- 50 gave the same nDCG@10 as 100 on every set
   v_statement text := backline.search_statement(p_collection, p_mode, p_filter);
   v_keys text[]; v_scores float8[]; v_dense float8[]; v_keyword float8[];
   v_near bigint; v_lexical bigint;
@@ -824,9 +826,8 @@ begin
   perform pg_catalog.set_config('jit', 'off', true),
           pg_catalog.set_config('hnsw.iterative_scan', 'relaxed_order', true);
   loop
-    -- Twice as deep as asked: at 100,000 texts, questions recall 0.988 of the nearest ten with 200 and
-    -- 0.978 with 100, for 1.7 ms.
-    perform pg_catalog.set_config('hnsw.ef_search', least(2 * v_depth, 1000)::text, true),
+    -- At 100,000 texts, questions recall 0.988 of the nearest ten with 200 and 0.978 with 100.
+    perform pg_catalog.set_config('hnsw.ef_search', least(greatest(200, 2 * v_depth), 1000)::text, true),
             pg_catalog.set_config('enable_indexscan', case when v_exact then 'off' else 'on' end, true);
     execute v_statement into v_keys, v_scores, v_dense, v_keyword, v_near, v_lexical
       using p_collection, p_query, p_text, v_depth, p_filter, p_mode, p_weight, v_wanted;
@@ -949,7 +950,7 @@ begin
     s.column_type, s.column_dimensions, s.dimensions, format('r.%I', s.embedding_column));
   perform pg_catalog.set_config('jit', 'off', true),
           pg_catalog.set_config('hnsw.iterative_scan', 'relaxed_order', true),
-          pg_catalog.set_config('hnsw.ef_search', least(2 * greatest(100, 2 * p_limit), 1000)::text, true),
+          pg_catalog.set_config('hnsw.ef_search', least(greatest(200, 4 * p_limit), 1000)::text, true),
           pg_catalog.set_config('enable_indexscan', case when p_exact then 'off' else 'on' end, true);
   return query execute format($q$
     select * from (

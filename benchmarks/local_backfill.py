@@ -1,0 +1,171 @@
+"""A whole backfill with the local model, as a share of what the encoder alone reaches.
+
+    .venv/bin/python benchmarks/local_backfill.py CORPUS.jsonl [CORPUS.jsonl …] [--rounds 3]
+
+A corpus is a JSONL file with the fields "_id", "title" and "text", as BEIR's are. Each round embeds
+every text in one call of the encoder, with nothing else to do, and then backfills a fresh table of
+the same rows; the share is the median of the rounds'. Results go to
+benchmarks/results/local_backfill.json and to the terminal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from backline import embedded, migrate
+from backline.backfill import Backfill, verify
+from backline.embedders.local import LocalEmbedder, open_local
+from backline.limiter import Limiter
+from backline.opening import LOCAL_BATCH_SIZE, LOCAL_BUDGET
+from backline.store import Store, open_store
+from backline.types import Collection
+from backline.worker import LARGEST_CLAIM, WorkerOptions
+
+# What the command line sets for local models.
+OPTIONS = WorkerOptions(ahead=LARGEST_CLAIM, batch_size=LOCAL_BATCH_SIZE, budget=LOCAL_BUDGET)
+RESULTS = Path(__file__).parent / "results" / "local_backfill.json"
+WARM_UP = 512
+
+
+def documents(path: Path) -> list[tuple[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return [(row["_id"], f"{row['title']} {row['text']}".strip()) for row in rows]
+
+
+async def collection(
+    store: Store, rows: list[tuple[str, str]], embedder: LocalEmbedder
+) -> Collection:
+    """A fresh collection `docs` of those rows, nothing of it embedded."""
+    for known in await store.collections():
+        await store.drop_collection(known, drop_column=False)
+    await store.connector.execute("drop table if exists docs")
+    await store.connector.execute("truncate backline.vectors")  # else the second round is free
+    await store.connector.execute("create table docs (id text primary key, body text not null)")
+    async with store.connector.transaction() as transaction:
+        await transaction.execute(
+            "insert into docs select * from unnest(%(keys)s::text[], %(texts)s::text[])",
+            {"keys": [key for key, _ in rows], "texts": [text for _, text in rows]},
+        )
+    await store.connector.execute("vacuum analyze docs")
+    found = await store.find_table("docs")
+    await store.add_collection(
+        "docs", found["oid"], key=None, template="{body}", column="embedding", model=embedder.model
+    )
+    return await store.collection("docs")
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Seconds: on the wall, of this process's processors, and of Postgres's.
+
+    On a machine that does other work the processors' time says what the wall cannot.
+    """
+
+    wall: float
+    own: float
+    postgres: float
+
+    @staticmethod
+    def now(postmaster: psutil.Process) -> Clock:
+        ended = postmaster.cpu_times()
+        spent = ended.children_user + ended.children_system
+        for server in postmaster.children():
+            with suppress(psutil.Error):
+                times = server.cpu_times()
+                spent += times.user + times.system
+        return Clock(time.perf_counter(), time.process_time(), spent)
+
+    def __sub__(self, earlier: Clock) -> Clock:
+        return Clock(
+            self.wall - earlier.wall, self.own - earlier.own, self.postgres - earlier.postgres
+        )
+
+
+async def one_round(
+    store: Store,
+    postmaster: psutil.Process,
+    embedder: LocalEmbedder,
+    rows: list[tuple[str, str]],
+) -> dict[str, float]:
+    declared = await collection(store, rows, embedder)
+    texts = list({text for _, text in rows})  # the same text is embedded once, here and there
+    began = Clock.now(postmaster)
+    await embedder.embed(texts)
+    alone = Clock.now(postmaster) - began
+    await store.connector.execute("checkpoint")
+    began = Clock.now(postmaster)
+    report = await Backfill(
+        store, declared, embedder, Limiter(max_concurrency=2), OPTIONS, build_index=False
+    ).run()
+    whole = Clock.now(postmaster) - began
+    if report.embedded != len(rows) or not (await verify(store, declared)).passed:
+        raise SystemExit(f"the backfill fell short: {report.as_dict()}")
+    return {
+        "encoder_s": alone.wall,
+        "backfill_s": whole.wall,
+        "share": alone.wall / whole.wall,
+        "encoder_cpu_s": alone.own,
+        "backfill_cpu_s": whole.own,
+        "postgres_cpu_s": whole.postgres,
+        "cpu_share": alone.own / (whole.own + whole.postgres),
+    }
+
+
+async def measure(paths: list[Path], rounds: int) -> dict[str, Any]:
+    embedder = await open_local("all-MiniLM-L6-v2")
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="backline-bench-") as folder:
+        url = embedded.start(Path(folder) / "pg")
+        pid = (Path(folder) / "pg" / "postmaster.pid").read_text().split()[0]
+        postmaster = psutil.Process(int(pid))
+        async with open_store(url) as store:
+            await migrate.apply(store.connector)
+            for path in paths:
+                rows = documents(path)
+                await embedder.embed([text for _, text in rows[:WARM_UP]])
+                taken = [await one_round(store, postmaster, embedder, rows) for _ in range(rounds)]
+                results[path.parent.name] = _summary(embedder, rows, taken)
+    info = embedder.info()
+    return {"engine": f"{info.engine} {info.precision}", "threads": info.threads, **results}
+
+
+def _summary(
+    embedder: LocalEmbedder, rows: list[tuple[str, str]], taken: list[dict[str, float]]
+) -> dict[str, Any]:
+    limit = embedder.model.max_tokens
+    tokens = sum(min(limit, n) for n in embedder.count_tokens([text for _, text in rows]))
+    seconds = statistics.median(each["backfill_s"] for each in taken)
+    return {
+        "rows": len(rows),
+        "tokens": tokens,
+        "rows_per_s": len(rows) / seconds,
+        "tokens_per_s": tokens / seconds,
+        "share_of_encoder": statistics.median(each["share"] for each in taken),
+        "rounds": taken,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("corpus", type=Path, nargs="+")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    results = asyncio.run(measure(args.corpus, args.rounds))
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""From settings to a worker's options."""
+
+from __future__ import annotations
+
+import pytest
+
+from backline.config import Settings
+from backline.opening import LOCAL_BATCH_SIZE, worker_options
+from backline.types import Model
+
+LOCAL = Model("local", "all-MiniLM-L6-v2", "r", 384, 256)
+OPENAI = Model("openai", "text-embedding-3-small", "1", 1536)
+
+
+@pytest.mark.parametrize(
+    ("settings", "model", "expected"),
+    [
+        (Settings(), OPENAI, 50),
+        (Settings(), Model("hash", "hash", "1", 384), 50),
+        (Settings(), LOCAL, LOCAL_BATCH_SIZE),
+        (Settings(batch_size=50), LOCAL, 50),
+        (Settings(batch_size=7), OPENAI, 7),
+    ],
+)
+def test_a_batch_is_as_large_as_was_asked_for(
+    settings: Settings, model: Model, expected: int
+) -> None:
+    assert worker_options(settings, model).batch_size == expected
+
+
+def test_a_local_call_is_bounded_by_tokens_so_that_a_search_never_waits_long() -> None:
+    assert worker_options(Settings(), LOCAL).budget.max_tokens <= 8_192
+    assert worker_options(Settings(), OPENAI).budget.max_tokens == 300_000
