@@ -7,6 +7,7 @@ so its leases live by the clock, renewed by heartbeat.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -136,7 +137,10 @@ class RestStore:
         return datetime.fromisoformat(await self.project.call("now"))
 
     async def search_rows(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = await self.project.call("search", **values)
+        condition = values["filter"] and json.loads(values["filter"])
+        rows: list[dict[str, Any]] = await self.project.call(
+            "search", **{**values, "filter": condition}
+        )
         return rows
 
     async def walk_page(

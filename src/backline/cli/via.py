@@ -76,8 +76,7 @@ async def job_store(settings: Settings, need: Access = "write") -> AsyncIterator
         ConfigurationError: the project's URL is missing.
 
     """
-    remote = settings.via in ("api", "edge")
-    if settings.via == "postgres" or (remote and not _only_project(settings)):
+    if not _rows_in_project(settings):
         async with database(settings) as postgres:
             yield postgres
         return
@@ -86,8 +85,18 @@ async def job_store(settings: Settings, need: Access = "write") -> AsyncIterator
         yield store
 
 
-def _only_project(settings: Settings) -> bool:
-    return settings.database_url is None and settings.supabase_secret_key is not None
+def _rows_in_project(settings: Settings) -> bool:
+    """Whether the rows are reached by a project's API; another way may name a database too."""
+    way = _way(settings)
+    if way in ("postgres", "rest"):
+        return way == "rest"
+    known = way == "edge" or settings.supabase_secret_key is not None
+    return settings.database_url is None and known
+
+
+def _way(settings: Settings) -> str:
+    """USE_LOCAL_API sends rows that are for the Edge Function to a server."""
+    return "api" if settings.via == "edge" and settings.use_local_api else settings.via
 
 
 def _project_url(settings: Settings) -> str:
@@ -133,7 +142,7 @@ async def workshop(
 
 
 def _target(settings: Settings) -> Target:
-    if settings.via == "edge" and not settings.use_local_api:
+    if _way(settings) == "edge":
         return edge_target(
             _project_url(settings), _function_key(settings), settings.function_secret
         )
