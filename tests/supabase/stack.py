@@ -317,25 +317,30 @@ class Project:
 
 
 @contextmanager
-def stack_running() -> Iterator[Stack]:
-    """Start a stack, and remove every trace of it at the end, whatever happened in between."""
+def server_folder() -> Iterator[Path]:
+    """A folder that the server's user may enter, which pytest's own are not; gone at the end."""
     folder = Path(tempfile.mkdtemp(prefix="backline-supabase-"))
     folder.chmod(0o755)
     try:
-        with ExitStack() as closing_, _postgres(folder) as port:
-            stack = Stack(folder, port, Keys(), closing_)
-            _run_file(stack.url("postgres", "supabase_admin"), HERE / "cluster.sql")
-            yield stack
-            closing_.close()
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def stack_running() -> Iterator[Stack]:
+    """Start a stack, and remove every trace of it at the end, whatever happened in between."""
+    with server_folder() as folder, postgres_running(folder) as port, ExitStack() as programs:
+        stack = Stack(folder, port, Keys(), programs)
+        _run_file(stack.url("postgres", "supabase_admin"), HERE / "cluster.sql")
+        yield stack
 
 
 # --- its programs ---------------------------------------------------------------------------------
 
 
 @contextmanager
-def _postgres(folder: Path) -> Iterator[int]:
+def postgres_running(folder: Path) -> Iterator[int]:
     """Postgres 18 with pgvector from the embedded server's wheel, on a port; quick, not durable."""
     programs = postgres_programs()
     user, data, port = _server_user(), folder / "data", free_port()
@@ -434,7 +439,6 @@ auth_file = {folder}/users.txt
 pool_mode = transaction
 default_pool_size = 3
 max_client_conn = 300
-ignore_startup_parameters = extra_float_digits,options
 """
 
 

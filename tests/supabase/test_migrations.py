@@ -8,12 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from backline.sql import migrations
 from tests.integration.cli.conftest import Cli
 from tests.supabase.cli import SupabaseCli
-from tests.supabase.stack import ROOT, Project, postgres_programs
+from tests.supabase.stack import ROOT, Project, postgres_programs, postgres_running, server_folder
 
 VERSIONS = [migration.version for migration in migrations()]
 
@@ -152,6 +153,25 @@ def may(project: Project) -> set[str]:
         "where has_table_privilege(r, 'public.music_knowledge', p)"
     )
     return {what for (what,) in granted}
+
+
+def test_a_server_without_supabases_roles(tmp_path: Path) -> None:
+    """A role that may not make roles migrates, fills and searches; the grants are skipped."""
+    with server_folder() as folder, postgres_running(folder) as port:
+        superuser = f"postgresql://supabase_admin:postgres@127.0.0.1:{port}/"
+        with psycopg.connect(f"{superuser}postgres", autocommit=True) as connection:
+            connection.execute("create role plain login password 'postgres'")
+            connection.execute("create database own owner plain")
+        with psycopg.connect(f"{superuser}own", autocommit=True) as connection:
+            connection.execute("create extension vector")
+        url = f"postgresql://plain:postgres@127.0.0.1:{port}/own"
+        backline = Cli(tmp_path, {"DATABASE_URL": url})
+        assert len(backline("migrate", "--json").json["applied"]) == len(VERSIONS)
+        (tmp_path / "n.jsonl").write_text('{"id": 1, "body": "muddy vocals"}\n')
+        backline("load", "n.jsonl", "--table", "notes")
+        backline("add", "notes", "--text", "{body}", "--model", "hash@8")
+        assert backline("backfill", "notes", "--json").json["complete"]
+        assert backline("search", "muddy", "-c", "notes", "--json").json["hits"]
 
 
 def test_a_table_that_has_policies_keeps_them(supabase: SupabaseCli, bare_project: Project) -> None:

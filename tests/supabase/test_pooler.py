@@ -113,11 +113,16 @@ def test_the_whole_journey(pooled: Cli, bare_project: Project) -> None:
     assert pooled("backfill", "notes", "--workers", "2", "--json").json["embedded"] == 1500
     assert pooled("status", "notes", "--json").json["collections"][0]["embedded"] == 1500
     assert pooled("verify", "notes", "--json").json["passed"]
+    bare_project.execute("alter table notes disable trigger all")
+    bare_project.execute("update notes set body = 'changed unseen' where id <= 10")
+    bare_project.execute("alter table notes enable trigger all")
+    assert pooled("reconcile", "notes", "--json", code=None).json
+    assert pooled("backfill", "notes", "--json").json["embedded"] == 10
     assert pooled("index", "notes", "--rebuild", "--json").json
     for mode in ("hybrid", "semantic", "keyword"):
         found = pooled("search", "note 77", "-c", "notes", "--mode", mode, "--json").json
         assert found["hits"], mode
-    [run] = pooled("runs", "list", "--json").json["runs"]
+    run, _ = pooled("runs", "list", "--json").json["runs"]
     assert run["state"] == "completed"
     pooled("runs", "cancel", str(run["id"]), code=None)
     assert pooled("failures", "list", "notes", "--json").json["failures"] == []
