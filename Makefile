@@ -8,9 +8,10 @@ VENV  := $(ROOT)/.venv
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 TOOLS := $(ROOT)/.tools/.ready
+JS    := $(ROOT)/tests/integration/server/js
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup tools test lint format unit docs clean
+.PHONY: help run setup tools js test lint format unit docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(ROOT)/Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -18,7 +19,7 @@ help: ## list the targets
 run: setup ## set up, then fill and verify the music knowledge base
 	@$(BIN)/backline demo
 
-test: setup tools lint ## set up, lint, type-check and run every test
+test: setup tools js lint ## set up, lint, type-check and run every test
 	@cd $(ROOT) && $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 setup: $(READY) ## make .venv with everything that the project needs
@@ -31,6 +32,13 @@ tools: $(TOOLS) ## fetch what only the tests need: PostgREST, Supabase CLI, Deno
 
 $(TOOLS): $(ROOT)/scripts/tools.sh $(ROOT)/scripts/tools.json | $(READY)
 	@sh $(ROOT)/scripts/tools.sh $(ROOT) $(VENV)
+
+js: $(JS)/node_modules/.package-lock.json ## fetch OpenAI's JavaScript client, which a test uses
+
+$(JS)/node_modules/.package-lock.json: $(JS)/package-lock.json
+	@if command -v npm >/dev/null; then \
+		cd $(JS) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2; \
+	else echo "WITHOUT npm: OpenAI's JavaScript client is not tested. Install Node 20 with npm." >&2; fi
 
 lint: setup ## ruff, mypy --strict, the import contracts
 	@cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

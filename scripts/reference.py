@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,10 @@ from typer.core import TyperGroup
 import backline
 from backline import config, errors
 from backline.cli import command as command_line
+from backline.connector import Connector
+from backline.server import create_app
 from backline.sql import migrations
+from backline.store import Store
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTICE: Final = "<!-- Made by `make docs`; edit the program, not this page. -->\n"
@@ -35,6 +39,7 @@ def pages() -> dict[str, str]:
         "sql.md": sql(),
         "errors.md": error_tree(),
         "python.md": python(),
+        "http.md": http(),
     }
     return {name: f"{NOTICE}\n{text.strip()}\n" for name, text in made.items()}
 
@@ -272,6 +277,93 @@ def _call(name: str, found: Any) -> str:
 def _doc(found: Any) -> str:
     first, _, rest = (inspect.getdoc(found) or "").partition("\n\n")
     return f"{first}\n\n```text\n{rest}\n```" if rest else first
+
+
+# --- HTTP -----------------------------------------------------------------------------------------
+
+
+def http() -> str:
+    document = create_app(Store(Connector("")), config.Settings(), worker=False).openapi()
+    intro = (
+        "# HTTP API\n\nServed by `backline serve`; the same as an OpenAPI document is at "
+        "`/openapi.json`, and to be tried out at `/docs`. Where the server has a key, writes need "
+        "`Authorization: Bearer KEY` or `X-API-Key: KEY`, and reads do with `--protect-reads`. "
+        "Every error is a problem (RFC 9457) of type `application/problem+json`; every answer has "
+        "an `X-Request-ID`, which the log has too. The WebSocket `/ws` is described in "
+        "[serve](../how-to/serve.md#websocket)."
+    )
+    parts = [intro]
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            parts.append(_operation(document, f"{method.upper()} {path}", operation))
+    return "\n\n".join([*parts, *_objects(document)])
+
+
+def _objects(document: dict[str, Any]) -> Iterator[str]:
+    """The objects that members of requests and answers are."""
+    known = document["components"]["schemas"]
+    inner = set(re.findall(r'schemas/(\w+)"', json.dumps(known)))
+    yield "## Objects"
+    for name in sorted(inner):
+        rows = [[*row] for row in _members(document, {"$ref": name})]
+        said = known[name].get("description", "")
+        yield "\n\n".join(
+            [
+                f"### {name}",
+                *([said] if said else []),
+                _table(["", "type", "required", "meaning"], rows),
+            ]
+        )
+
+
+def _operation(document: dict[str, Any], call: str, operation: dict[str, Any]) -> str:
+    rows = [
+        [f"`{p['name']}`", p["in"], _type(p["schema"]), "yes" if p.get("required") else "",
+         p.get("description") or p["schema"].get("description", "")]
+        for p in operation.get("parameters", ())
+    ]  # fmt: skip
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+    if body:
+        rows += [[name, "body", kind, need, said] for name, kind, need, said in
+                 _members(document, body["schema"])]  # fmt: skip
+    parts = [f"## {call}", operation.get("description") or operation["summary"]]
+    if rows:
+        parts.append(_table(["", "in", "type", "required", "meaning"], rows))
+    for status, answer in operation["responses"].items():
+        content = answer.get("content", {}).get("application/json")
+        if content:
+            members = [
+                [name, kind, said] for name, kind, _, said in _members(document, content["schema"])
+            ]
+            parts += [f"Answers {status}:", _table(["", "type", "meaning"], members)]
+    problems = [status for status in operation["responses"] if int(status) >= 400]
+    return "\n\n".join([*parts, f"Problems: {', '.join(problems)}."])
+
+
+def _members(document: dict[str, Any], schema: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    found = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    for name, member in found["properties"].items():
+        need = "yes" if name in found.get("required", ()) else ""
+        yield f"`{name}`", _type(member), need, member.get("description", "")
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """The type of a member in words, with its limits and its default."""
+    if "$ref" in schema:
+        return str(schema["$ref"].rpartition("/")[2])
+    if "anyOf" in schema:
+        said = " or ".join(dict.fromkeys(_type(each) for each in schema["anyOf"]))
+    elif "enum" in schema:
+        said = ", ".join(f"`{value}`" for value in schema["enum"])
+    elif schema.get("type") == "array":
+        said = f"list of {_type(schema.get('items', {}))}"
+    else:
+        said = str(schema.get("const") or schema.get("format") or schema.get("type", "anything"))
+    signs = {"minimum": "from", "maximum": "to", "maxLength": "characters up to"}
+    limits = [f"{words} {schema[name]:,}" for name, words in signs.items() if name in schema]
+    if schema.get("default") is not None:
+        limits.append(f"default `{schema['default']}`")
+    return ", ".join([said, *limits])
 
 
 # --- writing --------------------------------------------------------------------------------------
