@@ -201,12 +201,17 @@ class Connector:
         """A transaction on a pooled connection."""
         with self._translated():
             async with self._pool.connection() as connection, connection.transaction():
+                if not _reads_dates(connection):
+                    await connection.execute(_ISO_DATES.format(sql.SQL("set local")))
                 yield Transaction(connection)
 
     async def fetch(self, statement: Statement, params: Params | None = None) -> list[DictRow]:
         with self._translated():
             async with self._pool.connection() as connection:
-                return await Transaction(connection).fetch(statement, params)
+                if _reads_dates(connection):
+                    return await Transaction(connection).fetch(statement, params)
+        async with self.transaction() as transaction:
+            return await transaction.fetch(statement, params)
 
     async def fetch_one(self, statement: Statement, params: Params | None = None) -> DictRow:
         rows = await self.fetch(statement, params)
@@ -227,10 +232,17 @@ class Connector:
     async def _configure(self, connection: AsyncConnection[DictRow]) -> None:
         """Whatever the database's own style, timestamps come in the one that the driver reads."""
         if self.has_sessions:
-            await connection.execute("set datestyle to 'ISO, YMD'")
+            await connection.execute(_ISO_DATES.format(sql.SQL("set")))
 
     def _translated(self) -> _Translated:
         return _Translated(self.where)
+
+
+_ISO_DATES: Final = sql.SQL("{} datestyle to 'ISO, YMD'")
+
+
+def _reads_dates(connection: AsyncConnection[DictRow]) -> bool:
+    return (connection.info.parameter_status("DateStyle") or "ISO").startswith("ISO")
 
 
 class _Translated:
