@@ -60,7 +60,9 @@ async def _prove(
     """Verify what the backfill stored, and ask it a question."""
     checked = await verify(store, collection)
     async with embedder_for(settings, collection.model) as (embedder, _):
-        hits = await search.semantic(store, collection, embedder, demo.QUESTION, 3)
+        await search.ensure_index(store, collection)
+        query = search.Query(demo.QUESTION, limit=3)
+        hits = await search.search(store, collection, embedder, query)
     if not quiet:
         show_verification(collection.name, checked)
         out.print(f'\n[bold]backline search "{demo.QUESTION}"[/bold]')
