@@ -131,6 +131,18 @@ def test_the_whole_journey(pooled: Cli, bare_project: Project) -> None:
     assert left_behind(bare_project) == []
 
 
+def test_a_database_with_dates_of_another_style(
+    pooled: Cli, project: Project, tickets: StandInProvider
+) -> None:
+    project.execute(f"alter database {project.name} set datestyle to 'SQL, DMY'")
+    project.execute(END_SERVER_CONNECTIONS)
+    tickets.behave(reject_marker="body of 77")
+    assert pooled("backfill", "tickets", "--json", code=1).json["embedded"] == 299
+    assert pooled("runs", "list", "--json").json["runs"]
+    assert pooled("failures", "list", "tickets", "--json").json["failures"]
+    pooled("index", "tickets", "--rebuild")
+
+
 def test_the_shipped_knowledge_base(pooled: Cli) -> None:
     done = pooled("demo", "--json").json
     assert done["complete"] is True
