@@ -1141,7 +1141,9 @@ comment on function backline.fail is 'API: records failed attempts; see its comm
 -- transaction has in hand is skipped, here and in all that follows: whoever waited for it, holding
 -- other jobs meanwhile, would make other users wait for that transaction too.
 create function backline.release(p_worker bigint, p_keys text[] default null) returns int
-language sql set search_path = '' as $$
+language sql set search_path = ''
+set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_bitmapscan = off as $$
   with freed as (
     update backline.jobs j set worker_id = null
     where j.ctid = any (array(
@@ -1236,7 +1238,9 @@ comment on function backline.retire_worker is 'API: ends a worker and gives back
 -- it: a process that slept past its lease may have claimed in the moment before it noticed. Returns
 -- how many workers were found dead.
 create function backline.reap(p_collection int) returns int
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = ''
+set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   v_dead bigint[];
 begin
@@ -1288,7 +1292,9 @@ comment on function backline.cancel_run is 'API: asks a running run to stop; its
 -- Whether jobs enqueued up to p_before are still open, and in how many seconds the next is due.
 create function backline.outstanding(p_collection int, p_before timestamptz,
   out remain boolean, out due_in float8
-) language sql stable set search_path = '' as $$
+) language sql stable set search_path = ''
+set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_bitmapscan = off as $$
   select exists (select from backline.jobs j where j.collection_id = p_collection and j.worker_id is null
                    and j.priority in (0, 1) and j.enqueued_at <= p_before)
          or exists (select from backline.jobs j where j.collection_id = p_collection
@@ -1301,9 +1307,12 @@ comment on function backline.outstanding is 'API: whether work enqueued up to a 
 
 -- --------------------------------------------------------------------------------- what is there
 
--- Coverage and health, from the ledger: cheap at any size.
+-- Coverage and health, from the ledger: cheap at any size. Ten million pending jobs and a worker beside
+-- them took 1.8 s until nothing here could read the whole queue.
 create function backline.coverage(p_collection int) returns jsonb
-language sql stable set search_path = '' as $$
+language sql stable set search_path = ''
+set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_bitmapscan = off as $$
   with counts as (
     select coalesce(sum(t.amount) filter (where t.measure = 'rows'), 0)::bigint as total,
            coalesce(sum(t.amount) filter (where t.measure = 'embedded' and t.model_id = c.model_id), 0)::bigint as embedded,
@@ -1313,6 +1322,11 @@ language sql stable set search_path = '' as $$
            coalesce(sum(t.amount) filter (where t.measure = 'failed'), 0)::bigint as failed
     from backline.collections c left join backline.tallies t on t.collection_id = c.id
     where c.id = p_collection
+  ), held as materialized (
+    select l.jobs, l.at from backline.workers w cross join lateral (
+      select count(*) as jobs, min(j.enqueued_at) as at from backline.jobs j
+      where j.worker_id = w.id and j.collection_id = p_collection offset 0) l
+    where w.collection_id = p_collection
   ), oldest as (
     select min(o.enqueued_at) as at from (
       (select j.enqueued_at from backline.jobs j where j.collection_id = p_collection
@@ -1321,16 +1335,13 @@ language sql stable set search_path = '' as $$
       (select j.enqueued_at from backline.jobs j where j.collection_id = p_collection
          and j.worker_id is null and j.priority = 1 order by j.priority, j.enqueued_at limit 1)
       union all
-      (select min(j.enqueued_at) from backline.jobs j join backline.workers w on w.id = j.worker_id
-       where j.collection_id = p_collection)
+      (select min(h.at) from held h)
     ) o
   ), working as (
     select count(*) as workers, coalesce(sum(w.rate), 0)::float8 as rate from backline.workers w
     where w.collection_id = p_collection and w.expires_at > now()
   ), leased as (
-    select count(*) as in_flight from backline.jobs j
-    where j.worker_id in (select w.id from backline.workers w where w.collection_id = p_collection)
-      and j.collection_id = p_collection
+    select coalesce(sum(h.jobs), 0)::bigint as in_flight from held h
   )
   select jsonb_build_object(
     'rows', n.total, 'embedded', n.embedded, 'blank', n.blank, 'long', n.long, 'pending', n.pending,

@@ -369,7 +369,8 @@ async def open_transactions(connection: AsyncConnection[DictRow]) -> list[DictRo
     """Sessions of Backline that have a transaction open, and what they did last."""
     return await execute(
         connection,
-        "select pid, state, query from pg_stat_activity where application_name = 'backline' "
+        "select pid, xact_start, state, query from pg_stat_activity "
+        "where application_name = 'backline' "
         "and datname = current_database() and xact_start is not null",
     )
 

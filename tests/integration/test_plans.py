@@ -6,6 +6,8 @@ A queue is empty whenever it is vacuumed, so its statistics say that it always i
 
 from __future__ import annotations
 
+import asyncio
+
 from backline.backfill import Backfill
 from backline.embedders.hash import HashEmbedder
 from backline.limiter import Limiter
@@ -39,6 +41,51 @@ async def test_statistics_of_an_empty_queue_mislead_no_plan(database: str) -> No
         work = Backfill(store, collection, HashEmbedder(8), Limiter(), options)
         assert (await work.run()).embedded == ROWS
     assert await fetches(database) < FETCHES_A_ROW * 2 * ROWS
+
+
+async def test_no_question_reads_the_whole_queue(database: str) -> None:
+    """Also beside a worker that holds some of it, and whatever the statistics say."""
+    async with open_store(database) as store:
+        await store.connector.execute("create table notes (id bigint primary key, body text)")
+        table = await store.find_table("notes")
+        await store.add_collection(
+            "notes", table["oid"], key=None, template="{body}", column="embedding",
+            model=HashEmbedder(8).model,
+        )  # fmt: skip
+        collection = await store.collection("notes")
+        await store.connector.execute(
+            f"insert into notes select i, 'note ' || i from generate_series(1, {ROWS}) i"
+        )
+        await store.connector.execute("analyze backline.jobs")
+    before = await whole_reads(database)
+    async with open_store(database) as store:
+        living = await store.register(collection, None, 60)
+        dead = await store.register(collection, None, 60)
+        jobs = await store.claim(collection, living.worker, 100)
+        assert len(jobs) == 100
+        assert len(await store.claim(collection, dead.worker, 50)) == 50
+        coverage = await store.coverage(collection)
+        assert (coverage.pending, coverage.in_flight, coverage.workers) == (ROWS, 150, 2)
+        assert (await store.outstanding(collection, await store.now()))[0]
+        await store.hang_up(dead)
+        for _ in range(100):
+            if await store.reap(collection):
+                break
+            await asyncio.sleep(0.02)
+        assert (await store.coverage(collection)).in_flight == 100
+        assert await store.release(living.worker, [jobs[0].key, jobs[1].key]) == 2
+        await store.retire(living)
+        assert (await store.coverage(collection)).in_flight == 0
+    assert await whole_reads(database) == before
+
+
+async def whole_reads(database: str) -> int:
+    """How often the queue was read from end to end; counted when a session ends."""
+    async with open_store(database) as store:
+        row = await store.connector.fetch_one(
+            "select seq_scan from pg_stat_all_tables where relid = 'backline.jobs'::regclass"
+        )
+        return int(row["seq_scan"])
 
 
 async def believe_empty(store: Store) -> None:
