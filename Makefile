@@ -7,7 +7,6 @@ ROOT  := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 VENV  := $(ROOT)/.venv
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
-TOOLS := $(ROOT)/.tools/.ready
 JS    := $(ROOT)/tests/integration/server/js
 
 .DEFAULT_GOAL := help
@@ -28,9 +27,7 @@ $(READY): $(ROOT)/pyproject.toml $(ROOT)/constraints.txt $(ROOT)/scripts/setup.s
 	@sh $(ROOT)/scripts/setup.sh $(ROOT) $(VENV)
 	@touch $@
 
-tools: $(TOOLS) ## fetch what only the tests need: PostgREST, Supabase CLI, Deno, PgBouncer
-
-$(TOOLS): $(ROOT)/scripts/tools.sh $(ROOT)/scripts/tools.json | $(READY)
+tools: setup ## fetch what only the tests need: PostgREST, Supabase CLI, Deno, PgBouncer
 	@sh $(ROOT)/scripts/tools.sh $(ROOT) $(VENV)
 
 js: $(JS)/node_modules/.package-lock.json ## fetch OpenAI's JavaScript client, which a test uses
