@@ -56,8 +56,7 @@ async def test_no_question_reads_the_whole_queue(database: str) -> None:
         await store.connector.execute(
             f"insert into notes select i, 'note ' || i from generate_series(1, {ROWS}) i"
         )
-        await store.connector.execute("analyze backline.jobs")
-    before = await whole_reads(database)
+    before = await entries_read(database)
     async with open_store(database) as store:
         living = await store.register(collection, None, 60)
         dead = await store.register(collection, None, 60)
@@ -76,16 +75,18 @@ async def test_no_question_reads_the_whole_queue(database: str) -> None:
         assert await store.release(living.worker, [jobs[0].key, jobs[1].key]) == 2
         await store.retire(living)
         assert (await store.coverage(collection)).in_flight == 0
-    assert await whole_reads(database) == before
+    assert await entries_read(database) - before < ROWS
 
 
-async def whole_reads(database: str) -> int:
-    """How often the queue was read from end to end; counted when a session ends."""
+async def entries_read(database: str) -> int:
+    """Rows and index entries of the queue that were read; counted when a session ends."""
     async with open_store(database) as store:
         row = await store.connector.fetch_one(
-            "select seq_scan from pg_stat_all_tables where relid = 'backline.jobs'::regclass"
+            "select (select seq_tup_read from pg_stat_all_tables "
+            "where relid = 'backline.jobs'::regclass) + (select sum(idx_tup_read) from "
+            "pg_stat_all_indexes where relid = 'backline.jobs'::regclass)::bigint as n"
         )
-        return int(row["seq_scan"])
+        return int(row["n"])
 
 
 async def believe_empty(store: Store) -> None:

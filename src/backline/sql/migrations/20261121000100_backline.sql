@@ -1256,12 +1256,21 @@ begin
          or exists (select from backline.workers w where w.run_id = r.id and w.id = any (v_dead)))
     and not exists (select from backline.workers w where w.run_id = r.id and w.id <> all (v_dead));
   delete from backline.workers w where w.id = any (v_dead);
+  -- From one holder to the next by the index: whatever the planner believes, it does not read the queue.
+  with recursive holders as (
+    (select j.worker_id as id from backline.jobs j where j.worker_id is not null
+     order by j.worker_id limit 1)
+    union all
+    select (select j.worker_id from backline.jobs j where j.worker_id > h.id order by j.worker_id limit 1)
+    from holders h where h.id is not null
+  )
   update backline.jobs j set worker_id = null
   where j.ctid = any (array(
-    select x.ctid from backline.jobs x
-    where x.collection_id = p_collection and x.worker_id is not null
-      and x.worker_id <> all (array(select w.id from backline.workers w))
-    for update skip locked));
+    select x.id from holders h cross join lateral (
+      select y.ctid as id from backline.jobs y
+      where y.worker_id = h.id and y.collection_id = p_collection
+      for update skip locked offset 0) x
+    where h.id is not null and not exists (select from backline.workers w where w.id = h.id)));
   return cardinality(v_dead);
 end $$;
 comment on function backline.reap is 'API: frees what dead workers held.';
