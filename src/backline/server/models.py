@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
@@ -17,6 +18,8 @@ from backline.limiter import Limiter
 from backline.server.gathering import Gatherer
 from backline.server.metrics import Metrics
 from backline.types import Model, Purpose, Vectors
+
+MOST_RECENT: Final = 64
 
 log = structlog.get_logger("backline.server")
 
@@ -147,15 +150,13 @@ class Models:
         Raises:
             ModelNotFoundError: this server has none of that name, or not with those dimensions.
         """
+        if name.partition("@")[0] == "hash":
+            return self._keep(name, dimensions, self._hash(name, dimensions))
         known = await self.known(used)
         wanted = [m for m in known if name in _names_of(m)]
         fitting = [m for m in wanted if dimensions in (None, m.dimensions)]
         if fitting:
-            found = await self.of(fitting[0])
-            self._recent[name, dimensions] = found
-            return found
-        if name.partition("@")[0] == "hash":
-            return self._hash(name, dimensions)
+            return self._keep(name, dimensions, await self.of(fitting[0]))
         if wanted and wanted[0].provider == "openai":
             shorter = describe(f"openai/{wanted[0].name}@{dimensions}")
             assert shorter is not None  # noqa: S101  dimensions are given
@@ -169,8 +170,14 @@ class Models:
             f"This server has no model {name!r}. It has: {', '.join(map(name_of, known))}, hash."
         )
 
+    def _keep(self, name: str, dimensions: int | None, opened: Opened) -> Opened:
+        self._recent[name, dimensions] = opened
+        if len(self._recent) > MOST_RECENT:
+            self._recent.pop(next(iter(self._recent)))
+        return opened
+
     def _hash(self, name: str, dimensions: int | None) -> Opened:
-        """Free, so that none is kept: the number of dimensions is the caller's choice."""
+        """Free to make; the number of dimensions is the caller's choice."""
         given = parse_spec(name).dimensions
         if given is not None and dimensions not in (None, given):
             raise errors.UsageError(

@@ -79,20 +79,24 @@ def make_services(store: Store, settings: Settings, *, worker: bool, where: str)
     )
 
 
-def services_of(connection: HTTPConnection) -> Services:
+# These are coroutines, because FastAPI sends dependencies that are none to a thread each time.
+
+
+async def services_of(connection: HTTPConnection) -> Services:
+    """The server that a request or a socket has come to."""
     found: Services = connection.app.state.services
     return found
 
 
-def require_read(connection: HTTPConnection) -> None:
+async def require_read(connection: HTTPConnection) -> None:
     """A dependency of everything that reads."""
-    guard = services_of(connection).guard
+    guard = (await services_of(connection)).guard
     guard.check_read(authorized=guard.authorized(connection.headers))
 
 
-def require_write(connection: HTTPConnection) -> None:
+async def require_write(connection: HTTPConnection) -> None:
     """A dependency of everything that writes or spends."""
-    guard = services_of(connection).guard
+    guard = (await services_of(connection)).guard
     guard.check_write(authorized=guard.authorized(connection.headers))
 
 
