@@ -1,0 +1,146 @@
+"""One story, told to each store: over Postgres and over PostgREST every verb answers the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any, cast
+from uuid import uuid4
+
+from backline import errors
+from backline.backfill import verify
+from backline.binary import vector_elements
+from backline.embedders.hash import HashEmbedder
+from backline.search import Query, search
+from backline.store import JobStore, NewVector, Store, Usage, open_store
+from backline.types import Collection, FailedAttempt, Job
+from tests.integration.harness import DIMENSIONS, connect, declare, execute
+from tests.supabase.stack import Project
+from tests.supabase.worlds import rest_store
+
+TEXTS = ["muddy vocals", "punchy drums", "wide pads", "", "muddy vocals", "dry guitar", "deep bass"]
+
+
+async def made(embedder: HashEmbedder, jobs: Sequence[Job], *, long: bool) -> list[NewVector]:
+    """The rows of jobs with their vectors, as a worker brings them."""
+    elements = vector_elements(await embedder.embed([job.content for job in jobs]))
+    return [
+        NewVector(job.key, "embed", job.content_hash, element, job.lease, long)
+        for job, element in zip(jobs, elements, strict=True)
+    ]
+
+
+def seen(jobs: Sequence[Job]) -> list[Any]:
+    """What of jobs does not depend on when they were claimed."""
+    leases = sorted({job.lease for job in jobs})
+    return [(*job[:-1], leases.index(job.lease)) for job in sorted(jobs)]
+
+
+async def story(store: JobStore, user: Any, table: str, embedder: HashEmbedder) -> list[Any]:
+    """Everything that the verbs answer, in the order of a backfill's life."""
+    told: list[Any] = []
+    collection = await store.collection(table)
+    [listed] = [c for c in await store.collections() if c.name == table]
+    told += [listed == collection, replace(collection, id=0, name="", table_name="")]
+    told.append([asdict(row) for row in await store.walk_page(collection, None, 3)])
+
+    run = await store.start_run(collection, {"via": "test"})
+    lease = await store.register(collection, run, 30)
+    told.append(await store.heartbeat(lease, run, 30, 1.5))
+    page = await store.claim_page(collection, lease.worker, run, None, 4)
+    told += [page.scanned, page.last_key, seen(page.jobs)]
+    told += await _outcomes(store, user, table, embedder, collection, lease.worker, run, page.jobs)
+
+    [bad, *rest] = (await store.claim_page(collection, lease.worker, run, "4", 10)).jobs
+    told.append(seen([bad, *rest]))
+    attempt = FailedAttempt(bad.key, bad.content_hash or b"", "rejected", "no", None, bad.lease)
+    told.append(await store.fail(collection, lease.worker, run, [attempt]))
+    told.append(await store.run_failures(run))
+    told.append(
+        [replace(f, failed_at=datetime.min, run_id=0) async for f in store.failures(collection)]
+    )
+    told.append([f.failed_at.tzinfo is not None async for f in store.failures(collection)])
+    told.append(await store.release(lease.worker, [rest[0].key]))
+    told.append(seen(await store.claim(collection, lease.worker, 10)))
+    told.append((await store.outstanding(collection, datetime.now(UTC)))[0])
+    told.append(await store.retry_failures(collection, ["nobody"]))
+    told.append(await store.retry_failures(collection, None))
+    told.append(await store.drop_failures(collection, None))
+
+    await store.retire(lease)
+    coverage = await store.coverage(collection)
+    told.append(replace(coverage, lag_seconds=0))
+    told.append(await store.reap(collection))
+    told.append(await store.recount(collection.id))
+    await store.compact(collection)
+    told.append(await verify(cast(Store, store), collection))
+    hits = await search(store, collection, embedder, Query("punchy drums", where="id < 4"))
+    told.append([asdict(hit) for hit in hits])
+    told.append(await store.cancel_run(run))
+    await store.finish_run(run, "cancelled", {"some": "report"})
+    told.append(await store.cancel_run(run))
+    [record] = await store.runs(collection, run)
+    assert record.finished_at is not None
+    assert record.started_at <= record.finished_at <= await store.now()
+    told.append(
+        replace(record, id=0, collection="", started_at=datetime.min, finished_at=None, seconds=0)
+    )
+    return told
+
+
+async def _outcomes(
+    store: JobStore, user: Any, table: str, embedder: HashEmbedder, collection: Collection,
+    worker: int, run: int, jobs: Sequence[Job],
+) -> list[Any]:  # fmt: skip
+    """Rows of which one was edited, one was deleted, one is blank, and one is stored by another."""
+    told: list[Any] = []
+    first, second, third, blank = sorted(jobs)
+    await execute(user, f"update {table} set body = 'edited' where id = 2")
+    await execute(user, f"delete from {table} where id = 3")
+    rows = await made(embedder, [first, second, third], long=True)
+    rows.append(NewVector(blank.key, "blank", blank.content_hash, lease=blank.lease))
+    usage = Usage(1, 9, 3)
+    for _ in range(2):  # once more, as after a lost answer
+        left = await store.complete(collection, worker, run, rows, cache=True, usage=usage)
+        told += sorted(left)
+    stored = NewVector(first.key, "fresh", first.content_hash, lease=first.lease)
+    lie = NewVector("6", "fresh", b"\1" * 32, lease=0)
+    call = uuid4()
+    for _ in range(2):
+        told += await store.confirm(collection, worker, run, [stored, lie], call)
+    told.append(await _refusal(store, collection, worker))
+    return told
+
+
+async def _refusal(store: JobStore, collection: Collection, worker: int) -> tuple[str, str]:
+    """What is said to a worker of another model."""
+    try:
+        await store.claim(replace(collection, model_id=1), worker, 1)
+    except errors.ModelMismatchError as error:
+        return type(error).__name__, str(error)
+    return "nothing", ""
+
+
+async def test_both_stores_tell_the_same_story(project: Project) -> None:
+    embedder = HashEmbedder(DIMENSIONS)
+    async with AsyncExitStack() as opened:
+        postgres = await opened.enter_async_context(open_store(project.url))
+        rest = await opened.enter_async_context(rest_store(project))
+        user = await opened.enter_async_context(await connect(project.url))
+        stories = []
+        stores: list[tuple[JobStore, str]] = [(postgres, "one"), (rest, "two")]
+        for store, table in stores:
+            await execute(user, "truncate backline.vectors")
+            await execute(user, f"create table {table} (id bigint primary key, body text)")
+            await execute(user, f"grant select, update on {table} to service_role")
+            await declare(postgres, embedder, table=table)
+            for at, text in enumerate(TEXTS, start=1):
+                await execute(user, f"insert into {table} values (%s, %s)", at, text)
+            await execute(user, "delete from backline.jobs")
+            stories.append(await story(store, user, table, embedder))
+    told, over_rest = stories
+    assert len(told) == len(over_rest)
+    for line, (here, there) in enumerate(zip(told, over_rest, strict=True)):
+        assert here == there, line
