@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from backline import batching
-from backline.types import Job, Vectors
+from backline import batching, errors
+from backline.embedders.base import Embedder
+from backline.types import Job, LongText, Vectors
 
 SMALLEST_MEAN: Final = 1e-6
 
@@ -89,6 +90,29 @@ class Unit:
         # for scripts outside ASCII, and encoding every text again would cost more than it saves.
         size = len(self.text) if self.text.isascii() else len(self.text.encode("utf-8", "replace"))
         return batching.Item(self.tokens, size)
+
+
+def cut_to_fit(units: Iterable[Unit], embedder: Embedder, long_text: LongText) -> None:
+    """Do with texts that are longer than the model reads what a collection declares.
+
+    Tokenizing a long text takes a while: call it in a thread.
+    """
+    most = embedder.model.max_tokens
+    for unit in units:
+        if unit.long and long_text == "truncate":
+            unit.text, unit.tokens = embedder.truncate(unit.text), most
+        elif unit.long and long_text == "average":
+            parts = batching.windows(unit.text, most, embedder.truncate)
+            unit.cut(parts, embedder.count_tokens(parts))
+
+
+def too_long(unit: Unit, embedder: Embedder) -> errors.InputRejectedError:
+    """What is said of a long text where the collection declares that there be none."""
+    return errors.InputRejectedError(
+        f"The text has {unit.tokens:,} tokens, the model reads {embedder.model.max_tokens:,}, and "
+        "the collection is declared with --long-text reject. Shorten the text, or declare the "
+        "collection anew with --long-text truncate or average."
+    )
 
 
 class Backlog:

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from backline import batching, binary, errors
-from backline.backlog import Backlog, Unit, Verdict
+from backline.backlog import Backlog, Unit, Verdict, cut_to_fit, too_long
 from backline.embedders.base import Embedder
 from backline.limiter import Limiter
 from backline.store import CacheKeeper, JobStore, Lease, NewVector, Usage
@@ -455,7 +455,8 @@ class Worker:
         contents = [jobs[i].content for i in firsts]
         tokens = await asyncio.to_thread(self._embedder.count_tokens, contents)
         units = [self._unit(jobs[i], count) for i, count in zip(firsts, tokens, strict=True)]
-        await self._cut([unit for unit in units if unit.long])
+        if any(unit.long for unit in units):
+            await asyncio.to_thread(cut_to_fit, units, self._embedder, self._collection.long_text)
         for job, at in zip(jobs, inverse, strict=True):
             units[at].jobs.append(job)
             units[at].unsettled += 1
@@ -466,29 +467,10 @@ class Worker:
         long = tokens > self._embedder.model.max_tokens
         return Unit(job.content_hash or b"", job.content, tokens, long=long)
 
-    async def _cut(self, units: Sequence[Unit]) -> None:
-        """Do with texts that are longer than the model reads what the collection declares."""
-        model = self._embedder.model
-        for unit in units:
-            if self._collection.long_text == "truncate":
-                unit.text = await asyncio.to_thread(self._embedder.truncate, unit.text)
-                unit.tokens = model.max_tokens
-            elif self._collection.long_text == "average":
-                parts = await asyncio.to_thread(
-                    batching.windows, unit.text, model.max_tokens, self._embedder.truncate
-                )
-                unit.cut(parts, await asyncio.to_thread(self._embedder.count_tokens, parts))
-
     async def _too_long(self, unit: Unit) -> bool:
         """Send a text that is longer than the model reads to the dead letters."""
         if unit.long:
-            error = errors.InputRejectedError(
-                f"The text has {unit.tokens:,} tokens, the model reads "
-                f"{self._embedder.model.max_tokens:,}, and the collection is declared with "
-                "--long-text reject. Shorten the text, or declare the collection anew with "
-                "--long-text truncate or average."
-            )
-            await self._record(unit, "too long", error, retry_in=None)
+            await self._record(unit, "too long", too_long(unit, self._embedder), retry_in=None)
         return unit.long
 
     # --- embed ---

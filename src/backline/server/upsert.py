@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from backline import batching, binary, errors
+from backline.backlog import Unit, cut_to_fit, too_long
 from backline.server import reads, schemas
 from backline.server.answers import took
 from backline.server.models import Opened
@@ -59,6 +60,7 @@ class Upsert:
     unchanged: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    _long: set[bytes] = field(default_factory=set)  # hashes of texts longer than the model reads
 
     async def run(self, rows: Sequence[schemas.UpsertRow]) -> schemas.Upserted:
         """Store what can be stored.
@@ -144,20 +146,44 @@ class Upsert:
     async def _elements(self, rows: list[_Row]) -> list[bytes]:
         """The vectors of rows, each distinct text embedded once, in the store's form."""
         embedder, limiter = self.opened.embedder, self.opened.limiter
-        texts = list(dict.fromkeys(row.text for row in rows))
-        tokens = await asyncio.to_thread(embedder.count_tokens, texts)
-        sent = [
-            embedder.truncate(text) if count > embedder.model.max_tokens else text
-            for text, count in zip(texts, tokens, strict=True)
-        ]
-        try:
-            async with limiter.slot(sum(min(n, embedder.model.max_tokens) for n in tokens)):
-                vectors = await embedder.embed(sent)
-        except errors.RateLimitedError as error:
-            limiter.defer(error.retry_after)
-            raise
-        made = dict(zip(texts, binary.vector_elements(np.asarray(vectors)), strict=True))
-        return [made[row.text] for row in rows]
+        units = await asyncio.to_thread(self._units, rows)
+        parts = [part for unit in units.values() for part in (unit.windows or [unit])]
+        plan = batching.plan(
+            [part.item for part in parts], batching.Budget(max_items=2048), sort_by_length=False
+        )
+        for batch in plan:
+            texts = [parts[i].text for i in batch]
+            try:
+                async with limiter.slot(sum(parts[i].tokens for i in batch)):
+                    vectors = await embedder.embed(texts)
+            except errors.RateLimitedError as error:
+                limiter.defer(error.retry_after)
+                raise
+            for i, vector in zip(batch, np.asarray(vectors), strict=True):
+                parts[i].vector = vector
+        self._long |= {row.content_hash for row in rows if units[row.text].long}
+        return [_element(units[row.text]) for row in rows]
+
+    def _units(self, rows: list[_Row]) -> dict[str, Unit]:
+        """The distinct texts, cut to what the model reads as the collection declares.
+
+        Raises:
+            InputRejectedError: one is longer, and the collection declares that there be none.
+
+        """
+        embedder, long_text = self.opened.embedder, self.collection.long_text
+        hashes = {row.text: row.content_hash for row in rows}
+        tokens = embedder.count_tokens(list(hashes))
+        most = embedder.model.max_tokens
+        units = {
+            text: Unit(hashes[text], text, count, long=count > most)
+            for text, count in zip(hashes, tokens, strict=True)
+        }
+        long = [unit for unit in units.values() if unit.long]
+        if long and long_text == "reject":
+            raise too_long(long[0], embedder)
+        cut_to_fit(long, embedder, long_text)
+        return units
 
     async def _write(
         self, rows: list[_Row], action: Action, elements: Sequence[bytes]
@@ -186,7 +212,12 @@ class Upsert:
         A row that Postgres refuses, because a constraint or a trigger of the table forbids it, is
         found by halving, so that it harms itself alone.
         """
-        new = [NewVector(row.key, action, row.content_hash, element) for row, element in rows]
+        new = [
+            NewVector(
+                row.key, action, row.content_hash, element, long=row.content_hash in self._long
+            )
+            for row, element in rows
+        ]
         try:
             left = await self.store.complete(
                 self.collection, NOBODY, None, new, cache=not self.opened.embedder.free
@@ -212,6 +243,12 @@ class Upsert:
             model=str(self.collection.model),
             took_ms=took(began),
         )
+
+
+def _element(unit: Unit) -> bytes:
+    """The vector of a text in the store's form; of a text in parts, the parts' mean."""
+    found = unit.mean() if unit.windows else np.asarray(unit.vector).reshape(1, -1)
+    return binary.vector_elements(np.asarray(found))[0]
 
 
 def _is_storable(text: str) -> bool:
