@@ -19,6 +19,8 @@ from backline.types import Purpose, Vectors
 # Two at a time: while the answers of one batch are sent, the other one is computed.
 LANES: Final = 2
 MOST_TEXTS: Final = 256
+# Smaller batches than this make poor use of the model.
+LEAST_SHARE: Final = 8
 MOST_WAITING: Final = 10_000
 
 
@@ -39,6 +41,7 @@ class Gatherer:
         self._lanes = lanes
         self._calls: deque[_Call] = deque()
         self._waiting = 0
+        self._in_flight = 0
         self._workers: set[asyncio.Task[None]] = set()
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
@@ -68,18 +71,27 @@ class Gatherer:
 
     async def _work(self) -> None:
         while calls := self._next():
-            await self._serve(calls)
+            try:
+                await self._serve(calls)
+            finally:
+                self._in_flight -= sum(len(call.texts) for call in calls)
 
     def _next(self) -> list[_Call]:
-        """The calls that go together now: always one, and as many more as fit."""
+        """The calls that go together now: always one, and as many more as are a lane's share.
+
+        A lane that took all there is would leave nothing to compute while its answers are sent.
+        """
         taken: list[_Call] = []
         size = 0
-        while self._calls and (not taken or size + len(self._calls[0].texts) <= MOST_TEXTS):
+        share = max(LEAST_SHARE, -(-(self._waiting + self._in_flight) // self._lanes))
+        most = min(MOST_TEXTS, share)
+        while self._calls and (not taken or size + len(self._calls[0].texts) <= most):
             call = self._calls.popleft()
             self._waiting -= len(call.texts)
             if not call.done.cancelled():
                 taken.append(call)
                 size += len(call.texts)
+        self._in_flight += size
         return taken
 
     async def _serve(self, calls: Sequence[_Call]) -> None:
