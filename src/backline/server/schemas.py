@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from backline import types
+from backline import errors, types
+from backline.embedders.registry import describe
 from backline.search import DEFAULT_WEIGHT, LARGEST_PAGE, Mode
 from backline.search.ranking import DEEPEST_ROW
 
@@ -33,13 +34,23 @@ class Model(BaseModel):
     name: str
     revision: str
     dimensions: int
+    max_tokens: int = Field(description="The longest input that the model reads.")
 
     @classmethod
     def of(cls, model: types.Model) -> Self:
         return cls(
             provider=model.provider, name=model.name, revision=model.revision,
-            dimensions=model.dimensions,
+            dimensions=model.dimensions, max_tokens=_max_tokens(model),
         )  # fmt: skip
+
+
+def _max_tokens(model: types.Model) -> int:
+    """From what is known of the model; the database does not keep it."""
+    try:
+        known = describe(f"{model.provider}/{model.name}") if model.provider == "local" else None
+    except errors.ModelNotFoundError:  # a folder of the user's own
+        known = None
+    return (known or model).max_tokens
 
 
 class Coverage(BaseModel):

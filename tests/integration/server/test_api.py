@@ -10,6 +10,7 @@ from tests.integration.harness import World, eventually
 from tests.integration.server.harness import Served, served, with_provider
 
 from backline import search
+from backline.embedders.hash import hash_model
 from backline.search import Query
 
 
@@ -31,6 +32,7 @@ async def test_status_says_what_the_database_says(s: Served, w: World) -> None:
     assert collection["table"] == "public.notes"
     assert collection["model"] == {
         "provider": "hash", "name": "hash", "revision": "v1", "dimensions": 8,
+        "max_tokens": 8192,
     }  # fmt: skip
     coverage = collection["coverage"]
     assert (coverage["rows"], coverage["embedded"], coverage["pending"]) == (14, 12, 2)
@@ -222,6 +224,37 @@ async def test_a_stopped_server_gives_back_what_it_has_in_hand(paid: World, prov
     provider.reset()
     await paid.fill()
     await paid.check_complete()
+
+
+async def test_the_worker_inside_follows_what_is_declared_later(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new collection, and a new model of an old one."""
+    monkeypatch.setattr("backline.server.work.LOOK_EVERY", 0.2)
+    async with served(w.store, worker=True) as s:
+        await w.insert("one")
+        await w.settled()
+        await w.store.set_model(w.collection, hash_model(12))
+        await w.sql(
+            "alter table notes drop column embedding, add column embedding extensions.vector(12)"
+        )
+        await w.sql("create table songs (id int primary key, name text)")
+        table = await w.store.find_table("songs")
+        await w.store.add_collection(
+            "songs", table["oid"], key=None, template="{name}", column="embedding",
+            model=hash_model(8),
+        )  # fmt: skip
+        await w.sql("insert into songs values (1, 'a song')")
+        await w.insert("two", first=2)
+
+        async def followed() -> bool:
+            found = (await s.get("/api/coverage"))["collections"]
+            covered = {each["name"]: each["coverage"] for each in found}
+            return bool(covered["songs"]["embedded"] == 1 == covered["notes"]["embedded"])
+
+        await eventually(followed, "both to be followed")
+        rows = await w.sql("select extensions.vector_dims(embedding) as n from notes where id = 2")
+        assert rows[0]["n"] == 12
 
 
 async def test_the_actions_of_the_studio(s: Served) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import openai
 import pytest
 from pydantic import SecretStr
-from tests.integration.harness import World
+from tests.integration.harness import World, eventually
 from tests.integration.server.harness import Served, served
+from tests.provider import StandInProvider
 
 from backline.embedders.hash import hash_vectors
 from backline.embedders.registry import open_embedder
@@ -146,3 +147,27 @@ async def test_requests_of_the_same_moment_are_computed_together(
 async def one_local(client: openai.AsyncOpenAI, n: int, vectors: dict[int, Any]) -> None:
     found = await client.embeddings.create(model="local/all-MiniLM-L6-v2", input=f"text {n}")
     vectors[n] = np.array(found.data[0].embedding, np.float32)
+
+
+async def test_the_text_of_a_caller_who_hangs_up_is_not_paid_for(
+    paid_server: Served, provider: StandInProvider
+) -> None:
+    """Two calls keep both lanes busy; the third waits, and goes before its turn comes."""
+    model = "openai/text-embedding-3-small"
+    async with client_of(paid_server) as client:
+        with provider.held():
+            busy = []
+            for n in range(2):
+                busy.append(asyncio.create_task(_embed(client, model, f"busy {n}")))
+                await eventually(lambda: provider.in_flight == len(busy), "it to be on its way")
+            gone = asyncio.create_task(_embed(client, model, "gone"))
+            await asyncio.sleep(0.3)
+            gone.cancel()
+            await asyncio.sleep(0.3)
+        await asyncio.gather(*busy)
+        await _embed(client, model, "after")
+    assert set(provider.texts_embedded) == {"busy 0", "busy 1", "after"}
+
+
+async def _embed(client: openai.AsyncOpenAI, model: str, text: str) -> Any:
+    return await client.embeddings.create(model=model, input=text)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Coroutine
 from typing import Any, Final
 
 import numpy as np
 from fastapi import APIRouter
 from pydantic_core import to_json
+from starlette.requests import Request
 from starlette.responses import Response
 
 from backline import errors
@@ -32,7 +34,9 @@ FEW_TEXTS: Final = 8
     response_model=schemas.Embeddings,
     responses=problems(*WITH_DATABASE, *WITH_BODY, 502),
 )
-async def embeddings(services: TheServices, asked: schemas.EmbeddingsRequest) -> Response:
+async def embeddings(
+    request: Request, services: TheServices, asked: schemas.EmbeddingsRequest
+) -> Response:
     """Vectors for texts. Requests that come at the same moment are computed together."""
     texts = _texts(asked.input)
     opened = await _opened(services, asked)
@@ -43,7 +47,8 @@ async def embeddings(services: TheServices, asked: schemas.EmbeddingsRequest) ->
             "them in parts."
         )
     tokens = await _count(opened, texts)
-    vectors = await opened.embedder.embed_call(await _fitted(opened, texts, tokens))
+    fitted = await _fitted(opened, texts, tokens)
+    vectors = await _unless_gone(request, opened.embedder.embed_call(fitted))
     most = opened.embedder.model.max_tokens
     used = sum(min(count, most) for count in tokens)
     encode = _as_base64 if asked.encoding_format == "base64" else _as_floats
@@ -57,6 +62,24 @@ async def embeddings(services: TheServices, asked: schemas.EmbeddingsRequest) ->
         "usage": {"prompt_tokens": used, "total_tokens": used},
     }
     return Response(to_json(body), media_type="application/json")
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Vectors]) -> Vectors:
+    """The outcome of some work, which is dropped where its caller hangs up before.
+
+    Raises:
+        OverloadedError: the caller has gone; nobody reads this.
+    """
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise errors.OverloadedError("The caller has gone before there was an answer.")
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
 
 
 def _texts(given: str | list[str] | list[int] | list[list[int]]) -> list[str]:
