@@ -7,9 +7,12 @@ import json
 from collections import Counter
 
 import pytest
+from pydantic import SecretStr
 
 from backline import errors, search
 from backline.backfill import verify
+from backline.project import choose_key
+from backline.rest import open_rest_store
 from tests.integration.harness import overpaid, running
 from tests.provider import StandInProvider
 from tests.supabase.stack import Project
@@ -268,3 +271,21 @@ async def test_a_key_that_is_revoked_in_mid_run_ends_it(
         report = await w.fill(lease=2)
         assert report.complete
         await w.settled()
+
+
+async def test_anon_s_three_seconds(project: Project) -> None:
+    """A visitor's search that takes longer ends with words that say why."""
+    async with rest_world(project) as w:
+        await w.insert("muddy vocals", "muddy drums")
+        await w.fill()
+        await w.sql(
+            "create function slow(text) returns text language plpgsql as "
+            "$$ begin perform pg_sleep(2); return $1; end $$; "
+            "grant execute on function slow to anon; grant select on notes to anon; "
+            "update backline.collections set text_sql = 'public.slow(' || text_sql || ')'"
+        )
+        key = choose_key(SecretStr(project.keys.publishable), None, "read")
+        async with open_rest_store(project.api_url, key) as store:
+            [collection] = await store.collections()
+            with pytest.raises(errors.StatementTimeoutError, match="statement timeout"):
+                await search.search(store, collection, None, search.Query("muddy", "keyword"))
