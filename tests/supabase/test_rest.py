@@ -286,6 +286,6 @@ async def test_anon_s_three_seconds(project: Project) -> None:
         )
         key = choose_key(SecretStr(project.keys.publishable), None, "read")
         async with open_rest_store(project.api_url, key) as store:
-            [collection] = await store.collections()
+            collection = await store.collection("notes")
             with pytest.raises(errors.StatementTimeoutError, match="statement timeout"):
                 await search.search(store, collection, None, search.Query("muddy", "keyword"))
