@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli.conftest import Cli
 from tests.supabase.cli import SupabaseCli
+from tests.supabase.inline import InlineCli as Cli
 from tests.supabase.stack import Project
 
 

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from backline.sql import migrations
-from tests.integration.cli.conftest import Cli
 from tests.supabase.cli import SupabaseCli
+from tests.supabase.inline import InlineCli as Cli
 from tests.supabase.stack import ROOT, Project, postgres_programs, postgres_running, server_folder
 
 VERSIONS = [migration.version for migration in migrations()]

@@ -18,8 +18,8 @@ import psycopg
 import pytest
 
 from backline.connector import Connector
-from tests.integration.cli.conftest import Cli
 from tests.provider import StandInProvider
+from tests.supabase.inline import InlineCli as Cli
 from tests.supabase.stack import Project, require
 
 pytestmark = pytest.mark.usefixtures("pgbouncer")

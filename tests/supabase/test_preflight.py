@@ -12,8 +12,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.integration.cli.conftest import Cli
 from tests.provider import StandInProvider
+from tests.supabase.inline import InlineCli as Cli
 from tests.supabase.stack import Project
 
 MODEL = "openai/text-embedding-3-small@384"

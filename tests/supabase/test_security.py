@@ -14,7 +14,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from tests.integration.cli.conftest import Cli
+from tests.supabase.inline import InlineCli as Cli
 from tests.supabase.stack import ROOT, Keys, Project, Stack
 
 # --- who asks, and for what -----------------------------------------------------------------------
