@@ -291,6 +291,10 @@ class Backfill:
         self, run: int, beside: list[int], worker: Worker
     ) -> BackfillReport:
         """The report, also where a connection breaks while it is read: the work is done."""
+        with suppress(
+            errors.DatabaseError
+        ):  # an index may take long, and no worker lives meanwhile
+            await self._store.finish_run(run, self._state, {})
         index = await self._index()
         for pause in REPORT_AGAIN_SECONDS:
             try:
@@ -305,14 +309,11 @@ class Backfill:
         await self._recount()
         coverage = await self._store.coverage(self._collection)
         [record] = await self._store.runs(run=run)
-        state = "completed"
-        if self._stopped_by:
-            state = "cancelled" if self._stopped_by == "cancelled" else "interrupted"
         report = BackfillReport(
             run=run,
             collection=record.collection,
             model=str(self._embedder.model),
-            state=state,
+            state=self._state,
             settings=self._settings,
             scanned=record.scanned,
             due=record.due,
@@ -325,15 +326,21 @@ class Backfill:
             long=record.long,
             long_keys=worker.tally.long,
             long_text=self._collection.long_text,
-            seconds=record.seconds - index.seconds,
+            seconds=record.seconds,
             coverage=coverage,
             index=index,
             beside=beside,
             notices=self._notices,
             stopped_by=self._stopped_by,
         )
-        await self._store.finish_run(run, state, report.as_dict())
+        await self._store.finish_run(run, report.state, report.as_dict())
         return report
+
+    @property
+    def _state(self) -> str:
+        if not self._stopped_by:
+            return "completed"
+        return "cancelled" if self._stopped_by == "cancelled" else "interrupted"
 
     async def _recount(self) -> None:
         try:

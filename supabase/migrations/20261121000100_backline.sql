@@ -1285,9 +1285,11 @@ language sql set search_path = '' as $$
 $$;
 comment on function backline.start_run is 'API: records the beginning of a backfill.';
 
+-- May be called again with the report, which comes after the index is built: the run ended before.
 create function backline.finish_run(p_run bigint, p_state text, p_report jsonb) returns void
 language sql set search_path = '' as $$
-  update backline.runs set state = p_state, report = p_report, finished_at = now()
+  update backline.runs set state = p_state, report = p_report,
+    finished_at = case when state = p_state then coalesce(finished_at, now()) else now() end
   where id = p_run;
 $$;
 comment on function backline.finish_run is 'API: records the end of a run.';

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.integration.harness import World, execute, world
+from tests.integration.harness import World, eventually, execute, running, world
 from tests.integration.proxy import relay
 
 from backline.backfill import Backfill, BackfillReport
@@ -96,7 +96,23 @@ async def test_a_table_that_somebody_holds_costs_the_index_and_not_the_fill(
     await w.sql("update notes set body = 'edited ' || id where id <= 10")
     async with w.another_user() as reader:
         await execute(reader, "lock table notes in row exclusive mode")
-        report = await fill(w)
+        async with running(fill(w)) as filling:
+
+            async def waits() -> bool:
+                return bool(
+                    await w.sql(
+                        "select 1 from pg_stat_activity where wait_event_type = 'Lock' "
+                        "and query like 'create index%%'"
+                    )
+                )
+
+            await eventually(waits, "the index to wait", every=0.005)
+            [run, *_] = await w.store.runs(w.collection)
+            assert run.state == "completed", "the table is filled, and no worker lives"
+            ended = run.finished_at
+            report = await filling
+    [run, *_] = await w.store.runs(w.collection)
+    assert (run.state, run.finished_at, run.seconds) == ("completed", ended, report.seconds)
     assert (report.state, report.embedded, report.complete) == ("completed", 10, True)
     assert report.index.state == "left out"
     assert "backline index notes" in report.index.why
