@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final
@@ -46,6 +46,7 @@ from backline.types import (
 MOST_NUMBERS: Final = 200_000
 # A statement that runs into the role's limit is tried with half the rows, down to this many.
 SMALLEST_PAGE: Final = 10
+KEYWORDS_PAGE: Final = 1000
 HEADER: Final = 8  # bytes of a vector's element before its first number: length, dimensions, unused
 
 
@@ -142,6 +143,32 @@ class RestStore:
             "search", **{**values, "filter": condition}
         )
         return rows
+
+    async def ensure_keywords(self, collection: Collection, say: Callable[[str], None]) -> None:
+        """Index the keywords of a table that is too big to have been indexed when it was declared.
+
+        Needs a secret key; with a publishable one the search itself says what is missing.
+        """
+        if self.project.key.access != "write":
+            return
+        if await self.project.call("keywords_built", collection=collection.id):
+            return
+        say(f"Indexing the keywords of {collection.name}, once.")
+        wait = False
+        while not await self._index_keywords(collection, wait=wait):
+            wait = True  # for whoever edits rows that the walk left out
+
+    async def _index_keywords(self, collection: Collection, *, wait: bool) -> bool:
+        """Walk the table once; answers whether every row is indexed now."""
+        after = None
+        while True:
+            page = await self.project.call(
+                "build_keywords_page", collection=collection.id, after=after,
+                limit=KEYWORDS_PAGE, wait=wait,
+            )  # fmt: skip
+            after = page["last_key"]
+            if page["scanned"] < KEYWORDS_PAGE:
+                return bool(await self.project.call("finish_keywords", collection=collection.id))
 
     async def walk_page(
         self, collection: Collection, after: str | None, limit: int

@@ -426,6 +426,30 @@ language sql set search_path = '' set statement_timeout = '55s' as $$
   select backline.drop_failures(p_collection, p_keys);
 $$;
 
+-- A big table's keywords are indexed on its first search, page by page, and again from the start where
+-- an answer was lost: what is indexed already stays as it is.
+create function public.backline_keywords_built(p_collection int) returns boolean
+language sql stable set search_path = '' as $$
+  select exists (select from backline.keyword_indexes k
+                 where k.collection_id = p_collection and k.built_at is not null);
+$$;
+
+create function public.backline_build_keywords_page(p_collection int, p_after text, p_limit int, p_wait boolean)
+returns json language sql set search_path = '' set statement_timeout = '55s' as $$
+  select to_json(b) from backline.build_keywords_page(p_collection, p_after, p_limit, p_wait) b;
+$$;
+
+create function public.backline_finish_keywords(p_collection int) returns boolean
+language plpgsql set search_path = '' set statement_timeout = '55s' as $$
+declare
+  v_built boolean := backline.keywords_are_built(p_collection);
+begin
+  if v_built then
+    perform backline.compact_keywords(p_collection, true);
+  end if;
+  return v_built;
+end $$;
+
 -- ----------------------------------------------------------------------------------------- privileges
 
 revoke all on all tables in schema backline from public;

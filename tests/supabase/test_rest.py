@@ -111,6 +111,25 @@ async def test_search_and_verify_and_runs(project: Project) -> None:
         assert (await verify(w.rest, w.collection)).problems == {"stale text": 1}
 
 
+async def test_a_big_table_s_keywords_are_indexed_on_its_first_search(project: Project) -> None:
+    said: list[str] = []
+    async with rest_world(project) as w:
+        await w.sql("update backline.keyword_indexes set built_at = null")
+        await w.sql("delete from backline.documents; delete from backline.postings")
+        await w.sql("alter table notes disable trigger user")
+        await w.insert(*texts(1200))
+        await w.sql("alter table notes enable trigger user")
+        question = search.Query("number 1107", "keyword", limit=1)
+        with pytest.raises(errors.UsageError, match="not built yet"):
+            await search.search(w.rest, w.collection, None, question)
+        project.gateway.cut_next(path=RPC + "build_keywords_page", after=True)
+        await w.rest.ensure_keywords(w.collection, said.append)
+        [hit] = await search.search(w.rest, w.collection, None, question)
+        assert hit.content == "note number 1107"
+        await w.rest.ensure_keywords(w.collection, said.append)
+        assert said == ["Indexing the keywords of notes, once."]
+
+
 async def test_an_edit_between_embedding_and_writing_wins(
     project: Project, provider: StandInProvider
 ) -> None:

@@ -26,8 +26,9 @@ from backline.cli.data import model_of
 from backline.cli.output import duration, emit, facts, out, say, table
 from backline.cli.via import Via, job_store
 from backline.config import Settings
+from backline.rest import RestStore
 from backline.search import Context, Mode, Query, Suggestions
-from backline.store import Store
+from backline.store import JobStore, Store
 from backline.types import Collection, SearchHit
 
 InCollection = Annotated[
@@ -103,7 +104,7 @@ def mode_of(text: str) -> Mode:
 async def _search(settings: Settings, name: str | None, query: Query) -> list[SearchHit]:
     async with job_store(settings, "read") as store:
         collection = await store.collection(name)
-        if query.mode != "semantic" and isinstance(store, Store):
+        if query.mode != "semantic":
             await _ensure_keywords(store, collection)
         if query.mode == "keyword":
             return await search.search(store, collection, None, query)
@@ -111,8 +112,12 @@ async def _search(settings: Settings, name: str | None, query: Query) -> list[Se
             return await search.search(store, collection, embedder, query)
 
 
-async def _ensure_keywords(store: Store, collection: Collection) -> None:
+async def _ensure_keywords(store: JobStore, collection: Collection) -> None:
     """Index the keywords of a large table on the first search of it, where nobody has yet."""
+    if isinstance(store, RestStore):
+        await store.ensure_keywords(collection, say)
+    if not isinstance(store, Store):
+        return
     if not (await search.keyword_index(store, collection)).built:
         say(f"Indexing the keywords of {collection.name}, once.")
         await search.ensure_index(store, collection)
