@@ -75,9 +75,7 @@ class RowRefusedError(DatabaseError):
 
 
 class PermissionDeniedError(DatabaseError):
-    """The database role may not do this. Use a role that owns the table or, for a table that is
-    declared already, a member of service_role.
-    """
+    """The database role may not do this. Use a role that owns the table or is in service_role."""
 
     exit_code = 2
 
