@@ -1,7 +1,8 @@
 """The judged questions: a sound test set in BEIR layout over the shipped advice.
 
-Scores: 2 answers the question, 1 helps; an entry without a line is not relevant. Questions of the
-kind `off_topic` have no relevant entry at all, so that a search can be held to saying nothing.
+Scores: 2 answers the question, 1 helps, 0 was read and found not relevant; an entry without a line
+counts as not relevant too. Questions of the kind `off_topic` have no relevant entry at all, so that a
+search can be held to saying nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import csv
 import json
 from collections import Counter, defaultdict
 from importlib import resources
+from pathlib import Path
 from typing import Any
+
+from backline import evaluate
 
 ON_TOPIC_KINDS = {"slang", "symptom", "typo", "wrong_term", "plain", "long"}
 OFF_TOPIC = "off_topic"
@@ -31,6 +35,7 @@ def _judgment_rows() -> list[list[str]]:
 QUERIES = _json_lines("music_questions", "queries.jsonl")
 HEADER, *ROWS = _judgment_rows()
 JUDGMENTS = [(query, entry, int(score)) for query, entry, score in ROWS]
+RELEVANT = [(query, entry, score) for query, entry, score in JUDGMENTS if score > 0]
 CATEGORY = {entry["id"]: entry["category"] for entry in _json_lines("music_knowledge.jsonl")}
 TITLES = {entry["title"].casefold() for entry in _json_lines("music_knowledge.jsonl")}
 
@@ -47,7 +52,7 @@ def _query_ids(*, off_topic: bool) -> set[str]:
 
 def _scores() -> dict[str, list[int]]:
     by_query: dict[str, list[int]] = defaultdict(list)
-    for query, _, score in JUDGMENTS:
+    for query, _, score in RELEVANT:
         by_query[query].append(score)
     return by_query
 
@@ -62,7 +67,7 @@ def test_queries_have_the_beir_fields() -> None:
 
 def test_qrels_have_the_beir_columns() -> None:
     assert HEADER == ["query-id", "corpus-id", "score"]
-    assert {score for _, _, score in JUDGMENTS} == {1, 2}
+    assert {score for _, _, score in JUDGMENTS} == {0, 1, 2}
 
 
 def test_there_are_enough_questions_of_every_kind() -> None:
@@ -96,6 +101,23 @@ def test_no_pair_is_judged_twice() -> None:
     assert [pair for pair, n in pairs.items() if n > 1] == []
 
 
+def test_every_question_on_topic_is_judged_to_a_depth() -> None:
+    """The pool is the union of several top tens, so that each question has ten judgments or more."""
+    counts = Counter(query for query, _, _ in JUDGMENTS)
+    assert set(counts) == _query_ids(off_topic=False)
+    assert min(counts.values()) >= 10
+
+
+def test_a_pair_judged_not_relevant_counts_as_one_not_judged() -> None:
+    dataset = evaluate.read_dataset(Path(str(DATA / "music_questions")))
+    kept = {
+        (query, entry, score)
+        for query, scores in dataset.judgments.items()
+        for entry, score in scores.items()
+    }
+    assert kept == set(RELEVANT)
+
+
 def test_every_question_on_topic_has_a_direct_answer() -> None:
     scores = _scores()
     unanswered = [query for query in _query_ids(off_topic=False) if 2 not in scores[query]]
@@ -114,10 +136,10 @@ def test_relevance_stays_selective() -> None:
 
 
 def test_every_category_is_asked_about() -> None:
-    answered = Counter(CATEGORY[entry] for _, entry, score in JUDGMENTS if score == 2)
+    answered = Counter(CATEGORY[entry] for _, entry, score in RELEVANT if score == 2)
     assert set(answered) == set(CATEGORY.values())
     assert min(answered.values()) >= 5
 
 
 def test_every_entry_is_asked_about() -> None:
-    assert set(CATEGORY) - {entry for _, entry, _ in JUDGMENTS} == set()
+    assert set(CATEGORY) - {entry for _, entry, _ in RELEVANT} == set()
