@@ -110,6 +110,9 @@ class RestStore:
     async def compact(self, collection: Collection) -> None:
         await self.project.call("compact", collection=collection.id)
 
+    async def trim_cache(self, most_bytes: int) -> int:
+        return int(await self.project.call("trim_vectors", bytes=most_bytes))
+
     async def verify_page(
         self, collection: Collection, after: str | None, limit: int
     ) -> VerifiedPage:

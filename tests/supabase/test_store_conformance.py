@@ -14,7 +14,7 @@ from backline.backfill import verify
 from backline.binary import vector_elements
 from backline.embedders.hash import HashEmbedder
 from backline.search import Query, search
-from backline.store import JobStore, NewVector, Store, Usage, open_store
+from backline.store import CacheKeeper, JobStore, NewVector, Store, Usage, open_store
 from backline.types import Collection, FailedAttempt, Job
 from tests.integration.harness import DIMENSIONS, connect, declare, execute
 from tests.supabase.stack import Project
@@ -75,6 +75,8 @@ async def story(store: JobStore, user: Any, table: str, embedder: HashEmbedder) 
     told.append(await store.reap(collection))
     told.append(await store.recount(collection.id))
     await store.compact(collection)
+    assert isinstance(store, CacheKeeper)
+    told += [await store.trim_cache(1 << 20), await store.trim_cache(0)]
     told.append(await verify(cast(Store, store), collection))
     hits = await search(store, collection, embedder, Query("punchy drums", where="id < 4"))
     told.append([asdict(hit) for hit in hits])

@@ -335,6 +335,9 @@ $$;
 create function public.backline_compact(p_collection int) returns void
 language sql set search_path = '' as $$ select backline.compact_tallies(p_collection) $$;
 
+create function public.backline_trim_vectors(p_bytes bigint) returns int
+language sql set search_path = '' set statement_timeout = '55s' as $$ select backline.trim_vectors(p_bytes) $$;
+
 create function public.backline_recount(p_collection int) returns jsonb
 language sql set search_path = '' set statement_timeout = '55s' as $$ select backline.recount(p_collection) $$;
 
