@@ -1,6 +1,5 @@
 // From a collection's model to what makes its vectors. The collection decides, never the request or
 // the environment: a vector carries the name of the model that made it.
-/// <reference path="./runtime.d.ts" />
 import type { Model } from "./database.ts";
 import { Problem } from "./problems.ts";
 import type { Settings } from "./settings.ts";
@@ -10,6 +9,18 @@ export type Embed = (texts: string[]) => Promise<Float32Array[]>;
 
 /** The provider will not take at least one of the texts. */
 export class Rejected extends Error {}
+
+// What Supabase's runtime has and Deno has not: https://supabase.com/docs/guides/functions/ai-models
+declare const Supabase: {
+  ai: {
+    Session: new (model: "gte-small") => {
+      run(
+        text: string,
+        options: { mean_pool: boolean; normalize: boolean },
+      ): Promise<number[] | Float32Array>;
+    };
+  };
+};
 
 const GTE_SMALL = 384;
 const TIMEOUT_MS = 60_000;
