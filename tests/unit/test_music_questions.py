@@ -1,8 +1,8 @@
 """The judged questions: a sound test set in BEIR layout over the shipped advice.
 
-Scores: 2 answers the question, 1 helps, 0 was read and found not relevant; an entry without a line
-counts as not relevant too. Questions of the kind `off_topic` have no relevant entry at all, so that a
-search can be held to saying nothing.
+Scores: 2 answers the question, 1 helps, 0 was read and found not relevant; an entry without a
+line counts as not relevant too. Questions of the kind `off_topic` have no relevant entry at all,
+so that a search can be held to saying nothing.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def test_no_pair_is_judged_twice() -> None:
 
 
 def test_every_question_on_topic_is_judged_to_a_depth() -> None:
-    """The pool is the union of several top tens, so that each question has ten judgments or more."""
+    """The pool is a union of top tens, so that each question has ten judgments or more."""
     counts = Counter(query for query, _, _ in JUDGMENTS)
     assert set(counts) == _query_ids(off_topic=False)
     assert min(counts.values()) >= 10
