@@ -81,6 +81,7 @@ async def test_search_under_load_while_postgres_is_restarted(private_server: Pat
             await asyncio.sleep(DOWN_SECONDS)
             problem = await s.http.get("/health/ready")
             assert problem.status_code == 503 and problem.headers["retry-after"] == "1"
+            assert "at this moment" in problem.json()["detail"], "it was waited for in vain"
             assert (await s.get("/api/status"))["database"]["ok"] is False
             assert (await s.http.get("/health")).status_code == 200
             assert "backline_database_up 0.0" in (await s.http.get("/metrics")).text

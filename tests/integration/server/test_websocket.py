@@ -92,13 +92,8 @@ async def test_edits_runs_and_failures_are_told_to_who_asked(
         assert changed["collection"] == "notes"
         assert changed["coverage"]["pending"] == 2
         run = (await s.post("/api/runs", {"collection": "notes"}, 202))["run"]
-        seen: dict[str, Any] = {}
-        while not {"failure_added", "ended"} <= set(seen):
-            frame = await client.read()
-            seen[frame["type"]] = frame["data"]
-            ended = frame["type"] == "run_progress" and frame["data"]["run"]["state"] == "completed"
-            if ended:
-                seen["ended"] = frame["data"]
+        async with asyncio.timeout(60):
+            seen = await told_until_the_end(client)
         assert seen["failure_added"]["failure"]["key"] == "2"
         assert seen["ended"]["run"]["id"] == run["id"]
         assert seen["ended"]["run"]["embedded"] == 1
@@ -106,6 +101,17 @@ async def test_edits_runs_and_failures_are_told_to_who_asked(
         assert await client.ask("unsubscribe", "unsubscribed", topics=topics) == {"topics": []}
         assert (await deaf.read())["type"] == "server_status"
         await deaf.ask("ping", "pong")  # and nothing came between
+
+
+async def told_until_the_end(client: Socket) -> dict[str, Any]:
+    """What came last under each type, once a failure was told and a run has ended."""
+    seen: dict[str, Any] = {}
+    while not {"failure_added", "ended"} <= set(seen):
+        frame = await client.read()
+        seen[frame["type"]] = frame["data"]
+        if frame["type"] == "run_progress" and frame["data"]["run"]["state"] == "completed":
+            seen["ended"] = frame["data"]
+    return seen
 
 
 async def test_actions_go_to_all_others(s: Served) -> None:

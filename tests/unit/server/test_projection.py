@@ -16,6 +16,8 @@ def test_it_finds_the_directions_of_the_greatest_variance() -> None:
     plane = fit(vectors)
     for axis, direction in ((0, turn[:, 0]), (1, turn[:, 1])):
         assert abs(plane.axes[:, axis] @ direction) > 0.99
+    greatest = plane.axes[np.abs(plane.axes).argmax(axis=0), [0, 1]]
+    assert (greatest > 0).all(), "the sign of an axis is left to chance"
     right = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)[2][:2].T
     assert np.allclose(np.abs(plane.axes), np.abs(right), atol=1e-3)
 
