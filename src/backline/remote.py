@@ -29,8 +29,8 @@ from backline.writer import Write
 Way: TypeAlias = Literal["api", "edge"]
 
 FUNCTION: Final = "upsert-embeddings"
-# What one request to the function holds: 200 rows, or 200 KB of text, took it 0.2 s of processor time
-# with 1,536 dimensions, where Supabase gives it two.
+# What one request to the function holds: 200 rows, or 200 KB of text, took it 0.2 s of processor
+# time with 1,536 dimensions, where Supabase gives it two.
 EDGE_BUDGET: Final = Budget(max_tokens=60_000, max_bytes_over_4=50_000)
 EDGE_ROWS: Final = 200
 # gte-small is computed in the function's own two seconds.

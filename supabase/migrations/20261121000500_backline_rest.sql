@@ -20,7 +20,16 @@ create table backline.calls (
 );
 alter table backline.calls enable row level security;
 
--- Whether this call was carried out before, and what it answered. Two that run at once take turns.
+-- Forgets answers that nobody will ask for again.
+create function backline.forget_calls() returns void
+language sql set search_path = '' as $$
+  delete from backline.calls c where c.id = any (array(
+    select x.id from backline.calls x where x.called_at < now() - interval '15 minutes'
+    for update skip locked));
+$$;
+
+-- Whether this call was carried out before, and what it answered. Two that run at once take turns. One in
+-- a hundred calls tidies up, for the Edge Function calls and has no worker that would.
 create function backline.answered(p_call uuid, out before boolean, out answer jsonb)
 language plpgsql set search_path = '' as $$
 begin
@@ -28,6 +37,8 @@ begin
   before := not found;
   if before then
     select c.answer into answered.answer from backline.calls c where c.id = p_call;
+  elsif random() < 0.01 then
+    perform backline.forget_calls();
   end if;
 end $$;
 
@@ -325,10 +336,9 @@ $$;
 create function public.backline_retire_worker(p_worker bigint) returns void
 language sql set search_path = '' as $$ select backline.retire_worker(p_worker) $$;
 
--- Frees what dead workers held, and forgets answers that nobody will ask for again.
 create function public.backline_reap(p_collection int) returns int
 language sql set search_path = '' set statement_timeout = '55s' as $$
-  delete from backline.calls c where c.called_at < now() - interval '15 minutes';
+  select backline.forget_calls();
   select backline.reap(p_collection);
 $$;
 
@@ -456,7 +466,7 @@ end $$;
 -- ----------------------------------------------------------------------------------------- privileges
 
 revoke all on all tables in schema backline from public;
-revoke all on function backline.answered, backline.keep_answer, backline.disown, backline.collection_records,
+revoke all on function backline.forget_calls, backline.answered, backline.keep_answer, backline.disown, backline.collection_records,
   backline.missing_grants, backline.readable_collections, backline.run_records, backline.inspect,
   backline.confirm from public;
 do $$
@@ -490,7 +500,7 @@ begin
   end loop;
   if exists (select from pg_catalog.pg_roles where rolname = 'service_role') then
     grant all on backline.calls to service_role;
-    grant execute on function backline.answered, backline.keep_answer, backline.disown,
+    grant execute on function backline.forget_calls, backline.answered, backline.keep_answer, backline.disown,
       backline.missing_grants, backline.collection_records, backline.run_records, backline.inspect,
       backline.confirm to service_role;
   end if;

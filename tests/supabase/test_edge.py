@@ -254,7 +254,7 @@ async def test_a_row_edited_and_one_deleted_meanwhile(
         assert provider.texts_embedded["edited meanwhile"] == 1
 
 
-@pytest.mark.parametrize("status", [429, 503, 504, 546])
+@pytest.mark.parametrize("status", [429, 503, 546])
 async def test_a_function_that_fails_costs_nothing(
     project: Project, provider: StandInProvider, function: str, status: int
 ) -> None:
