@@ -12,6 +12,7 @@ from tests.integration.server.harness import Served, served, with_provider
 from backline import search
 from backline.embedders.hash import hash_model
 from backline.search import Query
+from backline.types import Model
 
 
 async def fill(w: World, count: int = 12) -> None:
@@ -110,6 +111,36 @@ async def test_a_column_of_other_dimensions_is_a_conflict_with_both_numbers(
     ):
         problem = await s.post(path, body, 409)
         assert "3 dimensions" in problem["detail"] and "8" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (Model("local", "all-MiniLM-L6-v2", "an-old-revision", 384), "an-old-revision"),
+        (Model("local", "somebodys-own", "r", 384), "BACKLINE_LOCAL_MODEL_FOLDER"),
+        (Model("openai", "text-embedding-3-small", "v1", 384), "OPENAI_API_KEY"),
+    ],
+    ids=str,
+)
+async def test_a_model_that_this_server_does_not_have_is_a_conflict_with_the_remedy(
+    s: Served, w: World, model: Model, said: str
+) -> None:
+    await fill(w, 2)
+    await w.sql(
+        "alter table notes drop column embedding, add column embedding extensions.vector(384)"
+    )
+    await w.store.set_model(w.collection, model)
+    row = {"id": 1, "text": "alpha note number 1"}
+    for path, body in (
+        ("/api/search", {"query": "x", "collection": "notes"}),
+        ("/api/runs", {"collection": "notes"}),
+        ("/api/upsert-embeddings", {"collection": "notes", "rows": [row]}),
+    ):
+        assert said in (await s.post(path, body, 409))["detail"]
+    keyword = {"query": "alpha", "collection": "notes", "mode": "keyword"}
+    assert len((await s.post("/api/search", keyword))["hits"]) == 2
+    status = await s.get("/api/status")
+    assert model.name in [c["model"]["name"] for c in status["collections"]]
 
 
 async def test_a_run_is_started_followed_and_ends(s: Served, w: World) -> None:
