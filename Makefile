@@ -19,7 +19,7 @@ run: setup ## set up, then fill and verify the music knowledge base
 	@$(BIN)/backline demo
 
 test: setup tools js lint ## set up, lint, type-check and run every test
-	@cd $(ROOT) && $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@cd $(ROOT) && $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
 
 setup: $(READY) ## make .venv with everything that the project needs
 

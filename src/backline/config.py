@@ -189,7 +189,8 @@ class Settings(BaseModel):
         "BACKLINE_CACHE_MEGABYTES",
         ge=0,
         description="What the cache of vectors may take in the database, so that a text is not "
-        "paid for twice; the oldest go. 1,024 hold 160,000 vectors of 1,536 dimensions. 0 keeps none.",
+        "paid for twice; the oldest go. 1,024 hold 160,000 vectors of 1,536 dimensions. "
+        "0 keeps none.",
     )
     supabase_url: WebAddress | None = _setting(
         None,

@@ -14,8 +14,9 @@ import backline
 FROZEN = {
     "Backfill", "BackfillReport", "BacklineError", "Collection", "Coverage", "Embedder",
     "EmbedderOptions", "Failure", "Limiter", "Loaded", "Model", "Preview", "Reconciled",
-    "Reconciliation", "RunRecord", "SearchHit", "Store", "Sync", "Verification", "WorkerOptions", "check", "embedded", "errors",
-    "estimate", "load", "migrate", "open_embedder", "open_store", "search", "verify",
+    "Reconciliation", "RunRecord", "SearchHit", "Store", "Sync", "Verification", "WorkerOptions",
+    "check", "embedded", "errors", "estimate", "load", "migrate", "open_embedder", "open_store",
+    "search", "verify",
 }  # fmt: skip
 
 

@@ -78,7 +78,8 @@ class Cli:
         )
 
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
-        return {**os.environ, **self.environment, **more}
+        ours = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+        return {**ours, **self.environment, **more}
 
 
 @pytest.fixture
