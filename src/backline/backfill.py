@@ -254,6 +254,8 @@ class Backfill:
         if self._stopped_by or self._options.max_rows is not None:
             return IndexOutcome("left out", why="the run did not fill the table")
         if not isinstance(self._store, Store):
+            if (await self._store.coverage(self._collection)).embedded < ROWS_WORTH_AN_INDEX:
+                return IndexOutcome("not needed")
             return IndexOutcome(
                 "left out",
                 why="building it takes a connection to Postgres. With one, run: "

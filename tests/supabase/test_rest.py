@@ -42,6 +42,7 @@ async def test_more_rows_than_postgrest_answers_at_once(
         report = await w.fill(batch_size=500)
         assert (report.scanned, report.embedded, report.reused) == (2503, 2501, 1)
         assert report.complete
+        assert report.index.state == "not needed"  # and nobody is sent to make one
         await w.check_complete()
         assert overpaid(provider) == Counter()
         again = await w.fill()
