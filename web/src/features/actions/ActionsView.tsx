@@ -1,0 +1,3 @@
+export default function ActionsView() {
+  return <h1>Actions</h1>
+}

@@ -1,0 +1,3 @@
+export default function AskView() {
+  return <h1>Ask</h1>
+}

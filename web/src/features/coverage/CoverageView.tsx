@@ -1,0 +1,3 @@
+export default function CoverageView() {
+  return <h1>Coverage</h1>
+}

@@ -1,0 +1,3 @@
+export default function MapView() {
+  return <h1>Map</h1>
+}
