@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { historyOf, rateOf, underWay, withRun } from '@/features/coverage/history'
+import { historyOf, rateOf, underWay } from '@/features/coverage/history'
 import type { Run } from '@/shared/bridge/codetteBridge'
 
 function run(id: number, given: Partial<Run> = {}): Run {
@@ -43,12 +43,6 @@ describe('the history of runs', () => {
   it('has no rate where nothing was embedded or no time has passed', () => {
     expect(rateOf(run(1, { seconds: 0 }))).toBeNull()
     expect(rateOf(run(1, { embedded: 0 }))).toBeNull()
-  })
-
-  it('takes in what is newer of a run', () => {
-    const runs = [run(2), run(1)]
-    expect(withRun(runs, run(1, { embedded: 7 })).map((each) => each.embedded)).toEqual([10, 7])
-    expect(withRun(runs, run(3)).map((each) => each.id)).toEqual([3, 2, 1])
   })
 
   it('knows the run under way, also while it is being cancelled', () => {

@@ -1,6 +1,7 @@
 import { Component, lazy, type ReactNode, Suspense } from 'react'
 import { Redirect, Route, Switch } from 'wouter'
 import AskView from '../features/ask/AskView'
+import { useBackfillActions } from '../features/coverage/actions'
 import { EmptyState, ErrorState, Skeleton } from '../shared/ui'
 import { Notices } from '../shared/ui/Notices'
 import { useAppActions } from './actions'
@@ -20,6 +21,7 @@ export function App() {
   useLive()
   useKeyboard()
   useAppActions()
+  useBackfillActions()
   return (
     <>
       <Layout>

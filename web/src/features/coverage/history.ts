@@ -29,12 +29,6 @@ export function historyOf(newestFirst: readonly Run[], most = MOST_SHOWN): Histo
   }
 }
 
-/** The run with what is newer of it put in its place; one that is not there yet comes first. */
-export function withRun(runs: readonly Run[], newer: Run): Run[] {
-  if (!runs.some((run) => run.id === newer.id)) return [newer, ...runs]
-  return runs.map((run) => (run.id === newer.id ? newer : run))
-}
-
 export const UNDER_WAY: ReadonlySet<Run['state']> = new Set(['running', 'cancelling'])
 
 export function underWay(runs: readonly Run[]): Run | undefined {
