@@ -74,11 +74,11 @@ describe('the cloud', () => {
   })
   const all = new Set<string>()
 
-  it('counts its categories, the largest first', () => {
+  it('counts its categories and gives each the colour that it has everywhere', () => {
     expect(cloud.categories).toEqual([
-      { name: 'mixing', count: 2 },
-      { name: 'drums', count: 1 },
-      { name: 'no category', count: 1 },
+      { name: 'drums', count: 1, colour: '--cat-1' },
+      { name: 'mixing', count: 2, colour: '--cat-2' },
+      { name: 'no category', count: 1, colour: '--ink-2' },
     ])
     expect(cloud.categoryOf(cloud.find('d'))).toBe('no category')
   })

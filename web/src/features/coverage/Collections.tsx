@@ -12,7 +12,7 @@ interface Props {
 /** One row a collection: what is embedded, and what is not. */
 export function Collections({ collections, selected, onSelect }: Props) {
   return (
-    <div className={css.scroller} role="region" aria-label="Collections" tabIndex={-1}>
+    <section className={css.scroller} aria-label="Collections">
       <table className={css.collections} data-testid="collections">
         <caption className="hidden-text">Coverage of every collection</caption>
         <thead>
@@ -41,7 +41,7 @@ export function Collections({ collections, selected, onSelect }: Props) {
           ))}
         </tbody>
       </table>
-    </div>
+    </section>
   )
 }
 

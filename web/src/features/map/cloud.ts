@@ -1,5 +1,6 @@
 /** The points of a map as typed arrays, with an index that finds the nearest. */
 import KDBush from 'kdbush'
+import { categoryVariable, inOrder } from '@/shared/theme/categories'
 import type { Bounds, Point } from './view'
 
 export interface Columns {
@@ -13,18 +14,18 @@ export interface Columns {
 export interface Category {
   readonly name: string
   readonly count: number
+  /** The custom property of its colour, the same as in every other view. */
+  readonly colour: string
 }
 
 export const UNSORTED = 'no category'
-/** Colours there are; further categories share the last. */
-export const COLOURS = 12
 
 export class Cloud {
   readonly x: Float32Array
   readonly y: Float32Array
   /** Of each point, the index in `categories`. */
   readonly category: Uint16Array
-  /** The largest first. */
+  /** In the order of their names; rows without one come last. */
   readonly categories: readonly Category[]
   readonly #index: KDBush
   readonly #at: Map<string, number>
@@ -68,6 +69,11 @@ export class Cloud {
 
   categoryOf(at: number): string {
     return this.categories[this.category[at] ?? 0]?.name ?? UNSORTED
+  }
+
+  /** The custom property of a point's colour. */
+  colourOf(at: number): string {
+    return this.categories[this.category[at] ?? 0]?.colour ?? '--ink-2'
   }
 
   /** The number of the nearest shown point within a radius, or -1. */
@@ -117,12 +123,11 @@ export class Cloud {
 function counted(named: readonly string[]): Category[] {
   const counts = new Map<string, number>()
   for (const name of named) counts.set(name, (counts.get(name) ?? 0) + 1)
-  return Array.from(counts, ([name, count]) => ({ name, count })).sort(
-    (a, b) => b.count - a.count || a.name.localeCompare(b.name),
-  )
-}
-
-/** The number of a category's colour, from 1. */
-export function colourOf(category: number): number {
-  return Math.min(category, COLOURS - 1) + 1
+  const known = inOrder(counts.keys()).filter((name) => name !== UNSORTED)
+  const all = counts.has(UNSORTED) ? [...known, UNSORTED] : known
+  return all.map((name) => ({
+    name,
+    count: counts.get(name) ?? 0,
+    colour: categoryVariable(name, known),
+  }))
 }

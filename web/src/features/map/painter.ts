@@ -1,10 +1,10 @@
 /** Draws a cloud on a canvas, at most once a frame. Knows nothing of React. */
-import { type Cloud, COLOURS, colourOf } from './cloud'
+import type { Cloud } from './cloud'
 import { fitTo, type Point, type Size, toScreen, type View } from './view'
 
 export interface Colours {
-  /** From 1: `categories[0]` is the colour of category 1. */
-  readonly categories: readonly string[]
+  /** What each custom property of a category's colour is in this theme. */
+  readonly categories: Readonly<Record<string, string>>
   readonly background: string
   readonly grid: string
   readonly ink: string
@@ -113,7 +113,7 @@ export class Painter {
   }
 
   #drawPoints(cloud: Cloud, colours: Colours): void {
-    const sprites = this.#spritesOf(colours)
+    const sprites = this.#spritesOf(cloud, colours)
     const { x, y, category } = cloud
     const ratio = this.#ratio
     const scale = this.view.scale * ratio
@@ -132,19 +132,20 @@ export class Painter {
       const px = Math.round(left + (x[at] as number) * scale)
       const py = Math.round(top - (y[at] as number) * scale)
       if (!shown[group] || px < -2 * half || py < -2 * half || px > right || py > bottom) continue
-      context.drawImage(sprites[colourOf(group) - 1] as HTMLCanvasElement, px, py)
+      context.drawImage(sprites[group] as HTMLCanvasElement, px, py)
     }
     context.globalAlpha = 1
     context.setTransform(ratio, 0, 0, ratio, 0, 0)
   }
 
-  /** One small picture of a point for each colour. */
-  #spritesOf(colours: Colours): HTMLCanvasElement[] {
+  /** One small picture of a point for each category. */
+  #spritesOf(cloud: Cloud, colours: Colours): HTMLCanvasElement[] {
     const radius = Math.round(this.radius * this.#ratio * 4) / 4
-    const name = `${radius} ${colours.categories.join()}`
+    const tones = cloud.categories.map((_, category) => tone(cloud, category, colours))
+    const name = `${radius} ${tones.join()}`
     if (name !== this.#spritesFor) {
       this.#spritesFor = name
-      this.#sprites = colours.categories.slice(0, COLOURS).map((colour) => dot(colour, radius))
+      this.#sprites = tones.map((colour) => dot(colour, radius))
     }
     return this.#sprites
   }
@@ -193,7 +194,7 @@ export class Painter {
     const place = toScreen(this.view, this.size, cloud.place(at))
     context.beginPath()
     context.arc(place.x, place.y, radius, 0, 2 * Math.PI)
-    context.fillStyle = colours.categories[colourOf(cloud.category[at] ?? 0) - 1] ?? colours.ink
+    context.fillStyle = tone(cloud, cloud.category[at] ?? 0, colours)
     context.fill()
     context.strokeStyle = stroke
     context.lineWidth = width
@@ -239,6 +240,10 @@ export class Painter {
       context.stroke()
     }
   }
+}
+
+function tone(cloud: Cloud, category: number, colours: Colours): string {
+  return colours.categories[cloud.categories[category]?.colour ?? ''] ?? colours.ink
 }
 
 function dot(colour: string, radius: number): HTMLCanvasElement {
