@@ -114,19 +114,23 @@ export class ActionRegistry {
     this.#changed()
   }
 
-  /** Why an action cannot be run now; null where it can. */
-  refusal(name: ActionName): Refusal | null {
+  /**
+   * Why an action cannot be run now; null where it can. What is known of the selected result does not
+   * bind a run that names its own.
+   */
+  refusal(name: ActionName, names = false): Refusal | null {
     const definition = actionByName.get(name)
     if (!definition) return 'unknown'
     const { contexts, when } = definition
     if (!contexts.includes('all') && !contexts.includes(this.#context)) return 'elsewhere'
     const binding = this.#bindings.get(name)?.at(-1)
     if (!binding) return 'unbound'
-    return binding.enabled && when.every((fact) => this.is(fact)) ? null : 'not now'
+    const needed = when.filter((fact) => !(names && fact.startsWith('result.')))
+    return binding.enabled && needed.every((fact) => this.is(fact)) ? null : 'not now'
   }
 
-  can(name: ActionName): boolean {
-    return this.refusal(name) === null
+  can(name: ActionName, names = false): boolean {
+    return this.refusal(name, names) === null
   }
 
   // --- running ---
@@ -135,7 +139,7 @@ export class ActionRegistry {
   async run<N extends ActionName>(name: N, parameters?: ActionParameters[N]): Promise<boolean> {
     const definition = actionByName.get(name)
     const binding = this.#bindings.get(name)?.at(-1)
-    if (!definition || !binding || !this.can(name)) return false
+    if (!definition || !binding || !this.can(name, parameters !== undefined)) return false
     const given = (parameters ?? {}) as ActionParameters[ActionName]
     try {
       const returned = (binding.handler as (given: unknown) => unknown)(given)

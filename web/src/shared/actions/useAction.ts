@@ -69,6 +69,6 @@ export function useRegistry() {
 }
 
 /** Whether an action may be run now. */
-export function useCan(name: ActionName): boolean {
-  return useSyncExternalStore(registry.subscribe, () => registry.can(name))
+export function useCan(name: ActionName, names = false): boolean {
+  return useSyncExternalStore(registry.subscribe, () => registry.can(name, names))
 }

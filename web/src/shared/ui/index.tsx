@@ -30,7 +30,7 @@ export function ActionButton<N extends ActionName>({
   children,
   ...rest
 }: Omit<ButtonProps, 'onClick' | 'action'> & { action: N; parameters?: ActionParameters[N] }) {
-  const can = useCan(action) && !disabled
+  const can = useCan(action, parameters !== undefined) && !disabled
   const definition = actionByName.get(action)
   const title = definition?.title ?? action
   return (
