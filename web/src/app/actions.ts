@@ -33,6 +33,11 @@ function useNavigation(): void {
   useAction('view.map', map ?? go('/map'))
   useAction('view.coverage', coverage ?? go('/coverage'))
   useAction('view.actions', actions ?? go('/actions'))
+  const toSearch = () => {
+    navigate(addressOf('/ask', carried(window.location.search)))
+    setTimeout(() => void registry.run('search.focus'), 50)
+  }
+  useAction('search.focus', toSearch, { fallback: true })
   useAction('view.copyLink', async () => {
     await copyText(window.location.href)
     notify('The link is copied.', 'ok')

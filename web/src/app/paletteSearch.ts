@@ -67,6 +67,7 @@ export function groups(
   const used = recent
     .map((name) => OFFERED.find((action) => action.name === name))
     .filter((action) => action !== undefined)
+    .filter(({ name }) => !refusal(name))
     .slice(0, RECENT)
   const categories = [...new Set(OFFERED.map(({ category }) => category))]
   const all = categories.map((title) => ({

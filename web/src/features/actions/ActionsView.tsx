@@ -114,7 +114,7 @@ function Row({
     <tr>
       <td className={css.id}>{id}</td>
       <td className={css.what}>
-        <strong>{title}</strong> <code className="quiet">{name}</code>
+        <strong>{title}</strong> <code className={css.name}>{name}</code>
         <p className="quiet">{description}</p>
       </td>
       <td className={css.where}>

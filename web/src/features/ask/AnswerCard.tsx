@@ -59,13 +59,19 @@ export const AnswerCard = memo(function AnswerCard(props: AnswerCardProps) {
   )
 })
 
+/** Characters of a value that need the whole row. */
+const WIDE = 13
+
 function Parameters({ parameters }: { parameters: Record<string, unknown> }) {
   const shown = shownParameters(parameters)
   if (shown.length === 0) return null
   return (
     <dl className={css.parameters}>
       {shown.map(({ name, label, value, unit }) => (
-        <div key={name} className={css.parameter}>
+        <div
+          key={name}
+          className={cx(css.parameter, value.length + unit.length > WIDE && css.wide)}
+        >
           <dt>{label}</dt>
           <dd>
             {value}

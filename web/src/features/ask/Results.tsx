@@ -53,14 +53,7 @@ function Content(props: ResultsProps) {
   if (answers.loading) return <Loading />
   const known = state.mode === 'keyword' || unknown === null || state.nearest === 'yes'
   if (list.length === 0) return <Nothing state={state} />
-  if (!known)
-    return (
-      <Unknown
-        query={state.q}
-        message={unknown ?? ''}
-        onNearest={() => onChange({ nearest: 'yes' })}
-      />
-    )
+  if (!known) return <Unknown query={state.q} onNearest={() => onChange({ nearest: 'yes' })} />
   return <List {...props} />
 }
 
@@ -71,7 +64,7 @@ function List({ answers, selected, categories }: ResultsProps) {
     <>
       <p className={css.found} role="status">
         {count(list.length)} {list.length === 1 ? 'result' : 'results'}
-        {tookMs !== null && <span className="num"> in {number(Math.round(tookMs))} ms</span>}
+        {tookMs !== null && ` in ${number(Math.round(tookMs))} ms`}
       </p>
       <ol className={cx(css.list, stale && css.stale)}>
         {list.map((answer, at) => (
@@ -137,21 +130,14 @@ function Nothing({ state }: { state: AskState }) {
   )
 }
 
-function Unknown({
-  query,
-  message,
-  onNearest,
-}: {
-  query: string
-  message: string
-  onNearest: () => void
-}) {
+function Unknown({ query, onNearest }: { query: string; onNearest: () => void }) {
   return (
     <EmptyState
       title={`Nothing relevant is known about “${query}”`}
       actions={<Button onClick={onNearest}>Show the nearest anyway</Button>}
     >
-      {message}
+      No entry is close in meaning, and none shares its words. Ask in other words, or see what comes
+      nearest.
     </EmptyState>
   )
 }

@@ -19,6 +19,8 @@ export interface Binding<N extends ActionName = ActionName> {
   handler: Handler<N>
   undo?: (parameters: ActionParameters[N], result: unknown) => unknown
   enabled: boolean
+  /** Runs only where nothing else is bound. */
+  fallback?: boolean
 }
 
 export interface Done {
@@ -97,10 +99,11 @@ export class ActionRegistry {
 
   // --- binding ---
 
-  /** The binding that came last is the one that runs. */
+  /** The binding that came last is the one that runs, fallbacks aside. */
   bind<N extends ActionName>(name: N, binding: Binding<N>): () => void {
     const bound = this.#bindings.get(name) ?? []
-    bound.push(binding as unknown as Binding)
+    if (binding.fallback) bound.unshift(binding as unknown as Binding)
+    else bound.push(binding as unknown as Binding)
     this.#bindings.set(name, bound)
     this.#changed()
     return () => {

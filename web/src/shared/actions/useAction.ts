@@ -13,6 +13,8 @@ export interface UseActionOptions<N extends ActionName, R> {
   enabled?: boolean
   /** Takes back what the handler did; `result` is what it returned. */
   undo?: (parameters: ActionParameters[N], result: R) => unknown
+  /** Runs only where no view binds the action. */
+  fallback?: boolean
 }
 
 /**
@@ -22,7 +24,7 @@ export interface UseActionOptions<N extends ActionName, R> {
 export function useAction<N extends ActionName, R>(
   name: N,
   handler: (parameters: ActionParameters[N]) => R | Promise<R>,
-  { enabled = true, undo }: UseActionOptions<N, Awaited<R>> = {},
+  { enabled = true, undo, fallback = false }: UseActionOptions<N, Awaited<R>> = {},
 ): void {
   const newest = useRef({ handler, undo })
   const binding = useRef<Binding<N>>(null)
@@ -34,13 +36,14 @@ export function useAction<N extends ActionName, R>(
     const made: Binding<N> = {
       handler: (parameters) => newest.current.handler(parameters),
       enabled: true,
+      fallback,
       ...(undoable && {
         undo: (parameters, result) => newest.current.undo?.(parameters, result as Awaited<R>),
       }),
     }
     binding.current = made
     return registry.bind(name, made)
-  }, [name, undoable])
+  }, [name, undoable, fallback])
   useLayoutEffect(() => {
     if (!binding.current || binding.current.enabled === enabled) return
     binding.current.enabled = enabled

@@ -56,7 +56,7 @@ const UNITS: readonly (readonly [ending: string, unit: Unit])[] = [
 
 const NO_UNIT: Unit = { shown: '' }
 /** Values that say by how much, so that their sign matters. */
-const SIGNED = /(^|_)(gain|shift|offset|boost|tilt|send|lead)(_|$)/
+const SIGNED = /(^|_)(gain(?!_reduction)|shift|offset|boost|tilt|send|lead)(_|$)/
 /** The order in which an engineer reaches for them. */
 const ORDER = [
   /frequency|_hz$|cut|crossover/, /gain|boost|level|peak|loudness|_db/, /^q$|slope|width/, /threshold/,
