@@ -23,6 +23,7 @@ export function Layout({ children }: { children: ReactNode }) {
         <div className={css.tools}>
           <CollectionChoice />
           <PaletteButton />
+          <ThemeButton />
           <ConnectionLight />
         </div>
       </header>
@@ -82,6 +83,22 @@ function PaletteButton() {
     <Button kind="ghost" className={css.palette} onClick={() => void runAction('palette.open')}>
       Actions… {keys && <Keys shortcut={keys} />}
     </Button>
+  )
+}
+
+function ThemeButton() {
+  return (
+    <ActionButton
+      action="theme.toggle"
+      kind="ghost"
+      size="icon"
+      aria-label="Switch between dark and light"
+    >
+      <svg width="16" height="16" viewBox="0 0 16 16" aria-hidden="true">
+        <circle cx="8" cy="8" r="6.2" fill="none" stroke="currentColor" strokeWidth="1.6" />
+        <path d="M8 1.8a6.2 6.2 0 0 1 0 12.4Z" fill="currentColor" />
+      </svg>
+    </ActionButton>
   )
 }
 

@@ -143,13 +143,8 @@ function Shortcut({
   const keys = useShortcutOf(action.name)
   const changed = keys !== action.shortcut
   return (
-    <Button
-      size="small"
-      kind="ghost"
-      className={css.shortcut}
-      aria-label={`Change the shortcut of ${action.title}${keys ? `, now ${shortcuts.spoken(keys).join(' ')}` : ''}`}
-      onClick={() => onRebind(action)}
-    >
+    <Button size="small" kind="ghost" className={css.shortcut} onClick={() => onRebind(action)}>
+      <span className="hidden-text">Change the shortcut of {action.title} </span>
       {keys ? <Keys shortcut={keys} /> : <span className="quiet">none</span>}
       {changed && <span className={css.changed}>changed</span>}
     </Button>

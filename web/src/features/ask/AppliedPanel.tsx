@@ -2,12 +2,12 @@ import { useQuery } from '@tanstack/react-query'
 import { statusQuery } from '@/shared/api/queries'
 import { useBridge } from '@/shared/bridge/context'
 import { ActionButton } from '@/shared/ui'
-import { type AppliedState, useApplied } from './applied'
+import { type AppliedState, clients, useApplied } from './applied'
 import css from './ask.module.css'
 
 const SAID: Record<AppliedState, string> = {
   waiting: 'waits for the server',
-  sent: 'sent to the host',
+  sent: 'sent',
   copied: 'copied, no host',
   unheard: 'no host heard it',
   unsure: 'perhaps sent: the connection broke',
@@ -36,11 +36,12 @@ export function AppliedPanel() {
         </p>
       ) : (
         <ul className={css.appliedList}>
-          {applied.map(({ key, title, at, state }) => (
+          {applied.map(({ key, title, at, state, delivered }) => (
             <li key={key}>
               <span>{title}</span>
               <span className="quiet">
-                <span className="num">{time.format(at)}</span> {SAID[state]}
+                <span className="num">{time.format(at)}</span>{' '}
+                {state === 'sent' ? `sent to ${clients(delivered)}` : SAID[state]}
               </span>
               <ActionButton
                 action="suggestion.revert"

@@ -53,6 +53,11 @@ function message(
   return { actionId: actionByName.get(name)?.id ?? 0, name, parameters: { key, title, parameters } }
 }
 
+/** Whoever else is connected hears an action: hosts, and other pages. */
+export function clients(count: number): string {
+  return count === 1 ? '1 client' : `${count} clients`
+}
+
 export function parametersText(parameters: Record<string, unknown>): string {
   return JSON.stringify(parameters, null, 2)
 }

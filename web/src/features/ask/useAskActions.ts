@@ -10,6 +10,7 @@ import type { Answer } from './answers'
 import {
   type Applied,
   apply,
+  clients,
   findApplied,
   parametersText,
   revert,
@@ -130,8 +131,8 @@ function pick(answer: Answer | undefined): Suggested | undefined {
 }
 
 function told(done: Applied): Applied {
-  const to = done.delivered === 1 ? 'the host' : `${done.delivered} clients`
-  if (done.state === 'sent') notify(`Sent to ${to}: ${done.title}.`, 'ok', 'history.undo')
+  if (done.state === 'sent')
+    notify(`Sent to ${clients(done.delivered)}: ${done.title}.`, 'ok', 'history.undo')
   if (done.state === 'copied') {
     notify(
       `No host is connected. The parameters of “${done.title}” are copied.`,

@@ -1,6 +1,13 @@
 import { Dialog as BaseDialog } from '@base-ui/react/dialog'
 import { Tooltip as BaseTooltip } from '@base-ui/react/tooltip'
-import type { ButtonHTMLAttributes, CSSProperties, ReactElement, ReactNode, Ref } from 'react'
+import {
+  type ButtonHTMLAttributes,
+  type CSSProperties,
+  Fragment,
+  type ReactElement,
+  type ReactNode,
+  type Ref,
+} from 'react'
 import { type ActionName, type ActionParameters, actionByName } from '../actions/registry'
 import { shortcuts, useShortcutOf } from '../actions/shortcuts'
 import { runAction, useCan } from '../actions/useAction'
@@ -62,7 +69,10 @@ export function Keys({ shortcut }: { shortcut: string }) {
     <span className={css.keys}>
       {shortcuts.spoken(shortcut).map((key, at) => (
         // biome-ignore lint/suspicious/noArrayIndexKey: the keys of a chord have no other identity
-        <kbd key={at}>{key}</kbd>
+        <Fragment key={at}>
+          {at > 0 && ' '}
+          <kbd>{key}</kbd>
+        </Fragment>
       ))}
     </span>
   )
