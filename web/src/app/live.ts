@@ -26,6 +26,11 @@ function coverageInto(queries: QueryClient, name: string, coverage: Coverage): v
 }
 
 function runInto(queries: QueryClient, run: Run): void {
+  const listed = queries.getQueriesData<Run[]>({ queryKey: ['runs', run.collection] })
+  // A run that begins finds those that died before; nobody tells of them.
+  if (listed.some(([, runs]) => runs && !runs.some(({ id }) => id === run.id))) {
+    void queries.invalidateQueries({ queryKey: ['runs', run.collection] })
+  }
   queries.setQueriesData<Run[]>({ queryKey: ['runs', run.collection] }, (runs) => {
     if (!runs) return runs
     const known = runs.some(({ id }) => id === run.id)
