@@ -12,8 +12,8 @@ from tests.provider import StandInProvider
 
 WIDE = {"width": 1440, "height": 900}
 NARROW = {"width": 390, "height": 844}
-# Said by the browser itself where a server is away, which some tests bring about.
-EXPECTED = ("Failed to load resource", "WebSocket connection to", "ERR_CONNECTION")
+# Said by the browser itself where a server is away, and where a test reads a canvas.
+EXPECTED = ("Failed to load resource", "WebSocket connection to", "ERR_CONNECTION", "readback")
 
 
 @pytest.fixture(scope="package")

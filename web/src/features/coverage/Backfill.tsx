@@ -73,7 +73,7 @@ function Progress({
       </dl>
       {!followed && (
         <p className={css.warn}>
-          The connection is lost. The run goes on; its figures wait for the connection.
+          The connection is lost. These figures are from before; they go on with the connection.
         </p>
       )}
     </div>

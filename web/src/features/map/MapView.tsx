@@ -125,11 +125,13 @@ function Shown({ map }: { map: CollectionMap }) {
   return (
     <>
       <div className={css.top}>
-        <SearchField
-          value={state.q}
-          mode={state.mode}
-          onDown={() => void runAction('map.zoomToHits')}
-        />
+        <div>
+          <SearchField
+            value={state.q}
+            mode={state.mode}
+            onDown={() => void runAction('map.zoomToHits')}
+          />
+        </div>
         <Zoom />
       </div>
       <Legend cloud={cloud} hidden={hidden} map={map} />

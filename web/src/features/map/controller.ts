@@ -113,7 +113,8 @@ export class MapController {
 
   /** Go to a place at a zoom, as an address says. */
   goTo(place: Point, zoom: number): void {
-    this.#go({ ...place, scale: fitTo(this.painter.size).scale * zoom })
+    const whole = fitTo(this.painter.size)
+    this.#go({ ...whole, ...place, scale: whole.scale * zoom })
   }
 
   /** Bring a place into view, if it is not. */
@@ -138,6 +139,7 @@ export class MapController {
 
   #settle(): void {
     clearTimeout(this.#timer)
+    if (this.#pointers.size > 0) return // it is told when it is let go
     this.#timer = setTimeout(() => {
       const { view, size } = this.painter
       this.told.onSettled(view, boundsShown(view, size))
@@ -151,7 +153,7 @@ export class MapController {
     this.painter.resize({ width, height }, window.devicePixelRatio || 1)
     const whole = fitTo(this.painter.size)
     const { x, y } = this.painter.view
-    this.painter.view = this.#whole ? whole : { x, y, scale: whole.scale * zoom }
+    this.painter.view = this.#whole ? whole : { ...whole, x, y, scale: whole.scale * zoom }
     this.#settle()
   }
 
@@ -166,7 +168,7 @@ export class MapController {
     on('pointerdown', (event) => this.#down(event))
     on('pointermove', (event) => this.#move(event))
     on('pointerup', (event) => this.#up(event))
-    on('pointercancel', (event) => this.#pointers.delete(event.pointerId))
+    on('pointercancel', (event) => this.#let(event))
     on('pointerleave', () => this.#hover(-1))
     on('wheel', (event) => this.#wheel(event))
     on('dblclick', (event) => this.#zoomAt(pixelOf(event), KEY_ZOOM * KEY_ZOOM))
@@ -205,8 +207,14 @@ export class MapController {
   }
 
   #up(event: PointerEvent): void {
-    const wasDown = this.#pointers.delete(event.pointerId)
+    const wasDown = this.#let(event)
     if (wasDown && this.#moved <= CLICK_MOVES) this.told.onPick(this.#pointAt(pixelOf(event)))
+  }
+
+  #let(event: PointerEvent): boolean {
+    const wasDown = this.#pointers.delete(event.pointerId)
+    if (wasDown) this.#settle()
+    return wasDown
   }
 
   #wheel(event: WheelEvent): void {

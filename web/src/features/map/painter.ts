@@ -21,7 +21,7 @@ export interface Lit {
 }
 
 export const NOTHING_LIT: Lit = { hits: [], query: null, hovered: -1, selected: -1 }
-const DIMMED = 0.28
+const DIMMED = 0.4
 const GRID = 0.25
 
 export class Painter {
@@ -117,8 +117,9 @@ export class Painter {
     const { x, y, category } = cloud
     const ratio = this.#ratio
     const scale = this.view.scale * ratio
+    const wide = scale * this.view.stretch
     const half = (sprites[0]?.width ?? 0) / 2
-    const left = (this.size.width / 2) * ratio - this.view.x * scale - half
+    const left = (this.size.width / 2) * ratio - this.view.x * wide - half
     const top = (this.size.height / 2) * ratio + this.view.y * scale - half
     const right = this.#canvas.width
     const bottom = this.#canvas.height
@@ -129,7 +130,7 @@ export class Painter {
     for (let at = 0; at < x.length; at++) {
       const group = category[at] as number
       // Whole device pixels: a picture that is not moved by halves is drawn several times as fast.
-      const px = Math.round(left + (x[at] as number) * scale)
+      const px = Math.round(left + (x[at] as number) * wide)
       const py = Math.round(top - (y[at] as number) * scale)
       if (!shown[group] || px < -2 * half || py < -2 * half || px > right || py > bottom) continue
       context.drawImage(sprites[group] as HTMLCanvasElement, px, py)

@@ -5,11 +5,15 @@ export interface Size {
   readonly height: number
 }
 
-/** The middle of the screen in the map's coordinates, and pixels to one unit of them. */
+/**
+ * The middle of the screen in the map's coordinates, and pixels to one unit of y. The two axes have
+ * no common measure, so that x is stretched to fill a wide screen: `stretch` times the pixels of y.
+ */
 export interface View {
   readonly x: number
   readonly y: number
   readonly scale: number
+  readonly stretch: number
 }
 
 export interface Point {
@@ -30,6 +34,7 @@ export const MARGIN = 36
 /** How much closer than the whole map one may come. */
 export const CLOSEST = 80
 const SMALLEST_SPAN = 0.05
+const MOST_STRETCHED = 1.8
 
 /** The view that shows the bounds as large as they fit. */
 export function fitTo(size: Size, bounds: Bounds = WHOLE, margin = MARGIN): View {
@@ -37,10 +42,12 @@ export function fitTo(size: Size, bounds: Bounds = WHOLE, margin = MARGIN): View
   const spanY = Math.max(bounds.maxY - bounds.minY, SMALLEST_SPAN)
   const width = Math.max(size.width - 2 * margin, 1)
   const height = Math.max(size.height - 2 * margin, 1)
+  const stretch = Math.min(Math.max(width / height, 1), MOST_STRETCHED)
   return {
     x: (bounds.minX + bounds.maxX) / 2,
     y: (bounds.minY + bounds.maxY) / 2,
-    scale: Math.min(width / spanX, height / spanY),
+    scale: Math.min(width / stretch / spanX, height / spanY),
+    stretch,
   }
 }
 
@@ -57,7 +64,7 @@ export function boundsOf(points: readonly Point[]): Bounds {
 
 export function toScreen(view: View, size: Size, place: Point): Point {
   return {
-    x: size.width / 2 + (place.x - view.x) * view.scale,
+    x: size.width / 2 + (place.x - view.x) * view.scale * view.stretch,
     // The map's y grows upward, the screen's downward.
     y: size.height / 2 - (place.y - view.y) * view.scale,
   }
@@ -65,14 +72,14 @@ export function toScreen(view: View, size: Size, place: Point): Point {
 
 export function toMap(view: View, size: Size, pixel: Point): Point {
   return {
-    x: view.x + (pixel.x - size.width / 2) / view.scale,
+    x: view.x + (pixel.x - size.width / 2) / (view.scale * view.stretch),
     y: view.y - (pixel.y - size.height / 2) / view.scale,
   }
 }
 
 /** Move what is shown by so many pixels. */
 export function panned(view: View, dx: number, dy: number): View {
-  return { ...view, x: view.x - dx / view.scale, y: view.y + dy / view.scale }
+  return { ...view, x: view.x - dx / (view.scale * view.stretch), y: view.y + dy / view.scale }
 }
 
 /** Come closer by a factor; the place under the pixel stays where it is. */
@@ -81,8 +88,9 @@ export function zoomed(view: View, size: Size, factor: number, pixel: Point): Vi
   const scale = Math.min(Math.max(view.scale * factor, whole / 2), whole * CLOSEST)
   const still = toMap(view, size, pixel)
   return {
+    ...view,
     scale,
-    x: still.x - (pixel.x - size.width / 2) / scale,
+    x: still.x - (pixel.x - size.width / 2) / (scale * view.stretch),
     y: still.y + (pixel.y - size.height / 2) / scale,
   }
 }
@@ -94,7 +102,7 @@ export function held(view: View): View {
 }
 
 export function boundsShown(view: View, size: Size): Bounds {
-  const halfX = size.width / 2 / view.scale
+  const halfX = size.width / 2 / (view.scale * view.stretch)
   const halfY = size.height / 2 / view.scale
   return {
     minX: view.x - halfX,
