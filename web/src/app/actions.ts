@@ -2,7 +2,7 @@
 import { useQueryClient } from '@tanstack/react-query'
 import { useEffect } from 'react'
 import { useLocation } from 'wouter'
-import { actionByName, NOTHING, registry } from '../shared/actions/registry'
+import { actionById, actionByName, NOTHING, registry } from '../shared/actions/registry'
 import { shortcuts } from '../shared/actions/shortcuts'
 import { useAction, useFacts } from '../shared/actions/useAction'
 import { useBridge, useConnection } from '../shared/bridge/context'
@@ -133,8 +133,8 @@ function useErrors(): void {
   )
   useEffect(
     () =>
-      bridge.on('action', ({ name, parameters }) => {
-        const definition = name ? actionByName.get(name) : undefined
+      bridge.on('action', ({ actionId, name, parameters }) => {
+        const definition = name ? actionByName.get(name) : actionById.get(Number(actionId))
         if (definition && FROM_OUTSIDE.has(definition.category)) {
           void registry.run(definition.name, parameters as never)
         }

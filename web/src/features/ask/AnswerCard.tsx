@@ -108,9 +108,15 @@ function Ranking({ answer, bestKeyword }: AnswerCardProps) {
   return (
     <div className={css.why}>
       <dl className={css.ranking}>
-        <Part label="Meaning" value={dense} full={1} />
-        <Part label="Words" value={keyword} full={bestKeyword} />
-        <Part label="Together" value={fused} full={1} strong />
+        <Part label="Meaning" hint="Cosine of the embeddings (dense)" value={dense} full={1} />
+        <Part label="Words" hint="BM25 (keyword)" value={keyword} full={bestKeyword} />
+        <Part
+          label="Together"
+          hint="Both parts fused: what it is ranked by"
+          value={fused}
+          full={1}
+          strong
+        />
       </dl>
       {reason && <p className={css.reason}>{reason}</p>}
     </div>
@@ -119,15 +125,16 @@ function Ranking({ answer, bestKeyword }: AnswerCardProps) {
 
 interface PartProps {
   label: string
+  hint: string
   value: number | null
   full: number
   strong?: boolean
 }
 
-function Part({ label, value, full, strong = false }: PartProps) {
+function Part({ label, hint, value, full, strong = false }: PartProps) {
   const ratio = value === null || full <= 0 ? 0 : Math.min(1, Math.max(0, value / full))
   return (
-    <div className={cx(css.part, strong && css.strong)}>
+    <div className={cx(css.part, strong && css.strong)} title={hint}>
       <dt>{label}</dt>
       <dd>
         <span className={css.bar} aria-hidden="true">

@@ -44,12 +44,11 @@ export function Results(props: ResultsProps) {
 
 function Content(props: ResultsProps) {
   const { state, answers, onChange } = props
-  const { online, state: connection } = useConnection()
+  const { online } = useConnection()
   const { list, unknown } = answers
   if (answers.idle) return <Start />
-  if (answers.error && (online || connection !== 'offline' || list.length === 0)) {
-    return <ErrorState error={answers.error} onRetry={answers.retry} />
-  }
+  if (answers.error && !online) return <Waiting query={state.q} />
+  if (answers.error) return <ErrorState error={answers.error} onRetry={answers.retry} />
   if (answers.loading) return <Loading />
   const known = state.mode === 'keyword' || unknown === null || state.nearest === 'yes'
   if (list.length === 0) return <Nothing state={state} />
@@ -138,6 +137,15 @@ function Unknown({ query, onNearest }: { query: string; onNearest: () => void })
     >
       No entry is close in meaning, and none shares its words. Ask in other words, or see what comes
       nearest.
+    </EmptyState>
+  )
+}
+
+/** The bar above says the rest. */
+function Waiting({ query }: { query: string }) {
+  return (
+    <EmptyState title={`“${query}” waits for the server`}>
+      It is asked as soon as the server is back; nothing needs to be done.
     </EmptyState>
   )
 }

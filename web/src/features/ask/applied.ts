@@ -100,7 +100,10 @@ async function outcome(
 ): Promise<Partial<Applied>> {
   let delivered = 0
   try {
-    delivered = await bridge.sendAction(message('suggestion.apply', entry), { signal })
+    delivered = await bridge.sendAction(message('suggestion.apply', entry), {
+      signal,
+      label: `Apply “${entry.title}”`,
+    })
   } catch (error) {
     if (signal.aborted) return {}
     if (!(error instanceof OfflineError)) {
@@ -132,7 +135,8 @@ export async function revert(bridge: CodetteBridge, key: string): Promise<Applie
 }
 
 async function tellReverted(bridge: CodetteBridge, entry: Applied): Promise<void> {
-  const sent = bridge.sendAction(message('suggestion.revert', entry))
+  const label = `Take back “${entry.title}”`
+  const sent = bridge.sendAction(message('suggestion.revert', entry), { label })
   if (bridge.state === 'connected') await sent
   else sent.catch(() => {}) // it waits, and is listed as waiting
 }

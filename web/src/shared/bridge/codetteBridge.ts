@@ -69,6 +69,8 @@ export interface CallOptions {
   signal?: AbortSignal
   /** Whether to wait for a lost connection (the default) or to fail at once. */
   queue?: boolean
+  /** What it is called while it waits. */
+  label?: string
 }
 
 export interface SearchRequest {
@@ -366,7 +368,7 @@ export class CodetteBridge {
       throw new OfflineError('There is no connection. Call connect() first.', false)
     }
     if (options?.queue === false) throw new OfflineError('The server is not reached.', false)
-    return this.#queue.add(label, work, options?.signal)
+    return this.#queue.add(options?.label ?? label, work, options?.signal)
   }
 
   async #fetched(address: string, init: RequestInit, signal?: AbortSignal): Promise<unknown> {

@@ -30,7 +30,9 @@ export function dismiss(id?: number): void {
 /** Say something. An error stays until it is dismissed; anything else goes by itself. */
 export function notify(text: string, kind: Notice['kind'] = 'info', action?: ActionName): void {
   const id = next++
-  keep([...notices, { id, kind, text, action }].slice(-MOST))
+  // Undo and redo mean the last step: an older notice that offers them would mislead.
+  const others = action ? notices.filter((notice) => notice.action === undefined) : notices
+  keep([...others, { id, kind, text, action }].slice(-MOST))
   if (kind !== 'error') setTimeout(() => dismiss(id), LASTS_MS)
 }
 
