@@ -384,8 +384,8 @@ def actions() -> str:
         "Everything that the studio does is an action with a number from 44100 to 44999. The "
         "command palette (Ctrl K, on a Mac Cmd K) lists them, the page Actions gives them other "
         "shortcuts, `GET /api/actions` serves this table, and a host names one by its number or "
-        "name in a frame `action` of the WebSocket. `Mod` is Ctrl, on a Mac Cmd; `g a` means one key after "
-        "the other."
+        "name in a frame `action` of the WebSocket. `Mod` is Ctrl, on a Mac Cmd; `g a` means one "
+        "key after the other."
     )
     return "\n\n".join([intro, *(_actions_of(name, table) for name in categories)])
 

@@ -171,6 +171,8 @@ export function EmptyState({ title, children, actions }: StateProps) {
 
 /** What went wrong, in the server's words, and what can be done about it. */
 export function ErrorState({ error, onRetry }: { error: unknown; onRetry?: () => void }) {
+  // The bar at the top says loudly enough that the server is away.
+  if (error instanceof OfflineError && !error.maybeSent) return <AwayState />
   const needsKey = error instanceof ProblemError && error.needsKey
   const request = error instanceof ProblemError ? error.requestId : null
   return (
@@ -183,6 +185,14 @@ export function ErrorState({ error, onRetry }: { error: unknown; onRetry?: () =>
         {needsKey && <ActionButton action="session.enterKey" />}
       </div>
     </div>
+  )
+}
+
+function AwayState() {
+  return (
+    <EmptyState title="Waiting for the server">
+      This is read as soon as the server is back; nothing needs to be done.
+    </EmptyState>
   )
 }
 
