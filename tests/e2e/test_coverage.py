@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 from tests.e2e.conftest import NARROW, WIDE
 from tests.e2e.studio import POISON, Server, World, eventually
 from tests.provider import StandInProvider
@@ -25,8 +25,15 @@ def active(server: Server) -> list[int]:
     return [run["id"] for run in server.get("/api/runs")["runs"] if run["state"] in under_way]
 
 
-def row_of(page: Page, label: str) -> str:
-    return page.get_by_test_id("collection-notes").locator(f"td[data-label={label}]").inner_text()
+def row_of(page: Page, label: str) -> Locator:
+    return page.get_by_test_id("collection-notes").locator(f"td[data-label={label}]")
+
+
+def start(page: Page) -> Locator:
+    """The button, once the page knows that nothing runs."""
+    button = page.get_by_test_id("start")
+    expect(button).to_have_attribute("aria-disabled", "false")
+    return button
 
 
 @pytest.mark.parametrize("page", [WIDE, NARROW], indirect=True)
@@ -37,7 +44,7 @@ def test_start_a_backfill_and_watch_it_end(
     provider.behave(held=True)
     page.goto("/coverage?collection=notes")
     expect(page.get_by_test_id("backfill-rest")).to_have_text("120 rows wait for a vector.")
-    page.get_by_test_id("start").click()
+    start(page).click()
     progress = page.get_by_test_id("progress")
     expect(progress).to_contain_text("0 %")
     expect(progress.get_by_role("meter")).to_have_attribute("aria-valuenow", "0")
@@ -47,8 +54,8 @@ def test_start_a_backfill_and_watch_it_end(
     expect(progress).to_contain_text(re.compile(r"Time left\s*[\d.]+ s"))
     expect(page.get_by_test_id("backfill-rest")).to_have_text("Everything is embedded.")
     expect(page.get_by_test_id("last-run")).to_contain_text("ended")
-    assert row_of(page, "Embedded") == "120"
-    assert row_of(page, "Pending") == "0"
+    expect(row_of(page, "Embedded")).to_have_text("120")
+    expect(row_of(page, "Pending")).to_have_text("0")
     expect(page.get_by_test_id("runs").get_by_role("row").nth(1)).to_contain_text("completed")
 
 
@@ -57,13 +64,14 @@ def test_cancel_a_backfill(page: Page, world: World, provider: StandInProvider) 
     provider.behave(delay_s=0.4)
     page.goto("/coverage?collection=notes")
     expect(page.get_by_test_id("backfill-rest")).to_contain_text("150 rows")
+    start(page)
     page.locator("body").press("b")
     page.get_by_test_id("cancel").click()
     expect(page.get_by_test_id("last-run")).to_contain_text("was cancelled")
     expect(page.get_by_test_id("backfill-rest")).to_contain_text("wait for a vector")
     left = world.sql("select count(*) as n from notes where embedding is null")[0]["n"]
     assert 0 < left < 150
-    assert row_of(page, "Pending") == str(left)
+    expect(row_of(page, "Pending")).to_have_text(str(left))
 
 
 def test_dead_letters_are_shown_and_sent_again(
@@ -72,7 +80,7 @@ def test_dead_letters_are_shown_and_sent_again(
     world.write_notes(30, poisoned=3)
     provider.behave(reject_marker=POISON)
     page.goto("/coverage?collection=notes")
-    page.get_by_test_id("start").click()
+    start(page).click()
     letters = page.get_by_test_id("failures").get_by_role("listitem")
     expect(letters).to_have_count(3)
     expect(letters.first).to_contain_text("does not accept")
@@ -81,9 +89,9 @@ def test_dead_letters_are_shown_and_sent_again(
     expect(letters).to_have_count(2)
     page.get_by_test_id("retry-all").click()
     expect(page.get_by_text("No dead letters")).to_be_visible()
-    assert row_of(page, "Pending") == "3"
+    expect(row_of(page, "Pending")).to_have_text("3")
     provider.behave(reject_marker=None)
-    page.get_by_test_id("start").click()
+    start(page).click()
     expect(page.get_by_test_id("backfill-rest")).to_have_text("Everything is embedded.")
 
 

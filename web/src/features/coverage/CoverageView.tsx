@@ -1,4 +1,5 @@
 import { useQuery, useQueryClient } from '@tanstack/react-query'
+import { useEffect } from 'react'
 import { runAction, useAction, useFacts } from '@/shared/actions/useAction'
 import { failuresQuery, runsQuery, statusQuery } from '@/shared/api/queries'
 import type { CollectionStatus } from '@/shared/bridge/codetteBridge'
@@ -78,7 +79,14 @@ function OfOne({ collection }: { collection: CollectionStatus }) {
   const [{ run: selected, after }, set] = useUrlState(SCHEMA)
   const runs = useQuery(runsQuery(bridge, collection.name))
   const failures = useQuery(failuresQuery(bridge, collection.name, after))
-  useFacts({ 'failures.any': collection.coverage.failed > 0 })
+  const { failed } = collection.coverage
+  useFacts({ 'failures.any': failed > 0 })
+  const listed = failures.data?.total
+  const { refetch } = failures
+  useEffect(() => {
+    // The count is told whenever it changes; the list follows it.
+    if (listed !== undefined && listed !== failed) void refetch()
+  }, [failed, listed, refetch])
   useAction('run.select', ({ run }) => set({ run }))
   useAction('failure.page', ({ after: next }) => set({ after: next }))
   useRetries(collection.name)
