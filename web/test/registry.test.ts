@@ -197,6 +197,26 @@ describe('undo and redo', () => {
     expect(registry.undone).toHaveLength(1)
   })
 
+  test('an undo waits for a step that is under way', async () => {
+    const order: string[] = []
+    registry.bind(
+      'theme.toggle',
+      bound(
+        async () => {
+          await new Promise((resolve) => setTimeout(resolve, 20))
+          order.push('done')
+        },
+        () => order.push('undone'),
+      ),
+    )
+    const running = registry.run('theme.toggle')
+    expect(registry.is('history.undo')).toBe(true)
+    await registry.undo()
+    await running
+    expect(order).toEqual(['done', 'undone'])
+    expect(registry.undone).toHaveLength(1)
+  })
+
   test('work after the view is gone', async () => {
     const undo = vi.fn()
     const unbind = registry.bind(

@@ -48,7 +48,10 @@ export function useKeyboard(): void {
       const found = shortcuts.match([...pressed, chord]) ?? shortcuts.match([chord])
       pressed = found === 'begun' ? [...pressed, chord] : []
       if (found === 'begun') timer = setTimeout(forget, WAIT_MS)
-      if (!found || found === 'begun' || !registry.can(found)) return
+      if (!found || found === 'begun') return
+      // The browser's own undo would change a field that nobody looks at.
+      if (found.startsWith('history.')) event.preventDefault()
+      if (!registry.can(found)) return
       event.preventDefault()
       void registry.run(found)
     }

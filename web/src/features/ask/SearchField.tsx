@@ -78,8 +78,8 @@ function useTyped(value: string): [string, (text: string) => void] {
   const sent = useRef(value)
   const timer = useRef<ReturnType<typeof setTimeout>>(undefined)
   useEffect(() => {
-    if (value === sent.current) return
-    clearTimeout(timer.current)
+    // What is being typed right now will be the question in a moment.
+    if (value === sent.current || timer.current !== undefined) return
     sent.current = value
     setText(value)
   }, [value])
@@ -88,6 +88,7 @@ function useTyped(value: string): [string, (text: string) => void] {
     setText(typed)
     clearTimeout(timer.current)
     timer.current = setTimeout(() => {
+      timer.current = undefined
       sent.current = typed
       void runAction('search.setQuery', { query: typed })
     }, SETTLES_MS)

@@ -48,6 +48,8 @@ export class ActionRegistry {
   readonly #listeners = new Set<() => void>()
   readonly #done: Done[] = []
   readonly #undone: Done[] = []
+  /** Runs that will be on the stack once they have ended. */
+  readonly #underWay = new Set<Promise<boolean>>()
   readonly #observers = new Set<(name: ActionName) => void>()
   #context = 'all'
   #version = 0
@@ -92,7 +94,7 @@ export class ActionRegistry {
   }
 
   is(fact: Fact): boolean {
-    if (fact === 'history.undo') return this.#done.length > 0
+    if (fact === 'history.undo') return this.#done.length + this.#underWay.size > 0
     if (fact === 'history.redo') return this.#undone.length > 0
     return (this.#facts.get(fact)?.size ?? 0) > 0
   }
@@ -139,7 +141,18 @@ export class ActionRegistry {
   // --- running ---
 
   /** Run an action. Returns whether it was run; what its handler throws is shown, not thrown. */
-  async run<N extends ActionName>(name: N, parameters?: ActionParameters[N]): Promise<boolean> {
+  run<N extends ActionName>(name: N, parameters?: ActionParameters[N]): Promise<boolean> {
+    const running = this.#run(name, parameters)
+    if (!actionByName.get(name)?.undoable) return running
+    this.#underWay.add(running)
+    this.#changed()
+    return running.finally(() => {
+      this.#underWay.delete(running)
+      this.#changed()
+    })
+  }
+
+  async #run<N extends ActionName>(name: N, parameters?: ActionParameters[N]): Promise<boolean> {
     const definition = actionByName.get(name)
     const binding = this.#bindings.get(name)?.at(-1)
     if (!definition || !binding || !this.can(name, parameters !== undefined)) return false
@@ -166,7 +179,9 @@ export class ActionRegistry {
     return this.#undone
   }
 
-  undo(): Promise<ActionDefinition | null> {
+  /** Take the last step back; one that is under way is awaited first. */
+  async undo(): Promise<ActionDefinition | null> {
+    await Promise.all(this.#underWay)
     return this.#step(this.#done, this.#undone, async ({ binding, parameters, result }) => {
       await binding.undo?.(parameters as never, result)
       return result

@@ -12,6 +12,7 @@ import { type ActionName, type ActionParameters, actionByName } from '../actions
 import { shortcuts, useShortcutOf } from '../actions/shortcuts'
 import { runAction, useCan } from '../actions/useAction'
 import { OfflineError, ProblemError } from '../bridge/codetteBridge'
+import { useConnection } from '../bridge/context'
 import css from './ui.module.css'
 
 export function cx(...names: (string | false | null | undefined)[]): string {
@@ -171,8 +172,9 @@ export function EmptyState({ title, children, actions }: StateProps) {
 
 /** What went wrong, in the server's words, and what can be done about it. */
 export function ErrorState({ error, onRetry }: { error: unknown; onRetry?: () => void }) {
+  const { online } = useConnection()
   // The bar at the top says loudly enough that the server is away.
-  if (error instanceof OfflineError && !error.maybeSent) return <AwayState />
+  if (error instanceof OfflineError && !online) return <AwayState />
   const needsKey = error instanceof ProblemError && error.needsKey
   const request = error instanceof ProblemError ? error.requestId : null
   return (
