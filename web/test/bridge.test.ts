@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { WebSocket as NodeWebSocket } from 'ws'
+import { WebSocket as NodeWebSocket, WebSocketServer } from 'ws'
 import {
   type BridgeEvents,
   type BridgeOptions,
@@ -31,7 +31,7 @@ if (missing) console.warn(`BRIDGE NOT TESTED: ${missing}`)
 
 function bridge(options: BridgeOptions = {}): CodetteBridge {
   const made = new CodetteBridge({
-    baseUrl: server.url,
+    baseUrl: server?.url,
     WebSocket: NodeWebSocket as unknown as BridgeOptions['WebSocket'],
     backoff: { firstMs: 40, mostMs: 200 },
     timeoutMs: 10_000,
@@ -333,6 +333,24 @@ describe.skipIf(missing)('the bridge and a real server', () => {
       await server.start()
     })
   })
+})
+
+test('a socket that falls silent is given up and opened again', async () => {
+  const silent = new WebSocketServer({ port: 0, host: '127.0.0.1' })
+  let sockets = 0
+  const data = { client_id: 'c', server_version: '0', heartbeat_seconds: 0.04 }
+  silent.on('connection', (socket) => {
+    sockets += 1
+    socket.send(JSON.stringify({ type: 'connected', data }))
+  })
+  const { port } = silent.address() as { port: number }
+  const page = bridge({ baseUrl: `http://127.0.0.1:${port}` })
+  const lost = heard(page, 'disconnected')
+  page.connect()
+  await until(() => sockets >= 2, 'a second socket')
+  expect(lost[0]?.reason).toBe('silent')
+  page.close()
+  silent.close()
 })
 
 describe.skipIf(missing)('the bridge and a server with a key', () => {

@@ -1,6 +1,6 @@
 /** The actions that belong to no view: going somewhere, theme, collection, key, undo. */
 import { useQueryClient } from '@tanstack/react-query'
-import { useEffect } from 'react'
+import { useEffect, useSyncExternalStore } from 'react'
 import { useLocation } from 'wouter'
 import { actionById, actionByName, NOTHING, registry } from '../shared/actions/registry'
 import { shortcuts } from '../shared/actions/shortcuts'
@@ -70,6 +70,8 @@ function useAppearance(): void {
   useAction('theme.set', ({ theme }) => set(theme), { undo })
   useAction('theme.toggle', () => set(shownTheme() === 'dark' ? 'light' : 'dark'), { undo })
   useAction('palette.open', () => open('palette'))
+  const changed = useSyncExternalStore(shortcuts.subscribe, () => shortcuts.changed)
+  useFacts({ 'shortcuts.changed': changed })
   useAction(
     'shortcuts.rebind',
     ({ action, shortcut }) => shortcuts.rebind(action as never, shortcut),
