@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+
 from tests.conftest import Postgres
 from tests.e2e.studio import Server, World, launch, require_chromium, require_page, serving
 from tests.provider import StandInProvider
@@ -76,4 +77,3 @@ def page(browser: Browser, server: Server, request: pytest.FixtureRequest) -> It
     yield made
     context.close()
     assert [each for each in complaints if not any(known in each for known in EXPECTED)] == []
-

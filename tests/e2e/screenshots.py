@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from playwright.sync_api import Page, sync_playwright
-from tests.conftest import Postgres, make_quick, server_folder
-from tests.e2e.studio import POISON, ROOT, Server, World, eventually, launch, serving
-from tests.provider import StandInProvider
 
 from backline import embedded, migrate
 from backline.connector import Connector
+from tests.conftest import Postgres, make_quick, server_folder
+from tests.e2e.studio import POISON, ROOT, Server, World, eventually, launch, serving
+from tests.provider import StandInProvider
 
 QUESTION: Final = "my vocals sound muddy and boxy"
 ASKED: Final = QUESTION.replace(" ", "+")

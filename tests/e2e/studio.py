@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -25,6 +24,7 @@ import psycopg
 import pytest
 from playwright.sync_api import Browser, Playwright
 from psycopg.rows import dict_row
+
 from tests.provider import StandInProvider
 
 ROOT: Final = Path(__file__).parents[2]
@@ -195,9 +195,7 @@ class World:
     def fill(self) -> None:
         """The knowledge base, embedded; `notes` declared, with nothing in it."""
         self.backline("demo")
-        self.sql(
-            "create table notes (id bigint primary key, title text, category text, body text)"
-        )
+        self.sql("create table notes (id bigint primary key, title text, category text, body text)")
         self.backline("add", "notes", "--text", "{title} {body}", "--model", f"openai/{MODEL}@32")
 
     def write_notes(self, count: int, poisoned: int = 0) -> None:
@@ -217,9 +215,7 @@ MODEL: Final = "text-embedding-3-small"
 @contextmanager
 def serving(world: World, *options: str, **settings: str) -> Iterator[Server]:
     """A server over a world, until the end of the block."""
-    made = Server(
-        world.url, world.folder, world.settings | settings, ("--no-worker", *options)
-    )
+    made = Server(world.url, world.folder, world.settings | settings, ("--no-worker", *options))
     made.start()
     try:
         yield made

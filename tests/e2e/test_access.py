@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+
 from tests.e2e.conftest import NARROW, WIDE
 from tests.e2e.studio import AXE, Server, World
 from tests.e2e.test_ask import QUESTION

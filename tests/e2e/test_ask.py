@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Request, expect
+from websockets.sync.client import ClientConnection, connect
+
 from tests.e2e.conftest import NARROW, WIDE
 from tests.e2e.studio import Server
-from websockets.sync.client import ClientConnection, connect
 
 QUESTION = "my vocals sound muddy"
 ANSWER = "Clear muddy vocals at 200 to 400 Hz"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from playwright.sync_api import Locator, Page, expect
+
 from tests.e2e.studio import Server, World
 from tests.e2e.test_ask import ANSWER, QUESTION, ask, card, host_of
 from tests.provider import StandInProvider

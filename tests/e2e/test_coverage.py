@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
+
 from tests.e2e.conftest import NARROW, WIDE
 from tests.e2e.studio import POISON, Server, World, eventually
 from tests.provider import StandInProvider
@@ -40,21 +41,23 @@ def start(page: Page) -> Locator:
 def test_start_a_backfill_and_watch_it_end(
     page: Page, world: World, provider: StandInProvider
 ) -> None:
-    world.write_notes(120)
+    world.write_notes(400)
     provider.behave(held=True)
     page.goto("/coverage?collection=notes")
-    expect(page.get_by_test_id("backfill-rest")).to_have_text("120 rows wait for a vector.")
+    expect(page.get_by_test_id("backfill-rest")).to_have_text("400 rows wait for a vector.")
     start(page).click()
     progress = page.get_by_test_id("progress")
     expect(progress).to_contain_text("0 %")
     expect(progress.get_by_role("meter")).to_have_attribute("aria-valuenow", "0")
-    provider.behave(held=False, delay_s=0.6)
+    provider.behave(held=False, delay_s=0.4)
     expect(progress.get_by_role("meter")).not_to_have_attribute("aria-valuenow", "0")
+    provider.behave(held=True)
     expect(progress).to_contain_text(re.compile(r"Rate\s*[\d.,]+ rows/s"))
     expect(progress).to_contain_text(re.compile(r"Time left\s*[\d.]+ s"))
+    provider.behave(held=False)
     expect(page.get_by_test_id("backfill-rest")).to_have_text("Everything is embedded.")
     expect(page.get_by_test_id("last-run")).to_contain_text("ended")
-    expect(row_of(page, "Embedded")).to_have_text("120")
+    expect(row_of(page, "Embedded")).to_have_text("400")
     expect(row_of(page, "Pending")).to_have_text("0")
     expect(page.get_by_test_id("runs").get_by_role("row").nth(1)).to_contain_text("completed")
 
@@ -104,9 +107,13 @@ def test_the_history_is_drawn_and_told(page: Page, world: World, server: Server)
     expect(page).to_have_url(re.compile(f"run={run}"))
     expect(page.get_by_test_id("chosen-run")).to_contain_text("20")
     expect(page.get_by_role("img", name=re.compile("last .* backfills"))).to_be_visible()
-    drawn = page.get_by_test_id("run-chart").locator("canvas").evaluate(
-        "c => new Set(new Uint32Array(c.getContext('2d')"
-        ".getImageData(0, 0, c.width, c.height).data.buffer)).size"
+    drawn = (
+        page.get_by_test_id("run-chart")
+        .locator("canvas")
+        .evaluate(
+            "c => new Set(new Uint32Array(c.getContext('2d')"
+            ".getImageData(0, 0, c.width, c.height).data.buffer)).size"
+        )
     )
     assert drawn > 10
     page.reload()

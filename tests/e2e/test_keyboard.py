@@ -7,6 +7,7 @@ import re
 
 import pytest
 from playwright.sync_api import Page, expect
+
 from tests.e2e.studio import ROOT, Server
 from tests.e2e.test_ask import ANSWER, QUESTION, card
 

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Page, expect
+
 from tests.e2e.studio import Server, World
 from tests.e2e.test_ask import ANSWER, QUESTION
 

@@ -1,5 +1,6 @@
 /** Backfills can be started and stopped from every view. */
 import { useQuery, useQueryClient } from '@tanstack/react-query'
+import { useEffect } from 'react'
 import { useAction, useFacts } from '@/shared/actions/useAction'
 import { runsQuery } from '@/shared/api/queries'
 import type { Run } from '@/shared/bridge/codetteBridge'
@@ -8,12 +9,23 @@ import { useCollection } from '@/shared/collection'
 import { notify } from '@/shared/ui/Notices'
 import { underWay } from './history'
 
+const LOOKS_MS = 2_000
+
 export function useBackfillActions(): void {
   const bridge = useBridge()
   const queries = useQueryClient()
   const { name } = useCollection()
-  const { data: runs } = useQuery(runsQuery(bridge, name))
+  const { data: runs } = useQuery({
+    ...runsQuery(bridge, name),
+    // A run that ends within its first moments is told to nobody.
+    refetchInterval: ({ state }) => (underWay(state.data ?? []) ? LOOKS_MS : false),
+  })
   const active = runs && underWay(runs)
+  const id = active?.id
+  // biome-ignore lint/correctness/useExhaustiveDependencies: it is read again when a run begins or ends
+  useEffect(() => {
+    void queries.invalidateQueries({ queryKey: ['status'] })
+  }, [queries, id])
   useFacts({
     'backfill.idle': runs !== undefined && !active,
     'backfill.running': active?.state === 'running',
