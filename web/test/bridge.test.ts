@@ -343,6 +343,7 @@ test('a socket that falls silent is given up and opened again', async () => {
     sockets += 1
     socket.send(JSON.stringify({ type: 'connected', data }))
   })
+  await new Promise((resolve) => silent.once('listening', resolve))
   const { port } = silent.address() as { port: number }
   const page = bridge({ baseUrl: `http://127.0.0.1:${port}` })
   const lost = heard(page, 'disconnected')
