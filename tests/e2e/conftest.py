@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 from tests.conftest import Postgres
 from tests.e2e.studio import Server, World, launch, require_chromium, require_page, serving
 from tests.provider import StandInProvider
 
-WIDE = {"width": 1440, "height": 900}
-NARROW = {"width": 390, "height": 844}
+WIDE: ViewportSize = {"width": 1440, "height": 900}
+NARROW: ViewportSize = {"width": 390, "height": 844}
 # Said by the browser itself where a server is away, and where a test reads a canvas.
 EXPECTED = ("Failed to load resource", "WebSocket connection to", "ERR_CONNECTION", "readback")
 
@@ -61,7 +61,7 @@ def page(browser: Browser, server: Server, request: pytest.FixtureRequest) -> It
 
     A test asks for a narrow one by `@pytest.mark.parametrize("page", [NARROW], indirect=True)`.
     """
-    size = getattr(request, "param", WIDE)
+    size: ViewportSize = getattr(request, "param", WIDE)
     context = browser.new_context(
         base_url=server.url, viewport=size, reduced_motion="reduce",
         permissions=["clipboard-read", "clipboard-write"],

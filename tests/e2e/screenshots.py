@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from backline import embedded, migrate
 from backline.connector import Connector
@@ -75,7 +75,7 @@ def fill_notes(server: Server, limit: int) -> None:
 def settle(page: Page) -> None:
     """Until the page has what it asked for, and has drawn it."""
     page.wait_for_timeout(400)
-    page.wait_for_function("!document.querySelector('[aria-busy=\"true\"]')")
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
     page.evaluate("document.fonts.ready")
     page.wait_for_timeout(300)
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Request, expect
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 from tests.e2e.conftest import NARROW, WIDE
 from tests.e2e.studio import Server
@@ -22,7 +23,7 @@ ANSWER = "Clear muddy vocals at 200 to 400 Hz"
 class Host:
     """A studio at the other end of the server's WebSocket."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: Connection) -> None:
         self._socket = socket
 
     def next_action(self) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def test_the_keyboard_moves_zooms_and_goes_from_point_to_point(page: Page, serve
     body.press(".")
     expect(page).not_to_have_url(re.compile(f"key={first}"))
     place = server.get("/api/map?collection=music_knowledge")
-    of = {key: x for key, x in zip(place["keys"], place["x"], strict=True)}
+    of = dict(zip(place["keys"], place["x"], strict=True))
     assert of[str(address(page, "key"))] >= of[str(first)]
     body.press(",")
     expect(page).to_have_url(re.compile(f"key={first}"))
