@@ -465,6 +465,7 @@ export class CodetteBridge {
     const attempts = this.#attempt
     this.#clientId = hello.clientId
     this.#heartbeatMs = hello.heartbeatSeconds * 1000
+    this.#watch(this.#heartbeatMs * 2.5)
     this.#attempt = 0
     this.#retryAt = null
     if (this.#key) this.#authenticate()
