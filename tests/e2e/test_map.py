@@ -45,7 +45,7 @@ def pixel_of(page: Page, place: dict[str, Any], at: int) -> tuple[float, float]:
     box = page.locator(CANVAS).bounding_box()
     assert box is not None
     inside = (box["width"] - 72, box["height"] - 72)
-    stretch = min(max(inside[0] / inside[1], 1), 1.8)
+    stretch = min(max(inside[0] / inside[1], 1 / 1.8), 1.8)
     scale = min(inside[0] / stretch / 2, inside[1] / 2)
     x = box["x"] + box["width"] / 2 + place["x"][at] * scale * stretch
     return x, box["y"] + box["height"] / 2 - place["y"][at] * scale

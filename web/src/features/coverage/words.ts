@@ -6,8 +6,9 @@ export function count(value: number | null): string {
   return value === null ? 'not counted' : grouped.format(value)
 }
 
-/** A time span: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min, 3 d 4 h. */
+/** A time span: 400 ms, 12 s, 3 min 20 s, 2 h 5 min, 3 d 4 h. */
 export function span(seconds: number): string {
+  if (seconds < 1) return `${Math.round(1000 * seconds)} ms`
   if (seconds < 10) return `${Number(seconds.toFixed(1))} s`
   const whole = Math.round(seconds)
   if (whole < 60) return `${whole} s`

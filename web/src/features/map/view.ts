@@ -7,7 +7,7 @@ export interface Size {
 
 /**
  * The middle of the screen in the map's coordinates, and pixels to one unit of y. The two axes have
- * no common measure, so that x is stretched to fill a wide screen: `stretch` times the pixels of y.
+ * no common measure, so that x is stretched to fill the screen: `stretch` times the pixels of y.
  */
 export interface View {
   readonly x: number
@@ -42,7 +42,7 @@ export function fitTo(size: Size, bounds: Bounds = WHOLE, margin = MARGIN): View
   const spanY = Math.max(bounds.maxY - bounds.minY, SMALLEST_SPAN)
   const width = Math.max(size.width - 2 * margin, 1)
   const height = Math.max(size.height - 2 * margin, 1)
-  const stretch = Math.min(Math.max(width / height, 1), MOST_STRETCHED)
+  const stretch = Math.min(Math.max(width / height, 1 / MOST_STRETCHED), MOST_STRETCHED)
   return {
     x: (bounds.minX + bounds.maxX) / 2,
     y: (bounds.minY + bounds.maxY) / 2,
