@@ -8,9 +8,13 @@ VENV  := $(ROOT)/.venv
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 JS    := $(ROOT)/tests/integration/server/js
+WEB   := $(ROOT)/web
+PAGE  := $(ROOT)/src/backline/server/static/index.html
+# All that the page is made from; without `find`'s folders that others fill.
+WEB_SOURCES := $(shell find $(WEB) -name node_modules -prune -o -type f -print 2>/dev/null) $(ROOT)/src/backline/data/actions.json
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup tools js test lint format unit docs clean
+.PHONY: help run serve setup tools js browser web web-dev web-test screenshots test lint format unit docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(ROOT)/Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -18,7 +22,12 @@ help: ## list the targets
 run: setup ## set up, then fill and verify the music knowledge base
 	@$(BIN)/backline demo
 
-test: setup tools js lint ## set up, lint, type-check and run every test
+serve: setup ## build the studio where Node.js is there, and serve it
+	@$(MAKE) --no-print-directory -C $(ROOT) web OPTIONAL=optional
+	@$(BIN)/backline serve
+
+test: setup tools js browser lint ## set up, lint, type-check and run every test
+	@$(MAKE) --no-print-directory -C $(ROOT) web-test OPTIONAL=optional
 	@cd $(ROOT) && $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
 
 setup: $(READY) ## make .venv with everything that the project needs
@@ -37,6 +46,23 @@ $(JS)/node_modules/.package-lock.json: $(JS)/package-lock.json
 		cd $(JS) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2; \
 	else echo "WITHOUT npm: OpenAI's JavaScript client is not tested. Install Node 20 with npm." >&2; fi
 
+web: $(PAGE) ## build the studio into the package; needs Node.js 20.19 or newer
+
+$(PAGE): $(WEB_SOURCES) $(ROOT)/scripts/web.sh
+	@sh $(ROOT)/scripts/web.sh build $(ROOT) $(OPTIONAL)
+
+web-dev: ## serve the studio from its sources, against a backline serve on port 8000
+	@sh $(ROOT)/scripts/web.sh install $(ROOT) && cd $(WEB) && npm run dev
+
+web-test: setup web ## type-check, lint and test the studio's code
+	@if command -v npm >/dev/null && [ -f $(PAGE) ]; then cd $(WEB) && npm run --silent check && npm run --silent test; fi
+
+browser: ## find Chromium for the tests of the page, or fetch it
+	@sh $(ROOT)/scripts/web.sh browser $(ROOT) optional
+
+screenshots: setup browser web ## photograph every view in both themes and widths into screenshots/
+	@cd $(ROOT) && $(BIN)/python -m tests.e2e.screenshots
+
 lint: setup ## ruff, mypy --strict, the import contracts
 	@cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
@@ -47,4 +73,5 @@ docs: setup ## regenerate the reference pages and supabase/ from the program
 	@cd $(ROOT) && $(BIN)/python scripts/reference.py && $(BIN)/python scripts/supabase_project.py
 
 clean: ## remove what the other targets made in this folder
-	@rm -rf $(VENV) $(ROOT)/.tools $(ROOT)/dist $(ROOT)/.mypy_cache $(ROOT)/.ruff_cache $(ROOT)/.pytest_cache
+	@rm -rf $(VENV) $(ROOT)/.tools $(ROOT)/dist $(ROOT)/.mypy_cache $(ROOT)/.ruff_cache $(ROOT)/.pytest_cache \
+		$(WEB)/node_modules $(JS)/node_modules $(dir $(PAGE)) $(ROOT)/screenshots

@@ -13,6 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ def pages() -> dict[str, str]:
         "errors.md": error_tree(),
         "python.md": python(),
         "http.md": http(),
+        "actions.md": actions(),
     }
     return {name: f"{NOTICE}\n{text.strip()}\n" for name, text in made.items()}
 
@@ -367,6 +369,41 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 # --- writing --------------------------------------------------------------------------------------
+
+
+# --- actions --------------------------------------------------------------------------------------
+
+
+def actions() -> str:
+    """The studio's actions, from the same table that the page and GET /api/actions read."""
+    text = files("backline.data").joinpath("actions.json").read_text(encoding="utf-8")
+    table: list[dict[str, Any]] = json.loads(text)["actions"]
+    categories = dict.fromkeys(action["category"] for action in table)
+    intro = (
+        "# Actions of the studio\n\n"
+        "Everything that the studio does is an action with a number from 44100 to 44999. The "
+        "command palette (Ctrl K, on a Mac Cmd K) lists them, the page Actions gives them other "
+        "shortcuts, `GET /api/actions` serves this table, and a host names one by its number or "
+        "name in a frame `action` of the WebSocket. `Mod` is Ctrl, on a Mac Cmd; `g a` means one "
+        "key after the other."
+    )
+    return "\n\n".join([intro, *(_actions_of(name, table) for name in categories)])
+
+
+def _actions_of(category: str, table: list[dict[str, Any]]) -> str:
+    header = ["number", "name", "action", "where", "shortcut", "parameters", "undo"]
+    rows = [
+        [
+            str(action["id"]), f"`{action['name']}`", f"{action['title']}: {action['description']}",
+            "everywhere" if "all" in action["contexts"] else ", ".join(action["contexts"]),
+            f"`{action['shortcut']}`" if action["shortcut"] else "",
+            ", ".join(f"`{name}`: `{kind}`" for name, kind in action["parameters"].items()),
+            "yes" if action["undoable"] else "",
+        ]
+        for action in table
+        if action["category"] == category
+    ]  # fmt: skip
+    return f"## {category}\n\n{_table(header, rows)}"
 
 
 def main() -> int:

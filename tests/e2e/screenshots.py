@@ -1,0 +1,132 @@
+"""Photographs every view of the studio, in both themes and widths, into screenshots/.
+
+usage: python -m tests.e2e.screenshots [FOLDER]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from playwright.sync_api import Page, expect, sync_playwright
+
+from backline import embedded, migrate
+from backline.connector import Connector
+from tests.conftest import Postgres, make_quick, server_folder
+from tests.e2e.studio import POISON, ROOT, Server, World, eventually, launch, serving
+from tests.provider import StandInProvider
+
+QUESTION: Final = "my vocals sound muddy and boxy"
+ASKED: Final = QUESTION.replace(" ", "+")
+WIDTHS: Final = {"wide": (1440, 900), "narrow": (390, 844)}
+THEMES: Final = ("dark", "light")
+VIEWS: Final = {
+    "ask": "/ask",
+    "ask-results": f"/ask?q={ASKED}",
+    "ask-nothing": "/ask?q=zzxqj&mode=keyword",
+    "map": "/map",
+    "map-question": f"/map?q={ASKED}",
+    "coverage": "/coverage",
+    "coverage-notes": "/coverage?collection=notes",
+    "actions": "/actions",
+    "nowhere": "/no-such-page",
+}
+
+
+@contextmanager
+def furnished(folder: Path) -> Iterator[tuple[Server, World]]:
+    """A server over a database with a past: the knowledge base, and notes after some backfills."""
+    with server_folder() as data, StandInProvider() as provider:
+        postgres = Postgres(embedded.start(data))
+        make_quick(postgres)
+        world = World(postgres.url(postgres.create()), folder, provider)
+        asyncio.run(migrated(world.url))
+        world.fill()
+        world.write_notes(260, poisoned=3)
+        provider.behave(reject_marker=POISON)
+        with serving(world) as server:
+            for limit in (20, 60, 35, 80):
+                fill_notes(server, limit)
+            yield server, world
+
+
+async def migrated(url: str) -> None:
+    connector = Connector(url)
+    await connector.open()
+    await migrate.apply(connector)
+    await connector.aclose()
+
+
+def fill_notes(server: Server, limit: int) -> None:
+    run = server.post("/api/runs", {"collection": "notes", "limit": limit})["run"]["id"]
+
+    def ended() -> bool:
+        return str(server.get(f"/api/runs/{run}")["run"]["state"]) == "completed"
+
+    eventually(ended, f"run {run} to end", 60)
+
+
+def settle(page: Page) -> None:
+    """Until the page has what it asked for, and has drawn it."""
+    page.wait_for_timeout(400)
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
+    page.evaluate("document.fonts.ready")
+    page.wait_for_timeout(300)
+
+
+def photograph(server: Server, folder: Path) -> list[Path]:
+    taken = []
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        for theme, (width, size) in itertools.product(THEMES, WIDTHS.items()):
+            context = browser.new_context(
+                base_url=server.url, reduced_motion="reduce",
+                viewport={"width": size[0], "height": size[1]},
+            )  # fmt: skip
+            context.add_init_script(f"localStorage.setItem('backline.theme', '{theme}')")
+            page = context.new_page()
+
+            def take(name: str, page: Page = page, end: str = f"{theme}-{width}") -> None:
+                settle(page)
+                file = folder / f"{name}-{end}.png"
+                page.screenshot(path=file, full_page=not name.startswith("palette"))
+                taken.append(file)
+
+            for name, address in VIEWS.items():
+                page.goto(address)
+                take(name)
+            states(page, server, take)
+            context.close()
+        browser.close()
+    return taken
+
+
+def states(page: Page, server: Server, take: Any) -> None:
+    """What an address does not bring about: the palette, and a server that is gone."""
+    page.goto(f"/ask?q={ASKED}")
+    settle(page)
+    page.keyboard.press("Control+K")
+    take("palette")
+    page.keyboard.press("Escape")
+    server.kill()
+    take("offline")
+    server.start()
+
+
+def main() -> int:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch, furnished(Path(scratch)) as (server, _):
+        taken = photograph(server, folder)
+    print(f"{len(taken)} pictures in {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Coverage: a backfill from its start to its end, dead letters, the history of runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.e2e.conftest import NARROW, WIDE
+from tests.e2e.studio import POISON, Server, World, eventually
+from tests.provider import StandInProvider
+
+
+@pytest.fixture(autouse=True)
+def settled(world: World, server: Server) -> Iterator[None]:
+    yield
+    world.provider.reset()
+    eventually(lambda: not active(server), "the last run to end", 30)
+    world.write_notes(0)
+
+
+def active(server: Server) -> list[int]:
+    under_way = ("running", "cancelling")
+    return [run["id"] for run in server.get("/api/runs")["runs"] if run["state"] in under_way]
+
+
+def row_of(page: Page, label: str) -> Locator:
+    return page.get_by_test_id("collection-notes").locator(f"td[data-label={label}]")
+
+
+def start(page: Page) -> Locator:
+    """The button, once the page knows that nothing runs."""
+    button = page.get_by_test_id("start")
+    expect(button).to_have_attribute("aria-disabled", "false")
+    return button
+
+
+@pytest.mark.parametrize("page", [WIDE, NARROW], indirect=True)
+def test_start_a_backfill_and_watch_it_end(
+    page: Page, world: World, provider: StandInProvider
+) -> None:
+    world.write_notes(400)
+    provider.behave(held=True)
+    page.goto("/coverage?collection=notes")
+    expect(page.get_by_test_id("backfill-rest")).to_have_text("400 rows wait for a vector.")
+    start(page).click()
+    progress = page.get_by_test_id("progress")
+    expect(progress).to_contain_text("0 %")
+    expect(progress.get_by_role("meter")).to_have_attribute("aria-valuenow", "0")
+    provider.behave(held=False, delay_s=0.4)
+    expect(progress.get_by_role("meter")).not_to_have_attribute("aria-valuenow", "0")
+    provider.behave(held=True)
+    expect(progress).to_contain_text(re.compile(r"Rate\s*[\d.,]+ rows/s"))
+    expect(progress).to_contain_text(re.compile(r"Time left\s*[\d.]+ s"))
+    provider.behave(held=False)
+    expect(page.get_by_test_id("backfill-rest")).to_have_text("Everything is embedded.")
+    expect(page.get_by_test_id("last-run")).to_contain_text("ended")
+    expect(row_of(page, "Embedded")).to_have_text("400")
+    expect(row_of(page, "Pending")).to_have_text("0")
+    expect(page.get_by_test_id("runs").get_by_role("row").nth(1)).to_contain_text("completed")
+
+
+def test_cancel_a_backfill(page: Page, world: World, provider: StandInProvider) -> None:
+    world.write_notes(150)
+    provider.behave(delay_s=0.4)
+    page.goto("/coverage?collection=notes")
+    expect(page.get_by_test_id("backfill-rest")).to_contain_text("150 rows")
+    start(page)
+    page.locator("body").press("b")
+    page.get_by_test_id("cancel").click()
+    expect(page.get_by_test_id("last-run")).to_contain_text("was cancelled")
+    expect(page.get_by_test_id("backfill-rest")).to_contain_text("wait for a vector")
+    left = world.sql("select count(*) as n from notes where embedding is null")[0]["n"]
+    assert 0 < left < 150
+    expect(row_of(page, "Pending")).to_have_text(str(left))
+
+
+def test_dead_letters_are_shown_and_sent_again(
+    page: Page, world: World, provider: StandInProvider
+) -> None:
+    world.write_notes(30, poisoned=3)
+    provider.behave(reject_marker=POISON)
+    page.goto("/coverage?collection=notes")
+    start(page).click()
+    letters = page.get_by_test_id("failures").get_by_role("listitem")
+    expect(letters).to_have_count(3)
+    expect(letters.first).to_contain_text("does not accept")
+    expect(page.get_by_test_id("backfill-rest")).to_have_text("3 rows could not be embedded.")
+    letters.first.get_by_role("button", name="Retry").click()
+    expect(letters).to_have_count(2)
+    page.get_by_test_id("retry-all").click()
+    expect(page.get_by_text("No dead letters")).to_be_visible()
+    expect(row_of(page, "Pending")).to_have_text("3")
+    provider.behave(reject_marker=None)
+    start(page).click()
+    expect(page.get_by_test_id("backfill-rest")).to_have_text("Everything is embedded.")
+
+
+def test_the_history_is_drawn_and_told(page: Page, world: World, server: Server) -> None:
+    world.write_notes(20)
+    run = server.post("/api/runs", {"collection": "notes"})["run"]["id"]
+    page.goto("/coverage?collection=notes")
+    expect(page.get_by_test_id("runs").get_by_role("row").nth(1)).to_contain_text("completed")
+    page.get_by_role("button", name=f"Backfill {run}", exact=True).click()
+    expect(page).to_have_url(re.compile(f"run={run}"))
+    expect(page.get_by_test_id("chosen-run")).to_contain_text("20")
+    expect(page.get_by_role("img", name=re.compile("last .* backfills"))).to_be_visible()
+    drawn = (
+        page.get_by_test_id("run-chart")
+        .locator("canvas")
+        .evaluate(
+            "c => new Set(new Uint32Array(c.getContext('2d')"
+            ".getImageData(0, 0, c.width, c.height).data.buffer)).size"
+        )
+    )
+    assert drawn > 10
+    page.reload()
+    expect(page.get_by_test_id("chosen-run")).to_contain_text("20")
+
+
+def test_another_collection_is_chosen_and_that_is_undone(page: Page) -> None:
+    page.goto("/coverage")
+    row = page.get_by_test_id("collection-notes")
+    row.get_by_role("button", name="notes").click()
+    expect(page).to_have_url(re.compile("collection=notes"))
+    expect(row).to_have_attribute("data-selected", "true")
+    page.locator("body").press("Control+z")
+    expect(row).to_have_attribute("data-selected", "false")
+
+
+def test_a_collection_that_is_not_there(page: Page) -> None:
+    page.goto("/coverage?collection=nowhere")
+    expect(page.get_by_role("heading", name="There is no collection nowhere")).to_be_visible()

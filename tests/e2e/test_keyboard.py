@@ -1,0 +1,111 @@
+"""The palette, the shortcuts, and the page by keyboard alone."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.e2e.studio import ROOT, Server
+from tests.e2e.test_ask import ANSWER, QUESTION, card
+
+
+@pytest.fixture
+def body(page: Page) -> Page:
+    page.goto("/ask")
+    expect(page.get_by_role("searchbox")).to_be_visible()
+    return page
+
+
+def test_the_palette_finds_runs_and_remembers(body: Page) -> None:
+    page = body
+    page.keyboard.press("Control+k")
+    field = page.get_by_role("combobox", name="Find an action")
+    expect(field).to_be_focused()
+    field.fill("gocov")  # not a word of it, but its letters in their order
+    expect(page.get_by_role("option").first).to_contain_text("Go to Coverage")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("/coverage"))
+    page.keyboard.press("Control+k")
+    expect(page.get_by_role("option").first).to_contain_text("Go to Coverage")
+    expect(page.get_by_role("option").first).to_contain_text(re.compile("g *c", re.IGNORECASE))
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_shortcuts_go_everywhere(body: Page) -> None:
+    page = body
+    for keys, path in (("gm", "/map"), ("gc", "/coverage"), ("gk", "/actions"), ("ga", "/ask")):
+        for key in keys:
+            page.keyboard.press(key)
+        expect(page).to_have_url(re.compile(path))
+    page.keyboard.press("Shift+T")
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+    page.keyboard.press("Control+z")
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    page.keyboard.press("Control+Shift+Z")
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+    page.reload()
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+
+
+def test_ask_by_keyboard_alone(body: Page) -> None:
+    page = body
+    page.keyboard.press("/")
+    page.keyboard.type(QUESTION)
+    expect(card(page)).to_be_visible()
+    page.keyboard.press("Enter")  # out of the field, to the results
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    expect(card(page)).to_have_attribute("aria-current", "true")
+    page.keyboard.press("a")
+    expect(card(page).get_by_role("button", name="Take back")).to_be_visible()
+    page.keyboard.press("Control+z")
+    expect(card(page).get_by_role("button", name="Apply")).to_be_visible()
+    page.keyboard.press("Shift+V")
+    expect(page).to_have_url(re.compile("/map"))
+    expect(page.get_by_test_id("map-hits")).to_contain_text(ANSWER)
+
+
+def test_typing_is_no_shortcut(body: Page) -> None:
+    page = body
+    page.get_by_role("searchbox").fill("")
+    page.get_by_role("searchbox").press_sequentially("gmba")
+    expect(page).to_have_url(re.compile("/ask"))
+    expect(page.get_by_role("searchbox")).to_have_value("gmba")
+
+
+def test_shortcuts_are_rebound_and_conflicts_refused(page: Page) -> None:
+    page.goto("/actions")
+    button = page.get_by_role("button", name=re.compile("^Change the shortcut of Go to Map"))
+    button.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    page.keyboard.press("Shift+T")
+    expect(dialog).to_contain_text("Switch between dark and light")
+    save = dialog.get_by_role("button", name=re.compile("^Use"))
+    expect(save).to_be_disabled()
+    page.keyboard.press("Shift+Y")
+    expect(save).to_be_enabled()
+    save.click()
+    page.goto("/ask")
+    page.locator("body").press("Shift+Y")
+    expect(page).to_have_url(re.compile("/map"))
+
+
+def test_the_page_the_server_and_the_file_list_the_same_actions(page: Page, server: Server) -> None:
+    file = json.loads((ROOT / "src/backline/data/actions.json").read_text())["actions"]
+    told = server.get("/api/actions")["actions"]
+    assert [(a["id"], a["name"], a["shortcut"]) for a in told] == [
+        (a["id"], a["name"], a["shortcut"]) for a in file
+    ]
+    assert all(44100 <= a["id"] <= 44999 for a in file)
+    page.goto("/actions")
+    expect(page.get_by_role("row").filter(has_text=re.compile(r"\b44\d{3}"))).to_have_count(
+        len(file)
+    )
+    for action in file:
+        row = page.get_by_role("row").filter(has_text=str(action["id"]))
+        expect(row).to_contain_text(action["title"])

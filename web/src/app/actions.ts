@@ -1,0 +1,149 @@
+/** The actions that belong to no view: going somewhere, theme, collection, key, undo. */
+import { useQueryClient } from '@tanstack/react-query'
+import { useEffect, useSyncExternalStore } from 'react'
+import { useLocation } from 'wouter'
+import { actionById, actionByName, NOTHING, registry } from '../shared/actions/registry'
+import { shortcuts } from '../shared/actions/shortcuts'
+import { useAction, useFacts } from '../shared/actions/useAction'
+import { useBridge, useConnection } from '../shared/bridge/context'
+import { copyText } from '../shared/clipboard'
+import { chosenTheme, setTheme, shownTheme, type Theme } from '../shared/theme/theme'
+import { dismiss, notify } from '../shared/ui/Notices'
+import { addressOf, carried } from '../shared/url'
+import { open, useOpen } from './open'
+import { keepKey, keptKey } from './session'
+import { VIEWS } from './views'
+
+export function useAppActions(): void {
+  useNavigation()
+  useAppearance()
+  useSession()
+  useHistory()
+  useErrors()
+}
+
+function useNavigation(): void {
+  const [, navigate] = useLocation()
+  const go = (path: string) => () => {
+    if (path !== window.location.pathname)
+      navigate(addressOf(path, carried(window.location.search)))
+  }
+  const [ask, map, coverage, actions] = VIEWS.map(({ path }) => go(path))
+  useAction('view.ask', ask ?? go('/ask'))
+  useAction('view.map', map ?? go('/map'))
+  useAction('view.coverage', coverage ?? go('/coverage'))
+  useAction('view.actions', actions ?? go('/actions'))
+  const toSearch = () => {
+    navigate(addressOf('/ask', carried(window.location.search)))
+    setTimeout(() => void registry.run('search.focus'), 50)
+  }
+  useAction('search.focus', toSearch, { fallback: true })
+  useAction('view.copyLink', async () => {
+    await copyText(window.location.href)
+    notify('The link is copied.', 'ok')
+  })
+  useAction(
+    'collection.select',
+    ({ collection }) => {
+      const before = window.location.pathname + window.location.search
+      const query = new URLSearchParams(window.location.search)
+      if (query.get('collection') === collection) return NOTHING
+      for (const name of ['category', 'key', 'run', 'after']) query.delete(name)
+      query.set('collection', collection)
+      navigate(addressOf(window.location.pathname, query.toString()))
+      return before
+    },
+    { undo: (_, before) => typeof before === 'string' && navigate(before) },
+  )
+}
+
+function useAppearance(): void {
+  const set = (theme: Theme) => {
+    const before = chosenTheme()
+    if (before === theme) return NOTHING
+    setTheme(theme)
+    return before
+  }
+  const undo = (_: unknown, before: Theme | typeof NOTHING) => {
+    if (typeof before === 'string') setTheme(before)
+  }
+  useAction('theme.set', ({ theme }) => set(theme), { undo })
+  useAction('theme.toggle', () => set(shownTheme() === 'dark' ? 'light' : 'dark'), { undo })
+  useAction('palette.open', () => open('palette'))
+  const changed = useSyncExternalStore(shortcuts.subscribe, () => shortcuts.changed)
+  useFacts({ 'shortcuts.changed': changed })
+  useAction(
+    'shortcuts.rebind',
+    ({ action, shortcut }) => shortcuts.rebind(action as never, shortcut),
+    { undo: ({ action }, before) => void shortcuts.rebind(action as never, before) },
+  )
+  useAction('shortcuts.reset', () => shortcuts.replace({}), {
+    undo: (_, before) => void shortcuts.replace(before),
+  })
+}
+
+function useSession(): void {
+  const bridge = useBridge()
+  const queries = useQueryClient()
+  const { state } = useConnection()
+  useOpen() // the key may have changed with a dialog
+  useFacts({
+    online: state === 'connected',
+    offline: state === 'offline',
+    'session.key': keptKey() !== null,
+  })
+  const use = (key: string | null) => {
+    keepKey(key)
+    bridge.setApiKey(key)
+    void queries.invalidateQueries()
+  }
+  useAction('session.enterKey', () => open('key'))
+  useAction('session.setKey', ({ key }) => use(key))
+  useAction('session.forgetKey', () => {
+    use(null)
+    notify('The key is forgotten.')
+  })
+  useAction('session.reconnect', () => bridge.connect())
+  useAction('session.dismiss', () => dismiss())
+}
+
+function useHistory(): void {
+  useAction('history.undo', async () => {
+    const undone = await registry.undo()
+    if (undone) notify(`Undone: ${undone.title}.`, 'info', 'history.redo')
+  })
+  useAction('history.redo', async () => {
+    const redone = await registry.redo()
+    if (redone) notify(`Done again: ${redone.title}.`, 'info', 'history.undo')
+  })
+}
+
+/** Whatever an action throws is said; the host's actions are run as the page's own. */
+function useErrors(): void {
+  const bridge = useBridge()
+  useEffect(() => {
+    registry.onError = ({ title }, error) => {
+      notify(`${title}: ${error instanceof Error ? error.message : String(error)}`, 'error')
+    }
+  }, [])
+  useEffect(
+    () =>
+      bridge.on('error', ({ title, detail }) => {
+        notify(`${title}: ${detail}`, 'error')
+      }),
+    [bridge],
+  )
+  useEffect(
+    () =>
+      bridge.on('action', ({ actionId, name, parameters }) => {
+        const definition = name ? actionByName.get(name) : actionById.get(Number(actionId))
+        if (definition && FROM_OUTSIDE.has(definition.category)) {
+          void registry.run(definition.name, parameters as never)
+        }
+      }),
+    [bridge],
+  )
+}
+
+/** What another client may ask of this page: where to look, nothing that writes. */
+const FROM_OUTSIDE = new Set(['Navigation', 'Search', 'Map'])

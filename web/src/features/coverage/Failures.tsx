@@ -1,0 +1,95 @@
+import { runAction, useCan } from '@/shared/actions/useAction'
+import type { Failures as FailuresPage } from '@/shared/bridge/codetteBridge'
+import { ActionButton, Button, EmptyState, ErrorState, Panel, Skeleton } from '@/shared/ui'
+import css from './coverage.module.css'
+import { count, moment } from './words'
+
+interface Props {
+  page: FailuresPage | undefined
+  error: unknown
+  onRead: () => void
+  after: string | null
+}
+
+/** Rows that failed for good, each with its error. */
+export function Failures({ page, error, onRead, after }: Props) {
+  const total = page?.total ?? 0
+  const actions = total > 0 && (
+    <ActionButton action="failure.retryAll" size="small" data-testid="retry-all">
+      Retry all {count(total)}
+    </ActionButton>
+  )
+  return (
+    <Panel title="Dead letters" actions={actions} className={css.failures}>
+      {error ? (
+        <ErrorState error={error} onRetry={onRead} />
+      ) : (
+        <Content page={page} after={after} />
+      )}
+    </Panel>
+  )
+}
+
+function Content({ page, after }: { page: FailuresPage | undefined; after: string | null }) {
+  const can = useCan('failure.retry')
+  if (!page) return <Skeleton height={120} />
+  if (page.failures.length === 0 && after === null) {
+    return (
+      <EmptyState title="No dead letters">
+        A row that cannot be embedded, after every retry, is listed here with its error.
+      </EmptyState>
+    )
+  }
+  return (
+    <>
+      <ul className={css.letters} data-testid="failures">
+        {page.failures.map((failure) => (
+          <li key={`${failure.collection} ${failure.key}`}>
+            <div className={css.letterHead}>
+              <code className={css.key}>{failure.key}</code>
+              <span className={css.kind}>{failure.kind}</span>
+              <Button
+                size="small"
+                aria-disabled={!can}
+                aria-label={`Retry ${failure.key}`}
+                onClick={() =>
+                  void runAction('failure.retry', {
+                    collection: failure.collection,
+                    key: failure.key,
+                  })
+                }
+              >
+                Retry
+              </Button>
+            </div>
+            <p className={css.error}>{failure.error}</p>
+            <p className={css.small}>
+              {failure.attempts} {failure.attempts === 1 ? 'attempt' : 'attempts'},{' '}
+              {moment(failure.failedAt)}
+              {failure.runId !== null && `, backfill ${failure.runId}`}
+            </p>
+          </li>
+        ))}
+      </ul>
+      <Pages next={page.next} after={after} />
+    </>
+  )
+}
+
+function Pages({ next, after }: { next: string | null; after: string | null }) {
+  if (next === null && after === null) return null
+  return (
+    <div className={css.pages}>
+      {after !== null && (
+        <Button size="small" onClick={() => void runAction('failure.page', { after: null })}>
+          First page
+        </Button>
+      )}
+      {next !== null && (
+        <Button size="small" onClick={() => void runAction('failure.page', { after: next })}>
+          Next hundred
+        </Button>
+      )}
+    </div>
+  )
+}

@@ -1,0 +1,203 @@
+/** What the server says, as valibot schemas of the camelCased answers; the types follow from them. */
+import * as v from 'valibot'
+
+const record = v.record(v.string(), v.unknown())
+
+export const coverage = v.object({
+  rows: v.number(),
+  embedded: v.number(),
+  blank: v.number(),
+  pending: v.number(),
+  failed: v.number(),
+  missing: v.number(),
+  inFlight: v.number(),
+  workers: v.number(),
+  /** Rows a second, over all workers. */
+  rate: v.number(),
+  /** Age of the oldest pending row. */
+  lagSeconds: v.number(),
+  ratio: v.number(),
+  complete: v.boolean(),
+  etaSeconds: v.nullable(v.number()),
+  /** Of the pending, those with an older vector; null where that is not known cheaply. */
+  stale: v.nullish(v.number(), null),
+})
+
+export const model = v.object({
+  provider: v.string(),
+  name: v.string(),
+  revision: v.string(),
+  dimensions: v.number(),
+})
+
+export const collectionStatus = v.object({
+  name: v.string(),
+  table: v.string(),
+  keyColumn: v.string(),
+  textTemplate: v.string(),
+  embeddingColumn: v.string(),
+  model,
+  coverage,
+})
+
+export const status = v.object({
+  server: v.object({
+    name: v.string(),
+    version: v.string(),
+    startedAt: v.string(),
+    uptimeSeconds: v.number(),
+    worker: v.boolean(),
+  }),
+  auth: v.object({ keyRequiredForWrites: v.boolean(), keyRequiredForReads: v.boolean() }),
+  database: v.object({ where: v.string(), ok: v.boolean() }),
+  collections: v.array(collectionStatus),
+  clients: v.number(),
+})
+
+export const coverages = v.object({
+  collections: v.array(v.object({ name: v.string(), coverage })),
+})
+
+export const run = v.object({
+  id: v.number(),
+  collection: v.string(),
+  model: v.string(),
+  state: v.picklist(['running', 'cancelling', 'completed', 'cancelled', 'interrupted']),
+  scanned: v.number(),
+  due: v.number(),
+  embedded: v.number(),
+  reused: v.number(),
+  failed: v.number(),
+  batches: v.number(),
+  tokens: v.number(),
+  startedAt: v.string(),
+  finishedAt: v.nullable(v.string()),
+  seconds: v.number(),
+  settings: record,
+})
+export const runs = v.object({ runs: v.array(run) })
+export const oneRun = v.object({ run })
+
+export const failure = v.object({
+  collection: v.string(),
+  key: v.string(),
+  kind: v.string(),
+  error: v.string(),
+  attempts: v.number(),
+  failedAt: v.string(),
+  runId: v.nullable(v.number()),
+})
+export const failures = v.object({
+  failures: v.array(failure),
+  total: v.number(),
+  next: v.nullable(v.string()),
+})
+export const retried = v.object({ retried: v.number() })
+
+export const mode = v.picklist(['hybrid', 'semantic', 'keyword'])
+export const hit = v.object({
+  key: v.string(),
+  score: v.number(),
+  /** dense: cosine; keyword: BM25. A part is missing where it did not find the row. */
+  parts: v.record(v.string(), v.number()),
+  content: v.string(),
+  /** HTML, escaped but for `mark`. */
+  snippet: v.nullable(v.string()),
+  row: record,
+})
+export const searchResults = v.object({
+  collection: v.string(),
+  query: v.string(),
+  mode,
+  hits: v.array(hit),
+  limit: v.number(),
+  offset: v.number(),
+  model: v.string(),
+  tookMs: v.number(),
+})
+
+export const suggestion = v.object({
+  id: v.string(),
+  type: v.string(),
+  title: v.string(),
+  description: v.string(),
+  parameters: record,
+  confidence: v.nullable(v.number()),
+  category: v.nullable(v.string()),
+  score: v.number(),
+  reason: v.string(),
+})
+export const suggestions = v.object({
+  suggestions: v.array(suggestion),
+  context: record,
+  timestamp: v.string(),
+  /** Why there is no suggestion, where there is none. */
+  message: v.nullish(v.string(), null),
+})
+
+export const facets = v.object({
+  collection: v.string(),
+  facets: v.record(v.string(), v.array(v.object({ value: v.string(), count: v.number() }))),
+})
+
+export const collectionMap = v.object({
+  collection: v.string(),
+  method: v.string(),
+  total: v.number(),
+  count: v.number(),
+  keys: v.array(v.string()),
+  x: v.array(v.number()),
+  y: v.array(v.number()),
+  titles: v.array(v.string()),
+  categories: v.array(v.nullable(v.string())),
+  computedAt: v.string(),
+})
+export const place = v.object({ x: v.number(), y: v.number() })
+
+export const actionEntry = v.object({
+  id: v.number(),
+  name: v.string(),
+  title: v.string(),
+  category: v.string(),
+  description: v.string(),
+  contexts: v.array(v.string()),
+  shortcut: v.nullable(v.string()),
+  undoable: v.boolean(),
+})
+export const actions = v.object({ actions: v.array(actionEntry) })
+
+export const connected = v.object({
+  clientId: v.string(),
+  serverVersion: v.string(),
+  heartbeatSeconds: v.number(),
+})
+export const runProgress = v.object({ run, coverage })
+export const coverageChanged = v.object({ collection: v.string(), coverage })
+export const failureAdded = v.object({ collection: v.string(), failure })
+export const action = v.object({
+  actionId: v.union([v.number(), v.string()]),
+  name: v.nullish(v.string(), null),
+  parameters: record,
+  source: v.string(),
+})
+export const actionAck = v.object({ delivered: v.number() })
+export const frameError = v.object({ title: v.string(), detail: v.string(), status: v.number() })
+
+export type Coverage = v.InferOutput<typeof coverage>
+export type Model = v.InferOutput<typeof model>
+export type CollectionStatus = v.InferOutput<typeof collectionStatus>
+export type Status = v.InferOutput<typeof status>
+export type Coverages = v.InferOutput<typeof coverages>
+export type Run = v.InferOutput<typeof run>
+export type Failure = v.InferOutput<typeof failure>
+export type Failures = v.InferOutput<typeof failures>
+export type Mode = v.InferOutput<typeof mode>
+export type Hit = v.InferOutput<typeof hit>
+export type SearchResults = v.InferOutput<typeof searchResults>
+export type Suggestion = v.InferOutput<typeof suggestion>
+export type Suggestions = v.InferOutput<typeof suggestions>
+export type Facets = v.InferOutput<typeof facets>
+export type CollectionMap = v.InferOutput<typeof collectionMap>
+export type Place = v.InferOutput<typeof place>
+export type ActionEntry = v.InferOutput<typeof actionEntry>
+export type ReceivedAction = v.InferOutput<typeof action>

@@ -1,0 +1,32 @@
+import { fileURLToPath } from 'node:url'
+import react from '@vitejs/plugin-react'
+import { defineConfig } from 'vite'
+
+const server = process.env.BACKLINE_URL ?? 'http://127.0.0.1:8000'
+const paths = ['/api', '/codette', '/v1', '/health', '/metrics', '/docs', '/openapi.json']
+
+export default defineConfig({
+  plugins: [react()],
+  resolve: { alias: { '@': fileURLToPath(new URL('./src', import.meta.url)) } },
+  build: {
+    outDir: fileURLToPath(new URL('../src/backline/server/static', import.meta.url)),
+    emptyOutDir: true,
+    // The server's Content-Security-Policy lets the page load its own files only.
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    manifest: true,
+    target: 'es2022',
+  },
+  server: {
+    proxy: {
+      ...Object.fromEntries(paths.map((path) => [path, { target: server, changeOrigin: true }])),
+      '/ws': {
+        target: server,
+        ws: true,
+        changeOrigin: true,
+        // The server compares the origin of a socket with its own address.
+        rewriteWsOrigin: true,
+      },
+    },
+  },
+})
