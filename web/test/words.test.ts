@@ -18,11 +18,6 @@ describe('figures of coverage', () => {
   })
 
   it('rounds rates by their size and is silent where there is none', () => {
-    expect([null, 0, 3.12, 1234.5].map(perSecond)).toEqual([
-      '',
-      '',
-      '3.1 rows/s',
-      '1,235 rows/s',
-    ])
+    expect([null, 0, 3.12, 1234.5].map(perSecond)).toEqual(['', '', '3.1 rows/s', '1,235 rows/s'])
   })
 })
