@@ -56,6 +56,8 @@ async def hits(services: Services, asked: schemas.SearchRequest) -> schemas.Sear
     check_length(services, "query", asked.query)
     collection = await services.store.collection(asked.collection)
     embedder = None
+    if asked.mode != "semantic":
+        await services.keywords.ensure(services.store, collection)
     if asked.mode != "keyword":
         check(collection, collection.model)
         embedder = (await services.models.of(collection.model)).embedder
@@ -92,6 +94,7 @@ async def suggestions(services: Services, asked: schemas.SuggestRequest) -> sche
     check_length(services, "prompt", prompt)
     collection = await services.store.collection(asked.collection)
     check(collection, collection.model)
+    await services.keywords.ensure(services.store, collection)
     opened = await services.models.of(collection.model)
     context = search.Context(
         focus=asked.context.type, genre=asked.context.genre, bpm=asked.context.bpm,

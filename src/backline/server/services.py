@@ -14,6 +14,7 @@ from backline.config import Settings
 from backline.server.auth import Guard, Rate
 from backline.server.facets import FacetCache
 from backline.server.hub import Hub
+from backline.server.keywords import Keywords
 from backline.server.metrics import Metrics
 from backline.server.models import Models
 from backline.server.projection import Maps
@@ -39,6 +40,7 @@ class Services:
     followers: Followers | None
     maps: Maps
     facets: FacetCache
+    keywords: Keywords
     started_at: datetime
 
     @property
@@ -75,6 +77,7 @@ def make_services(store: Store, settings: Settings, *, worker: bool, where: str)
         followers=Followers(store, settings, models) if worker else None,
         maps=Maps(),
         facets=FacetCache(),
+        keywords=Keywords(),
         started_at=datetime.now(UTC),
     )
 

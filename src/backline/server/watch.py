@@ -42,6 +42,7 @@ class Watch:
         self._hub = hub
         self._metrics = metrics
         self._runs: dict[int, RunRecord] | None = None
+        self._looked: datetime | None = None
         self._coverage: dict[str, Coverage] = {}
         self._failures_until: dict[str, datetime] = {}
         metrics.database_up.set(1)
@@ -101,14 +102,21 @@ class Watch:
 
     async def _tick(self, session: AsyncConnection[DictRow] | None) -> None:
         await asyncio.sleep(TICK)
-        if session is None:
-            await self._store.now()
-        else:
-            await session.execute("select 1")
+        now = await self._clock(session)
         if any(self._hub.subscribers().values()):
             await self._tell()
         else:
             self._forget()
+        self._looked = now
+
+    async def _clock(self, session: AsyncConnection[DictRow] | None) -> datetime:
+        """The database's time, which also shows that it answers."""
+        if session is None:
+            return await self._store.now()
+        row = await (await session.execute("select now() as now")).fetchone()
+        assert row is not None  # noqa: S101  a query without FROM has one row
+        now: datetime = row["now"]
+        return now
 
     # --- what changed ---
 
@@ -128,7 +136,7 @@ class Watch:
         before, recent = self._runs, await self._store.runs(limit=RECENT_RUNS)
         self._runs = {run.id: run for run in recent}
         for run in reversed(recent):
-            if run.collection in collections and _is_news(run, before):
+            if run.collection in collections and _is_news(run, before, self._looked):
                 # Counted after the run was read, so that the end of a run shows all that it did.
                 coverage = await self._store.coverage(collections[run.collection])
                 self._hub.publish("run_progress", run.collection, progress(run, coverage))
@@ -173,11 +181,19 @@ def covered(name: str, coverage: Coverage) -> dict[str, Any]:
     return {"collection": name, "coverage": shown}
 
 
-def _is_news(run: RunRecord, before: Mapping[int, RunRecord] | None) -> bool:
-    """Whether to tell of a run; `before` is None where nobody has listened until now."""
+def _is_news(
+    run: RunRecord, before: Mapping[int, RunRecord] | None, looked: datetime | None
+) -> bool:
+    """Whether to tell of a run; `before` is None where nobody has listened until now.
+
+    Who began to listen since the last look is told of what ended since then: a short run that they
+    started themselves may be over already.
+    """
     if run.state in UNDER_WAY:
         return True
-    return before is not None and (run.id not in before or before[run.id].state != run.state)
+    if before is None:
+        return run.finished_at is not None and looked is not None and run.finished_at > looked
+    return run.id not in before or before[run.id].state != run.state
 
 
 def _counts(coverage: Coverage) -> tuple[int, ...]:

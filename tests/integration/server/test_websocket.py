@@ -103,6 +103,17 @@ async def test_edits_runs_and_failures_are_told_to_who_asked(
         await deaf.ask("ping", "pong")  # and nothing came between
 
 
+async def test_a_run_that_is_over_before_anybody_looks_is_told_to_who_asked(s: Served) -> None:
+    client = await s.socket()
+    await asyncio.sleep(0.6)  # the server has looked at least once, for nobody
+    await client.ask("subscribe", "subscribed", topics=["run_progress"])
+    run = (await s.post("/api/runs", {"collection": "notes"}, 202))["run"]
+    async with asyncio.timeout(20):
+        while (told := await client.until("run_progress"))["run"]["state"] != "completed":
+            pass
+    assert told["run"]["id"] == run["id"]
+
+
 async def told_until_the_end(client: Socket) -> dict[str, Any]:
     """What came last under each type, once a failure was told and a run has ended."""
     seen: dict[str, Any] = {}

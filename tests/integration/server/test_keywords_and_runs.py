@@ -1,0 +1,24 @@
+"""What a server finds when it comes: no keyword index yet, a run whose process was killed."""
+
+from __future__ import annotations
+
+from tests.integration.harness import World
+from tests.integration.server.harness import Served, served
+
+
+async def test_the_first_search_makes_the_keyword_index(w: World, s: Served) -> None:
+    await w.insert("a compressor on the drum bus", "a reverb tail")
+    await w.store.connector.execute("update backline.keyword_indexes set built_at = null")
+    for _ in range(2):
+        asked = {"query": "compressor", "mode": "keyword", "collection": "notes"}
+        [hit] = (await s.post("/api/search", asked))["hits"]
+        assert hit["key"] == "1"
+
+
+async def test_what_a_killed_process_left_running_is_ended_at_the_start(w: World) -> None:
+    run = await w.store.start_run(w.collection, {})
+    lease = await w.store.register(w.collection, run, 60, None)
+    await w.store.hang_up(lease)  # as the end of its process would
+    async with served(w.store) as s:
+        [record] = (await s.get("/api/runs"))["runs"]
+        assert (record["id"], record["state"]) == (run, "interrupted")
