@@ -273,7 +273,7 @@ async def test_a_slow_statement_makes_the_pages_smaller(project: Project, verb: 
         project.execute(f"alter function public.backline_{verb} set statement_timeout = '300ms'")
         await w.sql(
             "create function slow(text) returns text language plpgsql immutable as "
-            "$$ begin perform pg_sleep(0.002); return $1; end $$; "
+            "$$ begin perform pg_sleep(0.004); return $1; end $$; "
             "grant execute on function slow to service_role; "
             "update backline.collections set text_sql = 'public.slow(' || text_sql || ')'"
         )
