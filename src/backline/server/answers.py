@@ -11,7 +11,7 @@ from typing import Any
 from backline import errors, search
 from backline.backfill import check
 from backline.search.filters import Filter
-from backline.server import schemas
+from backline.server import reads, schemas
 from backline.server.services import Services, backline_version
 from backline.types import Collection, Coverage
 
@@ -21,7 +21,10 @@ async def status(services: Services) -> schemas.Status:
     collections: list[schemas.Collection] = []
     if services.watch.up:
         with suppress(errors.DatabaseUnavailableError):
-            collections = [schemas.Collection.of(*each) for each in await coverages(services)]
+            collections = [
+                schemas.Collection.of(each, await reads.shown(services.store, each, covered))
+                for each, covered in await coverages(services)
+            ]
     return schemas.Status(
         server=schemas.ServerInfo(
             name="backline",

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from psycopg import sql
 from psycopg.rows import DictRow
 
+from backline.server import schemas
 from backline.sql import queries
 from backline.store import Store
-from backline.types import Collection, Failure
+from backline.types import Collection, Coverage, Failure
+
+# More pending rows than this are not looked up one by one while somebody waits: some 20 ms.
+MOST_LOOKED_UP: Final = 10_000
 
 
 def query(name: str) -> str:
@@ -20,6 +25,17 @@ def query(name: str) -> str:
 
 def table_of(collection: Collection) -> sql.Identifier:
     return sql.Identifier(collection.table_schema, collection.table_name)
+
+
+async def shown(store: Store, collection: Collection, coverage: Coverage) -> schemas.Coverage:
+    """A coverage as it is answered, with how many of its pending rows have an older vector."""
+    stale: int | None = 0
+    if coverage.pending > MOST_LOOKED_UP:
+        stale = None
+    elif coverage.pending:
+        row = await store.connector.fetch_one(query("stale_rows"), {"collection": collection.id})
+        stale = int(row["stale"])
+    return schemas.Coverage.of(coverage, stale)
 
 
 async def failures_page(

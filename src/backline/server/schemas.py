@@ -69,12 +69,14 @@ class Coverage(BaseModel):
     ratio: float
     complete: bool
     eta_seconds: float | None
-    stale: int | None = Field(None, description="Of the pending, those with an older vector.")
+    stale: int | None = Field(
+        description="Of the pending, those with an older vector; null where very many are pending."
+    )
 
     @classmethod
-    def of(cls, coverage: types.Coverage) -> Self:
+    def of(cls, coverage: types.Coverage, stale: int | None) -> Self:
         return cls(
-            **asdict(coverage), missing=coverage.missing, ratio=coverage.ratio,
+            **asdict(coverage), stale=stale, missing=coverage.missing, ratio=coverage.ratio,
             complete=coverage.complete, eta_seconds=coverage.eta_seconds,
         )  # fmt: skip
 
@@ -91,11 +93,11 @@ class Collection(BaseModel):
     coverage: Coverage
 
     @classmethod
-    def of(cls, collection: types.Collection, coverage: types.Coverage) -> Self:
+    def of(cls, collection: types.Collection, coverage: Coverage) -> Self:
         return cls(
             name=collection.name, table=collection.table, key_column=collection.key_column,
             text_template=collection.text_template, embedding_column=collection.embedding_column,
-            model=Model.of(collection.model), coverage=Coverage.of(coverage),
+            model=Model.of(collection.model), coverage=coverage,
         )  # fmt: skip
 
 

@@ -138,8 +138,9 @@ class Watch:
         for run in reversed(recent):
             if run.collection in collections and _is_news(run, before, self._looked):
                 # Counted after the run was read, so that the end of a run shows all that it did.
-                coverage = await self._store.coverage(collections[run.collection])
-                self._hub.publish("run_progress", run.collection, progress(run, coverage))
+                of = collections[run.collection]
+                shown = await reads.shown(self._store, of, await self._store.coverage(of))
+                self._hub.publish("run_progress", run.collection, progress(run, shown))
 
     async def _tell_of(self, collection: Collection) -> None:
         name = collection.name
@@ -147,7 +148,8 @@ class Watch:
         before = self._coverage.get(name)
         self._coverage[name] = coverage
         if before is not None and _counts(before) != _counts(coverage):
-            self._hub.publish("coverage_changed", name, covered(name, coverage))
+            shown = await reads.shown(self._store, collection, coverage)
+            self._hub.publish("coverage_changed", name, covered(name, shown))
         if name not in self._failures_until:
             self._failures_until[name] = await self._store.now()
         elif before is not None and coverage.failed > 0:
@@ -167,18 +169,17 @@ class Watch:
             })  # fmt: skip
 
 
-def progress(run: RunRecord, coverage: Coverage) -> dict[str, Any]:
+def progress(run: RunRecord, coverage: schemas.Coverage) -> dict[str, Any]:
     """The body of a frame `run_progress`."""
     return {
         "run": schemas.Run.of(run).model_dump(mode="json"),
-        "coverage": schemas.Coverage.of(coverage).model_dump(mode="json"),
+        "coverage": coverage.model_dump(mode="json"),
     }
 
 
-def covered(name: str, coverage: Coverage) -> dict[str, Any]:
+def covered(name: str, coverage: schemas.Coverage) -> dict[str, Any]:
     """The body of a frame `coverage_changed`."""
-    shown = schemas.Coverage.of(coverage).model_dump(mode="json")
-    return {"collection": name, "coverage": shown}
+    return {"collection": name, "coverage": coverage.model_dump(mode="json")}
 
 
 def _is_news(

@@ -8,6 +8,14 @@ where (%(collection)s::int is null or f.collection_id = %(collection)s)
   and (f.collection_id, f.key) > (%(after_collection)s, %(after)s)
 order by f.collection_id, f.key limit %(limit)s
 
+-- name: stale_rows
+-- Of the pending rows, those that have an older vector.
+select count(*) as stale from backline.jobs j
+cross join lateral (
+  select 1 from backline.stamps s
+  where s.key = j.key and s.collection_id = j.collection_id and not s.blank offset 0) s
+where j.collection_id = %(collection)s
+
 -- name: failures_since
 -- What went to the dead letters after a moment.
 select f.key, f.kind, f.error, f.attempts, f.failed_at, f.run_id

@@ -22,3 +22,14 @@ async def test_what_a_killed_process_left_running_is_ended_at_the_start(w: World
     async with served(w.store) as s:
         [record] = (await s.get("/api/runs"))["runs"]
         assert (record["id"], record["state"]) == (run, "interrupted")
+
+
+async def test_rows_with_an_older_vector_are_counted_as_stale(w: World, s: Served) -> None:
+    await w.insert("one", "two", "three")
+    await w.fill()
+    await w.store.connector.execute("insert into notes (id, body) values (4, 'four')")
+    await w.store.connector.execute("update notes set body = body || '!' where id < 3")
+    [found] = (await s.get("/api/coverage", collection="notes"))["collections"]
+    assert (found["coverage"]["pending"], found["coverage"]["stale"]) == (3, 2)
+    [collection] = [c for c in (await s.get("/api/status"))["collections"] if c["name"] == "notes"]
+    assert collection["coverage"]["stale"] == 2

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from backline.server import answers, schemas
+from backline.server import answers, reads, schemas
 from backline.server.routes.answering import WITH_DATABASE, problems
 from backline.server.services import READ, TheServices
 
@@ -31,7 +31,9 @@ async def coverage(services: TheServices, collection: OfCollection = None) -> sc
     found = await answers.coverages(services, collection)
     return schemas.Coverages(
         collections=[
-            schemas.NamedCoverage(name=each.name, coverage=schemas.Coverage.of(covered))
+            schemas.NamedCoverage(
+                name=each.name, coverage=await reads.shown(services.store, each, covered)
+            )
             for each, covered in found
         ]
     )
