@@ -108,8 +108,11 @@ def test_the_address_holds_the_whole_state(page: Page) -> None:
     ask(page)
     expect(card(page)).to_be_visible()
     page.get_by_role("radio", name="Words").check(force=True)
+    expect(page).to_have_url(re.compile("mode=keyword"))
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)  # the answers by words are there
     page.locator("body").press("j")
     page.locator("body").press("j")
+    expect(page.get_by_role("listitem").nth(2)).to_have_attribute("aria-current", "true")
     chosen = page.locator("[aria-current=true]").get_by_role("heading")
     title = chosen.inner_text()
     another = page.context.new_page()

@@ -35,6 +35,7 @@ def test_it_reconnects_by_itself(page: Page, server: Server) -> None:
     page.goto("/coverage")
     light = page.get_by_role("status").filter(has_text="Connected")
     expect(light).to_be_visible()
+    page.wait_for_load_state("networkidle")  # no part of the page is still on its way
     server.kill()
     expect(away(page)).to_be_visible()
     server.start()
