@@ -44,9 +44,16 @@ get_browser() {
 		{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium >/dev/null; }
 }
 
+# The page of the API: Swagger UI as it is released, beside web/public/docs, so that /docs needs no network.
+copy_docs() {
+	for file in swagger-ui-bundle.js swagger-ui-bundle.js.LICENSE.txt swagger-ui.css LICENSE NOTICE; do
+		cp "node_modules/swagger-ui-dist/$file" "$root/src/backline/server/static/docs/"
+	done
+}
+
 case $step in
 install) need_node && install ;;
-build) need_node && install && cd "$web" && npm run --silent build >&2 ;;
+build) need_node && install && cd "$web" && npm run --silent build >&2 && copy_docs ;;
 browser) get_browser || without "Chromium" \
 	"the tests in tests/e2e are skipped. Debian or Ubuntu, as root: apt-get install chromium; elsewhere install Chromium or Chrome, or name one: CHROMIUM=/path/to/it make test." ;;
 *) echo "usage: web.sh install|build|browser ROOT [optional]" >&2 && exit 2 ;;

@@ -51,6 +51,7 @@ def create_app(
         version=backline_version(),
         description=DESCRIPTION,
         lifespan=_lifespan,
+        docs_url=None,
         redoc_url=None,
         middleware=_middleware(services),
         exception_handlers={
@@ -72,7 +73,7 @@ def create_app(
         await sockets.serve(services, connection)
 
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    app.include_router(studio.router)
+    app.router.default = studio.fallback(app.router.default)
     return app
 
 

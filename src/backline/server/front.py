@@ -28,13 +28,6 @@ PAGE_POLICY: Final = (
     "font-src 'self' data:; connect-src 'self' ws: wss:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'self'"
 )
-# FastAPI's page of the API takes its scripts from there, with a line of its own.
-DOCS_POLICY: Final = (
-    "default-src 'self'; img-src 'self' data: https://fastapi.tiangolo.com; "
-    "style-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
-    "script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; object-src 'none'; "
-    "base-uri 'none'; frame-ancestors 'none'"
-)
 SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -145,8 +138,7 @@ class _Exchange:
         headers["X-Request-ID"] = self._scope["state"]["request_id"]
         for name, value in SECURITY_HEADERS.items():
             headers.setdefault(name, value)
-        docs = self._scope["path"].startswith("/docs")
-        headers.setdefault("Content-Security-Policy", DOCS_POLICY if docs else PAGE_POLICY)
+        headers.setdefault("Content-Security-Policy", PAGE_POLICY)
         if not self._scope["path"].startswith("/assets/"):
             headers.setdefault("Cache-Control", "no-store")
 

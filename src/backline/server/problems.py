@@ -17,11 +17,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from backline import errors
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_SECONDS: Final = 1
+METHODS: Final = ("GET", "HEAD", "POST")
 
 log = structlog.get_logger("backline.server")
 
@@ -79,6 +81,7 @@ class Problem:
     detail: str
     retry_after: int | None = None
     errors: Sequence[Mapping[str, Any]] = ()
+    allow: Sequence[str] = ()
 
     @property
     def title(self) -> str:
@@ -109,6 +112,8 @@ class Problem:
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.allow:
+            headers["Allow"] = ", ".join(self.allow)
         return JSONResponse(
             self.body(path, request_id), self.status, headers=headers, media_type=MEDIA_TYPE
         )
@@ -149,4 +154,20 @@ async def answer(request: Request, error: Exception) -> JSONResponse:
     problem = problem_of(error)
     if problem.status >= 500:
         log.warning("request failed", error=str(error), kind=type(error).__name__)
+    if problem.status == 405:
+        problem = _wrong_method(request)
     return problem.response(request.url.path, request.state.request_id)
+
+
+def _wrong_method(request: Request) -> Problem:
+    """The address is right; each route knows of its own methods only."""
+    taken = tuple(
+        method
+        for method in METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    )
+    said = f"{request.method[:20]} is not taken here; send {' or '.join(taken)}."
+    return Problem(405, "http", said, allow=taken)

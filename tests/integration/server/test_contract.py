@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.integration.harness import World
 from tests.integration.server.harness import Served
 
@@ -51,6 +52,25 @@ async def test_every_error_is_declared_as_a_problem(s: Served) -> None:
                 if int(status) >= 400:
                     assert list(answer["content"]) == ["application/problem+json"], (path, status)
                     assert answer["description"] == TITLES[int(status)]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/api/search", "GET, POST"),
+        ("GET", "/api/suggest", "POST"),
+        ("PUT", "/codette/suggest", "POST"),
+        ("POST", "/api/status", "GET"),
+        ("POST", "/openapi.json", "GET, HEAD"),
+        ("GET", "/api/runs/1/cancel", "POST"),
+    ],
+)
+async def test_a_wrong_method_is_told_the_right_ones(
+    s: Served, method: str, path: str, allowed: str
+) -> None:
+    answer = await s.http.request(method, path, headers={"Accept": "text/html"})
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert allowed.replace(", ", " or ") in answer.json()["detail"]
 
 
 async def test_every_problem_has_the_shape_and_the_id(s: Served) -> None:
