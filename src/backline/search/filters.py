@@ -9,7 +9,9 @@ table. No part of a condition ever becomes SQL text here.
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator
 from typing import Any, Final, NoReturn, TypeAlias
 
 from backline import errors
@@ -32,6 +34,8 @@ _STEP: Final = re.compile(r'"(?:[^"]|"")+"|\w+')
 _COMPARISONS: Final = {
     "=": "=", "==": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=",
 }  # fmt: skip
+_WITHOUT_VALUE: Final = frozenset({"is null", "is not null"})
+_OPERATORS: Final = frozenset({*_COMPARISONS.values(), "in", "like", "ilike"}) | _WITHOUT_VALUE
 _WORDS: Final = frozenset(
     {"and", "or", "not", "in", "is", "null", "like", "ilike", "true", "false"}
 )
@@ -48,6 +52,69 @@ def parse(condition: str) -> Filter:
             f"The condition is {len(condition):,} characters long; at most {LONGEST:,} are read."
         )
     return _Parser(condition).whole()
+
+
+def checked(tree: Any, depth: int = 0) -> Filter:
+    """A tree that somebody else made, if its shape is right; columns and types Postgres checks.
+
+    Raises:
+        UsageError: it has not the form that `backline.compile_filter` describes.
+    """
+    if depth > DEEPEST:
+        raise errors.UsageError(f"The condition is nested more than {DEEPEST} deep.")
+    if not isinstance(tree, dict):
+        raise errors.UsageError(f"A condition's tree is made of objects, not of {_shown(tree)}.")
+    op = tree.get("op")
+    if op in ("and", "or", "not"):
+        args = tree.get("args")
+        if not isinstance(args, list) or not args or (op == "not" and len(args) > 1):
+            few = "of one condition" if op == "not" else "of conditions"
+            raise errors.UsageError(f"The operator {op!r} needs `args`, a list {few}.")
+        for each in args:
+            checked(each, depth + 1)
+    elif isinstance(op, str) and op in _OPERATORS:
+        _check_comparison(op, tree)
+    else:
+        raise errors.UsageError(f"There is no operator {_shown(op)} for a condition.")
+    return tree
+
+
+def _check_comparison(op: str, tree: Filter) -> None:
+    path, value = tree.get("path"), tree.get("value")
+    if not isinstance(path, list) or not path or not all(isinstance(step, str) for step in path):
+        raise errors.UsageError(
+            f"The operator {op!r} needs `path`, a list of a column and the keys below it."
+        )
+    if op == "in" and not (isinstance(value, list) and value):
+        raise errors.UsageError("The operator 'in' needs `value`, a list with at least one value.")
+    if op not in _WITHOUT_VALUE and value is None:
+        raise errors.UsageError(
+            f"The operator {op!r} needs a `value`; for none there is 'is null'."
+        )
+    if not all(map(_is_storable, _leaves([path, value]))):
+        raise errors.UsageError(
+            "The condition holds what no row can: NUL, half of a surrogate pair, NaN or infinity."
+        )
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """The texts, numbers and so on that a JSON value is made of."""
+    parts = [*value, *value.values()] if isinstance(value, dict) else value
+    if not isinstance(parts, list):
+        yield value
+        return
+    for part in parts:
+        yield from _leaves(part)
+
+
+def _is_storable(leaf: Any) -> bool:
+    if isinstance(leaf, str):
+        return "\0" not in leaf and leaf == leaf.encode("utf-8", "ignore").decode()
+    return not isinstance(leaf, float) or math.isfinite(leaf)
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:50]
 
 
 class _Parser:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 from backline import errors
 from backline.embedders.base import Embedder
-from backline.search.filters import Filter, parse
+from backline.search.filters import Filter, checked, parse
 from backline.store import JobStore, require_column
 from backline.types import Collection, SearchHit
 
@@ -88,7 +88,9 @@ async def ranked(
     store: JobStore, collection: Collection, query: Query, text: str, vector: Sequence[float] | None
 ) -> list[SearchHit]:
     """The hits for a query whose vector is at hand, None in mode "keyword"."""
-    condition = parse(query.where) if isinstance(query.where, str) else query.where
+    condition = query.where
+    if condition is not None:
+        condition = parse(condition) if isinstance(condition, str) else checked(condition)
     rows = await store.search_rows(
         {
             "collection": collection.id, "mode": query.mode, "text": text,

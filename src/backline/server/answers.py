@@ -87,8 +87,14 @@ def condition(where: str | dict[str, Any] | None) -> str | Filter | None:
         return None
     if isinstance(where, str) or "op" in where:
         return where
-    args = [{"op": "=", "path": [name], "value": value} for name, value in where.items()]
+    args = [_equals(name, value) for name, value in where.items()]
     return args[0] if len(args) == 1 else {"op": "and", "args": args}
+
+
+def _equals(column: str, value: Any) -> Filter:
+    if value is None:
+        return {"op": "is null", "path": [column]}
+    return {"op": "=", "path": [column], "value": value}
 
 
 async def suggestions(services: Services, asked: schemas.SuggestRequest) -> schemas.Suggestions:

@@ -72,6 +72,11 @@ def create_app(
     async def socket(connection: WebSocket) -> None:
         await sockets.serve(services, connection)
 
+    @app.get("/ws", include_in_schema=False)
+    async def no_socket() -> None:
+        raise HTTPException(426, "This is a WebSocket, and the request is none. A proxy in between "
+                            "must pass on its headers Upgrade and Connection.")  # fmt: skip
+
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     app.router.default = studio.fallback(app.router.default)
     return app

@@ -63,6 +63,7 @@ TITLES: Final[Mapping[int, str]] = {
     409: "Conflict with the present state",
     413: "Request too large",
     422: "Request not understood",
+    426: "WebSocket expected",
     429: "Too many requests",
     500: "Internal error",
     502: "The embedding provider refuses",
@@ -112,6 +113,8 @@ class Problem:
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.status == 426:
+            headers["Upgrade"] = "websocket"
         if self.allow:
             headers["Allow"] = ", ".join(self.allow)
         return JSONResponse(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from backline import errors, types
 from backline.embedders.registry import describe
@@ -16,6 +17,17 @@ from backline.search.ranking import DEEPEST_ROW
 LONGEST_KEY = 1000
 Topic = Literal["run_progress", "coverage_changed", "failure_added"]
 Name = Annotated[str, Field(max_length=200, description="A collection's name.")]
+
+
+def passable(value: Any) -> Any:
+    """Refuses what JSON may spell, and what no other JSON reader takes back."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        raise ValueError(
+            "must not hold half of a surrogate pair, NaN or infinity, nor be nested without end"
+        ) from None
+    return value
 
 
 class Body(BaseModel):
@@ -274,6 +286,7 @@ class SuggestContext(BaseModel):
     """What the caller says of the track. All of it is optional."""
 
     model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(passable)]]
 
     type: str | None = Field(None, max_length=200, description="What is asked about: mixing, …")
     mood: str | None = Field(None, max_length=200)

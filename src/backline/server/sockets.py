@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import structlog
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from backline import errors
@@ -35,7 +35,8 @@ class Frame(schemas.Body):
     """What a client sends."""
 
     type: Annotated[str, Field(max_length=100)]
-    data: dict[str, Any] = Field(default_factory=dict)
+    # A pong and an action are passed on as they are, an action to everybody.
+    data: Annotated[dict[str, Any], AfterValidator(schemas.passable)] = Field(default_factory=dict)
     id: Annotated[str, Field(max_length=200)] | int | None = None
 
 
@@ -223,7 +224,7 @@ def _parse(text: str | None) -> Frame:
         raise errors.UsageError("Frames are JSON texts, not binary.")
     try:
         return _read(Frame, json.loads(text))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also of a number with thousands of digits
         raise errors.UsageError(f"This is not JSON: {error}.") from None
 
 

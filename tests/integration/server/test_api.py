@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -95,6 +96,42 @@ async def test_a_search_that_cannot_be_is_explained(s: Served, w: World) -> None
     assert typo["instance"] == "/api/search"
     long = await s.post("/api/search", {"query": "x" * 2001, "collection": "notes"}, 422)
     assert "2,001" in long["detail"] and "2,000" in long["detail"]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"op": "and", "args": []}, {"op": "in", "path": ["kind"], "value": []}, {"op": "or"},
+        {"op": "not", "args": [{"op": "=", "path": ["kind"], "value": "odd"}] * 2}, {"op": "="},
+        {"kind": "\0"}, {"kind": float("nan")}, {"kind": "\ud800"},
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_a_filter_that_is_none_is_the_callers_mistake(
+    s: Served, w: World, where: Any
+) -> None:
+    await fill(w, 2)
+    body = json.dumps({"query": "alpha", "collection": "notes", "mode": "keyword", "where": where})
+    answer = await s.http.post(
+        "/api/search", content=body, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 422, answer.text
+
+
+async def test_null_in_a_filter_finds_what_has_no_value(s: Served, w: World) -> None:
+    await w.sql("insert into notes (id, body, kind) values (1, 'alpha', null), (2, 'alpha', 'x')")
+    asked = {"query": "alpha", "collection": "notes", "mode": "keyword", "where": {"kind": None}}
+    assert [hit["key"] for hit in (await s.post("/api/search", asked))["hits"]] == ["1"]
+
+
+@pytest.mark.parametrize("value", ['"\\ud800"', "NaN", "-Infinity", '{"a": ["\\udfff"]}'])
+async def test_a_context_that_cannot_be_given_back_is_refused(s: Served, value: str) -> None:
+    answer = await s.http.post(
+        "/api/suggest", content=f'{{"prompt": "x", "context": {{"own": {value}}}}}',
+        headers={"Content-Type": "application/json"},
+    )  # fmt: skip
+    assert answer.status_code == 422, answer.text
+    assert "own" in answer.json()["detail"]
 
 
 async def test_a_column_of_other_dimensions_is_a_conflict_with_both_numbers(

@@ -63,6 +63,11 @@ async def test_questions_are_answered_under_their_id(s: Served, w: World) -> Non
         ('{"type": "action", "data": {}}', "action_id"),
         (b"\x00\x01", "not binary"),
         ("[" * 5000, "not JSON"),
+        ('{"type": "ping", "id": %s}' % ("9" * 5000), "not JSON"),
+        ('{"type": "ping", "data": {"a": "\\ud800"}}', "surrogate"),
+        ('{"type": "action", "data": {"action_id": 1, "parameters": {"a": NaN}}}', "NaN"),
+        ('{"type": "action", "data": {"action_id": "\\ud800"}}', "surrogate"),
+        ('{"type": "ping", "data": {"a": 1e999}}', "infinity"),
     ],
 )
 async def test_what_is_malformed_is_explained_and_ends_nothing(
@@ -74,6 +79,12 @@ async def test_what_is_malformed_is_explained_and_ends_nothing(
     assert said in error["detail"]
     assert error["status"] in (404, 422) and error["title"]
     await client.ask("ping", "pong")
+
+
+async def test_a_request_that_is_no_socket_is_told_so(s: Served) -> None:
+    answer = await s.http.get("/ws", headers={"Accept": "text/html"})
+    assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket")
+    assert "proxy" in answer.json()["detail"]
 
 
 async def test_edits_runs_and_failures_are_told_to_who_asked(

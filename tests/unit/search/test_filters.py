@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backline import errors
 from backline.search import parse_filter
+from backline.search.filters import checked
 
 
 @pytest.mark.parametrize(
@@ -69,3 +73,59 @@ def test_reads_or_refuses_anything(condition: str) -> None:
     except errors.UsageError:
         return
     assert tree["op"]
+
+
+COMPARED = {"op": "=", "path": ["a"], "value": 1}
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        COMPARED,
+        {"op": "not", "args": [COMPARED]},
+        {"op": "or", "args": [COMPARED, {"op": "is null", "path": ["a", "b"]}]},
+        {"op": "in", "path": ["a"], "value": [1, "x", True]},
+        {"op": "=", "path": ["a"], "value": {"in": ["a jsonb column"]}},
+    ],
+)
+def test_a_tree_of_the_right_shape_is_taken_as_it_is(tree: dict[str, Any]) -> None:
+    assert checked(tree) is tree
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ([], "made of objects"),
+        ({}, "no operator None"),
+        ({"op": "xor", "args": [COMPARED]}, "no operator 'xor'"),
+        ({"op": {"a": 1}}, "no operator"),
+        ({"op": "and", "args": []}, "a list of conditions"),
+        ({"op": "or"}, "a list of conditions"),
+        ({"op": "and", "args": "x"}, "a list of conditions"),
+        ({"op": "and", "args": [COMPARED, 1]}, "not of 1"),
+        ({"op": "not", "args": [COMPARED, COMPARED]}, "a list of one condition"),
+        ({"op": "=", "value": 1}, "needs `path`"),
+        ({"op": "=", "path": "a", "value": 1}, "needs `path`"),
+        ({"op": "=", "path": ["a", None], "value": 1}, "needs `path`"),
+        ({"op": "=", "path": ["a"]}, "is null"),
+        ({"op": "in", "path": ["a"], "value": []}, "at least one value"),
+        ({"op": "in", "path": ["a"], "value": "x"}, "at least one value"),
+        ({"op": "=", "path": ["a"], "value": "\0"}, "no row can"),
+        ({"op": "=", "path": ["a"], "value": ["\ud800"]}, "no row can"),
+        ({"op": "=", "path": ["a"], "value": {"\0": 1}}, "no row can"),
+        ({"op": "in", "path": ["a"], "value": [1, float("nan")]}, "no row can"),
+        ({"op": "=", "path": ["\ud800"], "value": 1}, "no row can"),
+    ],
+    ids=str,
+)
+def test_a_tree_of_another_shape_is_refused(tree: Any, said: str) -> None:
+    with pytest.raises(errors.UsageError, match=re.escape(said)):
+        checked(tree)
+
+
+def test_a_tree_that_is_too_deep_is_refused() -> None:
+    tree: dict[str, Any] = COMPARED
+    for _ in range(100):
+        tree = {"op": "not", "args": [tree]}
+    with pytest.raises(errors.UsageError, match="nested more than 40"):
+        checked(tree)
