@@ -20,6 +20,7 @@ from backline.store import open_store
 from tests.integration.harness import overpaid
 from tests.provider import StandInProvider
 from tests.supabase.function import function_running, provider_variables
+from tests.supabase.inline import InlineCli
 from tests.supabase.server import API_KEY, server_running
 from tests.supabase.stack import Project
 
@@ -138,6 +139,60 @@ def test_status_search_failures_and_runs_over_rest(
     provider.behave(reject_marker=None)
     assert shell.run("failures", "retry", "notes", "--via", "rest")["requeued"] == 1
     assert shell.run("backfill", "notes", "--via", "rest")["complete"]
+    last, first = shell.run("runs", "list", "notes", "--via", "rest")["runs"]
+    assert [(run["state"], run["embedded"]) for run in (first, last)] == [
+        ("completed", n) for n in (2, 1)
+    ]
+    ended = shell.run("runs", "cancel", str(last["id"]), "--via", "rest", code=1)
+    assert ended == {"run": last["id"], "cancelling": False}
+
+
+def test_a_run_is_watched_and_cancelled_over_rest(
+    shell: Shell, project: Project, provider: StandInProvider
+) -> None:
+    shell.make_table("notes", texts(200))
+    once = ("backfill", "notes", "--via", "rest", "--batch-size", "10", "--workers", "1", "--json")
+    with provider.held(), shell.start(*once) as process:
+        provider.wait_in_flight()
+        [run] = shell.run("runs", "list", "--via", "rest")["runs"]
+        with shell.start("runs", "watch", str(run["id"]), "--via", "rest") as watching:
+            asked = shell.run("runs", "cancel", str(run["id"]), "--via", "rest")
+            assert asked["cancelling"] is True
+            wait_for_heartbeats(project, heartbeats(project) + 2)  # one of them was told
+            provider.behave(held=False)
+            assert json.loads(process.communicate(timeout=60)[0])["state"] == "cancelled"
+            assert "cancelled" in watching.communicate(timeout=60)[0]
+            assert watching.returncode == 1
+
+
+def heartbeats(project: Project) -> int:
+    return sum(seen.path.endswith("/backline_heartbeat") for seen in project.gateway.seen)
+
+
+def wait_for_heartbeats(project: Project, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while heartbeats(project) < count:
+        assert time.monotonic() < deadline, f"{heartbeats(project)} of {count} heartbeats came"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("command", [
+    ("sync",), ("index", "notes"), ("reconcile", "notes"), ("add", "notes", "--text", "{body}"),
+    ("migrate",), ("serve", "--port", "0"), ("suggest", "muddy"),
+])  # fmt: skip
+def test_what_needs_a_connection_says_so_and_touches_nothing(
+    command: tuple[str, ...], project: Project, tmp_path: Path
+) -> None:
+    """Above all not the embedded Postgres, which would be filled in the project's place."""
+    home = {"BACKLINE_DATA_DIR": str(tmp_path / "data")}
+    variables = {**project.environment, **home}
+    with_flag = InlineCli(tmp_path, variables)(*command, "--via", "rest", code=2).err
+    by_setting = InlineCli(tmp_path, {**variables, "BACKLINE_VIA": "rest"})(*command, code=2).err
+    for said, what in ((with_flag, "--via goes"), (by_setting, "BACKLINE_VIA=rest goes")):
+        assert "needs a connection to Postgres" in said and what in said
+        assert "Set DATABASE_URL" in said
+    assert not (tmp_path / "data").exists()
+    assert project.gateway.seen == []
 
 
 def test_the_publishable_key_searches_what_anon_may_read(shell: Shell, project: Project) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -20,6 +20,12 @@ from backline.store import Store, open_store
 from backline.types import Collection, Model
 
 T = TypeVar("T")
+
+NEEDS_CONNECTION: Final = (
+    "This command needs a connection to Postgres, and {} goes without one. Set DATABASE_URL to the "
+    "connection string (Supabase's dashboard, Connect), or BACKLINE_VIA=postgres for the embedded "
+    "Postgres."
+)
 
 DatabaseUrl = Annotated[
     str | None,
@@ -79,10 +85,13 @@ async def database(
         size: connections at most.
 
     Raises:
+        ConfigurationError: the rows are in a project of which only the API is known.
         NotMigratedError: it needs it, and the database has none or an older one.
 
     """
     url = settings.database_url
+    if rows_in_project(settings):
+        raise errors.ConfigurationError(NEEDS_CONNECTION.format(f"BACKLINE_VIA={settings.via}"))
     if url is not None:
         conninfo = url.get_secret_value()
     else:
@@ -91,6 +100,18 @@ async def database(
         if migrated:
             await require_schema(store)
         yield store
+
+
+def rows_in_project(settings: Settings) -> bool:
+    """Whether the rows are reached by a project's API; another way may name a database too."""
+    if settings.database_url is not None or settings.via == "postgres":
+        return False
+    return way_of(settings) != "api" or settings.supabase_secret_key is not None
+
+
+def way_of(settings: Settings) -> str:
+    """USE_LOCAL_API sends rows that are for the Edge Function to a server."""
+    return "api" if settings.via == "edge" and settings.use_local_api else settings.via
 
 
 async def require_schema(store: Store) -> None:

@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from backline import embedded, errors
+from backline.cli.context import NEEDS_CONNECTION
 from backline.cli.output import emit, err
 
 FELL_SHORT: Final = 1
@@ -135,6 +136,8 @@ def _report(kind: str, message: str, code: int) -> int:
 
 def _usage(error: Any) -> str:
     """What was wrong with the call; nothing where no arguments at all have shown the help."""
+    if getattr(error, "option_name", None) == "--via":  # one of the commands that have it not
+        return NEEDS_CONNECTION.format("--via")
     said = error.format_message()
     path = error.ctx.command_path if getattr(error, "ctx", None) else "backline"
     return f"{said.rstrip('.')}. See: {path} --help" if said else ""

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from backline import errors
-from backline.cli.context import database, embedder_for
+from backline.cli.context import database, embedder_for, rows_in_project, way_of
 from backline.config import Settings
 from backline.embedders.base import Embedder
 from backline.limiter import Limiter
@@ -76,27 +76,13 @@ async def job_store(settings: Settings, need: Access = "write") -> AsyncIterator
         ConfigurationError: the project's URL is missing.
 
     """
-    if not _rows_in_project(settings):
+    if settings.via != "rest" and not rows_in_project(settings):
         async with database(settings) as postgres:
             yield postgres
         return
     key = choose_key(settings.supabase_key, settings.supabase_secret_key, need)
     async with open_rest_store(_project_url(settings), key) as store:
         yield store
-
-
-def _rows_in_project(settings: Settings) -> bool:
-    """Whether the rows are reached by a project's API; another way may name a database too."""
-    way = _way(settings)
-    if way in ("postgres", "rest"):
-        return way == "rest"
-    known = way == "edge" or settings.supabase_secret_key is not None
-    return settings.database_url is None and known
-
-
-def _way(settings: Settings) -> str:
-    """USE_LOCAL_API sends rows that are for the Edge Function to a server."""
-    return "api" if settings.via == "edge" and settings.use_local_api else settings.via
 
 
 def _project_url(settings: Settings) -> str:
@@ -142,7 +128,7 @@ async def workshop(
 
 
 def _target(settings: Settings) -> Target:
-    if _way(settings) == "edge":
+    if way_of(settings) == "edge":
         return edge_target(
             _project_url(settings), _function_key(settings), settings.function_secret
         )

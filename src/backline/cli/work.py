@@ -456,15 +456,16 @@ def runs_list(
     limit: Annotated[
         int, typer.Option("--limit", metavar="N", help="How many, newest first.", min=1)
     ] = 20,
+    via: Via = None,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """List the newest runs with their progress."""
-    settings = settings_of(database_url=database_url, data_dir=data_dir)
+    settings = settings_of(database_url=database_url, data_dir=data_dir, via=via)
 
     async def act() -> list[Any]:
-        async with database(settings) as store:
+        async with job_store(settings) as store:
             which = await store.collection(collection) if collection else None
             return await store.runs(which, limit=limit)
 
@@ -488,14 +489,15 @@ def runs_list(
 @runs_app.command("watch")
 def runs_watch(
     run_id: Annotated[int, typer.Argument(metavar="RUN", help="The run's number.")],
+    via: Via = None,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
 ) -> None:
     """Watch a run of another process until it ends."""
-    settings = settings_of(database_url=database_url, data_dir=data_dir)
+    settings = settings_of(database_url=database_url, data_dir=data_dir, via=via)
 
     async def act() -> Any:
-        async with database(settings) as store:
+        async with job_store(settings) as store:
             with BackfillProgress(quiet=False) as progress:
                 while True:
                     record = await _one_run(store, run_id)
@@ -512,7 +514,7 @@ def runs_watch(
         raise typer.Exit(1)
 
 
-async def _one_run(store: Store, run_id: int) -> Any:
+async def _one_run(store: JobStore, run_id: int) -> Any:
     found = await store.runs(run=run_id)
     if not found:
         raise errors.UsageError(f"There is no run {run_id}. See: backline runs list.")
@@ -522,15 +524,16 @@ async def _one_run(store: Store, run_id: int) -> Any:
 @runs_app.command("cancel")
 def runs_cancel(
     run_id: Annotated[int, typer.Argument(metavar="RUN", help="The run's number.")],
+    via: Via = None,
     database_url: DatabaseUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a run to stop; it finishes what is in flight. Resume with: backline backfill."""
-    settings = settings_of(database_url=database_url, data_dir=data_dir)
+    settings = settings_of(database_url=database_url, data_dir=data_dir, via=via)
 
     async def act() -> bool:
-        async with database(settings) as store:
+        async with job_store(settings) as store:
             await _one_run(store, run_id)
             return await store.cancel_run(run_id)
 
