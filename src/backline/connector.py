@@ -9,6 +9,7 @@ import inspect
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, LiteralString, TypeAlias
+from uuid import uuid4
 
 import psycopg
 from psycopg import AsyncConnection, sql
@@ -20,6 +21,9 @@ from backline.address import address, no_entry, pooling, require_readable
 
 Params: TypeAlias = Mapping[str, Any] | Sequence[Any]
 Statement: TypeAlias = str | sql.SQL | sql.Composed
+
+# A notification takes milliseconds; through a pooler that keeps no process it never comes.
+HEARD_SECONDS: Final = 5.0
 
 # The first two characters of a SQLSTATE are its class; the longest match decides.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -75,19 +79,43 @@ def kind_of(sqlstate: str) -> type[errors.BacklineError]:
     )
 
 
-async def keeps_sessions(conninfo: str, connection: AsyncConnection[DictRow]) -> bool:
+async def keeps_sessions(connector: Connector, connection: AsyncConnection[DictRow]) -> bool:
     """Whether settings, locks and LISTEN of a connection outlive a transaction.
 
     A server names its process when a client connects. A pooler makes a name up, because it cannot
-    know yet which process will serve the client; where it is one that keeps a process for a client,
-    believing that it does not costs only polling in place of LISTEN.
+    know yet which process will serve the client. Whether it keeps that process for the client is
+    tried: a notification reaches who listens only where it does. Where none comes in time, that is
+    taken for a no, which costs polling in place of LISTEN and nothing else.
     """
-    told = pooling(conninfo)
+    told = pooling(connector.conninfo)
     if told is not None:
         return told == "session"
-    cursor = await connection.execute("select pg_backend_pid() as pid")
-    row = await cursor.fetchone()
-    return row is not None and row["pid"] == connection.info.backend_pid
+    process = await _process_of(connection)
+    if process == connection.info.backend_pid:
+        return True
+    other = await connector.dedicated()
+    try:
+        if await _process_of(other) == process:  # it serves both, so it is kept for neither
+            return False
+        return await _is_heard(connection, other)
+    finally:
+        await other.close()
+
+
+async def _process_of(connection: AsyncConnection[DictRow]) -> int:
+    row = await (await connection.execute("select pg_backend_pid() as pid")).fetchone()
+    assert row is not None  # noqa: S101  a query without FROM has one row
+    return int(row["pid"])
+
+
+async def _is_heard(listener: AsyncConnection[DictRow], speaker: AsyncConnection[DictRow]) -> bool:
+    """Whether a connection that does nothing is told what another one says."""
+    channel = f"backline_probe_{uuid4().hex}"
+    await listener.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+    await speaker.execute("select pg_notify(%s, '')", (channel,))
+    heard = [n async for n in listener.notifies(timeout=HEARD_SECONDS, stop_after=1)]
+    await listener.execute(sql.SQL("unlisten {}").format(sql.Identifier(channel)))
+    return bool(heard)
 
 
 class Transaction:
@@ -178,7 +206,7 @@ class Connector:
         connection = await self.dedicated()
         try:
             with self._translated():
-                self.has_sessions = await keeps_sessions(self.conninfo, connection)
+                self.has_sessions = await keeps_sessions(self, connection)
         finally:
             await connection.close()
         await self._pool.open()

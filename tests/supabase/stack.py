@@ -14,6 +14,7 @@ Project
     .url             postgresql:// as role `postgres` (no superuser), over TCP: what DATABASE_URL is
     .admin_url       the same as superuser supabase_admin; only for what the platform itself does
     .pooler_url      the same as .url through a real PgBouncer in transaction mode
+    .session_pooler_url   the same through one in session mode
     .api_url         what SUPABASE_URL is. The first use starts PostgREST and the gateway (0.2 s)
     .keys            .publishable .secret .anon_jwt .service_jwt .user_jwt() .jwt(role, ttl)
     .anon .service   the headers of a request with the publishable or secret key
@@ -39,6 +40,7 @@ from __future__ import annotations
 import itertools
 import os
 import pwd
+import random
 import secrets
 import shutil
 import socket
@@ -52,7 +54,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import httpx
 import psycopg
@@ -102,14 +104,29 @@ def require(tool: str) -> Path:
     pytest.skip(message)
 
 
+# More than any machine takes; a program that cannot start ends by itself, and is noticed at once.
+STARTS_WITHIN: Final = 120
+
 # --- processes ------------------------------------------------------------------------------------
 
 
+# Below the ports that the system gives to outgoing connections, which may come between the look and
+# the start of the program that is to listen there.
+_PORTS: Final = itertools.count(random.SystemRandom().randrange(10_000, 30_000))
+
+
 def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on, and that no other call gives."""
+    for number in _PORTS:
+        port = 10_000 + (number - 10_000) % 20_000
+        with closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError
 
 
 def _server_user() -> str | None:
@@ -155,7 +172,7 @@ def running(
 
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until the program is ready; if it ends before that, fail with its log."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + STARTS_WITHIN
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"{process.args!r} does not start:\n{log.read_text()[-3000:]}")
@@ -219,8 +236,18 @@ class Stack:
     @cached_property
     def pooler_port(self) -> int:
         """The port of a PgBouncer in transaction mode, three server connections a database."""
+        return self.closing.enter_context(_pgbouncer(self, require("pgbouncer"), "transaction"))
+
+    @cached_property
+    def session_pooler_port(self) -> int:
+        """The port of one in session mode, twenty server connections a database."""
+        return self.closing.enter_context(_pgbouncer(self, require("pgbouncer"), "session"))
+
+    @cached_property
+    def rotating_pooler_port(self) -> int:
+        """The port of one in transaction mode that takes its server connections in turn."""
         program = require("pgbouncer")
-        return self.closing.enter_context(_pgbouncer(self, program))
+        return self.closing.enter_context(_pgbouncer(self, program, "transaction", round_robin=1))
 
     def _admin(self, statement: sql.SQL, *names: str) -> None:
         with psycopg.connect(self.url("postgres", "supabase_admin"), autocommit=True) as connection:
@@ -254,6 +281,10 @@ class Project:
     @property
     def pooler_url(self) -> str:
         return self.stack.url(self.name, port=self.stack.pooler_port)
+
+    @property
+    def session_pooler_url(self) -> str:
+        return self.stack.url(self.name, port=self.stack.session_pooler_port)
 
     @property
     def keys(self) -> Keys:
@@ -303,7 +334,7 @@ class Project:
         self._wait_answer(marker, present=False)
 
     def _wait_answer(self, table: str, *, present: bool) -> None:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while True:
             status = httpx.get(f"{self.api_url}/rest/v1/{table}", headers=self.service).status_code
             if (status == 200) == present:
@@ -436,23 +467,30 @@ listen_port = {port}
 unix_socket_dir =
 auth_type = scram-sha-256
 auth_file = {folder}/users.txt
-pool_mode = transaction
-default_pool_size = 3
+pool_mode = {mode}
+default_pool_size = {size}
+server_round_robin = {round_robin}
 max_client_conn = 300
 """
 
 
 @contextmanager
-def _pgbouncer(stack: Stack, program: Path) -> Iterator[int]:
-    """PgBouncer in transaction mode before every project, copied to where its user may read."""
-    folder, port = stack.folder / "pgbouncer", free_port()
+def _pgbouncer(
+    stack: Stack, program: Path, mode: Literal["transaction", "session"], *, round_robin: int = 0
+) -> Iterator[int]:
+    """PgBouncer before every project, copied to where its user may read."""
+    folder, port = stack.folder / f"pgbouncer-{mode}-{round_robin}", free_port()
     folder.mkdir()
     shutil.copy(program, folder / "pgbouncer")
     for library in program.parents[1].glob("lib/*/lib*.so*") if ".tools" in program.parts else ():
         shutil.copy(library, folder)
     (folder / "users.txt").write_text('"postgres" "postgres"\n')
     settings = folder / "pgbouncer.ini"
-    settings.write_text(_PGBOUNCER.format(server=stack.port, port=port, folder=folder))
+    size = 3 if mode == "transaction" else 20
+    settings.write_text(
+        _PGBOUNCER.format(server=stack.port, port=port, folder=folder, mode=mode, size=size,
+                          round_robin=round_robin)
+    )  # fmt: skip
     log = folder / "log"
     environment = {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": str(folder)}
     command = [folder / "pgbouncer", settings]

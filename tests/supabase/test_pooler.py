@@ -40,14 +40,20 @@ def pooled(tmp_path: Path, project: Project) -> Iterator[Cli]:
 @pytest.fixture
 def tickets(pooled: Cli, project: Project, provider: StandInProvider) -> StandInProvider:
     """300 rows, declared for a model that costs money."""
+    make_tickets(pooled, project, provider)
+    return provider
+
+
+def make_tickets(backline: Cli, project: Project, provider: StandInProvider) -> None:
     project.execute("create table tickets (id int primary key, title text, body text)")
     project.execute(
         "insert into tickets select i, 'ticket ' || i, 'body of ' || i "
         "from generate_series(1, 300) i"
     )
-    pooled.environment |= {"OPENAI_API_KEY": provider.api_key, "OPENAI_BASE_URL": provider.base_url}
-    pooled("add", "tickets", "--text", "{title} {body}", "--model", MODEL)
-    return provider
+    backline.environment |= {
+        "OPENAI_API_KEY": provider.api_key, "OPENAI_BASE_URL": provider.base_url,
+    }  # fmt: skip
+    backline("add", "tickets", "--text", "{title} {body}", "--model", MODEL)
 
 
 MODEL = "openai/text-embedding-3-small@8"
@@ -90,14 +96,52 @@ def embedded(project: Project) -> int:
     return int(count)
 
 
-async def test_a_pooler_is_told_from_a_server_at_any_port(project: Project) -> None:
-    found = {}
-    for url in (project.url, project.pooler_url):
-        connector = Connector(url)
-        await connector.open()
-        found[url] = connector.has_sessions
-        await connector.aclose()
-    assert found == {project.url: True, project.pooler_url: False}
+async def has_sessions(url: str) -> bool:
+    connector = Connector(url)
+    await connector.open()
+    found = connector.has_sessions
+    await connector.aclose()
+    return found
+
+
+async def test_what_a_pooler_keeps_is_found_out_at_any_port(project: Project) -> None:
+    assert await has_sessions(project.url)
+    assert await has_sessions(project.session_pooler_url)
+    assert not await has_sessions(project.pooler_url)
+
+
+async def test_a_pooler_that_changes_the_server_at_every_turn_keeps_nothing(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two connections of the trial meet different servers here, as they do by session."""
+    monkeypatch.setattr("backline.connector.HEARD_SECONDS", 1)
+    url = project.stack.url(project.name, port=project.stack.rotating_pooler_port)
+    with ExitStack() as open_connections:
+        # Each in a transaction at first, so that there are three servers to take turns.
+        held = [psycopg.connect(url, prepare_threshold=None) for _ in range(3)]
+        for connection in held:
+            open_connections.enter_context(connection)
+            connection.execute("select 1")
+        for connection in held:
+            connection.rollback()
+        assert not await has_sessions(url)
+
+
+def test_through_a_session_pooler_a_dead_worker_is_known_by_its_lock(
+    project: Project, tmp_path: Path, provider: StandInProvider
+) -> None:
+    """A lease that runs for ever is of no matter: the lock of a killed worker's session is gone."""
+    backline = Cli(tmp_path, {"DATABASE_URL": project.session_pooler_url})
+    make_tickets(backline, project, provider)
+    backline.environment["BACKLINE_LEASE_SECONDS"] = "3600"
+    with provider.held():
+        process = backline.start("backfill", "tickets", "--workers", "1")
+        provider.wait_in_flight()
+        process.kill()
+        process.communicate(timeout=30)
+    [(sessions,)] = project.execute("select count(*) from backline.workers where has_session")
+    assert sessions == 1
+    assert backline("backfill", "tickets", "--json").json["complete"]
 
 
 def test_the_whole_journey(pooled: Cli, bare_project: Project) -> None:
