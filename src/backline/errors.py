@@ -25,6 +25,10 @@ class ConfigurationError(BacklineError):
     exit_code = 2
 
 
+class MissingExtraError(ConfigurationError):
+    """A part of Backline that this needs is not installed. Run: pip install 'backline[all]'."""
+
+
 class UsageError(ConfigurationError):
     """The command was called with arguments that make no sense together."""
 

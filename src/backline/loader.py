@@ -23,7 +23,7 @@ from typing import Any, Final, TypeAlias
 import psycopg
 from psycopg import sql
 
-from backline import errors
+from backline import errors, extras
 from backline.connector import Transaction
 from backline.store import Store
 
@@ -168,12 +168,9 @@ def _csv_value(value: str) -> Any:
 
 
 def _read_parquet(file: Path) -> Iterator[Record]:
-    try:
-        from pyarrow import parquet  # noqa: PLC0415  (an optional dependency, 170 MB large)
-    except ImportError:
-        raise errors.InputFileError(
-            f"Reading {file} needs pyarrow. Install it: pip install 'backline[parquet]'."
-        ) from None
+    extras.require("parquet")
+    from pyarrow import parquet  # noqa: PLC0415  (170 MB large)
+
     try:
         for batch in parquet.ParquetFile(file).iter_batches(batch_size=1000):
             yield from batch.to_pylist()

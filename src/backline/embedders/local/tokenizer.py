@@ -1,26 +1,18 @@
-"""Text to token ids with the model's own tokenizer (Hugging Face `tokenizers`)."""
+"""The seam between the embedder and what turns text into token ids."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
-
-from backline.errors import WeightsError
 
 TokenIds = NDArray[np.int32]
 """The ids of one text, shape (tokens,), special tokens included."""
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_CHARACTERS_PER_TOKEN = 16
-"""Ordinary prose has 4 to 5 characters a token, so a cut at 16 nearly always holds enough."""
 
-
-class TextTokenizer:
+class TextTokenizer(Protocol):
     """Encodes texts to at most `max_tokens` ids, counts tokens, and finds where a text is cut off.
 
     Special-token text in the input is read as the reference implementation reads it: "[SEP]" is
@@ -28,62 +20,22 @@ class TextTokenizer:
     Neither raises. Safe to call from several threads at once.
     """
 
-    def __init__(self, path: Path, max_tokens: int) -> None:
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise WeightsError(f"{path} is no readable tokenizer: {error}") from error
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_tokens)
-        self._specials = self._tokenizer.num_special_tokens_to_add(is_pair=False)
-        self.max_tokens = max_tokens
+    max_tokens: int
 
     def encode(self, texts: Sequence[str], prefix: str = "") -> list[TokenIds]:
         """Ids of `prefix` + each text, cut off at `max_tokens`."""
-        inputs = [self._beginning(prefix + text) for text in texts]
-        encodings = self._tokenizer.encode_batch_fast(inputs)
-        return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+        ...
 
     def count(self, texts: Sequence[str], prefix: str = "") -> list[int]:
         """Tokens of each text before any cut, special tokens included."""
-        return self.count_and_encode(texts, prefix)[0]
+        ...
 
     def count_and_encode(
         self, texts: Sequence[str], prefix: str = ""
     ) -> tuple[list[int], list[TokenIds]]:
         """What `count` and `encode` give, for the price of one."""
-        encodings = self._tokenizer.encode_batch_fast([_readable(prefix + text) for text in texts])
-        counts = [self._whole_length(encoding) for encoding in encodings]
-        return counts, [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+        ...
 
     def truncate(self, text: str, prefix: str = "") -> str:
         """The longest beginning of `text` that is encoded whole behind `prefix`."""
-        encoding = self._tokenizer.encode(_readable(prefix + text))
-        if not encoding.overflowing:
-            return text
-        ends = [end for _start, end in encoding.offsets]
-        return text[: max(max(ends) - len(prefix), 0)]
-
-    def _whole_length(self, encoding: Encoding) -> int:
-        rest = sum(len(part) - self._specials for part in encoding.overflowing)
-        return len(encoding) + rest
-
-    def _beginning(self, text: str) -> str:
-        """As much of a long text as decides its first `max_tokens` ids, or all of it.
-
-        Every supported tokenizer splits at white space first, so a beginning that ends there gives
-        the first ids of the whole; if it holds too few tokens, the whole text is needed after all.
-        """
-        limit = self.max_tokens * _CHARACTERS_PER_TOKEN
-        if len(text) <= limit:
-            return _readable(text)
-        cut = max(text.rfind(" ", 0, limit), 0)
-        beginning = _readable(text[:cut])
-        if self._tokenizer.encode_batch_fast([beginning])[0].overflowing:
-            return beginning
-        return _readable(text)
-
-
-def _readable(text: str) -> str:
-    """Lone surrogates, which no UTF-8 can hold, become U+FFFD; every offset stays as it was."""
-    return _SURROGATE.sub("\ufffd", text)
+        ...

