@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
 from tests.conftest import Postgres
-from tests.e2e.studio import Server, World, launch, require_chromium, require_page, serving
+from tests.e2e.studio import (
+    COUNT_REQUESTS,
+    PATIENCE_S,
+    Server,
+    World,
+    launch,
+    require_chromium,
+    require_page,
+    serving,
+)
 from tests.provider import StandInProvider
 
 WIDE: ViewportSize = {"width": 1440, "height": 900}
 NARROW: ViewportSize = {"width": 390, "height": 844}
+# How many times slower than this machine the pages are to be: STUDIO_SLOWDOWN=6 is a telephone.
+SLOWDOWN = float(os.environ.get("STUDIO_SLOWDOWN") or 1)
 # Said by the browser itself where a server is away, and where a test reads a canvas.
 EXPECTED = ("Failed to load resource", "WebSocket connection to", "ERR_CONNECTION", "readback")
 
@@ -33,6 +45,13 @@ def world(
     postgres.drop(name)
 
 
+@pytest.fixture
+def notes(world: World) -> Iterator[World]:
+    """The world, whose `notes` are put back to none at the end."""
+    yield world
+    world.write_notes(0)
+
+
 @pytest.fixture(scope="package")
 def shared_server(world: World) -> Iterator[Server]:
     with serving(world) as made:
@@ -50,6 +69,7 @@ def server(shared_server: Server, provider: StandInProvider) -> Server:
 @pytest.fixture(scope="package")
 def browser(world: World) -> Iterator[Browser]:  # after the database, which is made with asyncio
     with sync_playwright() as playwright:
+        expect.set_options(timeout=1000 * PATIENCE_S)
         made = launch(playwright)
         yield made
         made.close()
@@ -66,8 +86,12 @@ def page(browser: Browser, server: Server, request: pytest.FixtureRequest) -> It
         base_url=server.url, viewport=size, reduced_motion="reduce",
         permissions=["clipboard-read", "clipboard-write"],
     )  # fmt: skip
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(1000 * PATIENCE_S)
+    context.add_init_script(COUNT_REQUESTS)
     made = context.new_page()
+    if SLOWDOWN > 1:
+        session = context.new_cdp_session(made)
+        session.send("Emulation.setCPUThrottlingRate", {"rate": SLOWDOWN})
     complaints: list[str] = []
     made.on("pageerror", lambda error: complaints.append(str(error)))
     made.on(

@@ -19,7 +19,18 @@ from playwright.sync_api import Page, expect, sync_playwright
 from backline import embedded, migrate
 from backline.connector import Connector
 from tests.conftest import Postgres, make_quick, server_folder
-from tests.e2e.studio import POISON, ROOT, Server, World, eventually, launch, serving
+from tests.e2e.studio import (
+    COUNT_REQUESTS,
+    POISON,
+    ROOT,
+    Server,
+    World,
+    at_rest,
+    eventually,
+    launch,
+    serving,
+    settled,
+)
 from tests.provider import StandInProvider
 
 QUESTION: Final = "my vocals sound muddy and boxy"
@@ -72,14 +83,6 @@ def fill_notes(server: Server, limit: int) -> None:
     eventually(ended, f"run {run} to end", 60)
 
 
-def settle(page: Page) -> None:
-    """Until the page has what it asked for, and has drawn it."""
-    page.wait_for_timeout(400)
-    expect(page.locator("[aria-busy=true]")).to_have_count(0)
-    page.evaluate("document.fonts.ready")
-    page.wait_for_timeout(300)
-
-
 def photograph(server: Server, folder: Path) -> list[Path]:
     taken = []
     with sync_playwright() as playwright:
@@ -89,17 +92,19 @@ def photograph(server: Server, folder: Path) -> list[Path]:
                 base_url=server.url, reduced_motion="reduce",
                 viewport={"width": size[0], "height": size[1]},
             )  # fmt: skip
+            context.add_init_script(COUNT_REQUESTS)
             context.add_init_script(f"localStorage.setItem('backline.theme', '{theme}')")
             page = context.new_page()
 
             def take(name: str, page: Page = page, end: str = f"{theme}-{width}") -> None:
-                settle(page)
+                at_rest(page)
                 file = folder / f"{name}-{end}.png"
                 page.screenshot(path=file, full_page=not name.startswith("palette"))
                 taken.append(file)
 
             for name, address in VIEWS.items():
                 page.goto(address)
+                expect(page.get_by_role("status").filter(has_text="Connected")).to_be_visible()
                 take(name)
             states(page, server, take)
             context.close()
@@ -110,11 +115,12 @@ def photograph(server: Server, folder: Path) -> list[Path]:
 def states(page: Page, server: Server, take: Any) -> None:
     """What an address does not bring about: the palette, and a server that is gone."""
     page.goto(f"/ask?q={ASKED}")
-    settle(page)
+    settled(page)
     page.keyboard.press("Control+K")
     take("palette")
     page.keyboard.press("Escape")
     server.kill()
+    expect(page.get_by_role("alert")).to_be_visible()
     take("offline")
     server.start()
 

@@ -1,6 +1,10 @@
 """What the tests of the studio stand on: a filled database, a server to kill, a browser.
 
 Every function here blocks; the tests do too. Playwright's own loop would be in the way of another.
+
+A page changes when it will, and a busy machine is slow: a test waits for what it speaks of
+(`expect`, `settled`, `wait_for_address`), reads only what has come to rest, and proves that nothing
+happens by waiting for the event that would have made it happen. No wait is for a time.
 """
 
 from __future__ import annotations
@@ -18,11 +22,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
 from urllib.request import Request, urlopen
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, Playwright
+from playwright.sync_api import Browser, Page, Playwright, expect
 from psycopg.rows import dict_row
 
 from tests.provider import StandInProvider
@@ -37,6 +42,10 @@ CHROMIUM_FLAGS: Final = (
 )  # fmt: skip
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 _NOTHING_SKIPPED: Final = bool(os.environ.get("NOTHING_SKIPPED"))
+
+# How long anything may take where eight processes share two processors; nobody waits longer than
+# it takes.
+PATIENCE_S: Final = 60.0
 
 # A row with this in its text is refused by the provider, and so becomes a dead letter.
 POISON: Final = "UNREADABLE"
@@ -70,7 +79,7 @@ def _without(what: str) -> None:
 def launch(playwright: Playwright) -> Browser:
     """A headless Chromium with a new, empty profile."""
     return playwright.chromium.launch(
-        executable_path=require_chromium(), headless=True, args=[*CHROMIUM_FLAGS]
+        executable_path=require_chromium(), headless=True, args=[*CHROMIUM_FLAGS], timeout=120_000
     )
 
 
@@ -104,7 +113,7 @@ class Server:
                 cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=environment(DATABASE_URL=self.database, **self.environment),
             )  # fmt: skip
-        eventually(self._answers, f"{self.url} to answer", 60)
+        eventually(self._answers, f"{self.url} to answer", 120)
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)
@@ -115,7 +124,7 @@ class Server:
     def _end(self, number: int) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
-            self.process.wait(30)
+            self.process.wait(PATIENCE_S)
         self.process = None
 
     def _answers(self) -> bool:
@@ -135,7 +144,7 @@ class Server:
 
     @staticmethod
     def _json(request: Request) -> dict[str, Any]:
-        with urlopen(request, timeout=30) as answer:
+        with urlopen(request, timeout=PATIENCE_S) as answer:
             found = json.load(answer)
         assert isinstance(found, dict)
         return found
@@ -153,11 +162,54 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def eventually(condition: Callable[[], Any], what: str, within: float = 20) -> None:
+def eventually(condition: Callable[[], Any], what: str, within: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, f"waited {within} s for {what}"
         time.sleep(0.05)
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+# Counts the requests of a page that are not answered yet.
+COUNT_REQUESTS: Final = """(() => {
+  const own = window.fetch
+  window.underWay = 0
+  window.fetch = (...given) => {
+    window.underWay += 1
+    return own(...given).finally(() => { window.underWay -= 1 })
+  }
+})()"""
+# True once nothing is under way, on its way to the screen, or moving, for some frames in a row.
+AT_REST: Final = """() => {
+  const resting = window.underWay === 0 && document.fonts.status === 'loaded'
+    && document.querySelector('[aria-busy=true]') === null
+    && document.getAnimations().every((each) => each.playState !== 'running')
+  window.framesAtRest = resting ? window.framesAtRest + 1 : 0
+  return window.framesAtRest > 3
+}"""
+
+
+def settled(page: Page) -> None:
+    """Until the page is connected, has all that it asked for, and has drawn it."""
+    expect(page.get_by_role("status").filter(has_text="Connected")).to_be_visible()
+    expect(page.locator("main :is(h1, h2)").first).to_be_attached()
+    at_rest(page)
+
+
+def at_rest(page: Page) -> None:
+    page.evaluate("window.framesAtRest = 0")
+    page.wait_for_function(AT_REST)
+
+
+def address(page: Page, name: str) -> str | None:
+    """A member of the page's address as it is now; it may change, so wait for it first."""
+    return parse_qs(urlsplit(page.url).query).get(name, [None])[0]
+
+
+def wait_for_address(page: Page, name: str, wanted: Callable[[str | None], bool]) -> None:
+    """Until a member of the page's address is as wanted."""
+    page.wait_for_url(lambda url: wanted(parse_qs(urlsplit(url).query).get(name, [None])[0]))
 
 
 # --- the database ---------------------------------------------------------------------------------
@@ -183,7 +235,7 @@ class World:
     def backline(self, *args: str) -> None:
         done = subprocess.run(
             [BACKLINE, *args], cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True,
-            timeout=120, check=False, env=environment(DATABASE_URL=self.url, **self.settings),
+            timeout=240, check=False, env=environment(DATABASE_URL=self.url, **self.settings),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr.decode()
 

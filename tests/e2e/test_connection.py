@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Locator, Page, expect
+import re
 
-from tests.e2e.studio import Server, World
-from tests.e2e.test_ask import ANSWER, QUESTION, ask, card, host_of
+from playwright.sync_api import Locator, Page, Route, expect
+
+from tests.e2e.studio import Server, World, settled
+from tests.e2e.test_ask import ANSWER, QUESTION, answered, ask, card, host_of
+from tests.e2e.test_coverage import enabled, start
+from tests.e2e.test_map import CANVAS
 from tests.provider import StandInProvider
 
 
@@ -15,66 +19,116 @@ def away(page: Page) -> Locator:
 
 def test_the_page_says_that_the_server_is_gone_and_recovers(page: Page, server: Server) -> None:
     page.goto(f"/ask?q={QUESTION}")
+    settled(page)
     expect(card(page)).to_be_visible()
     light = page.get_by_role("status").filter(has_text="Connected")
     expect(light).to_be_visible()
     server.kill()
     expect(away(page)).to_contain_text("The server is not reached.")
     expect(card(page)).to_be_visible()  # what is there stays readable
-    page.get_by_role("button", name="Reconnect now").click()
+    enabled(page.get_by_role("button", name="Reconnect now")).click()
     expect(away(page)).to_be_visible()
     server.start()
-    expect(light).to_be_visible(timeout=30_000)
+    expect(light).to_be_visible()
     expect(away(page)).to_have_count(0)
     ask(page, "kick drum lacks punch")
+    answered(page)
     expect(card(page)).to_have_count(0)
-    expect(page.get_by_role("listitem").first).to_be_visible()
 
 
 def test_it_reconnects_by_itself(page: Page, server: Server) -> None:
     page.goto("/coverage")
     light = page.get_by_role("status").filter(has_text="Connected")
     expect(light).to_be_visible()
-    page.wait_for_load_state("networkidle")  # no part of the page is still on its way
-    server.kill()
+    server.kill()  # though parts of the page may be on their way
     expect(away(page)).to_be_visible()
     server.start()
-    expect(light).to_be_visible(timeout=30_000)
+    expect(light).to_be_visible()
+    expect(page.get_by_test_id("collections")).to_be_visible()
 
 
-def test_what_is_applied_while_the_server_is_away_is_sent_once_it_is_back(
+def test_a_view_that_was_not_loaded_before_the_server_went_waits_for_it(
+    page: Page, server: Server
+) -> None:
+    code = re.compile("/assets/MapView-")
+    page.route(code, lambda route: route.abort())
+    page.goto(f"/ask?q={QUESTION}")
+    settled(page)
+    server.kill()
+    expect(away(page)).to_be_visible()
+    page.get_by_role("link", name="Map").click()
+    expect(page.get_by_role("heading", name="Map waits for the server")).to_be_visible()
+    page.unroute(code)
+    server.start()
+    expect(page.locator(CANVAS)).to_be_visible()
+    settled(page)
+
+
+def test_a_view_whose_code_the_server_has_not_is_told_and_can_be_tried_again(page: Page) -> None:
+    asked: list[str] = []
+
+    def gone(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=404)
+
+    code = re.compile("/assets/CoverageView-")
+    page.route(code, gone)
+    page.goto("/coverage")
+    told = page.get_by_role("alert").filter(has_text="Coverage could not be loaded")
+    expect(told).to_contain_text("It may have been updated")
+    page.get_by_role("link", name="Ask").click()
+    expect(page.get_by_role("searchbox")).to_be_visible()  # the other views are not harmed
+    page.get_by_role("link", name="Coverage").click()
+    expect(told).to_be_visible()
+    page.unroute(code)
+    told.get_by_role("button", name="Try again").click()
+    expect(page.get_by_test_id("collections")).to_be_visible()
+    settled(page)
+    page.route(code, gone)
+    page.reload()
+    expect(told).to_be_visible()
+    page.unroute(code)
+    told.get_by_role("button", name="Load the page anew").click()
+    expect(page.get_by_test_id("collections")).to_be_visible()
+    assert asked
+
+
+def test_what_is_applied_while_the_server_is_away_is_sent_once_the_host_is_back(
     page: Page, server: Server
 ) -> None:
     page.goto(f"/ask?q={QUESTION}")
+    settled(page)
     found = card(page)
-    expect(found).to_be_visible()
     server.kill()
     expect(away(page)).to_be_visible()
     found.get_by_role("button", name="Apply").click()
     expect(away(page)).to_contain_text("1 waiting")
     server.start()
+    applied = page.get_by_role("complementary", name="Applied")
+    expect(applied).to_contain_text("waits for a host")
     with host_of(server) as host:
-        expect(away(page)).to_have_count(0, timeout=30_000)
         sent = host.next_action()
         assert (sent["name"], sent["parameters"]["title"]) == ("suggestion.apply", ANSWER)
+        expect(applied).to_contain_text("sent to Plugin")
+        found.get_by_role("button", name="Take back").click()
+        assert host.next_action()["name"] == "suggestion.revert"  # and was sent but once
 
 
 def test_a_run_whose_server_dies_is_told_as_interrupted(
-    page: Page, server: Server, world: World, provider: StandInProvider
+    page: Page, server: Server, notes: World, provider: StandInProvider
 ) -> None:
-    world.write_notes(100)
+    notes.write_notes(100)
     provider.behave(held=True)
     page.goto("/coverage?collection=notes")
-    page.get_by_test_id("start").click()
+    start(page).click()
     expect(page.get_by_test_id("progress")).to_be_visible()
     server.kill()
     expect(page.get_by_text("These figures are from before")).to_be_visible()
     provider.reset()
     server.start()
-    expect(away(page)).to_have_count(0, timeout=30_000)
+    expect(away(page)).to_have_count(0)
     server.post("/api/runs", {"collection": "notes"})  # what starts next finds what died
     runs = page.get_by_test_id("runs").get_by_role("row")
-    expect(runs.nth(1)).to_contain_text("completed", timeout=15_000)
+    expect(runs.nth(1)).to_contain_text("completed")
     expect(runs.nth(2)).to_contain_text("interrupted")
     expect(page.get_by_test_id("backfill-rest")).to_have_text("Everything is embedded.")
-    world.write_notes(0)

@@ -60,6 +60,7 @@ class StandInProvider:
         self._lock = threading.Lock()
         self._behaviour = Behaviour()
         self._failures: deque[Failure] = deque()
+        self._let = 0
         self._window = RateWindow()
         self._calls: list[Call] = []
         self._in_flight = 0
@@ -111,11 +112,17 @@ class StandInProvider:
         finally:
             self.behave(held=False)
 
+    def let(self, answers: int) -> None:
+        """Of the calls that are held, or will be, so many are answered."""
+        with self._lock:
+            self._let += answers
+
     def reset(self) -> None:
         """Forget calls, failures to come, limits and behaviour."""
         with self._lock:
             self._behaviour = Behaviour()
             self._failures.clear()
+            self._let = 0
             self._calls.clear()
             self._window = RateWindow()
             self._peak_in_flight = self._in_flight
@@ -147,11 +154,11 @@ class StandInProvider:
         with self._lock:
             return self._peak_in_flight
 
-    def wait_in_flight(self, count: int = 1, *, timeout: float = 10.0) -> None:
+    def wait_in_flight(self, count: int = 1, *, timeout: float = 60.0) -> None:
         """Block until `count` requests are being answered or held."""
         self._wait(lambda: self.in_flight >= count, f"{count} requests in flight", timeout)
 
-    def wait_calls(self, count: int = 1, *, timeout: float = 10.0) -> None:
+    def wait_calls(self, count: int = 1, *, timeout: float = 60.0) -> None:
         """Block until `count` requests have been answered."""
         self._wait(lambda: len(self.calls) >= count, f"{count} calls", timeout)
 
@@ -175,7 +182,7 @@ class StandInProvider:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        if not self._ready.wait(10):
+        if not self._ready.wait(60):
             raise TimeoutError("The stand-in provider did not start.")
         return self
 
@@ -252,7 +259,7 @@ class StandInProvider:
             self._peak_in_flight = max(self._peak_in_flight, self._in_flight)
         try:
             await asyncio.sleep(self._behaviour.delay_s)
-            while self._behaviour.held:  # noqa: ASYNC110  it is let go from another thread
+            while self._is_held():  # noqa: ASYNC110  it is let go from another thread
                 await asyncio.sleep(_POLL_S)
             answer = self._answer(request)
             self._record(request, answer.status, started)
@@ -260,6 +267,13 @@ class StandInProvider:
             with self._lock:
                 self._in_flight -= 1
         return answer
+
+    def _is_held(self) -> bool:
+        with self._lock:
+            if self._behaviour.held and self._let == 0:
+                return True
+            self._let = max(self._let - 1, 0)
+            return False
 
     def _answer(self, request: EmbeddingsRequest) -> Answer:
         with self._lock:

@@ -8,7 +8,7 @@ import { CodetteBridge, OfflineError, ProblemError } from './shared/bridge/codet
 import { BridgeProvider } from './shared/bridge/context'
 import { TooltipProvider } from './shared/ui'
 
-const bridge = new CodetteBridge({ apiKey: keptKey() })
+const bridge = new CodetteBridge({ apiKey: keptKey(), role: 'studio' })
 const queries = new QueryClient({
   defaultOptions: {
     queries: {

@@ -34,7 +34,7 @@ function bridge(options: BridgeOptions = {}): CodetteBridge {
     baseUrl: server?.url,
     WebSocket: NodeWebSocket as unknown as BridgeOptions['WebSocket'],
     backoff: { firstMs: 40, mostMs: 200 },
-    timeoutMs: 10_000,
+    timeoutMs: 60_000,
     ...options,
   })
   bridges.push(made)
@@ -52,6 +52,11 @@ async function connected(options: BridgeOptions = {}): Promise<CodetteBridge> {
   made.connect()
   await until(() => made.state === 'connected', 'connected')
   return made
+}
+
+/** Until so many clients are connected: those of other tests have been let go. */
+function clientsOf(from: CodetteBridge, count: number): Promise<boolean> {
+  return until(async () => (await from.status()).clients === count, `${count} clients`)
 }
 
 /**
@@ -176,12 +181,12 @@ describe.skipIf(missing)('the bridge and a real server', () => {
 
     test('an action reaches the others, with its parameters as they were', async () => {
       const [host, page] = [await connected(), await connected()]
+      await clientsOf(page, 2)
       const received = heard(host, 'action')
       const own = heard(page, 'action')
       const parameters = { key: 'k', parameters: { gain_db: -3 } }
-      expect(await page.sendAction({ actionId: 44300, name: 'suggestion.apply', parameters })).toBe(
-        1,
-      )
+      const action = { actionId: 44300, name: 'suggestion.apply', parameters }
+      expect(await page.sendAction(action)).toEqual({ clients: 1, hosts: 0 })
       await until(() => received.length, 'the action')
       expect(received[0]).toEqual({
         actionId: 44300,
@@ -194,10 +199,27 @@ describe.skipIf(missing)('the bridge and a real server', () => {
 
     test('without anybody else, nobody hears an action', async () => {
       const page = await connected()
-      await until(async () => (await page.status()).clients === 1, 'alone')
+      await clientsOf(page, 1)
       expect(
         await page.sendAction({ actionId: 44300, name: 'suggestion.apply', parameters: {} }),
-      ).toBe(0)
+      ).toEqual({ clients: 0, hosts: 0 })
+    })
+
+    test('a studio knows which hosts there are, and whether one was sent an action', async () => {
+      const page = await connected({ role: 'studio' })
+      await until(async () => (await page.status()).hosts.length === 0, 'no host of another test')
+      const changes = heard(page, 'hosts_changed')
+      const host = await connected({ role: 'host', name: 'Plugin' })
+      await until(() => page.connection.hosts.length, 'the host to be known')
+      expect(page.connection.hosts).toEqual(['Plugin'])
+      const other = await connected({ role: 'studio' })
+      await until(() => other.connection.hosts.length, 'the host to be known to who comes later')
+      const action = { actionId: 44300, name: 'suggestion.apply', parameters: {} }
+      expect(await page.sendAction(action)).toMatchObject({ hosts: 1 })
+      host.close()
+      await until(() => page.connection.hosts.length === 0, 'the host to be gone')
+      expect(await page.sendAction(action)).toMatchObject({ hosts: 0 })
+      expect(changes.at(-1)).toEqual({ hosts: [] })
     })
 
     test('a run is followed to its end', async () => {
@@ -219,12 +241,14 @@ describe.skipIf(missing)('the bridge and a real server', () => {
       first() // twice is once
       await runUntil(page, () => progress.length)
       second()
+      // Answered after the unsubscribing, and after all that was told before it.
+      await page.sendAction({ actionId: 44100, name: 'view.ask', parameters: {} })
+      const before = progress.length
       const other = await connected()
       const seen = heard(other, 'run_progress')
       other.subscribe(['run_progress'])
-      await until(async () => (await page.runs({ limit: 1 }))[0]?.state === 'completed', 'idle')
-      const before = progress.length
       await runUntil(other, () => seen.find(({ run }) => run.state === 'completed'))
+      await page.sendAction({ actionId: 44100, name: 'view.ask', parameters: {} })
       expect(progress.length).toBe(before)
     })
   })
@@ -335,6 +359,34 @@ describe.skipIf(missing)('the bridge and a real server', () => {
   })
 })
 
+test('a server that does not know of hosts is spoken to as before', async () => {
+  const old = new WebSocketServer({ port: 0, host: '127.0.0.1' })
+  const data = { client_id: 'c', server_version: '0', heartbeat_seconds: 15 }
+  old.on('connection', (socket) => {
+    socket.send(JSON.stringify({ type: 'connected', data }))
+    socket.on('message', (text) => {
+      const { type, id } = JSON.parse(String(text))
+      const refusal = { title: 'Wrong', detail: `There is no frame of type '${type}'`, status: 422 }
+      const answer =
+        type === 'action'
+          ? { type: 'action_ack', data: { delivered: 2 }, id }
+          : { type: 'error', data: refusal, id }
+      socket.send(JSON.stringify(answer))
+    })
+  })
+  await new Promise((resolve) => old.once('listening', resolve))
+  const { port } = old.address() as { port: number }
+  const page = bridge({ baseUrl: `http://127.0.0.1:${port}`, role: 'studio' })
+  const errors = heard(page, 'error')
+  page.connect()
+  await until(() => page.state === 'connected', 'connected')
+  const action = { actionId: 44300, name: 'suggestion.apply', parameters: {} }
+  expect(await page.sendAction(action)).toEqual({ clients: 2, hosts: 2 })
+  expect(errors).toEqual([])
+  page.close()
+  old.close()
+})
+
 test('a socket that falls silent is given up and opened again', async () => {
   const silent = new WebSocketServer({ port: 0, host: '127.0.0.1' })
   let sockets = 0
@@ -373,7 +425,7 @@ describe.skipIf(missing)('the bridge and a server with a key', () => {
     const action = { actionId: 44300, name: 'suggestion.apply', parameters: {} }
     await expect(page.sendAction(action)).rejects.toMatchObject({ status: 401 })
     page.setApiKey(KEY)
-    expect(await page.sendAction(action)).toBe(0)
+    expect(await page.sendAction(action)).toEqual({ clients: 0, hosts: 0 })
     expect((await page.startRun()).state).toMatch(/running|completed/)
     page.setApiKey(null)
     await expect(page.retryFailures()).rejects.toMatchObject({ status: 401 })
@@ -388,7 +440,7 @@ describe.skipIf(missing)('the bridge and a server with a key', () => {
     await until(() => page.state === 'offline', 'offline')
     const sent = page.sendAction({ actionId: 44300, name: 'suggestion.apply', parameters: {} })
     await keyed.start()
-    expect(await sent).toBe(0)
+    expect(await sent).toEqual({ clients: 0, hosts: 0 })
     expect(known.length).toBe(2)
   })
 })

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { answersOf, markedWords, pieces } from '@/features/ask/answers'
 import { askSchema } from '@/features/ask/state'
+import type { Found } from '@/shared/api/queries'
 import { delayOf } from '@/shared/bridge/backoff'
 import { fromWire, toWire } from '@/shared/bridge/casing'
 import type { Hit, SearchResults, Suggestions } from '@/shared/bridge/codetteBridge'
@@ -109,6 +110,10 @@ const hit = (key: string, more: Partial<Hit> = {}): Hit => ({
 const found = (...hits: Hit[]): SearchResults => ({
   collection: 'c', query: 'q', mode: 'hybrid', hits, limit: 10, offset: 0, model: 'm', tookMs: 1,
 }) // biome-ignore format: a record
+const answered = (hits: SearchResults, suggestions: Suggestions | null = null): Found => ({
+  hits,
+  suggestions,
+})
 const suggested = (...ids: string[]): Suggestions => ({
   context: {}, timestamp: '', message: null,
   suggestions: ids.map((id) => ({
@@ -119,8 +124,7 @@ const suggested = (...ids: string[]): Suggestions => ({
 describe('answers', () => {
   test('keep the order of the search, and say what found them', () => {
     const answers = answersOf(
-      found(hit('a'), hit('b', { parts: { keyword: 3 } })),
-      suggested('b', 'a'),
+      answered(found(hit('a'), hit('b', { parts: { keyword: 3 } })), suggested('b', 'a')),
       false,
       10,
     )
@@ -133,14 +137,19 @@ describe('answers', () => {
   })
 
   test('with a context stand in the order of the suggestions, the others behind', () => {
-    const answers = answersOf(found(hit('a'), hit('b'), hit('c')), suggested('c', 'b'), true, 2)
+    const answers = answersOf(
+      answered(found(hit('a'), hit('b'), hit('c')), suggested('c', 'b')),
+      true,
+      2,
+    )
     expect(answers.map(({ key }) => key)).toEqual(['c', 'b'])
   })
 
   test('of any table have a title and a text', () => {
     const [ticket] = answersOf(
-      found(hit('7', { row: { subject: 'Refund', body: 'Not received.', parameters: [1] } })),
-      undefined,
+      answered(
+        found(hit('7', { row: { subject: 'Refund', body: 'Not received.', parameters: [1] } })),
+      ),
       false,
       10,
     )
@@ -150,7 +159,7 @@ describe('answers', () => {
       parameters: {},
       confidence: null,
     })
-    const [bare] = answersOf(found(hit('8')), undefined, false, 10)
+    const [bare] = answersOf(answered(found(hit('8'))), false, 10)
     expect(bare).toMatchObject({ title: '8', advice: 'content of 8' })
   })
 

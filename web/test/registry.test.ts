@@ -217,6 +217,33 @@ describe('undo and redo', () => {
     expect(registry.undone).toHaveLength(1)
   })
 
+  test('a redo waits for an undo that is under way', async () => {
+    const order: string[] = []
+    let release = () => {}
+    registry.bind(
+      'theme.toggle',
+      bound(
+        () => order.push('done'),
+        async () => {
+          await new Promise<void>((resolve) => {
+            release = resolve
+          })
+          order.push('undone')
+        },
+      ),
+    )
+    await registry.run('theme.toggle')
+    const undoing = registry.undo()
+    expect(registry.is('history.redo')).toBe(true)
+    const redoing = registry.redo()
+    await vi.waitFor(() => expect(registry.done).toHaveLength(0))
+    release()
+    await Promise.all([undoing, redoing])
+    expect(order).toEqual(['done', 'undone', 'done'])
+    expect([registry.done.length, registry.undone.length]).toEqual([1, 0])
+    expect(registry.is('history.redo')).toBe(false)
+  })
+
   test('work after the view is gone', async () => {
     const undo = vi.fn()
     const unbind = registry.bind(

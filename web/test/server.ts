@@ -9,7 +9,7 @@ import { promisify } from 'node:util'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const program = join(root, '.venv', 'bin', 'backline')
-const UP_MS = 30_000
+const UP_MS = 120_000
 
 export const missing = existsSync(program) ? null : `${program} is missing: run make setup`
 
@@ -87,7 +87,7 @@ export async function serve(
 export async function until<T>(
   look: () => T | Promise<T>,
   what: string,
-  ms = 15_000,
+  ms = 60_000,
 ): Promise<NonNullable<T>> {
   for (const end = Date.now() + ms; Date.now() < end; ) {
     const found = await look()

@@ -40,6 +40,7 @@ async def status(services: Services) -> schemas.Status:
         database=schemas.DatabaseInfo(where=services.where, ok=services.watch.up),
         collections=collections,
         clients=len(services.hub),
+        hosts=services.hub.hosts,
     )
 
 
@@ -62,7 +63,7 @@ async def hits(services: Services, asked: schemas.SearchRequest) -> schemas.Sear
     if asked.mode != "semantic":
         await services.keywords.ensure(services.store, collection)
     if asked.mode != "keyword":
-        check(collection, collection.model)
+        check(collection, collection.model, to="read")
         embedder = (await services.models.of(collection.model)).embedder
     query = search.Query(
         asked.query, asked.mode, asked.limit, asked.offset, condition(asked.where), asked.weight,
@@ -102,7 +103,7 @@ async def suggestions(services: Services, asked: schemas.SuggestRequest) -> sche
     prompt = asked.prompt or _prompt_of(asked.context)
     check_length(services, "prompt", prompt)
     collection = await services.store.collection(asked.collection)
-    check(collection, collection.model)
+    check(collection, collection.model, to="read")
     await services.keywords.ensure(services.store, collection)
     opened = await services.models.of(collection.model)
     context = search.Context(

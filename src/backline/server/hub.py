@@ -7,13 +7,22 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 from backline.server.metrics import Metrics
 
 OUTBOX: Final = 64
 MOST_CLIENTS: Final = 2000
 TOPICS: Final = ("run_progress", "coverage_changed", "failure_added")
+
+Role = Literal["host", "studio"]
+
+
+class Delivery(NamedTuple):
+    """How many were sent an action, and how many of these are hosts."""
+
+    clients: int
+    hosts: int
 
 
 def frame(kind: str, data: Mapping[str, Any], request: Any = None) -> str:
@@ -28,11 +37,14 @@ def frame(kind: str, data: Mapping[str, Any], request: Any = None) -> str:
 class Client:
     """One connection. What it is to be sent waits in `outbox`, which has an end.
 
-    `topics` maps a topic to the collections of interest, None for all.
+    `topics` maps a topic to the collections of interest, None for all. `role` is what it said that
+    it is: a host does what actions say, a studio is a page that sends them; most say nothing.
     """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     authorized: bool = False
+    role: Role | None = None
+    name: str = ""
     outbox: asyncio.Queue[str] = field(default_factory=lambda: asyncio.Queue(OUTBOX))
     topics: dict[str, frozenset[str] | None] = field(default_factory=dict)
     dropped: asyncio.Event = field(default_factory=asyncio.Event)
@@ -68,6 +80,24 @@ class Hub:
     def leave(self, client: Client) -> None:
         self._clients.pop(client.id, None)
         self._metrics.clients.set(len(self._clients))
+        if client.role == "host":
+            self._tell_of_hosts()
+
+    @property
+    def hosts(self) -> list[str]:
+        """The names of the hosts, as they gave them; 'host' where one gave none."""
+        return [c.name or "host" for c in self._clients.values() if c.role == "host"]
+
+    def declare(self, client: Client, role: Role, name: str) -> None:
+        """Take note of what a client is; studios are told where that changes who can be sent to."""
+        before = self.hosts
+        client.role, client.name = role, name
+        if self.hosts != before:
+            self._tell_of_hosts()
+
+    def _tell_of_hosts(self) -> None:
+        studios = [each for each in self._clients.values() if each.role == "studio"]
+        self._send(studios, frame("hosts_changed", {"hosts": self.hosts}))
 
     def subscribers(self) -> dict[str, int]:
         return {
@@ -85,14 +115,17 @@ class Hub:
 
     def pass_on(
         self, sender: Client, kind: str, data: Mapping[str, Any], *, known_only: bool
-    ) -> int:
-        """Tell everybody but the sender, or of these who gave the key; returns how many."""
+    ) -> Delivery:
+        """Tell everybody but the sender, or of these who gave the key."""
         others = [
             client
             for client in self._clients.values()
             if client is not sender and (client.authorized or not known_only)
         ]
-        return self._send(others, frame(kind, data))
+        text = frame(kind, data)
+        hosts = self._send((each for each in others if each.role == "host"), text)
+        rest = self._send((each for each in others if each.role != "host"), text)
+        return Delivery(hosts + rest, hosts)
 
     def _send(self, clients: Iterable[Client], text: str) -> int:
         sent = 0

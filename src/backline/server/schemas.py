@@ -194,6 +194,7 @@ class Status(BaseModel):
     database: DatabaseInfo
     collections: list[Collection]
     clients: int
+    hosts: list[str] = Field(description="Clients that said that they do what actions say.")
 
 
 class NamedCoverage(BaseModel):
@@ -441,6 +442,7 @@ class Ready(BaseModel):
 
 class SocketStatus(BaseModel):
     clients: int
+    hosts: list[str] = Field(description="Those of them that said that they are hosts.")
     topics: dict[str, int] = Field(description="Subscribers of each topic.")
     dropped: int
 

@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from backline import errors
 from backline.server import answers, schemas
 from backline.server.front import address_of
-from backline.server.hub import frame
+from backline.server.hub import Role, frame
 from backline.server.problems import Problem, problem_of
 from backline.server.services import Services, backline_version
 
@@ -53,6 +53,13 @@ class Action(schemas.Body):
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
+class Hello(schemas.Body):
+    """What a client says that it is."""
+
+    role: Role
+    name: Annotated[str, Field(max_length=100)] = ""
+
+
 class Key(schemas.Body):
     key: Annotated[str, Field(max_length=1000)]
 
@@ -67,8 +74,8 @@ class Session:
         self._client = services.hub.join(authorized=authorized)
         self._handlers: dict[str, Callable[[Data, Id], Awaitable[None]]] = {
             "ping": self._ping, "get_status": self._status, "auth": self._auth,
-            "suggest": self._suggest, "search": self._search, "subscribe": self._subscribe,
-            "unsubscribe": self._unsubscribe, "action": self._action,
+            "hello": self._hello, "suggest": self._suggest, "search": self._search,
+            "subscribe": self._subscribe, "unsubscribe": self._unsubscribe, "action": self._action,
             "heartbeat_ack": self._nothing,
         }  # fmt: skip
 
@@ -178,6 +185,15 @@ class Session:
         self._client.authorized = True
         await self._say("authenticated", {}, request)
 
+    async def _hello(self, data: Data, request: Id) -> None:
+        """A host may be sent what people apply, so it has to be one who may write."""
+        said = _read(Hello, data)
+        if said.role == "host":
+            self._services.guard.check_write(authorized=self._client.authorized)
+        hub = self._services.hub
+        hub.declare(self._client, said.role, said.name.strip())
+        await self._say("welcome", {"role": said.role, "hosts": hub.hosts}, request)
+
     async def _search(self, data: Data, request: Id) -> None:
         asked = _read(schemas.SearchRequest, data)
         found = await answers.hits(self._services, asked)
@@ -211,7 +227,8 @@ class Session:
         delivered = self._services.hub.pass_on(
             self._client, "action", body, known_only=self._services.guard.key_required_for_reads
         )
-        await self._say("action_ack", {"delivered": delivered}, request)
+        ack = {"delivered": delivered.clients, "hosts": delivered.hosts}
+        await self._say("action_ack", ack, request)
 
 
 def _parse(text: str | None) -> Frame:

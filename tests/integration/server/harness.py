@@ -21,6 +21,9 @@ from backline.server import create_app, running
 from backline.server.services import Services
 from backline.store import Store
 
+# How long anything may take on a busy machine; nobody waits longer than it takes.
+PATIENCE_S = 60.0
+
 NOTES = "create table notes (id bigint primary key, body text, kind text, title text)"
 
 
@@ -50,7 +53,7 @@ class Served:
 
     async def socket(self, **options: Any) -> Socket:
         """A WebSocket that has been greeted."""
-        options = {"open_timeout": 30, "compression": None, **options}
+        options = {"open_timeout": PATIENCE_S, "compression": None, **options}
         connection = await websockets.connect(self.url.replace("http", "ws") + "/ws", **options)
         made = Socket(connection)
         self.sockets.append(made)
@@ -65,28 +68,39 @@ class Socket:
     async def say(self, kind: str, /, **data: Any) -> None:
         await self.connection.send(json.dumps({"type": kind, "data": data, "id": kind}))
 
-    async def read(self, within: float = 20) -> dict[str, Any]:
-        found = json.loads(await asyncio.wait_for(self.connection.recv(), within))
+    async def read(self) -> dict[str, Any]:
+        found = json.loads(await asyncio.wait_for(self.connection.recv(), PATIENCE_S))
         assert isinstance(found, dict)
         return found
 
-    async def until(self, kind: str, within: float = 20) -> dict[str, Any]:
+    async def until(self, kind: str) -> dict[str, Any]:
         """The data of the next frame of a type; the others are let pass."""
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
-                found = await self.read(within)
+                found = await self.read()
                 if found["type"] == kind:
                     return dict(found["data"])
 
     async def ask(self, kind: str, answer: str, /, **data: Any) -> dict[str, Any]:
         """Say something and wait for the answer, which carries the id of the question."""
         await self.say(kind, **data)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 found = await self.read()
                 if found.get("id") == kind:
                     assert found["type"] == answer, found
                     return dict(found["data"])
+
+    async def told(self) -> list[str]:
+        """The types of all that was sent to it until now, heartbeats aside.
+
+        The answer to a ping waits for its turn behind them, so that nothing is missed.
+        """
+        await self.say("ping")
+        types = []
+        while (found := await self.read()).get("id") != "ping":
+            types.append(str(found["type"]))
+        return [each for each in types if each != "heartbeat"]
 
 
 @asynccontextmanager
@@ -104,15 +118,15 @@ async def served(
     url = running.address_of(bound)
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     try:
-        await asyncio.wait_for(ready.wait(), 30)
-        async with httpx2.AsyncClient(base_url=url, timeout=60, headers=headers) as http:
+        await asyncio.wait_for(ready.wait(), PATIENCE_S)
+        async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S, headers=headers) as http:
             made = Served(url, app.state.services, http)
             yield made
             for socket in made.sockets:
                 await socket.connection.close()
     finally:
         server.stop()
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, PATIENCE_S)
 
 
 @asynccontextmanager

@@ -1,20 +1,22 @@
-import { Component, lazy, type ReactNode, Suspense } from 'react'
-import { Redirect, Route, Switch } from 'wouter'
+import { Component, type ReactNode } from 'react'
+import { Redirect, Route, Switch, useLocation } from 'wouter'
 import AskView from '../features/ask/AskView'
 import { useBackfillActions } from '../features/coverage/actions'
-import { EmptyState, ErrorState, Skeleton } from '../shared/ui'
+import { ActionButton, EmptyState, ErrorState } from '../shared/ui'
 import { Notices } from '../shared/ui/Notices'
 import { useAppActions } from './actions'
 import { KeyDialog } from './KeyDialog'
 import { useKeyboard } from './keyboard'
 import { Layout } from './Layout'
+import { LazyView, Part, useEarly } from './LazyView'
 import { useLive } from './live'
 import { Palette } from './Palette'
 import { useViewContext } from './views'
 
-const MapView = lazy(() => import('../features/map/MapView'))
-const CoverageView = lazy(() => import('../features/coverage/CoverageView'))
-const ActionsView = lazy(() => import('../features/actions/ActionsView'))
+const MAP = new Part('Map', () => import('../features/map/MapView'))
+const COVERAGE = new Part('Coverage', () => import('../features/coverage/CoverageView'))
+const ACTIONS = new Part('Actions', () => import('../features/actions/ActionsView'))
+const PARTS = [MAP, COVERAGE, ACTIONS]
 
 export function App() {
   useViewContext()
@@ -22,26 +24,32 @@ export function App() {
   useKeyboard()
   useAppActions()
   useBackfillActions()
+  useEarly(PARTS)
+  const [path] = useLocation()
   return (
     <>
       <Layout>
-        <Caught>
-          <Suspense fallback={<Loading />}>
-            <Switch>
-              <Route path="/">
-                <Redirect to="/ask" replace />
-              </Route>
-              <Route path="/ask" component={AskView} />
-              <Route path="/map" component={MapView} />
-              <Route path="/coverage" component={CoverageView} />
-              <Route path="/actions" component={ActionsView} />
-              <Route>
-                <EmptyState title="There is no such page">
-                  Choose a view above, or press Ctrl K and type where you want to go.
-                </EmptyState>
-              </Route>
-            </Switch>
-          </Suspense>
+        <Caught key={path}>
+          <Switch>
+            <Route path="/">
+              <Redirect to="/ask" replace />
+            </Route>
+            <Route path="/ask" component={AskView} />
+            <Route path="/map">
+              <LazyView part={MAP} />
+            </Route>
+            <Route path="/coverage">
+              <LazyView part={COVERAGE} />
+            </Route>
+            <Route path="/actions">
+              <LazyView part={ACTIONS} />
+            </Route>
+            <Route>
+              <EmptyState title="There is no such page">
+                Choose a view above, or press Ctrl K and type where you want to go.
+              </EmptyState>
+            </Route>
+          </Switch>
         </Caught>
       </Layout>
       <Palette />
@@ -51,17 +59,7 @@ export function App() {
   )
 }
 
-function Loading() {
-  return (
-    <div aria-busy="true" style={{ display: 'grid', gap: 12 }}>
-      <span className="hidden-text">Loading</span>
-      <Skeleton height={44} />
-      <Skeleton height={280} />
-    </div>
-  )
-}
-
-/** A view that fails takes the page with it no further than itself. */
+/** A view that fails takes the page with it no further than itself; another view begins anew. */
 class Caught extends Component<{ children: ReactNode }, { error: unknown }> {
   override state = { error: null as unknown }
 
@@ -71,6 +69,12 @@ class Caught extends Component<{ children: ReactNode }, { error: unknown }> {
 
   override render() {
     if (!this.state.error) return this.props.children
-    return <ErrorState error={this.state.error} onRetry={() => this.setState({ error: null })} />
+    return (
+      <ErrorState
+        error={this.state.error}
+        onRetry={() => this.setState({ error: null })}
+        actions={<ActionButton action="session.reload" />}
+      />
+    )
   }
 }

@@ -104,6 +104,7 @@ function useSession(): void {
     notify('The key is forgotten.')
   })
   useAction('session.reconnect', () => bridge.connect())
+  useAction('session.reload', () => window.location.reload())
   useAction('session.dismiss', () => dismiss())
 }
 

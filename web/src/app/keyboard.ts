@@ -1,9 +1,10 @@
 /** Keys to actions. While a person types, only chords with Mod count; in a dialog, none but those. */
-import { useEffect } from 'react'
+import { useLayoutEffect } from 'react'
 import { registry } from '../shared/actions/registry'
 import { chordOf, shortcuts } from '../shared/actions/shortcuts'
 
-const WAIT_MS = 1_200
+/** Between the keys of a sequence; long enough for those who look for each key. */
+const WAIT_MS = 2_500
 
 function isTyping(target: EventTarget | null): boolean {
   if (!(target instanceof HTMLElement)) return false
@@ -34,7 +35,8 @@ function belongsElsewhere(event: KeyboardEvent, chord: string): boolean {
 }
 
 export function useKeyboard(): void {
-  useEffect(() => {
+  // With the first picture of the page, so that what is seen hears keys.
+  useLayoutEffect(() => {
     let pressed: string[] = []
     let timer: ReturnType<typeof setTimeout> | undefined
     const forget = () => {

@@ -69,4 +69,6 @@ async def _read_figures(services: Services) -> None:
 async def socket_status(services: TheServices) -> schemas.SocketStatus:
     """Who is connected, for clients that poll."""
     hub = services.hub
-    return schemas.SocketStatus(clients=len(hub), topics=hub.subscribers(), dropped=hub.dropped)
+    return schemas.SocketStatus(
+        clients=len(hub), hosts=hub.hosts, topics=hub.subscribers(), dropped=hub.dropped
+    )

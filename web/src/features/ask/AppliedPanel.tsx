@@ -1,15 +1,13 @@
-import { useQuery } from '@tanstack/react-query'
-import { statusQuery } from '@/shared/api/queries'
-import { useBridge } from '@/shared/bridge/context'
+import { useConnection } from '@/shared/bridge/context'
 import { ActionButton } from '@/shared/ui'
-import { type AppliedState, clients, useApplied } from './applied'
+import { type AppliedState, named, useApplied } from './applied'
 import css from './ask.module.css'
 
 const SAID: Record<AppliedState, string> = {
   waiting: 'waits for the server',
   sent: 'sent',
   copied: 'copied, no host',
-  unheard: 'no host heard it',
+  hostless: 'waits for a host',
   unsure: 'perhaps sent: the connection broke',
 }
 
@@ -18,8 +16,7 @@ const time = new Intl.DateTimeFormat('en', { hour: '2-digit', minute: '2-digit',
 /** What was applied in this tab, the newest first. */
 export function AppliedPanel() {
   const applied = useApplied()
-  const { data } = useQuery(statusQuery(useBridge()))
-  const others = Math.max(0, (data?.clients ?? 0) - 1)
+  const { hosts, online } = useConnection()
   return (
     <aside className={css.applied} aria-label="Applied">
       <header className={css.appliedHead}>
@@ -27,21 +24,26 @@ export function AppliedPanel() {
         <ActionButton action="history.undo" kind="ghost" size="small" />
         <ActionButton action="history.redo" kind="ghost" size="small" />
       </header>
+      {online && (
+        <p className={css.hosts} data-testid="hosts">
+          {hosts.length === 0
+            ? 'No host is connected.'
+            : `${hosts.length === 1 ? 'Host' : 'Hosts'}: ${hosts.join(', ')}`}
+        </p>
+      )}
       {applied.length === 0 ? (
         <p className="quiet">
           Nothing yet. Apply sends a suggestion’s parameters to the host, or copies them where there
           is none.
-          {others > 0 &&
-            ` ${others} other ${others === 1 ? 'client is' : 'clients are'} connected.`}
         </p>
       ) : (
         <ul className={css.appliedList}>
-          {applied.map(({ key, title, at, state, delivered }) => (
+          {applied.map(({ key, title, at, state, hosts: taken }) => (
             <li key={key}>
               <span>{title}</span>
               <span className="quiet">
                 <span className="num">{time.format(at)}</span>{' '}
-                {state === 'sent' ? `sent to ${clients(delivered)}` : SAID[state]}
+                {state === 'sent' ? `sent to ${named(taken)}` : SAID[state]}
               </span>
               <ActionButton
                 action="suggestion.revert"

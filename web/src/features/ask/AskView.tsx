@@ -1,4 +1,4 @@
-import { useCallback, useMemo } from 'react'
+import { useCallback, useMemo, useRef } from 'react'
 import { inOrder } from '@/shared/theme/categories'
 import { useUrlState } from '@/shared/url'
 import { AppliedPanel } from './AppliedPanel'
@@ -17,9 +17,12 @@ export default function AskView() {
   const answers = useAnswers(state, facet)
   const { list } = answers
   const selected = list.find(({ key }) => key === state.key) ?? list[0]
+  const frame = useRef(0)
   const focus = useCallback((key: string) => {
-    // After the result is marked as selected, and not out of the field where a person types.
-    requestAnimationFrame(() => {
+    // After the result is marked as selected, and not out of the field where a person types. Of
+    // several that are chosen within a frame, the last: to focus another would choose that again.
+    cancelAnimationFrame(frame.current)
+    frame.current = requestAnimationFrame(() => {
       const card = document.getElementById(`result-${key}`)
       card?.scrollIntoView({ block: 'nearest' })
       if (!(document.activeElement instanceof HTMLInputElement))
@@ -28,7 +31,7 @@ export default function AskView() {
   }, [])
   useSearchActions(state, set)
   useResultActions(list, selected, set, focus)
-  useAskFacts(state, list, selected, answers.more)
+  useAskFacts(state, answers, selected)
   const categories = useMemo(() => inOrder(facet?.values.map(({ value }) => value) ?? []), [facet])
   return (
     <div className={css.ask}>
@@ -39,13 +42,7 @@ export default function AskView() {
         onDown={() => selected && focus(selected.key)}
       />
       <Filters state={state} facet={facet} categories={categories} />
-      <Results
-        state={state}
-        answers={answers}
-        selected={selected}
-        categories={categories}
-        onChange={set}
-      />
+      <Results state={state} answers={answers} selected={selected} categories={categories} />
       <AppliedPanel />
     </div>
   )

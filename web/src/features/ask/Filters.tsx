@@ -1,14 +1,15 @@
 import { type KeyboardEvent, useEffect, useId, useState } from 'react'
 import { runAction } from '@/shared/actions/useAction'
 import { categoryVariable, spoken } from '@/shared/theme/categories'
-import { ActionButton, Chip } from '@/shared/ui'
+import { ActionButton, Chip, Skeleton } from '@/shared/ui'
 import css from './ask.module.css'
 import { type AskState, GENRES, LARGEST_BPM, TRACKS } from './state'
 import type { Facet } from './useAnswers'
 
 interface FiltersProps {
   state: AskState
-  facet: Facet | null
+  /** Undefined while it is read. */
+  facet: Facet | null | undefined
   categories: readonly string[]
 }
 
@@ -29,6 +30,12 @@ export function Filters({ state, facet, categories }: FiltersProps) {
           />
         </div>
       </section>
+      {facet === undefined && (
+        <div aria-busy="true">
+          <span className="hidden-text">Reading the categories</span>
+          <Skeleton height={32} />
+        </div>
+      )}
       {facet && (
         <section className={css.filterGroup}>
           <h2>{spoken(facet.column)}</h2>

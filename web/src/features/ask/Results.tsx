@@ -26,7 +26,6 @@ interface ResultsProps {
   answers: Answers
   selected: Answer | undefined
   categories: readonly string[]
-  onChange: (changes: Partial<AskState>) => void
 }
 
 export function Results(props: ResultsProps) {
@@ -43,16 +42,16 @@ export function Results(props: ResultsProps) {
 }
 
 function Content(props: ResultsProps) {
-  const { state, answers, onChange } = props
+  const { state, answers } = props
   const { online } = useConnection()
-  const { list, unknown } = answers
-  if (answers.idle) return <Start />
+  const { list, keptBack } = answers
+  const { all, pending } = useCollection()
+  if (answers.idle || (!pending && !answers.error && all.length === 0)) return <Start />
   if (answers.error && !online) return <Waiting query={state.q} />
   if (answers.error) return <ErrorState error={answers.error} onRetry={answers.retry} />
   if (answers.loading) return <Loading />
-  const known = state.mode === 'keyword' || unknown === null || state.nearest === 'yes'
+  if (keptBack) return <Unknown query={state.q} />
   if (list.length === 0) return <Nothing state={state} />
-  if (!known) return <Unknown query={state.q} onNearest={() => onChange({ nearest: 'yes' })} />
   return <List {...props} />
 }
 
@@ -83,13 +82,20 @@ function List({ answers, selected, categories }: ResultsProps) {
 }
 
 function Start() {
-  const { found, pending, error } = useCollection()
+  const { name, found, all, pending, error } = useCollection()
   if (error && !found) return <ErrorState error={error} />
   if (pending) return <Loading />
+  if (!found && all.length > 0) {
+    return (
+      <EmptyState title={`There is no collection ${name}`}>
+        Choose one of those that there are at the top of the page.
+      </EmptyState>
+    )
+  }
   if (!found) {
     return (
       <EmptyState title="There is no collection yet">
-        Prepare a table with “backline init”, fill it with “backline run”, and ask it here.
+        Declare a table with “backline add”, fill it with “backline backfill”, and ask it here.
       </EmptyState>
     )
   }
@@ -129,11 +135,11 @@ function Nothing({ state }: { state: AskState }) {
   )
 }
 
-function Unknown({ query, onNearest }: { query: string; onNearest: () => void }) {
+function Unknown({ query }: { query: string }) {
   return (
     <EmptyState
       title={`Nothing relevant is known about “${query}”`}
-      actions={<Button onClick={onNearest}>Show the nearest anyway</Button>}
+      actions={<ActionButton action="search.nearest" />}
     >
       No entry is close in meaning, and none shares its words. Ask in other words, or see what comes
       nearest.

@@ -20,7 +20,7 @@ export function SearchField({
   onDown: () => void
 }) {
   const field = useRef<HTMLInputElement>(null)
-  const [text, setText] = useTyped(value)
+  const [text, setText, ask] = useTyped(value)
   const keys = useShortcutOf('search.focus')
   useAction('search.focus', () => {
     field.current?.focus()
@@ -30,6 +30,7 @@ export function SearchField({
     if (event.key === 'ArrowDown') void runAction('results.next')
     else if (event.key === 'ArrowUp') void runAction('results.previous')
     else if (event.key === 'Enter') {
+      ask()
       field.current?.blur()
       onDown()
     } else if (event.key === 'Escape') field.current?.blur()
@@ -72,8 +73,11 @@ export function SearchField({
   )
 }
 
-/** What stands in the field: what is typed at once, what the address says when that changes by itself. */
-function useTyped(value: string): [string, (text: string) => void] {
+/**
+ * What stands in the field: what is typed at once, what the address says when that changes by itself.
+ * The last function asks at once what was typed.
+ */
+function useTyped(value: string): [string, (text: string) => void, () => void] {
   const [text, setText] = useState(value)
   const sent = useRef(value)
   const timer = useRef<ReturnType<typeof setTimeout>>(undefined)
@@ -87,11 +91,14 @@ function useTyped(value: string): [string, (text: string) => void] {
   const type = (typed: string) => {
     setText(typed)
     clearTimeout(timer.current)
-    timer.current = setTimeout(() => {
-      timer.current = undefined
-      sent.current = typed
-      void runAction('search.setQuery', { query: typed })
-    }, SETTLES_MS)
+    timer.current = setTimeout(() => send(typed), SETTLES_MS)
   }
-  return [text, type]
+  const send = (typed: string) => {
+    clearTimeout(timer.current)
+    timer.current = undefined
+    sent.current = typed
+    void runAction('search.setQuery', { query: typed })
+  }
+  const ask = () => timer.current !== undefined && send(text)
+  return [text, type, ask]
 }

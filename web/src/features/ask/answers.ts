@@ -1,5 +1,6 @@
 /** From hits and suggestions to what a card shows. Pure. */
-import type { Hit, SearchResults, Suggestion, Suggestions } from '@/shared/bridge/codetteBridge'
+import type { Found } from '@/shared/api/queries'
+import type { Hit, Suggestion } from '@/shared/bridge/codetteBridge'
 
 export interface Answer {
   key: string
@@ -85,14 +86,9 @@ function answer(hit: Hit, suggestion: Suggestion | undefined): Answer {
  * The hits, and where there is a context, those first that suit it, in that order: the search knows
  * how it ranked, the suggestions know the context.
  */
-export function answersOf(
-  found: SearchResults | undefined,
-  suggested: Suggestions | undefined,
-  hasContext: boolean,
-  limit: number,
-): Answer[] {
-  const place = new Map(suggested?.suggestions.map((each, at) => [each.id, { at, each }]))
-  const answers = (found?.hits ?? []).map((hit) => answer(hit, place.get(hit.key)?.each))
+export function answersOf(found: Found | undefined, hasContext: boolean, limit: number): Answer[] {
+  const place = new Map(found?.suggestions?.suggestions.map((each, at) => [each.id, { at, each }]))
+  const answers = (found?.hits.hits ?? []).map((hit) => answer(hit, place.get(hit.key)?.each))
   if (hasContext) {
     const last = answers.length
     const placeOf = ({ key }: Answer) => place.get(key)?.at ?? last

@@ -3,8 +3,10 @@ import { useSyncExternalStore } from 'react'
 import { actionByName } from '@/shared/actions/registry'
 import { type CodetteBridge, OfflineError } from '@/shared/bridge/codetteBridge'
 import { copyText } from '@/shared/clipboard'
+import { notify } from '@/shared/ui/Notices'
 
-export type AppliedState = 'waiting' | 'sent' | 'copied' | 'unheard' | 'unsure'
+/** `hostless`: the server is back, and the host is not yet. */
+export type AppliedState = 'waiting' | 'hostless' | 'sent' | 'copied' | 'unsure'
 
 export interface Suggested {
   key: string
@@ -15,8 +17,8 @@ export interface Suggested {
 export interface Applied extends Suggested {
   at: number
   state: AppliedState
-  /** Clients that heard it. */
-  delivered: number
+  /** Who took it. */
+  hosts: readonly string[]
 }
 
 let applied: readonly Applied[] = []
@@ -53,9 +55,10 @@ function message(
   return { actionId: actionByName.get(name)?.id ?? 0, name, parameters: { key, title, parameters } }
 }
 
-/** Whoever else is connected hears an action: hosts, and other pages. */
-export function clients(count: number): string {
-  return count === 1 ? '1 client' : `${count} clients`
+/** Hosts by their names. */
+export function named(hosts: readonly string[]): string {
+  if (hosts.length === 0) return 'the host'
+  return hosts.length === 1 && hosts[0] === 'host' ? 'the host' : hosts.join(' and ')
 }
 
 export function parametersText(parameters: Record<string, unknown>): string {
@@ -63,19 +66,20 @@ export function parametersText(parameters: Record<string, unknown>): string {
 }
 
 /**
- * Send a suggestion to the host; where nobody hears it, copy its parameters. While the server is
- * away it waits for it, and `apply` returns at once.
+ * Send a suggestion to the host; where there is none, copy its parameters. While the server is away
+ * it waits, for the server and then for a host, and `apply` returns at once.
  */
 export async function apply(bridge: CodetteBridge, suggested: Suggested): Promise<Applied> {
   const at = Date.now()
   const online = bridge.state === 'connected'
-  const entry: Applied = { ...suggested, at, state: 'waiting', delivered: 0 }
+  const entry: Applied = { ...suggested, at, state: 'waiting', hosts: [] }
   keep([entry, ...applied.filter(({ key }) => key !== suggested.key)])
   const abort = new AbortController()
   pending.set(suggested.key, abort)
   const sent = settle(bridge, entry, abort.signal, online)
-  if (!online) return entry
-  return sent
+  if (online) return sent
+  sent.catch((error: unknown) => notify(`Apply “${entry.title}”: ${String(error)}`, 'error'))
+  return entry
 }
 
 async function settle(
@@ -98,12 +102,10 @@ async function outcome(
   signal: AbortSignal,
   mayCopy: boolean,
 ): Promise<Partial<Applied>> {
-  let delivered = 0
   try {
-    delivered = await bridge.sendAction(message('suggestion.apply', entry), {
-      signal,
-      label: `Apply “${entry.title}”`,
-    })
+    const label = `Apply “${entry.title}”`
+    const { hosts } = await bridge.sendAction(message('suggestion.apply', entry), { signal, label })
+    if (hosts > 0) return { state: 'sent', hosts: bridge.connection.hosts }
   } catch (error) {
     if (signal.aborted) return {}
     if (!(error instanceof OfflineError)) {
@@ -112,11 +114,35 @@ async function outcome(
     }
     if (error.maybeSent) return { state: 'unsure' }
   }
-  if (delivered > 0) return { state: 'sent', delivered }
   // Later, without a press of a key or button, a page may not copy.
-  if (!mayCopy) return { state: 'unheard' }
+  if (!mayCopy) return afterHost(bridge, entry, signal)
   await copyText(parametersText(entry.parameters))
   return { state: 'copied' }
+}
+
+/** No host took it: send it to the one that comes. */
+async function afterHost(
+  bridge: CodetteBridge,
+  entry: Applied,
+  signal: AbortSignal,
+): Promise<Partial<Applied>> {
+  patch(entry.key, entry.at, { state: 'hostless' })
+  await new Promise<void>((resolve, reject) => {
+    const off = bridge.on('hosts_changed', ({ hosts }) => {
+      if (hosts.length === 0) return
+      off()
+      resolve()
+    })
+    signal.addEventListener('abort', () => {
+      off()
+      reject(signal.reason)
+    })
+    if (bridge.connection.hosts.length > 0) {
+      off()
+      resolve()
+    }
+  }).catch(() => {})
+  return signal.aborted ? {} : outcome(bridge, entry, signal, false)
 }
 
 /** Take a suggestion back: tell the host, or take it out of the queue. Returns what it was. */

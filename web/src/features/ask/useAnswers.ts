@@ -1,38 +1,29 @@
 import { useQuery } from '@tanstack/react-query'
-import { useEffect, useMemo, useState } from 'react'
-import { facetsQuery, searchQuery, suggestQuery } from '@/shared/api/queries'
+import { useMemo } from 'react'
+import { answersQuery, facetsQuery } from '@/shared/api/queries'
 import { useBridge } from '@/shared/bridge/context'
 import { useCollection } from '@/shared/collection'
 import { type Answer, answersOf } from './answers'
 import type { AskState } from './state'
 
-const DEBOUNCE_MS = 140
 /** Suggestions to weigh against a context; the server gives no more. */
 const CONSIDERED = 30
-
-export function useDebounced<T>(value: T, ms = DEBOUNCE_MS): T {
-  const [settled, settle] = useState(value)
-  useEffect(() => {
-    const timer = setTimeout(() => settle(value), ms)
-    return () => clearTimeout(timer)
-  }, [value, ms])
-  return settled
-}
 
 export interface Facet {
   column: string
   values: readonly { value: string; count: number }[]
 }
 
-/** The column that sorts a collection's rows into kinds. */
-export function useFacet(): Facet | null {
+/** The column that sorts a collection's rows into kinds; undefined until that is known. */
+export function useFacet(): Facet | null | undefined {
   const { name } = useCollection()
-  const { data } = useQuery(facetsQuery(useBridge(), name))
+  const { data, error } = useQuery(facetsQuery(useBridge(), name))
   return useMemo(() => {
-    const facets = data?.facets ?? {}
+    if (!data) return error ? null : undefined
+    const { facets } = data
     const column = facets.category ? 'category' : Object.keys(facets)[0]
     return column ? { column, values: facets[column] ?? [] } : null
-  }, [data])
+  }, [data, error])
 }
 
 export interface Answers {
@@ -41,11 +32,11 @@ export interface Answers {
   idle: boolean
   /** The first answer is awaited. */
   loading: boolean
-  /** What is shown answers an older question. */
+  /** What is shown answers an older question; hits and reasons change together. */
   stale: boolean
   error: Error | null
-  /** Why nothing is known, where nothing relevant is. */
-  unknown: string | null
+  /** There are hits, and none is relevant: they are kept back until the nearest are asked for. */
+  keptBack: boolean
   more: boolean
   tookMs: number | null
   retry: () => void
@@ -59,41 +50,42 @@ function contextOf({ track, genre, bpm }: AskState) {
   }
 }
 
-export function useAnswers(state: AskState, facet: Facet | null): Answers {
+export function useAnswers(state: AskState, facet: Facet | null | undefined): Answers {
   const bridge = useBridge()
-  const { name } = useCollection()
+  const { name, error } = useCollection()
   const query = state.q.trim()
-  const collection = name || undefined
   const context = contextOf(state)
   const hasContext = Object.keys(context).length > 0
   const limit = Math.max(state.n ?? 0, 1)
   const where = state.category && { [facet?.column ?? 'category']: state.category }
-  const search = useQuery(
-    searchQuery(bridge, {
-      query,
-      collection,
-      mode: state.mode,
-      limit: hasContext ? Math.max(limit, CONSIDERED) : limit,
-      ...(where && { where }),
-    }),
-  )
-  const suggest = useQuery(
-    suggestQuery(bridge, { prompt: query, context, collection, limit: CONSIDERED }),
-  )
+  const search = {
+    query,
+    collection: name,
+    mode: state.mode,
+    limit: hasContext ? Math.max(limit, CONSIDERED) : limit,
+    ...(where && { where }),
+  }
+  const suggest = { prompt: query, context, collection: name, limit: CONSIDERED }
+  // Asked once, in the collection and by the column that are meant, not first in others.
+  const ready = name !== '' && !(state.category && facet === undefined)
+  const found = useQuery(answersQuery(bridge, search, suggest, ready))
   const idle = query === ''
+  const { data } = found
+  const irrelevant = data?.suggestions?.message != null && state.mode !== 'keyword'
+  const keptBack = !idle && irrelevant && state.nearest === 'no' && data.hits.hits.length > 0
   const list = useMemo(
-    () => (idle ? [] : answersOf(search.data, suggest.data, hasContext, limit)),
-    [idle, search.data, suggest.data, hasContext, limit],
+    () => (idle || keptBack ? [] : answersOf(data, hasContext, limit)),
+    [idle, keptBack, data, hasContext, limit],
   )
   return {
     list,
     idle,
-    loading: !idle && search.isPending,
-    stale: !idle && search.isPlaceholderData,
-    error: idle ? null : search.error,
-    unknown: suggest.isPlaceholderData ? null : (suggest.data?.message ?? null),
+    loading: !idle && found.isPending,
+    stale: !idle && found.isPlaceholderData,
+    error: idle ? null : (found.error ?? (name ? null : error)),
+    keptBack,
     more: !idle && list.length === limit,
-    tookMs: search.data?.tookMs ?? null,
-    retry: () => void search.refetch(),
+    tookMs: data?.hits.tookMs ?? null,
+    retry: () => void found.refetch(),
   }
 }

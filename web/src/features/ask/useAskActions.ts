@@ -10,14 +10,15 @@ import type { Answer } from './answers'
 import {
   type Applied,
   apply,
-  clients,
   findApplied,
+  named,
   parametersText,
   revert,
   type Suggested,
   useApplied,
 } from './applied'
 import { type AskState, askSchema, MODES, MOST, PAGE } from './state'
+import type { Answers } from './useAnswers'
 
 type Change = (changes: Partial<AskState>, options?: SetOptions) => void
 
@@ -56,6 +57,7 @@ export function useSearchActions(state: AskState, set: Change): void {
     mode: 'hybrid',
   } as const
   useAction('search.clear', () => change(cleared), { undo })
+  useAction('search.nearest', () => set({ nearest: 'yes' }))
   useAction('search.more', () => set({ n: Math.min(MOST, (state.n ?? PAGE) + PAGE) }))
 }
 
@@ -132,7 +134,7 @@ function pick(answer: Answer | undefined): Suggested | undefined {
 
 function told(done: Applied): Applied {
   if (done.state === 'sent')
-    notify(`Sent to ${clients(done.delivered)}: ${done.title}.`, 'ok', 'history.undo')
+    notify(`Sent to ${named(done.hosts)}: ${done.title}.`, 'ok', 'history.undo')
   if (done.state === 'copied') {
     notify(
       `No host is connected. The parameters of “${done.title}” are copied.`,
@@ -148,9 +150,8 @@ function told(done: Applied): Applied {
 
 export function useAskFacts(
   state: AskState,
-  list: readonly Answer[],
+  { list, more, keptBack }: Answers,
   selected: Answer | undefined,
-  more: boolean,
 ): void {
   const applied = useApplied()
   const isApplied = applied.some(({ key }) => key === selected?.key)
@@ -161,6 +162,7 @@ export function useAskFacts(
   useFacts({
     'search.active': state.q !== '' || filtered,
     'results.any': list.length > 0,
+    'results.keptBack': keptBack,
     'results.more': more && (state.n ?? PAGE) < MOST,
     'result.selected': selected !== undefined,
     'result.parameters': hasParameters,

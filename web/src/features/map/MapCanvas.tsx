@@ -17,7 +17,16 @@ export interface MapCanvasProps extends Told {
 }
 
 /** The canvas; panning, zooming and pointing happen in the controller, without React. */
-export function MapCanvas({ ref, cloud, lit, hidden, label, onPick, onSettled }: MapCanvasProps) {
+export function MapCanvas({
+  ref,
+  cloud,
+  lit,
+  hidden,
+  label,
+  onPick,
+  onMoving,
+  onSettled,
+}: MapCanvasProps) {
   const canvas = useRef<HTMLCanvasElement>(null)
   const beside = useRef<HTMLDivElement>(null)
   const controller = useRef<MapController>(null)
@@ -44,8 +53,8 @@ export function MapCanvas({ ref, cloud, lit, hidden, label, onPick, onSettled }:
   }, [])
   useImperativeHandle(ref, () => controller.current as MapController, [])
   useEffect(() => {
-    if (controller.current) controller.current.told = { onPick, onSettled }
-  }, [onPick, onSettled])
+    if (controller.current) controller.current.told = { onPick, onMoving, onSettled }
+  }, [onPick, onMoving, onSettled])
   useEffect(() => controller.current?.show({ cloud, colours, hidden }), [cloud, colours, hidden])
   useEffect(() => controller.current?.light(lit), [lit])
   return (

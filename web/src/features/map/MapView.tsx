@@ -1,5 +1,5 @@
 import { useQuery } from '@tanstack/react-query'
-import { useCallback, useMemo, useRef, useState } from 'react'
+import { useCallback, useLayoutEffect, useMemo, useRef, useState } from 'react'
 import { runAction } from '@/shared/actions/useAction'
 import { mapQuery, placeQuery } from '@/shared/api/queries'
 import type { CollectionMap } from '@/shared/bridge/codetteBridge'
@@ -91,10 +91,11 @@ function Shown({ map }: { map: CollectionMap }) {
   const lit = useMemo(
     () => ({
       hits: hits.map(({ key }) => cloud.find(key)).filter((at) => at >= 0),
-      query: asked ? (place.data ?? null) : null,
+      // The place of an older question is none of this one.
+      query: asked && !place.isPlaceholderData ? (place.data ?? null) : null,
       selected,
     }),
-    [hits, cloud, asked, place.data, selected],
+    [hits, cloud, asked, place.data, place.isPlaceholderData, selected],
   )
   const select = useCallback(
     (at: number) => {
@@ -107,11 +108,11 @@ function Shown({ map }: { map: CollectionMap }) {
     (at: number) => set({ key: at < 0 ? null : cloud.key(at) }),
     [set, cloud],
   )
-  const [inView, onSettled] = useSettled(cloud, hidden, state.at, set, controller)
+  const { list, inView, onMoving, onSettled } = useSettled(cloud, hidden, state.at, set, controller)
   const answer = hits.find(({ key }) => key === state.key)
   useSearchActions(state, set)
   useResultActions(hits, answer, set, (key) => select(cloud.find(key)))
-  useAskFacts(state, hits, answer, answers.more)
+  useAskFacts(state, answers, answer)
   useMapActions({
     controller: () => controller.current,
     cloud,
@@ -143,6 +144,7 @@ function Shown({ map }: { map: CollectionMap }) {
           hidden={hidden}
           label={label}
           onPick={onPick}
+          onMoving={onMoving}
           onSettled={onSettled}
         />
         <div className={css.side}>
@@ -154,7 +156,7 @@ function Shown({ map }: { map: CollectionMap }) {
             facet={facet?.values.map(({ value }) => value) ?? []}
           />
           {asked && <HitsPanel answers={answers} selected={state.key} />}
-          <Panel title={`In view: ${count(inView.length)}`} className={css.listPanel}>
+          <Panel ref={list} title={`In view: ${count(inView.length)}`} className={css.listPanel}>
             <InView cloud={cloud} points={inView.slice(0, LISTED)} selected={state.key} />
             {inView.length > LISTED && (
               <p className={css.note}>
@@ -173,6 +175,14 @@ function foundPoints(cloud: Cloud, hits: readonly number[], query: Point | null)
   return query ? [...places, query] : places
 }
 
+interface Settled {
+  /** The panel that lists what is in view; busy while that is out of date. */
+  list: React.RefObject<HTMLElement | null>
+  inView: readonly number[]
+  onMoving: () => void
+  onSettled: (view: View, bounds: Bounds) => void
+}
+
 /** What is in view once the view has come to rest, and the address that says so. */
 function useSettled(
   cloud: Cloud,
@@ -180,7 +190,8 @@ function useSettled(
   at: string,
   set: (changes: { at: string }) => void,
   controller: React.RefObject<MapController | null>,
-): [readonly number[], (view: View, bounds: Bounds) => void] {
+): Settled {
+  const list = useRef<HTMLElement>(null)
   const [bounds, setBounds] = useState<Bounds | null>(null)
   const wanted = useRef(at)
   const onSettled = useCallback(
@@ -199,7 +210,13 @@ function useSettled(
     () => (bounds ? cloud.within(bounds, hidden) : []),
     [bounds, cloud, hidden],
   )
-  return [inView, onSettled]
+  // By hand: that the map moves is no reason to make the page anew.
+  const busy = useCallback((so: boolean) => {
+    list.current?.setAttribute('aria-busy', String(so))
+  }, [])
+  const onMoving = useCallback(() => busy(true), [busy])
+  useLayoutEffect(() => busy(bounds === null), [busy, bounds])
+  return { list, inView, onMoving, onSettled }
 }
 
 /** x,y,zoom of an address; null where it has none, or something else. */
@@ -299,11 +316,16 @@ function Selected({ cloud, at, answer, hits, facet }: SelectedProps) {
 
 function HitsPanel({ answers, selected }: { answers: Answers; selected: string | null }) {
   return (
-    <Panel title="Hits" className={css.listPanel}>
+    <Panel title="Hits" className={css.listPanel} busy={answers.loading || answers.stale}>
       {answers.error ? (
         <ErrorState error={answers.error} onRetry={answers.retry} />
       ) : answers.loading ? (
         <Skeleton height={160} />
+      ) : answers.keptBack ? (
+        <div className={css.selectedBody}>
+          <p className="quiet">Nothing relevant is known about this.</p>
+          <ActionButton action="search.nearest" size="small" />
+        </div>
       ) : answers.list.length === 0 ? (
         <p className="quiet">Nothing was found.</p>
       ) : (

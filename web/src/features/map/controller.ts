@@ -18,6 +18,8 @@ import {
 export interface Told {
   /** A point was clicked; -1: none. */
   onPick: (at: number) => void
+  /** The view has begun to move: what is listed of it is out of date until it rests. */
+  onMoving: () => void
   /** The view has come to rest. */
   onSettled: (view: View, bounds: Bounds) => void
 }
@@ -30,7 +32,7 @@ const KEY_PAN = 0.18
 
 export class MapController {
   readonly painter: Painter
-  told: Told = { onPick: () => {}, onSettled: () => {} }
+  told: Told = { onPick: () => {}, onMoving: () => {}, onSettled: () => {} }
   readonly #canvas: HTMLCanvasElement
   readonly #label: HTMLElement
   readonly #pointers = new Map<number, Point>()
@@ -39,6 +41,7 @@ export class MapController {
   #moved = 0
   #timer: ReturnType<typeof setTimeout> | undefined
   #whole = true
+  #moving = false
 
   constructor(canvas: HTMLCanvasElement, label: HTMLElement) {
     this.#canvas = canvas
@@ -139,9 +142,12 @@ export class MapController {
 
   #settle(): void {
     clearTimeout(this.#timer)
+    if (!this.#moving) this.told.onMoving()
+    this.#moving = true
     if (this.#pointers.size > 0) return // it is told when it is let go
     this.#timer = setTimeout(() => {
       const { view, size } = this.painter
+      this.#moving = false
       this.told.onSettled(view, boundsShown(view, size))
     }, SETTLED_MS)
   }

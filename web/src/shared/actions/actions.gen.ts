@@ -19,6 +19,7 @@ export interface ActionParameters {
   'search.setMode': { mode: 'hybrid' | 'semantic' | 'keyword' }
   'search.cycleMode': Record<string, never>
   'search.more': Record<string, never>
+  'search.nearest': Record<string, never>
   'results.next': Record<string, never>
   'results.previous': Record<string, never>
   'results.select': { key: string | null }
@@ -51,6 +52,7 @@ export interface ActionParameters {
   'session.forgetKey': Record<string, never>
   'session.reconnect': Record<string, never>
   'session.dismiss': Record<string, never>
+  'session.reload': Record<string, never>
   'history.undo': Record<string, never>
   'history.redo': Record<string, never>
   'actions.search': { query: string }
@@ -61,6 +63,7 @@ export type Fact =
   | 'shortcuts.changed'
   | 'search.active'
   | 'results.more'
+  | 'results.keptBack'
   | 'results.any'
   | 'result.selected'
   | 'result.parameters'
@@ -109,6 +112,7 @@ export const ACTIONS: readonly ActionDefinition[] = [
   {"id":44204,"name":"search.setMode","title":"Set search mode","category":"Search","description":"Rank by meaning and words together, by meaning, or by words.","contexts":["ask","map"],"shortcut":null,"undoable":true,"when":[],"palette":false},
   {"id":44205,"name":"search.cycleMode","title":"Next search mode","category":"Search","description":"Step through hybrid, semantic and keyword search.","contexts":["ask","map"],"shortcut":"Shift+M","undoable":true,"when":[],"palette":true},
   {"id":44206,"name":"search.more","title":"Show more results","category":"Search","description":"Show ten more results.","contexts":["ask"],"shortcut":"Shift+J","undoable":false,"when":["results.more"],"palette":true},
+  {"id":44207,"name":"search.nearest","title":"Show the nearest anyway","category":"Search","description":"Show what comes nearest though nothing relevant is known.","contexts":["ask","map"],"shortcut":null,"undoable":false,"when":["results.keptBack"],"palette":true},
   {"id":44210,"name":"results.next","title":"Next result","category":"Search","description":"Move to the next result.","contexts":["ask","map"],"shortcut":"j","undoable":false,"when":["results.any"],"palette":true},
   {"id":44211,"name":"results.previous","title":"Previous result","category":"Search","description":"Move to the previous result.","contexts":["ask","map"],"shortcut":"k","undoable":false,"when":["results.any"],"palette":true},
   {"id":44212,"name":"results.select","title":"Select result","category":"Search","description":"Make one result the selected one.","contexts":["ask","map"],"shortcut":null,"undoable":false,"when":[],"palette":false},
@@ -141,6 +145,7 @@ export const ACTIONS: readonly ActionDefinition[] = [
   {"id":44702,"name":"session.forgetKey","title":"Forget the API key","category":"Session","description":"Remove the key from this tab.","contexts":["all"],"shortcut":null,"undoable":false,"when":["session.key"],"palette":true},
   {"id":44703,"name":"session.reconnect","title":"Reconnect now","category":"Session","description":"Try the connection at once instead of waiting.","contexts":["all"],"shortcut":null,"undoable":false,"when":["offline"],"palette":true},
   {"id":44704,"name":"session.dismiss","title":"Dismiss notices","category":"Session","description":"Close every notice.","contexts":["all"],"shortcut":"Escape","undoable":false,"when":["notices.any"],"palette":true},
+  {"id":44705,"name":"session.reload","title":"Load the page anew","category":"Session","description":"Fetch the page again, as it is on the server now; the address keeps the view.","contexts":["all"],"shortcut":null,"undoable":false,"when":[],"palette":true},
   {"id":44800,"name":"history.undo","title":"Undo","category":"History","description":"Undo the last action that can be undone.","contexts":["all"],"shortcut":"Mod+Z","undoable":false,"when":["history.undo"],"palette":true},
   {"id":44801,"name":"history.redo","title":"Redo","category":"History","description":"Do again what was undone.","contexts":["all"],"shortcut":"Mod+Shift+Z","undoable":false,"when":["history.redo"],"palette":true},
   {"id":44802,"name":"actions.search","title":"Filter the table of actions","category":"Palette and shortcuts","description":"Show only the actions that fit the words.","contexts":["actions"],"shortcut":null,"undoable":false,"when":[],"palette":false},

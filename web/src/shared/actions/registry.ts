@@ -50,6 +50,9 @@ export class ActionRegistry {
   readonly #undone: Done[] = []
   /** Runs that will be on the stack once they have ended. */
   readonly #underWay = new Set<Promise<boolean>>()
+  /** Steps back and forth go one after the other. */
+  #turn: Promise<unknown> = Promise.resolve()
+  #stepping = 0
   readonly #observers = new Set<(name: ActionName) => void>()
   #context = 'all'
   #version = 0
@@ -94,8 +97,8 @@ export class ActionRegistry {
   }
 
   is(fact: Fact): boolean {
-    if (fact === 'history.undo') return this.#done.length + this.#underWay.size > 0
-    if (fact === 'history.redo') return this.#undone.length > 0
+    if (fact === 'history.undo') return this.#done.length + this.#underWay.size + this.#stepping > 0
+    if (fact === 'history.redo') return this.#undone.length + this.#stepping > 0
     return (this.#facts.get(fact)?.size ?? 0) > 0
   }
 
@@ -179,19 +182,37 @@ export class ActionRegistry {
     return this.#undone
   }
 
-  /** Take the last step back; one that is under way is awaited first. */
-  async undo(): Promise<ActionDefinition | null> {
-    await Promise.all(this.#underWay)
-    return this.#step(this.#done, this.#undone, async ({ binding, parameters, result }) => {
-      await binding.undo?.(parameters as never, result)
-      return result
-    })
+  /** Take the last step back; what is under way is awaited first. */
+  undo(): Promise<ActionDefinition | null> {
+    return this.#inTurn(() =>
+      this.#step(this.#done, this.#undone, async ({ binding, parameters, result }) => {
+        await binding.undo?.(parameters as never, result)
+        return result
+      }),
+    )
   }
 
+  /** Do again what was taken back last; what is under way is awaited first. */
   redo(): Promise<ActionDefinition | null> {
-    return this.#step(this.#undone, this.#done, async ({ binding, parameters }) =>
-      binding.handler(parameters as never),
+    return this.#inTurn(() =>
+      this.#step(this.#undone, this.#done, async ({ binding, parameters }) =>
+        binding.handler(parameters as never),
+      ),
     )
+  }
+
+  /** A step begins when the one before has ended, and every run that was under way. */
+  async #inTurn<T>(step: () => Promise<T>): Promise<T> {
+    this.#stepping += 1
+    this.#changed()
+    const turn = this.#turn.then(() => Promise.all(this.#underWay)).then(step)
+    this.#turn = turn.catch(() => {})
+    try {
+      return await turn
+    } finally {
+      this.#stepping -= 1
+      this.#changed()
+    }
   }
 
   #remember(done: Done): void {

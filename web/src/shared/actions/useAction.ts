@@ -1,4 +1,4 @@
-import { useEffect, useLayoutEffect, useRef, useSyncExternalStore } from 'react'
+import { useLayoutEffect, useRef, useSyncExternalStore } from 'react'
 import {
   type ActionName,
   type ActionParameters,
@@ -51,11 +51,14 @@ export function useAction<N extends ActionName, R>(
   }, [enabled])
 }
 
-/** Say what is so while the component is there: actions wait for facts. */
+/**
+ * Say what is so while the component is there: actions wait for facts. It is said with the picture
+ * that shows it, so that a key that is pressed at once finds it said.
+ */
 export function useFacts(facts: Partial<Record<Fact, boolean>>): void {
   const owner = useRef<object>({})
   const text = JSON.stringify(facts)
-  useEffect(() => {
+  useLayoutEffect(() => {
     const mine = owner.current
     const given = Object.entries(JSON.parse(text)) as [Fact, boolean][]
     for (const [fact, so] of given) registry.setFact(fact, mine, so)

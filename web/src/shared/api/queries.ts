@@ -1,6 +1,13 @@
 /** Every read of the server as TanStack query options: one key, one function, one place. */
 import { keepPreviousData, queryOptions } from '@tanstack/react-query'
-import type { CodetteBridge, SearchRequest, SuggestRequest } from '../bridge/codetteBridge'
+import {
+  type CodetteBridge,
+  ProblemError,
+  type SearchRequest,
+  type SearchResults,
+  type Suggestions,
+  type SuggestRequest,
+} from '../bridge/codetteBridge'
 
 /** A read fails at once while offline: the page says so, and reads again when it is back. */
 const read = (signal: AbortSignal) => ({ signal, queue: false })
@@ -33,23 +40,37 @@ export const failuresQuery = (
     placeholderData: keepPreviousData,
   })
 
-export const searchQuery = (bridge: CodetteBridge, request: SearchRequest) =>
+export interface Found {
+  hits: SearchResults
+  /** Why each fits; null for a collection that nothing can be suggested from. */
+  suggestions: Suggestions | null
+}
+
+/** Hits and the reasons for them are one answer: never the hits of one question with the reasons of another. */
+export const answersQuery = (
+  bridge: CodetteBridge,
+  search: SearchRequest,
+  suggest: SuggestRequest,
+  ready: boolean,
+) =>
   queryOptions({
-    queryKey: ['search', request],
-    queryFn: ({ signal }) => bridge.search(request, read(signal)),
-    enabled: request.query.trim() !== '',
+    queryKey: ['answers', search, suggest],
+    queryFn: async ({ signal }): Promise<Found> => {
+      const [hits, suggestions] = await Promise.all([
+        bridge.search(search, read(signal)),
+        bridge.suggest(suggest, read(signal)).catch(nullIfRefused),
+      ])
+      return { hits, suggestions }
+    },
+    enabled: ready && search.query.trim() !== '',
     placeholderData: keepPreviousData,
     staleTime: 30_000,
   })
 
-export const suggestQuery = (bridge: CodetteBridge, request: SuggestRequest) =>
-  queryOptions({
-    queryKey: ['suggest', request],
-    queryFn: ({ signal }) => bridge.suggest(request, read(signal)),
-    enabled: (request.prompt ?? '').trim() !== '',
-    placeholderData: keepPreviousData,
-    staleTime: 30_000,
-  })
+function nullIfRefused(error: unknown): null {
+  if (error instanceof ProblemError && !error.needsKey) return null
+  throw error
+}
 
 export const facetsQuery = (bridge: CodetteBridge, collection: string) =>
   queryOptions({

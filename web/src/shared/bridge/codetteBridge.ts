@@ -30,7 +30,20 @@ export interface Connection {
   /** When the next try is due, in milliseconds since 1970; null where none is planned. */
   readonly retryAt: number | null
   readonly waiting: readonly Waiting[]
+  /** Names of the hosts that are connected now. */
+  readonly hosts: readonly string[]
 }
+
+/** Who was sent an action. */
+export interface Delivery {
+  /** All other clients, the hosts among them. */
+  readonly clients: number
+  /** Those that do what actions say; all clients where the server cannot tell. */
+  readonly hosts: number
+}
+
+/** A host does what actions say; a studio sends them, and is told which hosts there are. */
+export type Role = 'host' | 'studio'
 
 export interface BridgeEvents {
   connected: v.InferOutput<typeof schema.connected>
@@ -45,6 +58,7 @@ export interface BridgeEvents {
   coverage_changed: v.InferOutput<typeof schema.coverageChanged>
   failure_added: v.InferOutput<typeof schema.failureAdded>
   action: schema.ReceivedAction
+  hosts_changed: v.InferOutput<typeof schema.hosts>
   authenticated: Record<string, never>
   error: v.InferOutput<typeof schema.frameError>
 }
@@ -53,6 +67,10 @@ export interface BridgeOptions {
   /** Where the server is; default: where the page came from. */
   baseUrl?: string
   apiKey?: string | null
+  /** What this client is; default: it does not say, and counts as neither. */
+  role?: Role
+  /** What a host is called. */
+  name?: string
   fetch?: typeof fetch
   /** Default: the platform's own. */
   WebSocket?: new (
@@ -131,6 +149,8 @@ export class CodetteBridge {
   readonly #Socket: (new (url: string) => WebSocket) | undefined
   readonly #backoff: Backoff
   readonly #timeoutMs: number
+  readonly #role: Role | undefined
+  readonly #name: string
   readonly #emitter = new Emitter<BridgeEvents>()
   readonly #queue: RequestQueue
   readonly #asked = new Map<string, Asked>()
@@ -139,6 +159,7 @@ export class CodetteBridge {
   #socket: WebSocket | null = null
   #state: ConnectionState = 'idle'
   #clientId: string | null = null
+  #hosts: readonly string[] = []
   #attempt = 0
   #retryAt: number | null = null
   #retry: ReturnType<typeof setTimeout> | undefined
@@ -151,6 +172,8 @@ export class CodetteBridge {
     const here = typeof location === 'undefined' ? 'http://127.0.0.1:8000' : location.origin
     this.#base = (options.baseUrl ?? here).replace(/\/+$/, '')
     this.#key = options.apiKey ?? null
+    this.#role = options.role
+    this.#name = options.name ?? ''
     this.#fetch = options.fetch ?? globalThis.fetch.bind(globalThis)
     this.#Socket = options.WebSocket ?? globalThis.WebSocket
     this.#backoff = { ...BACKOFF, ...options.backoff }
@@ -240,11 +263,12 @@ export class CodetteBridge {
     return (await this.#get('/api/actions', {}, schema.actions, options)).actions
   }
 
-  /** Ask all other clients of the server, the host among them, to do something. Returns how many heard it. */
-  async sendAction(action: SentAction, options?: CallOptions): Promise<number> {
+  /** Ask all other clients of the server, hosts among them, to do something. */
+  async sendAction(action: SentAction, options?: CallOptions): Promise<Delivery> {
     const work = () => this.#ask('action', action)
     const ack = await this.#whenOnline(`Send ${action.name}`, work, options, true)
-    return parsed(schema.actionAck, ack, 'action_ack').delivered
+    const { delivered, hosts = delivered } = parsed(schema.actionAck, ack, 'action_ack')
+    return { clients: delivered, hosts }
   }
 
   // --- the connection ---
@@ -256,6 +280,7 @@ export class CodetteBridge {
       attempt: this.#attempt,
       retryAt: this.#retryAt,
       waiting: this.#queue.waiting,
+      hosts: this.#hosts,
     }
   }
 
@@ -415,6 +440,7 @@ export class CodetteBridge {
     clearTimeout(this.#watchdog)
     this.#socket = null
     this.#clientId = null
+    this.#hosts = []
     const lost = new OfflineError('The connection was lost before the answer came.', true)
     for (const asked of this.#asked.values()) {
       clearTimeout(asked.timer)
@@ -472,6 +498,7 @@ export class CodetteBridge {
     const again = this.#everConnected
     this.#everConnected = true
     this.#become('connected')
+    this.#introduce()
     if (this.#topics.size) this.#tell('subscribe', { topics: [...this.#topics.keys()] })
     this.#emitter.emit('connected', hello)
     if (again) this.#emitter.emit('reconnected', { clientId: hello.clientId, attempts })
@@ -481,7 +508,11 @@ export class CodetteBridge {
   #dispatch(frame: Frame, data: unknown): void {
     const asked = frame.id === undefined ? undefined : this.#asked.get(String(frame.id))
     if (asked) this.#answer(String(frame.id), asked, frame.type, data)
-    if (frame.type === 'authenticated') this.#emitter.emit('authenticated', {})
+    if (frame.type === 'authenticated') {
+      this.#introduce() // a host may have been refused before
+      this.#emitter.emit('authenticated', {})
+    }
+    if (frame.type === 'hosts_changed' || frame.type === 'welcome') this.#hostsAre(data)
     const shape = TOLD[frame.type as keyof typeof TOLD]
     if (!shape || (asked && frame.type === 'error')) return
     const found = v.safeParse(shape, data)
@@ -517,6 +548,20 @@ export class CodetteBridge {
   #tell(type: string, data: object, id?: string): void {
     if (this.#state !== 'connected' || !this.#socket) return
     this.#socket.send(JSON.stringify({ type, data: toWire(data), ...(id && { id }) }))
+  }
+
+  /** Say what this client is. A server that does not know of roles refuses, and all else goes on. */
+  #introduce(): void {
+    if (!this.#role) return
+    this.#ask('hello', { role: this.#role, name: this.#name }).catch(() => {})
+  }
+
+  #hostsAre(data: unknown): void {
+    const found = v.safeParse(schema.hosts, data)
+    if (!found.success) return
+    this.#hosts = found.output.hosts
+    this.#emitter.emit('connection_changed', this.connection)
+    this.#emitter.emit('hosts_changed', found.output)
   }
 
   /** The first frame of a connection: whatever follows is sent after it, and so with the key. */

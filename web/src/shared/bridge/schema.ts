@@ -52,6 +52,7 @@ export const status = v.object({
   database: v.object({ where: v.string(), ok: v.boolean() }),
   collections: v.array(collectionStatus),
   clients: v.number(),
+  hosts: v.optional(v.array(v.string()), []),
 })
 
 export const coverages = v.object({
@@ -180,7 +181,9 @@ export const action = v.object({
   parameters: record,
   source: v.string(),
 })
-export const actionAck = v.object({ delivered: v.number() })
+/** `hosts` is missing where the server is older than hosts. */
+export const actionAck = v.object({ delivered: v.number(), hosts: v.optional(v.number()) })
+export const hosts = v.object({ hosts: v.array(v.string()) })
 export const frameError = v.object({ title: v.string(), detail: v.string(), status: v.number() })
 
 export type Coverage = v.InferOutput<typeof coverage>

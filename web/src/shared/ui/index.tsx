@@ -135,14 +135,19 @@ export function Panel({
   actions,
   children,
   className,
+  busy,
+  ref,
 }: {
   title?: ReactNode
   actions?: ReactNode
   children: ReactNode
-  className?: string
+  className?: string | undefined
+  /** Whether what it shows is still on its way. */
+  busy?: boolean
+  ref?: Ref<HTMLElement>
 }) {
   return (
-    <section className={cx(css.panel, className)}>
+    <section ref={ref} className={cx(css.panel, className)} aria-busy={busy}>
       {(title || actions) && (
         <header className={css.panelHead}>
           {title && <h2>{title}</h2>}
@@ -171,7 +176,17 @@ export function EmptyState({ title, children, actions }: StateProps) {
 }
 
 /** What went wrong, in the server's words, and what can be done about it. */
-export function ErrorState({ error, onRetry }: { error: unknown; onRetry?: () => void }) {
+export function ErrorState({
+  error,
+  onRetry,
+  title,
+  actions,
+}: {
+  error: unknown
+  onRetry?: () => void
+  title?: string
+  actions?: ReactNode
+}) {
   const { online } = useConnection()
   // The bar at the top says loudly enough that the server is away.
   if (error instanceof OfflineError && !online) return <AwayState />
@@ -179,12 +194,13 @@ export function ErrorState({ error, onRetry }: { error: unknown; onRetry?: () =>
   const request = error instanceof ProblemError ? error.requestId : null
   return (
     <div className={cx(css.state, css.errorState)} role="alert">
-      <h2>{titleOf(error)}</h2>
+      <h2>{title ?? titleOf(error)}</h2>
       <p>{error instanceof Error ? error.message : String(error)}</p>
       {request && <p className="quiet">Request {request}</p>}
       <div className={css.stateActions}>
         {onRetry && <Button onClick={onRetry}>Try again</Button>}
         {needsKey && <ActionButton action="session.enterKey" />}
+        {actions}
       </div>
     </div>
   )
