@@ -62,7 +62,7 @@ def install(extra: str) -> str:
 
 def installed(extra: str) -> bool:
     """Whether everything of an extra can be imported; nothing is."""
-    return all(_there(module) for module in EXTRAS[extra].modules)
+    return all(importable(module) for module in EXTRAS[extra].modules)
 
 
 def require(extra: str) -> None:
@@ -84,7 +84,8 @@ def missing(extra: str) -> MissingExtraError:
     )
 
 
-def _there(module: str) -> bool:
+def importable(module: str) -> bool:
+    """Whether there is such a module; it is not imported."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):  # ValueError: something stands in for it that is no module

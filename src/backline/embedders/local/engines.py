@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from backline.embedders.local.engine import Engine
 from backline.embedders.local.machine import usable_cpus
 from backline.embedders.local.numpy_engine import NumpyEngine
 from backline.errors import ConfigurationError
+from backline.extras import importable
 
 ENGINES = ("auto", "openvino", "openvino-f32", "openvino-bf16", "numpy")
 """auto: openvino where it is installed and starts, else numpy. openvino: in bfloat16 where the
@@ -47,7 +47,7 @@ def chosen_engine(name: str = "auto", threads: int | None = None) -> EngineChoic
     threads = threads or usable_cpus()
     if name == "numpy":
         return EngineChoice("numpy", "f32", threads)
-    if importlib.util.find_spec("openvino") is None:
+    if not importable("openvino"):
         return EngineChoice("numpy", "f32", threads, REMEDY)
     if name in ("auto", "openvino"):
         from backline.embedders.local.openvino_engine import native_precision  # noqa: PLC0415
@@ -84,7 +84,7 @@ def start_engine(name: str, bert: Bert, threads: int) -> Engine:
 
 
 def _start_fastest(bert: Bert, threads: int) -> Engine:
-    if importlib.util.find_spec("openvino") is not None:
+    if importable("openvino"):
         try:
             return _start_openvino("openvino", bert, threads)
         except (ImportError, RuntimeError) as error:

@@ -84,8 +84,6 @@ def _locate(spec: str) -> tuple[ModelInfo, Path]:
         folder = Path(name).expanduser()
         return describe_folder(folder), folder
     info = find_model(name)
-    if info.extra:  # before its weights are fetched
-        extras.require(info.extra)
     try:
         return info, find_weights(info)
     except WeightsError:

