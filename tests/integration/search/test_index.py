@@ -37,11 +37,12 @@ async def filled(docs: Documents, dimensions: int, count: int = COUNT) -> NDArra
     return vectors
 
 
-async def plan(docs: Documents, vector: NDArray[np.float32]) -> str:
+async def plan(docs: Documents, vector: NDArray[np.float32], *, exact: bool = False) -> str:
     """How Postgres can read the nearest rows, in the very statement that a search runs."""
     [row] = await docs.sql(
-        "select backline.search_statement(%s, 'semantic', null) as statement", docs.collection.id
-    )
+        "select backline.search_statement(%s, 'semantic', null, %s) as statement",
+        docs.collection.id, exact,
+    )  # fmt: skip
     statement = str(row["statement"]).replace("%", "%%")
     for number, value in {
         "$1": "%(collection)s::int", "$2": "%(vector)s::real[]", "$3": "''::text", "$4": "100",
@@ -76,6 +77,60 @@ async def test_the_index_is_used_and_recalls(
     )
     assert hits[0].key == "8"
     assert hits[0].score == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize("column", ["embedding", "(embedding::extensions.vector(16))"])
+async def test_an_index_in_full_precision_that_is_there_serves(
+    docs: Documents, column: str
+) -> None:
+    """Whoever has indexed the column already needs no second index of it."""
+    if column != "embedding":
+        await docs.sql("alter table docs alter embedding type extensions.vector")
+    vectors = await filled(docs, 16, 300)
+    where = "" if column == "embedding" else " where extensions.vector_dims(embedding) = 16"
+    await docs.store.connector.execute(
+        f"create index mine on docs using hnsw ({column} extensions.vector_cosine_ops){where}"
+    )
+    found = await search.ensure_index(docs.store, docs.collection, smallest=100)
+    assert found.vectors.state == "in place"
+    assert "Index Scan using mine" in await plan(docs, vectors[0])
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "(embedding extensions.vector_l2_ops)",
+        "((embedding::extensions.halfvec(16)) extensions.halfvec_cosine_ops) where rating > 0.6",
+    ],
+)
+async def test_an_index_that_cannot_serve_is_none(docs: Documents, index: str) -> None:
+    """By the expression of an index that leaves rows out, all would be scanned in half."""
+    vectors = await filled(docs, 16, 300)
+    await docs.store.connector.execute(f"create index mine on docs using hnsw {index}")
+    assert "halfvec" not in await plan(docs, vectors[0])
+    found = await search.ensure_index(docs.store, docs.collection, smallest=100)
+    assert found.vectors.state == "built"
+    assert "Index Scan using docs_embedding_hnsw" in await plan(docs, vectors[0])
+
+
+async def test_what_the_index_finds_is_compared_once_more_in_full(docs: Documents) -> None:
+    """Thirty rows, of which half precision can tell eight apart; the last is the nearest."""
+    await docs.sql("insert into docs (body) select 'n' from generate_series(1, 30) returning 1")
+    vectors = np.zeros((30, 16), np.float32)
+    vectors[:, 0], vectors[:, 1] = 1, np.linspace(0.1005, 0.1, 30)
+    await docs.embed(vectors)
+    await search.ensure_index(docs.store, docs.collection, smallest=10)
+    best = [str(key) for key in range(30, 20, -1)]
+    query = np.eye(16, dtype=np.float32)[0]
+    assert "halfvec" in await plan(docs, query)
+    assert "halfvec" not in await plan(docs, query, exact=True)
+    hits = await ranked(docs.store, docs.collection, Query("n", "semantic"), "n", query.tolist())
+    assert [hit.key for hit in hits] == best
+    nearest = await docs.sql(
+        "select key from backline.nearest(%s, %s::real[], 10, true)",
+        docs.collection.id, query.tolist(),
+    )  # fmt: skip
+    assert [row["key"] for row in nearest] == best
 
 
 async def test_recall_tells_a_bad_index(docs: Documents) -> None:

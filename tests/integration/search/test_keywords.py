@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import re
 from collections import Counter, defaultdict
 
 import psycopg
@@ -165,6 +166,32 @@ async def test_other_columns_and_vectors_cost_the_index_nothing(plain: Documents
     await plain.sql("update docs set views = views + 1 returning 1")
     await plain.embed()
     assert await plain.sql(state) == before
+
+
+@pytest.mark.parametrize("statement", ["index_statement", "unindex_statement"])
+async def test_a_plan_made_for_one_row_serves_for_thousands(
+    docs: Documents, statement: str
+) -> None:
+    """Sessions keep the plans of triggers: none may compare each row with every other."""
+    one_row = "select 'x'::text collate \"C\" as key, 'one two'::text as content"
+    [made] = await docs.sql(
+        f"select backline.{statement}(%s, %s) as statement", docs.collection.id, one_row
+    )
+    async with docs.store.connector.transaction() as transaction:
+        # As the triggers have it; most of the tables that they read are empty here.
+        await transaction.execute("set local enable_seqscan = off")
+        plan = await transaction.fetch("explain " + str(made["statement"]).replace("%", "%%"))
+    lines = [row["QUERY PLAN"] for row in plan]
+    assert any("unnest" in line for line in lines)
+    for number, line in enumerate(lines):
+        if "Nested Loop" in line or "Join" in line:
+            assert not re.search("CTE Scan|Seq Scan", inner(lines[number:])), "\n".join(lines)
+
+
+def inner(plan: list[str]) -> str:
+    """The second child of the join whose plan begins on the first line: what it reads again."""
+    depth = plan[1].index("->")
+    return [line for line in plan[1:] if line[depth : depth + 2] == "->"][1]
 
 
 async def test_writers_wait_for_nobody(plain: Documents, database: str) -> None:
