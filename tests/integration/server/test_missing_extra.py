@@ -1,0 +1,31 @@
+"""A server whose installation lacks what a collection's provider needs."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from tests.integration.harness import World
+from tests.integration.server.harness import served, with_provider
+from tests.provider import StandInProvider
+
+
+async def test_it_answers_with_the_remedy_and_serves_all_else(
+    paid: World, provider: StandInProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await paid.insert("my vocals sound muddy")
+    async with served(paid.store, **with_provider(provider)) as s:
+        monkeypatch.setitem(sys.modules, "tiktoken", None)
+        asked = {"model": paid.collection.model.name, "input": "mud"}
+        refused = [
+            await s.post("/v1/embeddings", asked, 409),
+            await s.post("/api/runs", {"collection": "notes"}, 409),
+            await s.post("/api/search", {"collection": "notes", "query": "mud"}, 409),
+        ]
+        for problem in refused:
+            assert problem["type"] == "urn:backline:problem:MissingExtraError"
+            assert "pip install 'backline[openai]'" in problem["detail"]
+        assert provider.calls == []
+        words = {"collection": "notes", "query": "mud", "mode": "keyword"}
+        await s.post("/api/search", words, 200)
+        assert (await s.get("/api/runs"))["runs"] == []
