@@ -479,6 +479,7 @@ set search_path = '' set jit = off set enable_seqscan = off set enable_mergejoin
 declare
   k1 constant float8 := 1.2;
   b constant float8 := 0.75;
+  rounding constant float8 := 1e-9;          -- of scores added up in another order
   v_base float8 := k1 * (1 - b);
   v_slope float8;                            -- k1 * b / average length
   v_documents float8; v_length float8;
@@ -514,23 +515,29 @@ begin
       v_rest := v_rest - v_bounds[v_done];
     end loop;
     v_budget := v_budget * 3;
-    select array_agg(s.doc), array_agg(s.score) into v_docs, v_scores from (
+    -- Who cannot get in any more is left out at once: adding up is what takes the time, and keeping
+    -- thousands would add them up again.
+    with scored as materialized (
       select x.doc, sum(x.score) as score from (
         select unnest(v_docs) as doc, unnest(v_scores) as score
         union all
         select unnest(p.docs), t.bound / (1 + v_base * unnest(p.inverse_tfs) + v_slope * unnest(p.lengths))
         from unnest(v_terms[v_from:v_done], v_bounds[v_from:v_done]) t(term, bound)
         join backline.postings p on p.collection_id = p_collection and p.term = t.term and p.size > 0
-      ) x group by x.doc) s;
-    select x.score into v_bar from (select unnest(v_scores) as score) x
-    order by x.score desc offset v_depth - 1 limit 1;
+      ) x group by x.doc
+    ), bar as materialized (
+      select s.score from scored s order by s.score desc offset v_depth - 1 limit 1
+    )
+    select array_agg(s.doc), array_agg(s.score), (select b.score from bar b) into v_docs, v_scores, v_bar
+    from scored s
+    where s.score + v_rest + rounding >= coalesce((select b.score from bar b), 0)
+       or s.doc in (select unnest(v_also));
   end loop;
 
   if v_done < cardinality(v_terms) then
     select array_agg(s.doc), array_agg(s.score) into v_docs, v_scores from (
       with contenders as materialized (
-        select x.doc, x.score from (select unnest(v_docs) as doc, unnest(v_scores) as score) x
-        where x.score + v_rest >= v_bar or x.doc in (select unnest(v_also))
+        select unnest(v_docs) as doc, unnest(v_scores) as score
         union all
         select a.doc, 0 from (select unnest(v_also) as doc except select unnest(v_docs)) a
       )
@@ -555,7 +562,7 @@ begin
   from (select d.key, r.score from ranked r
         join backline.documents d on d.collection_id = p_collection and d.doc = r.doc
         order by r.score desc, d.key limit p_limit) f;
-  if coalesce(cardinality(v_found), 0) < p_limit and cardinality(v_docs) > v_depth then
+  if coalesce(cardinality(v_found), 0) < p_limit and v_bar is not null then
     -- Too many of the best are gone and wait for a compaction: look further down.
     return query select * from backline.keyword_candidates(p_collection, p_query, p_limit, p_also, v_depth * 8);
     return;
@@ -757,6 +764,42 @@ language sql stable set search_path = '' as $$
     U&'MaxFragments=2, MinWords=12, MaxWords=30, StartSel=\E000, StopSel=\E001, FragmentDelimiter=" … "');
 $$;
 
+-- How search_statement scores its pool, as the common table expressions up to "scored".
+--
+-- Hybrid is a convex combination of the cosine and of BM25 / 16. The share of the words is p_weight where
+-- they tell the best row from an ordinary one as well as they do on the whole: 60 points of BM25 for each
+-- point of cosine. Words that nearly every candidate has count for less, telling ones for more. Then the
+-- query is moved halfway to the best row (Rocchio 1971), so that what resembles the best answer follows
+-- it; the best stays the best. An ordinary row is the median of the fifty best of either leg, whatever
+-- page is asked for.
+create function backline.score_statement(p_mode text) returns text
+language sql immutable set search_path = '' as $$
+  select case p_mode
+    when 'semantic' then 'scored as (select p.key, p.dense, p.keyword, p.dense as score from pool p)'
+    when 'keyword' then 'scored as (select p.key, p.dense, p.keyword, nullif(p.keyword, 0) as score from pool p)'
+    else $q$
+    placed as (
+      select p.keyword, p.dense, row_number() over (order by p.keyword desc, p.key) as by_words,
+             row_number() over (order by p.dense desc nulls last, p.key) as by_meaning
+      from pool p
+    ), contrast as (
+      select least(greatest((max(p.keyword) - percentile_cont(0.5) within group (order by p.keyword)) / 60
+               / greatest(max(p.dense) - percentile_cont(0.5) within group (order by p.dense), 0.05),
+               0.1), 10) as ratio
+      from placed p where p.by_meaning <= 50 or p.by_words <= 50 and p.keyword > 0
+    ), share as materialized (
+      select case when $7 = 1 then 1 else $7 * c.ratio / (1 - $7 + $7 * c.ratio) end as words from contrast c
+    ), best as materialized (
+      select p.vector, sqrt(1.25 + p.dense) as length from pool p, share s
+      order by (1 - s.words) * coalesce(p.dense, 0) + s.words * p.keyword / 16 desc, p.key limit 1
+    ), scored as (
+      select p.key, p.dense, p.keyword, nullif((1 - s.words) * coalesce(
+               (p.dense + 0.5 * (1 - (p.vector operator(extensions.<=>) b.vector))) / b.length, p.dense, 0)
+               + s.words * p.keyword / 16, 0) as score
+      from pool p, share s, best b
+    )$q$ end;
+$$;
+
 -- The statement that finds and scores. Its parameters: $1 collection, $2 query vector, $3 query text,
 -- $4 how deep to look, $5 filter, $6 mode, $7 weight, $8 how many. p_exact leaves the index aside.
 create function backline.search_statement(
@@ -801,38 +844,33 @@ begin
     ), comparable as materialized (
       select c.key from backline.comparable($1, array(select n.key from named n where $6 <> 'keyword')) c
     ), pool as materialized (
-      select n.key, coalesce(l.score, 0) as keyword, x.key is not null as near,
-             case when c.key is not null and %3$s then
-               1 - (r.%4$I::extensions.vector operator(extensions.<=>) $2::extensions.vector) end as dense
+      select n.key, coalesce(l.score, 0) as keyword, v.vector,
+             1 - (v.vector operator(extensions.<=>) $2::extensions.vector) as dense
       from named n
       join %5$s r on r.%6$I = n.key::%7$s
       left join lexical l on l.key = n.key
-      left join nearest x on x.key = n.key
       left join comparable c on c.key = n.key
+      cross join lateral (
+        select case when c.key is not null and %3$s then r.%4$I::extensions.vector end as vector offset 0) v
       where %8$s
-    ), scored as (
-      select p.key, p.dense, p.keyword, case $6
-        when 'semantic' then p.dense
-        when 'keyword' then nullif(p.keyword, 0)
-        else nullif((1 - $7) * coalesce(p.dense, 0) + $7 * p.keyword / 16, 0) end as score
-      from pool p
-    ), top as (
+    ), %9$s, top as (
       select t.* from scored t where t.score is not null order by t.score desc, t.key limit $8
     )
     select array_agg(t.key order by t.score desc, t.key), array_agg(t.score order by t.score desc, t.key),
            array_agg(t.dense order by t.score desc, t.key), array_agg(t.keyword order by t.score desc, t.key),
            (select count(*) from nearest), (select count(*) from lexical l where l.score > 0)
     from top t
-  $q$, v_nearest, v_lexical, i.guard, s.embedding_column, s.source, s.key_column, s.key_type, v_filter);
+  $q$, v_nearest, v_lexical, i.guard, s.embedding_column, s.source, s.key_column, s.key_type, v_filter,
+       backline.score_statement(p_mode));
 end $$;
 
 -- The one search. p_mode is semantic, keyword or hybrid; p_filter is what compile_filter reads.
 --
 -- dense is the cosine similarity of a row's vector to the query's, null where the row has none of the
 -- collection's own model; keyword is the BM25 score. Hybrid scores every row that either leg finds by
--- both legs, exactly, and adds them: (1 - p_weight) * dense + p_weight * keyword / 16. The divisor is a
--- constant because a BM25 score grows with what the query says: a long, telling query leans on its
--- words, a vague one on its meaning. See docs/explanation/search.md for the measurements.
+-- both legs, exactly, and adds them; see score_statement. BM25 is divided by a constant because it grows
+-- with what the query says: a long, telling query leans on its words, a vague one on its meaning. See
+-- docs/explanation/search.md for the measurements.
 create function backline.search(
   p_collection int, p_mode text, p_text text, p_query real[], p_limit int, p_offset int default 0,
   p_filter jsonb default null, p_weight float8 default 0.4, p_snippets boolean default false
@@ -1019,7 +1057,7 @@ begin
   if not pg_catalog.has_schema_privilege(p_role, v_schema, 'usage') then
     execute format('grant usage on schema %I to %s', v_schema, p_role);
   end if;
-  execute format('grant execute on function backline.search, backline.search_statement, backline.search_dense, '
+  execute format('grant execute on function backline.search, backline.search_statement, backline.score_statement, backline.search_dense, '
     'backline.searchable, backline.comparable, backline.comparison, backline.keyword_candidates, '
     'backline.compile_filter, backline.compile_comparison, backline.bulky_columns, backline.marks, '
     'backline.snippet, backline.similarities to %s', p_role);

@@ -62,21 +62,76 @@ async def test_by_meaning_is_by_cosine(filled: Documents) -> None:
     assert "embedding" not in hits[0].row
 
 
-async def test_hybrid_adds_both_parts_by_the_weight(filled: Documents) -> None:
-    query = Query("number 150", "hybrid", 200, weight=0.25)
-    hits = await ranked(filled.store, filled.collection, query, query.text, FIRST)
-    words = {
-        h.key: h.score
-        for h in await search.keyword(filled.store, filled.collection, "number 150", 200)
-    }
-    cosines = directions(200) @ np.array(FIRST, np.float32)
+def fused(
+    vectors: NDArray[np.float32],
+    query: NDArray[np.float32],
+    words: NDArray[np.float64],
+    weight: float,
+) -> NDArray[np.float64]:
+    """The scores that a hybrid search should give these rows; `words` is their BM25."""
+    dense = (vectors @ query).astype(np.float64)
+    best_fifty = np.zeros(len(dense), bool)
+    keys = np.array([str(row + 1) for row in range(len(dense))])  # they decide between equals
+    best_fifty[np.lexsort((keys, -dense))[:50]] = True
+    best_fifty[[at for at in np.lexsort((keys, -words))[:50] if words[at] > 0]] = True
+    above = [float(leg.max() - np.median(leg[best_fifty])) for leg in (words, dense)]
+    ratio = float(np.clip(above[0] / 60 / max(above[1], 0.05), 0.1, 10))
+    share = weight * ratio / (1 - weight + weight * ratio)
+    best = vectors[np.argmax((1 - share) * dense + share * words / 16)]
+    moved = (query + 0.5 * best) / np.linalg.norm(query + 0.5 * best)
+    return np.asarray((1 - share) * (vectors @ moved) + share * words / 16)
+
+
+async def bm25(docs: Documents, text: str, count: int) -> NDArray[np.float64]:
+    """The keyword score of each row, 0 where it has none of the words; the keys are 1 to `count`."""
+    scores = np.zeros(count)
+    for hit in await search.keyword(docs.store, docs.collection, text, count):
+        scores[int(hit.key) - 1] = hit.score
+    return scores
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 0.4, 1.0])
+@pytest.mark.parametrize("text", ["number 150", "tuba 3 4 5 6 7 8 9", "tuba"])
+async def test_hybrid_adds_both_parts_by_the_weight(
+    filled: Documents, text: str, weight: float
+) -> None:
+    query = Query(text, "hybrid", 200, weight=weight)
+    hits = await ranked(filled.store, filled.collection, query, text, FIRST)
+    first, vectors = np.array(FIRST, np.float32), directions(200)
+    words = await bm25(filled, text, 200)
+    expected = fused(vectors, first, words, weight)
     assert len(hits) == 200
     for hit in hits:
-        dense = float(cosines[int(hit.key) - 1])
-        assert hit.parts["dense"] == pytest.approx(dense, abs=1e-6)
-        assert hit.parts["keyword"] == pytest.approx(words[hit.key])
-        assert hit.score == pytest.approx(0.75 * dense + 0.25 * words[hit.key] / 16, abs=1e-6)
+        row = int(hit.key) - 1
+        assert hit.parts["dense"] == pytest.approx(float(vectors[row] @ first), abs=1e-6)
+        assert hit.parts.get("keyword", 0) == pytest.approx(words[row])
+        assert hit.score == pytest.approx(expected[row], abs=1e-5)
     assert sorted(hits, key=lambda hit: (-hit.score, hit.key)) == hits
+
+
+async def test_words_count_for_more_the_better_they_tell_rows_apart(docs: Documents) -> None:
+    """One row has the word and the other is nearer: it depends on who else has the word."""
+    order = {}
+    for others in ("zither", "oboe"):
+        await docs.sql("truncate docs restart identity")
+        await docs.insert("oboe solo", "zither solo", *([f"{others} solo"] * 60))
+        vectors = directions(600)[[60, 0, *range(300, 360)]]
+        await docs.embed(vectors)
+        order[others] = (await nearest(docs, Query("oboe", "hybrid", 2, weight=0.4)))[0]
+    assert order == {"zither": "1", "oboe": "2"}
+
+
+async def test_what_resembles_the_best_answer_follows_it(docs: Documents) -> None:
+    """The second and the third row are as near to the query; the second is nearer to the first."""
+    await docs.insert("oboe solo", "tuba solo", "tuba solo", "tuba solo")
+    vectors = np.zeros((4, DIMENSIONS), np.float32)
+    for row, angle in enumerate((0.5, 0.8, -0.8, 1.5)):
+        vectors[row, 0], vectors[row, 1] = np.cos(angle), np.sin(angle)
+    await docs.embed(vectors)
+    hits = await ranked(docs.store, docs.collection, Query("oboe", "hybrid", 4), "oboe", FIRST)
+    assert [hit.key for hit in hits[:3]] == ["1", "2", "3"]
+    assert hits[1].parts["dense"] == pytest.approx(hits[2].parts["dense"], abs=1e-6)
+    assert hits[1].score > hits[2].score + 0.1
 
 
 async def test_hybrid_scores_a_row_by_both_legs_whichever_found_it(filled: Documents) -> None:

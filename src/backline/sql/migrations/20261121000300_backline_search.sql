@@ -479,6 +479,7 @@ set search_path = '' set jit = off set enable_seqscan = off set enable_mergejoin
 declare
   k1 constant float8 := 1.2;
   b constant float8 := 0.75;
+  rounding constant float8 := 1e-9;          -- of scores added up in another order
   v_base float8 := k1 * (1 - b);
   v_slope float8;                            -- k1 * b / average length
   v_documents float8; v_length float8;
@@ -514,23 +515,29 @@ begin
       v_rest := v_rest - v_bounds[v_done];
     end loop;
     v_budget := v_budget * 3;
-    select array_agg(s.doc), array_agg(s.score) into v_docs, v_scores from (
+    -- Who cannot get in any more is left out at once: adding up is what takes the time, and keeping
+    -- thousands would add them up again.
+    with scored as materialized (
       select x.doc, sum(x.score) as score from (
         select unnest(v_docs) as doc, unnest(v_scores) as score
         union all
         select unnest(p.docs), t.bound / (1 + v_base * unnest(p.inverse_tfs) + v_slope * unnest(p.lengths))
         from unnest(v_terms[v_from:v_done], v_bounds[v_from:v_done]) t(term, bound)
         join backline.postings p on p.collection_id = p_collection and p.term = t.term and p.size > 0
-      ) x group by x.doc) s;
-    select x.score into v_bar from (select unnest(v_scores) as score) x
-    order by x.score desc offset v_depth - 1 limit 1;
+      ) x group by x.doc
+    ), bar as materialized (
+      select s.score from scored s order by s.score desc offset v_depth - 1 limit 1
+    )
+    select array_agg(s.doc), array_agg(s.score), (select b.score from bar b) into v_docs, v_scores, v_bar
+    from scored s
+    where s.score + v_rest + rounding >= coalesce((select b.score from bar b), 0)
+       or s.doc in (select unnest(v_also));
   end loop;
 
   if v_done < cardinality(v_terms) then
     select array_agg(s.doc), array_agg(s.score) into v_docs, v_scores from (
       with contenders as materialized (
-        select x.doc, x.score from (select unnest(v_docs) as doc, unnest(v_scores) as score) x
-        where x.score + v_rest >= v_bar or x.doc in (select unnest(v_also))
+        select unnest(v_docs) as doc, unnest(v_scores) as score
         union all
         select a.doc, 0 from (select unnest(v_also) as doc except select unnest(v_docs)) a
       )
@@ -555,7 +562,7 @@ begin
   from (select d.key, r.score from ranked r
         join backline.documents d on d.collection_id = p_collection and d.doc = r.doc
         order by r.score desc, d.key limit p_limit) f;
-  if coalesce(cardinality(v_found), 0) < p_limit and cardinality(v_docs) > v_depth then
+  if coalesce(cardinality(v_found), 0) < p_limit and v_bar is not null then
     -- Too many of the best are gone and wait for a compaction: look further down.
     return query select * from backline.keyword_candidates(p_collection, p_query, p_limit, p_also, v_depth * 8);
     return;
