@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from backline import errors
 from backline.embedders.base import Embedder
@@ -90,14 +90,14 @@ Progress = Callable[[RunRecord, Coverage], None]
 Notice = Callable[[str], None]
 
 
-def check(collection: Collection, model: Model) -> None:
+def check(collection: Collection, model: Model, *, to: Literal["read", "fill"] = "fill") -> None:
     """Find what cannot work before anything is spent.
 
     Raises:
         TableNotFoundError, ColumnNotFoundError: the table or its column is gone.
         DimensionMismatchError: the column holds other dimensions than the model gives.
         ModelMismatchError: the collection is declared for another model.
-        PermissionDeniedError: the role may not read and write the table.
+        PermissionDeniedError: the role may not read the table or, to fill it, not write it.
 
     """
     require_column(collection)
@@ -116,10 +116,11 @@ def check(collection: Collection, model: Model) -> None:
             f"{collection.model.revision}, not with {model} revision {model.revision}. To change "
             f"it: backline model use {collection.name} {model.provider}/{model.name}."
         )
-    if collection.missing_grants:
+    missing = collection.missing_grants if to == "fill" else collection.missing_to_read
+    if missing:
         raise errors.PermissionDeniedError(
-            f"This database role may not fill {collection.table}. Let its owner run: "
-            f"{'; '.join(collection.missing_grants)};"
+            f"This database role may not {to} {collection.table}. Let its owner run: "
+            f"{'; '.join(missing)};"
         )
 
 

@@ -70,7 +70,6 @@ class RestStore:
         Raises:
             NotMigratedError: the project has no Backline schema, or another version's.
             ExtensionMissingError: pgvector is not enabled.
-            PermissionDeniedError: the role may not read or write a collection's table.
             ProjectKeyError, ProjectPausedError, DatabaseUnavailableError: the project does not
                 let us in, or does not answer.
 
@@ -85,12 +84,6 @@ class RestStore:
             raise errors.ExtensionMissingError(
                 "The project has no pgvector. Enable the extension `vector` in the dashboard "
                 "(Database, Extensions), then run: backline migrate --database-url …"
-            )
-        if health["missing_grants"]:
-            wanted = "; ".join(health["missing_grants"])
-            raise errors.PermissionDeniedError(
-                f"The key acts as {health['role']}, which may not do all that is needed. Projects "
-                f"grant it nothing by themselves. Run in SQL: {wanted};"
             )
 
     async def collections(self) -> list[Collection]:

@@ -726,6 +726,7 @@ def collection_of(row: Mapping[str, Any]) -> Collection:
         column_dimensions=row["column_dimensions"],
         long_text=row["long_text"],
         missing_grants=tuple(row["missing_grants"] or ()),
+        missing_to_read=tuple(row["missing_to_read"] or ()),
     )
 
 

@@ -48,7 +48,7 @@ class Collection:
 
     `column_dimensions` is None where the column takes vectors of any length, and `column_type` is
     None where the column is not there. `missing_grants` are the statements that would let the role
-    of this connection fill the column.
+    of this connection fill the column, `missing_to_read` those that would let it read the table.
     """
 
     id: int
@@ -66,6 +66,7 @@ class Collection:
     column_dimensions: int | None
     long_text: LongText = "truncate"
     missing_grants: tuple[str, ...] = ()
+    missing_to_read: tuple[str, ...] = ()
 
     @property
     def table(self) -> str:

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 
 from tests.provider import StandInProvider
 from tests.supabase.inline import InlineCli as Cli
+from tests.supabase.server import API_KEY, server_running
 from tests.supabase.stack import Project
 
 MODEL = "openai/text-embedding-3-small@384"
@@ -116,6 +118,37 @@ def test_a_table_whose_policies_hide_its_rows_is_no_empty_table(
     project.execute(statement.rstrip(";"))
     report = backline("backfill", "documents", "--json").json
     assert (report["embedded"], report["complete"]) == (10, True)
+
+
+def test_whoever_only_reads_needs_only_to_read(
+    backline: Cli, project: Project, worker: str
+) -> None:
+    documents(project)
+    backline("add", "documents", "--text", "{body}", "--model", "hash@8")
+    backline("backfill", "documents")
+    name = f"worker_of_{project.name}"
+    backline.environment["DATABASE_URL"] = worker
+    assert f"grant select on public.documents to {name};" in refused(
+        backline, "verify", "documents"
+    )
+    project.execute(f"grant select on documents to {name}")
+    assert backline("verify", "documents", "--json").json["rows"] == 10
+    project.execute("alter table documents enable row level security")
+    said = refused(backline, "verify", "documents")  # it would have seen an empty table
+    _, _, statement = said.partition("Let its owner run: ")
+    assert " for select to " in statement
+    project.execute(statement.rstrip(";"))
+    assert backline("verify", "documents", "--json").json["rows"] == 10
+    with server_running(project, DATABASE_URL=worker) as address:
+        asked = {"collection": "documents"}
+        key = {"Authorization": f"Bearer {API_KEY}"}
+        answer = httpx.get(f"{address}/api/map", params=asked, headers=key, trust_env=False)
+        assert answer.status_code == 200, answer.text
+        assert len(answer.json()["keys"]) == 10
+    said = refused(backline, "backfill", "documents")
+    project.execute(said.partition("Let its owner run: ")[2])  # beside the policy for reading
+    project.execute("update documents set body = 'other' where id = 1")
+    assert backline("backfill", "documents", "--json").json["embedded"] == 1
 
 
 def test_a_role_that_has_nothing_to_do_with_backline(

@@ -305,10 +305,13 @@ def test_a_table_that_was_not_granted(
     shell: Shell, project: Project, provider: StandInProvider
 ) -> None:
     shell.make_table("notes", ["one"])
+    shell.make_table("others", ["one"])
     project.execute("revoke update on notes from service_role")
     said = shell.run(*BACKFILL, code=2)
-    assert "Run in SQL: grant update on public.notes to service_role;" in said
+    assert "grant select, update on public.notes to service_role;" in said
     assert provider.calls == []
+    assert shell.run("verify", "notes", "--via", "rest", code=1)["problems"] == {"no vector": 1}
+    assert shell.run("backfill", "others", "--via", "rest")["complete"]
     project.execute("grant update on public.notes to service_role")
     assert shell.run(*BACKFILL)["complete"]
 

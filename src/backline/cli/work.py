@@ -304,7 +304,7 @@ def verify_command(
     settings = settings_of(database_url=database_url, data_dir=data_dir, via=via)
 
     async def act(store: JobStore, found: Collection) -> tuple[str, Any]:
-        check(found, found.model)
+        check(found, found.model, to="read")
         return found.name, await verify(store, found)
 
     name, result = run(on_job_store(settings, collection, act))

@@ -59,7 +59,7 @@ async def map_of_rows(
 ) -> schemas.Map:
     """The embeddings in two dimensions, x and y within -1 and 1."""
     found = await services.store.collection(collection)
-    check(found, found.model)
+    check(found, found.model, to="read")
     made = await services.maps.of(services.store, found, limit)
     return schemas.Map(
         collection=found.name,
@@ -85,7 +85,7 @@ async def place_of_query(
     """Where a query would lie on the map of the same limit."""
     answers.check_length(services, "query", q)
     found = await services.store.collection(collection)
-    check(found, found.model)
+    check(found, found.model, to="read")
     opened = await services.models.of(found.model)
     made = await services.maps.of(services.store, found, limit)
     vector = await embedded(found, opened.embedder, readable(q))

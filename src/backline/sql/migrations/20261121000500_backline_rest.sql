@@ -61,23 +61,27 @@ end $$;
 
 -- ------------------------------------------------------------------------------- what is declared
 
--- What lets the current role fill a column, of what it lacks: statements for the table's owner to run. A
--- table with row level security and no policy for the role would look empty, and so, filled.
-create function backline.missing_grants(p_table oid, p_column smallint) returns text[]
+-- What lets the current role read a column's table, or fill the column, of what it lacks: statements for
+-- the table's owner to run. A table with row level security and no policy for the role would look empty,
+-- and so, filled. The policies for the two have names of their own, so that the second finds its name free.
+create function backline.missing_grants(p_table oid, p_column smallint, p_write boolean) returns text[]
 language sql stable set search_path = '' as $$
   select array_remove(array[
     case when not pg_catalog.has_schema_privilege(n.oid, 'usage')
          then format('grant usage on schema %I to %I', n.nspname, current_user) end,
-    case when not (pg_catalog.has_any_column_privilege(k.oid, 'select')
-                   and coalesce(pg_catalog.has_column_privilege(k.oid, p_column, 'update'), true))
-         then format('grant select, update on %I.%I to %I', n.nspname, k.relname, current_user) end,
+    case when not (pg_catalog.has_any_column_privilege(k.oid, 'select') and (
+                     not p_write or coalesce(pg_catalog.has_column_privilege(k.oid, p_column, 'update'), true)))
+         then format('grant select%s on %I.%I to %I', case when p_write then ', update' else '' end,
+                     n.nspname, k.relname, current_user) end,
     case when pg_catalog.row_security_active(k.oid) and (
-           select bool_or(p.polcmd in ('*', 'r')) and bool_or(p.polcmd in ('*', 'w'))
+           select bool_or(p.polcmd in ('*', 'r')) and (not p_write or bool_or(p.polcmd in ('*', 'w')))
            from pg_catalog.pg_policy p where p.polrelid = k.oid and p.polpermissive and (
              p.polroles = '{0}' or exists (
                select from unnest(p.polroles) r where pg_catalog.pg_has_role(r, 'usage')))) is not true
-         then format('create policy %I on %I.%I to %I using (true) with check (true)',
-                     'backline ' || current_user, n.nspname, k.relname, current_user) end], null)
+         then format('create policy %I on %I.%I %sto %I using (true)%s',
+                     case when p_write then 'backline ' else 'backline reads as ' end || current_user,
+                     n.nspname, k.relname, case when p_write then '' else 'for select ' end, current_user,
+                     case when p_write then ' with check (true)' else '' end) end], null)
   from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace where k.oid = p_table;
 $$;
 
@@ -86,12 +90,12 @@ create function backline.collection_records()
 returns table (id int, name text, table_schema text, table_name text, key_column text, text_template text,
                embedding_column text, max_attempts int, model_id int, provider text, model text,
                revision text, dimensions int, table_exists boolean, column_type text, column_dimensions int,
-               long_text text, missing_grants text[])
+               long_text text, missing_grants text[], missing_to_read text[])
 language sql stable set search_path = '' as $$
   select c.id, c.name, c.table_schema, c.table_name, c.key_column, c.text_template, c.embedding_column,
          c.max_attempts, c.model_id, m.provider, m.name, m.revision, m.dimensions,
          k.oid is not null, t.typname::text, case when a.atttypmod > 0 then a.atttypmod end, c.long_text,
-         backline.missing_grants(k.oid, a.attnum)
+         backline.missing_grants(k.oid, a.attnum, true), backline.missing_grants(k.oid, a.attnum, false)
   from backline.collections c
   join backline.models m on m.id = c.model_id
   left join pg_catalog.pg_namespace n on n.nspname = c.table_schema
@@ -221,24 +225,22 @@ create function public.backline_health() returns json
 language sql stable set search_path = '' as $$
   select json_build_object(
     'role', current_user,
-    'vector', (select x.extversion from pg_catalog.pg_extension x where x.extname = 'vector'),
-    'missing_grants', (
-      select coalesce(json_agg(format('grant %s on %I.%I to %I', g.rights, g.table_schema, g.table_name, current_user)), '[]')
-      from (select c.table_schema, c.table_name, string_agg(lower(w.right), ', ' order by w.right) as rights
-            from (select distinct c.table_schema, c.table_name from backline.collections c) c
-            join pg_catalog.pg_namespace n on n.nspname = c.table_schema
-            join pg_catalog.pg_class k on k.relnamespace = n.oid and k.relname = c.table_name
-            cross join unnest(array['SELECT', 'UPDATE']) as w("right")
-            where not pg_catalog.has_any_column_privilege(k.oid, w.right)
-            group by c.table_schema, c.table_name) g));
+    'vector', (select x.extversion from pg_catalog.pg_extension x where x.extname = 'vector'));
 $$;
 comment on function public.backline_health() is 'What stands in the way of Backline''s work here.';
 
+-- Who may read Backline's own tables is also told what they lack, which readable_collections, with its
+-- owner's rights, cannot say.
 create function public.backline_collections() returns json
-language sql stable set search_path = '' as $$
-  select coalesce(json_agg(r), '[]') from backline.readable_collections() r;
-$$;
-comment on function public.backline_collections() is 'The collections whose table the caller may read.';
+language plpgsql stable set search_path = '' as $$
+begin
+  if pg_catalog.has_table_privilege('backline.collections', 'select') then
+    return (select coalesce(json_agg(r), '[]') from backline.collection_records() r);
+  end if;
+  return (select coalesce(json_agg(r), '[]') from backline.readable_collections() r);
+end $$;
+comment on function public.backline_collections() is
+  'The collections: all of them for the secret key, for others those whose table they may read.';
 
 create function public.backline_search(
   p_collection int, p_mode text, p_text text, p_vector real[], p_limit int, p_offset int default 0,
