@@ -23,7 +23,7 @@ SEED: Final = """\
 -- Made by `make docs` from src/backline/data/music_knowledge.jsonl; edit that file, not this one.
 -- Entries that are there already stay as they are. `backline backfill` makes their vectors.
 insert into public.music_knowledge
-  (id, topic, category, title, suggestion, parameters, confidence)
+  (id, topic, category, title, suggestion, asked_as, parameters, confidence)
 values
 {rows}
 on conflict (id) do nothing;
@@ -38,7 +38,9 @@ def generated() -> dict[str, str]:
 
 def _rows() -> Iterator[str]:
     text = files("backline.data").joinpath("music_knowledge.jsonl").read_text(encoding="utf-8")
-    columns = ("id", "topic", "category", "title", "suggestion", "parameters", "confidence")
+    columns = (
+        "id", "topic", "category", "title", "suggestion", "asked_as", "parameters", "confidence",
+    )  # fmt: skip
     for entry in map(json.loads, text.splitlines()):
         if unknown := entry.keys() - set(columns):
             sys.exit(f"seed.sql has no column for {', '.join(sorted(unknown))}")

@@ -3,7 +3,7 @@
 -- the policies of public.music_knowledge decide what anybody sees.
 
 -- The title says in five words what an entry is about, and weighs twice.
-select backline.set_keywords(c.id, '{title} {title} {topic} {category} {suggestion}')
+select backline.set_keywords(c.id, '{title} {title} {topic} {category} {suggestion} {asked_as}')
 from backline.collections c where c.name = 'music_knowledge';
 
 -- Studio slang, brand names and everyday words, and what engineers write for them.
@@ -105,7 +105,7 @@ comment on function public.search_music_knowledge is 'API: advice by keywords, f
 
 -- Advice for a prompt, without a model: what shares telling words with it, weighed by how sure the
 -- entry is and by the context (a category or a topic), at most two entries of a topic. No row at all
--- where nothing relevant is known: a best score of 7.5 lets 90 in 100 of the judged questions through,
+-- where nothing relevant is known: a best score of 8.5 lets 89 in 100 of the judged questions through,
 -- and 13 in 100 of those off topic. With a model, `backline suggest` tells them apart better.
 create function public.get_music_suggestions(p_prompt text, p_context text default null)
 returns table (id uuid, title text, suggestion text, category text, topic text, parameters jsonb,
@@ -125,7 +125,7 @@ begin
       join public.music_knowledge k on k.id = s.key::uuid
     ), weighed as (
       select f.*, f.score * (0.7 + 0.3 * f.confidence) * case when f.fits then 1.25 else 1 end as weight
-      from found f where f.best >= 7.5 and f.score >= 0.4 * f.best
+      from found f where f.best >= 8.5 and f.score >= 0.4 * f.best
     ), spread as (
       select w.*, row_number() over (partition by w.topic order by w.weight desc, w.id) as place from weighed w
     )

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-FIELDS = ["id", "topic", "category", "title", "suggestion", "parameters", "confidence"]
+FIELDS = [
+    "id", "topic", "category", "title", "suggestion", "asked_as", "parameters", "confidence",
+]  # fmt: skip
 CATEGORIES = {
     "mixing",
     "eq",
@@ -62,12 +64,12 @@ PHYSICAL_BOUNDS = {
 Entry = dict[str, Any]
 
 
-def _load() -> list[Entry]:
-    text = (resources.files("backline") / "data" / "music_knowledge.jsonl").read_text("utf-8")
+def _load(name: str) -> list[Entry]:
+    text = resources.files("backline").joinpath("data", name).read_text("utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
-ENTRIES = _load()
+ENTRIES = _load("music_knowledge.jsonl")
 
 
 def _each_entry() -> pytest.MarkDecorator:
@@ -82,6 +84,11 @@ def _numbers(value: object) -> list[float]:
 def _shingles(text: str, size: int = 2) -> set[tuple[str, ...]]:
     words = re.findall(r"[a-z0-9]+", text.lower())
     return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}
+
+
+QUESTION_SHINGLES = set[tuple[str, ...]]().union(
+    *(_shingles(question["text"], 4) for question in _load("music_questions/queries.jsonl"))
+)
 
 
 def _has_unit(key: str) -> bool:
@@ -104,7 +111,7 @@ def test_id_is_derived_from_the_title(entry: Entry) -> None:
     assert entry["id"] == str(uuid.uuid5(uuid.NAMESPACE_URL, address))
 
 
-@pytest.mark.parametrize("field", ["id", "title", "suggestion"])
+@pytest.mark.parametrize("field", ["id", "title", "suggestion", "asked_as"])
 def test_no_two_entries_share(field: str) -> None:
     repeated = [value for value, n in Counter(entry[field] for entry in ENTRIES).items() if n > 1]
     assert repeated == []
@@ -133,6 +140,24 @@ def test_text_is_short_prose(entry: Entry) -> None:
     assert 2 <= len(SENTENCE_END.findall(suggestion)) <= 5
     assert suggestion[-1] in ".?!"
     assert "  " not in suggestion
+
+
+@_each_entry()
+def test_says_how_people_ask_for_it(entry: Entry) -> None:
+    """Every entry, so that none is easier to find than another; one way of asking a phrase."""
+    phrases = entry["asked_as"].split("; ")
+    assert 3 <= len(phrases) <= 9
+    assert len(set(phrases)) == len(phrases)
+    assert 60 <= len(entry["asked_as"]) <= 250
+    assert all(phrase == phrase.strip(" .;") != "" for phrase in phrases)
+
+
+@_each_entry()
+def test_ways_of_asking_are_not_those_of_the_judged_questions(entry: Entry) -> None:
+    """Or the questions would measure who copied them; four words in a row are a copy."""
+    phrases = entry["asked_as"].split("; ")
+    own = set[tuple[str, ...]]().union(*(_shingles(phrase, 4) for phrase in phrases))
+    assert own & QUESTION_SHINGLES == set()
 
 
 @_each_entry()

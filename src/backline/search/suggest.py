@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from backline.embedders.base import Embedder
-from backline.search.ranking import Query, search
+from backline.search.ranking import DEFAULT_WEIGHT, Query, search
 from backline.sql import queries
 from backline.store import Store
 from backline.types import Collection, SearchHit
 
-# The mean score of the best three hits below which a prompt is not about anything known. Of the
+# The mean evidence of the best three hits below which a prompt is not about anything known. Of the
 # questions that ship it lets 95 in 100 through, and of those off topic 8 in 100.
 RELEVANT: Final = 0.34
-# A single hit below this is left out, however good the others are.
+# A single hit with less evidence is left out, however good the others are.
 RELEVANT_HIT: Final = 0.30
 WORTHWHILE: Final = 0.55
+# BM25 is divided by this, as in the SQL function `backline.search`.
+KEYWORD_SCALE: Final = 16
 CANDIDATES: Final = 30
 # What fits the track counts for so much more, in units of the score.
 BONUS: Final = 0.05
@@ -96,7 +98,7 @@ async def suggest(
 ) -> Suggestions:
     """Advice for a prompt, the most useful first, or a plain "nothing known".
 
-    `relevant` is the bar of the mean score of the best three hits; raise it to answer less often.
+    `relevant` is the bar of the mean evidence of the best three hits: raise it to answer less.
 
     Raises:
         UsageError, ModelMismatchError: as `backline.search.search`.
@@ -113,16 +115,26 @@ async def suggest(
     return Suggestions(prompt, known=True, message=_message(chosen), suggestions=chosen)
 
 
+def evidence(hit: SearchHit) -> float:
+    """What speaks for a hit by itself, about 0 to 1: cosine and words, at a fixed weight.
+
+    Its score, by contrast, is made to order one query's hits: what resembles a poor best answer
+    scores as high as what resembles a good one.
+    """
+    dense, words = (hit.parts.get(leg, 0.0) for leg in ("dense", "keyword"))
+    return (1 - DEFAULT_WEIGHT) * dense + DEFAULT_WEIGHT * words / KEYWORD_SCALE
+
+
 def _about_something_known(hits: Sequence[SearchHit], relevant: float) -> bool:
-    best = [hit.score for hit in hits[:3]]
+    best = [evidence(hit) for hit in hits[:3]]
     return bool(best) and sum(best) / len(best) >= relevant
 
 
 def _worthwhile(hits: Sequence[SearchHit]) -> Iterator[SearchHit]:
-    """The hits that hold up beside the best one."""
-    bar = max(RELEVANT_HIT, WORTHWHILE * hits[0].score)
+    """The hits that hold up beside the one with the most evidence."""
+    bar = max(RELEVANT_HIT, WORTHWHILE * max(map(evidence, hits)))
     best = hits[0].key
-    return (hit for hit in hits if hit.score >= bar or hit.key == best)
+    return (hit for hit in hits if evidence(hit) >= bar or hit.key == best)
 
 
 def _message(chosen: Sequence[Suggestion]) -> str:

@@ -127,6 +127,20 @@ async def test_the_context_moves_what_fits_it_up(filled: Filled) -> None:
     assert "speaks of house; suits 128 bpm" in after.reason
 
 
+async def test_a_table_without_title_and_asked_as_is_embedded_as_topic_category_suggestion(
+    filled: Filled,
+) -> None:
+    store, collection, _ = filled
+    [known] = await store.connector.fetch(
+        "select text_sql from backline.collections where id = %s", [collection.id]
+    )
+    [row] = await store.connector.fetch(
+        f"select {known['text_sql']} as text from (select 'eq' as topic, 'mixing' as category, "
+        "'' as title, 'Cut at 300 Hz.' as suggestion, '' as asked_as) r"
+    )
+    assert row["text"] == "eq mixing Cut at 300 Hz."
+
+
 # --- as the web client calls it -------------------------------------------------------------------
 
 

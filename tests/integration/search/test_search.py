@@ -83,7 +83,7 @@ def fused(
 
 
 async def bm25(docs: Documents, text: str, count: int) -> NDArray[np.float64]:
-    """The keyword score of each row, 0 where it has none of the words; the keys are 1 to `count`."""
+    """The keyword score of each of the rows 1 to `count`, 0 where it has none of the words."""
     scores = np.zeros(count)
     for hit in await search.keyword(docs.store, docs.collection, text, count):
         scores[int(hit.key) - 1] = hit.score

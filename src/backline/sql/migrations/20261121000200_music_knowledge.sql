@@ -44,6 +44,7 @@ end $$;
 
 alter table public.music_knowledge
   add column if not exists title      text not null default '',
+  add column if not exists asked_as   text not null default '',  -- how people ask for it, in their own words
   add column if not exists parameters jsonb not null default '{}',
   add column if not exists embedding  extensions.vector(384),
   add column if not exists created_at timestamptz not null default now(),
@@ -51,7 +52,8 @@ alter table public.music_knowledge
   add column if not exists fts tsvector generated always as (
     setweight(to_tsvector('english'::regconfig, title), 'A') ||
     setweight(to_tsvector('english'::regconfig, replace(topic, '_', ' ') || ' ' || category), 'B') ||
-    setweight(to_tsvector('english'::regconfig, suggestion), 'C')
+    setweight(to_tsvector('english'::regconfig, suggestion), 'C') ||
+    setweight(to_tsvector('english'::regconfig, asked_as), 'D')
   ) stored;
 
 create index if not exists music_knowledge_fts on public.music_knowledge using gin (fts);
@@ -67,10 +69,11 @@ revoke all on function backline.touch_updated_at() from public;
 
 -- A column list, so that storing an embedding does not count as an edit.
 create or replace trigger music_knowledge_touch
-  before update of topic, category, title, suggestion, parameters, confidence on public.music_knowledge
+  before update of topic, category, title, suggestion, asked_as, parameters, confidence on public.music_knowledge
   for each row execute function backline.touch_updated_at();
 
+-- What an older table lacks comes last: without title and asked_as the text is topic, category, suggestion.
 select backline.add_collection(
-  'music_knowledge', 'public.music_knowledge', null, '{topic} {category} {suggestion}', 'embedding',
-  'local', 'all-MiniLM-L6-v2', 'c9745ed1d9f2', 384);
+  'music_knowledge', 'public.music_knowledge', null,
+  '{topic} {category} {suggestion} {title} {asked_as}', 'embedding', 'local', 'all-MiniLM-L6-v2', 'c9745ed1d9f2', 384);
 select backline.recount(id) from backline.collections where name = 'music_knowledge';
