@@ -200,7 +200,7 @@ def test_an_answer_that_comes_too_late_is_dropped(page: Page, aborted: bool) -> 
     held: list[Route] = []
 
     def first_waits(route: Route, request: Request) -> None:
-        if request.post_data_json["query"] == "muddy":
+        if json.loads(request.post_data or "{}")["query"] == "muddy":
             held.append(route)
         else:
             route.continue_()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.e2e.studio import Server, World, settled
 from tests.e2e.test_ask import ANSWER, QUESTION, answered, ask, card, host_of
@@ -47,50 +45,24 @@ def test_it_reconnects_by_itself(page: Page, server: Server) -> None:
     expect(page.get_by_test_id("collections")).to_be_visible()
 
 
-def test_a_view_that_was_not_loaded_before_the_server_went_waits_for_it(
+def test_a_view_that_is_first_opened_while_the_server_is_away_waits_for_it(
     page: Page, server: Server
 ) -> None:
-    code = re.compile("/assets/MapView-")
-    page.route(code, lambda route: route.abort())
     page.goto(f"/ask?q={QUESTION}")
     settled(page)
     server.kill()
     expect(away(page)).to_be_visible()
+    for view in ("Map", "Coverage"):
+        page.get_by_role("link", name=view).click()
+        expect(page.get_by_role("heading", name="Waiting for the server")).to_be_visible()
+    page.get_by_role("link", name="Actions").click()
+    expect(page.get_by_role("row").filter(has_text="44101")).to_be_visible()
     page.get_by_role("link", name="Map").click()
-    expect(page.get_by_role("heading", name="Map waits for the server")).to_be_visible()
-    page.unroute(code)
     server.start()
     expect(page.locator(CANVAS)).to_be_visible()
     settled(page)
-
-
-def test_a_view_whose_code_the_server_has_not_is_told_and_can_be_tried_again(page: Page) -> None:
-    asked: list[str] = []
-
-    def gone(route: Route) -> None:
-        asked.append(route.request.url)
-        route.fulfill(status=404)
-
-    code = re.compile("/assets/CoverageView-")
-    page.route(code, gone)
-    page.goto("/coverage")
-    told = page.get_by_role("alert").filter(has_text="Coverage could not be loaded")
-    expect(told).to_contain_text("It may have been updated")
-    page.get_by_role("link", name="Ask").click()
-    expect(page.get_by_role("searchbox")).to_be_visible()  # the other views are not harmed
     page.get_by_role("link", name="Coverage").click()
-    expect(told).to_be_visible()
-    page.unroute(code)
-    told.get_by_role("button", name="Try again").click()
     expect(page.get_by_test_id("collections")).to_be_visible()
-    settled(page)
-    page.route(code, gone)
-    page.reload()
-    expect(told).to_be_visible()
-    page.unroute(code)
-    told.get_by_role("button", name="Load the page anew").click()
-    expect(page.get_by_test_id("collections")).to_be_visible()
-    assert asked
 
 
 def test_what_is_applied_while_the_server_is_away_is_sent_once_the_host_is_back(

@@ -1,4 +1,4 @@
-// Fails where the JavaScript that Ask loads first is over its budget, compressed as a server would.
+// Fails where the page's JavaScript is over its budget, compressed as a server would.
 import { readFileSync } from 'node:fs'
 import { gzipSync } from 'node:zlib'
 
@@ -17,13 +17,12 @@ function closure(key, found = new Set()) {
 
 const entry = Object.keys(manifest).find((key) => manifest[key].isEntry)
 if (!entry) throw new Error('The build has no entry.')
-// Ask is part of the entry; the other views come when they are opened.
 const files = closure(entry)
 const sizes = [...files].map((file) => [file, gzipSync(readFileSync(new URL(file, root))).length])
 const total = sizes.reduce((sum, [, size]) => sum + size, 0)
 for (const [file, size] of sizes) console.log(`${String(size).padStart(8)}  ${file}`)
-console.log(`${String(total).padStart(8)}  first load of Ask, gzip; the budget is ${BUDGET}`)
+console.log(`${String(total).padStart(8)}  the page, gzip; the budget is ${BUDGET}`)
 if (total > BUDGET) {
-  console.error(`The first load of Ask is ${total - BUDGET} bytes over its budget.`)
+  console.error(`The page is ${total - BUDGET} bytes over its budget.`)
   process.exit(1)
 }

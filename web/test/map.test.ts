@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { Cloud } from '@/features/map/cloud'
+import { disc, Raster } from '@/features/map/raster'
 import {
   boundsOf,
   boundsShown,
@@ -120,5 +121,71 @@ describe('the cloud', () => {
     const place = large.place(7777)
     expect(large.nearest(place, 0.05, all)).toBe(7777)
     expect(large.categories).toHaveLength(20)
+  })
+})
+
+describe('the picture of points', () => {
+  const WHITE = 0xffffffff
+  const BLACK = 0xff000000
+  const RED = 0xff0000ff
+  const raster = (width: number, height: number) =>
+    new Raster({ width, height, data: new Uint8ClampedArray(4 * width * height) } as ImageData)
+
+  it('a point covers its pixels, and a little of those at its edge', () => {
+    const picture = raster(12, 12)
+    picture.clear(BLACK)
+    picture.stamp(disc(3, 1), 2, 2, WHITE)
+    const shown = Array.from(picture.pixels)
+    expect(shown[6 * 12 + 6]).toBe(WHITE)
+    expect(shown[0]).toBe(BLACK)
+    expect(shown.some((pixel) => pixel !== BLACK && pixel !== WHITE)).toBe(true)
+    const lit = shown.reduce((sum, pixel) => sum + (pixel & 0xff) / 255, 0)
+    expect(lit).toBeCloseTo(Math.PI * 9, 0)
+  })
+
+  it('channels are blended each by itself, and stay opaque', () => {
+    const picture = raster(6, 6)
+    picture.clear(0xff204060)
+    picture.stamp(disc(2, 0.5), 0, 0, 0xffe0a080)
+    expect((picture.pixels[3 * 6 + 3] ?? 0).toString(16)).toBe('ff807070')
+    picture.stamp(disc(2, 0.5), 0, 0, 0xffe0a080)
+    expect((picture.pixels[3 * 6 + 3] ?? 0).toString(16)).toBe('ffb08878')
+  })
+
+  it('what lies outside is left out, at every edge', () => {
+    const point = disc(2, 1)
+    for (const [left, top] of [
+      [-3, 1],
+      [1, -3],
+      [6, 1],
+      [1, 6],
+      [-9, -9],
+      [20, 20],
+    ] as const) {
+      const [inside, whole] = [raster(8, 8), raster(40, 40)]
+      inside.clear(BLACK)
+      whole.clear(BLACK)
+      inside.stamp(point, left, top, RED)
+      whole.stamp(point, left + 16, top + 16, RED)
+      const cut = Array.from({ length: 64 }, (_, at) => {
+        return whole.pixels[(16 + Math.floor(at / 8)) * 40 + 16 + (at % 8)]
+      })
+      expect(Array.from(inside.pixels)).toEqual(cut)
+    }
+  })
+
+  it('lines of the grid are cut at the edges', () => {
+    const picture = raster(4, 4)
+    picture.clear(BLACK)
+    picture.fill(-5, 1, 7, 1, WHITE)
+    picture.fill(3, 2, 9, 9, RED)
+    picture.fill(9, 9, 3, 3, RED)
+    const rows = [0, 1, 2, 3].map((y) => Array.from(picture.pixels.slice(4 * y, 4 * y + 4)))
+    expect(rows).toEqual([
+      [BLACK, BLACK, BLACK, BLACK],
+      [WHITE, WHITE, BLACK, BLACK],
+      [BLACK, BLACK, BLACK, RED],
+      [BLACK, BLACK, BLACK, RED],
+    ])
   })
 })

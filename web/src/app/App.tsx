@@ -1,30 +1,30 @@
 import { Component, type ReactNode } from 'react'
 import { Redirect, Route, Switch, useLocation } from 'wouter'
+import ActionsView from '../features/actions/ActionsView'
 import AskView from '../features/ask/AskView'
 import { useBackfillActions } from '../features/coverage/actions'
+import CoverageView from '../features/coverage/CoverageView'
+import MapView from '../features/map/MapView'
 import { ActionButton, EmptyState, ErrorState } from '../shared/ui'
 import { Notices } from '../shared/ui/Notices'
 import { useAppActions } from './actions'
 import { KeyDialog } from './KeyDialog'
 import { useKeyboard } from './keyboard'
 import { Layout } from './Layout'
-import { LazyView, Part, useEarly } from './LazyView'
 import { useLive } from './live'
 import { Palette } from './Palette'
 import { useViewContext } from './views'
 
-const MAP = new Part('Map', () => import('../features/map/MapView'))
-const COVERAGE = new Part('Coverage', () => import('../features/coverage/CoverageView'))
-const ACTIONS = new Part('Actions', () => import('../features/actions/ActionsView'))
-const PARTS = [MAP, COVERAGE, ACTIONS]
-
+/**
+ * All views are in one file with the page: a view whose code came later could fail to come, and browsers
+ * remember an import that failed until the page is loaded anew.
+ */
 export function App() {
   useViewContext()
   useLive()
   useKeyboard()
   useAppActions()
   useBackfillActions()
-  useEarly(PARTS)
   const [path] = useLocation()
   return (
     <>
@@ -35,18 +35,20 @@ export function App() {
               <Redirect to="/ask" replace />
             </Route>
             <Route path="/ask" component={AskView} />
-            <Route path="/map">
-              <LazyView part={MAP} />
-            </Route>
-            <Route path="/coverage">
-              <LazyView part={COVERAGE} />
-            </Route>
-            <Route path="/actions">
-              <LazyView part={ACTIONS} />
-            </Route>
+            <Route path="/map" component={MapView} />
+            <Route path="/coverage" component={CoverageView} />
+            <Route path="/actions" component={ActionsView} />
             <Route>
-              <EmptyState title="There is no such page">
-                Choose a view above, or press Ctrl K and type where you want to go.
+              <EmptyState
+                title="There is no such page"
+                actions={
+                  <>
+                    <ActionButton action="view.ask" kind="primary" />
+                    <ActionButton action="palette.open" />
+                  </>
+                }
+              >
+                The address leads nowhere. The views are Ask, Map, Coverage and Actions.
               </EmptyState>
             </Route>
           </Switch>

@@ -81,7 +81,11 @@ function PaletteButton() {
   const keys = useShortcutOf('palette.open')
   return (
     <Button kind="ghost" className={css.palette} onClick={() => void runAction('palette.open')}>
-      Actions… {keys && <Keys shortcut={keys} />}
+      <span className={css.paletteName}>Actions…</span>
+      <span className={css.paletteSign} aria-hidden="true">
+        …
+      </span>{' '}
+      {keys && <Keys shortcut={keys} />}
     </Button>
   )
 }

@@ -1,6 +1,6 @@
 import { type CSSProperties, memo } from 'react'
 import { runAction } from '@/shared/actions/useAction'
-import { number } from '@/shared/format/numbers'
+import { score } from '@/shared/format/numbers'
 import { shownParameters } from '@/shared/format/parameters'
 import { categoryVariable, spoken } from '@/shared/theme/categories'
 import { ActionButton, cx } from '@/shared/ui'
@@ -140,11 +140,7 @@ function Part({ label, hint, value, full, strong = false }: PartProps) {
         <span className={css.bar} aria-hidden="true">
           <span style={{ width: `${100 * ratio}%` }} />
         </span>
-        {value === null ? (
-          <span className="quiet">none</span>
-        ) : (
-          number(Math.round(100 * value) / 100)
-        )}
+        {value === null ? <span className="quiet">none</span> : score(value)}
       </dd>
     </div>
   )

@@ -125,7 +125,16 @@ function Nothing({ state }: { state: AskState }) {
   return (
     <EmptyState
       title={`No result for “${state.q}”`}
-      actions={<ActionButton action="search.clear" />}
+      actions={
+        <>
+          {words && (
+            <ActionButton action="search.setMode" parameters={{ mode: 'hybrid' }} kind="primary">
+              Search by meaning too
+            </ActionButton>
+          )}
+          <ActionButton action="search.clear" />
+        </>
+      }
     >
       {state.category && `Only ${spoken(state.category)} was searched. `}
       {words

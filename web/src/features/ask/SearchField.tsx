@@ -45,7 +45,7 @@ export function SearchField({
           type="search"
           className={css.field}
           aria-label="What do you want to know?"
-          placeholder="What do you want to know? For example: my vocals sound muddy"
+          placeholder="What do you want to know?"
           autoComplete="off"
           spellCheck={false}
           maxLength={2000}

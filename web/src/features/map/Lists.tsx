@@ -1,5 +1,5 @@
 import { runAction } from '@/shared/actions/useAction'
-import { number } from '@/shared/format/numbers'
+import { score } from '@/shared/format/numbers'
 import { spoken } from '@/shared/theme/categories'
 import { cx } from '@/shared/ui'
 import type { Answer } from '../ask/answers'
@@ -15,7 +15,7 @@ export function Hits({ hits, selected }: { hits: readonly Answer[]; selected: st
           <Entry id={key} selected={key === selected}>
             <span className={cx(css.rank, 'num')}>{at + 1}</span>
             <span className={css.entryTitle}>{title}</span>
-            <span className={cx(css.score, 'num')}>{number(Math.round(100 * fused) / 100)}</span>
+            <span className={cx(css.score, 'num')}>{score(fused)}</span>
           </Entry>
         </li>
       ))}

@@ -1,5 +1,6 @@
 /** Draws a cloud on a canvas, at most once a frame. Knows nothing of React. */
 import type { Cloud } from './cloud'
+import { disc, Raster, type Stamp } from './raster'
 import { fitTo, type Point, type Size, toScreen, type View } from './view'
 
 export interface Colours {
@@ -38,11 +39,14 @@ export class Painter {
   readonly #context: CanvasRenderingContext2D
   #ratio = 1
   #asked = 0
-  #sprites: HTMLCanvasElement[] = []
-  #spritesFor = ''
+  #raster: Raster | null = null
+  #point: Stamp = disc(1, 1)
+  #stampFor = ''
+  readonly #pixels = new Map<string, number>()
 
   constructor(canvas: HTMLCanvasElement, size: Size) {
-    const context = canvas.getContext('2d')
+    // Kept in memory, where the points are blended: each frame is copied to it as a whole.
+    const context = canvas.getContext('2d', { willReadFrequently: true, alpha: false })
     if (!context) throw new Error('This browser draws no canvas.')
     this.#canvas = canvas
     this.#context = context
@@ -55,6 +59,8 @@ export class Painter {
     this.#ratio = ratio
     this.#canvas.width = Math.round(size.width * ratio)
     this.#canvas.height = Math.round(size.height * ratio)
+    const { width, height } = this.#canvas
+    this.#raster = width && height ? new Raster(this.#context.createImageData(width, height)) : null
     this.ask()
   }
 
@@ -84,71 +90,80 @@ export class Painter {
     if (!colours) return
     const began = performance.now()
     this.#context.setTransform(this.#ratio, 0, 0, this.#ratio, 0, 0)
-    this.#context.fillStyle = colours.background
-    this.#context.fillRect(0, 0, this.size.width, this.size.height)
-    this.#drawGrid(colours)
-    if (cloud) {
-      this.#drawPoints(cloud, colours)
-      this.#drawLit(cloud, colours)
-    }
+    this.#drawField(cloud, colours)
+    if (cloud) this.#drawLit(cloud, colours)
     this.frames += 1
     this.took = performance.now() - began
   }
 
-  #drawGrid(colours: Colours): void {
-    const context = this.#context
-    context.strokeStyle = colours.grid
-    context.lineWidth = 1
-    context.beginPath()
-    for (let at = -1; at <= 1.0001; at += GRID) {
-      const low = toScreen(this.view, this.size, { x: at, y: at })
-      const from = toScreen(this.view, this.size, { x: -1, y: 1 })
-      const to = toScreen(this.view, this.size, { x: 1, y: -1 })
-      context.moveTo(Math.round(low.x) + 0.5, from.y)
-      context.lineTo(Math.round(low.x) + 0.5, to.y)
-      context.moveTo(from.x, Math.round(low.y) + 0.5)
-      context.lineTo(to.x, Math.round(low.y) + 0.5)
-    }
-    context.stroke()
+  /** The grid and the points: by hand, and copied to the canvas at once. */
+  #drawField(cloud: Cloud | null, colours: Colours): void {
+    const raster = this.#raster
+    if (!raster) return
+    raster.clear(this.#packed(colours.background))
+    this.#drawGrid(raster, this.#packed(colours.grid))
+    if (cloud) this.#drawPoints(raster, cloud, colours)
+    this.#context.putImageData(raster.image, 0, 0)
   }
 
-  #drawPoints(cloud: Cloud, colours: Colours): void {
-    const sprites = this.#spritesOf(cloud, colours)
-    const { x, y, category } = cloud
-    const ratio = this.#ratio
-    const scale = this.view.scale * ratio
+  #drawGrid(raster: Raster, colour: number): void {
+    const thick = Math.max(1, Math.round(this.#ratio))
+    const pixel = (place: Point) => {
+      const { x, y } = toScreen(this.view, this.size, place)
+      return { x: Math.round(x * this.#ratio), y: Math.round(y * this.#ratio) }
+    }
+    const from = pixel({ x: -1, y: 1 })
+    const to = pixel({ x: 1, y: -1 })
+    for (let at = -1; at <= 1.0001; at += GRID) {
+      const { x, y } = pixel({ x: at, y: at })
+      raster.fill(x, from.y, thick, to.y - from.y + thick, colour)
+      raster.fill(from.x, y, to.x - from.x + thick, thick, colour)
+    }
+  }
+
+  #drawPoints(raster: Raster, cloud: Cloud, colours: Colours): void {
+    const { x, y, category, categories } = cloud
+    const stamp = this.#stamp()
+    const scale = this.view.scale * this.#ratio
     const wide = scale * this.view.stretch
-    const half = (sprites[0]?.width ?? 0) / 2
-    const left = (this.size.width / 2) * ratio - this.view.x * wide - half
-    const top = (this.size.height / 2) * ratio + this.view.y * scale - half
-    const right = this.#canvas.width
-    const bottom = this.#canvas.height
-    const shown = cloud.categories.map((each) => !this.hidden.has(each.name))
-    const context = this.#context
-    context.setTransform(1, 0, 0, 1, 0, 0)
-    context.globalAlpha = this.lit.hits.length > 0 ? DIMMED : 0.85
+    const left = (this.size.width / 2) * this.#ratio - this.view.x * wide - stamp.size / 2
+    const top = (this.size.height / 2) * this.#ratio + this.view.y * scale - stamp.size / 2
+    const tones = categories.map((_, at) => this.#packed(tone(cloud, at, colours)))
+    const shown = categories.map((each) => !this.hidden.has(each.name))
     for (let at = 0; at < x.length; at++) {
       const group = category[at] as number
-      // Whole device pixels: a picture that is not moved by halves is drawn several times as fast.
       const px = Math.round(left + (x[at] as number) * wide)
       const py = Math.round(top - (y[at] as number) * scale)
-      if (!shown[group] || px < -2 * half || py < -2 * half || px > right || py > bottom) continue
-      context.drawImage(sprites[group] as HTMLCanvasElement, px, py)
+      if (!shown[group] || px < -stamp.size || py < -stamp.size) continue
+      if (px < raster.width && py < raster.height) raster.stamp(stamp, px, py, tones[group] ?? 0)
     }
-    context.globalAlpha = 1
-    context.setTransform(ratio, 0, 0, ratio, 0, 0)
   }
 
-  /** One small picture of a point for each category. */
-  #spritesOf(cloud: Cloud, colours: Colours): HTMLCanvasElement[] {
+  /** A point as it looks now. */
+  #stamp(): Stamp {
     const radius = Math.round(this.radius * this.#ratio * 4) / 4
-    const tones = cloud.categories.map((_, category) => tone(cloud, category, colours))
-    const name = `${radius} ${tones.join()}`
-    if (name !== this.#spritesFor) {
-      this.#spritesFor = name
-      this.#sprites = tones.map((colour) => dot(colour, radius))
+    const opacity = this.lit.hits.length > 0 ? DIMMED : 0.85
+    const name = `${radius} ${opacity}`
+    if (name !== this.#stampFor) {
+      this.#stampFor = name
+      this.#point = disc(radius, opacity)
     }
-    return this.#sprites
+    return this.#point
+  }
+
+  /** A colour of the style sheet as a pixel; the canvas reads every way to write one. */
+  #packed(colour: string): number {
+    const known = this.#pixels.get(colour)
+    if (known !== undefined) return known
+    const context = this.#context
+    context.save()
+    context.resetTransform()
+    context.fillStyle = colour
+    context.fillRect(0, 0, 1, 1)
+    context.restore()
+    const pixel = new Uint32Array(context.getImageData(0, 0, 1, 1).data.buffer)[0] ?? 0
+    this.#pixels.set(colour, pixel)
+    return pixel
   }
 
   #drawLit(cloud: Cloud, colours: Colours): void {
@@ -245,17 +260,4 @@ export class Painter {
 
 function tone(cloud: Cloud, category: number, colours: Colours): string {
   return colours.categories[cloud.categories[category]?.colour ?? ''] ?? colours.ink
-}
-
-function dot(colour: string, radius: number): HTMLCanvasElement {
-  const made = document.createElement('canvas')
-  made.width = made.height = 2 * Math.ceil(radius + 1)
-  const context = made.getContext('2d')
-  if (context) {
-    context.fillStyle = colour
-    context.beginPath()
-    context.arc(made.width / 2, made.height / 2, radius, 0, 2 * Math.PI)
-    context.fill()
-  }
-  return made
 }

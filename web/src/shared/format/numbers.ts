@@ -6,6 +6,11 @@ export function number(value: number): string {
   return plain.format(value).replace('-', '−')
 }
 
+/** A score: always two digits after the point, so that scores stand under one another. */
+export function score(value: number): string {
+  return value.toFixed(2).replace('-', '−')
+}
+
 export function count(value: number): string {
   return whole.format(value)
 }

@@ -179,12 +179,10 @@ export function EmptyState({ title, children, actions }: StateProps) {
 export function ErrorState({
   error,
   onRetry,
-  title,
   actions,
 }: {
   error: unknown
   onRetry?: () => void
-  title?: string
   actions?: ReactNode
 }) {
   const { online } = useConnection()
@@ -194,7 +192,7 @@ export function ErrorState({
   const request = error instanceof ProblemError ? error.requestId : null
   return (
     <div className={cx(css.state, css.errorState)} role="alert">
-      <h2>{title ?? titleOf(error)}</h2>
+      <h2>{titleOf(error)}</h2>
       <p>{error instanceof Error ? error.message : String(error)}</p>
       {request && <p className="quiet">Request {request}</p>}
       <div className={css.stateActions}>
