@@ -253,3 +253,30 @@ async def test_a_text_that_was_counted_is_not_tokenised_again(
     np.testing.assert_allclose(vectors, expected, atol=1e-3)
     minilm.count_tokens([f"{i}" for i in range(3 * embedder.TOKENISED_TEXTS)])
     assert len(minilm._tokenised) <= embedder.TOKENISED_TEXTS
+
+
+async def test_a_text_that_was_counted_and_cut_is_not_tokenised_again(
+    minilm: LocalEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Abstracts were read three times over: to count, to cut, and to embed."""
+    long = "unbelievably muddy vocals " * 200
+    kept = minilm.truncate(long)
+    expected = await minilm.embed([kept])
+    minilm.count_tokens([long])
+    assert minilm.truncate(long) == kept
+    monkeypatch.setattr(WordPieceTokenizer, "encode", None)
+    np.testing.assert_allclose(await minilm.embed([kept]), expected, atol=1e-3)
+
+
+async def test_calls_at_the_same_time_share_sub_batches(
+    held: LocalEmbedder, engine: HeldEngine
+) -> None:
+    engine.batch_tokens = 64
+    local = LocalEmbedder(held._known, engine, held._tokenizer)
+    first = await started(local, engine, ["drums"])
+    later = [asyncio.create_task(local.embed(["drums"])) for _ in range(9)]
+    await asyncio.sleep(0.05)
+    engine.released.set()
+    await asyncio.gather(first, *later)
+    await local.aclose()
+    assert len(engine.seen) == 2

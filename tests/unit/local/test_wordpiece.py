@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +155,29 @@ def test_the_memory_of_words_is_bounded(pair: Pair, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(wordpiece, "_CACHED_CHUNKS", 10)
     pair.own.encode([f"word{i}" for i in range(100)])
     assert len(pair.own._cache) <= 10
+    assert len(pair.own._older) <= 10
     pair.own._cache.clear()
     pair.own.encode(["x" * 10_000])
     assert pair.own._cache == {}
+
+
+def test_words_that_come_again_and_again_are_not_forgotten(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wordpiece, "_CACHED_CHUNKS", 10)
+    pair.own._cache.clear()
+    pair.own._older.clear()
+    read: list[str] = []
+    really = WordPieceTokenizer._read
+
+    def watched(self: WordPieceTokenizer, chunk: str) -> Iterator[int]:
+        read.append(chunk)
+        return really(self, chunk)
+
+    monkeypatch.setattr(WordPieceTokenizer, "_read", watched)
+    for i in range(100):
+        pair.own.encode([f"muddy word{i}"])
+    assert read.count("muddy") == 1
 
 
 def test_a_tiny_vocabulary_of_another_kind(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 
 from backline.embedders.local.engine import Engine
 from backline.embedders.local.registry import ModelInfo
-from backline.embedders.local.scheduling import NORMAL, URGENT, PriorityExecutor, pack
+from backline.embedders.local.scheduling import NORMAL, URGENT, PriorityExecutor
+from backline.embedders.local.sharing import SharedBatches
 from backline.embedders.local.tokenizer import TextTokenizer, TokenIds
 from backline.errors import ProviderUnavailableError
 from backline.types import Model, Purpose, Vectors
@@ -73,6 +74,7 @@ class LocalEmbedder:
         self._tokenizer = tokenizer
         self._size_bytes = size_bytes
         self._executor = PriorityExecutor(engine.streams, f"backline-{model.name}")
+        self._batches = {priority: self._shared(priority) for priority in (URGENT, NORMAL)}
         self._queries: OrderedDict[str, Vectors] = OrderedDict()
         self._tokenised: dict[str, TokenIds] = {}
         self._model = Model(
@@ -118,7 +120,10 @@ class LocalEmbedder:
 
     def truncate(self, text: str) -> str:
         """See `Embedder.truncate`; room is left for special tokens and the passage prefix."""
-        return self._tokenizer.truncate(text, self._known.passage_prefix)
+        beginning = self._tokenizer.truncate(text, self._known.passage_prefix)
+        if (ids := self._tokenised.pop(text, None)) is not None:
+            self._tokenised[beginning] = ids  # what was read of the whole is the beginning
+        return beginning
 
     async def aclose(self) -> None:
         """Finish what runs, then end the threads. Idempotent."""
@@ -165,15 +170,17 @@ class LocalEmbedder:
         return [ids for text in texts if (ids := known[text]) is not None]
 
     async def _compute(self, ids: Sequence[TokenIds], priority: int) -> Vectors:
-        out = np.empty((len(ids), self._known.dimensions), dtype=np.float32)
-        lengths = [len(row) for row in ids]
-        batches = pack(lengths, self._engine.batch_tokens, self._engine.streams)
-        vectors = await self._all(
-            [partial(self._forward, [ids[i] for i in batch]) for batch in batches], priority
+        return await asyncio.wrap_future(self._batches[priority].add(ids))
+
+    def _shared(self, priority: int) -> SharedBatches:
+        return SharedBatches(
+            self._forward,
+            self._executor,
+            priority,
+            streams=self._engine.streams,
+            batch_tokens=self._engine.batch_tokens,
+            dimensions=self._known.dimensions,
         )
-        for batch, rows in zip(batches, vectors, strict=True):
-            out[batch] = rows
-        return out
 
     async def _tokenize(self, texts: Sequence[str], prefix: str, priority: int) -> list[TokenIds]:
         starts = range(0, len(texts), TOKENIZE_TEXTS)

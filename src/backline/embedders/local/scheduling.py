@@ -1,11 +1,11 @@
-"""Threads that take the most urgent work first, and the packing of texts into sub-batches."""
+"""Threads that take the most urgent work first."""
 
 from __future__ import annotations
 
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -14,15 +14,6 @@ from backline.errors import ProviderUnavailableError
 T = TypeVar("T")
 
 URGENT, NORMAL, _LAST = 0, 1, 2
-
-_RECTANGLE = 1.5
-"""Padding is cheap where attention is: at 32 tokens a text it is an eighth of the work."""
-
-_EVEN_ROUNDS = 4
-"""With more sub-batches a stream than this, idling at the end costs less than small ones."""
-
-_MIN_BATCH_TOKENS = 128
-"""Below this the weights are read from memory more often than the even spread gains."""
 
 _Entry = tuple[int, int, "Future[Any] | None", Callable[[], Any]]
 
@@ -59,6 +50,10 @@ class PriorityExecutor:
             self._queue.put((priority, next(self._order), future, work))
         return future
 
+    def go_on(self, work: Callable[[], object], priority: int = NORMAL) -> None:
+        """Queue `work` that a thread of this executor found to do: even when closed, it is done."""
+        self._queue.put((priority, next(self._order), Future(), work))
+
     def close(self) -> None:
         """Finish what is queued, then end the threads. Blocking; idempotent."""
         with self._lock:
@@ -86,33 +81,3 @@ def _complete(future: Future[T], work: Callable[[], T]) -> None:
         future.set_exception(error)
     else:
         future.set_result(result)
-
-
-def pack(lengths: Sequence[int], batch_tokens: int, streams: int = 1) -> list[list[int]]:
-    """Indices of texts in sub-batches of similar length, longest first.
-
-    A sub-batch holds at most `batch_tokens` tokens, and at most `_RECTANGLE` times as many places
-    in the rectangle that attention needs, or it holds one text. Work is cut evenly over `streams`,
-    so that none idles while another computes the last large one.
-    """
-    budget = _even_budget(sum(lengths), batch_tokens, streams)
-    batches: list[list[int]] = []
-    tokens = width = 0
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        length = lengths[index]
-        places = (len(batches[-1]) + 1) * width if batches else 0
-        if not batches or tokens + length > budget or places > _RECTANGLE * batch_tokens:
-            batches.append([])
-            tokens, width = 0, length
-        batches[-1].append(index)
-        tokens += length
-    return batches
-
-
-def _even_budget(tokens: int, batch_tokens: int, streams: int) -> int:
-    """The sub-batch size, at most `batch_tokens`, that divides `tokens` evenly over the streams."""
-    rounds = max(1, -(-tokens // (batch_tokens * streams)))
-    if rounds > _EVEN_ROUNDS:
-        return batch_tokens
-    even = -(-tokens // (rounds * streams))
-    return min(batch_tokens, max(even, _MIN_BATCH_TOKENS))

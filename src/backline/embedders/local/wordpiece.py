@@ -19,7 +19,8 @@ from backline.embedders.local.characters import CONTROL, MARKS, PRIVATE, PUNCTUA
 from backline.embedders.local.tokenizer import TokenIds
 
 _CACHED_CHUNKS: Final = 32_768
-"""Stretches between white space whose ids are kept, 6 MB of them: nearly all that a text has."""
+"""Stretches between white space whose ids are kept, and as many older ones: 6 MB each. All were
+forgotten at once before, and abstracts, which have 96,000, took four times as long."""
 _LONGEST_CACHED: Final = 48
 _SPLIT_TOO: Final = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
 """`str.split` takes these for spaces; the tokenizer drops them, as it does NUL."""
@@ -151,6 +152,7 @@ class WordPieceTokenizer:
         self._special = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
         self._longest_piece = max(map(len, settings.vocabulary), default=1)
         self._cache: dict[str, tuple[int, ...]] = {}
+        self._older: dict[str, tuple[int, ...]] = {}
 
     def encode(self, texts: Sequence[str], prefix: str = "") -> list[TokenIds]:
         return [self._with_ends(self._first(prefix + text)) for text in texts]
@@ -166,14 +168,30 @@ class WordPieceTokenizer:
         return [len(row) + ends for row in ids], [self._with_ends(row) for row in ids]
 
     def truncate(self, text: str, prefix: str = "") -> str:
-        whole, room, end = prefix + text, self._room, 0
-        for chunk in re.finditer(r"\S+", _splittable(whole)):
-            ids = self._ids([chunk[0]])
-            if len(ids) > room:
-                end = chunk.start() + self._end(chunk[0], room) if room else end
+        whole, left, end = prefix + text, self._room, 0
+        rest = _splittable(whole)
+        while rest:
+            at = len(whole) - len(rest)
+            chunks, after = _first_chunks(rest, self._room)
+            fitting, left = self._fitting(chunks, left)
+            if fitting:
+                end = at + _start(rest, fitting - 1) + len(chunks[fitting - 1])
+            if fitting < len(chunks):
+                if left:
+                    end = at + _start(rest, fitting) + self._end(chunks[fitting], left)
                 return text[: max(end - len(prefix), 0)]
-            room, end = room - len(ids), chunk.end() if ids else end
+            rest = after
         return text
+
+    def _fitting(self, chunks: Sequence[str], room: int) -> tuple[int, int]:
+        """How many of these have a place in `room` tokens, and how much of it is left then."""
+        for index, chunk in enumerate(chunks):
+            ids = self._cache.get(chunk)
+            tokens = len(self._learn(chunk) if ids is None else ids)
+            if tokens > room:
+                return index, room
+            room -= tokens
+        return len(chunks), room
 
     def _with_ends(self, ids: Sequence[int]) -> TokenIds:
         kept = (*self._settings.before, *ids[: self._room], *self._settings.after)
@@ -183,8 +201,7 @@ class WordPieceTokenizer:
         """The ids of as much of a text as decides the first ones: a book is not read to its end."""
         rest, ids = _splittable(text), list[int]()
         while rest and len(ids) < self._room:
-            chunks = rest.split(None, self._room)
-            rest = chunks.pop() if len(chunks) > self._room else ""
+            chunks, rest = _first_chunks(rest, self._room)
             ids += self._ids(chunks)
         return ids
 
@@ -197,12 +214,27 @@ class WordPieceTokenizer:
         return ids
 
     def _learn(self, chunk: str) -> tuple[int, ...]:
-        ids = tuple(token for token, _end in self._tokens(chunk))
+        ids = self._older.get(chunk) or tuple(self._read(chunk))
         if len(chunk) <= _LONGEST_CACHED:
             if len(self._cache) >= _CACHED_CHUNKS:
-                self._cache = {}
+                self._cache, self._older = {}, self._cache
             self._cache[chunk] = ids
         return ids
+
+    def _read(self, chunk: str) -> Iterator[int]:
+        """The ids of a chunk; most words of a text stand in the vocabulary as they are."""
+        settings = self._settings
+        for part in self._parts(chunk):
+            special = settings.specials.get(part)
+            if special is not None:
+                yield special
+                continue
+            for word in part.translate(self._characters).split():
+                token = settings.vocabulary.get(word)
+                if token is not None and len(word) <= settings.longest_word:
+                    yield token
+                else:
+                    yield from (piece for piece, _end in self._pieces(word))
 
     def _tokens(self, chunk: str) -> Iterator[tuple[int, int]]:
         """Ids, each with where it ends in the normalised text of its part of the chunk."""
@@ -260,3 +292,15 @@ class WordPieceTokenizer:
 
 def _splittable(text: str) -> str:
     return _SPLIT_TOO.sub("\0", text)
+
+
+def _first_chunks(text: str, most: int) -> tuple[list[str], str]:
+    """At most so many stretches without white space, at least one, and what follows them."""
+    most = max(most, 1)
+    chunks = text.split(None, most)
+    return (chunks, "") if len(chunks) <= most else (chunks[:most], chunks[most])
+
+
+def _start(text: str, chunk: int) -> int:
+    """Where the stretch of that number begins, the first being 0."""
+    return len(text) - len(text.split(None, chunk)[chunk])
