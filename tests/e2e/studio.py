@@ -229,7 +229,6 @@ class World:
             "OPENAI_API_KEY": self.provider.api_key,
             "OPENAI_BASE_URL": self.provider.base_url,
             "BATCH_SIZE": "10",
-            "BACKLINE_LEASE_SECONDS": "2",
         }
 
     def backline(self, *args: str) -> None:

@@ -281,11 +281,11 @@ async def test_the_worker_inside_embeds_edits_and_leaves_in_good_order(w: World)
 
 
 async def test_a_stopped_server_gives_back_what_it_has_in_hand(paid: World, provider: Any) -> None:
-    await paid.insert(*(f"text {n}" for n in range(200)))
+    await paid.insert(*(f"text {n}" for n in range(3000)))
     async with served(paid.store, **with_provider(provider)) as s:
-        provider.behave(delay_s=0.3)
+        provider.behave(delay_s=0.3)  # 22 s for all of them
         run = (await s.post("/api/runs", {"collection": "notes", "batch_size": 5}, 202))["run"]
-        await asyncio.sleep(0.5)
+        await asyncio.to_thread(provider.wait_in_flight)
     [record] = await paid.store.runs(run=run["id"])
     assert record.state == "interrupted"
     assert set((await paid.jobs()).values()) <= {None}

@@ -161,12 +161,18 @@ async def test_the_text_of_a_caller_who_hangs_up_is_not_paid_for(
                 busy.append(asyncio.create_task(_embed(client, model, f"busy {n}")))
                 await eventually(lambda: provider.in_flight == len(busy), "it to be on its way")
             gone = asyncio.create_task(_embed(client, model, "gone"))
-            await asyncio.sleep(0.3)
+            await eventually(lambda: waiting(paid_server), "it to wait for its turn")
             gone.cancel()
-            await asyncio.sleep(0.3)
+            await eventually(lambda: not waiting(paid_server), "the server to notice that it went")
         await asyncio.gather(*busy)
         await _embed(client, model, "after")
     assert set(provider.texts_embedded) == {"busy 0", "busy 1", "after"}
+
+
+def waiting(s: Served) -> bool:
+    """Whether a call that somebody waits for has not begun."""
+    gatherers = [opened.embedder._calls for opened in s.services.models._opened.values()]
+    return any(not call.done.cancelled() for each in gatherers for call in each._calls)
 
 
 async def _embed(client: openai.AsyncOpenAI, model: str, text: str) -> Any:

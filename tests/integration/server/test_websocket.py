@@ -11,7 +11,14 @@ import psutil
 import pytest
 import websockets
 from tests.integration.harness import World, eventually
-from tests.integration.server.harness import Served, Socket, notes, served, with_provider
+from tests.integration.server.harness import (
+    PATIENCE_S,
+    Served,
+    Socket,
+    notes,
+    served,
+    with_provider,
+)
 from tests.provider import StandInProvider
 
 from backline import search
@@ -22,7 +29,9 @@ from backline.store import Store
 
 
 async def test_a_client_is_greeted_with_the_status(s: Served, w: World) -> None:
-    connection = await websockets.connect(s.url.replace("http", "ws") + "/ws")
+    connection = await websockets.connect(
+        s.url.replace("http", "ws") + "/ws", open_timeout=PATIENCE_S
+    )
     async with connection:
         hello = Socket(connection)
         connected = await hello.read()
