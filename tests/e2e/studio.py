@@ -231,12 +231,12 @@ class World:
             "BATCH_SIZE": "10",
         }
 
-    def backline(self, *args: str) -> None:
+    def backline(self, *args: str, code: int = 0) -> None:
         done = subprocess.run(
             [BACKLINE, *args], cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True,
             timeout=240, check=False, env=environment(DATABASE_URL=self.url, **self.settings),
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr.decode()
+        assert done.returncode == code, done.stderr.decode()
 
     def sql(self, statement: str, *params: Any) -> list[dict[str, Any]]:
         with psycopg.connect(self.url, autocommit=True, row_factory=dict_row) as connection:

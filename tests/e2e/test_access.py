@@ -8,8 +8,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.conftest import NARROW, WIDE
-from tests.e2e.studio import AXE, Server, World, at_rest, settled
+from tests.e2e.studio import AXE, POISON, Server, World, at_rest, settled
 from tests.e2e.test_ask import QUESTION
+from tests.provider import StandInProvider
 
 VIEWS = {
     "ask": "/ask",
@@ -20,6 +21,13 @@ VIEWS = {
     "actions": "/actions",
 }
 SERIOUS = ("serious", "critical")
+# The panels that reach beyond the content of the view.
+ASKEW = """() => {
+  const main = document.querySelector('main')
+  const end = main.getBoundingClientRect().right - parseFloat(getComputedStyle(main).paddingRight)
+  return [...main.querySelectorAll('section')].map(each => each.getBoundingClientRect().right)
+    .filter(right => right > end + 0.5)
+}"""
 
 
 def violations(page: Page) -> list[tuple[Any, ...]]:
@@ -38,9 +46,11 @@ def violations(page: Page) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("theme", ["dark", "light"])
 @pytest.mark.parametrize("page", [WIDE, NARROW], indirect=True, ids=["wide", "narrow"])
 def test_axe_finds_nothing_serious_and_nothing_is_cut_off(
-    page: Page, theme: str, notes: World
+    page: Page, theme: str, notes: World, provider: StandInProvider
 ) -> None:
-    notes.write_notes(12)
+    notes.write_notes(40, poisoned=2)
+    provider.behave(reject_marker=POISON)
+    notes.backline("backfill", "notes", "--limit", "20", code=1)
     page.add_init_script(f"localStorage.setItem('backline.theme', '{theme}')")
     for view, address in VIEWS.items():
         page.goto(address)
@@ -51,6 +61,7 @@ def test_axe_finds_nothing_serious_and_nothing_is_cut_off(
         assert violations(page) == [], view
         wider = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert wider <= 0, f"{view} is {wider} px wider than the screen"
+        assert page.evaluate(ASKEW) == [], f"panels of {view} do not end where the view does"
     page.keyboard.press("Control+k")
     expect(page.get_by_role("combobox", name="Find an action")).to_be_focused()
     at_rest(page)
