@@ -106,6 +106,8 @@ def require(tool: str) -> Path:
 
 # More than any machine takes; a program that cannot start ends by itself, and is noticed at once.
 STARTS_WITHIN: Final = 120
+# How long an answer may take where eight processes share two processors.
+PATIENCE_S: Final = 60.0
 
 # --- processes ------------------------------------------------------------------------------------
 
@@ -332,7 +334,7 @@ class Project:
         marker = f"marker_{secrets.token_hex(6)}"
         self.execute(f"create function public.{marker}() returns int language sql return 1")
         self.execute(f"grant execute on function public.{marker}() to service_role")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while (answer := self._call(marker)).status_code != 200:
             assert time.monotonic() < deadline, f"PostgREST does not read its schema: {answer.text}"
             time.sleep(0.02)
@@ -340,7 +342,7 @@ class Project:
 
     def _call(self, function: str) -> httpx.Response:
         url = f"{self.api_url}/rest/v1/rpc/{function}"
-        return httpx.post(url, headers=self.service, json={}, trust_env=False)
+        return httpx.post(url, headers=self.service, json={}, trust_env=False, timeout=PATIENCE_S)
 
     def stop(self) -> None:
         """Stop what the project started; its database stays."""

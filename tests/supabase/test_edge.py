@@ -27,7 +27,7 @@ from tests.supabase.function import (
     legacy_key,
     provider_variables,
 )
-from tests.supabase.stack import Project, require
+from tests.supabase.stack import PATIENCE_S, Project, require
 from tests.supabase.worlds import RestWorld, rest_world
 
 TRIMMED = "note number 1"
@@ -57,7 +57,9 @@ async def edge_world(
 
 def call(url: str, rows: Any, collection: str = "notes") -> httpx.Response:
     body = {"rows": rows, "collection": collection}
-    return httpx.post(url, json=body, headers={"Authorization": f"Bearer {SECRET}"}, timeout=30)
+    return httpx.post(
+        url, json=body, headers={"Authorization": f"Bearer {SECRET}"}, timeout=PATIENCE_S
+    )
 
 
 def texts(count: int) -> list[str]:
@@ -142,7 +144,7 @@ async def test_who_may_call(project: Project, provider: StandInProvider, functio
 
     def answered(headers: dict[str, str]) -> httpx.Response:
         body = {"rows": [{"id": 1, "text": "x"}], "collection": "notes"}
-        return httpx.post(function, json=body, headers=headers)
+        return httpx.post(function, json=body, headers=headers, timeout=PATIENCE_S)
 
     async with rest_world(project, provider):
         for headers in allowed:
@@ -155,7 +157,8 @@ async def test_who_may_call(project: Project, provider: StandInProvider, functio
 
 
 def test_what_it_does_not_take(project: Project, function: str) -> None:
-    assert httpx.put(function, headers={"X-API-Key": SECRET}).status_code == 405
+    answer = httpx.put(function, headers={"X-API-Key": SECRET}, timeout=PATIENCE_S)
+    assert answer.status_code == 405
     rows = [{"id": n, "text": "x"} for n in range(201)]
     assert call(function, rows).status_code == 413
     assert call(function, [{"id": 1, "text": "x" * (1 << 20)}]).status_code == 413

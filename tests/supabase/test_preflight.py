@@ -16,7 +16,7 @@ import pytest
 from tests.provider import StandInProvider
 from tests.supabase.inline import InlineCli as Cli
 from tests.supabase.server import API_KEY, server_running
-from tests.supabase.stack import Project
+from tests.supabase.stack import PATIENCE_S, Project
 
 MODEL = "openai/text-embedding-3-small@384"
 
@@ -142,7 +142,9 @@ def test_whoever_only_reads_needs_only_to_read(
     with server_running(project, DATABASE_URL=worker) as address:
         asked = {"collection": "documents"}
         key = {"Authorization": f"Bearer {API_KEY}"}
-        answer = httpx.get(f"{address}/api/map", params=asked, headers=key, trust_env=False)
+        answer = httpx.get(
+            f"{address}/api/map", params=asked, headers=key, trust_env=False, timeout=PATIENCE_S
+        )
         assert answer.status_code == 200, answer.text
         assert len(answer.json()["keys"]) == 10
     said = refused(backline, "backfill", "documents")

@@ -291,7 +291,7 @@ async def test_a_key_that_is_revoked_in_mid_run_ends_it(
     async with rest_world(project, provider) as w:
         await w.insert(*texts(200))
         with provider.held():
-            async with running(w.fill(lease=2)) as filling:
+            async with running(w.fill()) as filling:
                 await asyncio.to_thread(provider.wait_in_flight)
                 project.gateway.fail_next(
                     401, times=100, path=RPC, body={"message": "Invalid API key"}
@@ -302,7 +302,8 @@ async def test_a_key_that_is_revoked_in_mid_run_ends_it(
                 ):
                     await filling
         project.gateway.reset()
-        report = await w.fill(lease=2)
+        project.execute("update backline.workers set expires_at = now() + interval '2 seconds'")
+        report = await w.fill()
         assert report.complete
         await w.settled()
 

@@ -107,7 +107,7 @@ def target(request: pytest.FixtureRequest, stack: Stack) -> Iterator[Project]:
 
 @pytest.fixture(scope="module")
 def api(target: Project) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"{target.api_url}/rest/v1/", trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=f"{target.api_url}/rest/v1/", trust_env=False, timeout=60) as client:
         yield client
 
 

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.supabase.stack import ROOT, Function, Project
+from tests.supabase.stack import PATIENCE_S, ROOT, Function, Project
 
 ENTRY = "/rest/v1/music_knowledge?limit=1"
 
@@ -22,7 +22,9 @@ ENTRY = "/rest/v1/music_knowledge?limit=1"
 @pytest.fixture
 def api(reading_project: Project) -> Iterator[httpx.Client]:
     reading_project.gateway.reset()
-    with httpx.Client(base_url=reading_project.api_url, trust_env=False) as client:
+    with httpx.Client(
+        base_url=reading_project.api_url, trust_env=False, timeout=PATIENCE_S
+    ) as client:
         yield client
     reading_project.gateway.reset()
 
@@ -43,7 +45,10 @@ def test_each_kind_of_key_is_a_role(project: Project) -> None:
         "user": {"apikey": keys.publishable, "authorization": f"Bearer {keys.user_jwt()}"},
     }
     who = f"{project.api_url}/rest/v1/rpc/who"
-    seen = {name: httpx.get(who, headers=headers).json() for name, headers in callers.items()}
+    seen = {
+        name: httpx.get(who, headers=headers, timeout=PATIENCE_S).json()
+        for name, headers in callers.items()
+    }
     assert seen == {
         "publishable": "anon",
         "secret": "service_role",
@@ -58,7 +63,8 @@ def test_a_page_has_a_thousand_rows_at_most(project: Project) -> None:
     project.execute("insert into many select generate_series(1, 1500)")
     project.execute("grant select on many to service_role")
     project.wait_for_schema()
-    answer = httpx.get(f"{project.api_url}/rest/v1/many?limit=1400", headers=project.service)
+    many = f"{project.api_url}/rest/v1/many?limit=1400"
+    answer = httpx.get(many, headers=project.service, timeout=PATIENCE_S)
     assert len(answer.json()) == 1000
 
 
@@ -82,8 +88,9 @@ def test_an_answer_can_be_lost_after_the_work_was_done(project: Project) -> None
     entry = {"topic": "t", "category": "c", "suggestion": "s"}
     with pytest.raises(httpx.RemoteProtocolError):
         httpx.post(
-            f"{project.api_url}/rest/v1/music_knowledge", headers=project.service, json=entry
-        )
+            f"{project.api_url}/rest/v1/music_knowledge", headers=project.service, json=entry,
+            timeout=PATIENCE_S,
+        )  # fmt: skip
     assert project.execute("select count(*) from music_knowledge") == [(1,)]
 
 
@@ -145,6 +152,6 @@ def test_a_killed_test_run_leaves_no_server() -> None:
         children = psutil.Process(process.pid).children(recursive=True)
         assert {"postgres", "postgrest"} <= {child.name() for child in children}
         process.kill()
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE_S)
     shutil.rmtree(folder)  # files are all that a kill can leave
     assert alive == []
