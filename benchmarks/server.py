@@ -7,7 +7,9 @@ search      `/api/search` on the advice base over HTTP, beside the library in th
 embeddings  `/v1/embeddings` with 1, 8 and 64 callers of one text each, as a ratio to the throughput
             of the same texts in requests of 512
 sockets     a backfill of 20,000 rows with 500 subscribers, as a ratio to one without
-outage      50 clients that search for 60 s while Postgres is stopped and started in the middle
+outage      50 clients that search for 60 s while Postgres is stopped and started in the middle:
+            answers that differ from those before, errors that are no 503 with Retry-After, errors
+            while the database is there, and when each client was answered again
 
 The server is a process of its own, `backline serve` on an embedded Postgres; the callers are in
 this one and speak HTTP over bare sockets, so that they cost little of the processors they share.
@@ -59,6 +61,7 @@ class Caller:
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    head: bytes = b""  # of the last answer
 
     @classmethod
     async def to(cls, url: str) -> Caller:
@@ -71,9 +74,9 @@ class Caller:
             b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%b" % (path.encode(), len(content), content)
         )
-        head = await self.reader.readuntil(b"\r\n\r\n")
-        length = int(re.search(rb"content-length: (\d+)", head)[1])  # type: ignore[index]
-        return int(head[9:12]), await self.reader.readexactly(length)
+        self.head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(re.search(rb"content-length: (\d+)", self.head)[1])  # type: ignore[index]
+        return int(self.head[9:12]), await self.reader.readexactly(length)
 
     def close(self) -> None:
         self.writer.close()
@@ -275,18 +278,33 @@ async def follow(socket: websockets.ClientConnection) -> None:
             return
 
 
+@dataclass
+class Seen:
+    """One answer to a client of the outage."""
+
+    client: int
+    at: float
+    status: int
+    right: bool
+    retry_after: bool
+
+
 async def bench_outage(folder: Path, seconds: float = 60.0) -> dict[str, Any]:
-    seen: list[tuple[float, int]] = []
+    seen: list[Seen] = []
     with serving(folder, "--no-worker") as url:
+        wanted = await undisturbed(url)
         stop = time.monotonic() + seconds
 
         async def client(number: int) -> None:
             caller = await Caller.to(url)
+            turn = number
             while time.monotonic() < stop:
-                number += 1
-                body = {"query": QUESTIONS[number % len(QUESTIONS)], "limit": 3}
-                status, _ = await caller.post("/api/search", body)
-                seen.append((time.monotonic(), status))
+                turn += 1
+                question = QUESTIONS[turn % len(QUESTIONS)]
+                status, body = await caller.post("/api/search", {"query": question, "limit": 3})
+                right = status != 200 or ranking(body) == wanted[question]
+                waits = b"retry-after:" in caller.head
+                seen.append(Seen(number, time.monotonic(), status, right, waits))
                 await asyncio.sleep(0.05)
             caller.close()
 
@@ -298,12 +316,40 @@ async def bench_outage(folder: Path, seconds: float = 60.0) -> dict[str, Any]:
         await asyncio.to_thread(start_postgres, folder)
         up = time.monotonic()
         await asyncio.gather(*clients)
-    errors = [at for at, status in seen if status != 200]
+    return outage_report(seen, down, up)
+
+
+async def undisturbed(url: str) -> dict[str, list[Any]]:
+    """What each question is answered while nothing else happens."""
+    caller = await Caller.to(url)
+    found = {}
+    for question in QUESTIONS:
+        status, body = await caller.post("/api/search", {"query": question, "limit": 3})
+        assert status == 200, body
+        found[question] = ranking(body)
+    caller.close()
+    return found
+
+
+def ranking(body: bytes) -> list[Any]:
+    return [hit["key"] for hit in json.loads(body)["hits"]]
+
+
+def outage_report(seen: list[Seen], down: float, up: float) -> dict[str, Any]:
+    errors = [each for each in seen if each.status != 200]
+    again: dict[int, float] = {}
+    for each in seen:
+        if each.status == 200 and each.at > up:
+            again.setdefault(each.client, round(each.at - up, 3))
     return {
-        "answers": dict(Counter(str(status) for _, status in seen)),
+        "answers": dict(Counter(str(each.status) for each in seen)),
+        "wrong_answers": sum(not each.right for each in seen),
+        "errors_without_retry_after": sum(not each.retry_after for each in errors),
         "down_seconds": round(up - down, 2),
-        "errors_before": sum(at < down for at in errors),
-        "last_error_after_return_s": round(max([0.0, *(at - up for at in errors)]), 2),
+        "errors_before": sum(each.at < down for each in errors),
+        "last_error_after_return_s": round(max([0.0, *(each.at - up for each in errors)]), 2),
+        "clients_answered_again": len(again),
+        "answered_again_after_s": {"first": min(again.values()), "last": max(again.values())},
     }
 
 
