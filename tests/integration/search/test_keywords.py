@@ -109,6 +109,13 @@ async def test_pruning_loses_nothing(plain: Documents) -> None:
         await check_against_textbook(plain, query)
 
 
+async def test_pruning_keeps_whom_the_words_to_come_can_still_lift(plain: Documents) -> None:
+    """Twelve words as telling as each other, too many postings to read in one round."""
+    rng = random.Random(13)
+    await plain.insert(*(" ".join(rng.choices(WORDS[:12], k=5)) for _ in range(6000)))
+    await check_against_textbook(plain, " ".join(WORDS[:12]), 50)
+
+
 async def test_every_edit_is_followed(plain: Documents) -> None:
     rng = random.Random(3)
     await plain.insert(*(zipf_text(rng, 20) for _ in range(300)))

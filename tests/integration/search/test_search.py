@@ -109,6 +109,17 @@ async def test_hybrid_adds_both_parts_by_the_weight(
     assert sorted(hits, key=lambda hit: (-hit.score, hit.key)) == hits
 
 
+async def test_hybrid_scores_the_words_of_rows_that_only_meaning_finds(filled: Documents) -> None:
+    """Every row has the word, and the nearest ten are not among the first fifty of the equals."""
+    query = Query("number", "hybrid", 10, weight=0.05)
+    vector = directions(200)[150].tolist()
+    hits = await ranked(filled.store, filled.collection, query, query.text, vector)
+    words = await bm25(filled, query.text, 200)
+    assert min(int(hit.key) for hit in hits) > 100
+    for hit in hits:
+        assert hit.parts["keyword"] == pytest.approx(words[int(hit.key) - 1])
+
+
 async def test_words_count_for_more_the_better_they_tell_rows_apart(docs: Documents) -> None:
     """One row has the word and the other is nearer: it depends on who else has the word."""
     order = {}

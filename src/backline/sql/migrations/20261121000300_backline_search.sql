@@ -485,7 +485,8 @@ declare
   v_documents float8; v_length float8;
   v_terms text[]; v_bounds float8[]; v_uses bigint[];
   v_docs bigint[] := '{}'; v_scores float8[] := '{}'; v_also bigint[];
-  v_done int := 0; v_from int; v_taken bigint; v_budget bigint := 4000;
+  v_done int := 0; v_from int; v_taken bigint;
+  v_budget bigint := 16000;                  -- postings to read before asking who can still get in
   v_rest float8;                             -- the most that the terms not yet read could add
   v_bar float8;                              -- the score of the last document that gets in so far
   v_depth int := coalesce(p_depth, p_limit + 20);
@@ -515,6 +516,20 @@ begin
       v_rest := v_rest - v_bounds[v_done];
     end loop;
     v_budget := v_budget * 3;
+    if v_done = cardinality(v_terms) then
+      -- Nothing is left to read: the best are the answer, and nobody else need be kept.
+      select array_agg(f.doc), array_agg(f.score), case when count(*) = v_depth + cardinality(v_also) then 0 end
+        into v_docs, v_scores, v_bar from (
+        select x.doc, sum(x.score) as score from (
+          select unnest(v_docs) as doc, unnest(v_scores) as score
+          union all
+          select unnest(p.docs), t.bound / (1 + v_base * unnest(p.inverse_tfs) + v_slope * unnest(p.lengths))
+          from unnest(v_terms[v_from:v_done], v_bounds[v_from:v_done]) t(term, bound)
+          join backline.postings p on p.collection_id = p_collection and p.term = t.term and p.size > 0
+        ) x group by x.doc
+        order by x.doc in (select unnest(v_also)) desc, 2 desc, x.doc limit v_depth + cardinality(v_also)) f;
+      exit;
+    end if;
     -- Who cannot get in any more is left out at once: adding up is what takes the time, and keeping
     -- thousands would add them up again.
     with scored as materialized (
