@@ -5,7 +5,11 @@
 A corpus is a JSONL file with the fields "_id", "title" and "text", as BEIR's are. Each round embeds
 every text in one call of the encoder, with nothing else to do, and then backfills a fresh table of
 the same rows; the share is the median of the rounds'. Results go to
-benchmarks/results/local_backfill.json and to the terminal.
+benchmarks/results/local_backfill.json and to the terminal; --more adds rounds to those there.
+
+The faster the encoder, the more weighs what Postgres and the worker take for a row. --layers 2
+leaves the model two of its six layers: as fast as the whole one is on a processor with AMX, which
+multiplies bfloat16 three times as fast as one with AVX-512 BF16 alone.
 """
 
 from __future__ import annotations
@@ -13,11 +17,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import platform
 import statistics
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +30,12 @@ import psutil
 
 from backline import embedded, migrate
 from backline.backfill import Backfill, verify
-from backline.embedders.local import LocalEmbedder, open_local
+from backline.embedders.local import LocalEmbedder, find_model, opening
+from backline.embedders.local.bert import read_bert
+from backline.embedders.local.engines import start_engine
+from backline.embedders.local.machine import usable_cpus
+from backline.embedders.local.registry import TOKENIZER_FILE
+from backline.embedders.local.weights import find_weights
 from backline.limiter import Limiter
 from backline.opening import LOCAL_BATCH_SIZE, LOCAL_BUDGET
 from backline.store import Store, open_store
@@ -123,9 +133,31 @@ async def one_round(
     }
 
 
-async def measure(paths: list[Path], rounds: int) -> dict[str, Any]:
-    embedder = await open_local("all-MiniLM-L6-v2")
-    results: dict[str, Any] = {}
+def encoder(layers: int | None) -> LocalEmbedder:
+    """The default model, or only its first so many layers."""
+    info = find_model("all-MiniLM-L6-v2")
+    folder = find_weights(info)
+    bert = read_bert(folder, info.pooling)
+    engine = start_engine("auto", replace(bert, layers=bert.layers[:layers]), usable_cpus())
+    tokenizer = opening.open_tokenizer(folder / TOKENIZER_FILE, info.max_tokens)
+    return LocalEmbedder(info, engine, tokenizer)
+
+
+async def measure(
+    paths: list[Path], rounds: int, layers: int | None, known: dict[str, Any]
+) -> dict[str, Any]:
+    """The results in `known`, with those of these rounds."""
+    embedder = encoder(layers)
+    info = embedder.info()
+    machine = {
+        "processor": processor(),
+        "python": platform.python_version(),
+        "engine": f"{info.engine} {info.precision}",
+        "threads": info.threads,
+    }
+    if known and known.get("machine") != machine:
+        raise SystemExit(f"the rounds that are there are not of this machine, {machine}")
+    known["machine"] = machine
     with tempfile.TemporaryDirectory(prefix="backline-bench-") as folder:
         url = embedded.start(Path(folder) / "pg")
         pid = (Path(folder) / "pg" / "postmaster.pid").read_text().split()[0]
@@ -135,13 +167,15 @@ async def measure(paths: list[Path], rounds: int) -> dict[str, Any]:
             for path in paths:
                 rows = documents(path)
                 await embedder.embed([text for _, text in rows[:WARM_UP]])
-                taken = [await one_round(store, postmaster, embedder, rows) for _ in range(rounds)]
-                results[path.parent.name] = _summary(embedder, rows, taken)
-    info = embedder.info()
-    return {"engine": f"{info.engine} {info.precision}", "threads": info.threads, **results}
+                name = path.parent.name + (f", {layers} layers" if layers else "")
+                taken = known.get(name, {}).get("rounds", [])
+                for _ in range(rounds):
+                    taken.append(await one_round(store, postmaster, embedder, rows))
+                known[name] = summary(embedder, rows, taken)
+    return known
 
 
-def _summary(
+def summary(
     embedder: LocalEmbedder, rows: list[tuple[str, str]], taken: list[dict[str, float]]
 ) -> dict[str, Any]:
     limit = embedder.model.max_tokens
@@ -153,16 +187,43 @@ def _summary(
         "rows_per_s": len(rows) / seconds,
         "tokens_per_s": tokens / seconds,
         "share_of_encoder": statistics.median(each["share"] for each in taken),
+        "cpu_share_of_encoder": statistics.median(each["cpu_share"] for each in taken),
+        "cpu_us_a_row": cpu_a_row(taken, len(rows)),
         "rounds": taken,
     }
+
+
+def cpu_a_row(taken: list[dict[str, float]], rows: int) -> dict[str, float]:
+    """Microseconds of processor time; what the process takes beyond the encoder is the worker's."""
+    spent = {
+        "encoder": [each["encoder_cpu_s"] for each in taken],
+        "worker": [each["backfill_cpu_s"] - each["encoder_cpu_s"] for each in taken],
+        "postgres": [each["postgres_cpu_s"] for each in taken],
+    }
+    return {who: 1e6 * statistics.median(seconds) / rows for who, seconds in spent.items()}
+
+
+def processor() -> str:
+    """Its name and how it multiplies bfloat16, where Linux tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    known = {key.strip(): text for key, _, text in (line.partition(": ") for line in lines)}
+    flags = known.get("flags", "").split()
+    kinds = [kind for kind in ("avx512_bf16", "amx_bf16") if kind in flags]
+    return " ".join([known.get("model name", "unknown"), *kinds])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path, nargs="+")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layers", type=int, help="of the model (default: all)")
+    parser.add_argument("--more", action="store_true", help="add to the results that are there")
     args = parser.parse_args()
-    results = asyncio.run(measure(args.corpus, args.rounds))
+    known = json.loads(RESULTS.read_text(encoding="utf-8")) if args.more else {}
+    results = asyncio.run(measure(args.corpus, args.rounds, args.layers, known))
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(results, indent=2))
 
