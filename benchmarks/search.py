@@ -125,11 +125,12 @@ def ways(
     store: Store, collection: Collection, bare: psycopg.AsyncConnection[Any]
 ) -> dict[str, Way]:
     """Every way to search: text and vector in, anything out."""
+    half = f"extensions.halfvec({collection.model.dimensions})"  # what the index is over
 
     async def bare_dense(_text: str, vector: list[float]) -> object:
         cursor = await bare.execute(
-            "select id from docs order by embedding operator(extensions.<=>) "
-            "%s::real[]::extensions.vector limit 10", [vector],
+            f"select id from docs order by (embedding::{half}) operator(extensions.<=>) "
+            f"%s::real[]::{half} limit 10", [vector],
         )  # fmt: skip
         return await cursor.fetchall()
 
