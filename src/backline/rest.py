@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final
@@ -199,26 +199,24 @@ class RestStore:
             for key, action, content, content_hash, attempts, lease in rows
         ]
         if jobs:
-            self._heard(worker, jobs[0].lease)
+            self._known[worker] = jobs[0].lease or 0
         return jobs
 
     async def claim_page(
-        self, collection: Collection, worker: int, run: int | None, after: str | None, limit: int
-    ) -> ClaimedPage:
+        self, collection: Collection, worker: int, run: int | None, after: str | None, limit: int,
+        known: Iterable[int] = (),
+    ) -> ClaimedPage:  # fmt: skip
         again = worker in self._asked and self._asked[worker] == after
         self._asked[worker] = after
         page = await self.project.call(
             "claim_page", repeated="again", collection=collection.id, worker=worker, run=run,
-            after=after, limit=limit, model=collection.model_id,
-            known_lease=self._known.get(worker, 0), again=again,
+            after=after, limit=limit, model=collection.model_id, known=list(known), again=again,
         )  # fmt: skip
         del self._asked[worker]
-        self._heard(worker, page["lease"])
         return ClaimedPage(page["scanned"], page["last_key"], list(_jobs(page)))
 
-    def _heard(self, worker: int, lease: int) -> None:
-        """Of what it was leased up to now, the worker knows."""
-        self._known[worker] = max(lease, self._known.get(worker, 0))
+    async def keep_pages(self, worker: int, known: Iterable[int]) -> None:
+        await self.project.call("keep_pages", worker=worker, leases=list(known))
 
     async def complete(
         self,
@@ -300,7 +298,8 @@ class RestStore:
     async def hang_up(self, lease: Lease) -> None:
         """Nothing to close: there is no session."""
 
-    async def reap(self, collection: Collection) -> int:
+    async def reap(self, collection: Collection, worker: int | None = None) -> int:
+        """As of `Store`; nobody has a session here that could be lost."""
         return int(await self.project.call("reap", collection=collection.id))
 
     # --- runs ---
@@ -376,12 +375,9 @@ def _with_moments(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _jobs(page: Mapping[str, Any]) -> Iterator[Job]:
-    """The jobs of a walked page that are this worker's."""
-    mine = set(page["queued"])
     columns = (page[name] or [] for name in ("keys", "actions", "contents", "hashes"))
     for key, action, content, content_hash in zip(*columns, strict=True):
-        if key in mine:
-            yield Job(key, action, content, bytes.fromhex(content_hash), 0, page["lease"])
+        yield Job(key, action, content, bytes.fromhex(content_hash), 0, page["lease"])
 
 
 def _joined(left: VerifiedPage, right: VerifiedPage) -> VerifiedPage:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import repeat
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 from uuid import UUID
 
@@ -150,8 +151,10 @@ class JobStore(Protocol):
     ) -> list[WalkedRow]: ...
     async def claim(self, collection: Collection, worker: int, limit: int) -> list[Job]: ...
     async def claim_page(
-        self, collection: Collection, worker: int, run: int | None, after: str | None, limit: int
-    ) -> ClaimedPage: ...
+        self, collection: Collection, worker: int, run: int | None, after: str | None, limit: int,
+        known: Iterable[int] = (),
+    ) -> ClaimedPage: ...  # fmt: skip
+    async def keep_pages(self, worker: int, known: Iterable[int]) -> None: ...
     async def complete(
         self, collection: Collection, worker: int, run: int | None, rows: Sequence[NewVector], *,
         cache: bool, usage: Usage = NO_USAGE,
@@ -175,7 +178,7 @@ class JobStore(Protocol):
     ) -> tuple[bool, str | None]: ...
     async def retire(self, lease: Lease) -> None: ...
     async def hang_up(self, lease: Lease) -> None: ...
-    async def reap(self, collection: Collection) -> int: ...
+    async def reap(self, collection: Collection, worker: int | None = None) -> int: ...
     async def start_run(self, collection: Collection, settings: Mapping[str, Any]) -> int: ...
     async def finish_run(self, run: int, state: str, report: Mapping[str, Any]) -> None: ...
     async def cancel_run(self, run: int) -> bool: ...
@@ -444,30 +447,33 @@ class Store:
         return [Job._make(row) for row in rows]
 
     async def claim_page(
-        self, collection: Collection, worker: int, run: int | None, after: str | None, limit: int
-    ) -> ClaimedPage:
+        self, collection: Collection, worker: int, run: int | None, after: str | None, limit: int,
+        known: Iterable[int] = (),
+    ) -> ClaimedPage:  # fmt: skip
         """Walk the page of rows after key `after` and lease what is due in it.
 
-        A user's uncommitted insert of the same row would make this wait for their transaction, so
+        `known` are the leases of the pages that the worker is still at: its others are ended. A
+        user's uncommitted edit of a row that is due would make this wait for their transaction, so
         it gives up after 200 ms and is called again.
         """
         async with self.connector.transaction() as transaction:
             await transaction.execute("set local synchronous_commit = off")
             await transaction.execute("set local lock_timeout = '200ms'")
-            [(scanned, last, lease, queued, *columns)] = await transaction.fetch_tuples(
+            [(scanned, last, lease, *columns)] = await transaction.fetch_tuples(
                 query("claim_page"),
                 {
                     "collection": collection.id, "worker": worker, "run": run, "after": after,
-                    "limit": limit, "model": collection.model_id,
+                    "limit": limit, "model": collection.model_id, "known": list(known),
                 },
             )  # fmt: skip
-        if not queued:
+        if columns[0] is None:
             return ClaimedPage(scanned, last, [])
-        jobs = [Job._make((*row, 0, lease)) for row in zip(*columns, strict=True)]
-        if len(queued) < len(jobs):
-            mine = set(queued)
-            jobs = [job for job in jobs if job.key in mine]
-        return ClaimedPage(scanned, last, jobs)
+        rows = zip(*columns, repeat(0), repeat(lease), strict=False)
+        return ClaimedPage(scanned, last, list(map(Job._make, rows)))
+
+    async def keep_pages(self, worker: int, known: Iterable[int]) -> None:
+        """End the pages of a worker but for those that it is still at."""
+        await self.connector.execute(query("keep_pages"), {"worker": worker, "leases": list(known)})
 
     async def complete(
         self,
@@ -569,7 +575,11 @@ class Store:
             row = await self.connector.fetch_one(query("register_worker"), values)
             return Lease(row["id"], None)
         session = await self.connector.dedicated()
-        row = await self.connector.fetch_on(session, query("register_worker"), values)
+        try:
+            row = await self.connector.fetch_on(session, query("register_worker"), values)
+        except BaseException:
+            await session.close()
+            raise
         return Lease(row["id"], session)
 
     async def heartbeat(
@@ -598,9 +608,14 @@ class Store:
         if lease.session is not None:
             await lease.session.close()
 
-    async def reap(self, collection: Collection) -> int:
-        """Free what dead workers held; returns how many were found dead."""
-        row = await self.connector.fetch_one(query("reap"), {"collection": collection.id})
+    async def reap(self, collection: Collection, worker: int | None = None) -> int:
+        """Free what dead workers held; returns how many were found dead.
+
+        `worker` is who asks: it lives, also where it has lost its session and not noticed yet.
+        """
+        row = await self.connector.fetch_one(
+            query("reap"), {"collection": collection.id, "worker": worker}
+        )
         return int(row["dead"])
 
     # --- runs ---

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -87,14 +87,15 @@ class Walk:
         return self.explored and not self._held
 
     async def claim(
-        self, store: JobStore, collection: Collection, worker: int, run: int | None, limit: int
-    ) -> list[Job]:
-        """Lease what is due in the next page."""
+        self, store: JobStore, collection: Collection, worker: int, run: int | None, limit: int,
+        known: Iterable[int] = (),
+    ) -> list[Job]:  # fmt: skip
+        """Lease what is due in the next page; `known` are the pages that are not finished."""
         if self.explored:
-            return await self._claim_held(store, collection, worker, run)
+            return await self._claim_held(store, collection, worker, run, known)
         size = min(limit, self._largest)
         try:
-            page = await store.claim_page(collection, worker, run, self._after, size)
+            page = await store.claim_page(collection, worker, run, self._after, size, known)
         except (errors.ContentionError, errors.StatementTimeoutError) as error:
             if size > SMALLEST_PAGE:
                 self._largest = max(SMALLEST_PAGE, size // 2)
@@ -118,12 +119,13 @@ class Walk:
         self.explored = at_end
 
     async def _claim_held(
-        self, store: JobStore, collection: Collection, worker: int, run: int | None
-    ) -> list[Job]:
+        self, store: JobStore, collection: Collection, worker: int, run: int | None,
+        known: Iterable[int],
+    ) -> list[Job]:  # fmt: skip
         """Try a page that was passed by again, in halves: the rows beside the held one can go."""
         after, size = self._held.popleft()
         try:
-            return (await store.claim_page(collection, worker, run, after, size)).jobs
+            return (await store.claim_page(collection, worker, run, after, size, known)).jobs
         except errors.ContentionError:
             half = max(1, size // 2)
             self._held.append((after, half))
@@ -178,6 +180,7 @@ class Worker:
         self._walk: Walk | None = None
         self._claimed_at = 0.0
         self._in_hand = 0
+        self._pages: Counter[int] = Counter()  # rows in hand of each page, by its lease
         self._stuck_since: float | None = None
         self._rate = 0.0
         self._rejections = 0
@@ -276,7 +279,9 @@ class Worker:
                 self.stop()
             beats += 1
             if beats % 10 == 1:
-                await self._patiently(partial(self._store.reap, self._collection))
+                await self._patiently(
+                    partial(self._store.reap, self._collection, self._lease.worker)
+                )
                 await self._patiently(partial(self._store.compact, self._collection))
                 await self._patiently(self._trim_cache)
 
@@ -358,12 +363,15 @@ class Worker:
                 partial(self._store.claim, self._collection, self._lease.worker, limit)
             )
         if self._walk is not None and self._walking and len(jobs) < limit:
-            jobs += await self._patiently(
+            page = await self._patiently(
                 partial(
                     self._walk.claim, self._store, self._collection, self._lease.worker,
-                    self._run, limit - len(jobs),
+                    self._run, limit - len(jobs), self._pages,
                 )
             )  # fmt: skip
+            if page:
+                self._pages[page[0].lease] = len(page)
+            jobs += page
         return jobs
 
     def _spent(self) -> bool:
@@ -402,12 +410,18 @@ class Worker:
     async def _drained(self) -> bool:
         """Whether all is settled; sleeps a little where it is not."""
         before = await self._mark()
+        if self._walk is not None:
+            await self._patiently(partial(self._store.keep_pages, self._lease.worker, self._pages))
         remain, due_in = await self._patiently(
             partial(self._store.outstanding, self._collection, before)
         )
         if not remain:
             return True
-        await self._patiently(partial(self._store.reap, self._collection))
+        await self._patiently(partial(self._store.reap, self._collection, self._lease.worker))
+        if due_in == 0 and self._in_hand == 0:  # there is work, and somebody holds all of it
+            self._check_progress()
+        else:
+            self._stuck_since = None
         await self._wait(min(1.0, max(0.05, due_in if due_in is not None else 0.2)))
         return False
 
@@ -542,11 +556,21 @@ class Worker:
         for write in writes:
             if write.unit is not None:
                 self._backlog.settle(write.unit)
+        if self._pages:
+            self._end_pages(writes)
         self._in_hand -= len(writes)
         self.tally.settled += len(writes)
         self._stuck_since = None
         if self._in_hand == 0 or self._claim_limit() > 0:
             self._nudge.set()
+
+    def _end_pages(self, writes: Sequence[Write]) -> None:
+        """A page of which nothing is in hand any more need not be kept."""
+        for lease, count in Counter([write.row.lease for write in writes]).items():
+            if lease is not None and lease in self._pages:
+                self._pages[lease] -= count
+                if self._pages[lease] <= 0:
+                    del self._pages[lease]
 
     # --- faults ---
 
@@ -632,7 +656,8 @@ def _held_too_long(seconds: float) -> errors.ContentionError:
 
 def _failed_write(unit: Unit, job: Job, verdict: Verdict) -> Write:
     failure = FailedAttempt(job.key, unit.content_hash, *verdict, lease=job.lease)
-    return Write(NewVector(job.key, job.action, unit.content_hash), unit, failure)
+    row = NewVector(job.key, job.action, unit.content_hash, lease=job.lease)
+    return Write(row, unit, failure)
 
 
 async def _first_failure(main: asyncio.Task[None], helpers: Sequence[asyncio.Task[None]]) -> None:

@@ -368,24 +368,26 @@ end $$;
 -- the run's cursor has passed the page, and it is not counted as looked at for a second time.
 create function public.backline_claim_page(
   p_collection int, p_worker bigint, p_run bigint, p_after text, p_limit int, p_model int,
-  p_known_lease bigint, p_again boolean default false
+  p_known bigint[], p_again boolean default false
 ) returns json language plpgsql set search_path = '' set statement_timeout = '55s' set lock_timeout = '200ms' as $$
 declare
   v_run bigint := p_run;
 begin
   perform pg_catalog.set_config('synchronous_commit', 'off', true);
-  perform backline.disown(p_worker, p_known_lease);
   if p_again then
     select r.id into v_run from backline.runs r where r.id = p_run and r.cursor is not distinct from p_after;
   end if;
   return (
     select json_build_object(
-      'scanned', c.scanned, 'last_key', c.last_key, 'lease', c.lease, 'queued', coalesce(c.queued, '{}'),
+      'scanned', c.scanned, 'last_key', c.last_key, 'lease', c.lease,
       'keys', c.keys, 'actions', c.actions, 'contents', c.contents,
       'hashes', (select json_agg(encode(h.hash, 'hex') order by h.position)
                  from unnest(c.hashes) with ordinality as h(hash, position)))
-    from backline.claim_page(p_collection, p_worker, v_run, p_after, p_limit, p_model) c);
+    from backline.claim_page(p_collection, p_worker, v_run, p_after, p_limit, p_model, p_known) c);
 end $$;
+
+create function public.backline_keep_pages(p_worker bigint, p_leases bigint[]) returns void
+language sql set search_path = '' as $$ select backline.keep_pages(p_worker, p_leases) $$;
 
 -- Vectors come as text, '[0.1,…]': 500 of 384 numbers take 48 ms so, from HTTP to vector[]; 250 as an
 -- array of numbers, 280 as nested JSON; and no function makes a vector of bytes. As text[], and not as

@@ -128,21 +128,15 @@ class World:
         """Wait until no job is open."""
 
         async def idle() -> bool:
-            [row] = await self.sql(
-                "select count(*) as jobs from backline.jobs where collection_id = %s",
-                self.collection.id,
-            )
-            return bool(row["jobs"] == 0)
+            return not await self.jobs()
 
         await eventually(idle, "the queue to be empty", within)
 
     # --- the witness ---
 
     async def jobs(self) -> dict[str, int | None]:
-        """The worker that holds each job, by key."""
-        rows = await self.sql(
-            "select key, worker_id from backline.jobs where collection_id = %s", self.collection.id
-        )
+        """The worker that holds each row that is not done, by key: a job, or a row of a page."""
+        rows = await self.sql(_WAITING, *[self.collection.id] * 2)
         return {row["key"]: row["worker_id"] for row in rows}
 
     async def failures(self) -> dict[str, str]:
@@ -231,10 +225,19 @@ class World:
         }
 
 
+_WAITING = """
+select key, worker_id from backline.jobs where collection_id = %s
+union select u.key, p.worker_id from backline.pages p cross join unnest(p.keys) as u(key)
+  where p.collection_id = %s and not exists (select from backline.stamps s
+    where s.collection_id = p.collection_id and s.key = u.key and not s.stale)
+"""
+
 _ROWS = """
 select r.{key}::text as key, {content} as content, sha256(convert_to({content}, 'UTF8')) as hash,
   r.{column}::text as embedding, s.content_hash as stamp_hash, s.stale, s.blank,
-  s.model_id as stamp_model, j.key is not null as waits,
+  s.model_id as stamp_model, j.key is not null or exists (
+    select from backline.pages p
+    where p.collection_id = c.id and r.{key}::text = any (p.keys)) as waits,
   coalesce(f.content_hash = sha256(convert_to({content}, 'UTF8')), false) as dead
 from {table} r
 cross join (select %s::int as id) c

@@ -258,7 +258,9 @@ async def test_connections_cut_in_mid_write(
                 cut.after, cut.cuts = after, 4
                 cut.hang_up()  # so that new connections are made, and cut
             report = await filling
-        assert (report.embedded, report.failed, report.state) == (300, 0, "completed")
+        assert (report.embedded, report.failed, report.state) == (300, 0, "completed"), (
+            report.stopped_by
+        )
         assert cut.cuts < 4
         await w.check_complete()
     assert overpaid(provider) == {}

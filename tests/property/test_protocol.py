@@ -58,7 +58,7 @@ ONE_ROW: Final = ("insert", "upsert", "update", "delete", "change a key")
 TROUBLES: Final = (
     "release", "retire", "crash", "sleep_past_the_lease", "come_back", "forget", "reap",
     "retry_failures", "drop_failures", "compact", "recount", "lose_the_cache", "enqueue_all",
-    "reconcile",
+    "reconcile", "end_pages",
 )  # fmt: skip
 
 positions = st.integers(0, 100)  # of a worker, or of a job in its hands: modulo what there is
@@ -71,6 +71,11 @@ class Hand:
     lease: Lease
     jobs: list[Job] = field(default_factory=list)
     dead: bool = False
+
+    @property
+    def pages(self) -> set[int]:
+        """What it is still at."""
+        return {job.lease for job in self.jobs if job.lease is not None}
 
 
 class Protocol(RuleBasedStateMachine):
@@ -162,17 +167,31 @@ class Protocol(RuleBasedStateMachine):
         hand = self.hand(at)
         hand.jobs += self.do(self.w.store.claim(self.w.collection, hand.lease.worker, limit))
 
-    @rule(at=positions, after=st.none() | keys, limit=st.integers(1, 5))
-    def claim_page(self, at: int, after: int | None, limit: int) -> None:
+    @rule(
+        at=positions, after=st.none() | keys, limit=st.integers(1, 5), loaded=st.booleans(),
+        lost=st.sampled_from([False, False, True]),
+    )  # fmt: skip
+    def claim_page(
+        self, at: int, after: int | None, limit: int, *, loaded: bool, lost: bool
+    ) -> None:
+        """Also of rows that were never enqueued, and with an answer that never arrives."""
+        if loaded and not self.held:
+            self.do(self.load())
         hand = self.hand(at)
         place = None if after is None else str(after)
         try:
             page = self.do(
-                self.w.store.claim_page(self.w.collection, hand.lease.worker, None, place, limit)
+                self.w.store.claim_page(
+                    self.w.collection, hand.lease.worker, None, place, limit, hand.pages
+                )
             )
         except errors.ContentionError:
             assert self.held, "nobody was in the way"
             return
+        if lost:  # until somebody walks there again
+            self.dropped |= {job.key for job in page.jobs}
+            return
+        self.dropped -= {job.key for job in page.jobs}
         hand.jobs += page.jobs
 
     @rule(at=positions, mask=st.integers(1, 127), again=st.booleans(), cache=st.booleans())
@@ -257,6 +276,21 @@ class Protocol(RuleBasedStateMachine):
     async def drop_failures(self, _hand: Hand) -> None:
         self.dropped |= (await self.w.failures()).keys()
         await self.w.store.drop_failures(self.w.collection, None)
+
+    async def load(self) -> None:
+        """Rows that only a walk finds, as after a load with triggers off."""
+        await self.w.sql(
+            "insert into notes values (1, 'A'), (2, 'B'), (3, 'A') on conflict do nothing"
+        )
+        gone = await self.w.sql(
+            "with gone as (delete from backline.jobs where worker_id is null returning key), "
+            "stamps as (delete from backline.stamps s using gone g where s.key = g.key) "
+            "select key from gone"
+        )
+        self.dropped |= {row["key"] for row in gone}
+
+    async def end_pages(self, hand: Hand) -> None:
+        await self.w.store.keep_pages(hand.lease.worker, hand.pages)
 
     async def compact(self, _hand: Hand) -> None:
         await self.w.store.compact(self.w.collection)

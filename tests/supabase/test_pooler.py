@@ -277,8 +277,10 @@ def test_what_a_killed_worker_held_is_free_once_its_lease_ends(
         process.kill()
         process.communicate(timeout=60)
     [(held, sessions)] = project.execute(
-        "select count(*), count(*) filter (where w.has_session) from backline.jobs j "
-        "join backline.workers w on w.id = j.worker_id"
+        "select count(*), count(*) filter (where w.has_session) from backline.workers w "
+        "join (select worker_id from backline.jobs "
+        "union all select p.worker_id from backline.pages p cross join unnest(p.keys)) j "
+        "on j.worker_id = w.id"
     )
     assert held >= 50 and sessions == 0, "the dead worker must hold rows, by its lease alone"
     project.execute("update backline.workers set expires_at = now() + interval '2 seconds'")

@@ -249,15 +249,22 @@ async def test_a_claim_that_commits_after_its_caller_gave_up(
         await w.insert(*texts(30))
         await as_found(w)
         lease = await w.rest.register(w.collection, None, 20)
-        before = await w.rest.claim_page(w.collection, lease.worker, None, None, 10)
+        first = await w.rest.claim_page(w.collection, lease.worker, None, None, 10)
+        known = {job.lease for job in first.jobs if job.lease is not None}
         project.gateway.cut_next(path=RPC + "claim_page", times=5, after=True)
         with pytest.raises(errors.DatabaseUnavailableError):
-            await w.rest.claim_page(w.collection, lease.worker, None, before.last_key, 10)
+            await w.rest.claim_page(w.collection, lease.worker, None, first.last_key, 10, known)
+        assert len(await w.jobs()) == 20
+        again = await w.rest.claim_page(w.collection, lease.worker, None, first.last_key, 10, known)
+        assert len(again.jobs) == 10
+        assert await w.jobs() == {job.key: lease.worker for job in [*first.jobs, *again.jobs]}
+        assert await w.rest.release(lease.worker) == 20
+        project.gateway.cut_next(path=RPC + "claim", times=5, after=True)
+        with pytest.raises(errors.DatabaseUnavailableError):
+            await w.rest.claim(w.collection, lease.worker, 5)
         jobs = await w.rest.claim(w.collection, lease.worker, 100)
-        held = await w.jobs()
-        assert {job.key for job in [*before.jobs, *jobs]} == set(held)
-        assert len(held) == 20
-        assert set(held.values()) == {lease.worker}
+        assert await w.jobs() == {job.key: lease.worker for job in jobs}
+        assert len(jobs) == 20
         await w.rest.retire(lease)
         await w.fill()
         await w.check_complete()

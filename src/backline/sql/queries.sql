@@ -64,8 +64,11 @@ select key, action, coalesce(content, ''), content_hash, attempts, lease
 from backline.claim(%(collection)s, %(worker)s, %(limit)s, %(model)s)
 
 -- name: claim_page
-select scanned, last_key, lease, queued, keys, actions, contents, hashes
-from backline.claim_page(%(collection)s, %(worker)s, %(run)s, %(after)s, %(limit)s, %(model)s)
+select scanned, last_key, lease, keys, actions, contents, hashes
+from backline.claim_page(%(collection)s, %(worker)s, %(run)s, %(after)s, %(limit)s, %(model)s, %(known)s)
+
+-- name: keep_pages
+select backline.keep_pages(%(worker)s, %(leases)s)
 
 -- name: vector_oid
 -- The type of one vector, for arrays that are sent in binary.
@@ -105,7 +108,7 @@ select backline.heartbeat(%(worker)s, make_interval(secs => %(lease)s), %(rate)s
 select backline.retire_worker(%(worker)s)
 
 -- name: reap
-select backline.reap(%(collection)s) as dead
+select backline.reap(%(collection)s, %(worker)s) as dead
 
 -- name: outstanding
 select * from backline.outstanding(%(collection)s, %(before)s)

@@ -10,11 +10,12 @@ order by f.collection_id, f.key limit %(limit)s
 
 -- name: stale_rows
 -- Of the pending rows, those that have an older vector.
-select count(*) as stale from backline.jobs j
+select count(*) as stale from (
+  select j.key from backline.jobs j where j.collection_id = %(collection)s
+  union all select unnest(p.keys) from backline.pages p where p.collection_id = %(collection)s) j
 cross join lateral (
   select 1 from backline.stamps s
-  where s.key = j.key and s.collection_id = j.collection_id and not s.blank offset 0) s
-where j.collection_id = %(collection)s
+  where s.key = j.key and s.collection_id = %(collection)s and s.stale and not s.blank offset 0) s
 
 -- name: failures_since
 -- What went to the dead letters after a moment.

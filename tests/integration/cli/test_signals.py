@@ -28,7 +28,10 @@ def ended(process: subprocess.Popen[str], within: float = 15) -> tuple[int, str,
 
 def held(sql: Sql) -> int:
     """Rows that some worker, dead or alive, still holds."""
-    count: int = sql("select count(*) from backline.jobs where worker_id is not null")[0][0]
+    count: int = sql(
+        "select (select count(*) from backline.jobs where worker_id is not null) "
+        "+ (select count(*) from backline.pages p cross join unnest(p.keys))"
+    )[0][0]
     return count
 
 

@@ -110,6 +110,17 @@ create index jobs_claimable on backline.jobs (collection_id, priority, enqueued_
 create index jobs_leased on backline.jobs (worker_id)
   where worker_id is not null;
 
+-- A page is a lease on many rows at once: those that a walk over the table found due, a row here in place
+-- of a job for each. A row of it that needs something of its own, another attempt or another worker,
+-- leaves it for a job; see break_pages. Which of its rows are done, their stamps say.
+create table backline.pages (
+  lease         bigint primary key,         -- as of a job
+  collection_id int    not null,
+  worker_id     bigint not null,
+  keys          text[] collate "C" not null,
+  leased_at     timestamptz not null default now()
+);
+
 -- The dead letters: rows that failed for good, with the provider's own words.
 create table backline.failures (
   collection_id int   not null,
@@ -146,6 +157,7 @@ create table backline.workers (
   pid           int  not null,
   has_session   boolean not null,           -- holds an advisory lock that dies with its connection
   rate          real not null default 0,    -- rows a second, lately
+  replaces      bigint,                     -- who it was, before its connection was lost
   started_at    timestamptz not null default now(),
   expires_at    timestamptz not null
 );
@@ -194,6 +206,7 @@ alter table backline.models      enable row level security;
 alter table backline.collections enable row level security;
 alter table backline.stamps      enable row level security;
 alter table backline.jobs        enable row level security;
+alter table backline.pages       enable row level security;
 alter table backline.failures    enable row level security;
 alter table backline.vectors     enable row level security;
 alter table backline.workers     enable row level security;
@@ -449,6 +462,7 @@ begin
   v_body := format($f$
     begin
       delete from backline.jobs where collection_id = %1$s;
+      delete from backline.pages where collection_id = %1$s;
       delete from backline.failures where collection_id = %1$s;
       delete from backline.stamps where collection_id = %1$s;
       insert into backline.tallies (collection_id, measure, amount)
@@ -567,6 +581,7 @@ begin
     execute format('alter table %I.%I drop column if exists %I', c.table_schema, c.table_name, c.embedding_column);
   end if;
   delete from backline.jobs where collection_id = p_collection;
+  delete from backline.pages where collection_id = p_collection;
   delete from backline.failures where collection_id = p_collection;
   delete from backline.stamps where collection_id = p_collection;
   delete from backline.workers where collection_id = p_collection;
@@ -628,6 +643,67 @@ begin
       where y.collection_id = p_collection and y.key = u.key offset 0) x));
 end $$;
 
+-- Whoever makes work of rows that wait for nothing yet takes turns, until the end of its transaction: two
+-- that looked at once would both find a row free.
+create function backline.take_turns(p_collection int) returns void
+language sql set search_path = '' as $$
+  select pg_catalog.pg_advisory_xact_lock((x'6261636c'::bigint << 31) | p_collection);
+$$;
+
+-- The rows of a collection that are leased by the page. Those of them whose stamp is not stale are done.
+create function backline.paged(p_collection int) returns text[]
+language sql stable set search_path = '' as $$
+  select array(select unnest(p.keys) from backline.pages p where p.collection_id = p_collection);
+$$;
+
+-- Makes jobs, under the same worker and lease, of the rows of pages that are not done: of all of them, or
+-- of those in p_keys. A row that somebody's open transaction holds stays in its page: to wait for it here
+-- would make other users wait for that transaction too.
+create function backline.break_pages(p_leases bigint[], p_keys text[] default null) returns void
+language plpgsql set search_path = ''
+set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_bitmapscan = off as $$
+declare
+  p backline.pages;
+  c backline.collections;
+  v_held text[];
+begin
+  for p in select * from backline.pages x where x.lease = any (p_leases) order by x.lease for update loop
+    select * into strict c from backline.collections where id = p.collection_id;
+    execute format($q$
+      with open as materialized (
+        select u.key from unnest($3) as u(key)
+        where ($6 is null or u.key = any ($6)) and (
+          select true from backline.stamps s
+          where s.collection_id = $1 and s.key = u.key and not s.stale and s.model_id = $5 offset 0) is null
+      ), free as materialized (
+        select o.key from open o join %1$s r on r.%2$I = o.key::%3$s for no key update of r skip locked
+      ), queued as (
+        insert into backline.jobs (collection_id, key, priority, worker_id, lease)
+        select $1, f.key, 1, $2, $4 from free f order by f.key
+        on conflict do nothing
+      )
+      select array(select x.key from (select o.key from open o except select f.key from free f) x
+                   join %1$s r on r.%2$I = x.key::%3$s)
+    $q$, format('%I.%I', c.table_schema, c.table_name), c.key_column, c.key_type)
+    into v_held using p.collection_id, p.worker_id, p.keys, p.lease, c.model_id, p_keys;
+    v_held := v_held || array(select u.key from unnest(p.keys) as u(key) where u.key <> all (p_keys));
+    if v_held = '{}' then
+      delete from backline.pages x where x.lease = p.lease;
+    elsif cardinality(v_held) < cardinality(p.keys) then
+      update backline.pages x set keys = v_held where x.lease = p.lease;
+    end if;
+  end loop;
+end $$;
+
+-- Ends the pages of a worker but for those it knows to be unfinished: the others are done, or it never
+-- heard of them, because the answer to its claim was lost.
+create function backline.keep_pages(p_worker bigint, p_leases bigint[]) returns void
+language sql set search_path = '' as $$
+  delete from backline.pages p where p.worker_id = p_worker and p.lease <> all (p_leases);
+$$;
+comment on function backline.keep_pages is 'API: ends the pages of a worker, but for those that it is still at.';
+
 -- One page of the table, by key: each row, and whether it is due, that is, its stamp is missing or
 -- out of date. Dead letters are not due until their text or the model changes or somebody retries.
 create function backline.walk_page(p_collection int, p_after text, p_limit int, p_with_text boolean default false)
@@ -679,9 +755,13 @@ create function backline.enqueue_page(
 ) language plpgsql set search_path = ''
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
+declare
+  v_paged text[];
 begin
+  perform backline.take_turns(p_collection);
+  v_paged := backline.paged(p_collection);
   with page as materialized (
-    select w.key, w.due, w.stamped, row_number() over () as position
+    select w.key, w.due and (w.stamped or w.key <> all (v_paged)) as due, w.stamped, row_number() over () as position
     from backline.walk_page(p_collection, p_after, p_limit) w
   ), marked as (
     update backline.stamps s set stale = true
@@ -766,11 +846,13 @@ end $$;
 comment on function backline.claim is 'API: leases jobs to a worker, with each row''s text and what it needs.';
 
 -- Walks one page and leases what is due in it to the worker that asks: enqueue_page() and claim() in
--- one, with one write a row in place of two. Rows that another worker holds are left to it. The
--- arrays are of the rows that are due; `queued` names those that are now this worker's.
+-- one, with one row for the page in place of a job for each row. What another page or a job has is left
+-- to it. p_known are the pages that the worker is still at; see keep_pages(). The arrays are of the rows
+-- that are now the worker's, null where there are none.
 create function backline.claim_page(
   p_collection int, p_worker bigint, p_run bigint, p_after text, p_limit int, p_model int,
-  out scanned bigint, out last_key text, out queued text[],
+  p_known bigint[] default '{}',
+  out scanned bigint, out last_key text,
   out keys text[], out actions text[], out contents text[], out hashes bytea[],
   out lease bigint
 ) language plpgsql
@@ -780,10 +862,13 @@ set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = of
 set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
-  v_fresh text[];
+  v_paged text[];
 begin
   select * into strict c from backline.collections where id = p_collection;
   perform backline.require_model(c.model_id, p_model);
+  perform backline.take_turns(p_collection);
+  perform backline.keep_pages(p_worker, p_known);
+  v_paged := backline.paged(p_collection);
   lease := pg_catalog.pg_current_xact_id()::text::bigint;
   execute format($q$
     with page as materialized (
@@ -798,49 +883,39 @@ begin
                          where x.collection_id = $1 and x.key = p.key offset 0) s on true
       where (s.key is null or s.stale or s.model_id <> $4 or p.missing <> s.blank
              or s.content_hash <> sha256(convert_to(p.content, 'UTF8')))
-        %6$s
+        %6$s %7$s %8$s
     ), marked as (
       update backline.stamps s set stale = true
       where s.ctid = any (array(select d.stamp from due d where d.stamp is not null))
-    ), taken as (
-      insert into backline.jobs (collection_id, key, priority, worker_id, lease)
-      select $1, d.key, 1, $5, $6 from due d
-      on conflict do nothing returning key
     )
     select (select count(*) from page),
            (select p.key from page p order by p.position desc limit 1),
-           array(select t.key from taken t),
-           array_agg(d.key), array_agg(case when d.content = '' then 'blank' %7$s else 'embed' end),
+           array_agg(d.key), array_agg(case when d.content = '' then 'blank' %9$s else 'embed' end),
            array_agg(d.content), array_agg(d.hash)
     from due d
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
        case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end,
-       -- The two look-ups that most collections never need.
+       -- The look-ups that most walks never need.
+       case when v_paged <> '{}' then 'and (not coalesce(s.stale, true) or p.key <> all ($5))' end,
+       case when exists (select from backline.jobs j where j.collection_id = p_collection and j.worker_id is null)
+              or exists (select from backline.jobs j where j.collection_id = p_collection and j.worker_id is not null)
+       then $t$ and (select true from backline.jobs j
+                     where j.collection_id = $1 and j.key = p.key offset 0) is null $t$ end,
        case when exists (select from backline.failures f where f.collection_id = p_collection) then
          $t$ and (select true from backline.failures f
               where f.collection_id = $1 and f.key = p.key and f.model_id = $4
                 and f.content_hash = sha256(convert_to(p.content, 'UTF8')) offset 0) is null $t$ end,
        case when exists (select from backline.vectors v where v.model_id = c.model_id) then
          $t$ when (select true from backline.vectors v where v.model_id = $4 and v.content_hash = d.hash
-                and (v.cut is null or v.cut = $7) offset 0) then 'reuse' $t$ end)
-  into scanned, last_key, queued, keys, actions, contents, hashes
-  using p_collection, p_after, p_limit, c.model_id, p_worker, lease, c.long_text;
+                and (v.cut is null or v.cut = $6) offset 0) then 'reuse' $t$ end)
+  into scanned, last_key, keys, actions, contents, hashes
+  using p_collection, p_after, p_limit, c.model_id, v_paged, c.long_text;
 
-  -- Between the snapshot of that statement and its insert, another worker may have stored a row and
-  -- ended its job, so that nothing was in the way of a new one. What is fresh by now needs none.
-  v_fresh := array(
-    select u.key from unnest(queued) as u(key) cross join lateral (
-      select true from backline.stamps s
-      where s.collection_id = p_collection and s.key = u.key and not s.stale
-        and s.model_id = c.model_id offset 0) s);
-  if v_fresh <> '{}' then
-    delete from backline.jobs j
-    where j.collection_id = p_collection and j.key = any (v_fresh) and j.worker_id = p_worker;
-    queued := array(select u.key from unnest(queued) as u(key) where u.key <> all (v_fresh));
-  end if;
+  insert into backline.pages (lease, collection_id, worker_id, keys)
+  select claim_page.lease, p_collection, p_worker, claim_page.keys where claim_page.keys is not null;
 
   update backline.runs r
-  set scanned = r.scanned + claim_page.scanned, due = r.due + coalesce(cardinality(queued), 0),
+  set scanned = r.scanned + claim_page.scanned, due = r.due + coalesce(cardinality(claim_page.keys), 0),
       cursor = coalesce(claim_page.last_key, r.cursor)
   where r.id = p_run;
 end $$;
@@ -885,10 +960,14 @@ declare
   v_write text;
   v_finish text;
   v_written text[];
-  v_ended text[];
+  v_new text[];
+  v_pages bigint[] := array(select p.lease from backline.pages p where p.collection_id = p_collection);
+  v_has_jobs boolean;
 begin
   select * into strict c from backline.collections where id = p_collection;
   perform backline.require_model(c.model_id, p_model);
+  -- A row in a page has no job, or one of a later edit, for which it will be found fresh.
+  v_has_jobs := p_leases is null or not (select bool_and(coalesce(l = any (v_pages), false)) from unnest(p_leases) l);
   v_source := format('%I.%I', c.table_schema, c.table_name);
   select m.probe into strict v_probe from backline.models m where m.id = c.model_id;
   select pg_catalog.format_type(a.atttypid, a.atttypmod) into strict v_type
@@ -937,45 +1016,47 @@ begin
       on conflict (collection_id, key) do update set model_id = excluded.model_id,
         content_hash = excluded.content_hash, blank = excluded.blank, stale = false, long = excluded.long,
         fingerprint = excluded.fingerprint, stamped_at = clock_timestamp()
-    ), %4$s ended as (
-      delete from backline.jobs j where j.ctid = any (array(
-        select x.ctid from written w cross join lateral (
-          select y.ctid from backline.jobs y
-          where y.collection_id = $1 and y.key = w.key offset 0) x))
-      returning j.key
-    )
-    select array(select w.key from written w), array(select e.key from ended e)
+      where s.stale or (s.model_id, s.content_hash, s.blank, s.long, s.fingerprint)
+        is distinct from (excluded.model_id, excluded.content_hash, excluded.blank, excluded.long, excluded.fingerprint)
+      returning s.key
+    ) %4$s %6$s
+    select array(select w.key from written w), array(select n.key from stamped n)
   $q$, c.key_column, c.key_type, c.text_sql,
        case when exists (select from backline.failures f where f.collection_id = p_collection) then
-         'resolved as (delete from backline.failures f where f.ctid = any (array(
+         ', resolved as (delete from backline.failures f where f.ctid = any (array(
             select x.ctid from written w cross join lateral (
               select y.ctid from backline.failures y
-              where y.collection_id = $1 and y.key = w.key offset 0) x))),' end,
+              where y.collection_id = $1 and y.key = w.key offset 0) x)))' end,
        -- As the column has it, if it rounds.
-       case when v_type like '%halfvec%' then '::extensions.halfvec::extensions.vector' end);
+       case when v_type like '%halfvec%' then '::extensions.halfvec::extensions.vector' end,
+       case when v_has_jobs then
+         ', ended as (delete from backline.jobs j where j.ctid = any (array(
+            select x.ctid from written w cross join lateral (
+              select y.ctid from backline.jobs y
+              where y.collection_id = $1 and y.key = w.key offset 0) x)))' end);
   begin
     -- Nearly always nobody holds one of the rows, and locking them first would cost a tenth more.
     execute v_write || 'unnest($3, $4, $5, $6, $7) as f(key, action, content_hash, embedding, long)' || v_finish
-    into v_written, v_ended
+    into v_written, v_new
     using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_probe;
   exception when lock_not_available then
     execute v_write || format($q$ (
         select i.* from unnest($3, $4, $5, $6, $7) as i(key, action, content_hash, embedding, long)
         join %s r on r.%I = i.key::%s for no key update of r skip locked) f $q$,
       v_source, c.key_column, c.key_type) || v_finish
-    into v_written, v_ended
+    into v_written, v_new
     using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_probe;
   end;
   perform pg_catalog.set_config('search_path', '', true);
   perform pg_catalog.set_config('backline.writing', '', true);
 
-  -- Only a job that this very call ended counts, so that a call that is repeated because nobody
-  -- knows whether it was committed counts nothing twice.
+  -- Only what this very call stamped counts, so that a call that is repeated because nobody knows whether
+  -- it was committed counts nothing twice.
   if p_run is not null then
     insert into backline.run_counts (run_id, embedded, reused, batches, tokens, truncated)
     select p_run, count(*) filter (where i.action <> 'blank'), count(*) filter (where i.action = 'reuse'),
            p_batches, p_tokens, greatest(count(*) filter (where i.long), case when v_long is null then p_truncated end)
-    from unnest(p_keys, p_actions, v_long) as i(key, action, long) where i.key = any (v_ended);
+    from unnest(p_keys, p_actions, v_long) as i(key, action, long) where i.key = any (v_new);
   end if;
 
   if cardinality(v_written) < cardinality(p_keys) then
@@ -1018,8 +1099,27 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
 #variable_conflict use_column
 declare
   c backline.collections;
+  v_pages bigint[] := array(select p.lease from backline.pages p where p.lease = any (p_leases));
+  v_due text[];
 begin
   select * into strict c from backline.collections where id = p_collection;
+  if v_pages <> '{}' then
+    -- What is to be done again needs a job of its own.
+    execute format($q$
+      select array_agg(i.key) from unnest($1, $2, $3, $4) as i(key, action, content_hash, embedding)
+      cross join lateral (select %2$s as content from %3$s r where r.%1$I = i.key::%4$s offset 0) r
+      where i.key <> all ($5) and (
+        sha256(convert_to(r.content, 'UTF8')) is distinct from i.content_hash
+        or i.action = 'reuse' and i.embedding is null or i.action = 'fresh')
+    $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
+    into v_due using p_keys, p_actions, p_hashes, p_vectors, p_written;
+    begin
+      perform backline.break_pages(v_pages, coalesce(v_due, '{}'));
+    exception when lock_not_available then  -- somebody's open transaction is in the way: bring them again
+      return query select u.key, 'busy' from unnest(p_keys) as u(key) where u.key <> all (p_written);
+      return;
+    end;
+  end if;
   return query execute format($q$
     with rest as materialized (
       select i.key, i.lease, i.position,
@@ -1062,9 +1162,11 @@ begin
     )
     select n.key,
       case when n.outcome <> 'busy' and n.position <> all (array(select m.position from mine m))
-             and (select true from backline.jobs j
-                  where j.collection_id = $1 and j.key = n.key and j.worker_id = $2
-                    and (n.lease is null or n.lease = j.lease) offset 0)
+             and ((select true from backline.jobs j
+                   where j.collection_id = $1 and j.key = n.key and j.worker_id = $2
+                     and (n.lease is null or n.lease = j.lease) offset 0)
+                  or n.outcome in ('changed', 'lost') and exists (
+                    select from backline.pages p where p.lease = n.lease and n.key = any (p.keys)))
            then 'busy' else n.outcome end
     from rest n
     where n.outcome <> 'fresh' or n.position <> all (array(select m.position from mine m))
@@ -1091,6 +1193,8 @@ declare
   v_busy text[];
 begin
   select * into strict c from backline.collections where id = p_collection;
+  perform backline.break_pages(array_agg(distinct x.lease), array_agg(x.key))
+  from jsonb_to_recordset(p_rows) as x(key text, lease bigint);
   execute format($q$
     with reported as materialized (
       select x.key, decode(x.content_hash, 'hex') as content_hash, x.kind, x.error, x.retry_in, x.lease
@@ -1126,10 +1230,11 @@ begin
       returning 1
     )
     select (select count(*) from buried),
-      array(select n.key from reported n cross join lateral (
-              select true from backline.jobs x where x.collection_id = $1 and x.key = n.key
-                and x.worker_id = $2 and (n.lease is null or n.lease = x.lease) offset 0) j
-            where n.key <> all (array(select h.key from held h)))
+      array(select n.key from reported n
+            where n.key <> all (array(select h.key from held h)) and (
+              (select true from backline.jobs x where x.collection_id = $1 and x.key = n.key
+                 and x.worker_id = $2 and (n.lease is null or n.lease = x.lease) offset 0)
+              or exists (select from backline.pages p where p.lease = n.lease and n.key = any (p.keys))))
   $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
   into v_dead, v_busy using p_collection, p_worker, p_run, p_rows, c.max_attempts, c.model_id;
   insert into backline.run_counts (run_id, failed) select p_run, v_dead where p_run is not null and v_dead > 0;
@@ -1144,6 +1249,7 @@ create function backline.release(p_worker bigint, p_keys text[] default null) re
 language sql set search_path = ''
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
+  select backline.break_pages(array(select p.lease from backline.pages p where p.worker_id = p_worker), p_keys);
   with freed as (
     update backline.jobs j set worker_id = null
     where j.ctid = any (array(
@@ -1200,17 +1306,21 @@ create function backline.register_worker(
 ) returns bigint language plpgsql set search_path = '' as $$
 declare
   v_id bigint;
+  v_lost bigint[];
 begin
-  insert into backline.workers (collection_id, run_id, host, pid, has_session, expires_at)
-  values (p_collection, p_run, p_host, p_pid, p_has_session, now() + p_lease) returning id into v_id;
+  insert into backline.workers (collection_id, run_id, host, pid, has_session, replaces, expires_at)
+  values (p_collection, p_run, p_host, p_pid, p_has_session, p_replaces, now() + p_lease) returning id into v_id;
   if p_has_session then
     perform pg_catalog.pg_advisory_lock(backline.worker_lock(v_id));
   end if;
   if p_replaces is not null then  -- the same worker, after its connection was lost
+    -- Also an earlier try to replace it, of which it never heard that it was made.
+    v_lost := p_replaces || array(select w.id from backline.workers w where w.replaces = p_replaces and w.id <> v_id);
     update backline.jobs j set worker_id = v_id
     where j.ctid = any (array(
-      select x.ctid from backline.jobs x where x.worker_id = p_replaces for update skip locked));
-    delete from backline.workers where id = p_replaces;
+      select x.ctid from backline.jobs x where x.worker_id = any (v_lost) for update skip locked));
+    update backline.pages p set worker_id = v_id where p.worker_id = any (v_lost);
+    delete from backline.workers w where w.id = any (v_lost);
   end if;
   return v_id;
 end $$;
@@ -1235,9 +1345,10 @@ comment on function backline.retire_worker is 'API: ends a worker and gives back
 
 -- Frees what dead workers held: those whose lease has run out, and at once those whose connection
 -- is gone, which its advisory lock shows. Then every lease without a worker is free, whoever took
--- it: a process that slept past its lease may have claimed in the moment before it noticed. Returns
--- how many workers were found dead.
-create function backline.reap(p_collection int) returns int
+-- it: a process that slept past its lease may have claimed in the moment before it noticed. p_worker is who
+-- asks: it lives, even if its connection is gone and it has not noticed yet. Returns how many workers were
+-- found dead.
+create function backline.reap(p_collection int, p_worker bigint default null) returns int
 language plpgsql set search_path = ''
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -1247,7 +1358,8 @@ begin
   select coalesce(array_agg(w.id), '{}') into v_dead from backline.workers w
   where w.collection_id = p_collection
     and (w.expires_at < now()
-         or w.has_session and pg_catalog.pg_try_advisory_xact_lock(backline.worker_lock(w.id)));
+         or w.has_session and p_worker is distinct from w.id and (p_worker = w.replaces) is not true
+            and pg_catalog.pg_try_advisory_xact_lock(backline.worker_lock(w.id)));
   -- A run has a worker but for the moments of its beginning and its report. One that is taken for
   -- dead while it reports has the last word all the same.
   update backline.runs r set state = 'interrupted', finished_at = now()
@@ -1256,6 +1368,9 @@ begin
          or exists (select from backline.workers w where w.run_id = r.id and w.id = any (v_dead)))
     and not exists (select from backline.workers w where w.run_id = r.id and w.id <> all (v_dead));
   delete from backline.workers w where w.id = any (v_dead);
+  perform backline.break_pages(array(
+    select p.lease from backline.pages p
+    where p.collection_id = p_collection and not exists (select from backline.workers w where w.id = p.worker_id)));
   -- From one holder to the next by the index: whatever the planner believes, it does not read the queue.
   with recursive holders as (
     (select j.worker_id as id from backline.jobs j where j.worker_id is not null
@@ -1300,7 +1415,7 @@ language sql set search_path = '' as $$
 $$;
 comment on function backline.cancel_run is 'API: asks a running run to stop; its workers notice within seconds.';
 
--- Whether jobs enqueued up to p_before are still open, and in how many seconds the next is due.
+-- Whether work enqueued, or leased by the page, up to p_before is still open, and in how many seconds the next is due.
 create function backline.outstanding(p_collection int, p_before timestamptz,
   out remain boolean, out due_in float8
 ) language sql stable set search_path = ''
@@ -1309,7 +1424,8 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
   select exists (select from backline.jobs j where j.collection_id = p_collection and j.worker_id is null
                    and j.priority in (0, 1) and j.enqueued_at <= p_before)
          or exists (select from backline.jobs j where j.collection_id = p_collection
-                      and j.worker_id is not null and j.enqueued_at <= p_before),
+                      and j.worker_id is not null and j.enqueued_at <= p_before)
+         or exists (select from backline.pages p where p.collection_id = p_collection and p.leased_at <= p_before),
          (select extract(epoch from greatest(min(j.not_before) - now(), interval '0'))::float8
           from (select x.not_before from backline.jobs x where x.collection_id = p_collection
                   and x.worker_id is null order by x.priority, x.enqueued_at limit 1000) j);
@@ -1338,6 +1454,12 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
       select count(*) as jobs, min(j.enqueued_at) as at from backline.jobs j
       where j.worker_id = w.id and j.collection_id = p_collection offset 0) l
     where w.collection_id = p_collection
+  ), paged as materialized (  -- what is open of the pages: their stamps tell
+    select count(*) as jobs, min(p.leased_at) as at
+    from backline.pages p cross join unnest(p.keys) as u(key)
+    where p.collection_id = p_collection and (
+      select true from backline.stamps s
+      where s.collection_id = p_collection and s.key = u.key and not s.stale offset 0) is null
   ), oldest as (
     select min(o.enqueued_at) as at from (
       (select j.enqueued_at from backline.jobs j where j.collection_id = p_collection
@@ -1347,16 +1469,19 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
          and j.worker_id is null and j.priority = 1 order by j.priority, j.enqueued_at limit 1)
       union all
       (select min(h.at) from held h)
+      union all
+      (select g.at from paged g)
     ) o
   ), working as (
     select count(*) as workers, coalesce(sum(w.rate), 0)::float8 as rate from backline.workers w
     where w.collection_id = p_collection and w.expires_at > now()
   ), leased as (
-    select coalesce(sum(h.jobs), 0)::bigint as in_flight from held h
+    select (coalesce(sum(h.jobs), 0) + (select g.jobs from paged g))::bigint as in_flight from held h
   )
   select jsonb_build_object(
-    'rows', n.total, 'embedded', n.embedded, 'blank', n.blank, 'long', n.long, 'pending', n.pending,
-    'failed', n.failed, 'in_flight', l.in_flight, 'workers', w.workers, 'rate', w.rate,
+    'rows', n.total, 'embedded', n.embedded, 'blank', n.blank, 'long', n.long,
+    'pending', n.pending + (select g.jobs from paged g), 'failed', n.failed, 'in_flight', l.in_flight,
+    'workers', w.workers, 'rate', w.rate,
     'lag_seconds', coalesce(extract(epoch from now() - o.at), 0)::float8)
   from counts n, oldest o, working w, leased l;
 $$;
@@ -1449,9 +1574,12 @@ declare
   c backline.collections;
   v_dimensions int;
   v_probe extensions.vector;
+  v_paged text[];
 begin
   select * into strict c from backline.collections where id = p_collection;
   select m.dimensions, m.probe into strict v_dimensions, v_probe from backline.models m where m.id = c.model_id;
+  perform backline.take_turns(p_collection) where p_repair;
+  v_paged := backline.paged(p_collection);
   execute format($q$
     with page as materialized (
       select r.%1$I::text collate "C" as key, %2$s as content, r.%3$I::extensions.vector as embedding,
@@ -1460,7 +1588,8 @@ begin
     ), seen as materialized (
       select p.key, p.position, p.content = '' as blank, p.embedding, s.ctid as stamp, s.stale, s.model_id,
         s.blank as stamped_blank, s.fingerprint, s.content_hash is distinct from h.hash as differs,
-        f.ctid as failure, f.model_id = $4 and f.content_hash = h.hash as dead, j.waits
+        f.ctid as failure, f.model_id = $4 and f.content_hash = h.hash as dead,
+        j.waits or p.key = any ($8) and coalesce(s.stale, true) as waits
       from page p
       cross join lateral (select sha256(convert_to(p.content, 'UTF8')) as hash) h
       left join lateral (select x.ctid, x.* from backline.stamps x
@@ -1510,7 +1639,7 @@ begin
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
        case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end)
   into scanned, last_key, problems
-  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_probe, p_repair;
+  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_probe, p_repair, v_paged;
 end $$;
 comment on function backline.reconcile_page is
   'API: finds rows of the page after key p_after that need work and that nobody would do, and with p_repair enqueues them.';

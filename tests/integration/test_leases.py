@@ -1,0 +1,142 @@
+"""Who holds what: pages of a walk, workers that lost their connection, answers that were lost."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from tests.integration.harness import DIMENSIONS, World, eventually, execute, world
+from tests.provider import StandInProvider
+
+from backline import binary
+from backline.embedders.hash import hash_vectors
+from backline.store import ClaimedPage, NewVector, Store
+from backline.types import FailedAttempt, Job
+
+
+@pytest.fixture
+async def w(store: Store, provider: StandInProvider) -> AsyncIterator[World]:
+    async with world(store, provider) as made:
+        yield made
+
+
+async def test_a_worker_whose_connection_is_cut_is_not_dead_to_itself(w: World) -> None:
+    """Or it would free its own rows before it notices, and pay for them again."""
+    await w.insert("one", "two")
+    lease = await w.store.register(w.collection, None, 20)
+    await w.store.claim(w.collection, lease.worker, 10)
+    await w.store.hang_up(lease)
+    await closed(w)
+    assert await w.store.reap(w.collection, lease.worker) == 0
+    assert await w.jobs() == {"1": lease.worker, "2": lease.worker}
+    assert await w.store.reap(w.collection) == 1
+    assert await w.jobs() == {"1": None, "2": None}
+
+
+async def test_a_worker_that_did_not_hear_of_its_new_lease_keeps_its_rows(w: World) -> None:
+    await w.insert("one", "two")
+    lease = await w.store.register(w.collection, None, 20)
+    await w.store.claim(w.collection, lease.worker, 10)
+    await w.store.hang_up(lease)
+    unheard = await w.store.register(w.collection, None, 20, lease.worker)
+    await w.store.hang_up(unheard)
+    await closed(w)
+    assert await w.store.reap(w.collection, lease.worker) == 0
+    renewed = await w.store.register(w.collection, None, 20, lease.worker)
+    assert await w.jobs() == {"1": renewed.worker, "2": renewed.worker}
+    assert [row["id"] for row in await w.sql("select id from backline.workers")] == [renewed.worker]
+    await w.store.retire(renewed)
+
+
+async def test_a_page_whose_answer_was_lost_is_found_again(w: World) -> None:
+    await unqueued(w, 3)
+    lease = await w.store.register(w.collection, None, 20)
+    first = await w.store.claim_page(w.collection, lease.worker, None, None, 1)
+    await w.store.claim_page(w.collection, lease.worker, None, "1", 2, leases(first))  # unheard
+    second = await w.store.claim_page(w.collection, lease.worker, None, "1", 2, leases(first))
+    assert [job.key for job in [*first.jobs, *second.jobs]] == ["1", "2", "3"]
+    await w.store.keep_pages(lease.worker, leases(second))
+    assert await w.jobs() == {"2": lease.worker, "3": lease.worker}
+    await w.store.retire(lease)
+    assert await w.jobs() == {"2": None, "3": None}
+
+
+async def test_two_walks_at_once_share_the_rows(w: World) -> None:
+    await unqueued(w, 6)
+    one, two = [await w.store.register(w.collection, None, 20) for _ in range(2)]
+    first = await w.store.claim_page(w.collection, one.worker, None, None, 4)
+    second = await w.store.claim_page(w.collection, two.worker, None, None, 6)
+    assert [job.key for job in first.jobs] == ["1", "2", "3", "4"]
+    assert [job.key for job in second.jobs] == ["5", "6"]
+    coverage = await w.store.coverage(w.collection)
+    assert (coverage.pending, coverage.in_flight) == (6, 6)
+    remain, _ = await w.store.outstanding(w.collection, await w.store.now())
+    assert remain
+    await w.store.enqueue_page(w.collection, None, 10)
+    assert await w.sql("select * from backline.jobs") == []
+    await w.store.retire(one)
+    await w.store.retire(two)
+
+
+async def test_a_row_of_a_page_that_fails_waits_by_itself(w: World) -> None:
+    """The others stay where they are, and what somebody edits at this moment is not touched."""
+    await unqueued(w, 4)
+    lease = await w.store.register(w.collection, None, 20)
+    page = await w.store.claim_page(w.collection, lease.worker, None, None, 4)
+    attempts = [
+        FailedAttempt(job.key, job.content_hash or b"", "unavailable", "no", 60.0, job.lease)
+        for job in page.jobs[:2]
+    ]
+    async with w.another_user() as slow:
+        await execute(slow, "update notes set body = 'in the making' where id = 2")
+        assert await w.store.fail(w.collection, lease.worker, None, attempts) == ["2"]
+        await slow.rollback()
+    waits = await w.sql("select key, worker_id, attempts from backline.jobs")
+    assert [tuple(row.values()) for row in waits] == [("1", None, 1)]
+    [left] = await w.sql("select keys from backline.pages")
+    assert sorted(left["keys"]) == ["2", "3", "4"]
+    await w.store.retire(lease)
+
+
+async def test_a_row_of_a_page_that_was_edited_behind_the_triggers_is_done_again(w: World) -> None:
+    await unqueued(w, 2)
+    lease = await w.store.register(w.collection, None, 20)
+    page = await w.store.claim_page(w.collection, lease.worker, None, None, 2)
+    await w.sql("set session_replication_role = replica")
+    await w.sql("update notes set body = 'other' where id = 1")
+    await w.sql("set session_replication_role = origin")
+    rows = [vector_of(job) for job in page.jobs]
+    outcomes = await w.store.complete(w.collection, lease.worker, None, rows, cache=False)
+    assert outcomes == [("1", "changed")]
+    assert await w.jobs() == {"1": None}
+    await w.store.retire(lease)
+    await w.fill()
+    await w.check_complete()
+
+
+async def unqueued(w: World, count: int) -> None:
+    """Rows that only a walk finds."""
+    await w.insert(*(f"text {n}" for n in range(count)))
+    await w.sql("delete from backline.jobs")
+
+
+def leases(*pages: ClaimedPage) -> set[int]:
+    return {job.lease for page in pages for job in page.jobs if job.lease is not None}
+
+
+async def closed(w: World) -> None:
+    """Wait until the server has noticed that the session of a worker is gone."""
+
+    async def gone() -> bool:
+        locks = await w.sql(
+            "select 1 from pg_locks l join pg_database d on d.oid = l.database "
+            "where l.locktype = 'advisory' and d.datname = current_database()"
+        )
+        return not locks
+
+    await eventually(gone, "the session to end")
+
+
+def vector_of(job: Job) -> NewVector:
+    [element] = binary.vector_elements(hash_vectors([job.content], DIMENSIONS))
+    return NewVector(job.key, job.action, job.content_hash, element, job.lease)
