@@ -6,6 +6,7 @@ Driver errors become ours here and nowhere else, by SQLSTATE and never by readin
 from __future__ import annotations
 
 import inspect
+import selectors
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, LiteralString, TypeAlias
@@ -24,6 +25,9 @@ Statement: TypeAlias = str | sql.SQL | sql.Composed
 
 # A notification takes milliseconds; through a pooler that keeps no process it never comes.
 HEARD_SECONDS: Final = 5.0
+
+# select() knows no descriptor above 1,023, and is all that Windows has.
+_Selector: Final = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 # The first two characters of a SQLSTATE are its class; the longest match decides.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -118,6 +122,18 @@ async def _is_heard(listener: AsyncConnection[DictRow], speaker: AsyncConnection
     return bool(heard)
 
 
+async def _check(connection: AsyncConnection[DictRow]) -> None:
+    """Find out whether an idle connection still is one, before it is lent.
+
+    A server that went away has closed the socket, which is asked without a round trip; only where
+    there is something to read is it found out what.
+    """
+    with _Selector() as selector:
+        selector.register(connection, selectors.EVENT_READ)
+        if selector.select(0):
+            await AsyncConnectionPool.check_connection(connection)
+
+
 class Transaction:
     """One open transaction. Every statement in it commits or none does."""
 
@@ -185,7 +201,7 @@ class Connector:
             max_size=size,
             open=False,
             timeout=10,
-            check=AsyncConnectionPool.check_connection,
+            check=_check,
             configure=self._configure,
             kwargs=self._options(autocommit=True),
         )

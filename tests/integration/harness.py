@@ -124,7 +124,7 @@ class World:
             sync.stop()
             await asyncio.wait_for(task, 30)
 
-    async def settled(self, within: float = 20) -> None:
+    async def settled(self, within: float = 60) -> None:
         """Wait until no job is open."""
 
         async def idle() -> bool:
@@ -339,7 +339,7 @@ async def world(
 
 
 async def eventually(
-    condition: Callable[[], Any], what: str, within: float = 20, every: float = 0.02
+    condition: Callable[[], Any], what: str, within: float = 60, every: float = 0.02
 ) -> None:
     """Wait for a condition, which may be a coroutine function."""
     deadline = time.monotonic() + within

@@ -282,7 +282,7 @@ async def test_leases_are_given_back_around_an_open_edit(w: World, verb: str) ->
     assert len(await w.store.claim(w.collection, lease.worker, 10)) == 3
     async with w.another_user() as slow:
         await execute(slow, "update notes set body = 'in the making' where id = 2")
-        give_back = asyncio.wait_for(let_go(w, verb, lease.worker), 5)
+        give_back = asyncio.wait_for(let_go(w, verb, lease.worker), 30)
         await give_back
         jobs = await w.jobs()
         assert jobs["1"] != lease.worker
@@ -319,7 +319,7 @@ async def test_dead_letters_are_handled_around_an_open_edit(
     async with w.another_user() as slow:
         await execute(slow, "update notes set body = 'in the making' where id = 1")
         handle = getattr(w.store, verb)(w.collection, None)
-        assert await asyncio.wait_for(handle, 5) == 1
+        assert await asyncio.wait_for(handle, 30) == 1
         await edit_at_once(w, "update notes set body = 'mended' where id = 2")
     await w.check_sound()
 

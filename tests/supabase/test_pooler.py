@@ -243,8 +243,9 @@ def test_a_cancelled_run_stops_and_is_taken_up_again(
     process = pooled.start("backfill", "tickets", "--batch-size", "10", "--workers", "1", "--json")
     until(lambda: embedded(project) >= 20, "20 rows")
     [(run,)] = project.execute("select max(id) from backline.runs")
-    pooled("runs", "cancel", str(run))
-    report = json.loads(process.communicate(timeout=60)[0])
+    with tickets.held():  # else it may be through before it is told
+        pooled("runs", "cancel", str(run))
+        report = json.loads(process.communicate(timeout=60)[0])
     assert report["state"] == "cancelled"
     assert 20 <= embedded(project) < 300
     tickets.behave(delay_s=0)

@@ -20,7 +20,7 @@ def wait_for_rows(sql: Sql, count: int) -> None:
         time.sleep(0.05)
 
 
-def ended(process: subprocess.Popen[str], within: float = 15) -> tuple[int, str, str]:
+def ended(process: subprocess.Popen[str], within: float = 60) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=within)
     assert "Traceback" not in err, err
     return process.returncode, out, err
@@ -105,12 +105,13 @@ def test_a_run_is_watched_and_cancelled_from_elsewhere(
     paid.behave(delay_s=0.2)
     process = cli.start("backfill", "tickets", "--batch-size", "5", "--workers", "1", "--json")
     wait_for_rows(sql, 5)
-    run = cli("runs", "list", "--json").json["runs"][0]["id"]
-    watching = cli.start("runs", "watch", str(run))
-    assert cli("runs", "cancel", str(run), "--json").json == {"run": run, "cancelling": True}
-    code, out, _ = ended(process)
+    with paid.held():  # else it may be through before it is told
+        run = cli("runs", "list", "--json").json["runs"][0]["id"]
+        watching = cli.start("runs", "watch", str(run))
+        assert cli("runs", "cancel", str(run), "--json").json == {"run": run, "cancelling": True}
+        code, out, _ = ended(process, 60)
     assert (code, json.loads(out)["state"]) == (1, "cancelled")
-    code, out, _ = ended(watching)
+    code, out, _ = ended(watching, 60)
     assert (code, f"Run {run}: cancelled" in out) == (1, True)
     assert "is not running" in cli("runs", "cancel", str(run), code=1).out
 

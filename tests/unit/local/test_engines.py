@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import threadpoolctl
 from tests.unit.local.tiny import naive_vector, write_tiny_model
 
 from backline.embedders.local.bert import read_bert
@@ -136,8 +137,6 @@ def test_erf_is_right_to_four_ten_millionths() -> None:
 
 
 def test_blas_is_limited_while_anyone_computes_and_restored_after() -> None:
-    threadpoolctl = pytest.importorskip("threadpoolctl")
-
     def threads() -> set[int]:
         return {pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
 

@@ -18,7 +18,7 @@ def test_urgent_work_overtakes_what_waits_and_equals_keep_their_order() -> None:
     futures.append(executor.submit(partial(done.append, "urgent"), URGENT))
     gate.set()
     for future in futures:
-        future.result(timeout=5)
+        future.result(timeout=60)
     executor.close()
     assert done == ["urgent", "a", "b", "c"]
 
@@ -30,7 +30,7 @@ def test_cancelled_work_is_never_run() -> None:
     doomed = executor.submit(lambda: done.append("doomed"))
     assert doomed.cancel()
     gate.set()
-    executor.submit(lambda: done.append("next")).result(timeout=5)
+    executor.submit(lambda: done.append("next")).result(timeout=60)
     executor.close()
     assert done == ["next"]
 
@@ -38,8 +38,8 @@ def test_cancelled_work_is_never_run() -> None:
 def test_errors_reach_the_waiter_and_the_thread_lives_on() -> None:
     executor = PriorityExecutor(1, "test")
     with pytest.raises(ZeroDivisionError):
-        executor.submit(lambda: 1 / 0).result(timeout=5)
-    assert executor.submit(lambda: 7).result(timeout=5) == 7
+        executor.submit(lambda: 1 / 0).result(timeout=60)
+    assert executor.submit(lambda: 7).result(timeout=60) == 7
     executor.close()
 
 
