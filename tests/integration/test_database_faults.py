@@ -245,6 +245,15 @@ async def test_a_model_changed_under_a_run_stores_nothing_of_the_old_one(
 # --- cuts -----------------------------------------------------------------------------------------
 
 
+async def test_connections_that_were_cut_while_idle_are_not_lent(database: str) -> None:
+    async with relay(database) as cut, open_store(cut.url) as store:
+        await asyncio.gather(*(store.now() for _ in range(4)))
+        cut.hang_up()
+        await asyncio.sleep(0.2)  # for the kernel to pass it on
+        for _ in range(4):
+            await store.now()
+
+
 @pytest.mark.parametrize("after", [500, 1500, 4000, 9000, 20_000])
 async def test_connections_cut_in_mid_write(
     w: World, provider: StandInProvider, database: str, after: int
