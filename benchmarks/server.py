@@ -39,12 +39,13 @@ from typing import Any
 
 import websockets
 
-from backline import embedded, search
+from backline import embedded, errors, search
 from backline.connector import Connector
 from backline.embedders.registry import open_embedder
 from backline.search.ranking import Query, ranked
 from backline.server import running
 from backline.store import Store
+from backline.types import Collection
 
 RESULTS = Path(__file__).parent / "results" / "server.json"
 BACKLINE = str(Path(sys.executable).with_name("backline"))
@@ -219,7 +220,7 @@ async def filled_table(store: Store) -> None:
 
     for known in await store.collections():
         if known.name == "docs":
-            await store.drop_collection(known, drop_column=False)
+            await dropped(store, known)
     await store.connector.execute("drop table if exists docs cascade")
     await store.connector.execute("create table docs (id bigint primary key, body text)")
     await store.connector.execute(
@@ -231,6 +232,15 @@ async def filled_table(store: Store) -> None:
         "docs", table["oid"], key=None, template="{body}", column="embedding",
         model=hash_model(384),
     )  # fmt: skip
+
+
+async def dropped(store: Store, collection: Collection) -> None:
+    """Drop it once the index that a run builds after its end is there."""
+    while True:
+        try:
+            return await store.drop_collection(collection, drop_column=False)
+        except errors.ContentionError:
+            await asyncio.sleep(0.5)
 
 
 async def backfill_with(url: str, clients: int, ended: list[int]) -> float:
