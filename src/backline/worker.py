@@ -88,7 +88,7 @@ class Walk:
 
     async def claim(
         self, store: JobStore, collection: Collection, worker: int, run: int | None, limit: int,
-        known: Iterable[int] = (),
+        known: Iterable[int],
     ) -> list[Job]:  # fmt: skip
         """Lease what is due in the next page; `known` are the pages that are not finished."""
         if self.explored:
@@ -279,9 +279,7 @@ class Worker:
                 self.stop()
             beats += 1
             if beats % 10 == 1:
-                await self._patiently(
-                    partial(self._store.reap, self._collection, self._lease.worker)
-                )
+                await self._patiently(self._reap)
                 await self._patiently(partial(self._store.compact, self._collection))
                 await self._patiently(self._trim_cache)
 
@@ -298,6 +296,10 @@ class Worker:
             lost = self._lease
             self._lease = await self._register(replaces=lost.worker)
             await self._store.hang_up(lost)
+
+    async def _reap(self) -> None:
+        """Free what other workers left; this one, whatever its lease is by now, lives."""
+        await self._store.reap(self._collection, self._lease.worker)
 
     async def _patiently(self, verb: Callable[[], Awaitable[T]]) -> T:
         """Try a verb until the database answers: a restart of the server loses nothing."""
@@ -417,7 +419,7 @@ class Worker:
         )
         if not remain:
             return True
-        await self._patiently(partial(self._store.reap, self._collection, self._lease.worker))
+        await self._patiently(self._reap)
         if due_in == 0 and self._in_hand == 0:  # there is work, and somebody holds all of it
             self._check_progress()
         else:
