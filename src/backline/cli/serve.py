@@ -86,6 +86,7 @@ async def _serve(settings: Settings, *, worker: bool) -> None:
             def ready() -> None:
                 say(f"Serving {place} on {running.address_of(bound)}")
                 say("Press Ctrl-C to stop.")
+                running.spare_the_collector()
 
             server.ready = ready
             with stopping(server.stop):

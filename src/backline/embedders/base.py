@@ -47,3 +47,15 @@ class Embedder(Protocol):
     async def aclose(self) -> None:
         """Release connections and threads. Idempotent."""
         ...
+
+
+@runtime_checkable
+class SharesBatches(Protocol):
+    """An embedder that computes the texts of all calls at the same time together, by itself.
+
+    Where `shares_batches` is true, nobody needs to gather calls into larger ones: each is answered
+    as soon as its own texts are done.
+    """
+
+    @property
+    def shares_batches(self) -> bool: ...

@@ -2,6 +2,9 @@
 
 No caller is made to wait for others. A call that finds the model idle goes at once; while it works,
 calls gather, and go together when it is done. So one caller pays nothing, and many share.
+
+A model that shares its batches between calls by itself gets each as it comes: gathered ones are all
+answered at once, and until their callers come back it has less to do.
 """
 
 from __future__ import annotations
@@ -33,12 +36,15 @@ class _Call:
 
 
 class Gatherer:
-    """Calls to one embedder for one purpose."""
+    """Calls to one embedder for one purpose; with `passes_on`, to one that shares its batches."""
 
-    def __init__(self, embedder: Embedder, purpose: Purpose, lanes: int = LANES) -> None:
+    def __init__(
+        self, embedder: Embedder, purpose: Purpose, lanes: int = LANES, *, passes_on: bool = False
+    ) -> None:
         self._embedder = embedder
         self._purpose = purpose
         self._lanes = lanes
+        self._passes_on = passes_on
         self._calls: deque[_Call] = deque()
         self._waiting = 0
         self._in_flight = 0
@@ -56,18 +62,27 @@ class Gatherer:
                 f"{self._waiting:,} texts are waiting to be embedded; more than {MOST_WAITING:,} "
                 "are not taken. Send the request again later."
             )
+        self._waiting += len(texts)
+        return await (self._pass_on(texts) if self._passes_on else self._gather(texts))
+
+    async def aclose(self) -> None:
+        """Finish what was asked for."""
+        await asyncio.gather(*self._workers, return_exceptions=True)
+
+    async def _pass_on(self, texts: Sequence[str]) -> Vectors:
+        try:
+            return await self._embedder.embed(texts, purpose=self._purpose)
+        finally:
+            self._waiting -= len(texts)
+
+    async def _gather(self, texts: Sequence[str]) -> Vectors:
         call = _Call(texts)
         self._calls.append(call)
-        self._waiting += len(texts)
         if len(self._workers) < self._lanes:
             worker = asyncio.create_task(self._work())
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
         return await call.done
-
-    async def aclose(self) -> None:
-        """Finish what was asked for."""
-        await asyncio.gather(*self._workers, return_exceptions=True)
 
     async def _work(self) -> None:
         while calls := self._next():

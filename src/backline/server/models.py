@@ -11,7 +11,7 @@ import structlog
 
 from backline import errors, opening
 from backline.config import Settings
-from backline.embedders.base import Embedder
+from backline.embedders.base import Embedder, SharesBatches
 from backline.embedders.hash import HashEmbedder
 from backline.embedders.registry import describe, parse_spec
 from backline.limiter import Limiter
@@ -37,7 +37,8 @@ class SharedEmbedder:
         timed = _Timed(inner, metrics)
         self._timed = timed
         self._queries = Gatherer(timed, "query")
-        self._calls = Gatherer(timed, "passage")
+        shares = isinstance(inner, SharesBatches) and inner.shares_batches
+        self._calls = Gatherer(timed, "passage", passes_on=shares)
 
     @property
     def model(self) -> Model:
@@ -53,7 +54,7 @@ class SharedEmbedder:
         return await self._timed.embed(texts, purpose=purpose)
 
     async def embed_call(self, texts: Sequence[str]) -> Vectors:
-        """Passages of one of many callers, gathered with those of the others."""
+        """Passages of one of many callers, computed together with those of the others."""
         return await self._calls.embed(texts)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:

@@ -13,6 +13,8 @@ from backline.embedders.base import Embedder
 from backline.embedders.hash import HashEmbedder, hash_vectors
 from backline.server import gathering
 from backline.server.gathering import Gatherer
+from backline.server.metrics import Metrics
+from backline.server.models import SharedEmbedder
 from backline.types import Model, Purpose, Vectors
 
 
@@ -24,6 +26,7 @@ class Gated:
         self._poison = poison
         self.gate = asyncio.Event()
         self.calls: list[list[str]] = []
+        self.shares_batches = False
 
     @property
     def model(self) -> Model:
@@ -132,3 +135,40 @@ async def test_more_than_can_wait_is_refused_now(monkeypatch: pytest.MonkeyPatch
     embedder.gate.set()
     await asyncio.gather(first, waits)
     assert len(await gatherer.embed(["c"])) == 1
+
+
+async def test_calls_to_a_model_that_shares_its_batches_are_answered_one_by_one() -> None:
+    embedder = Gated()
+    embedder.gate.set()
+    gatherer = Gatherer(embedder, "passage", lanes=1, passes_on=True)
+    found = await asyncio.gather(*(gatherer.embed([text]) for text in "abc"))
+    assert embedder.calls == [["a"], ["b"], ["c"]]
+    assert np.array_equal(np.concatenate(found), hash_vectors(["a", "b", "c"], 8))
+
+
+async def test_more_than_a_sharing_model_can_hold_is_refused_until_callers_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gathering, "MOST_WAITING", 5)
+    embedder = Gated()
+    gatherer = Gatherer(embedder, "passage", passes_on=True)
+    waits = asyncio.create_task(gatherer.embed(["a"] * 5))
+    await asyncio.sleep(0)
+    with pytest.raises(errors.OverloadedError, match="5 texts are waiting"):
+        await gatherer.embed(["b"])
+    waits.cancel()
+    await asyncio.gather(waits, return_exceptions=True)
+    embedder.gate.set()
+    assert len(await gatherer.embed(["b"])) == 1
+
+
+@pytest.mark.parametrize("shares", [True, False])
+async def test_a_server_gathers_for_models_that_do_not_share_their_batches(shares: bool) -> None:
+    embedder = Gated()
+    embedder.shares_batches = shares
+    shared = SharedEmbedder(embedder, Metrics())
+    calls = [asyncio.create_task(shared.embed_call([text])) for text in "abcdefghij"]
+    await asyncio.sleep(0.01)
+    embedder.gate.set()
+    await asyncio.gather(*calls)
+    assert (len(embedder.calls) == 10) is shares

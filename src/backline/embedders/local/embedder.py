@@ -65,6 +65,7 @@ class LocalEmbedder:
     """
 
     free = False
+    shares_batches = True
 
     def __init__(
         self, model: ModelInfo, engine: Engine, tokenizer: TextTokenizer, *, size_bytes: int = 0
