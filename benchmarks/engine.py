@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from backline import binary, embedded, migrate
+from backline import binary, embedded, migrate, process
 from backline.backfill import Backfill, verify
 from backline.embedders.hash import HashEmbedder, hash_vectors
 from backline.limiter import Limiter
@@ -421,6 +421,7 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    process.spare_the_collector()  # as the command line does
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "postgres"
         results = asyncio.run(main(parse(), folder))

@@ -39,8 +39,9 @@ async def test_an_edit_made_during_the_call_wins(w: World, provider: StandInProv
     async with running(w.fill()) as filling:
         with provider.held():
             await asyncio.to_thread(provider.wait_in_flight)
+            before = await lease_of(w, "1")
             await w.sql("update notes set body = 'new' where id = 1")
-            assert (await w.jobs())["1"] is None, "whoever held the old text has lost the lease"
+            assert await lease_of(w, "1") != before, "whoever held the old text has lost the lease"
         await filling
     await w.check_complete()
     assert set(provider.texts_embedded) == {"old", "other", "new"}
@@ -430,3 +431,9 @@ async def test_a_late_answer_ends_no_newer_claim_of_the_same_worker(w: World, ve
 def unit_vector() -> bytes:
     [element] = binary.vector_elements(hash_vectors(["A"], DIMENSIONS))
     return element
+
+
+async def lease_of(w: World, key: str) -> tuple[int | None, int | None]:
+    """Who holds the job of a row, and by which claim."""
+    [row] = await w.sql("select worker_id, lease from backline.jobs where key = %s", key)
+    return (row["worker_id"], row["lease"] if row["worker_id"] is not None else None)

@@ -77,6 +77,7 @@ BACKFILL_STEPS = [
 async def test_a_backfill_killed_at_a_step(w: World, provider: StandInProvider, step: str) -> None:
     await w.insert(*texts(60))
     await w.sql("delete from backline.jobs where key::int > 30")  # half are found by the walk
+    await w.sql("insert into backline.tallies values (%s, 'rows', 0, 1)", w.collection.id)
     async with process(w, provider, "backfill", "--pause", step) as victim:
         assert await line(victim) == "ready"
         assert await line(victim) == "paused"

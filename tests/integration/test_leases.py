@@ -114,6 +114,36 @@ async def test_a_row_of_a_page_that_was_edited_behind_the_triggers_is_done_again
     await w.check_complete()
 
 
+async def test_a_row_that_was_stamped_since_its_page_was_leased_spoils_no_other(w: World) -> None:
+    """Stamps of rows that had none are inserted without looking, until one is there after all."""
+    await unqueued(w, 3)
+    lease = await w.store.register(w.collection, None, 20)
+    page = await w.store.claim_page(w.collection, lease.worker, None, None, 3)
+    await w.sql("update notes set body = 'other' where id = 2")
+    await w.sql("update notes set body = 'text 1' where id = 2")
+    [edited] = await w.store.claim(w.collection, lease.worker, 9)
+    await w.store.complete(w.collection, lease.worker, None, [vector_of(edited)], cache=False)
+    rows = [vector_of(job) for job in page.jobs]
+    assert await w.store.complete(w.collection, lease.worker, None, rows, cache=False) == []
+    assert await w.store.complete(w.collection, lease.worker, None, rows, cache=False) == []
+    await w.store.retire(lease)
+    await w.check_complete()
+
+
+async def test_stamps_that_are_out_of_date_are_written_over(w: World) -> None:
+    await unqueued(w, 3)
+    await w.fill()
+    await w.sql("update backline.stamps set content_hash = 'x' where key <> '2'")
+    lease = await w.store.register(w.collection, None, 20)
+    page = await w.store.claim_page(w.collection, lease.worker, None, None, 3)
+    assert [job.key for job in page.jobs] == ["1", "3"]
+    assert await w.sql("select stamped from backline.pages") == [{"stamped": True}]
+    rows = [vector_of(job) for job in page.jobs]
+    assert await w.store.complete(w.collection, lease.worker, None, rows, cache=False) == []
+    await w.store.retire(lease)
+    await w.check_complete()
+
+
 async def unqueued(w: World, count: int) -> None:
     """Rows that only a walk finds."""
     await w.insert(*(f"text {n}" for n in range(count)))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from backline import process
 from backline.cli import configuration, data, demo, entry, find, models, serve, work
 
 FIRST: Final = "Start here"
@@ -70,4 +71,5 @@ def command() -> Any:
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    process.spare_the_collector()
     sys.exit(entry.run(command()))

@@ -9,7 +9,7 @@ from typing import Annotated
 import structlog
 import typer
 
-from backline import migrate
+from backline import migrate, process
 from backline.cli.context import (
     DatabaseUrl,
     DataDir,
@@ -86,7 +86,7 @@ async def _serve(settings: Settings, *, worker: bool) -> None:
             def ready() -> None:
                 say(f"Serving {place} on {running.address_of(bound)}")
                 say("Press Ctrl-C to stop.")
-                running.spare_the_collector()
+                process.spare_the_collector()  # what was imported since the start, too
 
             server.ready = ready
             with stopping(server.stop):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import resource
 import socket
 from collections.abc import Callable, Iterator
@@ -58,15 +57,6 @@ def allow_many_sockets() -> None:
     wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def spare_the_collector() -> None:
-    """Never again look through what the imports made, which lives as long as the process does.
-
-    Looking for garbage among it took an eighth of the event loop's time under load.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def bind(host: str, port: int) -> socket.socket:
