@@ -224,6 +224,7 @@ _CHILD = """
 import asyncio, sys
 sys.path.insert(0, {folder!r})
 import engine
+engine.process.spare_the_collector()
 print(asyncio.run(engine.memory_child({url!r}, {rows})))
 """
 
