@@ -18,8 +18,8 @@ from tests.integration.server.harness import Served, served
 from tests.provider import StandInProvider
 
 from backline.embedders.hash import hash_vectors
+from backline.embedders.local.sharing import SharedBatches
 from backline.embedders.registry import open_embedder
-from backline.server.gathering import Gatherer
 
 JS = Path(__file__).parent / "js"
 TEXTS = ["muddy vocals", "a longer text about the low end of a mix", "é ü 漢字 🎛️"]
@@ -125,14 +125,14 @@ async def test_requests_of_the_same_moment_are_computed_together(
     s: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    original = Gatherer._next
+    original = SharedBatches._next_parts
 
-    def counting(self: Gatherer) -> Any:
+    def counting(self: SharedBatches) -> Any:
         taken = original(self)
         sizes.append(len(taken))
         return taken
 
-    monkeypatch.setattr(Gatherer, "_next", counting)
+    monkeypatch.setattr(SharedBatches, "_next_parts", counting)
     async with client_of(s) as client:
         vectors: dict[int, Any] = {}
         await client.embeddings.create(model="local/all-MiniLM-L6-v2", input="warm")
