@@ -311,7 +311,7 @@ class Backfill:
     ) -> BackfillReport:
         coverage = await self._store.coverage(self._collection)
         [record] = await self._store.runs(run=run)
-        if not self._borne_out(record, coverage):
+        if not _borne_out(record, coverage):
             await self._recount()
             coverage = await self._store.coverage(self._collection)
         report = BackfillReport(
@@ -347,15 +347,6 @@ class Backfill:
             return "completed"
         return "cancelled" if self._stopped_by == "cancelled" else "interrupted"
 
-    def _borne_out(self, record: RunRecord, coverage: Coverage) -> bool:
-        """Whether the walk met as many rows as the ledger has, and every one has its outcome.
-
-        Else rows came or went meanwhile, or something was done behind the triggers' back. Counting
-        a big table takes longer than anything else at the end of a run.
-        """
-        outcomes = coverage.embedded + coverage.blank + coverage.pending + coverage.failed
-        return record.scanned == coverage.rows == outcomes
-
     async def _recount(self) -> None:
         try:
             await self._store.recount(self._collection.id)
@@ -364,6 +355,16 @@ class Backfill:
                 "The rows could not be counted within the role's statement_timeout; the coverage "
                 "is that of the ledger."
             )
+
+
+def _borne_out(record: RunRecord, coverage: Coverage) -> bool:
+    """Whether the walk met as many rows as the ledger has, and every one has its outcome.
+
+    Else rows came or went meanwhile, or something was done behind the triggers' back. Counting a
+    big table takes longer than anything else at the end of a run.
+    """
+    outcomes = coverage.embedded + coverage.blank + coverage.pending + coverage.failed
+    return record.scanned == coverage.rows == outcomes
 
 
 async def verify(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,7 +13,7 @@ from backline import process
 
 
 @pytest.fixture
-def restored() -> object:
+def restored() -> Iterator[None]:
     before = gc.get_threshold()
     yield
     gc.unfreeze()

@@ -299,7 +299,7 @@ declare
 begin
   select format('%I.%I', c.table_schema, c.table_name) into strict v_source
   from backline.collections c where c.id = p_collection;
-  perform pg_catalog.pg_advisory_xact_lock((x'6261636c'::bigint << 31) | p_collection);
+  perform backline.take_turns(p_collection);
   execute format($q$
     with wrong as (
       select d.measure, d.model_id, sum(d.amount) as amount from (
@@ -645,7 +645,7 @@ begin
 end $$;
 
 -- Whoever makes work of rows that wait for nothing yet takes turns, until the end of its transaction: two
--- that looked at once would both find a row free.
+-- that looked at once would both find a row free, and two that recounted would both correct.
 create function backline.take_turns(p_collection int) returns void
 language sql set search_path = '' as $$
   select pg_catalog.pg_advisory_xact_lock((x'6261636c'::bigint << 31) | p_collection);
