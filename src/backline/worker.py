@@ -361,13 +361,15 @@ class Worker:
         jobs: list[Job] = []
         if not self._walking or time.monotonic() - self._claimed_at > LIVE_EVERY:
             self._claimed_at = time.monotonic()
+            # Who asks is looked up at each try: between two, the lease may have been replaced.
             jobs = await self._patiently(
-                partial(self._store.claim, self._collection, self._lease.worker, limit)
+                lambda: self._store.claim(self._collection, self._lease.worker, limit)
             )
-        if self._walk is not None and self._walking and len(jobs) < limit:
+        walk = self._walk
+        if walk is not None and self._walking and len(jobs) < limit:
             page = await self._patiently(
-                partial(
-                    self._walk.claim, self._store, self._collection, self._lease.worker,
+                lambda: walk.claim(
+                    self._store, self._collection, self._lease.worker,
                     self._run, limit - len(jobs), self._pages,
                 )
             )  # fmt: skip
@@ -413,7 +415,7 @@ class Worker:
         """Whether all is settled; sleeps a little where it is not."""
         before = await self._mark()
         if self._walk is not None:
-            await self._patiently(partial(self._store.keep_pages, self._lease.worker, self._pages))
+            await self._patiently(lambda: self._store.keep_pages(self._lease.worker, self._pages))
         remain, due_in = await self._patiently(
             partial(self._store.outstanding, self._collection, before)
         )

@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
+from backline import errors
 from backline.connector import Connector
 from backline.embedders.hash import HashEmbedder
 from backline.limiter import Limiter
-from backline.store import Store
-from backline.types import Collection
+from backline.store import Lease, Store
+from backline.types import Collection, Job
 from backline.worker import Worker, WorkerOptions
 
 
@@ -36,3 +37,22 @@ async def test_a_cancellation_that_comes_with_a_nudge_is_heeded(ticks: int) -> N
     if task.cancel():  # False where it had ended already
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_a_claim_that_is_tried_again_is_made_under_the_lease_of_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A claim under the lease that was lost is nobody's, and another worker does it too."""
+    asking, tried = worker(), []
+
+    async def claim(_collection: Collection, lease: int, _limit: int) -> list[Job]:
+        tried.append(lease)
+        if len(tried) == 1:
+            asking._lease = Lease(2, None)  # as a heartbeat does meanwhile
+            raise errors.DatabaseUnavailableError("restarting")
+        return []
+
+    asking._lease = Lease(1, None)
+    monkeypatch.setattr(asking._store, "claim", claim)
+    assert await asking._next_jobs(10) == []
+    assert tried == [1, 2]
