@@ -782,11 +782,13 @@ $$;
 -- How search_statement scores its pool, as the common table expressions up to "scored".
 --
 -- Hybrid is a convex combination of the cosine and of BM25 / 16. The share of the words is p_weight where
--- they tell the best row from an ordinary one as well as they do on the whole: 60 points of BM25 for each
--- point of cosine. Words that nearly every candidate has count for less, telling ones for more. Then the
--- query is moved halfway to the best row (Rocchio 1971), so that what resembles the best answer follows
--- it; the best stays the best. An ordinary row is the median of the fifty best of either leg, whatever
--- page is asked for.
+-- they tell the best row from an ordinary one as well as they do on the whole: 33 points of BM25 for each
+-- point of cosine, times the root of the gap, which is what the nearest row's cosine lacks of 1. Words
+-- that nearly every candidate has count for less, telling ones for more, above all where the nearest row
+-- lacks them, and all for less where a row says nearly the same as the query. Then the query is moved
+-- towards the best row (Rocchio 1971), so that what resembles the best answer follows it: the further, the
+-- wider the gap, and at most halfway, since a query that is worded as its answer has nothing to gain. An
+-- ordinary row is the median of the fifty best of either leg, whatever page is asked for.
 create function backline.score_statement(p_mode text) returns text
 language sql immutable set search_path = '' as $$
   select case p_mode
@@ -798,18 +800,28 @@ language sql immutable set search_path = '' as $$
              row_number() over (order by p.dense desc nulls last, p.key) as by_meaning
       from pool p
     ), contrast as (
-      select least(greatest((max(p.keyword) - percentile_cont(0.5) within group (order by p.keyword)) / 60
-               / greatest(max(p.dense) - percentile_cont(0.5) within group (order by p.dense), 0.05),
-               0.1), 10) as ratio
+      select 1.25 * max(p.keyword) - percentile_cont(0.5) within group (order by p.keyword)
+               - 0.25 * max(p.keyword) filter (where p.by_meaning = 1) as words,
+             max(p.dense) - percentile_cont(0.5) within group (order by p.dense) as meaning,
+             greatest(1 - coalesce(max(p.dense), 0), 0) as gap
       from placed p where p.by_meaning <= 50 or p.by_words <= 50 and p.keyword > 0
+    ), told as (
+      select least(greatest(c.words / 33 / greatest(c.meaning, 0.05) * sqrt(greatest(c.gap, 0.1)),
+                            0.1), 10) as ratio, c.gap
+      from contrast c
     ), share as materialized (
-      select case when $7 = 1 then 1 else $7 * c.ratio / (1 - $7 + $7 * c.ratio) end as words from contrast c
+      select case when $7 = 1 then 1 else $7 * t.ratio / (1 - $7 + $7 * t.ratio) end as words,
+             least(6 * t.gap ^ 2, 1) as feedback
+      from told t
     ), best as materialized (
-      select p.vector, sqrt(1.25 + p.dense) as length from pool p, share s
+      -- the length of the moved query, and 1 at least, for it may have met its opposite
+      select case when p.dense is not null then p.vector end as vector,
+             sqrt(1 + s.feedback ^ 2 + 2 * s.feedback * greatest(p.dense, 0)) as length
+      from pool p, share s
       order by (1 - s.words) * coalesce(p.dense, 0) + s.words * p.keyword / 16 desc, p.key limit 1
     ), scored as (
       select p.key, p.dense, p.keyword, nullif((1 - s.words) * coalesce(
-               (p.dense + 0.5 * (1 - (p.vector operator(extensions.<=>) b.vector))) / b.length, p.dense, 0)
+               (p.dense + s.feedback * (1 - (p.vector operator(extensions.<=>) b.vector))) / b.length, p.dense, 0)
                + s.words * p.keyword / 16, 0) as score
       from pool p, share s, best b
     )$q$ end;
@@ -860,7 +872,7 @@ begin
       select c.key from backline.comparable($1, array(select n.key from named n where $6 <> 'keyword')) c
     ), pool as materialized (
       select n.key, coalesce(l.score, 0) as keyword, v.vector,
-             1 - (v.vector operator(extensions.<=>) $2::extensions.vector) as dense
+             nullif(1 - (v.vector operator(extensions.<=>) $2::extensions.vector), 'NaN') as dense  -- of zeros
       from named n
       join %5$s r on r.%6$I = n.key::%7$s
       left join lexical l on l.key = n.key

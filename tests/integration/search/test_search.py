@@ -75,10 +75,13 @@ def fused(
     best_fifty[np.lexsort((keys, -dense))[:50]] = True
     best_fifty[[at for at in np.lexsort((keys, -words))[:50] if words[at] > 0]] = True
     above = [float(leg.max() - np.median(leg[best_fifty])) for leg in (words, dense)]
-    ratio = float(np.clip(above[0] / 60 / max(above[1], 0.05), 0.1, 10))
+    above[0] += float(words.max() - words[np.lexsort((keys, -dense))[0]]) / 4
+    gap = max(1 - float(dense.max()), 0)
+    ratio = float(np.clip(above[0] / 33 / max(above[1], 0.05) * max(gap, 0.1) ** 0.5, 0.1, 10))
     share = weight * ratio / (1 - weight + weight * ratio)
     best = vectors[np.argmax((1 - share) * dense + share * words / 16)]
-    moved = (query + 0.5 * best) / np.linalg.norm(query + 0.5 * best)
+    moved = query + min(6 * gap**2, 1) * best
+    moved /= np.linalg.norm(moved)
     return np.asarray((1 - share) * (vectors @ moved) + share * words / 16)
 
 
@@ -91,19 +94,22 @@ async def bm25(docs: Documents, text: str, count: int) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 0.4, 1.0])
+@pytest.mark.parametrize("gap", [0.0, 0.2, 0.6])
 @pytest.mark.parametrize("text", ["number 150", "tuba 3 4 5 6 7 8 9", "tuba"])
 async def test_hybrid_adds_both_parts_by_the_weight(
-    filled: Documents, text: str, weight: float
+    filled: Documents, text: str, gap: float, weight: float
 ) -> None:
+    """The nearest row's cosine is 1 less the gap; the wider it is, the more the query is moved."""
+    asked = np.zeros(DIMENSIONS, np.float32)
+    asked[0], asked[2] = 1 - gap, np.sqrt(1 - (1 - gap) ** 2)
     query = Query(text, "hybrid", 200, weight=weight)
-    hits = await ranked(filled.store, filled.collection, query, text, FIRST)
-    first, vectors = np.array(FIRST, np.float32), directions(200)
-    words = await bm25(filled, text, 200)
-    expected = fused(vectors, first, words, weight)
+    hits = await ranked(filled.store, filled.collection, query, text, asked.tolist())
+    vectors, words = directions(200), await bm25(filled, text, 200)
+    expected = fused(vectors, asked, words, weight)
     assert len(hits) == 200
     for hit in hits:
         row = int(hit.key) - 1
-        assert hit.parts["dense"] == pytest.approx(float(vectors[row] @ first), abs=1e-6)
+        assert hit.parts["dense"] == pytest.approx(float(vectors[row] @ asked), abs=1e-6)
         assert hit.parts.get("keyword", 0) == pytest.approx(words[row])
         assert hit.score == pytest.approx(expected[row], abs=1e-5)
     assert sorted(hits, key=lambda hit: (-hit.score, hit.key)) == hits
@@ -132,17 +138,60 @@ async def test_words_count_for_more_the_better_they_tell_rows_apart(docs: Docume
     assert order == {"zither": "1", "oboe": "2"}
 
 
-async def test_what_resembles_the_best_answer_follows_it(docs: Documents) -> None:
-    """The second and the third row are as near to the query; the second is nearer to the first."""
+@pytest.mark.parametrize(("near", "moved"), [(0.2, False), (1.0, True)])
+async def test_what_resembles_the_best_answer_follows_it(
+    docs: Documents, near: float, moved: bool
+) -> None:
+    """The second and the third row are as near to the query; the second is nearer to the first.
+
+    A query that is worded as its answer stays where it is.
+    """
     await docs.insert("oboe solo", "tuba solo", "tuba solo", "tuba solo")
     vectors = np.zeros((4, DIMENSIONS), np.float32)
-    for row, angle in enumerate((0.5, 0.8, -0.8, 1.5)):
+    for row, angle in enumerate((near, 1.2, -1.2, 1.5)):
         vectors[row, 0], vectors[row, 1] = np.cos(angle), np.sin(angle)
     await docs.embed(vectors)
     hits = await ranked(docs.store, docs.collection, Query("oboe", "hybrid", 4), "oboe", FIRST)
-    assert [hit.key for hit in hits[:3]] == ["1", "2", "3"]
-    assert hits[1].parts["dense"] == pytest.approx(hits[2].parts["dense"], abs=1e-6)
-    assert hits[1].score > hits[2].score + 0.1
+    found = {hit.key: hit for hit in hits}
+    assert hits[0].key == "1"
+    assert found["2"].parts["dense"] == pytest.approx(found["3"].parts["dense"], abs=1e-6)
+    ahead = found["2"].score - found["3"].score
+    assert ahead > 0.2 if moved else 0 <= ahead < 0.01
+
+
+async def test_a_best_answer_that_is_the_opposite_of_the_query(docs: Documents) -> None:
+    """A query that is moved halfway to its opposite is nowhere, and has no length to divide by."""
+    await docs.insert("oboe solo", "tuba solo")
+    vectors = np.zeros((2, DIMENSIONS), np.float32)
+    vectors[:, 0], vectors[1, 1] = (-1, 0), 1
+    await docs.embed(vectors)
+    query = Query("oboe", "hybrid", 2, weight=0.999)
+    hits = await ranked(docs.store, docs.collection, query, "oboe", FIRST)
+    assert hits[0].key == "1"
+    assert all(abs(hit.score) <= 1 for hit in hits)
+
+
+async def test_a_vector_of_zeros_has_no_cosine(docs: Documents) -> None:
+    """One such row took away the order of all others; a query of zeros leaves the words."""
+    await docs.insert("oboe solo", "tuba solo", "cello solo")
+    vectors = np.zeros((3, DIMENSIONS), np.float32)
+    vectors[0, :2], vectors[1, :2] = (0.8, 0.6), (0.6, 0.8)
+    await docs.embed(vectors)
+    asked: list[tuple[search.Mode, str]] = [
+        ("hybrid", "cello"), ("semantic", "cello"), ("hybrid", "drum"),
+    ]  # fmt: skip
+    for mode, text in asked:
+        query = Query(text, mode, 3, weight=0.99)  # the row of zeros is best where it has the word
+        hits = await ranked(docs.store, docs.collection, query, text, FIRST)
+        parts = {hit.key: hit.parts for hit in hits}
+        assert [key for key in parts if key != "3"] == ["1", "2"]
+        assert ("3" in parts) == (mode == "hybrid" and text == "cello")
+        assert "dense" not in parts.get("3", {})
+        assert all(np.isfinite(hit.score) for hit in hits)
+    query = Query("oboe", "hybrid", 3)
+    hits = await ranked(docs.store, docs.collection, query, "oboe", [0.0] * DIMENSIONS)
+    assert [hit.key for hit in hits] == ["1"]
+    assert np.isfinite(hits[0].score)
 
 
 async def test_hybrid_scores_a_row_by_both_legs_whichever_found_it(filled: Documents) -> None:
