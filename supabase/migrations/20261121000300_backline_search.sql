@@ -489,6 +489,7 @@ declare
   v_budget bigint := 16000;                  -- postings to read before asking who can still get in
   v_rest float8;                             -- the most that the terms not yet read could add
   v_bar float8;                              -- the score of the last document that gets in so far
+  v_first float8;                            -- more than any score
   v_depth int := coalesce(p_depth, p_limit + 20);
   v_found text[]; v_found_scores float8[];
 begin
@@ -506,6 +507,7 @@ begin
   end if;
   v_slope := k1 * b / greatest(v_length / v_documents, 1);
   v_also := array(select d.doc from backline.documents d where d.collection_id = p_collection and d.key = any (p_also));
+  v_first := 2 ^ ceil(log(2, (v_rest + 1)::numeric));  -- of two, so that the sum keeps the score's digits
 
   while v_done < cardinality(v_terms) and (v_bar is null or v_rest >= v_bar) loop
     v_from := v_done + 1;
@@ -517,17 +519,21 @@ begin
     end loop;
     v_budget := v_budget * 3;
     if v_done = cardinality(v_terms) then
-      -- Nothing is left to read: the best are the answer, and nobody else need be kept.
-      select array_agg(f.doc), array_agg(f.score), case when count(*) = v_depth + cardinality(v_also) then 0 end
+      -- Nothing is left to read: the best are the answer, and nobody else need be kept. The rows p_also
+      -- come first by what is added to them, since asking of each of thousands who is one takes longer.
+      select array_agg(f.doc), array_agg(case when f.score >= v_first then f.score - v_first else f.score end),
+             case when count(*) = v_depth + cardinality(v_also) then 0 end
         into v_docs, v_scores, v_bar from (
         select x.doc, sum(x.score) as score from (
           select unnest(v_docs) as doc, unnest(v_scores) as score
+          union all
+          select unnest(v_also), v_first
           union all
           select unnest(p.docs), t.bound / (1 + v_base * unnest(p.inverse_tfs) + v_slope * unnest(p.lengths))
           from unnest(v_terms[v_from:v_done], v_bounds[v_from:v_done]) t(term, bound)
           join backline.postings p on p.collection_id = p_collection and p.term = t.term and p.size > 0
         ) x group by x.doc
-        order by x.doc in (select unnest(v_also)) desc, 2 desc, x.doc limit v_depth + cardinality(v_also)) f;
+        order by 2 desc, x.doc limit v_depth + cardinality(v_also)) f;
       exit;
     end if;
     -- Who cannot get in any more is left out at once: adding up is what takes the time, and keeping
@@ -559,18 +565,19 @@ begin
       select x.doc, sum(x.score) as score from (
         select n.doc, n.score from contenders n
         union all
-        select p.doc, p.score from (
-          select unnest(p.docs) as doc,
-                 t.bound / (1 + v_base * unnest(p.inverse_tfs) + v_slope * unnest(p.lengths)) as score
+        select p.doc, p.bound / (1 + v_base * p.inverse_tf + v_slope * p.length) from (
+          select unnest(p.docs) as doc, unnest(p.inverse_tfs) as inverse_tf, unnest(p.lengths) as length, t.bound
           from unnest(v_terms[v_done + 1:], v_bounds[v_done + 1:]) t(term, bound)
           join backline.postings p on p.collection_id = p_collection and p.term = t.term and p.size > 0
         ) p where p.doc in (select n.doc from contenders n)
       ) x group by x.doc) s;
   end if;
 
+  -- Equals are equal again, in whichever order they were added up.
+  v_scores := array(select round(s::numeric, 9) from unnest(v_scores) with ordinality u(s, n) order by n);
   with ranked as materialized (
     select x.doc, x.score from (select unnest(v_docs) as doc, unnest(v_scores) as score) x
-    order by x.score desc, x.doc limit v_depth
+    where x.score > 0 order by x.score desc, x.doc limit v_depth
   )
   select array_agg(f.key order by f.score desc, f.key), array_agg(f.score order by f.score desc, f.key)
     into v_found, v_found_scores

@@ -202,6 +202,18 @@ async def test_hybrid_scores_a_row_by_both_legs_whichever_found_it(filled: Docum
     assert hit.parts["dense"] == pytest.approx(0, abs=1e-6)
 
 
+async def test_rows_that_say_the_same_have_the_same_words(docs: Documents) -> None:
+    """Whether meaning found them as well or not; their scores are added up in different orders."""
+    await docs.insert(*["warm tape hiss under a brittle choir"] * 120, *["a brittle harp"] * 7)
+    every_other_is_far = [row + 300 * (row % 2) for row in range(120)]
+    await docs.embed(directions(600)[[*every_other_is_far, *[599] * 7]])
+    query = Query("hiss choir tape brittle", "hybrid", 40, weight=1.0)
+    hits = await ranked(docs.store, docs.collection, query, query.text, FIRST)
+    assert len({hit.parts["keyword"] for hit in hits}) == 1
+    assert {int(hit.key) % 2 for hit in hits} == {0, 1}  # neither the near nor the far come first
+    assert [hit.key for hit in hits] == sorted(hit.key for hit in hits)
+
+
 async def test_words_find_rows_without_a_vector(filled: Documents) -> None:
     await filled.insert("a brand new oboe")
     for mode in ("hybrid", "keyword"):
