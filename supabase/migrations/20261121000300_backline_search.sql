@@ -470,9 +470,12 @@ end $$;
 -- The best documents by BM25 (k1 1.2, b 0.75, the idf of Lucene), any term counting, and beside them
 -- the scores of the rows p_also. Exact: terms are added from the most telling to the most frequent,
 -- and once no unseen document could still get in, the frequent ones are read for the contenders only
--- (MaxScore, Turtle and Flood 1995). p_depth is how far to rank, gone documents included.
+-- (MaxScore, Turtle and Flood 1995). p_depth is how far to rank, gone documents included. p_rest is the
+-- part that is reckoned with of what the terms not yet read could add: a document hardly ever gets the
+-- most of each. Below 1 it is faster, and who would need more than that is left out; scores stay exact.
 create function backline.keyword_candidates(
-  p_collection int, p_query text, p_limit int, p_also text[] default '{}', p_depth int default null
+  p_collection int, p_query text, p_limit int, p_also text[] default '{}', p_depth int default null,
+  p_rest float8 default 1
 ) returns table (key text, score float8)
 language plpgsql stable security definer rows 100
 set search_path = '' set jit = off set enable_seqscan = off set enable_mergejoin = off as $$
@@ -486,8 +489,9 @@ declare
   v_terms text[]; v_bounds float8[]; v_uses bigint[];
   v_docs bigint[] := '{}'; v_scores float8[] := '{}'; v_also bigint[];
   v_done int := 0; v_from int; v_taken bigint;
-  v_budget bigint := 16000;                  -- postings to read before asking who can still get in
-  v_rest float8;                             -- the most that the terms not yet read could add
+  -- Postings to read before asking who can still get in.
+  v_budget bigint := case when p_rest < 1 then 8000 else 16000 end;
+  v_rest float8;                             -- p_rest of the most that the terms not yet read could add
   v_bar float8;                              -- the score of the last document that gets in so far
   v_first float8;                            -- more than any score
   v_depth int := coalesce(p_depth, p_limit + 20);
@@ -497,7 +501,7 @@ begin
   select sum(n.documents), sum(n.length) into v_documents, v_length
   from backline.document_counts n where n.collection_id = p_collection;
   select array_agg(t.term order by t.bound desc, t.term), array_agg(t.bound order by t.bound desc, t.term),
-         array_agg(t.documents order by t.bound desc, t.term), sum(t.bound)
+         array_agg(t.documents order by t.bound desc, t.term), p_rest * sum(t.bound)
     into v_terms, v_bounds, v_uses, v_rest
   from (select q.term, q.documents, q.weight * (k1 + 1)
                * ln(1 + greatest(v_documents - q.documents + 0.5, 0.5) / (q.documents + 0.5)) as bound
@@ -507,7 +511,7 @@ begin
   end if;
   v_slope := k1 * b / greatest(v_length / v_documents, 1);
   v_also := array(select d.doc from backline.documents d where d.collection_id = p_collection and d.key = any (p_also));
-  v_first := 2 ^ ceil(log(2, (v_rest + 1)::numeric));  -- of two, so that the sum keeps the score's digits
+  v_first := 2 ^ ceil(log(2, (v_rest / p_rest + 1)::numeric));  -- of two, so that the sum keeps the score's digits
 
   while v_done < cardinality(v_terms) and (v_bar is null or v_rest >= v_bar) loop
     v_from := v_done + 1;
@@ -515,7 +519,7 @@ begin
     while v_done < cardinality(v_terms) and (v_taken = 0 or v_taken + v_uses[v_done + 1] <= v_budget) loop
       v_done := v_done + 1;
       v_taken := v_taken + v_uses[v_done];
-      v_rest := v_rest - v_bounds[v_done];
+      v_rest := v_rest - p_rest * v_bounds[v_done];
     end loop;
     v_budget := v_budget * 3;
     if v_done = cardinality(v_terms) then
@@ -570,7 +574,8 @@ begin
           from unnest(v_terms[v_done + 1:], v_bounds[v_done + 1:]) t(term, bound)
           join backline.postings p on p.collection_id = p_collection and p.term = t.term and p.size > 0
         ) p where p.doc in (select n.doc from contenders n)
-      ) x group by x.doc) s;
+      ) x group by x.doc
+      order by x.doc in (select unnest(v_also)) desc, 2 desc, x.doc limit v_depth + cardinality(v_also)) s;
   end if;
 
   -- Equals are equal again, in whichever order they were added up.
@@ -586,7 +591,7 @@ begin
         order by r.score desc, d.key limit p_limit) f;
   if coalesce(cardinality(v_found), 0) < p_limit and v_bar is not null then
     -- Too many of the best are gone and wait for a compaction: look further down.
-    return query select * from backline.keyword_candidates(p_collection, p_query, p_limit, p_also, v_depth * 8);
+    return query select * from backline.keyword_candidates(p_collection, p_query, p_limit, p_also, v_depth * 8, p_rest);
     return;
   end if;
   return query
@@ -594,9 +599,9 @@ begin
     union all
     select d.key, x.score
     from (select unnest(v_docs) as doc, unnest(v_scores) as score) x
-    join (select unnest(v_also) as doc) a on a.doc = x.doc
     join backline.documents d on d.collection_id = p_collection and d.doc = x.doc
-    where d.key <> all (coalesce(v_found, '{}'));
+    where (x.doc in (select unnest(v_also))) is true  -- one by one: a join of both would try every pair
+      and d.key <> all (coalesce(v_found, '{}'));
 end $$;
 comment on function backline.keyword_candidates is
   'API: the keys and BM25 scores of the best rows, and of the rows p_also; the table decides which of them a caller sees.';
@@ -868,7 +873,7 @@ begin
     v_lexical := format(
       'select l.key collate "C" as key, l.score from backline.keyword_candidates($1, $3, $4 %s, %s) l',
       case when p_filter is null then '' else '* 4' end,
-      case p_mode when 'hybrid' then 'array(select n.key from nearest n)' else '''{}''' end);
+      case p_mode when 'hybrid' then 'array(select n.key from nearest n), p_rest => 0.3' else '''{}''' end);
   end if;
   return format($q$
     with nearest as materialized (%1$s),

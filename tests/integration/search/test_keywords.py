@@ -116,6 +116,29 @@ async def test_pruning_keeps_whom_the_words_to_come_can_still_lift(plain: Docume
     await check_against_textbook(plain, " ".join(WORDS[:12]), 50)
 
 
+async def test_candidates_for_a_hybrid_search_are_scored_exactly(plain: Documents) -> None:
+    """Fewer stay in the running than for a ranking, but each is scored by every word."""
+    rng = random.Random(17)
+    await plain.insert(*(zipf_text(rng, rng.randint(3, 30)) for _ in range(9000)))
+    rows = await plain.sql("select id::text as key, body from docs")
+    texts = {str(row["key"]): str(row["body"]) for row in rows}
+    also = [str(key) for key in range(1, 9000, 300)]
+    for _ in range(8):
+        query = " ".join(rng.choice(WORDS[:40]) for _ in range(3)) + " w0 w1 " + rng.choice(WORDS)
+        found = await plain.sql(
+            "select key, score from backline.keyword_candidates(%s, %s, 50, %s, p_rest => 0.3)",
+            plain.collection.id, query, also,
+        )  # fmt: skip
+        scores = {str(row["key"]): row["score"] for row in found}
+        expected = dict(bm25(texts, query))
+        assert len(scores) >= 50
+        assert {key for key in also if key in expected} <= set(scores)
+        best = sorted(expected.values(), reverse=True)[:10]
+        assert sorted(scores.values(), reverse=True)[:10] == pytest.approx(best, abs=2e-4)
+        for key, score in scores.items():
+            assert score == pytest.approx(expected.get(key, 0), abs=2e-4)
+
+
 async def test_every_edit_is_followed(plain: Documents) -> None:
     rng = random.Random(3)
     await plain.insert(*(zipf_text(rng, 20) for _ in range(300)))
