@@ -841,9 +841,12 @@ $$;
 
 -- The statement that finds and scores. Its parameters: $1 collection, $2 query vector, $3 query text,
 -- $4 how deep to look, $5 filter, $6 mode, $7 weight, $8 how many. p_exact leaves the index aside.
+-- And the one that reads what was found: $1 to $4 keys, scores, dense and keyword parts, $5 offset,
+-- $6 the words to mark in a snippet, $7 whether there are to be snippets.
 create function backline.search_statement(
-  p_collection int, p_mode text, p_filter jsonb, p_exact boolean default false
-) returns text language plpgsql stable set search_path = '' as $$
+  p_collection int, p_mode text, p_filter jsonb, p_exact boolean default false,
+  out finding text, out reading text
+) language plpgsql stable set search_path = '' as $$
 declare
   s record;
   i record;
@@ -875,7 +878,15 @@ begin
       case when p_filter is null then '' else '* 4' end,
       case p_mode when 'hybrid' then 'array(select n.key from nearest n), p_rest => 0.3' else '''{}''' end);
   end if;
-  return format($q$
+  reading := format($q$
+    select t.key, t.score, t.dense, nullif(t.keyword, 0), %1$s, to_jsonb(r) - %2$L::text[],
+           case when $7 then backline.snippet(%3$L::regconfig, %1$s, $6) end
+    from unnest($1::text[], $2::float8[], $3::float8[], $4::float8[]) with ordinality
+         t(key, score, dense, keyword, position)
+    join %4$s r on r.%5$I = t.key::%6$s
+    where t.position > $5 order by t.position
+  $q$, s.text_sql, backline.bulky_columns(s.source), s.language, s.source, s.key_column, s.key_type);
+  finding := format($q$
     with nearest as materialized (%1$s),
     lexical as materialized (%2$s),
     named as materialized (
@@ -918,21 +929,21 @@ language plpgsql stable rows 10
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
 declare
-  s record;
   v_wanted int := p_offset + p_limit;
   v_depth int := greatest(50, 2 * (p_offset + p_limit));  -- 50 gave the same nDCG@10 as 100 on every set
-  v_statement text := backline.search_statement(p_collection, p_mode, p_filter);
+  v_finding text; v_reading text;
   v_keys text[]; v_scores float8[]; v_dense float8[]; v_keyword float8[];
   v_near bigint; v_lexical bigint;
   v_exact boolean := false;
 begin
   perform pg_catalog.set_config('jit', 'off', true),
           pg_catalog.set_config('hnsw.iterative_scan', 'relaxed_order', true);
+  select q.finding, q.reading into v_finding, v_reading from backline.search_statement(p_collection, p_mode, p_filter) q;
   loop
     -- At 100,000 texts, questions recall 0.988 of the nearest ten with 200 and 0.978 with 100.
     perform pg_catalog.set_config('hnsw.ef_search', least(greatest(200, 2 * v_depth), 1000)::text, true),
             pg_catalog.set_config('enable_indexscan', case when v_exact then 'off' else 'on' end, true);
-    execute v_statement into v_keys, v_scores, v_dense, v_keyword, v_near, v_lexical
+    execute v_finding into v_keys, v_scores, v_dense, v_keyword, v_near, v_lexical
       using p_collection, p_query, p_text, v_depth, p_filter, p_mode, p_weight, v_wanted;
     exit when coalesce(cardinality(v_keys), 0) >= v_wanted;
     -- Fewer than asked for. A leg that was full lost rows to the filter, to row level security or to
@@ -941,26 +952,16 @@ begin
       v_depth := v_depth * 8;
     elsif p_mode <> 'keyword' and not v_exact then
       v_exact := true;
-      v_statement := backline.search_statement(p_collection, p_mode, p_filter, true);
+      select q.finding into v_finding from backline.search_statement(p_collection, p_mode, p_filter, true) q;
     else
       exit;
     end if;
   end loop;
   perform pg_catalog.set_config('enable_indexscan', 'on', true);
 
-  select * into s from backline.searchable(p_collection);
-  return query execute format($q$
-    select t.key, t.score, t.dense, nullif(t.keyword, 0), %1$s, to_jsonb(r) - %2$L::text[], %3$s
-    from unnest($1::text[], $2::float8[], $3::float8[], $4::float8[]) with ordinality
-         t(key, score, dense, keyword, position)
-    join %4$s r on r.%5$I = t.key::%6$s
-    where t.position > $5 order by t.position
-  $q$, s.text_sql, backline.bulky_columns(s.source),
-       case when p_snippets then format('backline.snippet(%L::regconfig, %s, $6)', s.language, s.text_sql)
-            else 'null::text' end,
-       s.source, s.key_column, s.key_type)
+  return query execute v_reading
   using v_keys, v_scores, v_dense, v_keyword, p_offset,
-        case when p_snippets then backline.marks(p_collection, p_text) end;
+        case when p_snippets then backline.marks(p_collection, p_text) end, p_snippets;
 end $$;
 comment on function backline.search is
   'API: the best rows by meaning, by keywords or by both, with the parts of their scores.';

@@ -40,7 +40,7 @@ async def filled(docs: Documents, dimensions: int, count: int = COUNT) -> NDArra
 async def plan(docs: Documents, vector: NDArray[np.float32], *, exact: bool = False) -> str:
     """How Postgres can read the nearest rows, in the very statement that a search runs."""
     [row] = await docs.sql(
-        "select backline.search_statement(%s, 'semantic', null, %s) as statement",
+        "select finding as statement from backline.search_statement(%s, 'semantic', null, %s)",
         docs.collection.id, exact,
     )  # fmt: skip
     statement = str(row["statement"]).replace("%", "%%")

@@ -129,7 +129,7 @@ async def test_candidates_for_a_hybrid_search_are_scored_exactly(plain: Document
             "select key, score from backline.keyword_candidates(%s, %s, 50, %s, p_rest => 0.3)",
             plain.collection.id, query, also,
         )  # fmt: skip
-        scores = {str(row["key"]): row["score"] for row in found}
+        scores = {str(row["key"]): float(str(row["score"])) for row in found}
         expected = dict(bm25(texts, query))
         assert len(scores) >= 50
         assert {key for key in also if key in expected} <= set(scores)
