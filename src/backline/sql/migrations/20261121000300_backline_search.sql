@@ -765,13 +765,14 @@ create function backline.indexed_as(
   order by a.name limit 1;
 $$;
 
--- Columns that no reader of a hit wants to see: vectors and search vectors.
-create function backline.bulky_columns(p_table regclass) returns text[]
+-- The columns of r that a reader of a hit wants to see: all but vectors and search vectors, which take
+-- longer to write out than everything else.
+create function backline.readable_columns(p_table regclass) returns text
 language sql stable set search_path = '' as $$
-  select coalesce(array_agg(a.attname::text), '{}') from pg_catalog.pg_attribute a
+  select string_agg(format('r.%I', a.attname), ', ' order by a.attnum) from pg_catalog.pg_attribute a
   join pg_catalog.pg_type t on t.oid = a.atttypid
   where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped
-    and t.typname in ('vector', 'halfvec', 'sparsevec', 'tsvector');
+    and t.typname not in ('vector', 'halfvec', 'sparsevec', 'tsvector');
 $$;
 
 -- What to mark in a hit: the query's terms, and the words that its misspellings were read as.
@@ -879,13 +880,13 @@ begin
       case p_mode when 'hybrid' then 'array(select n.key from nearest n), p_rest => 0.3' else '''{}''' end);
   end if;
   reading := format($q$
-    select t.key, t.score, t.dense, nullif(t.keyword, 0), %1$s, to_jsonb(r) - %2$L::text[],
+    select t.key, t.score, t.dense, nullif(t.keyword, 0), %1$s, (select to_jsonb(c) from (select %2$s) c),
            case when $7 then backline.snippet(%3$L::regconfig, %1$s, $6) end
     from unnest($1::text[], $2::float8[], $3::float8[], $4::float8[]) with ordinality
          t(key, score, dense, keyword, position)
     join %4$s r on r.%5$I = t.key::%6$s
     where t.position > $5 order by t.position
-  $q$, s.text_sql, backline.bulky_columns(s.source), s.language, s.source, s.key_column, s.key_type);
+  $q$, s.text_sql, backline.readable_columns(s.source), s.language, s.source, s.key_column, s.key_type);
   finding := format($q$
     with nearest as materialized (%1$s),
     lexical as materialized (%2$s),
@@ -1099,7 +1100,7 @@ begin
   end if;
   execute format('grant execute on function backline.search, backline.search_statement, backline.score_statement, backline.search_dense, '
     'backline.searchable, backline.comparable, backline.comparison, backline.keyword_candidates, '
-    'backline.compile_filter, backline.compile_comparison, backline.bulky_columns, backline.marks, '
+    'backline.compile_filter, backline.compile_comparison, backline.readable_columns, backline.marks, '
     'backline.snippet, backline.similarities to %s', p_role);
 end $$;
 comment on function backline.allow_search is 'API: lets a role search the collections whose tables it may read.';
