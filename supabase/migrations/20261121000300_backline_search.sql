@@ -493,7 +493,9 @@ declare
   v_budget bigint := case when p_rest < 1 then 8000 else 16000 end;
   v_rest float8;                             -- p_rest of the most that the terms not yet read could add
   v_bar float8;                              -- the score of the last document that gets in so far
-  v_first float8;                            -- more than any score
+  -- More than any score. It is added to the rows p_also, so that they come first: to ask of each of
+  -- thousands whether it is one of them takes longer.
+  v_first float8;
   v_depth int := coalesce(p_depth, p_limit + 20);
   v_found text[]; v_found_scores float8[];
 begin
@@ -523,10 +525,8 @@ begin
     end loop;
     v_budget := v_budget * 3;
     if v_done = cardinality(v_terms) then
-      -- Nothing is left to read: the best are the answer, and nobody else need be kept. The rows p_also
-      -- come first by what is added to them, since asking of each of thousands who is one takes longer.
-      select array_agg(f.doc), array_agg(case when f.score >= v_first then f.score - v_first else f.score end),
-             case when count(*) = v_depth + cardinality(v_also) then 0 end
+      -- Nothing is left to read: the best are the answer, and nobody else need be kept.
+      select array_agg(f.doc), array_agg(f.score), case when count(*) = v_depth + cardinality(v_also) then 0 end
         into v_docs, v_scores, v_bar from (
         select x.doc, sum(x.score) as score from (
           select unnest(v_docs) as doc, unnest(v_scores) as score
@@ -564,7 +564,7 @@ begin
       with contenders as materialized (
         select unnest(v_docs) as doc, unnest(v_scores) as score
         union all
-        select a.doc, 0 from (select unnest(v_also) as doc except select unnest(v_docs)) a
+        select unnest(v_also), v_first
       )
       select x.doc, sum(x.score) as score from (
         select n.doc, n.score from contenders n
@@ -575,11 +575,12 @@ begin
           join backline.postings p on p.collection_id = p_collection and p.term = t.term and p.size > 0
         ) p where p.doc in (select n.doc from contenders n)
       ) x group by x.doc
-      order by x.doc in (select unnest(v_also)) desc, 2 desc, x.doc limit v_depth + cardinality(v_also)) s;
+      order by 2 desc, x.doc limit v_depth + cardinality(v_also)) s;
   end if;
 
   -- Equals are equal again, in whichever order they were added up.
-  v_scores := array(select round(s::numeric, 9) from unnest(v_scores) with ordinality u(s, n) order by n);
+  v_scores := array(select round((case when s >= v_first then s - v_first else s end)::numeric, 9)
+                    from unnest(v_scores) with ordinality u(s, n) order by n);
   with ranked as materialized (
     select x.doc, x.score from (select unnest(v_docs) as doc, unnest(v_scores) as score) x
     where x.score > 0 order by x.score desc, x.doc limit v_depth
