@@ -78,6 +78,19 @@ async def test_two_walks_at_once_share_the_rows(w: World) -> None:
     await w.store.retire(two)
 
 
+async def test_rows_of_a_dead_worker_are_waited_for_by_whoever_passed_them_by(w: World) -> None:
+    """They count from when they were leased: what is freed later was there all along."""
+    await unqueued(w, 3)
+    dead = await w.store.register(w.collection, None, 20)
+    await w.store.claim_page(w.collection, dead.worker, None, None, 2)
+    asked = await w.store.now()
+    await w.store.hang_up(dead)
+    await closed(w)
+    assert await w.store.reap(w.collection) == 1
+    assert await w.jobs() == {"1": None, "2": None}
+    assert (await w.store.outstanding(w.collection, asked))[0]
+
+
 async def test_a_row_of_a_page_that_fails_waits_by_itself(w: World) -> None:
     """The others stay where they are, and what somebody edits at this moment is not touched."""
     await unqueued(w, 4)

@@ -219,6 +219,12 @@ def test_a_dry_run_over_rest_writes_nothing(
     assert project.execute("select count(*) from backline.jobs") == [(0,)]
 
 
+UNDER_WAY: Final = (
+    "select pid from pg_stat_activity where datname = current_database() "
+    "and state = 'active' and pid <> pg_backend_pid()"
+)
+
+
 def test_killed_and_run_again(shell: Shell, project: Project, provider: StandInProvider) -> None:
     """kill -9: what is stored stays, and only what was in flight is paid for again."""
     shell.make_table("notes", [f"advice number {n}" for n in range(600)])
@@ -232,6 +238,8 @@ def test_killed_and_run_again(shell: Shell, project: Project, provider: StandInP
             time.sleep(0.02)
         process.kill()
         process.communicate()
+    while project.execute(UNDER_WAY):  # what PostgREST was asked for it does all the same
+        time.sleep(0.02)
     stored = project.execute("select count(embedding) from notes")[0][0]
     assert stored < 600
     project.execute("update backline.workers set expires_at = now() + interval '2 seconds'")

@@ -658,7 +658,8 @@ language sql stable set search_path = '' as $$
 $$;
 
 -- Makes jobs, under the same worker and lease, of the rows of pages that are not done: of all of them, or
--- of those in p_keys. A row that somebody's open transaction holds stays in its page: to wait for it here
+-- of those in p_keys. They count from when they were leased: who asks what is outstanding since then must
+-- not take work that was freed a moment ago for work that came later. A row that somebody's open transaction holds stays in its page: to wait for it here
 -- would make other users wait for that transaction too.
 create function backline.break_pages(p_leases bigint[], p_keys text[] default null) returns void
 language plpgsql set search_path = ''
@@ -680,14 +681,14 @@ begin
       ), free as materialized (
         select o.key from open o join %1$s r on r.%2$I = o.key::%3$s for no key update of r skip locked
       ), queued as (
-        insert into backline.jobs (collection_id, key, priority, worker_id, lease)
-        select $1, f.key, 1, $2, $4 from free f order by f.key
+        insert into backline.jobs (collection_id, key, priority, enqueued_at, worker_id, lease)
+        select $1, f.key, 1, $7, $2, $4 from free f order by f.key
         on conflict do nothing
       )
       select array(select x.key from (select o.key from open o except select f.key from free f) x
                    join %1$s r on r.%2$I = x.key::%3$s)
     $q$, format('%I.%I', c.table_schema, c.table_name), c.key_column, c.key_type)
-    into v_held using p.collection_id, p.worker_id, p.keys, p.lease, c.model_id, p_keys;
+    into v_held using p.collection_id, p.worker_id, p.keys, p.lease, c.model_id, p_keys, p.leased_at;
     v_held := v_held || array(select u.key from unnest(p.keys) as u(key) where u.key <> all (p_keys));
     if v_held = '{}' then
       delete from backline.pages x where x.lease = p.lease;
