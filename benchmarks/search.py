@@ -29,7 +29,7 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
-from backline import embedded, migrate, search
+from backline import binary, embedded, migrate, search
 from backline.embedders.base import Embedder
 from backline.embedders.registry import open_embedder
 from backline.search.ranking import Query, ranked
@@ -130,7 +130,7 @@ def ways(
     async def bare_dense(_text: str, vector: list[float]) -> object:
         cursor = await bare.execute(
             f"select id from docs order by (embedding::{half}) operator(extensions.<=>) "
-            f"%s::real[]::{half} limit 10", [vector],
+            f"%s::real[]::{half} limit 10", [binary.reals(vector)],
         )  # fmt: skip
         return await cursor.fetchall()
 

@@ -1,6 +1,6 @@
 """Arrays in PostgreSQL's binary format, built for a whole batch at once.
 
-This is the hot path of every backfill: a join of bytes in place of a Python call for each float.
+The hot path of backfill and search: a join of bytes in place of a Python call for each float.
 Format: int32 number of dimensions, int32 whether there are NULLs, the elements' oid, then length
 and lower bound of the one dimension, then each element with its length, -1 for NULL
 (array_send in src/backend/utils/adt/arrayfuncs.c). A vector is int16 dimensions, int16 zero, and
@@ -13,7 +13,9 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import numpy as np
 import psycopg
+from numpy.typing import NDArray
 from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
@@ -23,6 +25,7 @@ from backline.types import Vectors
 BIGINT: Final = 20
 TEXT: Final = 25
 BYTEA: Final = 17
+REAL: Final = 700
 """Oids of types that are the same in every database: src/include/catalog/pg_type.dat."""
 
 NULL: Final = struct.pack(">i", -1)
@@ -69,6 +72,12 @@ def bigints(values: Iterable[int | None]) -> Array:
     """bigint[]."""
     pack = struct.Struct(">iq").pack
     return Array(BIGINT, [NULL if v is None else pack(8, v) for v in values])
+
+
+def reals(values: Sequence[float] | NDArray[np.float32]) -> Array:
+    """real[]."""
+    body, length = np.asarray(values, dtype=">f4").tobytes(), struct.pack(">i", 4)
+    return Array(REAL, [length + body[at : at + 4] for at in range(0, len(body), 4)])
 
 
 def vector_elements(vectors: Vectors) -> list[bytes]:

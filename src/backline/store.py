@@ -343,7 +343,7 @@ class Store:
         """The rows nearest to a float32 vector of shape (dimensions,), by cosine similarity."""
         rows = await self.connector.fetch(
             query("search_dense"),
-            {"collection": collection.id, "query": vector.tolist(), "limit": limit},
+            {"collection": collection.id, "query": binary.reals(vector), "limit": limit},
         )
         return [
             SearchHit(
@@ -354,7 +354,9 @@ class Store:
 
     async def search_rows(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The rows of `backline.search`, for the values that the statement names."""
-        return await self.connector.fetch(queries("search.sql")["search"], values)
+        vector = values["vector"]
+        sent = {**values, "vector": None if vector is None else binary.reals(vector)}
+        return await self.connector.fetch(queries("search.sql")["search"], sent)
 
     async def walk_page(
         self, collection: Collection, after: str | None, limit: int

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 from tests.integration.search.conftest import DIMENSIONS, Documents
 
-from backline import errors, search
+from backline import binary, errors, search
 from backline.embedders.hash import HashEmbedder
 from backline.search import Query
 from backline.search.ranking import ranked
@@ -48,6 +48,17 @@ async def nearest(docs: Documents, query: Query, vector: list[float] | None = No
     asked = vector if query.mode != "keyword" else None
     hits = await ranked(docs.store, docs.collection, query, query.text, asked or FIRST)
     return [hit.key for hit in hits]
+
+
+async def test_a_vector_arrives_to_the_last_bit(docs: Documents) -> None:
+    made = np.random.default_rng(1).normal(size=384).tolist()
+    sent = np.array([*made, 0, -0.0, 1e-45, 3.4e38, np.inf, -np.inf], np.float32)
+    for vector in (sent, sent.tolist(), sent[:0]):
+        [row] = await docs.store.connector.fetch(
+            "select %(v)s::real[] as v", {"v": binary.reals(vector)}
+        )
+        came = np.array(row["v"], np.float32)
+        assert came.tobytes() == np.array(vector, np.float32).tobytes()
 
 
 async def test_by_meaning_is_by_cosine(filled: Documents) -> None:
