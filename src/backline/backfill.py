@@ -16,6 +16,7 @@ from backline.embedders.base import Embedder
 from backline.limiter import Limiter
 from backline.search.index import ROWS_WORTH_AN_INDEX, ensure_vectors
 from backline.store import JobStore, Store, require_column
+from backline.tasks import end_tasks
 from backline.types import Collection, Coverage, Model, RunRecord, Verification
 from backline.worker import Walk, Worker, WorkerOptions
 
@@ -279,9 +280,8 @@ class Backfill:
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            for error in await end_tasks(task):
+                raise error
 
     async def _watch(self, run: int, on_progress: Progress) -> None:
         while True:

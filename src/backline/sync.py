@@ -14,6 +14,7 @@ from backline import errors
 from backline.embedders.base import Embedder
 from backline.limiter import Limiter
 from backline.store import Store
+from backline.tasks import end_tasks
 from backline.types import Collection
 from backline.worker import Worker, WorkerOptions
 
@@ -68,9 +69,8 @@ class Sync:
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            for error in await end_tasks(task):
+                raise error
 
     async def _listen(self) -> None:
         """Nudge the worker at every notification; a lost connection is made again."""

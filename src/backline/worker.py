@@ -24,6 +24,7 @@ from backline.backlog import Backlog, Unit, Verdict, cut_to_fit, too_long
 from backline.embedders.base import Embedder
 from backline.limiter import Limiter
 from backline.store import CacheKeeper, JobStore, Lease, NewVector, Usage
+from backline.tasks import end_tasks
 from backline.types import Action, Collection, FailedAttempt, Job
 from backline.writer import Write, Writer
 
@@ -244,14 +245,11 @@ class Worker:
         lanes = [task for task in helpers if task.get_name().startswith("lane")]
         with suppress(asyncio.CancelledError):
             await asyncio.wait(lanes, timeout=self._options.grace)
-        for lane in lanes:
-            lane.cancel()
+        await end_tasks(*lanes)
         if not _failed(helpers[0]):  # the writer: what was paid for is stored
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._writer.drain(), self._options.grace)
-        for task in helpers:
-            task.cancel()
-        await asyncio.gather(claiming, *helpers, return_exceptions=True)
+        await end_tasks(claiming, *helpers)
         with suppress(errors.DatabaseError):  # else the lease runs out by itself
             await self._store.retire(self._lease)
             await self._trim_cache()

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias, TypeVar
 from backline import batching, errors
 from backline.backlog import Unit
 from backline.store import NO_USAGE, JobStore, NewVector, Usage
+from backline.tasks import end_tasks
 from backline.types import Collection, FailedAttempt, Outcome
 
 TARGET_SECONDS: Final = 0.040
@@ -102,13 +103,14 @@ class Writer:
         await self._idle.wait()
 
     async def run(self) -> None:
-        """Write until cancelled."""
+        """Write until cancelled, or until one of the lanes fails."""
+        lanes = [asyncio.create_task(self._lane()) for _ in range(self.LANES)]
+        failures: list[BaseException] = []
         try:
-            async with asyncio.TaskGroup() as lanes:
-                for _ in range(self.LANES):
-                    lanes.create_task(self._lane())
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from failures
+            await asyncio.wait(lanes, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            failures = await end_tasks(*lanes)
+        raise failures[0]
 
     async def _lane(self) -> None:
         while True:

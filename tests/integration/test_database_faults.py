@@ -10,7 +10,9 @@ import subprocess
 import time
 import warnings
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -86,6 +88,32 @@ async def test_a_full_disk_stops_the_run_and_loses_nothing(
     assert report.coverage.complete
     await w.check_complete()
     assert overpaid(provider).keys() <= in_flight
+
+
+async def test_a_full_disk_stops_the_run_though_the_other_lane_swallows_its_cancellation(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait under a time limit does so before Python 3.12, where what it waits for comes then."""
+    await w.insert(*texts(100))
+    complete, both_write, calls = w.store.complete, asyncio.Event(), 0
+
+    async def one_fails(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await asyncio.wait_for(both_write.wait(), 20)
+            raise errors.DatabaseFullError("No space left on device.")
+        both_write.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(20)
+        return await complete(*args, **options)
+
+    monkeypatch.setattr(w.store, "complete", one_fails)
+    report = await w.fill()
+    assert "No space left on device" in (report.stopped_by or "")
+    monkeypatch.undo()
+    assert (await w.fill()).coverage.complete
+    await w.check_complete()
 
 
 @pytest.mark.parametrize("kind", ["trigger", "constraint"])

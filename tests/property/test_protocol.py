@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, ClassVar, Final, TypeVar
 
 import pytest
@@ -89,6 +90,7 @@ class Protocol(RuleBasedStateMachine):
         self.hands: list[Hand] = []
         self.dropped: set[str] = set()
         self.held: set[int] = set()
+        self.waiting: dict[str, datetime] = {}  # rows to embed, since when we saw them unedited
         self.open: AsyncConnection[DictRow] | None = None
         self.stack = AsyncExitStack()
         self.w: World
@@ -119,6 +121,7 @@ class Protocol(RuleBasedStateMachine):
         if not self.held & (touched if edit in ONE_ROW else self.held):
             values = {"key": key, "other": other, "text": text}
             self.do(self.w.user.execute(EDITS[edit], values))
+            self.no_longer_waiting(touched if edit in ONE_ROW else {1, 2, 3})
 
     @precondition(lambda self: not self.held)
     @rule()
@@ -138,6 +141,7 @@ class Protocol(RuleBasedStateMachine):
         self.open = self.do(connect(self.url))
         self.do(self.open.set_autocommit(value=False))
         self.held = {key}
+        self.no_longer_waiting({key})
         statement = "insert into notes values (%s, %s) on conflict (id) do update set body = %s"
         self.do(execute(self.open, statement, key, text, text))
 
@@ -188,6 +192,8 @@ class Protocol(RuleBasedStateMachine):
         except errors.ContentionError:
             assert self.held, "nobody was in the way"
             return
+        # What this worker was given before and never heard of, it has been given anew.
+        self.no_longer_waiting(job.key for job in page.jobs)
         if lost:  # until somebody walks there again
             self.dropped |= {job.key for job in page.jobs}
             return
@@ -330,6 +336,7 @@ class Protocol(RuleBasedStateMachine):
         self.user("set session_replication_role = replica")
         self.do(self.w.user.execute(EDITS[edit], values))
         self.user("set session_replication_role = origin")
+        self.waiting.clear()
         done = self.do(reconcile(self.w.store, self.w.collection))
         assert done.sound
 
@@ -345,6 +352,20 @@ class Protocol(RuleBasedStateMachine):
             if not (fault.startswith(dropped) and "nothing waits for it" in fault)
         ]
         assert not faults, "\n".join(faults)
+
+    def no_longer_waiting(self, keys: Iterable[object]) -> None:
+        for key in keys:
+            self.waiting.pop(str(key), None)
+
+    @invariant()
+    def what_has_waited_is_outstanding(self) -> None:
+        """Or a drain that began before would end with rows left."""
+        now, jobs = self.do(self.w.store.now()), self.do(self.w.jobs())
+        self.waiting = {key: self.waiting.get(key, now) for key in jobs}
+        if self.waiting:
+            began = min(self.waiting.values())
+            remain, _ = self.do(self.w.store.outstanding(self.w.collection, began))
+            assert remain, f"nothing is left from before {began}, of {self.waiting}"
 
     def teardown(self) -> None:
         try:

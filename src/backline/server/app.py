@@ -22,6 +22,7 @@ from backline.server.front import Front
 from backline.server.routes import health, openai, search, status, studio, work
 from backline.server.services import Services, backline_version, make_services
 from backline.store import Store
+from backline.tasks import end_tasks
 
 DESCRIPTION = (
     "Keeps the embeddings behind your Postgres tables filled, fresh and searchable. Errors are "
@@ -108,10 +109,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(*tasks)
         await services.runs.aclose()
         if services.followers is not None:
             await services.followers.aclose()

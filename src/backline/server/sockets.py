@@ -19,6 +19,7 @@ from backline.server.front import address_of
 from backline.server.hub import Role, frame
 from backline.server.problems import Problem, problem_of
 from backline.server.services import Services, backline_version
+from backline.tasks import end_tasks
 
 HEARTBEAT_SECONDS: Final = 15.0
 # A frame that the client's side does not take within this is the last one that it is sent.
@@ -91,9 +92,7 @@ class Session:
             await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._services.hub.leave(client)
-            for part in parts:
-                part.cancel()
-            await asyncio.gather(*parts, return_exceptions=True)
+            await end_tasks(*parts)
         if client.dropped.is_set():
             log.warning("client dropped: it does not read", client=client.id)
 

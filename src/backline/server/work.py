@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from backline.config import Settings
 from backline.server.models import Models
 from backline.store import Store
 from backline.sync import Sync
+from backline.tasks import end_tasks
 from backline.types import Collection, Coverage, RunRecord
 
 LOOK_EVERY: Final = 5.0
@@ -131,7 +131,7 @@ class Runs:
         tasks = [running.task for running in self._running.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=GRACE)
-        await _end(tasks)
+        await end_tasks(*tasks)  # the leases of these run out
 
 
 class Followers:
@@ -205,12 +205,4 @@ class Followers:
         tasks = [task for _, task in self._syncs.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=GRACE)
-        await _end(tasks)
-
-
-async def _end(tasks: list[asyncio.Task[Any]]) -> None:
-    """Cancel what did not end by itself; the leases of these run out."""
-    for task in tasks:
-        task.cancel()
-    with suppress(asyncio.CancelledError):
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(*tasks)  # the leases of these run out

@@ -1,0 +1,42 @@
+"""Tasks end, whatever becomes of a cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from backline import tasks
+from backline.tasks import end_tasks
+
+
+async def forever(*, swallows: int = 0) -> None:
+    for _ in range(swallows):
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+    await asyncio.sleep(60)
+
+
+async def failing(error: Exception) -> None:
+    raise error
+
+
+async def test_errors_are_returned_and_ends_are_not() -> None:
+    error = ValueError("wrong")
+    made = [asyncio.create_task(work) for work in (failing(error), forever(), asyncio.sleep(0))]
+    await asyncio.sleep(0.01)
+    assert await end_tasks(*made) == [error]
+    assert all(task.done() for task in made)
+    assert await end_tasks(*made) == [error]
+    assert await end_tasks() == []
+
+
+async def test_a_task_that_swallows_a_cancellation_is_cancelled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tasks, "AGAIN_SECONDS", 0.01)
+    task = asyncio.create_task(forever(swallows=3))
+    await asyncio.sleep(0)
+    assert await asyncio.wait_for(end_tasks(task), 10) == []
+    assert task.cancelled()
