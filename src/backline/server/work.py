@@ -21,6 +21,7 @@ from backline.types import Collection, Coverage, RunRecord
 LOOK_EVERY: Final = 5.0
 TRY_AGAIN: Final = 30.0
 GRACE: Final = 15.0
+REPORT_SECONDS: Final = 5.0
 
 log = structlog.get_logger("backline.server")
 
@@ -51,18 +52,31 @@ class Runs:
             RunInProgressError: this server is at one already, of the same collection.
             ConfigurationError: it cannot work; nothing was spent.
         """
-        busy = {running.collection: run for run, running in self._running.items()}
-        if collection.id in busy or collection.id in self._starting:
-            raise errors.RunInProgressError(
-                f"A run of {collection.name!r} is under way"
-                + (f": {busy[collection.id]}" if collection.id in busy else "")
-                + ". Cancel it first, or wait for its end."
-            )
+        if collection.id in self._starting:
+            raise errors.RunInProgressError(_under_way(collection))
         self._starting.add(collection.id)
         try:
+            await self._let_end(collection)
             return await self._start(collection, batch_size, limit)
         finally:
             self._starting.discard(collection.id)
+
+    async def _let_end(self, collection: Collection) -> None:
+        """Whoever sees in the database that a run is over may ask for the next at once.
+
+        Its report may not be written yet, nor its index built.
+        """
+        for run, running in list(self._running.items()):
+            if running.collection != collection.id:
+                continue
+            if (await self.find(run)).state in ("running", "cancelling"):
+                raise errors.RunInProgressError(_under_way(collection, run))
+            await asyncio.wait({running.task}, timeout=REPORT_SECONDS)
+            if not running.task.done():
+                raise errors.RunInProgressError(
+                    f"Run {run} of {collection.name!r} has ended, but its index is still being "
+                    "built. Try again later."
+                )
 
     async def _start(
         self, collection: Collection, batch_size: int | None, limit: int | None
@@ -132,6 +146,13 @@ class Runs:
         if tasks:
             await asyncio.wait(tasks, timeout=GRACE)
         await end_tasks(*tasks)  # the leases of these run out
+
+
+def _under_way(collection: Collection, run: int | None = None) -> str:
+    number = "" if run is None else f": {run}"
+    return (
+        f"A run of {collection.name!r} is under way{number}. Cancel it first, or wait for its end."
+    )
 
 
 class Followers:

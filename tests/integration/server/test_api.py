@@ -13,6 +13,7 @@ from tests.integration.server.harness import Served, served, with_provider
 from backline import search
 from backline.embedders.hash import hash_model
 from backline.search import Query
+from backline.server import work
 from backline.types import Model
 
 
@@ -215,6 +216,35 @@ async def test_a_run_is_cancelled(paid_server: Served, paid: World, provider: An
 
     await eventually(ended, "the run to be cancelled")
     await paid.check_sound_but_for_missing()
+
+
+async def test_a_run_that_is_seen_to_be_over_may_be_followed_by_another(
+    s: Served, w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its report is not written yet."""
+    await w.insert("one", "two")
+    written, report = asyncio.Event(), w.store.run_failures
+
+    async def late(run: int) -> Any:
+        await written.wait()
+        return await report(run)
+
+    monkeypatch.setattr(w.store, "run_failures", late)
+    first = (await s.post("/api/runs", {"collection": "notes"}, 202))["run"]
+
+    async def ended() -> bool:
+        return bool((await s.get(f"/api/runs/{first['id']}"))["run"]["state"] == "completed")
+
+    await eventually(ended, "the run to end")
+    monkeypatch.setattr(work, "REPORT_SECONDS", 0.01)
+    refused = await s.post("/api/runs", {"collection": "notes"}, 409)
+    assert "has ended, but its index is still being built" in refused["detail"]
+    monkeypatch.setattr(work, "REPORT_SECONDS", 60)
+    asking = asyncio.create_task(s.post("/api/runs", {"collection": "notes"}, 202))
+    await asyncio.sleep(0.1)
+    assert not asking.done()
+    written.set()
+    assert (await asking)["run"]["id"] > first["id"]
 
 
 async def test_dead_letters_are_paged_and_sent_again(
