@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.integration.harness import DIMENSIONS, World, eventually, execute, world
+from tests.integration.harness import (
+    DIMENSIONS,
+    World,
+    eventually,
+    execute,
+    running,
+    world,
+)
 from tests.provider import StandInProvider
 
 from backline import binary
@@ -76,6 +83,31 @@ async def test_two_walks_at_once_share_the_rows(w: World) -> None:
     assert await w.sql("select * from backline.jobs") == []
     await w.store.retire(one)
     await w.store.retire(two)
+
+
+async def test_a_page_leaves_a_row_to_the_edit_that_came_as_it_was_claimed(w: World) -> None:
+    """Or its new text would be embedded for the page, and for the edit's job."""
+    await unqueued(w, 3)
+    lease = await w.store.register(w.collection, None, 20)
+    async with w.another_user() as slow:
+        await execute(slow, "lock table notes in access exclusive mode")
+        claim = "select key from unnest((backline.claim_page(%s, %s, null, null, 9, %s)).keys) key"
+        async with running(
+            w.sql(claim, w.collection.id, lease.worker, w.collection.model_id)
+        ) as claiming:
+
+            async def waits() -> bool:
+                found = await w.store.connector.fetch(
+                    "select 1 from pg_stat_activity where wait_event_type = 'Lock' "
+                    "and query like '%claim_page%' and datname = current_database()"
+                )
+                return bool(found)
+
+            await eventually(waits, "the claim to wait for the table", every=0.005)
+            await execute(slow, "update notes set body = 'edited' where id = 2")
+            await slow.commit()
+            assert [row["key"] for row in await claiming] == ["1", "3"]
+    await w.store.retire(lease)
 
 
 async def test_rows_of_a_dead_worker_are_waited_for_by_whoever_passed_them_by(w: World) -> None:
