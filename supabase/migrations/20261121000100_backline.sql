@@ -886,24 +886,25 @@ begin
                          where x.collection_id = $1 and x.key = p.key offset 0) s on true
       where (s.key is null or s.stale or s.model_id <> $4 or p.missing <> s.blank
              or s.content_hash <> sha256(convert_to(p.content, 'UTF8')))
-        %6$s %7$s %8$s
+        -- Asked here: an edit between two statements would make a job of a row that is claimed then.
+        and ((select not exists (select from backline.jobs j where j.collection_id = $1 and j.worker_id is null)
+                 and not exists (select from backline.jobs j where j.collection_id = $1 and j.worker_id is not null))
+             or (select true from backline.jobs j
+                 where j.collection_id = $1 and j.key = p.key offset 0) is null)
+        %6$s %7$s
     ), marked as (
       update backline.stamps s set stale = true
       where s.ctid = any (array(select d.stamp from due d where d.stamp is not null))
     )
     select (select count(*) from page),
            (select p.key from page p order by p.position desc limit 1),
-           array_agg(d.key), array_agg(case when d.content = '' then 'blank' %9$s else 'embed' end),
+           array_agg(d.key), array_agg(case when d.content = '' then 'blank' %8$s else 'embed' end),
            array_agg(d.content), array_agg(d.hash), bool_or(d.stamped)
     from due d
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
        case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end,
        -- The look-ups that most walks never need.
        case when v_paged <> '{}' then 'and (not coalesce(s.stale, true) or p.key <> all ($5))' end,
-       case when exists (select from backline.jobs j where j.collection_id = p_collection and j.worker_id is null)
-              or exists (select from backline.jobs j where j.collection_id = p_collection and j.worker_id is not null)
-       then $t$ and (select true from backline.jobs j
-                     where j.collection_id = $1 and j.key = p.key offset 0) is null $t$ end,
        case when exists (select from backline.failures f where f.collection_id = p_collection) then
          $t$ and (select true from backline.failures f
               where f.collection_id = $1 and f.key = p.key and f.model_id = $4
