@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -122,6 +123,7 @@ class Backlog:
         self._budget = budget
         self._sort = sort_by_length
         self._units: dict[bytes, Unit] = {}
+        self._ended: list[Unit] | None = None  # while they are remembered
         self._ready: deque[Unit] = deque()
         self._planned: deque[list[Unit]] = deque()
         self._waiting = 0
@@ -133,10 +135,20 @@ class Backlog:
         """Units that no lane has taken yet."""
         return self._waiting
 
-    @property
-    def idle(self) -> bool:
-        """Whether no text is waiting, in flight or being written."""
-        return not self._units
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Keep known, until the end of the block, the units whose last row is written within it.
+
+        The rows of a claim may have been looked at before that, and found to need embedding.
+        """
+        self._ended = []
+        try:
+            yield
+        finally:
+            ended, self._ended = self._ended, None
+            for unit in ended:
+                if unit.unsettled == 0:
+                    self._units.pop(unit.content_hash, None)
 
     def known(self, content_hash: bytes) -> Unit | None:
         return self._units.get(content_hash)
@@ -160,7 +172,9 @@ class Backlog:
     def settle(self, unit: Unit) -> None:
         """One row of the unit is written or given up; the last one ends the unit."""
         unit.unsettled -= 1
-        if unit.unsettled == 0:
+        if unit.unsettled == 0 and unit.element is not None and self._ended is not None:
+            self._ended.append(unit)
+        elif unit.unsettled == 0:
             self._units.pop(unit.content_hash, None)
 
     async def next_batch(self) -> list[Unit] | None:

@@ -326,11 +326,12 @@ class Worker:
                     await self._backlog.flush()  # nothing more is coming: what is there may go
                 await self._wait(0.02)
                 continue
-            jobs = await self._next_jobs(limit)
-            self._backlog.more_coming = self._exploring or (
-                len(jobs) == limit and self._allowed() > len(jobs)
-            )
-            await self._sort_out(jobs)
+            with self._backlog.remembering():
+                jobs = await self._next_jobs(limit)
+                self._backlog.more_coming = self._exploring or (
+                    len(jobs) == limit and self._allowed() > len(jobs)
+                )
+                await self._sort_out(jobs)
             if self._exploring:
                 continue
             if not jobs:

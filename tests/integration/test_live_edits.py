@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from tests.integration.harness import (
@@ -19,6 +20,7 @@ from tests.provider import StandInProvider
 
 from backline.connector import Connector
 from backline.store import Store
+from backline.types import Job
 
 
 @pytest.fixture
@@ -331,6 +333,31 @@ async def test_sync_embeds_edits_as_they_come(w: World, provider: StandInProvide
         await w.settled(within=10)
         await w.sql("delete from notes where id = 4")
         await w.check_sound()
+    await w.check_complete()
+    assert overpaid(provider) == {}
+
+
+async def test_a_text_that_was_stored_while_a_row_of_it_was_claimed_is_not_paid_for_again(
+    w: World, provider: StandInProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim looked before the vector was there, and answers after it was stored."""
+    claim, answered = w.store.claim, asyncio.Event()
+
+    async def slow(*args: Any) -> list[Job]:
+        jobs = await claim(*args)
+        if [(job.key, job.action) for job in jobs] == [("2", "embed")]:
+            answered.set()
+            await eventually(lambda: sync.settled == 1, "the first row to be stored")
+        return jobs
+
+    monkeypatch.setattr(w.store, "claim", slow)
+    async with w.following(poll=0.05) as sync:
+        with provider.held():
+            await w.sql("insert into notes (id, body) values (1, 'same')")
+            await asyncio.to_thread(provider.wait_in_flight)
+            await w.sql("insert into notes (id, body) values (2, 'same')")
+            await asyncio.wait_for(answered.wait(), 30)
+        await eventually(lambda: sync.settled == 2, "the second row to be stored")
     await w.check_complete()
     assert overpaid(provider) == {}
 
