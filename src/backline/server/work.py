@@ -21,6 +21,7 @@ from backline.types import Collection, Coverage, RunRecord
 LOOK_EVERY: Final = 5.0
 TRY_AGAIN: Final = 30.0
 GRACE: Final = 15.0
+# Longer than this a run writes its report only where it builds an index.
 REPORT_SECONDS: Final = 5.0
 
 log = structlog.get_logger("backline.server")

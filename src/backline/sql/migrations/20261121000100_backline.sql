@@ -659,8 +659,8 @@ $$;
 
 -- Makes jobs, under the same worker and lease, of the rows of pages that are not done: of all of them, or
 -- of those in p_keys. They count from when they were leased: who asks what is outstanding since then must
--- not take work that was freed a moment ago for work that came later. A row that somebody's open transaction holds stays in its page: to wait for it here
--- would make other users wait for that transaction too.
+-- not take work that was freed a moment ago for work that came later. A row that somebody's open transaction
+-- holds stays in its page: to wait for it here would make other users wait for that transaction too.
 create function backline.break_pages(p_leases bigint[], p_keys text[] default null) returns void
 language plpgsql set search_path = ''
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
