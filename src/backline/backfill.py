@@ -6,8 +6,8 @@ There is no second write path: the workers that follow live edits drain a backfi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
@@ -16,7 +16,7 @@ from backline.embedders.base import Embedder
 from backline.limiter import Limiter
 from backline.search.index import ROWS_WORTH_AN_INDEX, ensure_vectors
 from backline.store import JobStore, Store, require_column
-from backline.tasks import end_tasks
+from backline.tasks import beside
 from backline.types import Collection, Coverage, Model, RunRecord, Verification
 from backline.worker import Walk, Worker, WorkerOptions
 
@@ -271,17 +271,10 @@ class Backfill:
             )
         return IndexOutcome(made.state, made.seconds)
 
-    @asynccontextmanager
-    async def _reporting(self, run: int, on_progress: Progress | None) -> AsyncIterator[None]:
-        if on_progress is None:
-            yield
-            return
-        task = asyncio.create_task(self._watch(run, on_progress))
-        try:
-            yield
-        finally:
-            for error in await end_tasks(task):
-                raise error
+    def _reporting(
+        self, run: int, on_progress: Progress | None
+    ) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if on_progress is None else beside(self._watch(run, on_progress))
 
     async def _watch(self, run: int, on_progress: Progress) -> None:
         while True:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -14,7 +13,7 @@ from backline import errors
 from backline.embedders.base import Embedder
 from backline.limiter import Limiter
 from backline.store import Store
-from backline.tasks import end_tasks
+from backline.tasks import beside
 from backline.types import Collection
 from backline.worker import Worker, WorkerOptions
 
@@ -60,17 +59,8 @@ class Sync:
         async with self._listening():
             await self._worker.follow()
 
-    @asynccontextmanager
-    async def _listening(self) -> AsyncIterator[None]:
-        if not self._store.connector.has_sessions:
-            yield
-            return
-        task = asyncio.create_task(self._listen())
-        try:
-            yield
-        finally:
-            for error in await end_tasks(task):
-                raise error
+    def _listening(self) -> AbstractAsyncContextManager[None]:
+        return beside(self._listen()) if self._store.connector.has_sessions else nullcontext()
 
     async def _listen(self) -> None:
         """Nudge the worker at every notification; a lost connection is made again."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 AGAIN_SECONDS: Final = 2.0
@@ -22,3 +24,14 @@ async def end_tasks(*tasks: asyncio.Task[Any]) -> list[BaseException]:
         _, open_ = await asyncio.wait(open_, timeout=AGAIN_SECONDS)
     errors = (None if task.cancelled() else task.exception() for task in tasks)
     return [error for error in errors if error is not None]
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do some work beside a block, until the end of the block; raises what the work failed with."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        for error in await end_tasks(task):
+            raise error

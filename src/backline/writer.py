@@ -105,7 +105,6 @@ class Writer:
     async def run(self) -> None:
         """Write until cancelled, or until one of the lanes fails."""
         lanes = [asyncio.create_task(self._lane()) for _ in range(self.LANES)]
-        failures: list[BaseException] = []
         try:
             await asyncio.wait(lanes, return_when=asyncio.FIRST_COMPLETED)
         finally:

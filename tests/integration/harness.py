@@ -368,6 +368,15 @@ async def blocked_by_backline(connection: AsyncConnection[DictRow]) -> list[Dict
     )
 
 
+async def waits_for_a_lock(store: Store, statement: str) -> bool:
+    """Whether a session of the database does, in a statement that is LIKE this."""
+    found = await store.connector.fetch(
+        "select 1 from pg_stat_activity where wait_event_type = 'Lock' "
+        "and datname = current_database() and query like %s", [statement],
+    )  # fmt: skip
+    return bool(found)
+
+
 async def open_transactions(connection: AsyncConnection[DictRow]) -> list[DictRow]:
     """Sessions of Backline that have a transaction open, and what they did last."""
     return await execute(

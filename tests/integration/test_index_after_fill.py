@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
-from tests.integration.harness import World, eventually, execute, running, world
+from tests.integration.harness import (
+    World,
+    eventually,
+    execute,
+    running,
+    waits_for_a_lock,
+    world,
+)
 from tests.integration.proxy import relay
 
 from backline.backfill import Backfill, BackfillReport
@@ -97,15 +105,7 @@ async def test_a_table_that_somebody_holds_costs_the_index_and_not_the_fill(
     async with w.another_user() as reader:
         await execute(reader, "lock table notes in row exclusive mode")
         async with running(fill(w)) as filling:
-
-            async def waits() -> bool:
-                return bool(
-                    await w.sql(
-                        "select 1 from pg_stat_activity where wait_event_type = 'Lock' "
-                        "and query like 'create index%%'"
-                    )
-                )
-
+            waits = partial(waits_for_a_lock, w.store, "create index%")
             await eventually(waits, "the index to wait", every=0.005)
             [run, *_] = await w.store.runs(w.collection)
             assert run.state == "completed", "the table is filled, and no worker lives"

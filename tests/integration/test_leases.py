@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 from tests.integration.harness import (
@@ -11,6 +12,7 @@ from tests.integration.harness import (
     eventually,
     execute,
     running,
+    waits_for_a_lock,
     world,
 )
 from tests.provider import StandInProvider
@@ -95,14 +97,7 @@ async def test_a_page_leaves_a_row_to_the_edit_that_came_as_it_was_claimed(w: Wo
         async with running(
             w.sql(claim, w.collection.id, lease.worker, w.collection.model_id)
         ) as claiming:
-
-            async def waits() -> bool:
-                found = await w.store.connector.fetch(
-                    "select 1 from pg_stat_activity where wait_event_type = 'Lock' "
-                    "and query like '%claim_page%' and datname = current_database()"
-                )
-                return bool(found)
-
+            waits = partial(waits_for_a_lock, w.store, "%backline.claim_page(%")
             await eventually(waits, "the claim to wait for the table", every=0.005)
             await execute(slow, "update notes set body = 'edited' where id = 2")
             await slow.commit()
