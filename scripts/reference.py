@@ -166,7 +166,7 @@ def sql() -> str:
         "# SQL API\n\nThese functions of the schema `backline` are the protocol that every worker "
         "speaks, and they are public: their names, arguments and meaning change only with a note "
         "in the changelog. Every other object of the schema is private. The full account of each "
-        "function stands above it in the migrations, `src/backline/sql/migrations/`. Only the "
+        "function stands above it in `src/backline/sql/schema/functions/`. Only the "
         "owner and, on Supabase, `service_role` may call them.\n\n"
         + _table(["function", "purpose"], rows)
     )
