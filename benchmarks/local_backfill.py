@@ -30,19 +30,21 @@ from typing import Any
 
 import psutil
 
-from backline import embedded, migrate, process
-from backline.backfill import Backfill, verify
-from backline.embedders.local import LocalEmbedder, find_model, opening
+from backline import process
+from backline.backfill import Backfill
+from backline.embedders.limiter import Limiter
+from backline.embedders.local import LocalEmbedder, find_model, load
 from backline.embedders.local.bert import read_bert
-from backline.embedders.local.engines import start_engine
-from backline.embedders.local.machine import usable_cpus
-from backline.embedders.local.registry import TOKENIZER_FILE
+from backline.embedders.local.catalog import TOKENIZER_FILE
+from backline.embedders.local.cpus import usable_cpus
+from backline.embedders.local.engines.select import start_engine
 from backline.embedders.local.weights import find_weights
-from backline.limiter import Limiter
-from backline.opening import LOCAL_BATCH_SIZE, LOCAL_BUDGET
-from backline.store import Store, open_store
+from backline.postgres import embedded, migrate
+from backline.postgres.store import Store, open_store
 from backline.types import Collection
-from backline.worker import LARGEST_CLAIM, WorkerOptions
+from backline.verification import verify
+from backline.wiring import LOCAL_BATCH_SIZE, LOCAL_BUDGET
+from backline.worker.options import LARGEST_CLAIM, WorkerOptions
 
 # What the command line sets for local models.
 OPTIONS = WorkerOptions(ahead=LARGEST_CLAIM, batch_size=LOCAL_BATCH_SIZE, budget=LOCAL_BUDGET)
@@ -173,7 +175,7 @@ def encoder(layers: int | None) -> LocalEmbedder:
     folder = find_weights(info)
     bert = read_bert(folder, info.pooling)
     engine = start_engine("auto", replace(bert, layers=bert.layers[:layers]), usable_cpus())
-    tokenizer = opening.open_tokenizer(folder / TOKENIZER_FILE, info.max_tokens)
+    tokenizer = load.open_tokenizer(folder / TOKENIZER_FILE, info.max_tokens)
     return LocalEmbedder(info, engine, tokenizer)
 
 

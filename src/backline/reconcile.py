@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backline import errors
-from backline.backfill import check
-from backline.search.index import ensure_keywords, set_keywords
-from backline.store import DriftPage, Store
+from backline.collections import check
+from backline.postgres.store import Store
+from backline.search.indexes import ensure_keywords, set_keywords
+from backline.store import DriftPage
 from backline.types import Collection
 
 PAGE: Final = 1000

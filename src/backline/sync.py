@@ -11,11 +11,12 @@ import psycopg
 
 from backline import errors
 from backline.embedders.base import Embedder
-from backline.limiter import Limiter
-from backline.store import Store
-from backline.tasks import beside
+from backline.embedders.limiter import Limiter
+from backline.postgres.store import Store
 from backline.types import Collection
-from backline.worker import Worker, WorkerOptions
+from backline.worker.options import WorkerOptions
+from backline.worker.tasks import beside
+from backline.worker.worker import Worker
 
 RECONNECT_SECONDS: Final = 1.0
 # A transaction pooler passes no notifications on, so there the table is asked this often.

@@ -22,15 +22,15 @@ from psycopg.rows import DictRow, dict_row
 from tests.provider import StandInProvider
 
 from backline.backfill import Backfill, BackfillReport
-from backline.backfill import verify as verify_collection
 from backline.embedders.base import Embedder
 from backline.embedders.hash import HashEmbedder, hash_vectors
-from backline.embedders.openai import OpenAIEmbedder
-from backline.limiter import Limiter
-from backline.store import Store
+from backline.embedders.limiter import Limiter
+from backline.embedders.openai.embedder import OpenAIEmbedder
+from backline.postgres.store import Store
 from backline.sync import Sync
 from backline.types import Collection, LongText
-from backline.worker import WorkerOptions
+from backline.verification import verify as verify_collection
+from backline.worker.options import WorkerOptions
 
 DIMENSIONS = 8
 QUICK = WorkerOptions(batch_size=20, concurrency=2, lease=20, give_up_after=20, grace=2, poll=0.2)

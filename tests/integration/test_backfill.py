@@ -8,7 +8,7 @@ import pytest
 from tests.integration.harness import World, overpaid, world
 from tests.provider import StandInProvider
 
-from backline.store import Store
+from backline.postgres.store import Store
 
 
 @pytest.fixture

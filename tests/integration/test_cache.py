@@ -8,9 +8,10 @@ import pytest
 from tests.integration.harness import World, declare, overpaid, world
 from tests.provider import StandInProvider
 
-from backline import binary
+from backline import pgvector
 from backline.embedders.hash import hash_vectors
-from backline.store import NewVector, Store
+from backline.postgres.store import Store
+from backline.store import NewVector
 
 # What one vector of 8 dimensions is taken for: 4 bytes a dimension and 150 for the row.
 BYTES_A_VECTOR = 4 * 8 + 150
@@ -73,7 +74,7 @@ async def test_texts_that_are_there_already_make_no_room_for_themselves(w: World
     lease = await w.store.register(w.collection, None, lease=30)
     jobs = await w.store.claim(w.collection, lease.worker, 2)
     for job in (*[jobs[0]] * 5, jobs[1]):
-        [element] = binary.vector_elements(hash_vectors([job.content], 8))
+        [element] = pgvector.vector_elements(hash_vectors([job.content], 8))
         new = NewVector(job.key, "embed", job.content_hash, element, job.lease)
         await w.store.complete(w.collection, lease.worker, None, [new], cache=True)
     first, second = await cached(w)

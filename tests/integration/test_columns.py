@@ -11,9 +11,9 @@ from tests.integration.harness import World, declare, overpaid, standin_embedder
 from tests.provider import StandInProvider
 
 from backline import errors
-from backline.backfill import verify
 from backline.embedders.hash import HashEmbedder
-from backline.store import Store
+from backline.postgres.store import Store
+from backline.verification import verify
 
 KEYS = {
     "bigint": ["1", "-7", "9007199254740993"],

@@ -32,8 +32,9 @@ from tests.integration.harness import (
 from tests.integration.proxy import relay
 from tests.provider import StandInProvider
 
-from backline import embedded, errors, loader, migrate
-from backline.store import Store, open_store
+from backline import errors, loading
+from backline.postgres import embedded, migrate
+from backline.postgres.store import Store, open_store
 
 
 @pytest.fixture
@@ -364,10 +365,10 @@ async def test_a_load_that_is_cut_loads_nothing(w: World, database: str, tmp_pat
     async with relay(database) as cut, open_store(cut.url) as store:
         cut.after, cut.cuts = 60_000, 1
         with pytest.raises(errors.DatabaseUnavailableError):
-            await loader.load(store, file, "notes")
+            await loading.load(store, file, "notes")
         await w.check_sound()
         assert (await w.store.coverage(w.collection)).rows == 0
-        loaded = await loader.load(store, file, "notes")
+        loaded = await loading.load(store, file, "notes")
         assert loaded.inserted == 2000
     await w.check_sound()
 

@@ -22,9 +22,10 @@ from tests.integration.harness import (
 )
 from tests.provider import StandInProvider
 
-from backline import binary
+from backline import pgvector
 from backline.embedders.hash import hash_vectors
-from backline.store import NewVector, Store
+from backline.postgres.store import Store
+from backline.store import NewVector
 from backline.types import FailedAttempt
 
 
@@ -429,7 +430,7 @@ async def test_a_late_answer_ends_no_newer_claim_of_the_same_worker(w: World, ve
 
 
 def unit_vector() -> bytes:
-    [element] = binary.vector_elements(hash_vectors(["A"], DIMENSIONS))
+    [element] = pgvector.vector_elements(hash_vectors(["A"], DIMENSIONS))
     return element
 
 

@@ -18,9 +18,9 @@ from tests.integration.proxy import relay
 
 from backline.backfill import Backfill, BackfillReport
 from backline.embedders.hash import HashEmbedder
-from backline.limiter import Limiter
-from backline.store import Store, open_store
-from backline.worker import WorkerOptions
+from backline.embedders.limiter import Limiter
+from backline.postgres.store import Store, open_store
+from backline.worker.options import WorkerOptions
 
 ROWS = 10_000  # ROWS_WORTH_AN_INDEX
 BULK = WorkerOptions(batch_size=500, ahead=2000, give_up_after=20)
@@ -99,7 +99,7 @@ async def test_an_index_is_no_matter_where_little_is_left(w: World) -> None:
 async def test_a_table_that_somebody_holds_costs_the_index_and_not_the_fill(
     w: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backline.search.index.LOCK_TIMEOUT", "300ms")
+    monkeypatch.setattr("backline.search.indexes.LOCK_TIMEOUT", "300ms")
     await fill(w, build_index=False)
     await w.sql("update notes set body = 'edited ' || id where id <= 10")
     async with w.another_user() as reader:

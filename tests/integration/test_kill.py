@@ -14,7 +14,7 @@ import pytest
 from tests.integration.harness import World, eventually, overpaid, running, world
 from tests.provider import StandInProvider
 
-from backline.store import Store
+from backline.postgres.store import Store
 
 ROOT = Path(__file__).parents[2]
 

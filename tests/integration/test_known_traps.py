@@ -18,7 +18,7 @@ from tests.integration.harness import (
 from tests.integration.poison import PoisonousProvider
 from tests.provider import StandInProvider
 
-from backline.store import Store
+from backline.postgres.store import Store
 
 
 @pytest.fixture

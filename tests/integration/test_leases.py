@@ -17,9 +17,10 @@ from tests.integration.harness import (
 )
 from tests.provider import StandInProvider
 
-from backline import binary
+from backline import pgvector
 from backline.embedders.hash import hash_vectors
-from backline.store import ClaimedPage, NewVector, Store
+from backline.postgres.store import Store
+from backline.store import ClaimedPage, NewVector
 from backline.types import FailedAttempt, Job
 
 
@@ -208,5 +209,5 @@ async def closed(w: World) -> None:
 
 
 def vector_of(job: Job) -> NewVector:
-    [element] = binary.vector_elements(hash_vectors([job.content], DIMENSIONS))
+    [element] = pgvector.vector_elements(hash_vectors([job.content], DIMENSIONS))
     return NewVector(job.key, job.action, job.content_hash, element, job.lease)

@@ -18,8 +18,8 @@ from tests.integration.harness import (
 )
 from tests.provider import StandInProvider
 
-from backline.connector import Connector
-from backline.store import Store
+from backline.postgres.connector import Connector
+from backline.postgres.store import Store
 from backline.types import Job
 
 

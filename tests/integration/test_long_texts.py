@@ -12,12 +12,12 @@ from tests.provider import StandInProvider
 
 from backline import open_embedder, verify
 from backline.backfill import Backfill
-from backline.batching import windows
 from backline.embedders.base import Embedder
 from backline.embedders.hash import HashEmbedder, hash_vectors
-from backline.preview import estimate
-from backline.store import Store
+from backline.estimation import estimate
+from backline.postgres.store import Store
 from backline.types import LongText
+from backline.worker.batching import windows
 
 LONG = " ".join(f"Take {n} of the voice in the small room." for n in range(1200))
 LONGEST = " ".join(f"In mix {n} the voice needs air around it." for n in range(2500))

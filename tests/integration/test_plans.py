@@ -10,9 +10,9 @@ import asyncio
 
 from backline.backfill import Backfill
 from backline.embedders.hash import HashEmbedder
-from backline.limiter import Limiter
-from backline.store import Store, open_store
-from backline.worker import WorkerOptions
+from backline.embedders.limiter import Limiter
+from backline.postgres.store import Store, open_store
+from backline.worker.options import WorkerOptions
 
 ROWS = 4000
 # Insert, claim, complete and end a job fetch each row a few times over; a plan that turned the

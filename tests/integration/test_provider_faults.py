@@ -20,7 +20,7 @@ from tests.integration.poison import PoisonousProvider
 from tests.provider import StandInProvider
 
 from backline import errors
-from backline.store import Store
+from backline.postgres.store import Store
 
 
 @pytest.fixture

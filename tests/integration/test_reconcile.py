@@ -12,8 +12,8 @@ from tests.integration.harness import World, execute, overpaid, running, world
 from tests.provider import StandInProvider
 
 from backline import search
+from backline.postgres.store import Store, open_store
 from backline.reconcile import KEYWORDS, LEDGER, TRIGGER, Reconciled, Reconciliation, reconcile
-from backline.store import Store, open_store
 
 ROWS = 30
 

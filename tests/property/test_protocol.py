@@ -30,10 +30,11 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 from tests.integration.harness import NOTES, World, connect, execute, world
 
-from backline import binary, errors
+from backline import errors, pgvector
 from backline.embedders.hash import HashEmbedder, hash_vectors
+from backline.postgres.store import Store, open_store
 from backline.reconcile import reconcile
-from backline.store import Lease, NewVector, Store, open_store
+from backline.store import Lease, NewVector
 from backline.types import FailedAttempt, Job
 
 T = TypeVar("T")
@@ -390,7 +391,7 @@ def new_vector(job: Job) -> NewVector:
     """What a worker brings for a job; for a reuse it brings nothing but the hash."""
     if job.action != "embed":
         return NewVector(job.key, job.action, job.content_hash, lease=job.lease)
-    [element] = binary.vector_elements(hash_vectors([job.content], 8))
+    [element] = pgvector.vector_elements(hash_vectors([job.content], 8))
     return NewVector(job.key, job.action, job.content_hash, element, job.lease)
 
 

@@ -10,9 +10,9 @@ import pytest
 from pydantic import SecretStr
 
 from backline import errors, search
-from backline.backfill import verify
-from backline.project import choose_key
-from backline.rest import open_rest_store
+from backline.supabase.keys import choose_key
+from backline.supabase.store import open_rest_store
+from backline.verification import verify
 from tests.integration.harness import overpaid, running
 from tests.provider import StandInProvider
 from tests.supabase.stack import Project
@@ -244,7 +244,7 @@ async def test_a_claim_that_commits_after_its_caller_gave_up(
     project: Project, provider: StandInProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that were leased by an answer nobody heard are given back at the next claim."""
-    monkeypatch.setattr("backline.project.PAUSES", (0.01, 0.01, 0.01, 0.01))
+    monkeypatch.setattr("backline.supabase.client.PAUSES", (0.01, 0.01, 0.01, 0.01))
     async with rest_world(project, provider) as w:
         await w.insert(*texts(30))
         await as_found(w)

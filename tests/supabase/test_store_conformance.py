@@ -10,12 +10,13 @@ from typing import Any, cast
 from uuid import uuid4
 
 from backline import errors
-from backline.backfill import verify
-from backline.binary import vector_elements
 from backline.embedders.hash import HashEmbedder
+from backline.pgvector import vector_elements
+from backline.postgres.store import Store, open_store
 from backline.search import Query, search
-from backline.store import CacheKeeper, JobStore, NewVector, Store, Usage, open_store
+from backline.store import CacheKeeper, JobStore, NewVector, Usage
 from backline.types import Collection, FailedAttempt, Job
+from backline.verification import verify
 from tests.integration.harness import DIMENSIONS, connect, declare, execute
 from tests.supabase.stack import Project
 from tests.supabase.worlds import rest_store

@@ -13,10 +13,10 @@ from typing import Any, cast
 from pydantic import SecretStr
 
 from backline.backfill import Backfill
-from backline.project import choose_key
-from backline.rest import RestStore, open_rest_store
-from backline.store import open_store
-from backline.worker import Worker
+from backline.postgres.store import open_store
+from backline.supabase.keys import choose_key
+from backline.supabase.store import RestStore, open_rest_store
+from backline.worker.worker import Worker
 from tests.integration.harness import NOTES, World, execute, world
 from tests.provider import StandInProvider
 from tests.supabase.stack import Project

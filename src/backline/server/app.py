@@ -17,12 +17,12 @@ from starlette.websockets import WebSocket
 
 from backline import errors
 from backline.config import Settings
-from backline.server import problems, schemas, sockets
-from backline.server.front import Front
+from backline.postgres.store import Store
+from backline.server import problems, schemas, websocket
+from backline.server.middleware import Front
 from backline.server.routes import health, openai, search, status, studio, work
 from backline.server.services import Services, backline_version, make_services
-from backline.store import Store
-from backline.tasks import end_tasks
+from backline.worker.tasks import end_tasks
 
 DESCRIPTION = (
     "Keeps the embeddings behind your Postgres tables filled, fresh and searchable. Errors are "
@@ -71,7 +71,7 @@ def create_app(
 
     @app.websocket("/ws")
     async def socket(connection: WebSocket) -> None:
-        await sockets.serve(services, connection)
+        await websocket.serve(services, connection)
 
     @app.get("/ws", include_in_schema=False)
     async def no_socket() -> None:

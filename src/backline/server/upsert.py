@@ -16,13 +16,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from backline import batching, binary, errors
-from backline.backlog import Unit, cut_to_fit, too_long
+from backline import errors, pgvector
+from backline.postgres.store import Store
 from backline.server import reads, schemas
-from backline.server.answers import took
-from backline.server.models import Opened
-from backline.store import NewVector, Store
+from backline.server.embedder_pool import Opened
+from backline.server.handlers import took
+from backline.store import NewVector
 from backline.types import Action, Collection
+from backline.worker import batching
+from backline.worker.backlog import Unit, cut_to_fit, too_long
 
 # No worker has this number: the rows of a request are nobody's jobs.
 NOBODY: Final = 0
@@ -122,9 +124,9 @@ class Upsert:
         rest = [row for row in rows if stamped.get(row.key) != row.content_hash]
         self.unchanged = len(rows) - len(rest)
         blank = [row for row in rest if not row.text]
-        await self._write(blank, "blank", [binary.NULL] * len(blank))
+        await self._write(blank, "blank", [pgvector.NULL] * len(blank))
         texts = [row for row in rest if row.text]
-        return await self._write(texts, "reuse", [binary.NULL] * len(texts))
+        return await self._write(texts, "reuse", [pgvector.NULL] * len(texts))
 
     async def _embed(self, rows: list[_Row]) -> errors.EmbedderError | None:
         """Embed and store a batch; a text that is rejected harms its own row alone."""
@@ -248,7 +250,7 @@ class Upsert:
 def _element(unit: Unit) -> bytes:
     """The vector of a text in the store's form; of a text in parts, the parts' mean."""
     found = unit.mean() if unit.windows else np.asarray(unit.vector).reshape(1, -1)
-    return binary.vector_elements(np.asarray(found))[0]
+    return pgvector.vector_elements(np.asarray(found))[0]
 
 
 def _is_storable(text: str) -> bool:

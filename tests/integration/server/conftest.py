@@ -11,7 +11,7 @@ from tests.integration.harness import World
 from tests.integration.server.harness import Served, notes, served, with_provider
 from tests.provider import StandInProvider
 
-from backline.store import Store
+from backline.postgres.store import Store
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from tests.integration.server.harness import Served, served, with_provider
 from backline import search
 from backline.embedders.hash import hash_model
 from backline.search import Query
-from backline.server import work
+from backline.server import backfills
 from backline.types import Model
 
 
@@ -236,10 +236,10 @@ async def test_a_run_that_is_seen_to_be_over_may_be_followed_by_another(
         return bool((await s.get(f"/api/runs/{first['id']}"))["run"]["state"] == "completed")
 
     await eventually(ended, "the run to end")
-    monkeypatch.setattr(work, "REPORT_SECONDS", 0.01)
+    monkeypatch.setattr(backfills, "REPORT_SECONDS", 0.01)
     refused = await s.post("/api/runs", {"collection": "notes"}, 409)
     assert "has ended, but its index is still being built" in refused["detail"]
-    monkeypatch.setattr(work, "REPORT_SECONDS", 60)
+    monkeypatch.setattr(backfills, "REPORT_SECONDS", 60)
     asking = asyncio.create_task(s.post("/api/runs", {"collection": "notes"}, 202))
     await asyncio.sleep(0.1)
     assert not asking.done()
@@ -328,7 +328,7 @@ async def test_the_worker_inside_follows_what_is_declared_later(
     w: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new collection, and a new model of an old one."""
-    monkeypatch.setattr("backline.server.work.LOOK_EVERY", 0.2)
+    monkeypatch.setattr("backline.server.backfills.LOOK_EVERY", 0.2)
     async with served(w.store, worker=True) as s:
         await w.insert("one")
         await w.settled()

@@ -18,8 +18,8 @@ from tests.integration.server.harness import Served, served
 from tests.provider import StandInProvider
 
 from backline.embedders.hash import hash_vectors
-from backline.embedders.local.sharing import SharedBatches
-from backline.embedders.registry import open_embedder
+from backline.embedders.local.batcher import SharedBatches
+from backline.embedders.specs import open_embedder
 
 JS = Path(__file__).parent / "js"
 TEXTS = ["muddy vocals", "a longer text about the low end of a mix", "é ü 漢字 🎛️"]

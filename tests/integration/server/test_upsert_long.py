@@ -10,7 +10,7 @@ from tests.integration.server.test_upsert import PATH, body
 from tests.integration.test_long_texts import LONG, stored
 from tests.provider import StandInProvider
 
-from backline.store import Store
+from backline.postgres.store import Store
 from backline.types import LongText
 
 

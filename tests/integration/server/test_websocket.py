@@ -22,10 +22,10 @@ from tests.integration.server.harness import (
 from tests.provider import StandInProvider
 
 from backline import search
-from backline.server import hub as hubs
-from backline.server import running
-from backline.server import sockets as server_sockets
-from backline.store import Store
+from backline.postgres.store import Store
+from backline.server import broadcast as hubs
+from backline.server import uvicorn
+from backline.server import websocket as server_sockets
 
 
 async def test_a_client_is_greeted_with_the_status(s: Served, w: World) -> None:
@@ -299,7 +299,7 @@ async def test_there_is_an_end_to_clients(s: Served, monkeypatch: pytest.MonkeyP
 
 async def test_500_subscribers_see_a_backfill_of_20_000_rows_end(store: Store) -> None:
     """Each reads every frame, in one task; the server's memory stays as it is."""
-    running.allow_many_sockets()
+    uvicorn.allow_many_sockets()
     async with notes(store) as w, served(w.store) as s:
         await w.sql(
             "insert into notes (id, body) select n, 'text ' || n from generate_series(1, 20000) n"
