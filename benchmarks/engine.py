@@ -226,7 +226,7 @@ _CHILD = """
 import asyncio, sys
 sys.path.insert(0, {folder!r})
 import engine
-engine.process.spare_the_collector()
+engine.process.tune_garbage_collector()
 print(asyncio.run(engine.memory_child({url!r}, {rows})))
 """
 
@@ -424,7 +424,7 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    process.spare_the_collector()  # as the command line does
+    process.tune_garbage_collector()  # as the command line does
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "postgres"
         results = asyncio.run(main(parse(), folder))

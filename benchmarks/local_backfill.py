@@ -257,7 +257,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="of the model (default: all)")
     parser.add_argument("--more", action="store_true", help="add to the results that are there")
     args = parser.parse_args()
-    process.spare_the_collector()  # as the command line does
+    process.tune_garbage_collector()  # as the command line does
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if args.more else {}
     results = asyncio.run(measure(args.corpus, args.rounds, args.layers, known))
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -20,7 +20,7 @@ from backline.search.indexes import ROWS_WORTH_AN_INDEX, ensure_vectors
 from backline.store import JobStore
 from backline.types import Collection, Coverage, RunRecord
 from backline.worker.options import WorkerOptions
-from backline.worker.scan import Walk
+from backline.worker.scan import TableScan
 from backline.worker.tasks import beside
 from backline.worker.worker import Worker
 
@@ -140,7 +140,7 @@ class Backfill:
         """
         check(self._collection, self._embedder.model)
         self._notice = notice
-        await self._store.reap(self._collection)
+        await self._store.release_dead_workers(self._collection)
         beside = [r.id for r in await self._store.runs(self._collection) if r.state == "running"]
         await self._warn_of_index()
         run = await self._store.start_run(self._collection, self._settings)
@@ -151,7 +151,7 @@ class Backfill:
             self._worker.stop()
         try:
             async with self._reporting(run, on_progress):
-                await self._worker.drain(Walk())
+                await self._worker.drain(TableScan())
         except (errors.EmbedderError, errors.DatabaseError) as error:
             self._stopped_by = str(error)
         except BaseException:
@@ -258,7 +258,7 @@ class Backfill:
             batches=record.batches,
             tokens=record.tokens,
             long=record.long,
-            long_keys=worker.tally.long,
+            long_keys=worker.stats.long,
             long_text=self._collection.long_text,
             seconds=record.seconds,
             coverage=coverage,

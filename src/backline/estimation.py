@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from backline.embedders.base import Embedder
-from backline.store import JobStore, WalkedRow
+from backline.store import JobStore, ScannedRow
 from backline.types import Collection, LongText
 
 PAGE: Final = 1000
@@ -42,13 +42,13 @@ class Preview:
 
 
 async def estimate(store: JobStore, collection: Collection, embedder: Embedder) -> Preview:
-    """Walk the whole table and add up what is due."""
+    """Scan the whole table and add up what is due."""
     rows = due = cached = tokens = long = 0
     seen: set[bytes] = set()
     sample: list[str] = []
     after: str | None = None
     while True:
-        page = await store.walk_page(collection, after, PAGE)
+        page = await store.scan_page(collection, after, PAGE)
         wanted = [row for row in page if row.due and row.content]
         fresh = _first_seen([row for row in wanted if not row.cached], seen)
         counts = await asyncio.to_thread(embedder.count_tokens, [row.content for row in fresh])
@@ -87,7 +87,7 @@ def _paid(tokens: int, most: int, long_text: LongText) -> int:
     return most if long_text == "truncate" else 0
 
 
-def _first_seen(rows: list[WalkedRow], seen: set[bytes]) -> list[WalkedRow]:
+def _first_seen(rows: list[ScannedRow], seen: set[bytes]) -> list[ScannedRow]:
     """The rows whose text none before had; `seen` grows by their hashes."""
     found = []
     for row in rows:

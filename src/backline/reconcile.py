@@ -112,7 +112,7 @@ class Reconciliation:
         """
         check(self._collection, self._collection.model)
         if not self.result.dry_run:
-            await self._store.reap(self._collection)
+            await self._store.release_dead_workers(self._collection)
         await self._triggers()  # first: from then on, edits are noticed again
         await self._rows(after)
         for of in ORPHANS:

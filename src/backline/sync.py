@@ -44,7 +44,7 @@ class Sync:
     @property
     def settled(self) -> int:
         """Rows settled since the start."""
-        return self._worker.tally.settled
+        return self._worker.stats.settled
 
     def stop(self, _why: str = "stopped") -> None:
         self._worker.stop()
@@ -56,7 +56,7 @@ class Sync:
             ProviderRefusedError: the provider refuses every request.
 
         """
-        await self._store.reap(self._collection)
+        await self._store.release_dead_workers(self._collection)
         async with self._listening():
             await self._worker.follow()
 

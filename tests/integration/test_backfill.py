@@ -45,7 +45,10 @@ async def test_a_ledger_that_the_walk_does_not_bear_out_is_set_right(
     await w.insert("one", "two")
     model = w.collection.model_id if measure == "embedded" else 0
     await w.sql(
-        "insert into backline.tallies values (%s, %s, %s, 1)", w.collection.id, measure, model
+        "insert into backline.counter_deltas values (%s, %s, %s, 1)",
+        w.collection.id,
+        measure,
+        model,
     )
     report = await w.fill()
     coverage = report.coverage

@@ -79,7 +79,7 @@ async def test_texts_that_are_there_already_make_no_room_for_themselves(w: World
         await w.store.complete(w.collection, lease.worker, None, [new], cache=True)
     first, second = await cached(w)
     assert second == first + 1
-    await w.store.retire(lease)
+    await w.store.unregister(lease)
     await w.check_complete()
 
 
@@ -100,11 +100,11 @@ async def test_a_vector_that_went_between_claim_and_write_is_embedded_again(
     await w.sql("delete from backline.stamps")
     await w.store.recount(w.collection.id)
     lease = await w.store.register(w.collection, None, lease=30)
-    page = await w.store.claim_page(w.collection, lease.worker, None, None, 40)
+    page = await w.store.claim_batch(w.collection, lease.worker, None, None, 40)
     assert {job.action for job in page.jobs} == {"reuse"}
     await w.store.trim_cache(1)
     assert await cached(w) == []
-    await w.store.retire(lease)
+    await w.store.unregister(lease)
     await w.fill()
     await w.check_complete()
     assert set(overpaid(provider).values()) == {1}

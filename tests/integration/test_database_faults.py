@@ -277,7 +277,7 @@ async def test_a_model_changed_under_a_run_stores_nothing_of_the_old_one(
 async def test_connections_that_were_cut_while_idle_are_not_lent(database: str) -> None:
     async with relay(database) as cut, open_store(cut.url) as store:
         await asyncio.gather(*(store.now() for _ in range(4)))
-        cut.hang_up()
+        cut.close_session()
         await asyncio.sleep(0.2)  # for the kernel to pass it on
         for _ in range(4):
             await store.now()
@@ -295,7 +295,7 @@ async def test_connections_cut_in_mid_write(
             with provider.held():
                 await asyncio.to_thread(provider.wait_in_flight)
                 cut.after, cut.cuts = after, 4
-                cut.hang_up()  # so that new connections are made, and cut
+                cut.close_session()  # so that new connections are made, and cut
             report = await filling
         assert (report.embedded, report.failed, report.state) == (300, 0, "completed"), (
             report.stopped_by
@@ -304,7 +304,9 @@ async def test_connections_cut_in_mid_write(
     w.store = direct  # a connection that is yet to be cut is no fault that the witness should find
 
     async def all_have_left() -> bool:
-        await direct.reap(w.collection)  # a worker whose farewell was cut is found dead
+        await direct.release_dead_workers(
+            w.collection
+        )  # a worker whose farewell was cut is found dead
         return not await w.sql("select from backline.workers")
 
     await eventually(all_have_left, "the worker to be gone")

@@ -276,7 +276,7 @@ async def eventually_dead(w: World, key: str) -> None:
     await eventually(dead, f"the verdict on row {key}")
 
 
-@pytest.mark.parametrize("verb", ["reap", "retire", "release", "replace"])
+@pytest.mark.parametrize("verb", ["release_dead_workers", "unregister", "release", "replace"])
 async def test_leases_are_given_back_around_an_open_edit(w: World, verb: str) -> None:
     """The jobs of rows that nobody edits are freed, and their rows can be edited at once."""
     await w.insert("one", "two", "three")
@@ -290,25 +290,27 @@ async def test_leases_are_given_back_around_an_open_edit(w: World, verb: str) ->
         assert jobs["1"] != lease.worker
         assert jobs["3"] != lease.worker
         await edit_at_once(w, "update notes set body = 'quick' where id = 3")
-    await w.store.hang_up(lease)
+    await w.store.close_session(lease)
     await w.sql("delete from backline.workers")
-    await w.store.reap(w.collection)  # the edit was rolled back: what was left is freed now
+    await w.store.release_dead_workers(
+        w.collection
+    )  # the edit was rolled back: what was left is freed now
     assert set((await w.jobs()).values()) == {None}
     await w.fill()
     await w.check_complete()
 
 
 async def let_go(w: World, verb: str, worker: int) -> None:
-    if verb == "reap":
+    if verb == "release_dead_workers":
         await w.sql("update backline.workers set expires_at = now() - interval '1 second'")
-        assert await w.store.reap(w.collection) == 1
-    elif verb == "retire":
-        await w.sql(f"select backline.retire_worker({worker})")
+        assert await w.store.release_dead_workers(w.collection) == 1
+    elif verb == "unregister":
+        await w.sql(f"select backline.unregister_worker({worker})")
     elif verb == "release":
         assert await w.store.release(worker) == 2
     else:
         other = await w.store.register(w.collection, None, 30, replaces=worker)
-        await w.store.hang_up(other)
+        await w.store.close_session(other)
 
 
 @pytest.mark.parametrize("verb", ["retry_failures", "drop_failures"])
@@ -342,16 +344,16 @@ async def test_a_fresh_row_is_judged_again_before_its_job_ends(w: World) -> None
     await w.sql("insert into backline.jobs (collection_id, key, priority) values (%s, '1', 1)",
                 w.collection.id)  # fmt: skip
     first = await claimed(w)
-    assert first["jobs"]["1"].action == "fresh"
+    assert first["jobs"]["1"].action == "up_to_date"
     await w.sql("update notes set body = 'B'")
     await w.fill()
     await w.sql("update notes set body = 'A'")
     again = await w.store.claim(w.collection, first["worker"], 10)
     assert [job.action for job in again] == ["reuse"]
-    late = NewVector("1", "fresh", first["jobs"]["1"].content_hash)
+    late = NewVector("1", "up_to_date", first["jobs"]["1"].content_hash)
     await w.store.complete(w.collection, first["worker"], None, [late], cache=False)
     await w.check_sound()
-    await w.store.retire(first["lease"])
+    await w.store.unregister(first["lease"])
     await w.fill()
     await w.check_complete()
 
@@ -368,7 +370,7 @@ async def test_a_row_that_was_gone_and_is_back_is_not_brought_for_ever(w: World)
     outcomes = await w.store.complete(w.collection, held["worker"], None, [late], cache=False)
     assert outcomes == [("1", "changed")]
     assert await w.jobs() == {"1": None}
-    await w.store.retire(held["lease"])
+    await w.store.unregister(held["lease"])
     await w.store.recount(w.collection.id)
     await w.fill()
     await w.check_complete()
@@ -380,9 +382,9 @@ async def test_a_process_that_slept_past_its_lease_and_claims_leaves_nothing_stu
     await w.insert("one", "two")
     lease = await w.store.register(w.collection, None, lease=30)
     await w.sql("update backline.workers set expires_at = now() - interval '1 second'")
-    await w.store.reap(w.collection)
+    await w.store.release_dead_workers(w.collection)
     assert len(await w.store.claim(w.collection, lease.worker, 10)) == 2
-    await w.store.hang_up(lease)  # and now it dies
+    await w.store.close_session(lease)  # and now it dies
     report = await w.fill()
     assert report.coverage.complete
     await w.check_complete()
@@ -424,7 +426,7 @@ async def test_a_late_answer_ends_no_newer_claim_of_the_same_worker(w: World, ve
         attempt = FailedAttempt("1", old.content_hash or b"", "rejected", "no", None, old.lease)
         assert await w.store.fail(w.collection, first["worker"], None, [attempt]) == []
     assert await w.jobs() == {"1": first["worker"]}
-    await w.store.retire(first["lease"])
+    await w.store.unregister(first["lease"])
     await w.fill()
     await w.check_complete()
 

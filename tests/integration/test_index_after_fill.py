@@ -140,7 +140,7 @@ async def test_rows_that_cannot_be_counted_in_time_cost_the_count_and_not_the_re
     w: World, database: str
 ) -> None:
     """As if the table were so large: the ledger says what is there."""
-    await w.sql("insert into backline.tallies values (%s, 'pending', 0, 1)", w.collection.id)
+    await w.sql("insert into backline.counter_deltas values (%s, 'pending', 0, 1)", w.collection.id)
     await w.sql(
         "create or replace function backline.recount(p_collection int, p_correct boolean "
         "default true) returns jsonb language sql as $$ select '{}'::jsonb from pg_sleep(10) $$"

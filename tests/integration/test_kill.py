@@ -63,11 +63,11 @@ BACKFILL_STEPS = [
     "register_worker:after",
     "claim:before",
     "claim:after",
-    "claim_page:before",
-    "claim_page:after",
+    "claim_batch:before",
+    "claim_batch:after",
     "complete:before",
     "complete:after",
-    "retire_worker:before",
+    "unregister_worker:before",
     "recount:before",
     "finish_run:before",
 ]
@@ -77,7 +77,7 @@ BACKFILL_STEPS = [
 async def test_a_backfill_killed_at_a_step(w: World, provider: StandInProvider, step: str) -> None:
     await w.insert(*texts(60))
     await w.sql("delete from backline.jobs where key::int > 30")  # half are found by the walk
-    await w.sql("insert into backline.tallies values (%s, 'rows', 0, 1)", w.collection.id)
+    await w.sql("insert into backline.counter_deltas values (%s, 'rows', 0, 1)", w.collection.id)
     async with process(w, provider, "backfill", "--pause", step) as victim:
         assert await line(victim) == "ready"
         assert await line(victim) == "paused"
@@ -152,7 +152,7 @@ async def eventually_reaped(w: World) -> None:
     """Postgres notices a cut connection when it next reads from it, not at once."""
 
     async def reaped() -> bool:
-        await w.store.reap(w.collection)
+        await w.store.release_dead_workers(w.collection)
         return not await w.sql("select 1 from backline.workers")
 
     await eventually(reaped, "the dead worker to be reaped")

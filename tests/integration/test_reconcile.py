@@ -52,7 +52,7 @@ async def reconciled(w: World) -> Reconciled:
 
 async def fingerprint(w: World) -> list[Any]:
     """Everything that Backline knows of the collection."""
-    tables = ("jobs", "stamps", "failures", "tallies", "documents", "keyword_indexes")
+    tables = ("jobs", "stamps", "failures", "counter_deltas", "documents", "keyword_indexes")
     return [
         await w.sql(f"select t::text from backline.{table} t order by 1") for table in tables
     ] + [await w.sql("select id, body, embedding::text from notes order by id")]
@@ -215,8 +215,10 @@ async def test_triggers_that_may_not_be_made_are_reported(w: World, database: st
 
 
 async def test_counts_that_are_off(w: World) -> None:
-    await w.sql("insert into backline.tallies values (%s, 'rows', 0, 5)", w.collection.id)
-    await w.sql("insert into backline.tallies values (%s, 'pending', 0, -7)", w.collection.id)
+    await w.sql("insert into backline.counter_deltas values (%s, 'rows', 0, 5)", w.collection.id)
+    await w.sql(
+        "insert into backline.counter_deltas values (%s, 'pending', 0, -7)", w.collection.id
+    )
     done = await reconciled(w)
     assert done.found == {LEDGER: 2}
     assert sorted(done.examples[LEDGER]) == ["pending +7", "rows -5"]

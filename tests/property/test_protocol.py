@@ -58,7 +58,8 @@ EDITS: Final = {
 }
 ONE_ROW: Final = ("insert", "upsert", "update", "delete", "change a key")
 TROUBLES: Final = (
-    "release", "retire", "crash", "sleep_past_the_lease", "come_back", "forget", "reap",
+    "release", "unregister", "crash", "sleep_past_the_lease", "come_back", "forget",
+    "release_dead_workers",
     "retry_failures", "drop_failures", "compact", "recount", "lose_the_cache", "enqueue_all",
     "reconcile", "end_pages",
 )  # fmt: skip
@@ -176,7 +177,7 @@ class Protocol(RuleBasedStateMachine):
         at=positions, after=st.none() | keys, limit=st.integers(1, 5), loaded=st.booleans(),
         lost=st.sampled_from([False, False, True]),
     )  # fmt: skip
-    def claim_page(
+    def claim_batch(
         self, at: int, after: int | None, limit: int, *, loaded: bool, lost: bool
     ) -> None:
         """Also of rows that were never enqueued, and with an answer that never arrives."""
@@ -186,7 +187,7 @@ class Protocol(RuleBasedStateMachine):
         place = None if after is None else str(after)
         try:
             page = self.do(
-                self.w.store.claim_page(
+                self.w.store.claim_batch(
                     self.w.collection, hand.lease.worker, None, place, limit, hand.pages
                 )
             )
@@ -248,15 +249,15 @@ class Protocol(RuleBasedStateMachine):
     async def release(self, hand: Hand) -> None:
         await self.w.store.release(hand.lease.worker)
 
-    async def retire(self, hand: Hand) -> None:
+    async def unregister(self, hand: Hand) -> None:
         if not hand.dead:
             hand.dead = True
-            await self.w.store.retire(hand.lease)
+            await self.w.store.unregister(hand.lease)
 
     async def crash(self, hand: Hand) -> None:
         """Its connection is cut; what it computed may still arrive over another one."""
         hand.dead = True
-        await self.w.store.hang_up(hand.lease)
+        await self.w.store.close_session(hand.lease)
 
     async def sleep_past_the_lease(self, hand: Hand) -> None:
         await self.w.sql(
@@ -268,14 +269,14 @@ class Protocol(RuleBasedStateMachine):
         """A process that lost its lease goes on under a new one, with all that it has in hand."""
         lost, hand.dead = hand.lease, False
         hand.lease = await self.w.store.register(self.w.collection, None, 30, lost.worker)
-        await self.w.store.hang_up(lost)
+        await self.w.store.close_session(lost)
 
     async def forget(self, hand: Hand) -> None:
         if hand.dead:
             self.hands.remove(hand)
 
-    async def reap(self, _hand: Hand) -> None:
-        await self.w.store.reap(self.w.collection)
+    async def release_dead_workers(self, _hand: Hand) -> None:
+        await self.w.store.release_dead_workers(self.w.collection)
 
     async def retry_failures(self, _hand: Hand) -> None:
         await self.w.store.retry_failures(self.w.collection, None)
@@ -297,7 +298,7 @@ class Protocol(RuleBasedStateMachine):
         self.dropped |= {row["key"] for row in gone}
 
     async def end_pages(self, hand: Hand) -> None:
-        await self.w.store.keep_pages(hand.lease.worker, hand.pages)
+        await self.w.store.end_finished_batches(hand.lease.worker, hand.pages)
 
     async def compact(self, _hand: Hand) -> None:
         await self.w.store.compact(self.w.collection)
@@ -379,7 +380,7 @@ class Protocol(RuleBasedStateMachine):
             await self.open.rollback()
             await self.open.close()
         for hand in self.hands:
-            await self.w.store.hang_up(hand.lease)
+            await self.w.store.close_session(hand.lease)
         await self.w.sql("update backline.workers set expires_at = '-infinity'")
         await self.w.store.retry_failures(self.w.collection, None)
         await self.w.fill()

@@ -280,7 +280,7 @@ def test_what_a_killed_worker_held_is_free_once_its_lease_ends(
     [(held, sessions)] = project.execute(
         "select count(*), count(*) filter (where w.has_session) from backline.workers w "
         "join (select worker_id from backline.jobs "
-        "union all select p.worker_id from backline.pages p cross join unnest(p.keys)) j "
+        "union all select p.worker_id from backline.batch_leases p cross join unnest(p.keys)) j "
         "on j.worker_id = w.id"
     )
     assert held >= 50 and sessions == 0, "the dead worker must hold rows, by its lease alone"

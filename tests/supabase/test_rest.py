@@ -192,7 +192,7 @@ async def test_a_gateway_that_fails_costs_nothing(
     async with rest_world(project, provider) as w:
         await w.insert(*texts(300))
         await as_found(w)
-        for verb in ("claim_page", "complete", "complete", "heartbeat", "coverage", "start_run"):
+        for verb in ("claim_batch", "complete", "complete", "heartbeat", "coverage", "start_run"):
             project.gateway.fail_next(status, path=RPC + verb, headers={"Retry-After": "0.2"})
         report = await w.fill()
         assert (report.embedded, report.failed, report.complete) == (300, 0, True)
@@ -202,7 +202,7 @@ async def test_a_gateway_that_fails_costs_nothing(
 
 @pytest.mark.parametrize(
     "verb",
-    ["start_run", "register_worker", "claim", "claim_page", "complete", "fail", "finish_run"],
+    ["start_run", "register_worker", "claim", "claim_batch", "complete", "fail", "finish_run"],
 )
 async def test_a_lost_answer_counts_once_and_loses_nothing(
     project: Project, provider: StandInProvider, verb: str
@@ -235,7 +235,7 @@ async def test_answers_are_kept_for_a_while_only(project: Project) -> None:
         assert row["calls"] > 0
         await w.sql("update backline.calls set called_at = now() - interval '16 minutes'")
         await w.sql("insert into backline.calls (id) values (gen_random_uuid())")
-        await w.rest.reap(w.collection)
+        await w.rest.release_dead_workers(w.collection)
         [row] = await w.sql("select count(*) as calls from backline.calls")
         assert row["calls"] == 1
 
@@ -249,13 +249,15 @@ async def test_a_claim_that_commits_after_its_caller_gave_up(
         await w.insert(*texts(30))
         await as_found(w)
         lease = await w.rest.register(w.collection, None, 20)
-        first = await w.rest.claim_page(w.collection, lease.worker, None, None, 10)
+        first = await w.rest.claim_batch(w.collection, lease.worker, None, None, 10)
         known = {job.lease for job in first.jobs if job.lease is not None}
-        project.gateway.cut_next(path=RPC + "claim_page", times=5, after=True)
+        project.gateway.cut_next(path=RPC + "claim_batch", times=5, after=True)
         with pytest.raises(errors.DatabaseUnavailableError):
-            await w.rest.claim_page(w.collection, lease.worker, None, first.last_key, 10, known)
+            await w.rest.claim_batch(w.collection, lease.worker, None, first.last_key, 10, known)
         assert len(await w.jobs()) == 20
-        again = await w.rest.claim_page(w.collection, lease.worker, None, first.last_key, 10, known)
+        again = await w.rest.claim_batch(
+            w.collection, lease.worker, None, first.last_key, 10, known
+        )
         assert len(again.jobs) == 10
         assert await w.jobs() == {job.key: lease.worker for job in [*first.jobs, *again.jobs]}
         assert await w.rest.release(lease.worker) == 20
@@ -265,17 +267,17 @@ async def test_a_claim_that_commits_after_its_caller_gave_up(
         jobs = await w.rest.claim(w.collection, lease.worker, 100)
         assert await w.jobs() == {job.key: lease.worker for job in jobs}
         assert len(jobs) == 20
-        await w.rest.retire(lease)
+        await w.rest.unregister(lease)
         await w.fill()
         await w.check_complete()
 
 
-@pytest.mark.parametrize("verb", ["claim_page", "claim", "verify_page"])
+@pytest.mark.parametrize("verb", ["claim_batch", "claim", "verify_page"])
 async def test_a_slow_statement_makes_the_pages_smaller(project: Project, verb: str) -> None:
     """Postgres ends a statement at the role's limit; half the page may pass."""
     async with rest_world(project) as w:
         await w.insert(*texts(200))
-        if verb == "claim_page":
+        if verb == "claim_batch":
             await as_found(w)
         project.execute(f"alter function public.backline_{verb} set statement_timeout = '300ms'")
         await w.sql(

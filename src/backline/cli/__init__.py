@@ -71,5 +71,5 @@ def command() -> Any:
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    process.spare_the_collector()
+    process.tune_garbage_collector()
     sys.exit(entry.run(command()))

@@ -87,7 +87,7 @@ async def _serve(settings: Settings, *, worker: bool) -> None:
             def ready() -> None:
                 say(f"Serving {place} on {uvicorn.address_of(bound)}")
                 say("Press Ctrl-C to stop.")
-                process.spare_the_collector()  # what was imported since the start, too
+                process.tune_garbage_collector()  # what was imported since the start, too
 
             server.ready = ready
             with stopping(server.stop):

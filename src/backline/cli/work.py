@@ -508,7 +508,7 @@ def runs_watch(
                     progress(record, await store.coverage(collection))
                     if record.state not in ("running", "cancelling"):
                         return record
-                    await store.reap(collection)
+                    await store.release_dead_workers(collection)
                     await asyncio.sleep(0.5)
 
     record = run(act())

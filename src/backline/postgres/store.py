@@ -25,14 +25,14 @@ from backline.postgres.connector import Connector
 from backline.sql import queries, query
 from backline.store import (
     NO_USAGE,
-    ClaimedPage,
     DriftPage,
     Lease,
+    LeasedBatch,
     NewVector,
     Page,
+    ScannedRow,
     Usage,
     VerifiedPage,
-    WalkedRow,
     failed_row,
 )
 from backline.types import (
@@ -161,7 +161,7 @@ class Store:
         return corrected
 
     async def compact(self, collection: Collection) -> None:
-        await self.connector.execute(query("compact_tallies"), {"collection": collection.id})
+        await self.connector.execute(query("compact_counters"), {"collection": collection.id})
 
     async def trim_cache(self, most_bytes: int) -> int:
         """Drop the oldest vectors of the cache that are over the bound; returns how many."""
@@ -209,15 +209,15 @@ class Store:
         sent = {**values, "vector": None if vector is None else pgvector.reals(vector)}
         return await self.connector.fetch(queries("search.sql")["search"], sent)
 
-    async def walk_page(
+    async def scan_page(
         self, collection: Collection, after: str | None, limit: int
-    ) -> list[WalkedRow]:
+    ) -> list[ScannedRow]:
         """One page of rows with their texts, for a preview that enqueues nothing."""
         rows = await self.connector.fetch(
-            query("walk_page"), {"collection": collection.id, "after": after, "limit": limit}
+            query("scan_page"), {"collection": collection.id, "after": after, "limit": limit}
         )
         return [
-            WalkedRow(r["key"], r["due"], r["content"], r["content_hash"], r["cached"])
+            ScannedRow(r["key"], r["due"], r["content"], r["content_hash"], r["cached"])
             for r in rows
         ]
 
@@ -299,11 +299,11 @@ class Store:
             )
         return [Job._make(row) for row in rows]
 
-    async def claim_page(
+    async def claim_batch(
         self, collection: Collection, worker: int, run: int | None, after: str | None, limit: int,
         known: Iterable[int] = (),
-    ) -> ClaimedPage:  # fmt: skip
-        """Walk the page of rows after key `after` and lease what is due in it.
+    ) -> LeasedBatch:  # fmt: skip
+        """Scan the page of rows after key `after` and lease what is due in it.
 
         `known` are the leases of the pages that the worker is still at: its others are ended. A
         user's uncommitted edit of a row that is due would make this wait for their transaction, so
@@ -313,20 +313,22 @@ class Store:
             await transaction.execute("set local synchronous_commit = off")
             await transaction.execute("set local lock_timeout = '200ms'")
             [(scanned, last, lease, *columns)] = await transaction.fetch_tuples(
-                query("claim_page"),
+                query("claim_batch"),
                 {
                     "collection": collection.id, "worker": worker, "run": run, "after": after,
                     "limit": limit, "model": collection.model_id, "known": list(known),
                 },
             )  # fmt: skip
         if columns[0] is None:
-            return ClaimedPage(scanned, last, [])
+            return LeasedBatch(scanned, last, [])
         rows = zip(*columns, repeat(0), repeat(lease), strict=False)
-        return ClaimedPage(scanned, last, list(map(Job._make, rows)))
+        return LeasedBatch(scanned, last, list(map(Job._make, rows)))
 
-    async def keep_pages(self, worker: int, known: Iterable[int]) -> None:
+    async def end_finished_batches(self, worker: int, known: Iterable[int]) -> None:
         """End the pages of a worker but for those that it is still at."""
-        await self.connector.execute(query("keep_pages"), {"worker": worker, "leases": list(known)})
+        await self.connector.execute(
+            query("end_finished_batches"), {"worker": worker, "leases": list(known)}
+        )
 
     async def complete(
         self,
@@ -449,25 +451,25 @@ class Store:
             row = await self.connector.fetch_on(lease.session, query("heartbeat"), values)
         return row["alive"], row["run_state"]
 
-    async def retire(self, lease: Lease) -> None:
+    async def unregister(self, lease: Lease) -> None:
         """End a worker and give back what it holds."""
         try:
-            await self.connector.execute(query("retire_worker"), {"worker": lease.worker})
+            await self.connector.execute(query("unregister_worker"), {"worker": lease.worker})
         finally:
-            await self.hang_up(lease)
+            await self.close_session(lease)
 
-    async def hang_up(self, lease: Lease) -> None:
+    async def close_session(self, lease: Lease) -> None:
         """Close the session of a lease, and with it give up the lock that shows its life."""
         if lease.session is not None:
             await lease.session.close()
 
-    async def reap(self, collection: Collection, worker: int | None = None) -> int:
+    async def release_dead_workers(self, collection: Collection, worker: int | None = None) -> int:
         """Free what dead workers held; returns how many were found dead.
 
         `worker` is who asks: it lives, also where it has lost its session and not noticed yet.
         """
         row = await self.connector.fetch_one(
-            query("reap"), {"collection": collection.id, "worker": worker}
+            query("release_dead_workers"), {"collection": collection.id, "worker": worker}
         )
         return int(row["dead"])
 

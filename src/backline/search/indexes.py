@@ -169,7 +169,7 @@ async def _compact(store: Store, collection: Collection) -> None:
 async def _walked(
     store: Store, collection: Collection, *, wait: bool, on_page: OnPage | None
 ) -> bool:
-    """Walk the table once; answers whether every row is indexed now."""
+    """Scan the table once; answers whether every row is indexed now."""
     after, walked = None, 0
     while True:
         page = await store.connector.fetch_one(

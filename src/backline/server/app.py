@@ -102,7 +102,7 @@ def _middleware(services: Services) -> list[Middleware]:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Start what runs beside the requests; at the end, finish or give back what it has in hand."""
     services: Services = app.state.services
-    await _reap(services.open_store)
+    await _release_dead_workers(services.open_store)
     tasks = [asyncio.create_task(services.watch.run(), name="watch")]
     if services.followers is not None:
         tasks.append(asyncio.create_task(services.followers.run(), name="followers"))
@@ -116,11 +116,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await services.models.aclose()
 
 
-async def _reap(store: Store) -> None:
+async def _release_dead_workers(store: Store) -> None:
     """End what a server that was killed here left as running, so that a new run may begin."""
     with suppress(errors.BacklineError):  # a database that is in trouble is told of elsewhere
         for collection in await store.collections():
-            await store.reap(collection)
+            await store.release_dead_workers(collection)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from backline.server.handlers import took
 from backline.store import NewVector
 from backline.types import Action, Collection
 from backline.worker import batching
-from backline.worker.backlog import Unit, cut_to_fit, too_long
+from backline.worker.backlog import PendingText, cut_to_fit, too_long
 
 # No worker has this number: the rows of a request are nobody's jobs.
 NOBODY: Final = 0
@@ -166,7 +166,7 @@ class Upsert:
         self._long |= {row.content_hash for row in rows if units[row.text].long}
         return [_element(units[row.text]) for row in rows]
 
-    def _units(self, rows: list[_Row]) -> dict[str, Unit]:
+    def _units(self, rows: list[_Row]) -> dict[str, PendingText]:
         """The distinct texts, cut to what the model reads as the collection declares.
 
         Raises:
@@ -178,7 +178,7 @@ class Upsert:
         tokens = embedder.count_tokens(list(hashes))
         most = embedder.model.max_tokens
         units = {
-            text: Unit(hashes[text], text, count, long=count > most)
+            text: PendingText(hashes[text], text, count, long=count > most)
             for text, count in zip(hashes, tokens, strict=True)
         }
         long = [unit for unit in units.values() if unit.long]
@@ -247,7 +247,7 @@ class Upsert:
         )
 
 
-def _element(unit: Unit) -> bytes:
+def _element(unit: PendingText) -> bytes:
     """The vector of a text in the store's form; of a text in parts, the parts' mean."""
     found = unit.mean() if unit.windows else np.asarray(unit.vector).reshape(1, -1)
     return pgvector.vector_elements(np.asarray(found))[0]

@@ -22,12 +22,12 @@ from backline import errors, pgvector
 from backline.collections import choose, collection_of
 from backline.store import (
     NO_USAGE,
-    ClaimedPage,
     Lease,
+    LeasedBatch,
     NewVector,
+    ScannedRow,
     Usage,
     VerifiedPage,
-    WalkedRow,
     failed_row,
 )
 from backline.supabase.client import Project, open_project
@@ -147,7 +147,7 @@ class RestStore:
             wait = True  # for whoever edits rows that the walk left out
 
     async def _index_keywords(self, collection: Collection, *, wait: bool) -> bool:
-        """Walk the table once; answers whether every row is indexed now."""
+        """Scan the table once; answers whether every row is indexed now."""
         after = None
         while True:
             page = await self.project.call(
@@ -158,14 +158,14 @@ class RestStore:
             if page["scanned"] < KEYWORDS_PAGE:
                 return bool(await self.project.call("finish_keywords", collection=collection.id))
 
-    async def walk_page(
+    async def scan_page(
         self, collection: Collection, after: str | None, limit: int
-    ) -> list[WalkedRow]:
+    ) -> list[ScannedRow]:
         rows = await self.project.call(
-            "walk_page", collection=collection.id, after=after, limit=limit
+            "scan_page", collection=collection.id, after=after, limit=limit
         )
         return [
-            WalkedRow(key, due, content, bytes.fromhex(content_hash), cached)
+            ScannedRow(key, due, content, bytes.fromhex(content_hash), cached)
             for key, due, content, content_hash, cached in rows
         ]
 
@@ -194,21 +194,21 @@ class RestStore:
             self._known[worker] = jobs[0].lease or 0
         return jobs
 
-    async def claim_page(
+    async def claim_batch(
         self, collection: Collection, worker: int, run: int | None, after: str | None, limit: int,
         known: Iterable[int] = (),
-    ) -> ClaimedPage:  # fmt: skip
+    ) -> LeasedBatch:  # fmt: skip
         again = worker in self._asked and self._asked[worker] == after
         self._asked[worker] = after
         page = await self.project.call(
-            "claim_page", repeated="again", collection=collection.id, worker=worker, run=run,
+            "claim_batch", repeated="again", collection=collection.id, worker=worker, run=run,
             after=after, limit=limit, model=collection.model_id, known=list(known), again=again,
         )  # fmt: skip
         del self._asked[worker]
-        return ClaimedPage(page["scanned"], page["last_key"], list(_jobs(page)))
+        return LeasedBatch(page["scanned"], page["last_key"], list(_jobs(page)))
 
-    async def keep_pages(self, worker: int, known: Iterable[int]) -> None:
-        await self.project.call("keep_pages", worker=worker, leases=list(known))
+    async def end_finished_batches(self, worker: int, known: Iterable[int]) -> None:
+        await self.project.call("end_finished_batches", worker=worker, leases=list(known))
 
     async def complete(
         self,
@@ -284,15 +284,15 @@ class RestStore:
         )
         return row["alive"], row["run_state"]
 
-    async def retire(self, lease: Lease) -> None:
-        await self.project.call("retire_worker", worker=lease.worker)
+    async def unregister(self, lease: Lease) -> None:
+        await self.project.call("unregister_worker", worker=lease.worker)
 
-    async def hang_up(self, lease: Lease) -> None:
+    async def close_session(self, lease: Lease) -> None:
         """Nothing to close: there is no session."""
 
-    async def reap(self, collection: Collection, worker: int | None = None) -> int:
+    async def release_dead_workers(self, collection: Collection, worker: int | None = None) -> int:
         """As of `Store`; nobody has a session here that could be lost."""
-        return int(await self.project.call("reap", collection=collection.id))
+        return int(await self.project.call("release_dead_workers", collection=collection.id))
 
     # --- runs ---
 

@@ -20,7 +20,7 @@ from backline.worker import batching
 SMALLEST_MEAN: Final = 1e-6
 
 
-class Verdict(NamedTuple):
+class Rejection(NamedTuple):
     """Why a text could not be embedded. `retry_in` is seconds; None: a retry cannot help."""
 
     kind: str
@@ -29,7 +29,7 @@ class Verdict(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Unit:
+class PendingText:
     """One text on its way. Rows that share it wait together, so it is sent and paid for once.
 
     A unit stays known until every row of it is settled, so that a row that is claimed while its
@@ -46,16 +46,16 @@ class Unit:
     jobs: list[Job] = field(default_factory=list)
     unsettled: int = 0
     element: bytes | None = None  # its vector, once there, in the form that the store takes
-    verdict: Verdict | None = None
+    verdict: Rejection | None = None
     faults: int = 0
     faults_since: float = 0.0
-    whole: Unit | None = None
-    windows: list[Unit] = field(default_factory=list)
+    whole: PendingText | None = None
+    windows: list[PendingText] = field(default_factory=list)
     weight: int = 0  # of a window: its tokens, as often as the text has it
     vector: NDArray[np.float32] | None = None
 
     @property
-    def settles(self) -> Unit:
+    def settles(self) -> PendingText:
         """The unit that the database hears of."""
         return self.whole or self
 
@@ -68,7 +68,7 @@ class Unit:
         """Embed this text in these windows; those that repeat are embedded once."""
         times = Counter(texts)
         self.windows = [
-            Unit(
+            PendingText(
                 b"", text, count, long=True, jobs=self.jobs, whole=self, weight=times[text] * count
             )
             for text, count in dict(zip(texts, tokens, strict=True)).items()
@@ -94,7 +94,7 @@ class Unit:
         return batching.Item(self.tokens, size)
 
 
-def cut_to_fit(units: Iterable[Unit], embedder: Embedder, long_text: LongText) -> None:
+def cut_to_fit(units: Iterable[PendingText], embedder: Embedder, long_text: LongText) -> None:
     """Do with texts that are longer than the model reads what a collection declares.
 
     Tokenizing a long text takes a while: call it in a thread.
@@ -108,7 +108,7 @@ def cut_to_fit(units: Iterable[Unit], embedder: Embedder, long_text: LongText) -
             unit.cut(parts, embedder.count_tokens(parts))
 
 
-def too_long(unit: Unit, embedder: Embedder) -> errors.InputRejectedError:
+def too_long(unit: PendingText, embedder: Embedder) -> errors.InputRejectedError:
     """What is said of a long text where the collection declares that there be none."""
     return errors.InputRejectedError(
         f"The text has {unit.tokens:,} tokens, the model reads {embedder.model.max_tokens:,}, and "
@@ -123,10 +123,10 @@ class Backlog:
     def __init__(self, budget: batching.Budget, *, sort_by_length: bool) -> None:
         self._budget = budget
         self._sort = sort_by_length
-        self._units: dict[bytes, Unit] = {}
-        self._ended: list[Unit] | None = None  # while they are remembered
-        self._ready: deque[Unit] = deque()
-        self._planned: deque[list[Unit]] = deque()
+        self._units: dict[bytes, PendingText] = {}
+        self._ended: list[PendingText] | None = None  # while they are remembered
+        self._ready: deque[PendingText] = deque()
+        self._planned: deque[list[PendingText]] = deque()
         self._waiting = 0
         self._changed = asyncio.Condition()
         self._closed = False
@@ -151,10 +151,10 @@ class Backlog:
                 if unit.unsettled == 0:
                     self._units.pop(unit.content_hash, None)
 
-    def known(self, content_hash: bytes) -> Unit | None:
+    def known(self, content_hash: bytes) -> PendingText | None:
         return self._units.get(content_hash)
 
-    async def add(self, units: Iterable[Unit]) -> None:
+    async def add(self, units: Iterable[PendingText]) -> None:
         """Take new units in."""
         async with self._changed:
             for unit in units:
@@ -163,14 +163,14 @@ class Backlog:
                 self._waiting += len(unit.windows) or 1
             self._changed.notify_all()
 
-    async def put_back(self, units: Sequence[Unit]) -> None:
+    async def put_back(self, units: Sequence[PendingText]) -> None:
         """Units that a lane could not deliver, to go first when it is time."""
         async with self._changed:
             self._planned.appendleft(list(units))
             self._waiting += len(units)
             self._changed.notify_all()
 
-    def settle(self, unit: Unit) -> None:
+    def settle(self, unit: PendingText) -> None:
         """One row of the unit is written or given up; the last one ends the unit."""
         unit.unsettled -= 1
         if unit.unsettled == 0 and unit.element is not None and self._ended is not None:
@@ -178,7 +178,7 @@ class Backlog:
         elif unit.unsettled == 0:
             self._units.pop(unit.content_hash, None)
 
-    async def next_batch(self) -> list[Unit] | None:
+    async def next_batch(self) -> list[PendingText] | None:
         """The next batch to embed; waits for one, and answers None once the backlog is closed."""
         async with self._changed:
             while True:

@@ -21,7 +21,7 @@ from backline import errors, pgvector
 from backline.store import NewVector
 from backline.supabase.keys import ApiKey
 from backline.types import Collection, FailedAttempt, Job, Model, Purpose, Vectors
-from backline.worker.backlog import Unit
+from backline.worker.backlog import PendingText
 from backline.worker.batching import Budget
 from backline.worker.worker import ERROR_LENGTH, Worker
 from backline.worker.writer import Write
@@ -83,7 +83,7 @@ def edge_target(project_url: str, key: ApiKey | None, secret: SecretStr | None) 
 class Answer:
     """What became of the rows of a request, by key; a row in neither mapping is stored."""
 
-    sent: list[tuple[Unit, Job]]
+    sent: list[tuple[PendingText, Job]]
     skipped: Mapping[str, str]
     failed: Mapping[str, str]
 
@@ -162,7 +162,7 @@ class Remote:
             f"{names}. It works on another database."
         )
 
-    async def send(self, sent: list[tuple[Unit, Job]]) -> Answer:
+    async def send(self, sent: list[tuple[PendingText, Job]]) -> Answer:
         """Have rows embedded and stored.
 
         Raises:
@@ -250,17 +250,17 @@ def _retry_after(response: httpx.Response) -> float | None:
 class RemoteWorker(Worker):
     """A worker whose embedder, a `Remote`, stores too."""
 
-    async def _ask(self, units: list[Unit]) -> Answer:
+    async def _ask(self, units: list[PendingText]) -> Answer:
         assert isinstance(self._embedder, Remote)  # noqa: S101
         return await self._embedder.send([(unit, job) for unit in units for job in unit.jobs])
 
-    async def _accepted(self, units: list[Unit], answer: Answer) -> None:
+    async def _accepted(self, units: list[PendingText], answer: Answer) -> None:
         """End what is stored; send a text that failed among others again, by itself.
 
         By itself its failure has a status, which says whose fault it is. What was stored of it is
         known to the other side and costs nothing.
         """
-        self.tally.requests += 1
+        self.stats.requests += 1
         failed = [unit for unit in units if any(job.key in answer.failed for job in unit.jobs)]
         if len(units) == 1:
             await self._confirm([e for e in answer.sent if e[1].key not in answer.failed], answer)
@@ -270,7 +270,7 @@ class RemoteWorker(Worker):
         for unit in failed:
             await self._deliver([unit])
 
-    async def _confirm(self, rows: Sequence[tuple[Unit, Job]], answer: Answer) -> None:
+    async def _confirm(self, rows: Sequence[tuple[PendingText, Job]], answer: Answer) -> None:
         """Ask the database which rows are stored, and end their jobs.
 
         Raises:
@@ -279,7 +279,9 @@ class RemoteWorker(Worker):
         """
         if not rows:
             return
-        new = [NewVector(job.key, "fresh", job.content_hash, lease=job.lease) for _, job in rows]
+        new = [
+            NewVector(job.key, "up_to_date", job.content_hash, lease=job.lease) for _, job in rows
+        ]
         left = dict(await self._patiently(self._confirmation(new)))
         for key, outcome in left.items():
             if outcome == "unstored" and key not in answer.skipped:
@@ -299,7 +301,7 @@ class RemoteWorker(Worker):
             self._store.confirm, self._collection, self._lease.worker, self._run, rows, uuid4()
         )
 
-    def _late(self, units: Iterable[Unit], answer: Answer) -> list[Write]:
+    def _late(self, units: Iterable[PendingText], answer: Answer) -> list[Write]:
         """Rows that joined a text after it was sent; they and later ones take it from the cache."""
         sent = {job.key for _, job in answer.sent}
         writes = []
@@ -322,7 +324,7 @@ class RemoteWorker(Worker):
             "same one."
         )
 
-    async def _bury(self, failed: Sequence[tuple[Unit, Job]], answer: Answer) -> None:
+    async def _bury(self, failed: Sequence[tuple[PendingText, Job]], answer: Answer) -> None:
         """Rows that the other side was sent alone, and that its database would not store."""
         writes = self._late({id(unit): unit for unit, _ in failed}.values(), answer)
         for unit, job in failed:

@@ -14,7 +14,7 @@ from backline.worker.options import LARGEST_CLAIM
 SMALLEST_PAGE: Final = 50
 
 
-class Walk:
+class TableScan:
     """A walk over a whole table, page by page, leasing what is due as the worker has room.
 
     By key and never by offset: the set of rows to embed shrinks while it is walked.
@@ -39,7 +39,7 @@ class Walk:
             return await self._claim_held(store, collection, worker, run, known)
         size = min(limit, self._largest)
         try:
-            page = await store.claim_page(collection, worker, run, self._after, size, known)
+            page = await store.claim_batch(collection, worker, run, self._after, size, known)
         except (errors.ContentionError, errors.StatementTimeoutError) as error:
             if size > SMALLEST_PAGE:
                 self._largest = max(SMALLEST_PAGE, size // 2)
@@ -55,7 +55,7 @@ class Walk:
     async def _pass_by(self, store: JobStore, collection: Collection) -> None:
         """Somebody's open transaction holds a row of this page: come back to it at the end."""
         self._held.append((self._after, SMALLEST_PAGE))
-        rows = await store.walk_page(collection, self._after, SMALLEST_PAGE)
+        rows = await store.scan_page(collection, self._after, SMALLEST_PAGE)
         self._advance(rows[-1].key if rows else None, at_end=len(rows) < SMALLEST_PAGE)
 
     def _advance(self, last_key: str | None, *, at_end: bool) -> None:
@@ -69,10 +69,10 @@ class Walk:
         """Try a page that was passed by again, in halves: the rows beside the held one can go."""
         after, size = self._held.popleft()
         try:
-            return (await store.claim_page(collection, worker, run, after, size, known)).jobs
+            return (await store.claim_batch(collection, worker, run, after, size, known)).jobs
         except errors.ContentionError:
             half = max(1, size // 2)
             self._held.append((after, half))
-        if size > half and (rows := await store.walk_page(collection, after, half)):
+        if size > half and (rows := await store.scan_page(collection, after, half)):
             self._held.append((rows[-1].key, size - half))
         return []

@@ -25,9 +25,9 @@ from backline.embedders.limiter import Limiter
 from backline.store import CacheKeeper, JobStore, Lease, NewVector, Usage
 from backline.types import Action, Collection, FailedAttempt, Job
 from backline.worker import batching
-from backline.worker.backlog import Backlog, Unit, Verdict, cut_to_fit, too_long
+from backline.worker.backlog import Backlog, PendingText, Rejection, cut_to_fit, too_long
 from backline.worker.options import LARGEST_CLAIM, WorkerOptions
-from backline.worker.scan import Walk
+from backline.worker.scan import TableScan
 from backline.worker.tasks import end_tasks
 from backline.worker.writer import Write, Writer
 
@@ -52,7 +52,7 @@ log = structlog.get_logger("backline.worker")
 
 
 @dataclass(slots=True)
-class Tally:
+class WorkerStats:
     """What this worker saw: for rates, for the limit and for its report, never for coverage."""
 
     settled: int = 0
@@ -73,7 +73,7 @@ class Worker:
         options: WorkerOptions,
         run: int | None = None,
     ) -> None:
-        self.tally = Tally()
+        self.stats = WorkerStats()
         self.run_state: str | None = None
         self._store = store
         self._collection = collection
@@ -94,7 +94,7 @@ class Worker:
             settled=self._settled,
             busy=self._check_progress,
         )
-        self._walk: Walk | None = None
+        self._walk: TableScan | None = None
         self._claimed_at = 0.0
         self._in_hand = 0
         self._pages: Counter[int] = Counter()  # rows in hand of each page, by its lease
@@ -118,7 +118,7 @@ class Worker:
         """Say that there may be new work."""
         self._nudge.set()
 
-    async def drain(self, walk: Walk | None = None) -> None:
+    async def drain(self, walk: TableScan | None = None) -> None:
         """Work until everything that was enqueued up to now, or is found by `walk`, is settled.
 
         Raises:
@@ -167,7 +167,7 @@ class Worker:
                 await asyncio.wait_for(self._writer.drain(), self._options.grace)
         await end_tasks(claiming, *helpers)
         with suppress(errors.DatabaseError):  # else the lease runs out by itself
-            await self._store.retire(self._lease)
+            await self._store.unregister(self._lease)
             await self._trim_cache()
 
     async def _trim_cache(self) -> None:
@@ -185,15 +185,15 @@ class Worker:
         settled, beats = 0, 0
         while True:
             await asyncio.sleep(pause)
-            recent = (self.tally.settled - settled) / pause
-            settled = self.tally.settled
+            recent = (self.stats.settled - settled) / pause
+            settled = self.stats.settled
             self._rate = recent if self._rate == 0 else 0.7 * self._rate + 0.3 * recent
             await self._patiently(self._renew)
             if self.run_state == "cancelling":
                 self.stop()
             beats += 1
             if beats % 10 == 1:
-                await self._patiently(self._reap)
+                await self._patiently(self._release_dead_workers)
                 await self._patiently(partial(self._store.compact, self._collection))
                 await self._patiently(self._trim_cache)
 
@@ -209,11 +209,11 @@ class Worker:
             # on under a new lease; the guard on every write keeps it right either way.
             lost = self._lease
             self._lease = await self._register(replaces=lost.worker)
-            await self._store.hang_up(lost)
+            await self._store.close_session(lost)
 
-    async def _reap(self) -> None:
+    async def _release_dead_workers(self) -> None:
         """Free what other workers left; this one, whatever its lease is by now, lives."""
-        await self._store.reap(self._collection, self._lease.worker)
+        await self._store.release_dead_workers(self._collection, self._lease.worker)
 
     async def _patiently(self, verb: Callable[[], Awaitable[T]]) -> T:
         """Try a verb until the database answers: a restart of the server loses nothing."""
@@ -299,7 +299,7 @@ class Worker:
     def _allowed(self) -> int:
         if self._options.max_rows is None:
             return sys.maxsize
-        return self._options.max_rows - self.tally.settled - self._in_hand
+        return self._options.max_rows - self.stats.settled - self._in_hand
 
     def _claim_limit(self) -> int:
         """Rows to claim now, so that no lane ever waits for the database.
@@ -330,13 +330,15 @@ class Worker:
         """Whether all is settled; sleeps a little where it is not."""
         before = await self._mark()
         if self._walk is not None:
-            await self._patiently(lambda: self._store.keep_pages(self._lease.worker, self._pages))
+            await self._patiently(
+                lambda: self._store.end_finished_batches(self._lease.worker, self._pages)
+            )
         remain, due_in = await self._patiently(
             partial(self._store.outstanding, self._collection, before)
         )
         if not remain:
             return True
-        await self._patiently(self._reap)
+        await self._patiently(self._release_dead_workers)
         if due_in == 0 and self._in_hand == 0:  # there is work, and somebody holds all of it
             self._check_progress()
         else:
@@ -374,7 +376,7 @@ class Worker:
             return False
         unit.jobs.append(job)
         unit.unsettled += 1
-        self.tally.shared += 1
+        self.stats.shared += 1
         if unit.element is not None:
             row = NewVector(job.key, "reuse", job.content_hash, unit.element, job.lease, unit.long)
             await self._writer.put([Write(row, unit)])
@@ -382,7 +384,7 @@ class Worker:
             await self._writer.put([_failed_write(unit, job, unit.verdict)])
         return True
 
-    async def _units(self, jobs: Sequence[Job]) -> list[Unit]:
+    async def _units(self, jobs: Sequence[Job]) -> list[PendingText]:
         """One unit for each different text, cut to what the model reads."""
         firsts, inverse = batching.unique([job.content_hash for job in jobs])
         contents = [jobs[i].content for i in firsts]
@@ -393,14 +395,14 @@ class Worker:
         for job, at in zip(jobs, inverse, strict=True):
             units[at].jobs.append(job)
             units[at].unsettled += 1
-        self.tally.shared += len(jobs) - len(units)
+        self.stats.shared += len(jobs) - len(units)
         return units
 
-    def _unit(self, job: Job, tokens: int) -> Unit:
+    def _unit(self, job: Job, tokens: int) -> PendingText:
         long = tokens > self._embedder.model.max_tokens
-        return Unit(job.content_hash or b"", job.content, tokens, long=long)
+        return PendingText(job.content_hash or b"", job.content, tokens, long=long)
 
-    async def _too_long(self, unit: Unit) -> bool:
+    async def _too_long(self, unit: PendingText) -> bool:
         """Send a text that is longer than the model reads to the dead letters."""
         if unit.long:
             await self._record(unit, "too long", too_long(unit, self._embedder), retry_in=None)
@@ -414,7 +416,7 @@ class Worker:
                 self._nudge.set()
             await self._deliver(batch)
 
-    async def _deliver(self, units: list[Unit]) -> None:
+    async def _deliver(self, units: list[PendingText]) -> None:
         """Embed a batch, and see to it whatever the provider answers."""
         try:
             async with self._limiter.slot(sum(unit.tokens for unit in units)):
@@ -436,13 +438,13 @@ class Worker:
             self._rejections = -1
             await self._accepted(units, answer)
 
-    async def _ask(self, units: list[Unit]) -> Any:
+    async def _ask(self, units: list[PendingText]) -> Any:
         """One request for a batch; what it answers is for `_accepted`."""
         return await self._embedder.embed([unit.text for unit in units])
 
-    async def _accepted(self, units: list[Unit], vectors: Any) -> None:
+    async def _accepted(self, units: list[PendingText], vectors: Any) -> None:
         """Hand a batch to the writer, each vector with every row that waits for it."""
-        self.tally.requests += 1
+        self.stats.requests += 1
         usage = Usage(1, sum(u.tokens for u in units), sum(u.long for u in units))
         writes: list[Write] = []
         for at, (unit, element) in enumerate(
@@ -456,12 +458,12 @@ class Worker:
                 writes += self._writes(unit.whole, pgvector.vector_elements(mean)[0])
         await self._writer.put(writes, usage)
 
-    def _writes(self, unit: Unit, element: bytes) -> list[Write]:
+    def _writes(self, unit: PendingText, element: bytes) -> list[Write]:
         """The vector of a text for every row that has it."""
         unit.element = element
         if unit.long:
-            self.tally.long.extend(job.key for job in unit.jobs)
-            del self.tally.long[KEYS_KEPT:]
+            self.stats.long.extend(job.key for job in unit.jobs)
+            del self.stats.long[KEYS_KEPT:]
         writes = []
         action: Action = "embed"
         for job in unit.jobs:
@@ -478,7 +480,7 @@ class Worker:
         if self._pages:
             self._end_pages(writes)
         self._in_hand -= len(writes)
-        self.tally.settled += len(writes)
+        self.stats.settled += len(writes)
         self._stuck_since = None
         if self._in_hand == 0 or self._claim_limit() > 0:
             self._nudge.set()
@@ -493,7 +495,7 @@ class Worker:
 
     # --- faults ---
 
-    async def _rejected(self, units: list[Unit], error: errors.EmbedderError) -> None:
+    async def _rejected(self, units: list[PendingText], error: errors.EmbedderError) -> None:
         """The provider will not take one of these texts: find it, and embed the others."""
         self._limiter.succeeded()  # it answered; its pace is not the trouble
         self._failing_since = None
@@ -510,7 +512,7 @@ class Worker:
                 "dead letters again with: backline failures retry."
             )
 
-    async def _unavailable(self, units: list[Unit], error: errors.EmbedderError) -> None:
+    async def _unavailable(self, units: list[PendingText], error: errors.EmbedderError) -> None:
         """No answer, or a server error: usually the provider's trouble, rarely one text's."""
         self._limiter.unavailable()
         self._check_patience(error)
@@ -528,22 +530,22 @@ class Worker:
         else:
             await self._backlog.put_back(units)
 
-    def _faults_allowed(self, unit: Unit) -> int:
+    def _faults_allowed(self, unit: PendingText) -> int:
         """A text that was counted out before is not given three more calls each time."""
         return 1 if unit.jobs[0].attempts > 0 else FAULTS_BEFORE_SPLITTING
 
-    async def _split(self, units: list[Unit]) -> None:
+    async def _split(self, units: list[PendingText]) -> None:
         for half in batching.bisect(range(len(units))):
             await self._deliver([units[i] for i in half])
 
     async def _record(
-        self, unit: Unit, kind: str, error: Exception, *, retry_in: float | None
+        self, unit: PendingText, kind: str, error: Exception, *, retry_in: float | None
     ) -> None:
         """Report every row of a text; rows that join it later share the verdict."""
         unit = unit.settles
         if unit.verdict is not None:  # another window of the text failed as well
             return
-        unit.verdict = Verdict(kind, str(error)[:ERROR_LENGTH], retry_in)
+        unit.verdict = Rejection(kind, str(error)[:ERROR_LENGTH], retry_in)
         await self._writer.put([_failed_write(unit, job, unit.verdict) for job in unit.jobs])
 
     def _check_progress(self) -> None:
@@ -573,7 +575,7 @@ def _held_too_long(seconds: float) -> errors.ContentionError:
     )
 
 
-def _failed_write(unit: Unit, job: Job, verdict: Verdict) -> Write:
+def _failed_write(unit: PendingText, job: Job, verdict: Rejection) -> Write:
     failure = FailedAttempt(job.key, unit.content_hash, *verdict, lease=job.lease)
     row = NewVector(job.key, job.action, unit.content_hash, lease=job.lease)
     return Write(row, unit, failure)

@@ -16,7 +16,7 @@ from backline import errors
 from backline.store import NO_USAGE, JobStore, NewVector, Usage
 from backline.types import Collection, FailedAttempt, Outcome
 from backline.worker import batching
-from backline.worker.backlog import Unit
+from backline.worker.backlog import PendingText
 from backline.worker.tasks import end_tasks
 
 TARGET_SECONDS: Final = 0.040
@@ -36,7 +36,7 @@ class Write(NamedTuple):
     """One row to write, or to report as failed, and the unit of its text where it has one."""
 
     row: NewVector
-    unit: Unit | None = None
+    unit: PendingText | None = None
     failure: FailedAttempt | None = None
 
 

@@ -18,7 +18,7 @@ COUNT = 3000
 
 
 def clustered(count: int, dimensions: int, seed: int = 3) -> NDArray[np.float32]:
-    """Unit vectors around 40 centres, as texts lie around their subjects."""
+    """PendingText vectors around 40 centres, as texts lie around their subjects."""
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((40, dimensions))
     vectors = centres[rng.integers(0, 40, count)] + 0.6 * rng.standard_normal((count, dimensions))

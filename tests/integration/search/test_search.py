@@ -20,7 +20,7 @@ from backline.search.ranking import ranked
 
 
 def directions(count: int) -> NDArray[np.float32]:
-    """Unit vectors that turn away from the first, one by one."""
+    """PendingText vectors that turn away from the first, one by one."""
     angles = np.linspace(0, np.pi / 2, count, dtype=np.float32)
     vectors = np.zeros((count, DIMENSIONS), np.float32)
     vectors[:, 0], vectors[:, 1] = np.cos(angles), np.sin(angles)

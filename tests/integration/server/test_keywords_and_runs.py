@@ -18,7 +18,7 @@ async def test_the_first_search_makes_the_keyword_index(w: World, s: Served) -> 
 async def test_what_a_killed_process_left_running_is_ended_at_the_start(w: World) -> None:
     run = await w.store.start_run(w.collection, {})
     lease = await w.store.register(w.collection, run, 60, None)
-    await w.store.hang_up(lease)  # as the end of its process would
+    await w.store.close_session(lease)  # as the end of its process would
     async with served(w.store) as s:
         [record] = (await s.get("/api/runs"))["runs"]
         assert (record["id"], record["state"]) == (run, "interrupted")

@@ -94,7 +94,9 @@ def test_auto_falls_back_to_numpy_and_a_named_engine_says_what_to_install(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("openvino", "openvino_import"):
-        monkeypatch.delitem(sys.modules, f"backline.embedders.local.engines.{module}", raising=False)
+        monkeypatch.delitem(
+            sys.modules, f"backline.embedders.local.engines.{module}", raising=False
+        )
     monkeypatch.setitem(sys.modules, "openvino", None)
     bert = read_bert(tiny_folder, "mean")
     with pytest.raises(ConfigurationError, match="pip install"):
