@@ -317,7 +317,7 @@ create table notes (id bigint primary key, body text, views int not null default
 
 
 @asynccontextmanager
-async def world(
+async def make_world(
     store: Store,
     provider: StandInProvider | None = None,
     *,

@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import websockets
 from pydantic import SecretStr
-from tests.integration.harness import World, world
+from tests.integration.harness import World, make_world
 from tests.provider import StandInProvider
 
 from backline.config import Settings
@@ -133,7 +133,7 @@ async def served(
 async def notes(store: Store, provider: StandInProvider | None = None) -> AsyncIterator[World]:
     """The table `notes`, whose text is its body, with hash vectors or those of a provider."""
     embedder = HashEmbedder(8) if provider is None else None
-    async with world(store, provider, ddl=NOTES, embedder=embedder) as made:
+    async with make_world(store, provider, ddl=NOTES, embedder=embedder) as made:
         yield made
 
 
