@@ -4,7 +4,7 @@
 
 -- Whoever makes work of rows that wait for nothing yet takes turns, until the end of its transaction: two
 -- that looked at once would both find a row free, and two that recounted would both correct.
-create or replace function backline.take_turns(p_collection int) returns void
+create or replace function backline.lock_collection(p_collection int) returns void
 language sql set search_path = '' as $$
   select pg_catalog.pg_advisory_xact_lock((x'6261636c'::bigint << 31) | p_collection);
 $$;
@@ -12,23 +12,23 @@ $$;
 -- The rows of a collection that are leased by the page. Those of them whose stamp is not stale are done.
 create or replace function backline.paged(p_collection int) returns text[]
 language sql stable set search_path = '' as $$
-  select array(select unnest(p.keys) from backline.pages p where p.collection_id = p_collection);
+  select array(select unnest(p.keys) from backline.batch_leases p where p.collection_id = p_collection);
 $$;
 
 -- Makes jobs, under the same worker and lease, of the rows of pages that are not done: of all of them, or
 -- of those in p_keys. They count from when they were leased: who asks what is outstanding since then must
 -- not take work that was freed a moment ago for work that came later. A row that somebody's open transaction
 -- holds stays in its page: to wait for it here would make other users wait for that transaction too.
-create or replace function backline.break_pages(p_leases bigint[], p_keys text[] default null) returns void
+create or replace function backline.convert_to_jobs(p_leases bigint[], p_keys text[] default null) returns void
 language plpgsql set search_path = ''
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
-  p backline.pages;
+  p backline.batch_leases;
   c backline.collections;
   v_held text[];
 begin
-  for p in select * from backline.pages x where x.lease = any (p_leases) order by x.lease for update loop
+  for p in select * from backline.batch_leases x where x.lease = any (p_leases) order by x.lease for update loop
     select * into strict c from backline.collections where id = p.collection_id;
     execute format($q$
       with open as materialized (
@@ -49,24 +49,24 @@ begin
     into v_held using p.collection_id, p.worker_id, p.keys, p.lease, c.model_id, p_keys, p.leased_at;
     v_held := v_held || array(select u.key from unnest(p.keys) as u(key) where u.key <> all (p_keys));
     if v_held = '{}' then
-      delete from backline.pages x where x.lease = p.lease;
+      delete from backline.batch_leases x where x.lease = p.lease;
     elsif cardinality(v_held) < cardinality(p.keys) then
-      update backline.pages x set keys = v_held where x.lease = p.lease;
+      update backline.batch_leases x set keys = v_held where x.lease = p.lease;
     end if;
   end loop;
 end $$;
 
 -- Ends the pages of a worker but for those it knows to be unfinished: the others are done, or it never
 -- heard of them, because the answer to its claim was lost.
-create or replace function backline.keep_pages(p_worker bigint, p_leases bigint[]) returns void
+create or replace function backline.end_finished_batches(p_worker bigint, p_leases bigint[]) returns void
 language sql set search_path = '' as $$
-  delete from backline.pages p where p.worker_id = p_worker and p.lease <> all (p_leases);
+  delete from backline.batch_leases p where p.worker_id = p_worker and p.lease <> all (p_leases);
 $$;
-comment on function backline.keep_pages is 'API: ends the pages of a worker, but for those that it is still at.';
+comment on function backline.end_finished_batches is 'API: ends the pages of a worker, but for those that it is still at.';
 
 -- One page of the table, by key: each row, and whether it is due, that is, its stamp is missing or
 -- out of date. Dead letters are not due until their text or the model changes or somebody retries.
-create or replace function backline.walk_page(p_collection int, p_after text, p_limit int, p_with_text boolean default false)
+create or replace function backline.scan_page(p_collection int, p_after text, p_limit int, p_with_text boolean default false)
 returns table (key text, due boolean, stamped boolean, content text, content_hash bytea, cached boolean)
 language plpgsql stable rows 1000
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
@@ -106,7 +106,7 @@ begin
        else 'null::text, null::bytea, false' end)
   using p_collection, p_after, p_limit, c.model_id, c.long_text;
 end $$;
-comment on function backline.walk_page is 'API: one page of rows after key p_after, and which of them are due.';
+comment on function backline.scan_page is 'API: one page of rows after key p_after, and which of them are due.';
 
 -- Enqueues what is due in a page.
 create or replace function backline.enqueue_page(
@@ -118,11 +118,11 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   v_paged text[];
 begin
-  perform backline.take_turns(p_collection);
+  perform backline.lock_collection(p_collection);
   v_paged := backline.paged(p_collection);
   with page as materialized (
     select w.key, w.due and (w.stamped or w.key <> all (v_paged)) as due, w.stamped, row_number() over () as position
-    from backline.walk_page(p_collection, p_after, p_limit) w
+    from backline.scan_page(p_collection, p_after, p_limit) w
   ), marked as (
     update backline.stamps s set stale = true
     where s.ctid = any (array(
@@ -159,7 +159,7 @@ end $$;
 --   embed   its text has to be embedded
 --   reuse   this very text was embedded before: complete() takes the vector from the cache
 --   blank   there is no text: complete() clears the vector
---   fresh   the stored vector already is of this text: complete() only ends the job
+--   up_to_date   the stored vector already is of this text: complete() only ends the job
 --   gone    the row no longer exists: likewise
 create or replace function backline.claim(p_collection int, p_worker bigint, p_limit int, p_model int default null)
 returns table (key text, action text, content text, content_hash bytea, attempts int, lease bigint)
@@ -191,7 +191,7 @@ begin
     )
     select n.key,
       case when n.found is null then 'gone'
-           when s.content_hash = n.hash and s.model_id = $4 and n.missing = s.blank then 'fresh'
+           when s.content_hash = n.hash and s.model_id = $4 and n.missing = s.blank then 'up_to_date'
            when n.content = '' then 'blank'
            when (select true from backline.vectors v where v.model_id = $4 and v.content_hash = n.hash
                    and (v.cut is null or v.cut = $6) offset 0) then 'reuse'
@@ -207,9 +207,9 @@ comment on function backline.claim is 'API: leases jobs to a worker, with each r
 
 -- Walks one page and leases what is due in it to the worker that asks: enqueue_page() and claim() in
 -- one, with one row for the page in place of a job for each row. What another page or a job has is left
--- to it. p_known are the pages that the worker is still at; see keep_pages(). The arrays are of the rows
+-- to it. p_known are the pages that the worker is still at; see end_finished_batches(). The arrays are of the rows
 -- that are now the worker's, null where there are none.
-create or replace function backline.claim_page(
+create or replace function backline.claim_batch(
   p_collection int, p_worker bigint, p_run bigint, p_after text, p_limit int, p_model int,
   p_known bigint[] default '{}',
   out scanned bigint, out last_key text,
@@ -227,8 +227,8 @@ declare
 begin
   select * into strict c from backline.collections where id = p_collection;
   perform backline.require_model(c.model_id, p_model);
-  perform backline.take_turns(p_collection);
-  perform backline.keep_pages(p_worker, p_known);
+  perform backline.lock_collection(p_collection);
+  perform backline.end_finished_batches(p_worker, p_known);
   v_paged := backline.paged(p_collection);
   lease := pg_catalog.pg_current_xact_id()::text::bigint;
   execute format($q$
@@ -273,16 +273,16 @@ begin
   into scanned, last_key, keys, actions, contents, hashes, v_stamped
   using p_collection, p_after, p_limit, c.model_id, v_paged, c.long_text;
 
-  insert into backline.pages (lease, collection_id, worker_id, keys, stamped)
-  select claim_page.lease, p_collection, p_worker, claim_page.keys, v_stamped
-  where claim_page.keys is not null;
+  insert into backline.batch_leases (lease, collection_id, worker_id, keys, stamped)
+  select claim_batch.lease, p_collection, p_worker, claim_batch.keys, v_stamped
+  where claim_batch.keys is not null;
 
   update backline.runs r
-  set scanned = r.scanned + claim_page.scanned, due = r.due + coalesce(cardinality(claim_page.keys), 0),
-      cursor = coalesce(claim_page.last_key, r.cursor)
+  set scanned = r.scanned + claim_batch.scanned, due = r.due + coalesce(cardinality(claim_batch.keys), 0),
+      cursor = coalesce(claim_batch.last_key, r.cursor)
   where r.id = p_run;
 end $$;
-comment on function backline.claim_page is
+comment on function backline.claim_batch is
   'API: leases what is due in the page of rows after key p_after to a worker; last_key is null at the end.';
 
 -- Gives back what a worker holds, all of it or some: no attempt is counted. A job that a user's open
@@ -292,7 +292,7 @@ create or replace function backline.release(p_worker bigint, p_keys text[] defau
 language sql set search_path = ''
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
-  select backline.break_pages(array(select p.lease from backline.pages p where p.worker_id = p_worker), p_keys);
+  select backline.convert_to_jobs(array(select p.lease from backline.batch_leases p where p.worker_id = p_worker), p_keys);
   with freed as (
     update backline.jobs j set worker_id = null
     where j.ctid = any (array(

@@ -25,7 +25,7 @@ begin
     update backline.jobs j set worker_id = v_id
     where j.ctid = any (array(
       select x.ctid from backline.jobs x where x.worker_id = any (v_lost) for update skip locked));
-    update backline.pages p set worker_id = v_id where p.worker_id = any (v_lost);
+    update backline.batch_leases p set worker_id = v_id where p.worker_id = any (v_lost);
     delete from backline.workers w where w.id = any (v_lost);
   end if;
   return v_id;
@@ -42,19 +42,19 @@ language sql set search_path = '' as $$
 $$;
 comment on function backline.heartbeat is 'API: renews a worker''s lease.';
 
-create or replace function backline.retire_worker(p_worker bigint) returns void
+create or replace function backline.unregister_worker(p_worker bigint) returns void
 language sql set search_path = '' as $$
   select backline.release(p_worker);
   delete from backline.workers where id = p_worker;  -- what is left of its leases, reap() frees
 $$;
-comment on function backline.retire_worker is 'API: ends a worker and gives back what it holds.';
+comment on function backline.unregister_worker is 'API: ends a worker and gives back what it holds.';
 
 -- Frees what dead workers held: those whose lease has run out, and at once those whose connection
 -- is gone, which its advisory lock shows. Then every lease without a worker is free, whoever took
 -- it: a process that slept past its lease may have claimed in the moment before it noticed. p_worker is who
 -- asks: it lives, even if its connection is gone and it has not noticed yet. Returns how many workers were
 -- found dead.
-create or replace function backline.reap(p_collection int, p_worker bigint default null) returns int
+create or replace function backline.release_dead_workers(p_collection int, p_worker bigint default null) returns int
 language plpgsql set search_path = ''
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -74,8 +74,8 @@ begin
          or exists (select from backline.workers w where w.run_id = r.id and w.id = any (v_dead)))
     and not exists (select from backline.workers w where w.run_id = r.id and w.id <> all (v_dead));
   delete from backline.workers w where w.id = any (v_dead);
-  perform backline.break_pages(array(
-    select p.lease from backline.pages p
+  perform backline.convert_to_jobs(array(
+    select p.lease from backline.batch_leases p
     where p.collection_id = p_collection and not exists (select from backline.workers w where w.id = p.worker_id)));
   -- From one holder to the next by the index: whatever the planner believes, it does not read the queue.
   with recursive holders as (
@@ -94,4 +94,4 @@ begin
     where h.id is not null and not exists (select from backline.workers w where w.id = h.id)));
   return cardinality(v_dead);
 end $$;
-comment on function backline.reap is 'API: frees what dead workers held.';
+comment on function backline.release_dead_workers is 'API: frees what dead workers held.';

@@ -12,7 +12,7 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
                    and j.priority in (0, 1) and j.enqueued_at <= p_before)
          or exists (select from backline.jobs j where j.collection_id = p_collection
                       and j.worker_id is not null and j.enqueued_at <= p_before)
-         or exists (select from backline.pages p where p.collection_id = p_collection and p.leased_at <= p_before),
+         or exists (select from backline.batch_leases p where p.collection_id = p_collection and p.leased_at <= p_before),
          (select extract(epoch from greatest(min(j.not_before) - now(), interval '0'))::float8
           from (select x.not_before from backline.jobs x where x.collection_id = p_collection
                   and x.worker_id is null order by x.priority, x.enqueued_at limit 1000) j);
@@ -32,7 +32,7 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
            coalesce(sum(t.amount) filter (where t.measure = 'long' and t.model_id = c.model_id), 0)::bigint as long,
            coalesce(sum(t.amount) filter (where t.measure = 'pending'), 0)::bigint as pending,
            coalesce(sum(t.amount) filter (where t.measure = 'failed'), 0)::bigint as failed
-    from backline.collections c left join backline.tallies t on t.collection_id = c.id
+    from backline.collections c left join backline.counter_deltas t on t.collection_id = c.id
     where c.id = p_collection
   ), held as materialized (
     select l.jobs, l.at from backline.workers w cross join lateral (
@@ -41,7 +41,7 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
     where w.collection_id = p_collection
   ), paged as materialized (  -- what is open of the pages: their stamps tell
     select count(*) as jobs, min(p.leased_at) as at
-    from backline.pages p cross join unnest(p.keys) as u(key)
+    from backline.batch_leases p cross join unnest(p.keys) as u(key)
     where p.collection_id = p_collection and (
       select true from backline.stamps s
       where s.collection_id = p_collection and s.key = u.key and not s.stale offset 0) is null

@@ -14,10 +14,10 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
   v_dimensions int;
-  v_probe extensions.vector;
+  v_projection extensions.vector;
 begin
   select * into strict c from backline.collections where id = p_collection;
-  select m.dimensions, m.probe into strict v_dimensions, v_probe from backline.models m where m.id = c.model_id;
+  select m.dimensions, m.projection into strict v_dimensions, v_projection from backline.models m where m.id = c.model_id;
   execute format($q$
     with page as materialized (
       select r.%1$I::text collate "C" as key, %2$s as content, r.%3$I::extensions.vector as embedding,
@@ -48,6 +48,6 @@ begin
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
        case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end)
   into scanned, embedded, blank, problems, last_key
-  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_probe;
+  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection;
 end $$;
 comment on function backline.verify_page is 'API: checks the page of rows after key p_after.';

@@ -57,10 +57,10 @@ language sql stable set search_path = '' set statement_timeout = '55s' as $$
   select to_json(v) from backline.verify_page(p_collection, p_after, p_limit) v;
 $$;
 
-create or replace function public.backline_walk_page(p_collection int, p_after text, p_limit int) returns json
+create or replace function public.backline_scan_page(p_collection int, p_after text, p_limit int) returns json
 language sql stable set search_path = '' set statement_timeout = '55s' as $$
   select coalesce(json_agg(json_build_array(w.key, w.due, w.content, encode(w.content_hash, 'hex'), w.cached)), '[]')
-  from backline.walk_page(p_collection, p_after, p_limit, true) w;
+  from backline.scan_page(p_collection, p_after, p_limit, true) w;
 $$;
 
 create or replace function public.backline_outstanding(p_collection int, p_before timestamptz) returns json
@@ -128,17 +128,17 @@ language sql set search_path = '' as $$
     'run_state', (select r.state from backline.runs r where r.id = p_run));
 $$;
 
-create or replace function public.backline_retire_worker(p_worker bigint) returns void
-language sql set search_path = '' as $$ select backline.retire_worker(p_worker) $$;
+create or replace function public.backline_unregister_worker(p_worker bigint) returns void
+language sql set search_path = '' as $$ select backline.unregister_worker(p_worker) $$;
 
-create or replace function public.backline_reap(p_collection int) returns int
+create or replace function public.backline_release_dead_workers(p_collection int) returns int
 language sql set search_path = '' set statement_timeout = '55s' as $$
   select backline.forget_calls();
-  select backline.reap(p_collection);
+  select backline.release_dead_workers(p_collection);
 $$;
 
 create or replace function public.backline_compact(p_collection int) returns void
-language sql set search_path = '' as $$ select backline.compact_tallies(p_collection) $$;
+language sql set search_path = '' as $$ select backline.compact_counters(p_collection) $$;
 
 create or replace function public.backline_trim_vectors(p_bytes bigint) returns int
 language sql set search_path = '' set statement_timeout = '55s' as $$ select backline.trim_vectors(p_bytes) $$;
@@ -150,7 +150,7 @@ create or replace function public.backline_claim(p_collection int, p_worker bigi
 returns json language plpgsql set search_path = '' set statement_timeout = '55s' as $$
 begin
   perform pg_catalog.set_config('synchronous_commit', 'off', true);
-  perform backline.disown(p_worker, p_known_lease);
+  perform backline.release_unacknowledged(p_worker, p_known_lease);
   return (
     select coalesce(json_agg(json_build_array(
       c.key, c.action, coalesce(c.content, ''), encode(c.content_hash, 'hex'), c.attempts, c.lease)), '[]')
@@ -159,7 +159,7 @@ end $$;
 
 -- p_again: the same page was asked for before, and the answer was lost. Where that call was carried out,
 -- the run's cursor has passed the page, and it is not counted as looked at for a second time.
-create or replace function public.backline_claim_page(
+create or replace function public.backline_claim_batch(
   p_collection int, p_worker bigint, p_run bigint, p_after text, p_limit int, p_model int,
   p_known bigint[], p_again boolean default false
 ) returns json language plpgsql set search_path = '' set statement_timeout = '55s' set lock_timeout = '200ms' as $$
@@ -176,11 +176,11 @@ begin
       'keys', c.keys, 'actions', c.actions, 'contents', c.contents,
       'hashes', (select json_agg(encode(h.hash, 'hex') order by h.position)
                  from unnest(c.hashes) with ordinality as h(hash, position)))
-    from backline.claim_page(p_collection, p_worker, v_run, p_after, p_limit, p_model, p_known) c);
+    from backline.claim_batch(p_collection, p_worker, v_run, p_after, p_limit, p_model, p_known) c);
 end $$;
 
-create or replace function public.backline_keep_pages(p_worker bigint, p_leases bigint[]) returns void
-language sql set search_path = '' as $$ select backline.keep_pages(p_worker, p_leases) $$;
+create or replace function public.backline_end_finished_batches(p_worker bigint, p_leases bigint[]) returns void
+language sql set search_path = '' as $$ select backline.end_finished_batches(p_worker, p_leases) $$;
 
 -- Vectors come as text, '[0.1,…]': 500 of 384 numbers take 48 ms so, from HTTP to vector[]; 250 as an
 -- array of numbers, 280 as nested JSON; and no function makes a vector of bytes. As text[], and not as

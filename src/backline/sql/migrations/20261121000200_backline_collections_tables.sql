@@ -15,7 +15,7 @@ create table backline.models (
   name       text not null,
   revision   text not null,
   dimensions int  not null check (dimensions between 1 and 16000),
-  probe      extensions.vector not null,    -- see fingerprints, at the stamps
+  projection      extensions.vector not null,    -- see fingerprints, at the stamps
   unique (provider, name, revision, dimensions)
 );
 

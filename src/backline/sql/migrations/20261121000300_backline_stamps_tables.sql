@@ -7,7 +7,7 @@
 -- longer than the model reads.
 --
 -- The fingerprint tells a vector that somebody else put there. It is the vector's inner product with
--- the model's probe, a fixed pseudo-random vector: two unrelated vectors of unit length have it equal
+-- the model's projection, a fixed pseudo-random vector: two unrelated vectors of unit length have it equal
 -- within the tolerance once in some 5,000 times. A hash would miss none, and take 3 µs a row of 384
 -- dimensions, 17 of 1,536, where this takes 0.4 and 1; and it survives a move to a machine, a version
 -- or a column type that rounds the last digit otherwise.

@@ -27,7 +27,7 @@ begin
                  s.source, i.expression, i.operators, case i.guard when 'true' then '' else ' where ' || i.guard end);
   possible := s.dimensions <= 4000;
   present := s.index_type is not null;
-  select coalesce(sum(t.amount), 0) into rows from backline.tallies t
+  select coalesce(sum(t.amount), 0) into rows from backline.counter_deltas t
   where t.collection_id = p_collection and t.measure = 'embedded';
   -- What the graph takes in memory while it is built: the vectors and 2 m = 32 neighbours each.
   bytes := rows * (s.dimensions * 2 + 600);

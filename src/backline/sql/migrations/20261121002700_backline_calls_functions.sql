@@ -31,7 +31,7 @@ $$;
 
 -- Gives back what a worker was leased by claims whose answers it never got. p_lease is the newest lease
 -- that it knows of. Claims of one worker take turns, also with one that its caller has given up on.
-create or replace function backline.disown(p_worker bigint, p_lease bigint) returns void
+create or replace function backline.release_unacknowledged(p_worker bigint, p_lease bigint) returns void
 language plpgsql set search_path = '' as $$
 begin
   perform pg_catalog.pg_advisory_xact_lock(backline.worker_lock(p_worker));

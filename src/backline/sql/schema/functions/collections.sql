@@ -1,7 +1,7 @@
 -- Declares and describes collections.
 
 -- A pseudo-random vector, every component within -1 and 1 (Knuth's multiplicative hash of its number).
-create or replace function backline.probe(p_dimensions int) returns extensions.vector
+create or replace function backline.projection(p_dimensions int) returns extensions.vector
 language sql immutable set search_path = '' as $$
   select array_agg((i * 2654435761 % 4294967296 / 2147483648.0 - 1)::real order by i)::extensions.vector
   from generate_series(1, p_dimensions::bigint) i;
@@ -13,8 +13,8 @@ returns int language plpgsql set search_path = '' as $$
 declare
   v_id int;
 begin
-  insert into backline.models (provider, name, revision, dimensions, probe)
-  values (p_provider, p_name, p_revision, p_dimensions, backline.probe(p_dimensions))
+  insert into backline.models (provider, name, revision, dimensions, projection)
+  values (p_provider, p_name, p_revision, p_dimensions, backline.projection(p_dimensions))
   on conflict do nothing;
   select m.id into v_id from backline.models m
   where m.provider = p_provider and m.name = p_name and m.revision = p_revision
@@ -95,14 +95,14 @@ begin
     execute format('alter table %I.%I drop column if exists %I', c.table_schema, c.table_name, c.embedding_column);
   end if;
   delete from backline.jobs where collection_id = p_collection;
-  delete from backline.pages where collection_id = p_collection;
+  delete from backline.batch_leases where collection_id = p_collection;
   delete from backline.failures where collection_id = p_collection;
   delete from backline.stamps where collection_id = p_collection;
   delete from backline.workers where collection_id = p_collection;
   delete from backline.run_counts n using backline.runs r where r.collection_id = p_collection and n.run_id = r.id;
   delete from backline.runs where collection_id = p_collection;
   delete from backline.collections where id = p_collection;
-  delete from backline.tallies where collection_id = p_collection;
+  delete from backline.counter_deltas where collection_id = p_collection;
 end $$;
 comment on function backline.drop_collection is
   'API: undoes add_collection; keeps the column with its vectors unless told to drop it.';

@@ -19,7 +19,7 @@ declare
   v_busy text[];
 begin
   select * into strict c from backline.collections where id = p_collection;
-  perform backline.break_pages(array_agg(distinct x.lease), array_agg(x.key))
+  perform backline.convert_to_jobs(array_agg(distinct x.lease), array_agg(x.key))
   from jsonb_to_recordset(p_rows) as x(key text, lease bigint);
   execute format($q$
     with reported as materialized (
@@ -46,7 +46,7 @@ begin
     ), ended as (
       delete from backline.jobs j
       where j.ctid = any (array(select h.id from held h where h.outcome in ('dead', 'gone')))
-    ), buried as (
+    ), dead_lettered as (
       insert into backline.failures (collection_id, key, content_hash, model_id, attempts, kind, error, run_id)
       select $1, h.key, h.content_hash, $6, h.attempts, h.kind, h.error, $3
       from held h where h.outcome = 'dead'
@@ -55,12 +55,12 @@ begin
         error = excluded.error, run_id = excluded.run_id, failed_at = now()
       returning 1
     )
-    select (select count(*) from buried),
+    select (select count(*) from dead_lettered),
       array(select n.key from reported n
             where n.key <> all (array(select h.key from held h)) and (
               (select true from backline.jobs x where x.collection_id = $1 and x.key = n.key
                  and x.worker_id = $2 and (n.lease is null or n.lease = x.lease) offset 0)
-              or exists (select from backline.pages p where p.lease = n.lease and n.key = any (p.keys))))
+              or exists (select from backline.batch_leases p where p.lease = n.lease and n.key = any (p.keys))))
   $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
   into v_dead, v_busy using p_collection, p_worker, p_run, p_rows, c.max_attempts, c.model_id;
   insert into backline.run_counts (run_id, failed) select p_run, v_dead where p_run is not null and v_dead > 0;
@@ -70,7 +70,7 @@ comment on function backline.fail is 'API: records failed attempts; see its comm
 
 create or replace function backline.retry_failures(p_collection int, p_keys text[] default null) returns int
 language sql set search_path = '' as $$
-  with raised as (
+  with requeued as (
     delete from backline.failures f
     where f.ctid = any (array(
       select x.ctid from backline.failures x
@@ -79,10 +79,10 @@ language sql set search_path = '' as $$
     returning f.key
   ), queued as (
     insert into backline.jobs (collection_id, key, priority)
-    select p_collection, r.key, 1 from raised r
+    select p_collection, r.key, 1 from requeued r
     on conflict do nothing returning 1
   )
-  select count(*)::int from raised;
+  select count(*)::int from requeued;
 $$;
 comment on function backline.retry_failures is 'API: sends dead letters, all or some, through the queue again.';
 

@@ -2,7 +2,7 @@
 --
 -- Finds what happened behind the triggers' back, and sends it through the queue: a load with triggers
 -- off, a table restored from a dump, a vector put there by hand. Page by page, beside workers and users:
--- what is found by one snapshot is mended only where it still is as the snapshot had it.
+-- what is found by one snapshot is repaired only where it still is as the snapshot had it.
 
 -- Judges one page of the table, and with p_repair sends what is wrong through the queue. A vector that
 -- cannot be trusted loses its stamp, or the claim would find the row fresh.
@@ -17,12 +17,12 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
   v_dimensions int;
-  v_probe extensions.vector;
+  v_projection extensions.vector;
   v_paged text[];
 begin
   select * into strict c from backline.collections where id = p_collection;
-  select m.dimensions, m.probe into strict v_dimensions, v_probe from backline.models m where m.id = c.model_id;
-  perform backline.take_turns(p_collection) where p_repair;
+  select m.dimensions, m.projection into strict v_dimensions, v_projection from backline.models m where m.id = c.model_id;
+  perform backline.lock_collection(p_collection) where p_repair;
   v_paged := backline.paged(p_collection);
   execute format($q$
     with page as materialized (
@@ -68,7 +68,7 @@ begin
     ), marked as (
       update backline.stamps s set stale = true where $7 and not s.stale and s.ctid = any (array(
         select d.stamp from judged d where d.problem is not null and d.stamp is not null and d.differs))
-    ), raised as (
+    ), requeued as (
       delete from backline.failures f where $7 and f.ctid = any (array(
         select d.failure from judged d where d.problem is not null and d.failure is not null))
     ), queued as (
@@ -83,7 +83,7 @@ begin
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
        case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end)
   into scanned, last_key, problems
-  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_probe, p_repair, v_paged;
+  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection, p_repair, v_paged;
 end $$;
 comment on function backline.reconcile_page is
   'API: finds rows of the page after key p_after that need work and that nobody would do, and with p_repair enqueues them.';

@@ -24,7 +24,7 @@ begin
 
   v_body := format($f$
     begin
-      insert into backline.tallies (collection_id, measure, amount)
+      insert into backline.counter_deltas (collection_id, measure, amount)
       select %1$s, 'rows', count(*) from new_rows having count(*) > 0;
       perform backline.enqueue_edits(%1$s, array(select r.%2$I::text from new_rows r));
       return null;
@@ -47,7 +47,7 @@ begin
 
   v_body := format($f$
     begin
-      insert into backline.tallies (collection_id, measure, amount)
+      insert into backline.counter_deltas (collection_id, measure, amount)
       select %1$s, 'rows', -count(*) from old_rows having count(*) > 0;
       perform backline.forget(%1$s, array(select r.%2$I::text from old_rows r));
       return null;
@@ -57,11 +57,11 @@ begin
   v_body := format($f$
     begin
       delete from backline.jobs where collection_id = %1$s;
-      delete from backline.pages where collection_id = %1$s;
+      delete from backline.batch_leases where collection_id = %1$s;
       delete from backline.failures where collection_id = %1$s;
       delete from backline.stamps where collection_id = %1$s;
-      insert into backline.tallies (collection_id, measure, amount)
-      select %1$s, 'rows', -sum(t.amount) from backline.tallies t
+      insert into backline.counter_deltas (collection_id, measure, amount)
+      select %1$s, 'rows', -sum(t.amount) from backline.counter_deltas t
       where t.collection_id = %1$s and t.measure = 'rows' having sum(t.amount) <> 0;
       return null;
     end $f$, c.id);

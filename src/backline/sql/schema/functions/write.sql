@@ -4,7 +4,7 @@
 -- writes it, '7' for '007', and null where there is no such row.
 --   embed    the text has to be embedded
 --   reuse    this very text was embedded before: complete() takes the vector from the cache
---   fresh    the stored vector already is of this text
+--   up_to_date    the stored vector already is of this text
 --   blank    the text is empty: complete() clears the vector
 --   changed  the row's text is another one
 --   gone     there is no such row
@@ -23,7 +23,7 @@ begin
     select i.key, case
       when r.found is null then 'gone'
       when r.hash <> i.hash then 'changed'
-      when s.content_hash = i.hash and s.model_id = $4 and not s.stale and r.missing = s.blank then 'fresh'
+      when s.content_hash = i.hash and s.model_id = $4 and not s.stale and r.missing = s.blank then 'up_to_date'
       when r.blank then 'blank'
       when (select true from backline.vectors v where v.model_id = $4 and v.content_hash = i.hash
               and (v.cut is null or v.cut = $5) offset 0) then 'reuse'
@@ -74,7 +74,7 @@ declare
   c backline.collections;
   v_source text;
   v_type text;
-  v_probe extensions.vector;
+  v_projection extensions.vector;
   v_vectors extensions.vector[] := p_vectors;
   v_long boolean[] := p_long;
   v_write text;
@@ -101,10 +101,10 @@ begin
          p_leases is null or not coalesce(bool_and(coalesce(u.lease = any (g.unstamped), false)), false)
   into v_has_jobs, v_stamped
   from (select array_agg(p.lease) as all, array_agg(p.lease) filter (where not p.stamped) as unstamped
-        from backline.pages p where p.collection_id = p_collection) g
+        from backline.batch_leases p where p.collection_id = p_collection) g
   left join unnest(p_leases) as u(lease) on true;
   v_source := format('%I.%I', c.table_schema, c.table_name);
-  select m.probe into strict v_probe from backline.models m where m.id = c.model_id;
+  select m.projection into strict v_projection from backline.models m where m.id = c.model_id;
   select pg_catalog.format_type(a.atttypid, a.atttypmod) into strict v_type
   from pg_catalog.pg_attribute a
   where a.attrelid = v_source::regclass and a.attname = c.embedding_column and not a.attisdropped;
@@ -172,14 +172,14 @@ begin
     execute v_write || 'unnest($3, $4, $5, $6, $7) as f(key, action, content_hash, embedding, long)'
       || v_stamp || case when v_stamped then v_again else '' end || v_finish
     into v_written, v_new
-    using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_probe;
+    using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection;
   exception when lock_not_available or unique_violation then  -- held, or stamped by somebody meanwhile
     execute v_write || format($q$ (
         select i.* from unnest($3, $4, $5, $6, $7) as i(key, action, content_hash, embedding, long)
         join %s r on r.%I = i.key::%s for no key update of r skip locked) f $q$,
       v_source, c.key_column, c.key_type) || v_stamp || v_again || v_finish
     into v_written, v_new
-    using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_probe;
+    using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection;
   end;
   perform pg_catalog.set_config('search_path', '', true);
   perform pg_catalog.set_config('backline.writing', '', true);
@@ -194,7 +194,7 @@ begin
   end if;
 
   if cardinality(v_written) < cardinality(p_keys) then
-    return query select * from backline.settle(p_collection, p_worker, v_written,
+    return query select * from backline.resolve_unwritten(p_collection, p_worker, v_written,
                                                p_keys, p_actions, p_hashes, v_vectors, p_leases);
   end if;
 end $$;
@@ -202,7 +202,7 @@ comment on function backline.complete is
   'API: stores vectors where the text is unchanged, and ends the jobs.';
 
 -- The second half of complete(): what becomes of the rows that were not written.
-create or replace function backline.settle(
+create or replace function backline.resolve_unwritten(
   p_collection int, p_worker bigint, p_written text[],
   p_keys text[], p_actions text[], p_hashes bytea[], p_vectors extensions.vector[], p_leases bigint[]
 )
@@ -215,7 +215,7 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
 #variable_conflict use_column
 declare
   c backline.collections;
-  v_pages bigint[] := array(select p.lease from backline.pages p where p.lease = any (p_leases));
+  v_pages bigint[] := array(select p.lease from backline.batch_leases p where p.lease = any (p_leases));
   v_due text[];
 begin
   select * into strict c from backline.collections where id = p_collection;
@@ -226,11 +226,11 @@ begin
       cross join lateral (select %2$s as content from %3$s r where r.%1$I = i.key::%4$s offset 0) r
       where i.key <> all ($5) and (
         sha256(convert_to(r.content, 'UTF8')) is distinct from i.content_hash
-        or i.action = 'reuse' and i.embedding is null or i.action = 'fresh')
+        or i.action = 'reuse' and i.embedding is null or i.action = 'up_to_date')
     $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
     into v_due using p_keys, p_actions, p_hashes, p_vectors, p_written;
     begin
-      perform backline.break_pages(v_pages, coalesce(v_due, '{}'));
+      perform backline.convert_to_jobs(v_pages, coalesce(v_due, '{}'));
     exception when lock_not_available then  -- somebody's open transaction is in the way: bring them again
       return query select u.key, 'busy' from unnest(p_keys) as u(key) where u.key <> all (p_written);
       return;
@@ -241,10 +241,10 @@ begin
       select i.key, i.lease, i.position,
         case when r.found is null then 'gone'
              when sha256(convert_to(r.content, 'UTF8')) is distinct from i.content_hash then 'changed'
-             when i.action = 'fresh' and (
+             when i.action = 'up_to_date' and (
                select true from backline.stamps s where s.collection_id = $1 and s.key = i.key
-                 and s.content_hash = i.content_hash and s.model_id = $8 offset 0) then 'fresh'
-             when i.action = 'fresh' then 'changed'
+                 and s.content_hash = i.content_hash and s.model_id = $8 offset 0) then 'up_to_date'
+             when i.action = 'up_to_date' then 'changed'
              when i.action = 'reuse' and i.embedding is null then 'lost'
              else 'busy' end as outcome
       from unnest($4, $5, $6, $7, $9) with ordinality
@@ -265,13 +265,13 @@ begin
         where x.collection_id = $1 and x.key = m.key offset 0) s
     ), ended as (
       delete from backline.jobs j
-      where j.ctid = any (array(select m.id from mine m where m.outcome in ('gone', 'fresh')))
+      where j.ctid = any (array(select m.id from mine m where m.outcome in ('gone', 'up_to_date')))
     ), freed as (
       update backline.jobs j set worker_id = null, not_before = now()
       where j.ctid = any (array(select m.id from mine m where m.outcome in ('changed', 'lost')))
     ), refreshed as (
       update backline.stamps s set stale = false
-      where s.ctid = any (array(select x.id from stamps x where x.outcome = 'fresh')) and s.stale
+      where s.ctid = any (array(select x.id from stamps x where x.outcome = 'up_to_date')) and s.stale
     ), orphaned as (
       delete from backline.stamps s
       where s.ctid = any (array(select x.id from stamps x where x.outcome = 'gone'))
@@ -282,10 +282,10 @@ begin
                    where j.collection_id = $1 and j.key = n.key and j.worker_id = $2
                      and (n.lease is null or n.lease = j.lease) offset 0)
                   or n.outcome in ('changed', 'lost') and exists (
-                    select from backline.pages p where p.lease = n.lease and n.key = any (p.keys)))
+                    select from backline.batch_leases p where p.lease = n.lease and n.key = any (p.keys)))
            then 'busy' else n.outcome end
     from rest n
-    where n.outcome <> 'fresh' or n.position <> all (array(select m.position from mine m))
+    where n.outcome <> 'up_to_date' or n.position <> all (array(select m.position from mine m))
   $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
   using p_collection, p_worker, p_written, p_keys, p_actions, p_hashes, p_vectors, c.model_id, p_leases;
 end $$;
@@ -309,15 +309,15 @@ begin
   select jsonb_object_agg(i.key, i.action) into v_now from backline.inspect(p_collection, p_keys, p_hashes) i;
   if p_run is not null then
     insert into backline.run_counts (run_id, embedded, batches)
-    select p_run, count(*) filter (where n.value = '"fresh"'), p_batches from jsonb_each(v_now) n;
+    select p_run, count(*) filter (where n.value = '"up_to_date"'), p_batches from jsonb_each(v_now) n;
   end if;
   select coalesce(jsonb_agg(jsonb_build_array(s.key, case
            when s.outcome = 'changed' and v_now ->> s.key <> 'changed' then 'unstored'
            else s.outcome end)), '[]') into v_answer
-  from backline.settle(p_collection, p_worker, '{}', p_keys,
-                       array_fill('fresh'::text, array[cardinality(p_keys)]), p_hashes,
+  from backline.resolve_unwritten(p_collection, p_worker, '{}', p_keys,
+                       array_fill('up_to_date'::text, array[cardinality(p_keys)]), p_hashes,
                        array_fill(null::extensions.vector, array[cardinality(p_keys)]), p_leases) s
-  where s.outcome <> 'fresh';
+  where s.outcome <> 'up_to_date';
   return backline.keep_answer(p_call, v_answer);
 end $$;
 comment on function backline.confirm is

@@ -38,7 +38,7 @@ create index postings_by_term on backline.postings (collection_id, term) include
 alter table backline.postings alter docs set storage external, alter inverse_tfs set storage external,
   alter lengths set storage external;
 
--- Documents and their total length, as an append-only ledger, like backline.tallies.
+-- Documents and their total length, as an append-only ledger, like backline.counter_deltas.
 create table backline.document_counts (
   collection_id int    not null,
   documents     bigint not null,

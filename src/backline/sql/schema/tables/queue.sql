@@ -22,8 +22,8 @@ create index jobs_leased on backline.jobs (worker_id)
 
 -- A page is a lease on many rows at once: those that a walk over the table found due, a row here in place
 -- of a job for each. A row of it that needs something of its own, another attempt or another worker,
--- leaves it for a job; see break_pages. Which of its rows are done, their stamps say.
-create table backline.pages (
+-- leaves it for a job; see convert_to_jobs. Which of its rows are done, their stamps say.
+create table backline.batch_leases (
   lease         bigint primary key,         -- as of a job
   collection_id int    not null,
   worker_id     bigint not null,
@@ -47,5 +47,5 @@ create table backline.failures (
 );
 
 alter table backline.jobs enable row level security;
-alter table backline.pages enable row level security;
+alter table backline.batch_leases enable row level security;
 alter table backline.failures enable row level security;
