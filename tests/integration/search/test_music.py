@@ -166,7 +166,7 @@ def test_anon_gets_suggestions_or_none(music: str) -> None:
     ask = "select * from public.get_music_suggestions(%s, %s)"
     [first, *_] = as_anon(music, ask, "my vocals sound muddy and boxy", None)
     assert "vocal" in first["title"].lower()
-    assert first["reason"].startswith("Shares telling words")
+    assert first["reason"].startswith("Shares distinctive words")
     assert as_anon(music, ask, "best pizza near me", None) == []
     assert as_anon(music, ask, " ", None) == []
     fitting = as_anon(music, ask, "my vocals sound muddy and boxy", "Gain staging")
