@@ -21,8 +21,8 @@ begin
     end if;
   end loop;
 exception when insufficient_privilege then
-  raise notice 'backline: this role cannot create the roles anon, authenticated and service_role, so their '
-    'grants are skipped';
+  raise notice 'backline: this role cannot create the roles anon, authenticated and service_role, '
+    'so their grants are skipped';
 end $$;
 
 create schema backline;
