@@ -33,14 +33,16 @@ from typing import Any
 
 import numpy as np
 
-from backline import binary, embedded, migrate, process
-from backline.backfill import Backfill, verify
+from backline import pgvector, process
+from backline.backfill import Backfill
 from backline.embedders.hash import HashEmbedder, hash_vectors
-from backline.limiter import Limiter
-from backline.store import Store, open_store
+from backline.embedders.limiter import Limiter
+from backline.postgres import embedded, migrate
+from backline.postgres.store import Store, open_store
 from backline.sync import Sync
 from backline.types import Collection, Purpose, Vectors
-from backline.worker import WorkerOptions
+from backline.verification import verify
+from backline.worker.options import WorkerOptions
 
 OPTIONS = WorkerOptions(ahead=2000)  # what the command line sets for embedders on this machine
 RESULTS = Path(__file__).parent / "results" / "engine.json"
@@ -108,7 +110,7 @@ async def bare_copy(store: Store, rows: int, dimensions: int) -> float:
         f"alter table bare add column embedding extensions.vector({dimensions})"
     )
     texts = [r["body"] for r in await store.connector.fetch("select body from bare order by id")]
-    elements = binary.vector_elements(hash_vectors(texts, dimensions))
+    elements = pgvector.vector_elements(hash_vectors(texts, dimensions))
     head = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
     tuples = [struct.pack(">hiq", 2, 8, i) + e for i, e in enumerate(elements, start=1)]
     payload = b"".join((head, *tuples, struct.pack(">h", -1)))
@@ -224,7 +226,7 @@ _CHILD = """
 import asyncio, sys
 sys.path.insert(0, {folder!r})
 import engine
-engine.process.spare_the_collector()
+engine.process.tune_garbage_collector()
 print(asyncio.run(engine.memory_child({url!r}, {rows})))
 """
 
@@ -422,7 +424,7 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    process.spare_the_collector()  # as the command line does
+    process.tune_garbage_collector()  # as the command line does
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "postgres"
         results = asyncio.run(main(parse(), folder))

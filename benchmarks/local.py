@@ -364,7 +364,7 @@ def _file(folder: Path, name: str, texts: Sequence[str]) -> str:
 
 
 def _machine() -> dict[str, Any]:
-    from backline.embedders.local.machine import usable_cpus
+    from backline.embedders.local.cpus import usable_cpus
 
     return {"processor": _processor(), "cpus": usable_cpus(), "python": platform.python_version()}
 

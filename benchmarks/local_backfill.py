@@ -30,19 +30,21 @@ from typing import Any
 
 import psutil
 
-from backline import embedded, migrate, process
-from backline.backfill import Backfill, verify
-from backline.embedders.local import LocalEmbedder, find_model, opening
+from backline import process
+from backline.backfill import Backfill
+from backline.embedders.limiter import Limiter
+from backline.embedders.local import LocalEmbedder, find_model, load
 from backline.embedders.local.bert import read_bert
-from backline.embedders.local.engines import start_engine
-from backline.embedders.local.machine import usable_cpus
-from backline.embedders.local.registry import TOKENIZER_FILE
+from backline.embedders.local.catalog import TOKENIZER_FILE
+from backline.embedders.local.cpus import usable_cpus
+from backline.embedders.local.engines.select import start_engine
 from backline.embedders.local.weights import find_weights
-from backline.limiter import Limiter
-from backline.opening import LOCAL_BATCH_SIZE, LOCAL_BUDGET
-from backline.store import Store, open_store
+from backline.postgres import embedded, migrate
+from backline.postgres.store import Store, open_store
 from backline.types import Collection
-from backline.worker import LARGEST_CLAIM, WorkerOptions
+from backline.verification import verify
+from backline.wiring import LOCAL_BATCH_SIZE, LOCAL_BUDGET
+from backline.worker.options import LARGEST_CLAIM, WorkerOptions
 
 # What the command line sets for local models.
 OPTIONS = WorkerOptions(ahead=LARGEST_CLAIM, batch_size=LOCAL_BATCH_SIZE, budget=LOCAL_BUDGET)
@@ -173,7 +175,7 @@ def encoder(layers: int | None) -> LocalEmbedder:
     folder = find_weights(info)
     bert = read_bert(folder, info.pooling)
     engine = start_engine("auto", replace(bert, layers=bert.layers[:layers]), usable_cpus())
-    tokenizer = opening.open_tokenizer(folder / TOKENIZER_FILE, info.max_tokens)
+    tokenizer = load.open_tokenizer(folder / TOKENIZER_FILE, info.max_tokens)
     return LocalEmbedder(info, engine, tokenizer)
 
 
@@ -255,7 +257,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="of the model (default: all)")
     parser.add_argument("--more", action="store_true", help="add to the results that are there")
     args = parser.parse_args()
-    process.spare_the_collector()  # as the command line does
+    process.tune_garbage_collector()  # as the command line does
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if args.more else {}
     results = asyncio.run(measure(args.corpus, args.rounds, args.layers, known))
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -29,12 +29,13 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
-from backline import binary, embedded, migrate, search
+from backline import pgvector, search
 from backline.embedders.base import Embedder
-from backline.embedders.registry import open_embedder
+from backline.embedders.specs import open_embedder
+from backline.postgres import embedded, migrate
+from backline.postgres.store import Store, open_store
 from backline.search.ranking import Query, ranked
 from backline.search.ranking import embedded as embedded_query
-from backline.store import Store, open_store
 from backline.types import Collection
 
 RESULTS = Path(__file__).parent / "results" / "search.json"
@@ -130,7 +131,7 @@ def ways(
     async def bare_dense(_text: str, vector: list[float]) -> object:
         cursor = await bare.execute(
             f"select id from docs order by (embedding::{half}) operator(extensions.<=>) "
-            f"%s::real[]::{half} limit 10", [binary.reals(vector)],
+            f"%s::real[]::{half} limit 10", [pgvector.reals(vector)],
         )  # fmt: skip
         return await cursor.fetchall()
 

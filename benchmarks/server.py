@@ -39,12 +39,13 @@ from typing import Any
 
 import websockets
 
-from backline import embedded, errors, search
-from backline.connector import Connector
-from backline.embedders.registry import open_embedder
+from backline import errors, search
+from backline.embedders.specs import open_embedder
+from backline.postgres import embedded
+from backline.postgres.connector import Connector
+from backline.postgres.store import Store
 from backline.search.ranking import Query, ranked
-from backline.server import running
-from backline.store import Store
+from backline.server import uvicorn
 from backline.types import Collection
 
 RESULTS = Path(__file__).parent / "results" / "server.json"
@@ -197,7 +198,7 @@ async def throughput(url: str, work: list[list[str]], callers: int) -> float:
 
 
 async def bench_sockets(folder: Path, rounds: int) -> dict[str, Any]:
-    running.allow_many_sockets()
+    uvicorn.allow_many_sockets()
     seconds: dict[int, list[float]] = {0: [], 500: []}
     ended: list[int] = []
     with serving(folder, "--no-worker") as url:

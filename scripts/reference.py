@@ -23,10 +23,10 @@ from typer.core import TyperGroup
 import backline
 from backline import config, errors
 from backline.cli import command as command_line
-from backline.connector import Connector
+from backline.postgres.connector import Connector
+from backline.postgres.store import Store
 from backline.server import create_app
 from backline.sql import migrations
-from backline.store import Store
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTICE: Final = "<!-- Made by `make docs`; edit the program, not this page. -->\n"

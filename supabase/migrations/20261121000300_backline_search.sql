@@ -44,7 +44,7 @@ create index postings_by_term on backline.postings (collection_id, term) include
 alter table backline.postings alter docs set storage external, alter inverse_tfs set storage external,
   alter lengths set storage external;
 
--- Documents and their total length, as an append-only ledger, like backline.tallies.
+-- Documents and their total length, as an append-only ledger, like backline.counter_deltas.
 create table backline.document_counts (
   collection_id int    not null,
   documents     bigint not null,
@@ -331,16 +331,16 @@ end $$;
 comment on function backline.compact_keywords is 'API: merges the keyword index''s small blocks; returns how many.';
 
 -- Workers compact the ledger every few seconds; the keyword index goes with it.
-create or replace function backline.compact_tallies(p_collection int) returns void
+create or replace function backline.compact_counters(p_collection int) returns void
 language plpgsql set search_path = '' as $$
 begin
   with gone as (
-    delete from backline.tallies t
-    where t.ctid in (select c.ctid from backline.tallies c
+    delete from backline.counter_deltas t
+    where t.ctid in (select c.ctid from backline.counter_deltas c
                      where c.collection_id = p_collection for update skip locked)
     returning t.measure, t.model_id, t.amount
   )
-  insert into backline.tallies (collection_id, measure, model_id, amount)
+  insert into backline.counter_deltas (collection_id, measure, model_id, amount)
   select p_collection, g.measure, g.model_id, sum(g.amount) from gone g
   group by g.measure, g.model_id having sum(g.amount) <> 0;
   perform backline.compact_keywords(p_collection);
@@ -1023,7 +1023,7 @@ begin
                  s.source, i.expression, i.operators, case i.guard when 'true' then '' else ' where ' || i.guard end);
   possible := s.dimensions <= 4000;
   present := s.index_type is not null;
-  select coalesce(sum(t.amount), 0) into rows from backline.tallies t
+  select coalesce(sum(t.amount), 0) into rows from backline.counter_deltas t
   where t.collection_id = p_collection and t.measure = 'embedded';
   -- What the graph takes in memory while it is built: the vectors and 2 m = 32 neighbours each.
   bytes := rows * (s.dimensions * 2 + 600);

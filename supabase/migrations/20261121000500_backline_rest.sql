@@ -49,7 +49,7 @@ $$;
 
 -- Gives back what a worker was leased by claims whose answers it never got. p_lease is the newest lease
 -- that it knows of. Claims of one worker take turns, also with one that its caller has given up on.
-create function backline.disown(p_worker bigint, p_lease bigint) returns void
+create function backline.release_unacknowledged(p_worker bigint, p_lease bigint) returns void
 language plpgsql set search_path = '' as $$
 begin
   perform pg_catalog.pg_advisory_xact_lock(backline.worker_lock(p_worker));
@@ -147,7 +147,7 @@ $$;
 -- writes it, '7' for '007', and null where there is no such row.
 --   embed    the text has to be embedded
 --   reuse    this very text was embedded before: complete() takes the vector from the cache
---   fresh    the stored vector already is of this text
+--   up_to_date    the stored vector already is of this text
 --   blank    the text is empty: complete() clears the vector
 --   changed  the row's text is another one
 --   gone     there is no such row
@@ -166,7 +166,7 @@ begin
     select i.key, case
       when r.found is null then 'gone'
       when r.hash <> i.hash then 'changed'
-      when s.content_hash = i.hash and s.model_id = $4 and not s.stale and r.missing = s.blank then 'fresh'
+      when s.content_hash = i.hash and s.model_id = $4 and not s.stale and r.missing = s.blank then 'up_to_date'
       when r.blank then 'blank'
       when (select true from backline.vectors v where v.model_id = $4 and v.content_hash = i.hash
               and (v.cut is null or v.cut = $5) offset 0) then 'reuse'
@@ -204,15 +204,15 @@ begin
   select jsonb_object_agg(i.key, i.action) into v_now from backline.inspect(p_collection, p_keys, p_hashes) i;
   if p_run is not null then
     insert into backline.run_counts (run_id, embedded, batches)
-    select p_run, count(*) filter (where n.value = '"fresh"'), p_batches from jsonb_each(v_now) n;
+    select p_run, count(*) filter (where n.value = '"up_to_date"'), p_batches from jsonb_each(v_now) n;
   end if;
   select coalesce(jsonb_agg(jsonb_build_array(s.key, case
            when s.outcome = 'changed' and v_now ->> s.key <> 'changed' then 'unstored'
            else s.outcome end)), '[]') into v_answer
-  from backline.settle(p_collection, p_worker, '{}', p_keys,
-                       array_fill('fresh'::text, array[cardinality(p_keys)]), p_hashes,
+  from backline.resolve_unwritten(p_collection, p_worker, '{}', p_keys,
+                       array_fill('up_to_date'::text, array[cardinality(p_keys)]), p_hashes,
                        array_fill(null::extensions.vector, array[cardinality(p_keys)]), p_leases) s
-  where s.outcome <> 'fresh';
+  where s.outcome <> 'up_to_date';
   return backline.keep_answer(p_call, v_answer);
 end $$;
 comment on function backline.confirm is
@@ -262,10 +262,10 @@ language sql stable set search_path = '' set statement_timeout = '55s' as $$
   select to_json(v) from backline.verify_page(p_collection, p_after, p_limit) v;
 $$;
 
-create function public.backline_walk_page(p_collection int, p_after text, p_limit int) returns json
+create function public.backline_scan_page(p_collection int, p_after text, p_limit int) returns json
 language sql stable set search_path = '' set statement_timeout = '55s' as $$
   select coalesce(json_agg(json_build_array(w.key, w.due, w.content, encode(w.content_hash, 'hex'), w.cached)), '[]')
-  from backline.walk_page(p_collection, p_after, p_limit, true) w;
+  from backline.scan_page(p_collection, p_after, p_limit, true) w;
 $$;
 
 create function public.backline_outstanding(p_collection int, p_before timestamptz) returns json
@@ -335,17 +335,17 @@ language sql set search_path = '' as $$
     'run_state', (select r.state from backline.runs r where r.id = p_run));
 $$;
 
-create function public.backline_retire_worker(p_worker bigint) returns void
-language sql set search_path = '' as $$ select backline.retire_worker(p_worker) $$;
+create function public.backline_unregister_worker(p_worker bigint) returns void
+language sql set search_path = '' as $$ select backline.unregister_worker(p_worker) $$;
 
-create function public.backline_reap(p_collection int) returns int
+create function public.backline_release_dead_workers(p_collection int) returns int
 language sql set search_path = '' set statement_timeout = '55s' as $$
   select backline.forget_calls();
-  select backline.reap(p_collection);
+  select backline.release_dead_workers(p_collection);
 $$;
 
 create function public.backline_compact(p_collection int) returns void
-language sql set search_path = '' as $$ select backline.compact_tallies(p_collection) $$;
+language sql set search_path = '' as $$ select backline.compact_counters(p_collection) $$;
 
 create function public.backline_trim_vectors(p_bytes bigint) returns int
 language sql set search_path = '' set statement_timeout = '55s' as $$ select backline.trim_vectors(p_bytes) $$;
@@ -357,7 +357,7 @@ create function public.backline_claim(p_collection int, p_worker bigint, p_limit
 returns json language plpgsql set search_path = '' set statement_timeout = '55s' as $$
 begin
   perform pg_catalog.set_config('synchronous_commit', 'off', true);
-  perform backline.disown(p_worker, p_known_lease);
+  perform backline.release_unacknowledged(p_worker, p_known_lease);
   return (
     select coalesce(json_agg(json_build_array(
       c.key, c.action, coalesce(c.content, ''), encode(c.content_hash, 'hex'), c.attempts, c.lease)), '[]')
@@ -366,7 +366,7 @@ end $$;
 
 -- p_again: the same page was asked for before, and the answer was lost. Where that call was carried out,
 -- the run's cursor has passed the page, and it is not counted as looked at for a second time.
-create function public.backline_claim_page(
+create function public.backline_claim_batch(
   p_collection int, p_worker bigint, p_run bigint, p_after text, p_limit int, p_model int,
   p_known bigint[], p_again boolean default false
 ) returns json language plpgsql set search_path = '' set statement_timeout = '55s' set lock_timeout = '200ms' as $$
@@ -383,11 +383,11 @@ begin
       'keys', c.keys, 'actions', c.actions, 'contents', c.contents,
       'hashes', (select json_agg(encode(h.hash, 'hex') order by h.position)
                  from unnest(c.hashes) with ordinality as h(hash, position)))
-    from backline.claim_page(p_collection, p_worker, v_run, p_after, p_limit, p_model, p_known) c);
+    from backline.claim_batch(p_collection, p_worker, v_run, p_after, p_limit, p_model, p_known) c);
 end $$;
 
-create function public.backline_keep_pages(p_worker bigint, p_leases bigint[]) returns void
-language sql set search_path = '' as $$ select backline.keep_pages(p_worker, p_leases) $$;
+create function public.backline_end_finished_batches(p_worker bigint, p_leases bigint[]) returns void
+language sql set search_path = '' as $$ select backline.end_finished_batches(p_worker, p_leases) $$;
 
 -- Vectors come as text, '[0.1,…]': 500 of 384 numbers take 48 ms so, from HTTP to vector[]; 250 as an
 -- array of numbers, 280 as nested JSON; and no function makes a vector of bytes. As text[], and not as
@@ -470,7 +470,7 @@ end $$;
 -- ----------------------------------------------------------------------------------------- privileges
 
 revoke all on all tables in schema backline from public;
-revoke all on function backline.forget_calls, backline.answered, backline.keep_answer, backline.disown, backline.collection_records,
+revoke all on function backline.forget_calls, backline.answered, backline.keep_answer, backline.release_unacknowledged, backline.collection_records,
   backline.missing_grants, backline.readable_collections, backline.run_records, backline.inspect,
   backline.confirm from public;
 do $$
@@ -504,7 +504,7 @@ begin
   end loop;
   if exists (select from pg_catalog.pg_roles where rolname = 'service_role') then
     grant all on backline.calls to service_role;
-    grant execute on function backline.forget_calls, backline.answered, backline.keep_answer, backline.disown,
+    grant execute on function backline.forget_calls, backline.answered, backline.keep_answer, backline.release_unacknowledged,
       backline.missing_grants, backline.collection_records, backline.run_records, backline.inspect,
       backline.confirm to service_role;
   end if;

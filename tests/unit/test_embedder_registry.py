@@ -10,9 +10,9 @@ import pytest
 from pydantic import SecretStr
 from tests.provider import StandInProvider
 
-from backline.embedders.local.registry import MODELS
-from backline.embedders.openai_models import OPENAI_MODELS
-from backline.embedders.registry import (
+from backline.embedders.local.catalog import MODELS
+from backline.embedders.openai.models import OPENAI_MODELS
+from backline.embedders.specs import (
     EmbedderOptions,
     EmbedderSpec,
     describe,
@@ -164,7 +164,7 @@ def test_the_key_is_not_in_the_options_repr() -> None:
 
 def test_a_provider_that_is_not_used_is_not_imported() -> None:
     code = (
-        "import sys, asyncio; from backline.embedders.registry import open_embedder;"
+        "import sys, asyncio; from backline.embedders.specs import open_embedder;"
         "asyncio.run(open_embedder('hash'));"
         "sys.exit(' '.join({'openai', 'tiktoken', 'tokenizers'} & set(sys.modules)) or 0)"
     )

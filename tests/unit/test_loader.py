@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from backline import errors, loader
+from backline import errors, loading
 
 
 def records(tmp_path: Path, name: str, content: str) -> list[dict[str, object]]:
     (tmp_path / name).write_text(content, encoding="utf-8")
-    return [dict(record) for record in loader.read(tmp_path / name)]
+    return [dict(record) for record in loading.read(tmp_path / name)]
 
 
 def test_jsonl_skips_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_csv_takes_a_byte_order_mark_and_quoted_newlines(tmp_path: Path) -> None
 def test_a_reader_reads_no_further_than_it_is_asked(tmp_path: Path) -> None:
     """The last line is malformed, and the first ones come all the same."""
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n' * 10 + "broken\n")
-    reader = loader.read(tmp_path / "a.jsonl")
+    reader = loading.read(tmp_path / "a.jsonl")
     assert list(itertools.islice(reader, 10)) == [{"a": 1}] * 10
     with pytest.raises(errors.InputFileError, match="line 11 is not JSON"):
         next(reader)
@@ -63,9 +63,9 @@ def test_numbers_keep_their_digits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.json", "a.jsonl.gz"])
 def test_an_unknown_kind_of_file_names_those_that_are_known(tmp_path: Path, name: str) -> None:
     with pytest.raises(errors.InputFileError, match=r"\.jsonl, \.ndjson, \.csv, \.parquet"):
-        loader.read(tmp_path / name)
+        loading.read(tmp_path / name)
 
 
 def test_what_a_load_left_alone_is_the_rest() -> None:
-    done = loader.Loaded("t", created=False, records=10, inserted=3, updated=2)
+    done = loading.Loaded("t", created=False, records=10, inserted=3, updated=2)
     assert done.unchanged == 5

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Final
 import typer
 
 from backline import errors, extras
-from backline.backfill import check
 from backline.cli.context import AsJson, DatabaseUrl, DataDir, database, run, settings_of
 from backline.cli.data import model_of
 from backline.cli.output import emit, out, say, table
+from backline.collections import check
 from backline.embedders import local
-from backline.embedders.openai_models import MAX_TOKENS, OPENAI_MODELS
+from backline.embedders.openai.models import MAX_TOKENS, OPENAI_MODELS
 
 model_app = typer.Typer(help="The models, and which one a collection uses.", no_args_is_help=True)
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from backline import errors
+from backline.collections import require_column
 from backline.embedders.base import Embedder
 from backline.search.filters import Filter, checked, parse
-from backline.store import JobStore, require_column
+from backline.store import JobStore
 from backline.types import Collection, SearchHit
 
 Mode: TypeAlias = Literal["hybrid", "semantic", "keyword"]

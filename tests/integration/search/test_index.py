@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from tests.integration.search.conftest import Documents, declare
 
 from backline import errors, search
-from backline.search import Query, index
+from backline.postgres.store import Store, open_store
+from backline.search import Query, indexes
 from backline.search.ranking import ranked
-from backline.store import Store, open_store
 
 COUNT = 3000
 
 
 def clustered(count: int, dimensions: int, seed: int = 3) -> NDArray[np.float32]:
-    """Unit vectors around 40 centres, as texts lie around their subjects."""
+    """PendingText vectors around 40 centres, as texts lie around their subjects."""
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((40, dimensions))
     vectors = centres[rng.integers(0, 40, count)] + 0.6 * rng.standard_normal((count, dimensions))
@@ -193,7 +193,7 @@ async def test_a_held_table_ends_the_build_and_the_next_call_makes_it(
     docs: Documents, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await filled(docs, 16, 50)
-    monkeypatch.setattr(index, "LOCK_TIMEOUT", "300ms")
+    monkeypatch.setattr(indexes, "LOCK_TIMEOUT", "300ms")
     async with open_store(database) as other, other.connector.transaction() as holder:
         await holder.execute("update docs set rating = 0 where id = 1")
         with pytest.raises(errors.ContentionError):

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from psycopg import sql
 from tests.integration.search.conftest import DIMENSIONS, Documents
 
-from backline import binary, errors, search
+from backline import errors, pgvector, search
 from backline.embedders.hash import HashEmbedder
+from backline.postgres.store import open_store
 from backline.search import Query
 from backline.search.ranking import ranked
-from backline.store import open_store
 
 
 def directions(count: int) -> NDArray[np.float32]:
-    """Unit vectors that turn away from the first, one by one."""
+    """PendingText vectors that turn away from the first, one by one."""
     angles = np.linspace(0, np.pi / 2, count, dtype=np.float32)
     vectors = np.zeros((count, DIMENSIONS), np.float32)
     vectors[:, 0], vectors[:, 1] = np.cos(angles), np.sin(angles)
@@ -55,7 +55,7 @@ async def test_a_vector_arrives_to_the_last_bit(docs: Documents) -> None:
     sent = np.array([*made, 0, -0.0, 1e-45, 3.4e38, np.inf, -np.inf], np.float32)
     for vector in (sent, sent.tolist(), sent[:0]):
         [row] = await docs.store.connector.fetch(
-            "select %(v)s::real[] as v", {"v": binary.reals(vector)}
+            "select %(v)s::real[] as v", {"v": pgvector.reals(vector)}
         )
         came = np.array(row["v"], np.float32)
         assert came.tobytes() == np.array(vector, np.float32).tobytes()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from backline.embedders.local.bert import read_bert
-from backline.embedders.local.ragged import embed_tokens, lay_out, quantise
+from backline.embedders.local.engines.packing import embed_tokens, lay_out, quantise
 
 
 def ids(*lengths: int) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from backline.embedders.local.scheduling import NORMAL, URGENT, PriorityExecutor
+from backline.embedders.local.executor import NORMAL, URGENT, PriorityExecutor
 from backline.errors import ProviderUnavailableError
 
 

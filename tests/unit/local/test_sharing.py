@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backline.embedders.local.scheduling import NORMAL, URGENT, PriorityExecutor
-from backline.embedders.local.sharing import SharedBatches
-from backline.embedders.local.tokenizer import TokenIds
+from backline.embedders.local.batcher import SharedBatches
+from backline.embedders.local.executor import NORMAL, URGENT, PriorityExecutor
+from backline.embedders.local.tokenizers.base import TokenIds
 from backline.errors import ProviderUnavailableError
 from backline.types import Vectors
 

@@ -12,11 +12,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from backline.embedders.local.engine import Engine
-from backline.embedders.local.registry import ModelInfo
-from backline.embedders.local.scheduling import NORMAL, URGENT, PriorityExecutor
-from backline.embedders.local.sharing import SharedBatches
-from backline.embedders.local.tokenizer import TextTokenizer, TokenIds
+from backline.embedders.local.batcher import SharedBatches
+from backline.embedders.local.catalog import ModelInfo
+from backline.embedders.local.engines.base import Engine
+from backline.embedders.local.executor import NORMAL, URGENT, PriorityExecutor
+from backline.embedders.local.tokenizers.base import TextTokenizer, TokenIds
 from backline.errors import ProviderUnavailableError
 from backline.types import Model, Purpose, Vectors
 

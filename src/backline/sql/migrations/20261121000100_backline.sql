@@ -43,7 +43,7 @@ create table backline.models (
   name       text not null,
   revision   text not null,
   dimensions int  not null check (dimensions between 1 and 16000),
-  probe      extensions.vector not null,    -- see fingerprints, at the stamps
+  projection      extensions.vector not null,    -- see fingerprints, at the stamps
   unique (provider, name, revision, dimensions)
 );
 
@@ -72,7 +72,7 @@ create table backline.collections (
 -- longer than the model reads.
 --
 -- The fingerprint tells a vector that somebody else put there. It is the vector's inner product with
--- the model's probe, a fixed pseudo-random vector: two unrelated vectors of unit length have it equal
+-- the model's projection, a fixed pseudo-random vector: two unrelated vectors of unit length have it equal
 -- within the tolerance once in some 5,000 times. A hash would miss none, and take 3 µs a row of 384
 -- dimensions, 17 of 1,536, where this takes 0.4 and 1; and it survives a move to a machine, a version
 -- or a column type that rounds the last digit otherwise.
@@ -112,8 +112,8 @@ create index jobs_leased on backline.jobs (worker_id)
 
 -- A page is a lease on many rows at once: those that a walk over the table found due, a row here in place
 -- of a job for each. A row of it that needs something of its own, another attempt or another worker,
--- leaves it for a job; see break_pages. Which of its rows are done, their stamps say.
-create table backline.pages (
+-- leaves it for a job; see convert_to_jobs. Which of its rows are done, their stamps say.
+create table backline.batch_leases (
   lease         bigint primary key,         -- as of a job
   collection_id int    not null,
   worker_id     bigint not null,
@@ -195,62 +195,62 @@ create index run_counts_by_run on backline.run_counts (run_id);
 
 -- Counts as an append-only ledger: a sum is true at any moment and cheap at any size, and writers
 -- never wait for one another as they would on one counter row. Workers compact it.
-create table backline.tallies (
+create table backline.counter_deltas (
   collection_id int    not null,
   measure       text   not null check (measure in ('rows', 'embedded', 'blank', 'long', 'pending', 'failed')),
   model_id      int    not null default 0,  -- of 'embedded', 'blank' and 'long' (among 'embedded'), else 0
   amount        bigint not null
 );
-create index tallies_by_collection on backline.tallies (collection_id);
+create index counter_deltas_by_collection on backline.counter_deltas (collection_id);
 
 alter table backline.models      enable row level security;
 alter table backline.collections enable row level security;
 alter table backline.stamps      enable row level security;
 alter table backline.jobs        enable row level security;
-alter table backline.pages       enable row level security;
+alter table backline.batch_leases       enable row level security;
 alter table backline.failures    enable row level security;
 alter table backline.vectors     enable row level security;
 alter table backline.workers     enable row level security;
 alter table backline.runs        enable row level security;
 alter table backline.run_counts  enable row level security;
-alter table backline.tallies     enable row level security;
+alter table backline.counter_deltas     enable row level security;
 
 -- --------------------------------------------------------------------------------------- tallies
 
-create function backline.tally_jobs() returns trigger language plpgsql set search_path = '' as $$
+create function backline.count_jobs() returns trigger language plpgsql set search_path = '' as $$
 begin
-  insert into backline.tallies (collection_id, measure, amount)
+  insert into backline.counter_deltas (collection_id, measure, amount)
   select t.collection_id, 'pending', case tg_op when 'INSERT' then count(*) else -count(*) end
   from changed t group by t.collection_id;
   return null;
 end $$;
 
-create trigger tally_inserted after insert on backline.jobs
-  referencing new table as changed for each statement execute function backline.tally_jobs();
-create trigger tally_deleted after delete on backline.jobs
-  referencing old table as changed for each statement execute function backline.tally_jobs();
+create trigger count_inserted after insert on backline.jobs
+  referencing new table as changed for each statement execute function backline.count_jobs();
+create trigger count_deleted after delete on backline.jobs
+  referencing old table as changed for each statement execute function backline.count_jobs();
 
-create function backline.tally_failures() returns trigger language plpgsql set search_path = '' as $$
+create function backline.count_failures() returns trigger language plpgsql set search_path = '' as $$
 begin
-  insert into backline.tallies (collection_id, measure, amount)
+  insert into backline.counter_deltas (collection_id, measure, amount)
   select t.collection_id, 'failed', case tg_op when 'INSERT' then count(*) else -count(*) end
   from changed t group by t.collection_id;
   return null;
 end $$;
 
-create trigger tally_inserted after insert on backline.failures
-  referencing new table as changed for each statement execute function backline.tally_failures();
-create trigger tally_deleted after delete on backline.failures
-  referencing old table as changed for each statement execute function backline.tally_failures();
+create trigger count_inserted after insert on backline.failures
+  referencing new table as changed for each statement execute function backline.count_failures();
+create trigger count_deleted after delete on backline.failures
+  referencing old table as changed for each statement execute function backline.count_failures();
 
-create function backline.tally_stamps() returns trigger language plpgsql set search_path = '' as $$
+create function backline.count_stamps() returns trigger language plpgsql set search_path = '' as $$
 begin
   if tg_op <> 'INSERT' then
     with counted as (
       select o.collection_id, o.model_id, o.blank, o.long, count(*) as amount
       from old_rows o where not o.stale group by o.collection_id, o.model_id, o.blank, o.long
     )
-    insert into backline.tallies (collection_id, measure, model_id, amount)
+    insert into backline.counter_deltas (collection_id, measure, model_id, amount)
     select c.collection_id, case when c.blank then 'blank' else 'embedded' end, c.model_id, -c.amount from counted c
     union all select c.collection_id, 'long', c.model_id, -c.amount from counted c where c.long;
   end if;
@@ -259,31 +259,31 @@ begin
       select n.collection_id, n.model_id, n.blank, n.long, count(*) as amount
       from new_rows n where not n.stale group by n.collection_id, n.model_id, n.blank, n.long
     )
-    insert into backline.tallies (collection_id, measure, model_id, amount)
+    insert into backline.counter_deltas (collection_id, measure, model_id, amount)
     select c.collection_id, case when c.blank then 'blank' else 'embedded' end, c.model_id, c.amount from counted c
     union all select c.collection_id, 'long', c.model_id, c.amount from counted c where c.long;
   end if;
   return null;
 end $$;
 
-create trigger tally_inserted after insert on backline.stamps
-  referencing new table as new_rows for each statement execute function backline.tally_stamps();
-create trigger tally_updated after update on backline.stamps
+create trigger count_inserted after insert on backline.stamps
+  referencing new table as new_rows for each statement execute function backline.count_stamps();
+create trigger count_updated after update on backline.stamps
   referencing old table as old_rows new table as new_rows
-  for each statement execute function backline.tally_stamps();
-create trigger tally_deleted after delete on backline.stamps
-  referencing old table as old_rows for each statement execute function backline.tally_stamps();
+  for each statement execute function backline.count_stamps();
+create trigger count_deleted after delete on backline.stamps
+  referencing old table as old_rows for each statement execute function backline.count_stamps();
 
 -- Folds the ledger of a collection into one line a measure. Skips what another compaction holds.
-create function backline.compact_tallies(p_collection int) returns void
+create function backline.compact_counters(p_collection int) returns void
 language sql set search_path = '' as $$
   with gone as (
-    delete from backline.tallies t
-    where t.ctid in (select c.ctid from backline.tallies c
+    delete from backline.counter_deltas t
+    where t.ctid in (select c.ctid from backline.counter_deltas c
                      where c.collection_id = p_collection for update skip locked)
     returning t.measure, t.model_id, t.amount
   )
-  insert into backline.tallies (collection_id, measure, model_id, amount)
+  insert into backline.counter_deltas (collection_id, measure, model_id, amount)
   select p_collection, g.measure, g.model_id, sum(g.amount) from gone g
   group by g.measure, g.model_id having sum(g.amount) <> 0;
 $$;
@@ -299,7 +299,7 @@ declare
 begin
   select format('%I.%I', c.table_schema, c.table_name) into strict v_source
   from backline.collections c where c.id = p_collection;
-  perform backline.take_turns(p_collection);
+  perform backline.lock_collection(p_collection);
   execute format($q$
     with wrong as (
       select d.measure, d.model_id, sum(d.amount) as amount from (
@@ -315,11 +315,11 @@ begin
         union all
         select 'failed', 0, count(*) from backline.failures f where f.collection_id = $1
         union all
-        select t.measure, t.model_id, -sum(t.amount) from backline.tallies t
+        select t.measure, t.model_id, -sum(t.amount) from backline.counter_deltas t
         where t.collection_id = $1 group by t.measure, t.model_id
       ) d group by d.measure, d.model_id having sum(d.amount) <> 0
     ), corrected as (
-      insert into backline.tallies (collection_id, measure, model_id, amount)
+      insert into backline.counter_deltas (collection_id, measure, model_id, amount)
       select $1, w.measure, w.model_id, w.amount from wrong w where $2
     )
     select coalesce(jsonb_object_agg(m.measure, m.amount), '{}')
@@ -385,7 +385,7 @@ begin
 end $$;
 
 -- A pseudo-random vector, every component within -1 and 1 (Knuth's multiplicative hash of its number).
-create function backline.probe(p_dimensions int) returns extensions.vector
+create function backline.projection(p_dimensions int) returns extensions.vector
 language sql immutable set search_path = '' as $$
   select array_agg((i * 2654435761 % 4294967296 / 2147483648.0 - 1)::real order by i)::extensions.vector
   from generate_series(1, p_dimensions::bigint) i;
@@ -397,8 +397,8 @@ returns int language plpgsql set search_path = '' as $$
 declare
   v_id int;
 begin
-  insert into backline.models (provider, name, revision, dimensions, probe)
-  values (p_provider, p_name, p_revision, p_dimensions, backline.probe(p_dimensions))
+  insert into backline.models (provider, name, revision, dimensions, projection)
+  values (p_provider, p_name, p_revision, p_dimensions, backline.projection(p_dimensions))
   on conflict do nothing;
   select m.id into v_id from backline.models m
   where m.provider = p_provider and m.name = p_name and m.revision = p_revision
@@ -430,7 +430,7 @@ begin
 
   v_body := format($f$
     begin
-      insert into backline.tallies (collection_id, measure, amount)
+      insert into backline.counter_deltas (collection_id, measure, amount)
       select %1$s, 'rows', count(*) from new_rows having count(*) > 0;
       perform backline.enqueue_edits(%1$s, array(select r.%2$I::text from new_rows r));
       return null;
@@ -453,7 +453,7 @@ begin
 
   v_body := format($f$
     begin
-      insert into backline.tallies (collection_id, measure, amount)
+      insert into backline.counter_deltas (collection_id, measure, amount)
       select %1$s, 'rows', -count(*) from old_rows having count(*) > 0;
       perform backline.forget(%1$s, array(select r.%2$I::text from old_rows r));
       return null;
@@ -463,11 +463,11 @@ begin
   v_body := format($f$
     begin
       delete from backline.jobs where collection_id = %1$s;
-      delete from backline.pages where collection_id = %1$s;
+      delete from backline.batch_leases where collection_id = %1$s;
       delete from backline.failures where collection_id = %1$s;
       delete from backline.stamps where collection_id = %1$s;
-      insert into backline.tallies (collection_id, measure, amount)
-      select %1$s, 'rows', -sum(t.amount) from backline.tallies t
+      insert into backline.counter_deltas (collection_id, measure, amount)
+      select %1$s, 'rows', -sum(t.amount) from backline.counter_deltas t
       where t.collection_id = %1$s and t.measure = 'rows' having sum(t.amount) <> 0;
       return null;
     end $f$, c.id);
@@ -582,14 +582,14 @@ begin
     execute format('alter table %I.%I drop column if exists %I', c.table_schema, c.table_name, c.embedding_column);
   end if;
   delete from backline.jobs where collection_id = p_collection;
-  delete from backline.pages where collection_id = p_collection;
+  delete from backline.batch_leases where collection_id = p_collection;
   delete from backline.failures where collection_id = p_collection;
   delete from backline.stamps where collection_id = p_collection;
   delete from backline.workers where collection_id = p_collection;
   delete from backline.run_counts n using backline.runs r where r.collection_id = p_collection and n.run_id = r.id;
   delete from backline.runs where collection_id = p_collection;
   delete from backline.collections where id = p_collection;
-  delete from backline.tallies where collection_id = p_collection;
+  delete from backline.counter_deltas where collection_id = p_collection;
 end $$;
 comment on function backline.drop_collection is
   'API: undoes add_collection; keeps the column with its vectors unless told to drop it.';
@@ -646,7 +646,7 @@ end $$;
 
 -- Whoever makes work of rows that wait for nothing yet takes turns, until the end of its transaction: two
 -- that looked at once would both find a row free, and two that recounted would both correct.
-create function backline.take_turns(p_collection int) returns void
+create function backline.lock_collection(p_collection int) returns void
 language sql set search_path = '' as $$
   select pg_catalog.pg_advisory_xact_lock((x'6261636c'::bigint << 31) | p_collection);
 $$;
@@ -654,23 +654,23 @@ $$;
 -- The rows of a collection that are leased by the page. Those of them whose stamp is not stale are done.
 create function backline.paged(p_collection int) returns text[]
 language sql stable set search_path = '' as $$
-  select array(select unnest(p.keys) from backline.pages p where p.collection_id = p_collection);
+  select array(select unnest(p.keys) from backline.batch_leases p where p.collection_id = p_collection);
 $$;
 
 -- Makes jobs, under the same worker and lease, of the rows of pages that are not done: of all of them, or
 -- of those in p_keys. They count from when they were leased: who asks what is outstanding since then must
 -- not take work that was freed a moment ago for work that came later. A row that somebody's open transaction
 -- holds stays in its page: to wait for it here would make other users wait for that transaction too.
-create function backline.break_pages(p_leases bigint[], p_keys text[] default null) returns void
+create function backline.convert_to_jobs(p_leases bigint[], p_keys text[] default null) returns void
 language plpgsql set search_path = ''
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
-  p backline.pages;
+  p backline.batch_leases;
   c backline.collections;
   v_held text[];
 begin
-  for p in select * from backline.pages x where x.lease = any (p_leases) order by x.lease for update loop
+  for p in select * from backline.batch_leases x where x.lease = any (p_leases) order by x.lease for update loop
     select * into strict c from backline.collections where id = p.collection_id;
     execute format($q$
       with open as materialized (
@@ -691,24 +691,24 @@ begin
     into v_held using p.collection_id, p.worker_id, p.keys, p.lease, c.model_id, p_keys, p.leased_at;
     v_held := v_held || array(select u.key from unnest(p.keys) as u(key) where u.key <> all (p_keys));
     if v_held = '{}' then
-      delete from backline.pages x where x.lease = p.lease;
+      delete from backline.batch_leases x where x.lease = p.lease;
     elsif cardinality(v_held) < cardinality(p.keys) then
-      update backline.pages x set keys = v_held where x.lease = p.lease;
+      update backline.batch_leases x set keys = v_held where x.lease = p.lease;
     end if;
   end loop;
 end $$;
 
 -- Ends the pages of a worker but for those it knows to be unfinished: the others are done, or it never
 -- heard of them, because the answer to its claim was lost.
-create function backline.keep_pages(p_worker bigint, p_leases bigint[]) returns void
+create function backline.end_finished_batches(p_worker bigint, p_leases bigint[]) returns void
 language sql set search_path = '' as $$
-  delete from backline.pages p where p.worker_id = p_worker and p.lease <> all (p_leases);
+  delete from backline.batch_leases p where p.worker_id = p_worker and p.lease <> all (p_leases);
 $$;
-comment on function backline.keep_pages is 'API: ends the pages of a worker, but for those that it is still at.';
+comment on function backline.end_finished_batches is 'API: ends the pages of a worker, but for those that it is still at.';
 
 -- One page of the table, by key: each row, and whether it is due, that is, its stamp is missing or
 -- out of date. Dead letters are not due until their text or the model changes or somebody retries.
-create function backline.walk_page(p_collection int, p_after text, p_limit int, p_with_text boolean default false)
+create function backline.scan_page(p_collection int, p_after text, p_limit int, p_with_text boolean default false)
 returns table (key text, due boolean, stamped boolean, content text, content_hash bytea, cached boolean)
 language plpgsql stable rows 1000
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
@@ -748,7 +748,7 @@ begin
        else 'null::text, null::bytea, false' end)
   using p_collection, p_after, p_limit, c.model_id, c.long_text;
 end $$;
-comment on function backline.walk_page is 'API: one page of rows after key p_after, and which of them are due.';
+comment on function backline.scan_page is 'API: one page of rows after key p_after, and which of them are due.';
 
 -- Enqueues what is due in a page.
 create function backline.enqueue_page(
@@ -760,11 +760,11 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   v_paged text[];
 begin
-  perform backline.take_turns(p_collection);
+  perform backline.lock_collection(p_collection);
   v_paged := backline.paged(p_collection);
   with page as materialized (
     select w.key, w.due and (w.stamped or w.key <> all (v_paged)) as due, w.stamped, row_number() over () as position
-    from backline.walk_page(p_collection, p_after, p_limit) w
+    from backline.scan_page(p_collection, p_after, p_limit) w
   ), marked as (
     update backline.stamps s set stale = true
     where s.ctid = any (array(
@@ -801,7 +801,7 @@ end $$;
 --   embed   its text has to be embedded
 --   reuse   this very text was embedded before: complete() takes the vector from the cache
 --   blank   there is no text: complete() clears the vector
---   fresh   the stored vector already is of this text: complete() only ends the job
+--   up_to_date   the stored vector already is of this text: complete() only ends the job
 --   gone    the row no longer exists: likewise
 create function backline.claim(p_collection int, p_worker bigint, p_limit int, p_model int default null)
 returns table (key text, action text, content text, content_hash bytea, attempts int, lease bigint)
@@ -833,7 +833,7 @@ begin
     )
     select n.key,
       case when n.found is null then 'gone'
-           when s.content_hash = n.hash and s.model_id = $4 and n.missing = s.blank then 'fresh'
+           when s.content_hash = n.hash and s.model_id = $4 and n.missing = s.blank then 'up_to_date'
            when n.content = '' then 'blank'
            when (select true from backline.vectors v where v.model_id = $4 and v.content_hash = n.hash
                    and (v.cut is null or v.cut = $6) offset 0) then 'reuse'
@@ -849,9 +849,9 @@ comment on function backline.claim is 'API: leases jobs to a worker, with each r
 
 -- Walks one page and leases what is due in it to the worker that asks: enqueue_page() and claim() in
 -- one, with one row for the page in place of a job for each row. What another page or a job has is left
--- to it. p_known are the pages that the worker is still at; see keep_pages(). The arrays are of the rows
+-- to it. p_known are the pages that the worker is still at; see end_finished_batches(). The arrays are of the rows
 -- that are now the worker's, null where there are none.
-create function backline.claim_page(
+create function backline.claim_batch(
   p_collection int, p_worker bigint, p_run bigint, p_after text, p_limit int, p_model int,
   p_known bigint[] default '{}',
   out scanned bigint, out last_key text,
@@ -869,8 +869,8 @@ declare
 begin
   select * into strict c from backline.collections where id = p_collection;
   perform backline.require_model(c.model_id, p_model);
-  perform backline.take_turns(p_collection);
-  perform backline.keep_pages(p_worker, p_known);
+  perform backline.lock_collection(p_collection);
+  perform backline.end_finished_batches(p_worker, p_known);
   v_paged := backline.paged(p_collection);
   lease := pg_catalog.pg_current_xact_id()::text::bigint;
   execute format($q$
@@ -915,16 +915,16 @@ begin
   into scanned, last_key, keys, actions, contents, hashes, v_stamped
   using p_collection, p_after, p_limit, c.model_id, v_paged, c.long_text;
 
-  insert into backline.pages (lease, collection_id, worker_id, keys, stamped)
-  select claim_page.lease, p_collection, p_worker, claim_page.keys, v_stamped
-  where claim_page.keys is not null;
+  insert into backline.batch_leases (lease, collection_id, worker_id, keys, stamped)
+  select claim_batch.lease, p_collection, p_worker, claim_batch.keys, v_stamped
+  where claim_batch.keys is not null;
 
   update backline.runs r
-  set scanned = r.scanned + claim_page.scanned, due = r.due + coalesce(cardinality(claim_page.keys), 0),
-      cursor = coalesce(claim_page.last_key, r.cursor)
+  set scanned = r.scanned + claim_batch.scanned, due = r.due + coalesce(cardinality(claim_batch.keys), 0),
+      cursor = coalesce(claim_batch.last_key, r.cursor)
   where r.id = p_run;
 end $$;
-comment on function backline.claim_page is
+comment on function backline.claim_batch is
   'API: leases what is due in the page of rows after key p_after to a worker; last_key is null at the end.';
 
 -- Stores what a worker brings, and ends the jobs. Compare and set: a vector is written only where
@@ -959,7 +959,7 @@ declare
   c backline.collections;
   v_source text;
   v_type text;
-  v_probe extensions.vector;
+  v_projection extensions.vector;
   v_vectors extensions.vector[] := p_vectors;
   v_long boolean[] := p_long;
   v_write text;
@@ -986,10 +986,10 @@ begin
          p_leases is null or not coalesce(bool_and(coalesce(u.lease = any (g.unstamped), false)), false)
   into v_has_jobs, v_stamped
   from (select array_agg(p.lease) as all, array_agg(p.lease) filter (where not p.stamped) as unstamped
-        from backline.pages p where p.collection_id = p_collection) g
+        from backline.batch_leases p where p.collection_id = p_collection) g
   left join unnest(p_leases) as u(lease) on true;
   v_source := format('%I.%I', c.table_schema, c.table_name);
-  select m.probe into strict v_probe from backline.models m where m.id = c.model_id;
+  select m.projection into strict v_projection from backline.models m where m.id = c.model_id;
   select pg_catalog.format_type(a.atttypid, a.atttypmod) into strict v_type
   from pg_catalog.pg_attribute a
   where a.attrelid = v_source::regclass and a.attname = c.embedding_column and not a.attisdropped;
@@ -1057,14 +1057,14 @@ begin
     execute v_write || 'unnest($3, $4, $5, $6, $7) as f(key, action, content_hash, embedding, long)'
       || v_stamp || case when v_stamped then v_again else '' end || v_finish
     into v_written, v_new
-    using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_probe;
+    using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection;
   exception when lock_not_available or unique_violation then  -- held, or stamped by somebody meanwhile
     execute v_write || format($q$ (
         select i.* from unnest($3, $4, $5, $6, $7) as i(key, action, content_hash, embedding, long)
         join %s r on r.%I = i.key::%s for no key update of r skip locked) f $q$,
       v_source, c.key_column, c.key_type) || v_stamp || v_again || v_finish
     into v_written, v_new
-    using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_probe;
+    using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection;
   end;
   perform pg_catalog.set_config('search_path', '', true);
   perform pg_catalog.set_config('backline.writing', '', true);
@@ -1079,7 +1079,7 @@ begin
   end if;
 
   if cardinality(v_written) < cardinality(p_keys) then
-    return query select * from backline.settle(p_collection, p_worker, v_written,
+    return query select * from backline.resolve_unwritten(p_collection, p_worker, v_written,
                                                p_keys, p_actions, p_hashes, v_vectors, p_leases);
   end if;
 end $$;
@@ -1105,7 +1105,7 @@ $$;
 comment on function backline.trim_vectors is 'API: keeps the cache of vectors within a number of bytes; returns how many of the oldest it dropped.';
 
 -- The second half of complete(): what becomes of the rows that were not written.
-create function backline.settle(
+create function backline.resolve_unwritten(
   p_collection int, p_worker bigint, p_written text[],
   p_keys text[], p_actions text[], p_hashes bytea[], p_vectors extensions.vector[], p_leases bigint[]
 )
@@ -1118,7 +1118,7 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
 #variable_conflict use_column
 declare
   c backline.collections;
-  v_pages bigint[] := array(select p.lease from backline.pages p where p.lease = any (p_leases));
+  v_pages bigint[] := array(select p.lease from backline.batch_leases p where p.lease = any (p_leases));
   v_due text[];
 begin
   select * into strict c from backline.collections where id = p_collection;
@@ -1129,11 +1129,11 @@ begin
       cross join lateral (select %2$s as content from %3$s r where r.%1$I = i.key::%4$s offset 0) r
       where i.key <> all ($5) and (
         sha256(convert_to(r.content, 'UTF8')) is distinct from i.content_hash
-        or i.action = 'reuse' and i.embedding is null or i.action = 'fresh')
+        or i.action = 'reuse' and i.embedding is null or i.action = 'up_to_date')
     $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
     into v_due using p_keys, p_actions, p_hashes, p_vectors, p_written;
     begin
-      perform backline.break_pages(v_pages, coalesce(v_due, '{}'));
+      perform backline.convert_to_jobs(v_pages, coalesce(v_due, '{}'));
     exception when lock_not_available then  -- somebody's open transaction is in the way: bring them again
       return query select u.key, 'busy' from unnest(p_keys) as u(key) where u.key <> all (p_written);
       return;
@@ -1144,10 +1144,10 @@ begin
       select i.key, i.lease, i.position,
         case when r.found is null then 'gone'
              when sha256(convert_to(r.content, 'UTF8')) is distinct from i.content_hash then 'changed'
-             when i.action = 'fresh' and (
+             when i.action = 'up_to_date' and (
                select true from backline.stamps s where s.collection_id = $1 and s.key = i.key
-                 and s.content_hash = i.content_hash and s.model_id = $8 offset 0) then 'fresh'
-             when i.action = 'fresh' then 'changed'
+                 and s.content_hash = i.content_hash and s.model_id = $8 offset 0) then 'up_to_date'
+             when i.action = 'up_to_date' then 'changed'
              when i.action = 'reuse' and i.embedding is null then 'lost'
              else 'busy' end as outcome
       from unnest($4, $5, $6, $7, $9) with ordinality
@@ -1168,13 +1168,13 @@ begin
         where x.collection_id = $1 and x.key = m.key offset 0) s
     ), ended as (
       delete from backline.jobs j
-      where j.ctid = any (array(select m.id from mine m where m.outcome in ('gone', 'fresh')))
+      where j.ctid = any (array(select m.id from mine m where m.outcome in ('gone', 'up_to_date')))
     ), freed as (
       update backline.jobs j set worker_id = null, not_before = now()
       where j.ctid = any (array(select m.id from mine m where m.outcome in ('changed', 'lost')))
     ), refreshed as (
       update backline.stamps s set stale = false
-      where s.ctid = any (array(select x.id from stamps x where x.outcome = 'fresh')) and s.stale
+      where s.ctid = any (array(select x.id from stamps x where x.outcome = 'up_to_date')) and s.stale
     ), orphaned as (
       delete from backline.stamps s
       where s.ctid = any (array(select x.id from stamps x where x.outcome = 'gone'))
@@ -1185,10 +1185,10 @@ begin
                    where j.collection_id = $1 and j.key = n.key and j.worker_id = $2
                      and (n.lease is null or n.lease = j.lease) offset 0)
                   or n.outcome in ('changed', 'lost') and exists (
-                    select from backline.pages p where p.lease = n.lease and n.key = any (p.keys)))
+                    select from backline.batch_leases p where p.lease = n.lease and n.key = any (p.keys)))
            then 'busy' else n.outcome end
     from rest n
-    where n.outcome <> 'fresh' or n.position <> all (array(select m.position from mine m))
+    where n.outcome <> 'up_to_date' or n.position <> all (array(select m.position from mine m))
   $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
   using p_collection, p_worker, p_written, p_keys, p_actions, p_hashes, p_vectors, c.model_id, p_leases;
 end $$;
@@ -1212,7 +1212,7 @@ declare
   v_busy text[];
 begin
   select * into strict c from backline.collections where id = p_collection;
-  perform backline.break_pages(array_agg(distinct x.lease), array_agg(x.key))
+  perform backline.convert_to_jobs(array_agg(distinct x.lease), array_agg(x.key))
   from jsonb_to_recordset(p_rows) as x(key text, lease bigint);
   execute format($q$
     with reported as materialized (
@@ -1239,7 +1239,7 @@ begin
     ), ended as (
       delete from backline.jobs j
       where j.ctid = any (array(select h.id from held h where h.outcome in ('dead', 'gone')))
-    ), buried as (
+    ), dead_lettered as (
       insert into backline.failures (collection_id, key, content_hash, model_id, attempts, kind, error, run_id)
       select $1, h.key, h.content_hash, $6, h.attempts, h.kind, h.error, $3
       from held h where h.outcome = 'dead'
@@ -1248,12 +1248,12 @@ begin
         error = excluded.error, run_id = excluded.run_id, failed_at = now()
       returning 1
     )
-    select (select count(*) from buried),
+    select (select count(*) from dead_lettered),
       array(select n.key from reported n
             where n.key <> all (array(select h.key from held h)) and (
               (select true from backline.jobs x where x.collection_id = $1 and x.key = n.key
                  and x.worker_id = $2 and (n.lease is null or n.lease = x.lease) offset 0)
-              or exists (select from backline.pages p where p.lease = n.lease and n.key = any (p.keys))))
+              or exists (select from backline.batch_leases p where p.lease = n.lease and n.key = any (p.keys))))
   $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
   into v_dead, v_busy using p_collection, p_worker, p_run, p_rows, c.max_attempts, c.model_id;
   insert into backline.run_counts (run_id, failed) select p_run, v_dead where p_run is not null and v_dead > 0;
@@ -1268,7 +1268,7 @@ create function backline.release(p_worker bigint, p_keys text[] default null) re
 language sql set search_path = ''
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
-  select backline.break_pages(array(select p.lease from backline.pages p where p.worker_id = p_worker), p_keys);
+  select backline.convert_to_jobs(array(select p.lease from backline.batch_leases p where p.worker_id = p_worker), p_keys);
   with freed as (
     update backline.jobs j set worker_id = null
     where j.ctid = any (array(
@@ -1283,7 +1283,7 @@ comment on function backline.release is 'API: gives leased jobs back.';
 
 create function backline.retry_failures(p_collection int, p_keys text[] default null) returns int
 language sql set search_path = '' as $$
-  with raised as (
+  with requeued as (
     delete from backline.failures f
     where f.ctid = any (array(
       select x.ctid from backline.failures x
@@ -1292,10 +1292,10 @@ language sql set search_path = '' as $$
     returning f.key
   ), queued as (
     insert into backline.jobs (collection_id, key, priority)
-    select p_collection, r.key, 1 from raised r
+    select p_collection, r.key, 1 from requeued r
     on conflict do nothing returning 1
   )
-  select count(*)::int from raised;
+  select count(*)::int from requeued;
 $$;
 comment on function backline.retry_failures is 'API: sends dead letters, all or some, through the queue again.';
 
@@ -1338,7 +1338,7 @@ begin
     update backline.jobs j set worker_id = v_id
     where j.ctid = any (array(
       select x.ctid from backline.jobs x where x.worker_id = any (v_lost) for update skip locked));
-    update backline.pages p set worker_id = v_id where p.worker_id = any (v_lost);
+    update backline.batch_leases p set worker_id = v_id where p.worker_id = any (v_lost);
     delete from backline.workers w where w.id = any (v_lost);
   end if;
   return v_id;
@@ -1355,19 +1355,19 @@ language sql set search_path = '' as $$
 $$;
 comment on function backline.heartbeat is 'API: renews a worker''s lease.';
 
-create function backline.retire_worker(p_worker bigint) returns void
+create function backline.unregister_worker(p_worker bigint) returns void
 language sql set search_path = '' as $$
   select backline.release(p_worker);
   delete from backline.workers where id = p_worker;  -- what is left of its leases, reap() frees
 $$;
-comment on function backline.retire_worker is 'API: ends a worker and gives back what it holds.';
+comment on function backline.unregister_worker is 'API: ends a worker and gives back what it holds.';
 
 -- Frees what dead workers held: those whose lease has run out, and at once those whose connection
 -- is gone, which its advisory lock shows. Then every lease without a worker is free, whoever took
 -- it: a process that slept past its lease may have claimed in the moment before it noticed. p_worker is who
 -- asks: it lives, even if its connection is gone and it has not noticed yet. Returns how many workers were
 -- found dead.
-create function backline.reap(p_collection int, p_worker bigint default null) returns int
+create function backline.release_dead_workers(p_collection int, p_worker bigint default null) returns int
 language plpgsql set search_path = ''
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -1387,8 +1387,8 @@ begin
          or exists (select from backline.workers w where w.run_id = r.id and w.id = any (v_dead)))
     and not exists (select from backline.workers w where w.run_id = r.id and w.id <> all (v_dead));
   delete from backline.workers w where w.id = any (v_dead);
-  perform backline.break_pages(array(
-    select p.lease from backline.pages p
+  perform backline.convert_to_jobs(array(
+    select p.lease from backline.batch_leases p
     where p.collection_id = p_collection and not exists (select from backline.workers w where w.id = p.worker_id)));
   -- From one holder to the next by the index: whatever the planner believes, it does not read the queue.
   with recursive holders as (
@@ -1407,7 +1407,7 @@ begin
     where h.id is not null and not exists (select from backline.workers w where w.id = h.id)));
   return cardinality(v_dead);
 end $$;
-comment on function backline.reap is 'API: frees what dead workers held.';
+comment on function backline.release_dead_workers is 'API: frees what dead workers held.';
 
 -- ------------------------------------------------------------------------------------------- runs
 
@@ -1444,7 +1444,7 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
                    and j.priority in (0, 1) and j.enqueued_at <= p_before)
          or exists (select from backline.jobs j where j.collection_id = p_collection
                       and j.worker_id is not null and j.enqueued_at <= p_before)
-         or exists (select from backline.pages p where p.collection_id = p_collection and p.leased_at <= p_before),
+         or exists (select from backline.batch_leases p where p.collection_id = p_collection and p.leased_at <= p_before),
          (select extract(epoch from greatest(min(j.not_before) - now(), interval '0'))::float8
           from (select x.not_before from backline.jobs x where x.collection_id = p_collection
                   and x.worker_id is null order by x.priority, x.enqueued_at limit 1000) j);
@@ -1466,7 +1466,7 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
            coalesce(sum(t.amount) filter (where t.measure = 'long' and t.model_id = c.model_id), 0)::bigint as long,
            coalesce(sum(t.amount) filter (where t.measure = 'pending'), 0)::bigint as pending,
            coalesce(sum(t.amount) filter (where t.measure = 'failed'), 0)::bigint as failed
-    from backline.collections c left join backline.tallies t on t.collection_id = c.id
+    from backline.collections c left join backline.counter_deltas t on t.collection_id = c.id
     where c.id = p_collection
   ), held as materialized (
     select l.jobs, l.at from backline.workers w cross join lateral (
@@ -1475,7 +1475,7 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
     where w.collection_id = p_collection
   ), paged as materialized (  -- what is open of the pages: their stamps tell
     select count(*) as jobs, min(p.leased_at) as at
-    from backline.pages p cross join unnest(p.keys) as u(key)
+    from backline.batch_leases p cross join unnest(p.keys) as u(key)
     where p.collection_id = p_collection and (
       select true from backline.stamps s
       where s.collection_id = p_collection and s.key = u.key and not s.stale offset 0) is null
@@ -1518,10 +1518,10 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
   v_dimensions int;
-  v_probe extensions.vector;
+  v_projection extensions.vector;
 begin
   select * into strict c from backline.collections where id = p_collection;
-  select m.dimensions, m.probe into strict v_dimensions, v_probe from backline.models m where m.id = c.model_id;
+  select m.dimensions, m.projection into strict v_dimensions, v_projection from backline.models m where m.id = c.model_id;
   execute format($q$
     with page as materialized (
       select r.%1$I::text collate "C" as key, %2$s as content, r.%3$I::extensions.vector as embedding,
@@ -1552,7 +1552,7 @@ begin
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
        case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end)
   into scanned, embedded, blank, problems, last_key
-  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_probe;
+  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection;
 end $$;
 comment on function backline.verify_page is 'API: checks the page of rows after key p_after.';
 
@@ -1560,7 +1560,7 @@ comment on function backline.verify_page is 'API: checks the page of rows after 
 --
 -- Finds what happened behind the triggers' back, and sends it through the queue: a load with triggers
 -- off, a table restored from a dump, a vector put there by hand. Page by page, beside workers and users:
--- what is found by one snapshot is mended only where it still is as the snapshot had it.
+-- what is found by one snapshot is repaired only where it still is as the snapshot had it.
 
 -- The triggers of a collection that do not fire.
 create function backline.trigger_problems(p_collection int) returns table (name text, problem text)
@@ -1592,12 +1592,12 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
   v_dimensions int;
-  v_probe extensions.vector;
+  v_projection extensions.vector;
   v_paged text[];
 begin
   select * into strict c from backline.collections where id = p_collection;
-  select m.dimensions, m.probe into strict v_dimensions, v_probe from backline.models m where m.id = c.model_id;
-  perform backline.take_turns(p_collection) where p_repair;
+  select m.dimensions, m.projection into strict v_dimensions, v_projection from backline.models m where m.id = c.model_id;
+  perform backline.lock_collection(p_collection) where p_repair;
   v_paged := backline.paged(p_collection);
   execute format($q$
     with page as materialized (
@@ -1643,7 +1643,7 @@ begin
     ), marked as (
       update backline.stamps s set stale = true where $7 and not s.stale and s.ctid = any (array(
         select d.stamp from judged d where d.problem is not null and d.stamp is not null and d.differs))
-    ), raised as (
+    ), requeued as (
       delete from backline.failures f where $7 and f.ctid = any (array(
         select d.failure from judged d where d.problem is not null and d.failure is not null))
     ), queued as (
@@ -1658,7 +1658,7 @@ begin
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
        case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end)
   into scanned, last_key, problems
-  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_probe, p_repair, v_paged;
+  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection, p_repair, v_paged;
 end $$;
 comment on function backline.reconcile_page is
   'API: finds rows of the page after key p_after that need work and that nobody would do, and with p_repair enqueues them.';
