@@ -1,17 +1,18 @@
-"""The same backfill by each way, on this machine, in one run.
+"""Run the same backfill over each transport, on this machine, in one run.
 
-    .venv/bin/python -m benchmarks.ways [--rows 5000] [--dimensions 384] [--rounds 3] [--delay 0.05]
+    .venv/bin/python -m benchmarks.transports [--rows 5000] [--rounds 3] [--delay 0.05]
 
 postgres  Backline embeds and writes over a connection
 rest      Backline embeds and writes over PostgREST, behind a gateway
 api       a Backline server embeds and writes
-edge      the Edge Function does, under Deno, through PostgREST
+edge      the Edge Function embeds and writes, under Deno, through PostgREST
 
-Every way has the same provider, which speaks OpenAI's API and takes --delay seconds a call. Each
-round makes a table anew, empties the cache of vectors, backfills with the command line's own
-defaults (but for --batch-size and --workers) and verifies every row; the vectors are compared with
-those of the first way. Seconds are those of the run, from its record in the database. Results go to
-benchmarks/results/ways.json and to the terminal. It needs what `make tools` brings.
+All transports use the same provider, which offers OpenAI's API and takes --delay seconds per call.
+Each round creates a table, empties the cache of vectors, backfills and verifies every row. Settings
+are the command line's defaults, except --batch-size and --workers. The vectors are compared with
+those of the first transport. The seconds come from the run's record in the database. Results go to
+benchmarks/results/transports.json and to the terminal. The benchmark needs the tools of
+`make tools`.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from tests.supabase.server import API_KEY, server_running
 from tests.supabase.stack import Project, stack_running
 
 BACKLINE = Path(sys.executable).with_name("backline")
-RESULTS = Path(__file__).parent / "results" / "ways.json"
-WAYS = ("postgres", "rest", "api", "edge")
+RESULTS = Path(__file__).parent / "results" / "transports.json"
+TRANSPORTS = ("postgres", "rest", "api", "edge")
 BODY = "'Row '||i||': a short piece of advice about the mix, the vocal and the room it stands in.'"
 
 
@@ -53,15 +54,15 @@ def run(folder: str, environment: dict[str, str], *arguments: str) -> dict[str, 
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    output: dict[str, Any] = json.loads(done.stdout)
+    return output
 
 
 def backfill(
-    project: Project, environment: dict[str, str], way: str, options: argparse.Namespace
+    project: Project, environment: dict[str, str], transport: str, options: argparse.Namespace
 ) -> float:
-    """Rows a second of one backfill into a fresh table, all rows verified."""
-    name = f"by_{way}"
+    """Return the rows a second of one backfill into a new table, with all rows verified."""
+    name = f"by_{transport}"
     make_table(project, name, options.rows)
     over_postgres = environment | {"DATABASE_URL": project.url}
     model = f"openai/text-embedding-3-small@{options.dimensions}"
@@ -69,8 +70,8 @@ def backfill(
         run(folder, over_postgres, "add", name, "--text", "{body}", "--model", model)
         project.execute("delete from backline.jobs")
         report = run(
-            folder, over_postgres if way == "postgres" else environment,
-            "backfill", name, "--via", way, "--batch-size", str(options.batch_size),
+            folder, over_postgres if transport == "postgres" else environment,
+            "backfill", name, "--via", transport, "--batch-size", str(options.batch_size),
             "--workers", str(options.workers),
         )  # fmt: skip
         assert (report["embedded"], report["failed"]) == (options.rows, 0), report
@@ -78,10 +79,10 @@ def backfill(
     return float(report["embedded"] / report["seconds"])
 
 
-def differing(project: Project, way: str) -> int:
-    """Rows whose vector is not that of the first way."""
+def differing(project: Project, transport: str) -> int:
+    """Return how many vectors differ from those of the first transport."""
     [(count,)] = project.execute(
-        f"select count(*) from by_{WAYS[0]} a join by_{way} b using (id) "
+        f"select count(*) from by_{TRANSPORTS[0]} a join by_{transport} b using (id) "
         "where not coalesce(a.embedding operator(extensions.<->) b.embedding <= 1e-6, false)"
     )
     return int(count)
@@ -89,14 +90,18 @@ def differing(project: Project, way: str) -> int:
 
 def clean(project: Project, environment: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        for way in WAYS:
+        for transport in TRANSPORTS:
             run(
-                folder, environment | {"DATABASE_URL": project.url}, "drop", f"by_{way}", "--column"
+                folder,
+                environment | {"DATABASE_URL": project.url},
+                "drop",
+                f"by_{transport}",
+                "--column",
             )
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    rates: dict[str, list[float]] = {transport: [] for transport in TRANSPORTS}
     differ = 0
     with stack_running() as stack, stack.project() as project, StandInProvider() as provider:
         provider.behave(delay_s=options.delay)
@@ -111,10 +116,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 "BACKLINE_API_URL": address, "BACKLINE_API_KEY": API_KEY,
             }  # fmt: skip
             for each in range(options.rounds):
-                for way in WAYS:
-                    rates[way].append(backfill(project, environment, way, options))
-                    print(f"round {each + 1}  {way:9}{rates[way][-1]:9,.0f} rows/s")
-                differ += sum(differing(project, way) for way in WAYS[1:])
+                for transport in TRANSPORTS:
+                    rate = backfill(project, environment, transport, options)
+                    rates[transport].append(rate)
+                    print(f"round {each + 1}  {transport:9}{rate:9,.0f} rows/s")
+                differ += sum(differing(project, transport) for transport in TRANSPORTS[1:])
                 clean(project, environment)
     return {"rates": rates, "differing": differ}
 
@@ -129,20 +135,20 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     options = parser.parse_args()
     began = time.time()
-    found = measure(options)
-    medians = {way: round(statistics.median(rates), 1) for way, rates in found["rates"].items()}
-    for way, rate in medians.items():
-        print(f"{way:9}{rate:9,.0f} rows/s, median of {options.rounds}")
-    print(f"{found['differing']} vectors differ")
-    result = {
+    result = measure(options)
+    medians = {name: round(statistics.median(rates), 1) for name, rates in result["rates"].items()}
+    for name, rate in medians.items():
+        print(f"{name:9}{rate:9,.0f} rows/s, median of {options.rounds}")
+    print(f"{result['differing']} vectors differ")
+    record = {
         "settings": vars(options), "median_rows_per_second": medians,
         "rounds_rows_per_second": {
-            way: [round(rate, 1) for rate in rates] for way, rates in found["rates"].items()
+            name: [round(rate, 1) for rate in rates] for name, rates in result["rates"].items()
         },
-        "differing_vectors": found["differing"], "seconds": round(time.time() - began, 1),
+        "differing_vectors": result["differing"], "seconds": round(time.time() - began, 1),
         "machine": f"{platform.machine()}, {os.cpu_count()} processors",
     }  # fmt: skip
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
