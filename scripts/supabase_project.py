@@ -1,10 +1,9 @@
-"""Writes supabase/migrations and supabase/seed.sql from what the package ships.
+"""Write supabase/migrations and supabase/seed.sql from the files of the package.
 
 usage: python scripts/supabase_project.py [--check]
 
-The migrations are copies, byte for byte, of src/backline/sql/migrations; the seed is the knowledge
-base of src/backline/data. With --check nothing is written; the exit code says whether all is up to
-date.
+The migrations are byte copies of src/backline/sql/migrations. The seed is the advice base of
+src/backline/data. With --check, nothing is written and the exit code is 1 if a file is outdated.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ on conflict (id) do nothing;
 
 
 def generated() -> dict[str, str]:
-    """Every generated file by its path below supabase/."""
-    made = {f"migrations/{m.version}_{m.name}.sql": m.sql for m in migrations()}
-    return made | {"seed.sql": SEED.format(rows=",\n".join(_rows()))}
+    """Return the text of every generated file by its path below supabase/."""
+    texts = {f"migrations/{m.version}_{m.name}.sql": m.sql for m in migrations()}
+    return texts | {"seed.sql": SEED.format(rows=",\n".join(_rows()))}
 
 
 def _rows() -> Iterator[str]:
@@ -55,11 +54,11 @@ def _literal(value: Any) -> str:
 
 
 def differences() -> list[str]:
-    """The files that are missing, not as they should be, or not ours, below supabase/."""
-    made = generated()
-    wrong = [name for name, text in made.items() if _read(FOLDER / name) != text]
-    strangers = {f"migrations/{file.name}" for file in (FOLDER / "migrations").glob("*")}
-    return sorted([*wrong, *strangers - made.keys()])
+    """Return the files below supabase/ that are missing, outdated or not generated."""
+    texts = generated()
+    wrong = [name for name, text in texts.items() if _read(FOLDER / name) != text]
+    existing = {f"migrations/{file.name}" for file in (FOLDER / "migrations").glob("*")}
+    return sorted([*wrong, *existing - texts.keys()])
 
 
 def _read(file: Path) -> str | None:
