@@ -28,10 +28,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
 
 from backline import pgvector, process
 from backline.backfill import Backfill
@@ -115,19 +118,22 @@ async def bare_copy(store: Store, rows: int, dimensions: int) -> float:
     tuples = [struct.pack(">hiq", 2, 8, i) + e for i, e in enumerate(elements, start=1)]
     payload = b"".join((head, *tuples, struct.pack(">h", -1)))
 
-    async def act() -> None:
-        async with store.connector.transaction() as transaction:
-            await transaction.execute(
+    async def act(session: AsyncConnection[DictRow]) -> None:
+        async with session.transaction():
+            await session.execute(
                 "create temporary table incoming (id bigint, embedding extensions.vector) "
                 "on commit drop"
             )
-            await transaction.copy_in("copy incoming from stdin (format binary)", payload)
-            await transaction.execute(
+            incoming = session.cursor().copy("copy incoming from stdin (format binary)")
+            async with incoming as copy:
+                await copy.write(payload)
+            await session.execute(
                 "update bare b set embedding = i.embedding from incoming i where b.id = i.id"
             )
 
     await checkpoint(store)
-    return await timed(act)
+    async with await store.connector.dedicated() as session:
+        return await timed(partial(act, session))
 
 
 async def pipeline(store: Store, rows: int, dimensions: int) -> float:
