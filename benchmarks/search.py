@@ -34,8 +34,7 @@ from backline.embedders.base import Embedder
 from backline.embedders.specs import open_embedder
 from backline.postgres import embedded, migrate
 from backline.postgres.store import Store, open_store
-from backline.search.ranking import Query, ranked
-from backline.search.ranking import embedded as embedded_query
+from backline.search.ranking import Query, embed_query, rank_rows
 from backline.types import Collection
 
 RESULTS = Path(__file__).parent / "results" / "search.json"
@@ -152,7 +151,7 @@ def searches(
     def through(mode: search.Mode) -> Search:
         async def run(text: str, vector: list[float]) -> object:
             compared = None if mode == "keyword" else vector
-            return await ranked(store, collection, Query(text, mode), text, compared)
+            return await rank_rows(store, collection, Query(text, mode), text, compared)
 
         return run
 
@@ -175,7 +174,7 @@ async def measure(
     await bare.execute("set hnsw.ef_search = 200")
     for n, text in enumerate(questions[:WARM_UP] + questions):
         began = time.perf_counter()
-        vector = await embedded_query(collection, embedder, text)
+        vector = await embed_query(collection, embedder, text)
         spent = {"embedding a query": time.perf_counter() - began}
         for name, action in searches(store, collection, bare).items():
             if name.startswith("ts_rank") and n % 10:

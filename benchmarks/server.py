@@ -44,7 +44,7 @@ from backline.embedders.specs import open_embedder
 from backline.postgres import embedded
 from backline.postgres.connector import Connector
 from backline.postgres.store import Store
-from backline.search.ranking import Query, ranked
+from backline.search.ranking import Query, rank_rows
 from backline.server import uvicorn
 from backline.types import Collection
 
@@ -133,7 +133,7 @@ async def bench_search(folder: Path, rounds: int) -> dict[str, Any]:
 
                 async def bare(q: str, mode: search.Mode = mode) -> None:
                     vector = None if mode == "keyword" else vectors[q]
-                    await ranked(store, collection, Query(q, mode, snippets=True), q, vector)
+                    await rank_rows(store, collection, Query(q, mode, snippets=True), q, vector)
 
                 async def library(q: str, mode: search.Mode = mode) -> None:
                     current = await store.collection("music_knowledge")

@@ -167,8 +167,8 @@ def sql() -> str:
         "# SQL API\n\nThese functions of the schema `backline` are the protocol of every worker. "
         "They are public: their names, arguments and meaning change only with a note in the "
         "changelog. Every other object of the schema is private. The comment above each function "
-        "in `src/backline/sql/schema/functions/` describes it in full. Only the owner and, on Supabase, "
-        "`service_role` may call them.\n\n" + _table(["function", "purpose"], rows)
+        "in `src/backline/sql/schema/functions/` describes it in full. Only the owner and, on "
+        "Supabase, `service_role` may call them.\n\n" + _table(["function", "purpose"], rows)
     )
 
 

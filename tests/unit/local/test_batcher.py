@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backline.embedders.local.batcher import SharedBatches
+from backline.embedders.local.batcher import Batcher
 from backline.embedders.local.executor import NORMAL, URGENT, PriorityExecutor
 from backline.embedders.local.tokenizers.base import TokenIds
 from backline.errors import ProviderUnavailableError
@@ -32,7 +32,7 @@ class Streams:
         self.entered = threading.Semaphore(0)
         self.seen: list[list[int]] = []  # lengths of the texts of each sub-batch
         self.executor = PriorityExecutor(streams, "test")
-        self.shared = SharedBatches(
+        self.shared = Batcher(
             self.forward,
             self.executor,
             NORMAL,
@@ -176,7 +176,7 @@ def test_what_a_caller_that_left_still_has_waiting_is_dropped(one: Streams) -> N
 
 def test_an_answer_of_the_wrong_shape_is_an_error_and_not_an_endless_wait() -> None:
     executor = PriorityExecutor(1, "test")
-    shared = SharedBatches(
+    shared = Batcher(
         lambda texts: np.zeros((len(texts), 3), dtype=np.float32),
         executor, NORMAL, streams=1, batch_tokens=8, dimensions=2,
     )  # fmt: skip
