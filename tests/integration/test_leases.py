@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from functools import partial
 
-import pytest
 from tests.integration.harness import (
     DIMENSIONS,
     World,
     eventually,
     execute,
-    make_world,
     running,
     waits_for_a_lock,
 )
-from tests.provider import StandInProvider
 
 from backline import pgvector
 from backline.embedders.hash import hash_vectors
-from backline.postgres.store import Store
 from backline.store import LeasedBatch, NewVector
 from backline.types import FailedAttempt, Job
-
-
-@pytest.fixture
-async def world(store: Store, provider: StandInProvider) -> AsyncIterator[World]:
-    async with make_world(store, provider) as made:
-        yield made
 
 
 async def test_a_worker_whose_connection_is_cut_is_not_dead_to_itself(world: World) -> None:

@@ -23,7 +23,7 @@ model_app = typer.Typer(help="The models, and which one a collection uses.", no_
 def model_list(as_json: AsJson = False) -> None:
     """List the models that --model takes, and which local ones are on this machine."""
     settings = settings_of()
-    engine = local.chosen_engine(settings.local_engine, settings.local_threads)
+    engine = local.choose_engine(settings.local_engine, settings.local_threads)
     rows = [*_local_rows(), *_openai_rows(), _HASH]
     if as_json:
         emit({"models": rows, "engine": asdict(engine)})
