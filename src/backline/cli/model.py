@@ -24,7 +24,7 @@ app = typer.Typer(help="List models, download weights, change a model.", no_args
 def list_models(as_json: AsJson = False) -> None:
     """List the models that --model takes, and which local ones are on this machine."""
     settings = config.load()
-    engine = local.chosen_engine(settings.local_engine, settings.local_threads)
+    engine = local.choose_engine(settings.local_engine, settings.local_threads)
     rows = [*_local_rows(), *_openai_rows(), _HASH]
     if as_json:
         emit({"models": rows, "engine": asdict(engine)})

@@ -15,8 +15,6 @@ from itertools import repeat
 from typing import Any
 from uuid import UUID
 
-import numpy as np
-from numpy.typing import NDArray
 from psycopg.rows import DictRow
 
 from backline import errors, pgvector
@@ -25,11 +23,11 @@ from backline.postgres.connector import Connector
 from backline.sql import queries, query
 from backline.store import (
     NO_USAGE,
+    Capabilities,
     DriftPage,
     Lease,
     LeasedBatch,
     NewVector,
-    Page,
     ScannedRow,
     Usage,
     VerifiedPage,
@@ -45,7 +43,6 @@ from backline.types import (
     Model,
     Outcome,
     RunRecord,
-    SearchHit,
 )
 
 
@@ -60,6 +57,13 @@ class Store:
     def has_sessions(self) -> bool:
         """Whether a connection outlives a transaction, so that it can listen and show life."""
         return self.connector.has_sessions
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return what this store can do; `sessions` is known after `Connector.open`."""
+        return Capabilities(
+            sessions=self.connector.has_sessions, indexes=True, cache=True, sql=True
+        )
 
     # --- collections ---
 
@@ -188,21 +192,6 @@ class Store:
         moment: datetime = row["now"]
         return moment
 
-    async def search_dense(
-        self, collection: Collection, vector: NDArray[np.float32], limit: int
-    ) -> list[SearchHit]:
-        """The rows nearest to a float32 vector of shape (dimensions,), by cosine similarity."""
-        rows = await self.connector.fetch(
-            query("search_dense"),
-            {"collection": collection.id, "query": pgvector.reals(vector), "limit": limit},
-        )
-        return [
-            SearchHit(
-                r["key"], r["similarity"], {"dense": r["similarity"]}, r["content"], r["record"]
-            )
-            for r in rows
-        ]
-
     async def search_rows(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The rows of `backline.search`, for the values that the statement names."""
         vector = values["vector"]
@@ -268,25 +257,10 @@ class Store:
 
     # --- jobs ---
 
-    async def enqueue_page(self, collection: Collection, after: str | None, limit: int) -> Page:
-        """Enqueue what is due in the page of rows after key `after`.
-
-        A user's uncommitted insert of the same row would make this wait for their transaction, so
-        it gives up after 200 ms and is called again.
-        """
-        async with self.connector.transaction() as transaction:
-            # A lost claim or page costs nothing, so neither waits for the disk.
-            await transaction.execute("set local synchronous_commit = off")
-            await transaction.execute("set local lock_timeout = '200ms'")
-            [row] = await transaction.fetch(
-                query("enqueue_page"),
-                {"collection": collection.id, "after": after, "limit": limit},
-            )
-        return Page(row["scanned"], row["due"], row["last_key"])
-
     async def claim(self, collection: Collection, worker: int, limit: int) -> list[Job]:
         """Lease up to `limit` jobs; an empty list means that nothing is due at this moment."""
         async with self.connector.transaction() as transaction:
+            # A lost claim costs nothing, so it does not wait for the disk.
             await transaction.execute("set local synchronous_commit = off")
             rows = await transaction.fetch_tuples(
                 query("claim"),
@@ -398,13 +372,6 @@ class Store:
         )  # fmt: skip
         busy: list[str] = row["busy"]
         return busy
-
-    async def release(self, worker: int, keys: Sequence[str] | None = None) -> int:
-        """Give leased jobs back, all or some; no attempt is counted."""
-        row = await self.connector.fetch_one(
-            query("release"), {"worker": worker, "keys": None if keys is None else list(keys)}
-        )
-        return int(row["released"])
 
     async def outstanding(
         self, collection: Collection, before: datetime

@@ -22,6 +22,7 @@ from backline import errors, pgvector
 from backline.collections import choose, collection_of
 from backline.store import (
     NO_USAGE,
+    Capabilities,
     Lease,
     LeasedBatch,
     NewVector,
@@ -53,6 +54,10 @@ class RestStore:
     @property
     def has_sessions(self) -> bool:
         return False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(sessions=False, indexes=False, cache=True, sql=False)
 
     # --- what is there ---
 
@@ -250,10 +255,6 @@ class RestStore:
             rows=[failed_row(row) for row in rows],
         )  # fmt: skip
         return busy
-
-    async def release(self, worker: int, keys: Sequence[str] | None = None) -> int:
-        wanted = None if keys is None else list(keys)
-        return int(await self.project.call("release", worker=worker, keys=wanted))
 
     async def outstanding(
         self, collection: Collection, before: datetime

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 
 from backline.collections import check
 from backline.search import DEFAULT_WEIGHT, LARGEST_PAGE, Mode
-from backline.search.ranking import DEEPEST_ROW, embedded, readable
+from backline.search.ranking import DEEPEST_ROW, clean_text, embed_query
 from backline.server import handlers, map, schemas
 from backline.server.routes.responses import WITH_BODY, WITH_DATABASE, problems
 from backline.server.routes.status import OfCollection
@@ -88,6 +88,6 @@ async def place_of_query(
     check(found, found.model, to="read")
     opened = await services.models.of(found.model)
     made = await services.maps.of(services.store, found, limit)
-    vector = await embedded(found, opened.embedder, readable(q))
+    vector = await embed_query(found, opened.embedder, clean_text(q))
     [[x, y]] = made.plane.place(map.row(vector)).round(5).tolist()
     return schemas.Place(x=x, y=y)
