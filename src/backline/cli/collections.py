@@ -87,7 +87,7 @@ def add(
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
-    """Declare a table for embedding and follow its edits from now on."""
+    """Declare a table for embedding and follow its edits."""
     settings = config.load(**flags)
     if column_type not in ("vector", "halfvec"):
         raise errors.UsageError(f"--column-type is {column_type!r}; use vector or halfvec.")
@@ -165,7 +165,10 @@ def drop(
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
-    """Undo add: remove the triggers and the collection's records. The table stays."""
+    """Undo add and keep the table.
+
+    Removes the triggers and the collection's records. The vectors stay too, without --column.
+    """
     kept = asyncio.run(_drop(config.load(**flags), collection, column=column))
     if as_json:
         emit({"dropped": collection, "column_dropped": column})

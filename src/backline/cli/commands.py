@@ -35,23 +35,37 @@ COMMANDS: Final = {
     "add": Command(
         "collections:add", TABLES, "Declare a table for embedding and follow its edits."
     ),
-    "drop": Command("collections:drop", TABLES, "Undo add; the table stays."),
-    "load": Command("load:load", TABLES, "Load JSONL, CSV or Parquet into a table."),
+    "drop": Command("collections:drop", TABLES, "Undo add and keep the table."),
+    "load": Command(
+        "load:load", TABLES, "Load JSONL, CSV or Parquet into a table, all records or none."
+    ),
     "backfill": Command(
         "backfill:backfill", EMBED, "Embed every row whose vector is missing or out of date."
     ),
     "sync": Command("sync:sync", EMBED, "Follow live edits and embed each one, until stopped."),
     "status": Command("status:status", EMBED, "Show coverage, queue, failures, lag, rate and ETA."),
-    "verify": Command("verify:verify", EMBED, "Check every stored vector against its row."),
+    "verify": Command(
+        "verify:verify", EMBED, "Check every stored vector against its row and model."
+    ),
     "reconcile": Command(
         "reconcile:reconcile", EMBED, "Find and repair rows that the triggers missed."
     ),
     "failures": Command("failures:app", EMBED, "Dead letters: rows that failed permanently."),
     "runs": Command("runs:app", EMBED, "Past and current backfills."),
     "search": Command("search:search", SEARCH, "Find the rows that match a query, best first."),
-    "suggest": Command("suggest:suggest", SEARCH, "Rank advice from the knowledge base."),
-    "index": Command("index:index", SEARCH, "Build the missing indexes for search."),
-    "eval": Command("eval:evaluate", SEARCH, "Measure search quality and latency."),
+    "suggest": Command(
+        "suggest:suggest", SEARCH, "Rank advice for a question from the knowledge base."
+    ),
+    "index": Command(
+        "index:index",
+        SEARCH,
+        "Build the missing indexes for search: keywords, and HNSW for large tables.",
+    ),
+    "eval": Command(
+        "eval:evaluate",
+        SEARCH,
+        "Measure search on judged queries: nDCG@10, recall@100, MRR@10, latency.",
+    ),
     "serve": Command("serve:serve", SERVE, "Serve the HTTP API, the WebSocket and the studio."),
 }
 
@@ -115,7 +129,7 @@ def load(name: str) -> Any:
 
 
 def _command_of(function: Callable[..., None]) -> Any:
-    holder = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    holder = typer.Typer(add_completion=False)
     holder.command()(function)
     return typer.main.get_command(holder)
 

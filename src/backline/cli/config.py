@@ -12,7 +12,10 @@ from backline.cli.output import emit, table
 
 
 def config(as_json: AsJson = False) -> None:
-    """Show the settings and where each value comes from. Secrets are masked."""
+    """Show the settings and where each value comes from.
+
+    Secrets are masked.
+    """
     settings, origins = library.load_with_origins()
     rows = [
         {

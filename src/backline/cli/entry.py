@@ -77,7 +77,7 @@ def _report(kind: str, message: str, code: int) -> int:
 
 
 def _usage(error: Any) -> str:
-    """Return what is wrong with the call; empty after a call without arguments, which shows help."""
+    """Return what is wrong with the call; empty where the help was shown instead."""
     if getattr(error, "option_name", None) == "--via":  # a command without this option
         from backline.wiring import NEEDS_CONNECTION
 

@@ -60,7 +60,7 @@ def evaluate(
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Measure search on judged queries: nDCG@10, recall@100, MRR@10 and latency."""
+    """Measure search on judged queries: nDCG@10, recall@100, MRR@10, latency."""
     modes = [mode_of(each) for each in (compare or (mode,))]
     settings = config.load(**flags)
     dataset = library.read_dataset(folder, split)

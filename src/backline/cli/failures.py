@@ -24,7 +24,9 @@ from backline.types import Collection, Failure
 
 T = TypeVar("T")
 
-app = typer.Typer(help="Dead letters: rows that failed permanently.", no_args_is_help=True)
+app = typer.Typer(
+    help="Dead letters: rows that failed permanently.", no_args_is_help=True, add_completion=False
+)
 
 Keys = Annotated[
     list[str] | None,

@@ -17,7 +17,11 @@ from backline.config import Settings
 from backline.embedders import local
 from backline.embedders.openai.models import MAX_TOKENS, OPENAI_MODELS
 
-app = typer.Typer(help="List models, download weights, change a model.", no_args_is_help=True)
+app = typer.Typer(
+    help="List models, download weights, change a model.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 
 @app.command("list")

@@ -68,7 +68,7 @@ AsJson = Annotated[
 CollectionName = Annotated[
     str | None,
     typer.Argument(
-        metavar="[COLLECTION]",
+        metavar="COLLECTION",
         help="The collection. Default: the only one, or music_knowledge.",
         show_default=False,
     ),

@@ -7,14 +7,15 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from backline.types import Coverage
+if TYPE_CHECKING:
+    from backline.types import Coverage
 
 err = Console(stderr=True, highlight=False)
 # Lines wrap on a terminal only: grep and cut need them whole.

@@ -36,7 +36,10 @@ def reconcile(
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
-    """Find and repair what the triggers missed: loads without triggers, restores, edited vectors."""
+    """Find and repair rows that the triggers missed.
+
+    Triggers miss loads with triggers disabled, restored dumps and vectors edited by hand.
+    """
     result = asyncio.run(_reconcile(config.load(**flags), collection, after, dry_run=dry_run))
     if as_json:
         emit({**asdict(result), "sound": result.sound})

@@ -23,7 +23,7 @@ from backline.config import Settings
 from backline.store import JobStore
 from backline.types import RunRecord
 
-app = typer.Typer(help="Past and current backfills.", no_args_is_help=True)
+app = typer.Typer(help="Past and current backfills.", no_args_is_help=True, add_completion=False)
 
 RunNumber = Annotated[int, typer.Argument(metavar="RUN", help="The run's number.")]
 

@@ -55,7 +55,10 @@ def serve(
     workers: Workers = None,
     flags: Flags = NO_FLAGS,
 ) -> None:  # fmt: skip
-    """Serve the HTTP API, the WebSocket and the studio, and embed edits as they are committed."""
+    """Serve the HTTP API, the WebSocket and the studio.
+
+    Also embeds edits as they are committed, unless --no-worker is set.
+    """
     settings = config.load(
         **flags, host=host, port=port, protect_reads=protect_reads or None, workers=workers
     )

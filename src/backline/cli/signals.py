@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import threading
@@ -20,6 +19,8 @@ STOPPED: Final = 130
 @contextmanager
 def stopping(stop: Callable[[str], None]) -> Iterator[None]:
     """Call `stop` with a reason on the first Ctrl-C or SIGTERM; a second one ends the process."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     received: list[str] = []
 

@@ -40,7 +40,10 @@ def suggest(
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
-    """Rank advice for a question, with parameters; report when nothing relevant is known."""
+    """Rank advice for a question from the knowledge base.
+
+    Each suggestion comes with parameters. The command reports when nothing relevant is known.
+    """
     about = Context(context, genre, bpm, track_type)
     result = asyncio.run(_suggest(config.load(**flags), collection, prompt, about, limit))
     if as_json:

@@ -27,7 +27,11 @@ from backline.types import Verification
 def verify(
     collection: CollectionName = None, flags: Flags = NO_FLAGS, as_json: AsJson = False
 ) -> None:
-    """Check every row: dimensions, finite values, unit length, current text, current model."""
+    """Check every stored vector against its row and model.
+
+    A valid vector has the right dimensions, finite values, unit length, and belongs to the current
+    text and the current model.
+    """
     name, result = asyncio.run(_verify(config.load(**flags), collection))
     if as_json:
         emit({"collection": name, "passed": result.passed, **asdict(result)})
