@@ -70,7 +70,7 @@ format: setup ## format the code
 	@cd $(ROOT) && $(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 docs: setup ## regenerate the reference pages and supabase/ from the program
-	@cd $(ROOT) && $(BIN)/python scripts/reference.py && $(BIN)/python scripts/supabase_project.py
+	@cd $(ROOT) && $(BIN)/python scripts/reference.py && $(BIN)/python scripts/supabase_project.py && $(BIN)/python scripts/outcomes.py
 
 clean: ## remove what the other targets made in this folder
 	@rm -rf $(VENV) $(ROOT)/.tools $(ROOT)/dist $(ROOT)/.mypy_cache $(ROOT)/.ruff_cache $(ROOT)/.pytest_cache \
