@@ -63,7 +63,7 @@ def test_axe_finds_nothing_serious_and_nothing_is_cut_off(
         assert wider <= 0, f"{view} is {wider} px wider than the screen"
         assert page.evaluate(ASKEW) == [], f"panels of {view} do not end where the view does"
     page.keyboard.press("Control+k")
-    expect(page.get_by_role("combobox", name="Find an action")).to_be_focused()
+    expect(page.get_by_role("combobox", name="Search actions")).to_be_focused()
     at_rest(page)
     assert violations(page) == [], "palette"
 

@@ -87,7 +87,7 @@ def test_ask_read_apply_undo(page: Page, server: Server) -> None:
     ask(page)
     found = card(page)
     expect(found).to_be_visible()
-    for shown in ("EQ", "Hz", "dB", "Meaning", "Words", "Together"):
+    for shown in ("EQ", "Hz", "dB", "Meaning", "Keywords", "Combined"):
         expect(found).to_contain_text(shown)
     [row] = [
         hit["row"]
@@ -102,7 +102,7 @@ def test_ask_read_apply_undo(page: Page, server: Server) -> None:
         applied = host.next_action()
         assert (applied["action_id"], applied["name"]) == (44300, "suggestion.apply")
         assert applied["parameters"]["parameters"] == row["parameters"]
-        expect(found.get_by_role("button", name="Take back")).to_be_visible()
+        expect(found.get_by_role("button", name="Revert")).to_be_visible()
         expect(page.get_by_role("complementary", name="Applied")).to_contain_text(
             "sent to Wavelab 3"
         )
@@ -125,7 +125,7 @@ def test_without_a_host_the_parameters_are_copied(page: Page, server: Server) ->
     hostless(server)
     page.bring_to_front()
     card(page).get_by_role("button", name="Apply").click()
-    expect(page.get_by_text("No host is connected. The parameters")).to_be_visible()
+    expect(page.get_by_text("No host connected. Copied the parameters")).to_be_visible()
     copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
     hits = server.post("/api/search", {"query": QUESTION})["hits"]
     assert copied == next(h["row"]["parameters"] for h in hits if h["row"]["title"] == ANSWER)
@@ -159,7 +159,7 @@ def test_the_address_holds_the_whole_state(page: Page, server: Server) -> None:
     settled(page)
     ask(page)
     answered(page)
-    page.get_by_role("radio", name="Words").check(force=True)
+    page.get_by_role("radio", name="Keywords").check(force=True)
     wait_for_address(page, "mode", lambda mode: mode == "keyword")
     answered(page)
     expect(page.get_by_role("listitem").nth(2)).to_contain_text(third)
@@ -170,7 +170,7 @@ def test_the_address_holds_the_whole_state(page: Page, server: Server) -> None:
     another = page.context.new_page()
     another.goto(page.url)
     expect(field(another)).to_have_value(QUESTION)
-    expect(another.get_by_role("radio", name="Words")).to_be_checked()
+    expect(another.get_by_role("radio", name="Keywords")).to_be_checked()
     expect(another.locator("li[aria-current=true]").get_by_role("heading")).to_have_text(third)
 
 

@@ -12,7 +12,7 @@ from tests.provider import StandInProvider
 
 
 def away(page: Page) -> Locator:
-    return page.get_by_role("alert").filter(has_text="The server is not reached.")
+    return page.get_by_role("alert").filter(has_text="Server unreachable.")
 
 
 def test_the_page_says_that_the_server_is_gone_and_recovers(page: Page, server: Server) -> None:
@@ -22,7 +22,7 @@ def test_the_page_says_that_the_server_is_gone_and_recovers(page: Page, server: 
     light = page.get_by_role("status").filter(has_text="Connected")
     expect(light).to_be_visible()
     server.kill()
-    expect(away(page)).to_contain_text("The server is not reached.")
+    expect(away(page)).to_contain_text("Server unreachable.")
     expect(card(page)).to_be_visible()  # what is there stays readable
     enabled(page.get_by_role("button", name="Reconnect now")).click()
     expect(away(page)).to_be_visible()
@@ -74,15 +74,15 @@ def test_what_is_applied_while_the_server_is_away_is_sent_once_the_host_is_back(
     server.kill()
     expect(away(page)).to_be_visible()
     found.get_by_role("button", name="Apply").click()
-    expect(away(page)).to_contain_text("1 waiting")
+    expect(away(page)).to_contain_text("1 queued")
     server.start()
     applied = page.get_by_role("complementary", name="Applied")
-    expect(applied).to_contain_text("waits for a host")
+    expect(applied).to_contain_text("waiting for a host")
     with host_of(server) as host:
         sent = host.next_action()
         assert (sent["name"], sent["parameters"]["title"]) == ("suggestion.apply", ANSWER)
         expect(applied).to_contain_text("sent to Plugin")
-        found.get_by_role("button", name="Take back").click()
+        found.get_by_role("button", name="Revert").click()
         assert host.next_action()["name"] == "suggestion.revert"  # and was sent but once
 
 
@@ -95,7 +95,7 @@ def test_a_run_whose_server_dies_is_told_as_interrupted(
     start(page).click()
     expect(page.get_by_test_id("progress")).to_be_visible()
     server.kill()
-    expect(page.get_by_text("These figures are from before")).to_be_visible()
+    expect(page.get_by_text("Connection lost. These figures")).to_be_visible()
     provider.reset()
     server.start()
     expect(away(page)).to_have_count(0)
@@ -103,4 +103,4 @@ def test_a_run_whose_server_dies_is_told_as_interrupted(
     runs = page.get_by_test_id("runs").get_by_role("row")
     expect(runs.nth(1)).to_contain_text("completed")
     expect(runs.nth(2)).to_contain_text("interrupted")
-    expect(page.get_by_test_id("backfill-rest")).to_have_text("Everything is embedded.")
+    expect(page.get_by_test_id("backfill-rest")).to_have_text("All rows are embedded.")

@@ -53,7 +53,7 @@ def test_start_a_backfill_and_watch_it_end(
     world.write_notes(400)
     provider.behave(held=True)
     page.goto("/coverage?collection=notes")
-    expect(page.get_by_test_id("backfill-rest")).to_have_text("400 rows wait for a vector.")
+    expect(page.get_by_test_id("backfill-rest")).to_have_text("400 rows to embed.")
     start(page).click()
     progress = page.get_by_test_id("progress")
     expect(progress).to_contain_text("0 %")
@@ -63,8 +63,8 @@ def test_start_a_backfill_and_watch_it_end(
     expect(progress).to_contain_text(re.compile(r"Rate\s*[\d.,]+ rows/s"))
     expect(progress).to_contain_text(re.compile(r"Time left\s*[\d.]+ (ms|s|min|h|d)"))
     provider.behave(held=False)
-    expect(page.get_by_test_id("backfill-rest")).to_have_text("Everything is embedded.")
-    expect(page.get_by_test_id("last-run")).to_contain_text("ended")
+    expect(page.get_by_test_id("backfill-rest")).to_have_text("All rows are embedded.")
+    expect(page.get_by_test_id("last-run")).to_contain_text("completed")
     expect(row_of(page, "Embedded")).to_have_text("400")
     expect(row_of(page, "Pending")).to_have_text("0")
     expect(page.get_by_test_id("runs").get_by_role("row").nth(1)).to_contain_text("completed")
@@ -87,7 +87,7 @@ def test_cancel_a_backfill(
     eventually(lambda: running(server) == [], "the run to be told to end")
     provider.behave(held=False)  # what is under way is stored, and nothing begun
     expect(page.get_by_test_id("last-run")).to_contain_text("was cancelled")
-    expect(page.get_by_test_id("backfill-rest")).to_contain_text("wait for a vector")
+    expect(page.get_by_test_id("backfill-rest")).to_contain_text("rows to embed")
     left = world.sql("select count(*) as n from notes where embedding is null")[0]["n"]
     assert 0 < left <= 120
     expect(row_of(page, "Pending")).to_have_text(str(left))
@@ -111,7 +111,7 @@ def test_dead_letters_are_shown_and_sent_again(
     expect(row_of(page, "Pending")).to_have_text("3")
     provider.behave(reject_marker=None)
     start(page).click()
-    expect(page.get_by_test_id("backfill-rest")).to_have_text("Everything is embedded.")
+    expect(page.get_by_test_id("backfill-rest")).to_have_text("All rows are embedded.")
 
 
 def test_the_history_is_drawn_and_told(page: Page, world: World, server: Server) -> None:
@@ -121,7 +121,7 @@ def test_the_history_is_drawn_and_told(page: Page, world: World, server: Server)
     expect(page.get_by_test_id("runs").get_by_role("row").nth(1)).to_contain_text("completed")
     page.get_by_role("button", name=f"Backfill {run}", exact=True).click()
     expect(page).to_have_url(re.compile(f"run={run}"))
-    expect(page.get_by_test_id("chosen-run")).to_contain_text("20")
+    expect(page.get_by_test_id("selected-run")).to_contain_text("20")
     expect(page.get_by_role("img", name=re.compile("last .* backfills"))).to_be_visible()
     expect(page.get_by_test_id("run-chart").locator("canvas")).to_be_visible()
     page.wait_for_function(
@@ -130,7 +130,7 @@ def test_the_history_is_drawn_and_told(page: Page, world: World, server: Server)
         return new Set(new Uint32Array(drawn)).size > 10 }"""
     )
     page.reload()
-    expect(page.get_by_test_id("chosen-run")).to_contain_text("20")
+    expect(page.get_by_test_id("selected-run")).to_contain_text("20")
 
 
 def test_another_collection_is_chosen_and_that_is_undone(page: Page) -> None:
@@ -145,4 +145,4 @@ def test_another_collection_is_chosen_and_that_is_undone(page: Page) -> None:
 
 def test_a_collection_that_is_not_there(page: Page) -> None:
     page.goto("/coverage?collection=nowhere")
-    expect(page.get_by_role("heading", name="There is no collection nowhere")).to_be_visible()
+    expect(page.get_by_role("heading", name="Collection “nowhere” not found")).to_be_visible()

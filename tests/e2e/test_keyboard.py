@@ -34,7 +34,7 @@ def press_in_turn(page: Page, keys: str, path: str) -> None:
 def test_the_palette_finds_runs_and_remembers(body: Page) -> None:
     page = body
     page.keyboard.press("Control+k")
-    finder = page.get_by_role("combobox", name="Find an action")
+    finder = page.get_by_role("combobox", name="Search actions")
     expect(finder).to_be_focused()
     finder.fill("gocov")  # not a word of it, but its letters in their order
     expect(page.get_by_role("option").first).to_contain_text("Go to Coverage")
@@ -78,7 +78,7 @@ def test_ask_by_keyboard_alone(body: Page) -> None:
     page.keyboard.press("k")
     expect(card(page)).to_have_attribute("aria-current", "true")
     page.keyboard.press("a")
-    expect(card(page).get_by_role("button", name="Take back")).to_be_visible()
+    expect(card(page).get_by_role("button", name="Revert")).to_be_visible()
     page.keyboard.press("Control+z")
     expect(card(page).get_by_role("button", name="Apply")).to_be_visible()
     page.keyboard.press("Shift+V")
@@ -98,13 +98,13 @@ def test_typing_is_no_shortcut(body: Page) -> None:
 def test_shortcuts_are_rebound_and_conflicts_refused(page: Page) -> None:
     page.goto("/actions")
     settled(page)
-    button = page.get_by_role("button", name=re.compile("^Change the shortcut of Go to Map"))
+    button = page.get_by_role("button", name=re.compile("^Change shortcut of Go to Map"))
     button.click()
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_role("textbox", name="New shortcut")).to_be_focused()
     page.keyboard.press("Shift+T")
-    expect(dialog).to_contain_text("Switch between dark and light")
-    save = dialog.get_by_role("button", name=re.compile("^Use"))
+    expect(dialog).to_contain_text("Switch theme")
+    save = dialog.get_by_role("button", name="Save")
     expect(save).to_be_disabled()
     page.keyboard.press("Shift+Y")
     expect(save).to_be_enabled()

@@ -185,4 +185,4 @@ def test_ten_thousand_points_are_panned_without_a_change_of_the_page(
 def test_a_collection_without_vectors_says_what_to_do(page: Page, notes: World) -> None:
     notes.write_notes(5)
     page.goto("/map?collection=notes")
-    expect(page.get_by_role("heading", name="Nothing to draw yet")).to_be_visible()
+    expect(page.get_by_role("heading", name="No embeddings yet")).to_be_visible()
