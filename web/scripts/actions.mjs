@@ -1,5 +1,5 @@
-// Generates src/shared/actions/actions.gen.ts from src/backline/data/actions.json, the source of the
-// server and the documentation too. With --check, compares the files and writes nothing.
+// Generates src/shared/actions/actions.gen.ts from src/backline/data/actions.json, which the server
+// and the documentation read too. With --check, compares the files and writes nothing.
 import { readFileSync, writeFileSync } from 'node:fs'
 
 const source = new URL('../../src/backline/data/actions.json', import.meta.url)
@@ -45,7 +45,8 @@ function entry({
   when,
   palette,
 }) {
-  return `  ${JSON.stringify({ id, name, title, category, description, contexts, shortcut, undoable, when, palette })},`
+  const members = { id, name, title, category, description, contexts, shortcut, undoable }
+  return `  ${JSON.stringify({ ...members, when, palette })},`
 }
 
 function generated(actions) {
@@ -57,7 +58,8 @@ function generated(actions) {
     '}',
     '',
     'export type ActionName = keyof ActionParameters',
-    `export type Fact =\n${[...new Set(actions.flatMap(({ when }) => when))].map((fact) => `  | '${fact}'`).join('\n')}`,
+    'export type Fact =',
+    ...[...new Set(actions.flatMap(({ when }) => when))].map((fact) => `  | '${fact}'`),
     '',
     'export interface ActionDefinition {',
     '  readonly id: number',

@@ -111,7 +111,8 @@ describe('address', () => {
 })
 
 const hit = (key: string, more: Partial<Hit> = {}): Hit => ({
-  key, score: 0.5, parts: { dense: 0.6 }, content: `content of ${key}`, snippet: null, row: {}, ...more,
+  key, score: 0.5, parts: { dense: 0.6 }, content: `content of ${key}`, snippet: null, row: {},
+  ...more,
 }) // biome-ignore format: a record
 const results = (...hits: Hit[]): SearchResults => ({
   collection: 'c', query: 'q', mode: 'hybrid', hits, limit: 10, offset: 0, model: 'm', tookMs: 1,
@@ -126,7 +127,8 @@ const dataOf = (
 const suggestions = (...ids: string[]): Suggestions => ({
   context: {}, timestamp: '', message: null,
   suggestions: ids.map((id) => ({
-    id, type: 't', title: 't', description: 'd', parameters: {}, confidence: 1, category: 'c', score: 1, reason: `because ${id}`,
+    id, type: 't', title: 't', description: 'd', parameters: {}, confidence: 1, category: 'c',
+    score: 1, reason: `because ${id}`,
   })),
 }) // biome-ignore format: a record
 

@@ -265,7 +265,8 @@ function memory(): Pick<Storage, 'getItem' | 'setItem'> {
   }
 }
 
-const press = (key: string, modifiers: Partial<Record<'ctrlKey' | 'metaKey' | 'altKey' | 'shiftKey', true>> = {}) => ({
+type Modifier = 'ctrlKey' | 'metaKey' | 'altKey' | 'shiftKey'
+const press = (key: string, modifiers: Partial<Record<Modifier, true>> = {}) => ({
   key, ctrlKey: false, metaKey: false, altKey: false, shiftKey: false, ...modifiers,
 }) // biome-ignore format: a record
 

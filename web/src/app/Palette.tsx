@@ -84,7 +84,9 @@ function Search() {
   )
 }
 
-/** Return the groups for a query. Only the query changes the order, not the state of the actions. */
+/**
+ * Return the groups for a query. Only the query changes the order, not the state of the actions.
+ */
 function useResults(query: string): Group[] {
   const registry = useRegistry()
   const refusal = useRef(registry.refusal.bind(registry))

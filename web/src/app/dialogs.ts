@@ -6,7 +6,7 @@ export type DialogName = 'palette' | 'key' | null
 let openName: DialogName = null
 const listeners = new Set<() => void>()
 
-/** Open a dialog and close the current one; null only closes. */
+/** Open a dialog and close the current one. Null only closes it. */
 export function openDialog(name: DialogName): void {
   openName = name
   for (const listener of listeners) listener()

@@ -3,7 +3,7 @@ import { useLayoutEffect } from 'react'
 import { registry } from '@/shared/actions/registry'
 import { chordOf, shortcuts } from '@/shared/actions/shortcuts'
 
-/** Maximum time between the keys of a sequence; long enough to search for each key. */
+/** Maximum time between the keys of a sequence, long enough to search for each key. */
 const SEQUENCE_MS = 2_500
 
 function isTyping(target: EventTarget | null): boolean {

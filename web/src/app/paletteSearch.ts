@@ -54,7 +54,7 @@ function runnableFirst(
   return [...items.filter(isRunnable), ...items.filter((item) => !isRunnable(item))]
 }
 
-/** Return the groups for a query; without one, the recent and then all runnable actions. */
+/** Return the groups for a query, or the recent and all runnable actions for an empty query. */
 export function groups(
   query: string,
   recent: readonly string[],

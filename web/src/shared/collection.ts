@@ -5,7 +5,7 @@ import type { CollectionStatus } from './bridge/codetteBridge'
 import { useBridge } from './bridge/context'
 
 export interface SelectedCollection {
-  /** Name in the address or of the first collection; empty while the collections load. */
+  /** Name in the address or of the first collection. Empty while the collections load. */
   name: string
   /** Undefined while the collections load, or if none has the name. */
   status: CollectionStatus | undefined

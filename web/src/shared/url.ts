@@ -1,6 +1,6 @@
 /**
- * The state of a view is stored in its address. A schema defines how each member is read and written
- * and its default. A member that equals its default is omitted from the address.
+ * The state of a view is stored in its address. A schema defines how each member is read and
+ * written and its default. A member that equals its default is omitted from the address.
  */
 import { useCallback, useMemo } from 'react'
 import { useLocation, useSearch } from 'wouter'
@@ -115,7 +115,7 @@ export function addressOf(path: string, search: string): string {
 }
 
 export interface SetOptions {
-  /** Add an entry to the browser's history; default: replace the current one. */
+  /** Add an entry to the browser's history. The default replaces the current one. */
   push?: boolean
 }
 

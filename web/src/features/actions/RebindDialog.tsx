@@ -28,29 +28,28 @@ export function RebindDialog({
 const RESERVED = new Set(['Tab', 'Shift+Tab', 'Escape', 'Enter'])
 const MAX_KEYS = 2
 
+/** Append a letter to a sequence of letters, or start again with the chord. */
+function withChord(keys: readonly string[], chord: string): readonly string[] {
+  const isSequence = [...keys, chord].every((key) => key.length === 1)
+  return isSequence && keys.length < MAX_KEYS ? [...keys, chord] : [chord]
+}
+
 function Recorder({ action, onClose }: { action: ActionDefinition; onClose: () => void }) {
-  const [pressed, setPressed] = useState<readonly string[]>([])
-  const sequence = pressed.join(' ')
-  const conflict = sequence ? shortcuts.conflict(action.name, sequence) : null
-  const save = (shortcut: string | null) => {
-    void runAction('shortcuts.rebind', { action: action.name, shortcut })
+  const [keys, setKeys] = useState<readonly string[]>([])
+  const shortcut = keys.join(' ')
+  const conflict = shortcut ? shortcuts.conflict(action.name, shortcut) : null
+  const canSave = shortcut !== '' && conflict === null
+  const save = (changed: string | null) => {
+    void runAction('shortcuts.rebind', { action: action.name, shortcut: changed })
     onClose()
   }
   const onKey = (event: KeyboardEvent) => {
     const chord = chordOf(event)
-    if (!chord || RESERVED.has(chord)) {
-      if (chord === 'Enter' && sequence && !conflict) save(sequence)
-      return
-    }
+    if (chord === 'Enter' && canSave) save(shortcut)
+    if (!chord || RESERVED.has(chord)) return
     event.preventDefault()
     event.stopPropagation()
-    if (chord === 'Backspace') setPressed([])
-    else
-      setPressed((before) =>
-        chord.length === 1 && before.length < MAX_KEYS && before.every((key) => key.length === 1)
-          ? [...before, chord]
-          : [chord],
-      )
+    setKeys((before) => (chord === 'Backspace' ? [] : withChord(before, chord)))
   }
   return (
     <>
@@ -66,7 +65,7 @@ function Recorder({ action, onClose }: { action: ActionDefinition; onClose: () =
         // biome-ignore lint/a11y/noAutofocus: the user opened the dialog to press keys
         autoFocus
         placeholder="Press keys…"
-        value={shortcuts.keyLabels(sequence).filter(Boolean).join(' ')}
+        value={shortcuts.keyLabels(shortcut).filter(Boolean).join(' ')}
         onKeyDown={onKey}
       />
       <p id="rebind-hint" role="status" className={conflict ? css.conflict : 'quiet'}>
@@ -75,11 +74,7 @@ function Recorder({ action, onClose }: { action: ActionDefinition; onClose: () =
           : 'Press Enter to save or Escape to cancel.'}
       </p>
       <div className={css.buttons}>
-        <Button
-          kind="primary"
-          disabled={!sequence || conflict !== null}
-          onClick={() => save(sequence)}
-        >
+        <Button kind="primary" disabled={!canSave} onClick={() => save(shortcut)}>
           Save
         </Button>
         <Button onClick={() => save(null)}>Remove</Button>

@@ -45,9 +45,9 @@ export default function AskView() {
 }
 
 /**
- * Return a function that focuses the card of a result, unless the user types. It waits for the next
- * frame, when the card is marked as selected. Of several calls in one frame only the last counts:
- * focusing a card selects it, so an earlier one would undo the later selection.
+ * Return a function that focuses the card of a result, unless an input has the focus. It waits for
+ * the next frame, when the card is marked as selected. A later call in the same frame replaces an
+ * earlier one, because focusing a card selects it.
  */
 function useFocusResult(): (key: string) => void {
   const frame = useRef(0)

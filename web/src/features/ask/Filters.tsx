@@ -101,7 +101,7 @@ function ContextField({ label, filter, value, unit, choices }: ContextFieldProps
   }
   const onType = (typed: string) => {
     setText(typed)
-    // Apply a listed choice immediately; other text may be incomplete.
+    // Other text may be incomplete, so it is applied on Enter or blur.
     if (choices?.includes(typed) || typed === '') commit(typed)
   }
   return (

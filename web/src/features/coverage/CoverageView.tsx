@@ -84,7 +84,7 @@ function CollectionDetails({ collection }: { collection: CollectionStatus }) {
   const listedTotal = failures.data?.total
   const { refetch } = failures
   useEffect(() => {
-    // Coverage events update the count; the list is read again when it differs.
+    // Coverage events update the count. Read the list again when the counts differ.
     if (listedTotal !== undefined && listedTotal !== failed) void refetch()
   }, [failed, listedTotal, refetch])
   useAction('run.select', ({ run }) => set({ run }))

@@ -15,7 +15,9 @@ interface Props {
   onSelect: (run: Run) => void
 }
 
-/** A chart with one column per run: bars for rows embedded and failed, a line for rows per second. */
+/**
+ * A chart with one column per run: bars for rows embedded and failed, a line for rows per second.
+ */
 export function RunChart({ runs, selected, onSelect }: Props) {
   const host = useRef<HTMLDivElement>(null)
   const chart = useRef<uPlot>(null)
@@ -49,7 +51,7 @@ export function RunChart({ runs, selected, onSelect }: Props) {
   useEffect(() => {
     chart.current?.setData(history.columns)
   }, [history])
-  // biome-ignore lint/correctness/useExhaustiveDependencies: a hook of the chart draws the selected run
+  // biome-ignore lint/correctness/useExhaustiveDependencies: the chart draws the selected run
   useEffect(() => chart.current?.redraw(false), [selected])
 
   return (
@@ -57,9 +59,16 @@ export function RunChart({ runs, selected, onSelect }: Props) {
       ref={host}
       className={styles.chart}
       role="img"
-      aria-label={`Rows embedded, rows failed and rows per second of the last ${history.runs.length} backfills. The table below contains the figures.`}
+      aria-label={labelOf(history.runs.length)}
       data-testid="run-chart"
     />
+  )
+}
+
+function labelOf(runs: number): string {
+  return (
+    `Rows embedded, rows failed and rows per second of the last ${runs} backfills.` +
+    ' The table below contains the figures.'
   )
 }
 

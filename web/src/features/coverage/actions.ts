@@ -23,7 +23,7 @@ export function useBackfillActions(): void {
   })
   const active = runs && activeRun(runs)
   const id = active?.id
-  // biome-ignore lint/correctness/useExhaustiveDependencies: the status is read again when a run starts or ends
+  // biome-ignore lint/correctness/useExhaustiveDependencies: `id` changes when a run starts or ends
   useEffect(() => {
     void queries.invalidateQueries({ queryKey: ['status'] })
   }, [queries, id])

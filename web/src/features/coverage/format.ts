@@ -7,7 +7,7 @@ export function count(value: number | null): string {
   return value === null ? 'not counted' : grouped.format(value)
 }
 
-/** Format a rate in rows per second; return an empty string without a rate. */
+/** Format a rate in rows per second. Return an empty string for null and 0. */
 export function perSecond(rate: number | null): string {
   if (rate === null || rate <= 0) return ''
   return `${rate >= 100 ? grouped.format(Math.round(rate)) : Number(rate.toFixed(1))} rows/s`

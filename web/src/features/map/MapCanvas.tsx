@@ -3,7 +3,7 @@ import { useCssValues } from '@/shared/theme/useCssValues'
 import type { Cloud } from './cloud'
 import { MapController, type MapHandlers } from './controller'
 import css from './map.module.css'
-import type { Highlights } from './painter'
+import type { Colours, Highlights } from './painter'
 
 const CATEGORY_NAMES = Array.from({ length: 14 }, (_, index) => `--cat-${index + 1}` as const)
 const COLOURS = [...CATEGORY_NAMES, '--panel', '--line', '--ink', '--ink-2', '--accent'] as const
@@ -30,18 +30,7 @@ export function MapCanvas({
   const canvas = useRef<HTMLCanvasElement>(null)
   const labelBox = useRef<HTMLDivElement>(null)
   const controller = useRef<MapController>(null)
-  const values = useCssValues(COLOURS)
-  const colours = useMemo(
-    () => ({
-      categories: values,
-      background: values['--panel'],
-      grid: values['--line'],
-      ink: values['--ink'],
-      accent: values['--accent'],
-      font: '"Barlow", sans-serif',
-    }),
-    [values],
-  )
+  const colours = useColours()
   useLayoutEffect(() => {
     if (!canvas.current || !labelBox.current) return
     const created = new MapController(canvas.current, labelBox.current)
@@ -74,5 +63,21 @@ export function MapCanvas({
         <span />
       </div>
     </div>
+  )
+}
+
+/** Return the colours of the current theme. */
+function useColours(): Colours {
+  const values = useCssValues(COLOURS)
+  return useMemo(
+    () => ({
+      categories: values,
+      background: values['--panel'],
+      grid: values['--line'],
+      ink: values['--ink'],
+      accent: values['--accent'],
+      font: '"Barlow", sans-serif',
+    }),
+    [values],
   )
 }

@@ -1,5 +1,5 @@
 import { useQuery } from '@tanstack/react-query'
-import { useCallback, useMemo, useRef } from 'react'
+import { type RefObject, useCallback, useMemo, useRef } from 'react'
 import { runAction } from '@/shared/actions/useAction'
 import { mapQuery, placeQuery } from '@/shared/api/queries'
 import type { CollectionMap } from '@/shared/bridge/codetteBridge'
@@ -31,7 +31,7 @@ import type { Point } from './view'
 const SCHEMA = {
   ...searchSchema,
   hidden: param.list(),
-  /** Center and zoom of the view as x,y,zoom; default: the whole map. */
+  /** Centre and zoom of the view as x,y,zoom. The default is the whole map. */
   at: param.text(),
 }
 
@@ -81,35 +81,10 @@ function Empty({ collection }: { collection: string }) {
 
 function LoadedMap({ map }: { map: CollectionMap }) {
   const controller = useRef<MapController>(null)
-  const [state, set] = useUrlState(SCHEMA)
-  const cloud = useMemo(() => new Cloud(map), [map])
-  const hidden = useMemo(() => new Set(state.hidden), [state.hidden])
-  const facet = useFacet()
-  const answers = useAnswers(state, facet)
-  const answer = answers.list.find(({ key }) => key === state.key)
-  const selected = cloud.find(state.key)
-  const highlights = useHighlights(cloud, map.collection, answers.list, state.q, selected)
-  const onPick = useCallback(
-    (index: number) => set({ key: index < 0 ? null : cloud.key(index) }),
-    [set, cloud],
+  const { state, cloud, hidden, facet, answers, answer, highlights, onPick, view } = useMapState(
+    map,
+    controller,
   )
-  const select = (index: number) => {
-    onPick(index)
-    if (index >= 0) controller.current?.reveal(cloud.position(index))
-  }
-  const view = useEntriesInView({ cloud, hidden, at: state.at, set, controller })
-  useSearchActions(state, set)
-  useResultActions(answers.list, answer, set, (key) => select(cloud.find(key)))
-  useSearchFacts(state, answers, answer)
-  useMapActions({
-    controller: () => controller.current,
-    cloud,
-    hidden,
-    setHidden: (names) => set({ hidden: names }),
-    selected,
-    select,
-    hits: positionsOf(cloud, highlights),
-  })
   return (
     <>
       <div className={css.top}>
@@ -146,6 +121,40 @@ function LoadedMap({ map }: { map: CollectionMap }) {
       </div>
     </>
   )
+}
+
+/** Return the state of the view and bind its actions. */
+function useMapState(map: CollectionMap, controller: RefObject<MapController | null>) {
+  const [state, set] = useUrlState(SCHEMA)
+  const cloud = useMemo(() => new Cloud(map), [map])
+  const hidden = useMemo(() => new Set(state.hidden), [state.hidden])
+  const facet = useFacet()
+  const answers = useAnswers(state, facet)
+  const answer = answers.list.find(({ key }) => key === state.key)
+  const selected = cloud.find(state.key)
+  const highlights = useHighlights(cloud, map.collection, answers.list, state.q, selected)
+  const view = useEntriesInView({ cloud, hidden, at: state.at, set, controller })
+  const onPick = useCallback(
+    (index: number) => set({ key: index < 0 ? null : cloud.key(index) }),
+    [set, cloud],
+  )
+  const select = (index: number) => {
+    onPick(index)
+    if (index >= 0) controller.current?.reveal(cloud.position(index))
+  }
+  useSearchActions(state, set)
+  useResultActions(answers.list, answer, set, (key) => select(cloud.find(key)))
+  useSearchFacts(state, answers, answer)
+  useMapActions({
+    controller: () => controller.current,
+    cloud,
+    hidden,
+    setHidden: (names) => set({ hidden: names }),
+    selected,
+    select,
+    hits: positionsOf(cloud, highlights),
+  })
+  return { state, cloud, hidden, facet, answers, answer, highlights, onPick, view }
 }
 
 /** The hits and the selected entry as points, and the position of the query. */

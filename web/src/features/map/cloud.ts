@@ -25,7 +25,7 @@ export class Cloud {
   readonly y: Float32Array
   /** The index in `categories` of each point. */
   readonly category: Uint16Array
-  /** Sorted by name; rows without a category come last. */
+  /** Sorted by name. Rows without a category come last. */
   readonly categories: readonly Category[]
   readonly #tree: KDBush
   readonly #indexByKey: Map<string, number>
@@ -101,7 +101,7 @@ export class Cloud {
       .sort((a, b) => this.#squaredDistance(a, centre) - this.#squaredDistance(b, centre))
   }
 
-  /** Return the next visible point to the right or left; for -1, the one nearest to `start`. */
+  /** Return the next visible point to the right or left, or the one nearest to `start` for -1. */
   neighbour(from: number, step: 1 | -1, start: Point, hidden: ReadonlySet<string>): number {
     if (from < 0) return this.nearest(start, 4, hidden)
     const visible = this.#byX().filter(

@@ -1,6 +1,6 @@
 /**
- * Pans, zooms and hovers the map on a canvas. React renders only when the view has settled: a render
- * per frame would make panning slow.
+ * Pans, zooms and hovers the map on a canvas. React renders only when the view has settled,
+ * because a render per frame would make panning slow.
  */
 import type { Cloud } from './cloud'
 import { type Highlights, Painter } from './painter'
@@ -20,7 +20,7 @@ import {
 } from './view'
 
 export interface MapHandlers {
-  /** The user clicked a point; -1 means the background. */
+  /** The user clicked a point, or the background for -1. */
   onPick: (index: number) => void
   /** The view starts to move. */
   onMoving: () => void
@@ -113,7 +113,7 @@ export class MapController {
     this.#go(zoomed(view, size, KEY_ZOOM ** direction, centre))
   }
 
-  /** Move the view by a fixed fraction of its size; (1, 0) is to the right. */
+  /** Move the view by a fraction of its size. (1, 0) is to the right. */
   panBy(dx: number, dy: number): void {
     const { view, size } = this.painter
     const step = KEY_PAN * Math.min(size.width, size.height)

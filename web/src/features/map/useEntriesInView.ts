@@ -6,14 +6,14 @@ import type { Bounds, Point, View } from './view'
 interface EntriesInViewOptions {
   cloud: Cloud
   hidden: ReadonlySet<string>
-  /** Center and zoom in the address. */
+  /** Centre and zoom in the address. */
   at: string
   set: (changes: { at: string }) => void
   controller: RefObject<MapController | null>
 }
 
 interface EntriesInView {
-  /** The panel with the list; it is busy while the list is out of date. */
+  /** The panel with the list. It is busy while the list is out of date. */
   listRef: RefObject<HTMLElement | null>
   /** Indexes of the points in view. */
   entries: readonly number[]
@@ -44,7 +44,7 @@ export function useEntriesInView(options: EntriesInViewOptions): EntriesInView {
     () => (bounds ? cloud.within(bounds, hidden) : []),
     [bounds, cloud, hidden],
   )
-  // Set the attribute directly: a movement of the map must not render the page.
+  // Set the attribute directly, because a movement of the map must not render the page.
   const setBusy = useCallback((busy: boolean) => {
     listRef.current?.setAttribute('aria-busy', String(busy))
   }, [])
@@ -53,7 +53,7 @@ export function useEntriesInView(options: EntriesInViewOptions): EntriesInView {
   return { listRef, entries, onMoving, onSettled }
 }
 
-/** Parse x,y,zoom; return null for any other text. */
+/** Parse x,y,zoom. Return null for any other text. */
 function parsedView(text: string): (Point & { zoom: number }) | null {
   const [x, y, zoom, ...more] = text.split(',').map(Number)
   if (x === undefined || y === undefined || zoom === undefined || more.length) return null

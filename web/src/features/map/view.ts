@@ -1,4 +1,4 @@
-/** Converts between map coordinates and screen pixels. Pure functions; lengths are CSS pixels. */
+/** Converts between map coordinates and screen pixels. Lengths are CSS pixels. */
 
 export interface Size {
   readonly width: number
@@ -6,9 +6,9 @@ export interface Size {
 }
 
 /**
- * The visible part of the map: its centre in map coordinates and the pixels per unit of y. One unit of
- * x has `stretch` times as many pixels: the axes of a projection have no common unit, so the map
- * fills the screen.
+ * The visible part of the map: its centre in map coordinates and the pixels per unit of y. A unit
+ * of x has `stretch` times as many pixels, so that the map fills the screen. The axes of a
+ * projection have no common unit.
  */
 export interface View {
   readonly x: number

@@ -31,10 +31,10 @@ export interface HistoryEntry {
   result: unknown
 }
 
-/** Why an action cannot run; `disabled`: one of its facts is not set. */
+/** Why an action cannot run. `disabled` means that a required fact is not set. */
 export type Refusal = 'unknown' | 'other view' | 'unbound' | 'disabled'
 
-/** Returned by a handler that changed nothing; the run is not recorded for undo. */
+/** Returned by a handler that changed nothing. The run is not recorded for undo. */
 export const NOTHING = Symbol('nothing')
 
 const HISTORY_LIMIT = 200
@@ -110,7 +110,7 @@ export class ActionRegistry {
 
   // --- binding ---
 
-  /** Bind a handler. The last binding runs; a fallback runs only without others. */
+  /** Bind a handler. The last binding runs. A fallback runs only if it is the only binding. */
   bind<N extends ActionName>(name: N, binding: Binding<N>): () => void {
     const bound = this.#bindings.get(name) ?? []
     if (binding.fallback) bound.unshift(binding as unknown as Binding)
@@ -129,8 +129,8 @@ export class ActionRegistry {
   }
 
   /**
-   * Return why an action cannot run, or null if it can. Facts about the selected result are ignored
-   * for a run whose parameters name a result (`hasParameters`).
+   * Return why an action cannot run, or null if it can. `hasParameters` means that the parameters
+   * name a result, so facts about the selected result do not apply.
    */
   refusal(name: ActionName, hasParameters = false): Refusal | null {
     const definition = actionByName.get(name)

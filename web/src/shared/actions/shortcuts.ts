@@ -1,6 +1,6 @@
 /**
- * Keyboard shortcuts: a chord such as `Mod+K` or a sequence such as `g a`. Mod is Command on a Mac and
- * Control elsewhere. Changed shortcuts are stored in the browser.
+ * Keyboard shortcuts: a chord such as `Mod+K` or a sequence such as `g a`. Mod is Command on a
+ * Mac and Control elsewhere. Changed shortcuts are stored in the browser.
  */
 import { useSyncExternalStore } from 'react'
 import * as v from 'valibot'
@@ -42,7 +42,7 @@ export function chordOf(event: KeyLike, mac = isMac): string | null {
   return [...modifiers.filter(Boolean), key].join('+')
 }
 
-/** Split a chord at its plus signs; the last key can be a plus sign. */
+/** Split a chord at its plus signs. The last key can be a plus sign too. */
 export function partsOf(chord: string): string[] {
   if (chord === '+') return ['+']
   return chord.endsWith('++') ? [...chord.slice(0, -2).split('+'), '+'] : chord.split('+')
@@ -89,7 +89,7 @@ export class Shortcuts {
     return this.#changes[name] !== undefined
   }
 
-  /** Return an action whose shortcut equals `shortcut`, starts with it, or is a prefix of it. */
+  /** Return another action with the same shortcut, or with one where either is a prefix. */
   conflict(name: ActionName, shortcut: string): ActionName | null {
     const conflicting = ACTIONS.find((action) => {
       const other = action.name === name ? null : this.of(action.name)
@@ -98,7 +98,9 @@ export class Shortcuts {
     return conflicting?.name ?? null
   }
 
-  /** Change or remove a shortcut and return the previous one. Throw if it conflicts with another. */
+  /**
+   * Change or remove a shortcut and return the previous one. Throw if it conflicts with another.
+   */
   rebind(name: ActionName, shortcut: string | null): string | null {
     const conflict = shortcut === null ? null : this.conflict(name, shortcut)
     if (conflict) {

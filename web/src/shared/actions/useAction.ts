@@ -52,8 +52,8 @@ export function useAction<N extends ActionName, R>(
 }
 
 /**
- * Set facts while the component is mounted; actions require them. Layout effects set them before the
- * paint, so that a shortcut works as soon as the button is visible.
+ * Set facts, which enable actions, while the component is mounted. A layout effect sets them before
+ * the paint, so that a shortcut works as soon as its button is visible.
  */
 export function useFacts(facts: Partial<Record<Fact, boolean>>): void {
   const owner = useRef<object>({})

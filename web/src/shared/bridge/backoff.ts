@@ -4,8 +4,8 @@ export interface Backoff {
 }
 
 /**
- * Return the delay before an attempt: exponential, with the upper half random, so that the clients of
- * a restarted server do not reconnect at the same moment.
+ * Return the delay before an attempt: exponential, with the upper half random, so that the
+ * clients of a restarted server do not reconnect at the same moment.
  */
 export function delayOf(
   attempt: number,

@@ -1,6 +1,6 @@
 /** Converts between the snake_case of the server and the camelCase of the studio. */
 
-/** Members whose keys are data and stay unchanged. */
+/** Members with keys from the data, which stay unchanged. */
 const OPAQUE = new Set(['parameters', 'row', 'facets', 'parts', 'where'])
 
 function camel(key: string): string {

@@ -191,7 +191,7 @@ export class CodetteBridge {
     return this.#socket.subscribe(topics)
   }
 
-  /** Set the API key for requests that need one; null removes it. */
+  /** Set the API key for requests that need one. Null removes it. */
   setApiKey(key: string | null): void {
     this.#apiKey = key || null
     if (this.state === 'connected') this.#socket.authenticate()

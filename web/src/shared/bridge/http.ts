@@ -19,7 +19,7 @@ export class HttpClient {
   /**
    * Send a request and return its decoded body.
    *
-   * Raise ProblemError for an error status and OfflineError if no response arrives in time.
+   * Throw ProblemError for an error status and OfflineError if no response arrives in time.
    */
   async send(address: string, init: RequestInit, signal?: AbortSignal): Promise<unknown> {
     const { baseUrl, fetch, timeoutMs } = this.#options

@@ -1,7 +1,7 @@
 import * as v from 'valibot'
 import { ProtocolError } from './errors'
 
-/** Validate a response; throw a ProtocolError that names the first invalid member. */
+/** Validate a response. Throw a ProtocolError that names the first invalid member. */
 export function parsed<S extends v.GenericSchema>(
   schema: S,
   data: unknown,

@@ -12,8 +12,8 @@ interface Entry extends Waiting {
 }
 
 /**
- * Requests that wait for the connection. An entry leaves the queue before it is sent, so each is sent
- * at most once.
+ * Requests that wait for the connection. An entry leaves the queue before it is sent, so each is
+ * sent at most once.
  */
 export class RequestQueue {
   readonly #entries: Entry[] = []

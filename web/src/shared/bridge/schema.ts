@@ -19,7 +19,7 @@ export const coverage = v.object({
   ratio: v.number(),
   complete: v.boolean(),
   etaSeconds: v.nullable(v.number()),
-  /** Pending rows that have an outdated vector; null if the server did not count them. */
+  /** Pending rows that have an outdated vector, or null if the server did not count them. */
   stale: v.nullish(v.number(), null),
 })
 
@@ -99,7 +99,9 @@ export const mode = v.picklist(['hybrid', 'semantic', 'keyword'])
 export const hit = v.object({
   key: v.string(),
   score: v.number(),
-  /** dense: cosine similarity; keyword: BM25. A ranking that did not return the row is missing. */
+  /**
+   * Cosine similarity (dense) and BM25 score (keyword). A missing ranking did not return the row.
+   */
   parts: v.record(v.string(), v.number()),
   content: v.string(),
   /** Escaped HTML with `mark` elements. */

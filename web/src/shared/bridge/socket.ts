@@ -1,4 +1,6 @@
-/** The WebSocket of a bridge: it reconnects, detects a dead peer and matches replies to requests. */
+/**
+ * The WebSocket of a bridge: it reconnects, detects a dead peer and matches replies to requests.
+ */
 import * as v from 'valibot'
 import { type Backoff, delayOf } from './backoff'
 import { fromWire, toWire } from './casing'

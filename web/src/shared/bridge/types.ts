@@ -14,7 +14,7 @@ export interface Connection {
   readonly clientId: string | null
   /** Attempts since the connection was lost. */
   readonly attempt: number
-  /** Time of the next attempt in milliseconds since 1970; null if none is scheduled. */
+  /** Time of the next attempt in milliseconds since 1970, or null if none is scheduled. */
   readonly retryAt: number | null
   readonly waiting: readonly Waiting[]
   /** Names of the connected hosts. */
@@ -25,7 +25,7 @@ export interface Connection {
 export interface Delivery {
   /** All other clients, including the hosts. */
   readonly clients: number
-  /** Clients with the role `host`; equals `clients` if the server does not report roles. */
+  /** Clients with the role `host`. Equals `clients` if the server does not report roles. */
   readonly hosts: number
 }
 
@@ -53,15 +53,15 @@ export interface BridgeEvents {
 export type WebSocketConstructor = new (url: string) => WebSocket
 
 export interface BridgeOptions {
-  /** Origin of the server; default: the origin of the page. */
+  /** Origin of the server. The default is the origin of the page. */
   baseUrl?: string
   apiKey?: string | null
-  /** Role of this client; default: no role. */
+  /** Role of this client. The default is no role. */
   role?: Role
   /** Name of a host. */
   name?: string
   fetch?: typeof fetch
-  /** Default: the WebSocket of the platform. */
+  /** WebSocket class. The default is the one of the platform. */
   WebSocket?: WebSocketConstructor
   backoff?: Partial<Backoff>
   /** A request without a response fails after this time. */

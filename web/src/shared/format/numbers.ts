@@ -1,12 +1,12 @@
 /** Formats numbers with a typographic minus, grouped digits and at most three decimals. */
-const plain = new Intl.NumberFormat('en', { maximumFractionDigits: 3 })
-const whole = new Intl.NumberFormat('en', { maximumFractionDigits: 0 })
+const decimal = new Intl.NumberFormat('en', { maximumFractionDigits: 3 })
+const integer = new Intl.NumberFormat('en', { maximumFractionDigits: 0 })
 
 const HOUR = 3600
 const DAY = 24 * HOUR
 
 export function number(value: number): string {
-  return plain.format(value).replace('-', '−')
+  return decimal.format(value).replace('-', '−')
 }
 
 /** Format a score with two decimals, so that scores align in a column. */
@@ -15,13 +15,13 @@ export function score(value: number): string {
 }
 
 export function count(value: number): string {
-  return whole.format(value)
+  return integer.format(value)
 }
 
 /** Format a ratio as a percentage, rounded down: 100 % means complete. */
 export function percent(ratio: number): string {
   const value = ratio < 1 ? Math.min(99.9, 100 * ratio) : 100
-  return `${plain.format(Math.floor(value * 10) / 10)} %`
+  return `${decimal.format(Math.floor(value * 10) / 10)} %`
 }
 
 /** Format a duration: 400 ms, 12 s, 3 min 20 s, 2 h 5 min, 3 d 4 h. */

@@ -59,8 +59,8 @@ const NO_UNIT: Unit = { symbol: '' }
 const SIGNED = /(^|_)(gain(?!_reduction)|shift|offset|boost|tilt|send|lead)(_|$)/
 /** Parameters are sorted in the order in which an engineer sets them. */
 const ORDER = [
-  /frequency|_hz$|cut|crossover/, /gain|boost|level|peak|loudness|_db/, /^q$|slope|width/, /threshold/,
-  /ratio/, /attack/, /release|hold/, /delay|decay|_ms$|_s$/, /mix|feedback|percent/,
+  /frequency|_hz$|cut|crossover/, /gain|boost|level|peak|loudness|_db/, /^q$|slope|width/,
+  /threshold/, /ratio/, /attack/, /release|hold/, /delay|decay|_ms$|_s$/, /mix|feedback|percent/,
 ] // biome-ignore format: a table
 const ABBREVIATIONS: Record<string, string> = {
   q: 'Q', cc: 'CC', vca: 'VCA', eq: 'EQ', lfo: 'LFO', midi: 'MIDI', id: 'ID',
@@ -77,7 +77,7 @@ function labelOf(stem: string): string {
   return [first.charAt(0).toUpperCase() + first.slice(1), ...rest].join(' ')
 }
 
-/** Return the divisor and the symbol that suit the largest value; all values share them. */
+/** Return the divisor and the symbol that suit the largest value. All values share them. */
 function scale(values: readonly number[], unit: Unit): readonly [divisor: number, symbol: string] {
   const largest = Math.max(...values.map(Math.abs))
   const step = unit.steps?.find(([minimum]) => largest >= minimum)

@@ -62,7 +62,7 @@ function Category({ answer: { category, topic } }: { answer: Answer }) {
   )
 }
 
-/** Values with more characters take a whole row. */
+/** Values with more characters occupy a full row. */
 const WIDE = 13
 
 function Parameters({ parameters }: { parameters: Record<string, unknown> }) {
@@ -90,13 +90,13 @@ const SEGMENTS = 10
 
 /** The confidence as a level meter of ten segments. */
 function Confidence({ value }: { value: number }) {
-  const lit = Math.round(value * SEGMENTS)
+  const litCount = Math.round(value * SEGMENTS)
   return (
     <span className={css.confidence} title="Author’s confidence">
       <span className={css.meter} aria-hidden="true">
         {Array.from({ length: SEGMENTS }, (_, index) => (
-          // biome-ignore lint/suspicious/noArrayIndexKey: a segment has no identity but its position
-          <i key={index} className={index < lit ? css.lit : undefined} />
+          // biome-ignore lint/suspicious/noArrayIndexKey: a segment is its position
+          <i key={index} className={index < litCount ? css.lit : undefined} />
         ))}
       </span>
       <span className="hidden-text">Confidence </span>

@@ -84,8 +84,9 @@ function ModeChoice({ mode }: { mode: Mode }) {
 }
 
 /**
- * The text of the field. Typing updates the text immediately and the query after a pause; a change of
- * the query from elsewhere updates the text. The third member sends a pending query immediately.
+ * Return the text of the field, its setter, and a function that sends a pending query immediately.
+ * Typing changes the text immediately and the query after a pause. Any other change of the query
+ * replaces the text.
  */
 function useDebouncedQuery(query: string): [string, (text: string) => void, () => void] {
   const [text, setText] = useState(query)

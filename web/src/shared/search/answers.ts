@@ -10,9 +10,9 @@ export interface Answer {
   topic: string | null
   parameters: Record<string, unknown>
   confidence: number | null
-  /** Cosine similarity; null if the semantic ranking did not return the row. */
+  /** Cosine similarity, or null if the semantic ranking did not return the row. */
   dense: number | null
-  /** BM25; null if the keyword ranking did not return the row. */
+  /** BM25 score, or null if the keyword ranking did not return the row. */
   keyword: number | null
   /** The fused score that orders the results. */
   fused: number
@@ -84,8 +84,9 @@ function answer(hit: Hit, suggestion: Suggestion | undefined): Answer {
 }
 
 /**
- * Return the first `limit` answers in the order of the search. With a context, answers that are also
- * suggestions come first, in the order of the suggestions: only they account for the context.
+ * Return the first `limit` answers in the order of the search. With a context, answers that are
+ * also suggestions come first, in the order of the suggestions: only they account for the
+ * context.
  */
 export function answersOf(
   data: HitsAndSuggestions | undefined,

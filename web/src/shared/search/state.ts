@@ -14,7 +14,7 @@ export const searchSchema = {
   genre: param.optional(),
   bpm: param.number(null, 1, MAX_BPM),
   mode: param.oneOf(MODES, 'hybrid'),
-  /** Key of the selected result; default: the first result. */
+  /** Key of the selected result. The default is the first result. */
   key: param.optional(),
   /** Number of results. */
   n: param.number(PAGE_SIZE, PAGE_SIZE, MAX_RESULTS),

@@ -14,7 +14,10 @@ export interface Facet {
   values: readonly { value: string; count: number }[]
 }
 
-/** The column that categorizes a collection's rows; undefined while it loads, null without one. */
+/**
+ * Return the category column of the collection. Undefined means loading, null means no such
+ * column.
+ */
 export function useFacet(): Facet | null | undefined {
   const { name } = useCollection()
   const { data, error } = useQuery(facetsQuery(useBridge(), name))

@@ -58,7 +58,7 @@ function actionOf(
   return { actionId: actionByName.get(name)?.id ?? 0, name, parameters: { key, title, parameters } }
 }
 
-/** Return the names of hosts for a sentence; `host` is the name of a host without one. */
+/** Return the names of hosts as text. The server names an anonymous host `host`. */
 export function hostNames(hosts: readonly string[]): string {
   if (hosts.length === 0) return 'the host'
   return hosts.length === 1 && hosts[0] === 'host' ? 'the host' : hosts.join(' and ')
@@ -70,7 +70,7 @@ export function parametersText(parameters: Record<string, unknown>): string {
 
 /**
  * Send a suggestion to the host, or copy its parameters if no host is connected. While offline,
- * return immediately; the suggestion waits for the server and then for a host.
+ * return immediately and send it when the server and a host are connected.
  */
 export async function apply(
   bridge: CodetteBridge,
@@ -139,7 +139,7 @@ async function sendToNextHost(
   return signal.aborted ? {} : sendOrCopy(bridge, entry, signal, false)
 }
 
-/** Resolve when a host is connected; reject when `signal` aborts. */
+/** Resolve when a host is connected. Reject when `signal` aborts. */
 function hostConnected(bridge: CodetteBridge, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     const finish = () => {

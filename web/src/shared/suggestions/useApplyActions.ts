@@ -11,7 +11,7 @@ import {
   type SuggestedParameters,
 } from './applied'
 
-/** Bind apply and revert; each is the undo of the other. */
+/** Bind apply and revert. Each undoes the other. */
 export function useApplyActions(selected: SuggestedParameters | undefined): void {
   const bridge = useBridge()
   const applyAndNotify = async (suggestion: SuggestedParameters) => {
@@ -22,8 +22,8 @@ export function useApplyActions(selected: SuggestedParameters | undefined): void
   const revertByKey = async (key: string) => (await revert(bridge, key)) ?? NOTHING
   useAction(
     'suggestion.apply',
-    async (given) => {
-      const { key, title = '', parameters } = { ...selected, ...given }
+    async (input) => {
+      const { key, title = '', parameters } = { ...selected, ...input }
       if (!key || !parameters || findApplied(key)) return NOTHING
       return applyAndNotify({ key, title, parameters })
     },

@@ -86,7 +86,7 @@ export interface ChipProps extends ButtonHTMLAttributes<HTMLButtonElement> {
   pressed?: boolean
 }
 
-/** A toggle button; without `onClick`, a label. */
+/** A toggle button, or a label if `onClick` is missing. */
 export function Chip({ colour, count, pressed, children, onClick, className, ...rest }: ChipProps) {
   const content = (
     <>
@@ -111,7 +111,7 @@ export function Chip({ colour, count, pressed, children, onClick, className, ...
   )
 }
 
-/** A meter; `value` is between 0 and 1. */
+/** A meter with a value between 0 and 1. */
 export function Meter({ value, label, colour }: { value: number; label: string; colour?: string }) {
   const percent = Math.round(100 * Math.min(1, Math.max(0, value)))
   const style = { width: `${percent}%`, ...(colour && { '--meter': `var(${colour})` }) }
