@@ -76,7 +76,7 @@ function runUntil<T>(from: CodetteBridge, read: () => T): Promise<NonNullable<T>
 
 describe.skipIf(missing)('bridge and server', () => {
   afterEach(() => {
-    for (const each of bridges.splice(0)) each.close()
+    for (const open of bridges.splice(0)) open.close()
   })
 
   describe('HTTP', () => {
@@ -418,7 +418,7 @@ describe.skipIf(missing)('bridge and a server with an API key', () => {
   })
   afterAll(() => keyed?.stop('SIGTERM'))
   afterEach(() => {
-    for (const each of bridges.splice(0)) each.close()
+    for (const open of bridges.splice(0)) open.close()
   })
 
   test('writes need the key, over HTTP and over the socket', async () => {

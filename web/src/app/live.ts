@@ -34,7 +34,7 @@ function updateRun(queries: QueryClient, run: Run): void {
   queries.setQueriesData<Run[]>({ queryKey: ['runs', run.collection] }, (runs) => {
     if (!runs) return runs
     const exists = runs.some(({ id }) => id === run.id)
-    return exists ? runs.map((each) => (each.id === run.id ? run : each)) : [run, ...runs]
+    return exists ? runs.map((other) => (other.id === run.id ? run : other)) : [run, ...runs]
   })
 }
 

@@ -57,12 +57,12 @@ function Hosts() {
   )
 }
 
-function Entry({ entry: { key, title, at, state, hosts } }: { entry: Applied }) {
+function Entry({ entry: { key, title, appliedAt, state, hosts } }: { entry: Applied }) {
   return (
     <li>
       <span>{title}</span>
       <span className="quiet">
-        <span className="num">{time.format(at)}</span>{' '}
+        <span className="num">{time.format(appliedAt)}</span>{' '}
         {state === 'sent' ? `sent to ${hostNames(hosts)}` : STATE_LABELS[state]}
       </span>
       <ActionButton action="suggestion.revert" parameters={{ key }} kind="ghost" size="small">

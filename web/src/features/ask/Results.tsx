@@ -171,8 +171,8 @@ function Waiting({ query }: { query: string }) {
 function Loading() {
   return (
     <div className={css.list} aria-hidden="true">
-      {[1, 2, 3, 4].map((each) => (
-        <Skeleton key={each} height={168} />
+      {[1, 2, 3, 4].map((row) => (
+        <Skeleton key={row} height={168} />
       ))}
     </div>
   )

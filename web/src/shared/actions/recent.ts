@@ -23,7 +23,7 @@ class Recent {
 
   add(name: ActionName): void {
     if (!actionByName.get(name)?.palette || name === 'palette.open') return
-    this.#names = [name, ...this.names().filter((each) => each !== name)].slice(0, MAX_RECENT)
+    this.#names = [name, ...this.names().filter((other) => other !== name)].slice(0, MAX_RECENT)
     try {
       localStorage.setItem(KEY, JSON.stringify(this.#names))
     } catch {

@@ -114,7 +114,7 @@ function numbers(
 
 function displayedValue(name: string, value: unknown, unit: Unit): [value: string, unit: string] {
   if (typeof value === 'number') return numbers(name, [value], unit)
-  if (Array.isArray(value) && value.length > 0 && value.every((each) => typeof each === 'number')) {
+  if (Array.isArray(value) && value.length > 0 && value.every((item) => typeof item === 'number')) {
     return numbers(name, value, unit)
   }
   if (Array.isArray(value))

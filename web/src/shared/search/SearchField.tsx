@@ -64,19 +64,19 @@ export function SearchField({ value, mode, onEnter }: SearchFieldProps) {
   )
 }
 
-function ModeChoice({ mode }: { mode: Mode }) {
+function ModeChoice({ mode: selected }: { mode: Mode }) {
   return (
     <fieldset className={css.modes}>
       <legend className="hidden-text">Rank by</legend>
-      {MODES.map((each) => (
-        <label key={each} className={css.mode}>
+      {MODES.map((mode) => (
+        <label key={mode} className={css.mode}>
           <input
             type="radio"
             name="mode"
-            checked={mode === each}
-            onChange={() => void runAction('search.setMode', { mode: each })}
+            checked={mode === selected}
+            onChange={() => void runAction('search.setMode', { mode })}
           />
-          <span>{MODE_NAMES[each]}</span>
+          <span>{MODE_NAMES[mode]}</span>
         </label>
       ))}
     </fieldset>

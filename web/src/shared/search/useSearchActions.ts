@@ -92,7 +92,7 @@ export function useResultActions(
     notify('Link copied', 'ok')
   })
   useAction('suggestion.copy', async ({ key = selected?.key }) => {
-    const answer = list.find((each) => each.key === key)
+    const answer = list.find((answer) => answer.key === key)
     if (!answer) return
     await copyText(parametersText(answer.parameters))
     notify(`Copied the parameters of “${answer.title}”`, 'ok')

@@ -15,8 +15,8 @@ export interface SuggestedParameters {
 }
 
 export interface Applied extends SuggestedParameters {
-  /** Time of the application in milliseconds since 1970. */
-  at: number
+  /** Milliseconds since 1970. */
+  appliedAt: number
   state: AppliedState
   /** Names of the hosts that received it. */
   hosts: readonly string[]
@@ -31,10 +31,10 @@ function setApplied(entries: readonly Applied[]): void {
   for (const listener of listeners) listener()
 }
 
-function patch(key: string, at: number, change: Partial<Applied>): void {
-  setApplied(
-    applied.map((each) => (each.key === key && each.at === at ? { ...each, ...change } : each)),
-  )
+/** Change an entry, unless a later application of the same suggestion has replaced it. */
+function patch({ key, appliedAt }: Applied, change: Partial<Applied>): void {
+  const isSame = (other: Applied) => other.key === key && other.appliedAt === appliedAt
+  setApplied(applied.map((other) => (isSame(other) ? { ...other, ...change } : other)))
 }
 
 function subscribe(listener: () => void): () => void {
@@ -48,7 +48,7 @@ export function useApplied(): readonly Applied[] {
 }
 
 export function findApplied(key: string): Applied | undefined {
-  return applied.find((each) => each.key === key)
+  return applied.find((entry) => entry.key === key)
 }
 
 function actionOf(
@@ -77,7 +77,7 @@ export async function apply(
   suggestion: SuggestedParameters,
 ): Promise<Applied> {
   const online = bridge.state === 'connected'
-  const entry: Applied = { ...suggestion, at: Date.now(), state: 'waiting', hosts: [] }
+  const entry: Applied = { ...suggestion, appliedAt: Date.now(), state: 'waiting', hosts: [] }
   setApplied([entry, ...applied.filter(({ key }) => key !== suggestion.key)])
   const abort = new AbortController()
   pending.set(suggestion.key, abort)
@@ -94,11 +94,10 @@ async function deliver(
   signal: AbortSignal,
   canCopy: boolean,
 ): Promise<Applied> {
-  const { key, at } = entry
   const change = await sendOrCopy(bridge, entry, signal, canCopy)
-  pending.delete(key)
+  pending.delete(entry.key)
   if (signal.aborted) return entry
-  patch(key, at, change)
+  patch(entry, change)
   return { ...entry, ...change }
 }
 
@@ -118,7 +117,7 @@ async function sendOrCopy(
   } catch (error) {
     if (signal.aborted) return {}
     if (!(error instanceof OfflineError)) {
-      setApplied(applied.filter((each) => each.key !== entry.key))
+      setApplied(applied.filter(({ key }) => key !== entry.key))
       throw error
     }
     if (error.maybeSent) return { state: 'unsure' }
@@ -134,7 +133,7 @@ async function sendToNextHost(
   entry: Applied,
   signal: AbortSignal,
 ): Promise<Partial<Applied>> {
-  patch(entry.key, entry.at, { state: 'hostless' })
+  patch(entry, { state: 'hostless' })
   await hostConnected(bridge, signal).catch(() => {})
   return signal.aborted ? {} : sendOrCopy(bridge, entry, signal, false)
 }
@@ -161,7 +160,7 @@ function hostConnected(bridge: CodetteBridge, signal: AbortSignal): Promise<void
 export async function revert(bridge: CodetteBridge, key: string): Promise<Applied | null> {
   const entry = findApplied(key)
   if (!entry) return null
-  setApplied(applied.filter((each) => each !== entry))
+  setApplied(applied.filter((other) => other !== entry))
   const waiting = pending.get(key)
   if (waiting) {
     waiting.abort(new OfflineError('Cancelled before it was sent.', false))

@@ -9,7 +9,7 @@ export function categoryVariable(category: string | null, all: readonly string[]
 /** Return the distinct categories, sorted: the order determines the colours in every view. */
 export function sortedCategories(categories: Iterable<string | null>): string[] {
   const names = [...new Set(categories)].filter(
-    (each): each is string => each !== null && each !== '',
+    (name): name is string => name !== null && name !== '',
   )
   return names.sort((a, b) => (a < b ? -1 : 1))
 }
