@@ -22,9 +22,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from backline import embedded, migrate
-from backline.connector import Connector
-from backline.store import Store, open_store
+from backline.postgres import embedded, migrate
+from backline.postgres.connector import Connector
+from backline.postgres.store import Store, open_store
 from tests.provider import StandInProvider
 
 _OWN_SETTINGS = re.compile(

@@ -28,16 +28,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from backline import embedded, errors, migrate, search
-    from backline.backfill import Backfill, BackfillReport, check, verify
+    from backline import errors, search
+    from backline.backfill import Backfill, BackfillReport
+    from backline.collections import check
     from backline.embedders.base import Embedder
-    from backline.embedders.registry import EmbedderOptions, open_embedder
+    from backline.embedders.limiter import Limiter
+    from backline.embedders.specs import EmbedderOptions, open_embedder
     from backline.errors import BacklineError
-    from backline.limiter import Limiter
-    from backline.loader import Loaded, load
-    from backline.preview import Preview, estimate
+    from backline.estimation import Preview, estimate
+    from backline.loading import Loaded, load
+    from backline.postgres import embedded, migrate
+    from backline.postgres.store import Store, open_store
     from backline.reconcile import Reconciled, Reconciliation
-    from backline.store import Store, open_store
     from backline.sync import Sync
     from backline.types import (
         Collection,
@@ -48,7 +50,8 @@ if TYPE_CHECKING:
         SearchHit,
         Verification,
     )
-    from backline.worker import WorkerOptions
+    from backline.verification import verify
+    from backline.worker.options import WorkerOptions
 
 __all__ = [
     "Backfill",
@@ -84,15 +87,16 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "backline.backfill": ("Backfill", "BackfillReport", "check", "verify"),
+    "backline.backfill": ("Backfill", "BackfillReport"),
+    "backline.collections": ("check",),
     "backline.embedders.base": ("Embedder",),
-    "backline.embedders.registry": ("EmbedderOptions", "open_embedder"),
+    "backline.embedders.specs": ("EmbedderOptions", "open_embedder"),
     "backline.errors": ("BacklineError",),
-    "backline.limiter": ("Limiter",),
-    "backline.loader": ("Loaded", "load"),
-    "backline.preview": ("Preview", "estimate"),
+    "backline.embedders.limiter": ("Limiter",),
+    "backline.loading": ("Loaded", "load"),
+    "backline.estimation": ("Preview", "estimate"),
     "backline.reconcile": ("Reconciled", "Reconciliation"),
-    "backline.store": ("Store", "open_store"),
+    "backline.postgres.store": ("Store", "open_store"),
     "backline.sync": ("Sync",),
     "backline.types": (
         "Collection",
@@ -103,15 +107,21 @@ _HOMES: Final = {
         "SearchHit",
         "Verification",
     ),
-    "backline.worker": ("WorkerOptions",),
+    "backline.verification": ("verify",),
+    "backline.worker.options": ("WorkerOptions",),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES: Final = ("embedded", "errors", "migrate", "search")
+_MODULES: Final = {
+    "embedded": "backline.postgres.embedded",
+    "errors": "backline.errors",
+    "migrate": "backline.postgres.migrate",
+    "search": "backline.search",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return import_module(f"backline.{name}")
+        return import_module(_MODULES[name])
     if name in _HOME_OF:
         return getattr(import_module(_HOME_OF[name]), name)
     raise AttributeError(f"module 'backline' has no attribute {name!r}")

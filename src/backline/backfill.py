@@ -9,19 +9,21 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from backline import errors
+from backline.collections import check
 from backline.embedders.base import Embedder
-from backline.limiter import Limiter
-from backline.search.index import ROWS_WORTH_AN_INDEX, ensure_vectors
-from backline.store import JobStore, Store, require_column
-from backline.tasks import beside
-from backline.types import Collection, Coverage, Model, RunRecord, Verification
-from backline.worker import Walk, Worker, WorkerOptions
+from backline.embedders.limiter import Limiter
+from backline.postgres.store import Store
+from backline.search.indexes import ROWS_WORTH_AN_INDEX, ensure_vectors
+from backline.store import JobStore
+from backline.types import Collection, Coverage, RunRecord
+from backline.worker.options import WorkerOptions
+from backline.worker.scan import TableScan
+from backline.worker.tasks import beside
+from backline.worker.worker import Worker
 
-VERIFY_PAGE: Final = 2000
-EXAMPLES: Final = 10
 PROGRESS_SECONDS: Final = 0.5
 REPORT_AGAIN_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -91,72 +93,6 @@ Progress = Callable[[RunRecord, Coverage], None]
 Notice = Callable[[str], None]
 
 
-def check(collection: Collection, model: Model, *, to: Literal["read", "fill"] = "fill") -> None:
-    """Find what cannot work before anything is spent.
-
-    Raises:
-        TableNotFoundError, ColumnNotFoundError: the table or its column is gone.
-        DimensionMismatchError: the column holds other dimensions than the model gives.
-        ModelMismatchError: the collection is declared for another model.
-        PermissionDeniedError: the role may not read the table or, to fill it, not write it.
-
-    """
-    require_column(collection)
-    column = f"{collection.table}.{collection.embedding_column}"
-    kind = collection.column_type or ""
-    try:
-        check_column(column, kind, collection.column_dimensions, model)
-    except errors.DimensionMismatchError as error:
-        held = collection.column_dimensions or model.dimensions
-        raise errors.DimensionMismatchError(
-            f"{error} {_dimension_remedy(collection, model, held)}"
-        ) from None
-    if model.identity != collection.model.identity:
-        raise errors.ModelMismatchError(
-            f"The collection {collection.name!r} is embedded with {collection.model} revision "
-            f"{collection.model.revision}, not with {model} revision {model.revision}. To change "
-            f"it: backline model use {collection.name} {model.provider}/{model.name}."
-        )
-    missing = collection.missing_grants if to == "fill" else collection.missing_to_read
-    if missing:
-        raise errors.PermissionDeniedError(
-            f"This database role may not {to} {collection.table}. Let its owner run: "
-            f"{'; '.join(missing)};"
-        )
-
-
-def check_column(column: str, kind: str, dimensions: int | None, model: Model) -> None:
-    """Whether a column of this type takes the model's vectors.
-
-    Raises:
-        DimensionMismatchError: it does not.
-
-    """
-    if kind not in ("vector", "halfvec"):
-        raise errors.DimensionMismatchError(
-            f"The column {column} is of type {kind}; it must be vector or halfvec. "
-            "Name another column with --column."
-        )
-    if dimensions is not None and dimensions != model.dimensions:
-        raise errors.DimensionMismatchError(
-            f"The column {column} holds {dimensions} dimensions, the model {model} gives "
-            f"{model.dimensions}."
-        )
-
-
-def _dimension_remedy(collection: Collection, model: Model, held: int) -> str:
-    if model.provider == "openai":
-        return (
-            f"Ask the model for {held}: backline model use {collection.name} "
-            f"{model.provider}/{model.name}@{held}."
-        )
-    return (
-        f"Put the vectors into a new column: backline drop {collection.name} && "
-        f"backline add {collection.table} --text '{collection.text_template}' "
-        f"--column embedding_{model.dimensions}."
-    )
-
-
 class Backfill:
     """One run over one collection."""
 
@@ -204,7 +140,7 @@ class Backfill:
         """
         check(self._collection, self._embedder.model)
         self._notice = notice
-        await self._store.reap(self._collection)
+        await self._store.release_dead_workers(self._collection)
         beside = [r.id for r in await self._store.runs(self._collection) if r.state == "running"]
         await self._warn_of_index()
         run = await self._store.start_run(self._collection, self._settings)
@@ -215,7 +151,7 @@ class Backfill:
             self._worker.stop()
         try:
             async with self._reporting(run, on_progress):
-                await self._worker.drain(Walk())
+                await self._worker.drain(TableScan())
         except (errors.EmbedderError, errors.DatabaseError) as error:
             self._stopped_by = str(error)
         except BaseException:
@@ -322,7 +258,7 @@ class Backfill:
             batches=record.batches,
             tokens=record.tokens,
             long=record.long,
-            long_keys=worker.tally.long,
+            long_keys=worker.stats.long,
             long_text=self._collection.long_text,
             seconds=record.seconds,
             coverage=coverage,
@@ -358,26 +294,3 @@ def _borne_out(record: RunRecord, coverage: Coverage) -> bool:
     """
     outcomes = coverage.embedded + coverage.blank + coverage.pending + coverage.failed
     return record.scanned == coverage.rows == outcomes
-
-
-async def verify(
-    store: JobStore, collection: Collection, on_page: Callable[[int], None] | None = None
-) -> Verification:
-    """Check every row: its vector is there, right, and of the current text and model."""
-    rows = embedded = blank = 0
-    problems: dict[str, int] = {}
-    examples: dict[str, list[str]] = {}
-    after: str | None = None
-    while True:
-        page = await store.verify_page(collection, after, VERIFY_PAGE)
-        rows, embedded, blank = rows + page.scanned, embedded + page.embedded, blank + page.blank
-        for key, problem in page.problems:
-            problems[problem] = problems.get(problem, 0) + 1
-            examples.setdefault(problem, [])
-            if len(examples[problem]) < EXAMPLES:
-                examples[problem].append(key)
-        if on_page is not None:
-            on_page(rows)
-        if page.scanned < VERIFY_PAGE:
-            return Verification(rows, embedded, blank, problems, examples)
-        after = page.last_key

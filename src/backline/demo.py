@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from importlib.resources import as_file, files
 
-from backline import loader, migrate
-from backline.loader import Loaded
-from backline.store import Store
+from backline import loading
+from backline.loading import Loaded
+from backline.postgres import migrate
+from backline.postgres.store import Store
 
 QUESTION = "my vocals sound muddy and boxy"
 COLLECTION = "music_knowledge"
@@ -22,5 +23,5 @@ async def seed(store: Store) -> tuple[list[str], Loaded]:
     applied = await migrate.apply(store.connector)
     source = files("backline.data").joinpath("music_knowledge.jsonl")
     with as_file(source) as file:
-        loaded = await loader.load(store, file, f"public.{COLLECTION}")
+        loaded = await loading.load(store, file, f"public.{COLLECTION}")
     return [migration.name for migration in applied], loaded

@@ -9,7 +9,7 @@ COLLECTION_OBJECTS: Final = 50_000
 """New objects between two looks for cycles among them: a fetched page of 2,000 rows is 12,000."""
 
 
-def spare_the_collector() -> None:
+def tune_garbage_collector() -> None:
     """Look for garbage rarely, and never among what the imports made, which lives on anyway.
 
     Rows come and go by the thousand and have no cycles; looking for some took a fifth of a

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backline import errors
-from backline.backfill import check
-from backline.search.index import ensure_keywords, set_keywords
-from backline.store import DriftPage, Store
+from backline.collections import check
+from backline.postgres.store import Store
+from backline.search.indexes import ensure_keywords, set_keywords
+from backline.store import DriftPage
 from backline.types import Collection
 
 PAGE: Final = 1000
@@ -111,7 +112,7 @@ class Reconciliation:
         """
         check(self._collection, self._collection.model)
         if not self.result.dry_run:
-            await self._store.reap(self._collection)
+            await self._store.release_dead_workers(self._collection)
         await self._triggers()  # first: from then on, edits are noticed again
         await self._rows(after)
         for of in ORPHANS:

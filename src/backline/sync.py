@@ -11,11 +11,12 @@ import psycopg
 
 from backline import errors
 from backline.embedders.base import Embedder
-from backline.limiter import Limiter
-from backline.store import Store
-from backline.tasks import beside
+from backline.embedders.limiter import Limiter
+from backline.postgres.store import Store
 from backline.types import Collection
-from backline.worker import Worker, WorkerOptions
+from backline.worker.options import WorkerOptions
+from backline.worker.tasks import beside
+from backline.worker.worker import Worker
 
 RECONNECT_SECONDS: Final = 1.0
 # A transaction pooler passes no notifications on, so there the table is asked this often.
@@ -43,7 +44,7 @@ class Sync:
     @property
     def settled(self) -> int:
         """Rows settled since the start."""
-        return self._worker.tally.settled
+        return self._worker.stats.settled
 
     def stop(self, _why: str = "stopped") -> None:
         self._worker.stop()
@@ -55,7 +56,7 @@ class Sync:
             ProviderRefusedError: the provider refuses every request.
 
         """
-        await self._store.reap(self._collection)
+        await self._store.release_dead_workers(self._collection)
         async with self._listening():
             await self._worker.follow()
 

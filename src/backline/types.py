@@ -73,7 +73,7 @@ class Collection:
         return f"{self.table_schema}.{self.table_name}"
 
 
-Action: TypeAlias = Literal["embed", "reuse", "blank", "fresh", "gone"]
+Action: TypeAlias = Literal["embed", "reuse", "blank", "up_to_date", "gone"]
 """What a claimed row needs; `backline.claim` in the migrations says what each means."""
 
 

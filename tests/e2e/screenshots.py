@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from playwright.sync_api import Page, expect, sync_playwright
 
-from backline import embedded, migrate
-from backline.connector import Connector
+from backline.postgres import embedded, migrate
+from backline.postgres.connector import Connector
 from tests.conftest import Postgres, make_quick, server_folder
 from tests.e2e.studio import (
     COUNT_REQUESTS,

@@ -22,15 +22,15 @@ from psycopg.rows import DictRow, dict_row
 from tests.provider import StandInProvider
 
 from backline.backfill import Backfill, BackfillReport
-from backline.backfill import verify as verify_collection
 from backline.embedders.base import Embedder
 from backline.embedders.hash import HashEmbedder, hash_vectors
-from backline.embedders.openai import OpenAIEmbedder
-from backline.limiter import Limiter
-from backline.store import Store
+from backline.embedders.limiter import Limiter
+from backline.embedders.openai.embedder import OpenAIEmbedder
+from backline.postgres.store import Store
 from backline.sync import Sync
 from backline.types import Collection, LongText
-from backline.worker import WorkerOptions
+from backline.verification import verify as verify_collection
+from backline.worker.options import WorkerOptions
 
 DIMENSIONS = 8
 QUICK = WorkerOptions(batch_size=20, concurrency=2, lease=20, give_up_after=20, grace=2, poll=0.2)
@@ -134,6 +134,21 @@ class World:
 
     # --- the witness ---
 
+    async def enqueue(self, limit: int = 100) -> None:
+        """Enqueue the due rows among the first `limit`, by the function that SQL users call."""
+        async with self.store.connector.transaction() as transaction:
+            await transaction.execute("set local lock_timeout = '200ms'")
+            await transaction.execute(
+                "select backline.enqueue_page(%s, null, %s)", [self.collection.id, limit]
+            )
+
+    async def release(self, worker: int, keys: list[str] | None = None) -> int:
+        """Give leased jobs back, all or some, by the function that SQL users call."""
+        row = await self.store.connector.fetch_one(
+            "select backline.release(%s, %s) as released", [worker, keys]
+        )
+        return int(row["released"])
+
     async def jobs(self) -> dict[str, int | None]:
         """The worker that holds each row that is not done, by key: a job, or a row of a page."""
         rows = await self.sql(_WAITING, *[self.collection.id] * 2)
@@ -227,7 +242,7 @@ class World:
 
 _WAITING = """
 select key, worker_id from backline.jobs where collection_id = %s
-union select u.key, p.worker_id from backline.pages p cross join unnest(p.keys) as u(key)
+union select u.key, p.worker_id from backline.batch_leases p cross join unnest(p.keys) as u(key)
   where p.collection_id = %s and not exists (select from backline.stamps s
     where s.collection_id = p.collection_id and s.key = u.key and not s.stale)
 """
@@ -236,7 +251,7 @@ _ROWS = """
 select r.{key}::text as key, {content} as content, sha256(convert_to({content}, 'UTF8')) as hash,
   r.{column}::text as embedding, s.content_hash as stamp_hash, s.stale, s.blank,
   s.model_id as stamp_model, j.key is not null or exists (
-    select from backline.pages p
+    select from backline.batch_leases p
     where p.collection_id = c.id and r.{key}::text = any (p.keys)) as waits,
   coalesce(f.content_hash = sha256(convert_to({content}, 'UTF8')), false) as dead
 from {table} r
@@ -258,7 +273,7 @@ _LEDGER = """
 select coalesce(l.measure, n.measure) as measure, coalesce(l.model_id, n.model_id) as model_id,
   coalesce(l.amount, 0) as said, coalesce(n.amount, 0) as counted
 from (
-  select t.measure, t.model_id, sum(t.amount) as amount from backline.tallies t
+  select t.measure, t.model_id, sum(t.amount) as amount from backline.counter_deltas t
   where t.collection_id = %s group by t.measure, t.model_id having sum(t.amount) <> 0
 ) l full join (
   select 'rows' as measure, 0 as model_id, count(*) as amount from {table} having count(*) > 0
@@ -317,7 +332,7 @@ create table notes (id bigint primary key, body text, views int not null default
 
 
 @asynccontextmanager
-async def world(
+async def make_world(
     store: Store,
     provider: StandInProvider | None = None,
     *,

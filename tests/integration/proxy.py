@@ -22,7 +22,7 @@ class Relay:
     made: int = 0
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def hang_up(self) -> None:
+    def close_session(self) -> None:
         """Cut every connection that there is."""
         for task in self.tasks:
             task.cancel()

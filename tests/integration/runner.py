@@ -20,10 +20,10 @@ from typing import Any
 from tests.integration.harness import DIMENSIONS, QUICK, quick_limiter
 
 from backline.backfill import Backfill
-from backline.connector import Transaction
-from backline.embedders.openai import OpenAIEmbedder
+from backline.embedders.openai.embedder import OpenAIEmbedder
+from backline.postgres.connector import Transaction
+from backline.postgres.store import open_store
 from backline.sql import query
-from backline.store import open_store
 from backline.sync import Sync
 
 

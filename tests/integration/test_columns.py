@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from psycopg import sql
-from tests.integration.harness import World, declare, overpaid, standin_embedder, world
+from tests.integration.harness import World, declare, make_world, overpaid, standin_embedder
 from tests.provider import StandInProvider
 
 from backline import errors
-from backline.backfill import verify
 from backline.embedders.hash import HashEmbedder
-from backline.store import Store
+from backline.postgres.store import Store
+from backline.verification import verify
 
 KEYS = {
     "bigint": ["1", "-7", "9007199254740993"],
@@ -34,7 +34,7 @@ KEYS = {
 @pytest.mark.parametrize("kind", KEYS)
 async def test_every_kind_of_key(store: Store, kind: str) -> None:
     ddl = f"create table notes (id {kind} primary key, body text)"
-    async with world(store, ddl=ddl) as w:
+    async with make_world(store, ddl=ddl) as w:
         for n, key in enumerate(KEYS[kind]):
             await w.sql(
                 f"insert into notes values (%s::{kind.partition(' collate')[0]}, %s)",
@@ -60,7 +60,7 @@ async def test_an_enumerated_key_of_another_schema(store: Store) -> None:
     create table notes (id shop."Size" primary key, body shop.name);
     insert into notes values ('small', 'text 1'), ('large', 'text 2')
     """
-    async with world(store, ddl=ddl) as w:
+    async with make_world(store, ddl=ddl) as w:
         await w.fill()
         await w.check_complete()
 
@@ -68,7 +68,7 @@ async def test_an_enumerated_key_of_another_schema(store: Store) -> None:
 async def test_keys_that_are_equal_and_read_differently(store: Store) -> None:
     """numeric 1.0 and 1.00 are one key in two spellings: the row is known by the new one."""
     ddl = "create table notes (id numeric primary key, body text)"
-    async with world(store, ddl=ddl) as w:
+    async with make_world(store, ddl=ddl) as w:
         await w.sql("insert into notes values (1.0, 'text')")
         await w.fill()
         await w.sql("update notes set id = 1.00")
@@ -96,7 +96,7 @@ async def test_odd_names_of_everything(store: Store, name: str) -> None:
     create table {quoted}.{quoted} ({quoted} int primary key, {other} text, views int default 0);
     """
     embedder = HashEmbedder(4)
-    async with world(store, ddl=ddl, embedder=embedder, table=f"{quoted}.{quoted}",
+    async with make_world(store, ddl=ddl, embedder=embedder, table=f"{quoted}.{quoted}",
                      template=template, column=column) as w:  # fmt: skip
         table = f"{quoted}.{quoted}"
         await w.sql(f"insert into {table} values (1, 'one'), (2, 'two'), (3, '')")
@@ -139,7 +139,7 @@ async def test_what_a_template_makes_of_a_row(
     create table notes (id int primary key, a text, b text, tags text[], more jsonb,
                         amount numeric, at timestamptz, flag boolean)
     """
-    async with world(store, provider, ddl=ddl, template=template) as w:
+    async with make_world(store, provider, ddl=ddl, template=template) as w:
         columns = ", ".join(row)
         marks = ", ".join(["%s"] * len(row))
         await w.sql(f"insert into notes (id, {columns}) values (1, {marks})", *row.values())
@@ -162,14 +162,14 @@ async def test_templates_that_make_no_sense(
     store: Store, template: str, error: type[errors.BacklineError], says: str
 ) -> None:
     with pytest.raises(error, match=says):
-        async with world(store, template=template):
+        async with make_world(store, template=template):
             pass
 
 
 async def test_a_template_may_hold_what_looks_like_a_column(store: Store) -> None:
     """A literal that begins with 'r.' is no column."""
     with pytest.raises(errors.UsageError, match="names no column"):
-        async with world(store, template="{{r.body"):
+        async with make_world(store, template="{{r.body"):
             pass
 
 
@@ -189,7 +189,7 @@ async def test_tables_whose_rows_cannot_be_told_apart(
     store: Store, ddl: str, key: str | None, error: type[errors.BacklineError]
 ) -> None:
     with pytest.raises(error):
-        async with world(store, ddl=ddl, key=key):
+        async with make_world(store, ddl=ddl, key=key):
             pass
 
 
@@ -197,7 +197,7 @@ async def test_a_unique_column_may_be_the_key(store: Store) -> None:
     ddl = (
         "create table notes (a int, b int, id text not null unique, body text, primary key (a, b))"
     )
-    async with world(store, ddl=ddl, key="id") as w:
+    async with make_world(store, ddl=ddl, key="id") as w:
         await w.sql("insert into notes values (1, 1, 'x', 'one'), (1, 2, 'y', 'two')")
         await w.fill()
         await w.check_complete()
@@ -208,7 +208,7 @@ async def test_a_generated_column_in_the_text(store: Store, provider: StandInPro
     create table notes (id int primary key, raw text,
                         body text generated always as (upper(raw)) stored)
     """
-    async with world(store, provider, ddl=ddl) as w:
+    async with make_world(store, provider, ddl=ddl) as w:
         await w.sql("insert into notes (id, raw) values (1, 'one'), (2, 'two')")
         await w.fill()
         await w.check_complete()
@@ -227,7 +227,7 @@ async def test_a_virtual_column_in_the_text_is_refused(store: Store) -> None:
                         body text generated always as (upper(raw)) virtual)
     """
     with pytest.raises(errors.UsageError, match="Make it STORED"):
-        async with world(store, ddl=ddl):
+        async with make_world(store, ddl=ddl):
             pass
 
 
@@ -235,7 +235,7 @@ async def test_a_virtual_column_in_the_text_is_refused(store: Store) -> None:
 async def test_both_kinds_of_vector_columns(
     store: Store, provider: StandInProvider, kind: str
 ) -> None:
-    async with world(store, provider, column_type=kind) as w:
+    async with make_world(store, provider, column_type=kind) as w:
         await w.insert("one", "two")
         await w.fill()
         await w.check_complete()
@@ -252,13 +252,13 @@ async def test_a_column_that_was_there_before(store: Store, provider: StandInPro
     insert into notes values (1, 'one', '[1,0,0,0,0,0,0,0]'), (2, '', '[0,1,0,0,0,0,0,0]'),
                              (3, 'three', null)
     """
-    async with world(store, provider, ddl=ddl) as w:
+    async with make_world(store, provider, ddl=ddl) as w:
         await w.fill()
         await w.check_complete()
 
 
 async def test_columns_that_come_and_go(store: Store, provider: StandInProvider) -> None:
-    async with world(store, provider) as w:
+    async with make_world(store, provider) as w:
         await w.insert("one", "two")
         await w.fill()
         await w.sql("alter table notes drop column views")
@@ -271,7 +271,7 @@ async def test_columns_that_come_and_go(store: Store, provider: StandInProvider)
 
 
 async def test_a_renamed_table_is_said_to_be_gone(store: Store) -> None:
-    async with world(store) as w:
+    async with make_world(store) as w:
         await w.insert("one")
         await w.sql("alter table notes rename to renamed")
         w.collection = await store.collection("notes")
@@ -282,7 +282,7 @@ async def test_a_renamed_table_is_said_to_be_gone(store: Store) -> None:
 async def test_two_collections_of_one_table_need_two_columns(
     store: Store, provider: StandInProvider
 ) -> None:
-    async with world(store, provider) as w:
+    async with make_world(store, provider) as w:
         with pytest.raises(errors.BacklineError):
             await declare(store, w.embedder)
         await declare_other(store, provider)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,78 +24,73 @@ from tests.integration.harness import (
     connect,
     eventually,
     execute,
+    make_world,
     overpaid,
     running,
     standin_embedder,
-    world,
 )
 from tests.integration.proxy import relay
 from tests.provider import StandInProvider
 
-from backline import embedded, errors, loader, migrate
-from backline.store import Store, open_store
-
-
-@pytest.fixture
-async def w(store: Store, provider: StandInProvider) -> AsyncIterator[World]:
-    async with world(store, provider) as made:
-        yield made
+from backline import errors, loading
+from backline.postgres import embedded, migrate
+from backline.postgres.store import open_store
 
 
 def texts(count: int) -> list[str]:
     return [f"text {n}" for n in range(1, count + 1)]
 
 
-async def on_write(w: World, body: str, *, name: str = "obstacle") -> None:
+async def on_write(world: World, body: str, *, name: str = "obstacle") -> None:
     """A trigger of the user's own that runs `body` for each row that is given a vector."""
-    await w.sql(
+    await world.sql(
         f"create or replace function {name}() returns trigger language plpgsql as "
         f"$$ begin {body} return new; end $$"
     )
-    await w.sql(
+    await world.sql(
         f"create or replace trigger {name} before update of embedding on notes "
         f"for each row execute function {name}()"
     )
 
 
-async def no_obstacle(w: World) -> None:
-    await w.sql("drop trigger obstacle on notes")
+async def no_obstacle(world: World) -> None:
+    await world.sql("drop trigger obstacle on notes")
 
 
 # --- refusals -------------------------------------------------------------------------------------
 
 
 async def test_a_full_disk_stops_the_run_and_loses_nothing(
-    w: World, provider: StandInProvider
+    world: World, provider: StandInProvider
 ) -> None:
-    await w.insert(*texts(100))
+    await world.insert(*texts(100))
     await on_write(
-        w,
+        world,
         "if new.id = 50 then raise exception using errcode = '53100', "
         "message = 'could not extend file: No space left on device'; end if;",
     )
-    report = await w.fill()
+    report = await world.fill()
     assert report.state == "interrupted"
     assert "No space left on device" in (report.stopped_by or "")
-    assert await w.failures() == {}
-    await w.check_sound()
-    assert set((await w.jobs()).values()) <= {None}
+    assert await world.failures() == {}
+    await world.check_sound()
+    assert set((await world.jobs()).values()) <= {None}
     before = provider.texts_embedded
-    stored = await w.sql("select body from notes where embedding is not null")
+    stored = await world.sql("select body from notes where embedding is not null")
     in_flight = before.keys() - {row["body"] for row in stored}
-    await no_obstacle(w)
-    report = await w.fill()
+    await no_obstacle(world)
+    report = await world.fill()
     assert report.coverage.complete
-    await w.check_complete()
+    await world.check_complete()
     assert overpaid(provider).keys() <= in_flight
 
 
 async def test_a_full_disk_stops_the_run_though_the_other_lane_swallows_its_cancellation(
-    w: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wait under a time limit does so before Python 3.12, where what it waits for comes then."""
-    await w.insert(*texts(100))
-    complete, both_write, calls = w.store.complete, asyncio.Event(), 0
+    await world.insert(*texts(100))
+    complete, both_write, calls = world.store.complete, asyncio.Event(), 0
 
     async def one_fails(*args: Any, **options: Any) -> Any:
         nonlocal calls
@@ -108,81 +103,83 @@ async def test_a_full_disk_stops_the_run_though_the_other_lane_swallows_its_canc
             await asyncio.sleep(20)
         return await complete(*args, **options)
 
-    monkeypatch.setattr(w.store, "complete", one_fails)
-    report = await w.fill()
+    monkeypatch.setattr(world.store, "complete", one_fails)
+    report = await world.fill()
     assert "No space left on device" in (report.stopped_by or "")
     monkeypatch.undo()
-    assert (await w.fill()).coverage.complete
-    await w.check_complete()
+    assert (await world.fill()).coverage.complete
+    await world.check_complete()
 
 
 @pytest.mark.parametrize("kind", ["trigger", "constraint"])
 async def test_a_row_that_postgres_refuses_harms_itself_alone(
-    w: World, provider: StandInProvider, kind: str
+    world: World, provider: StandInProvider, kind: str
 ) -> None:
-    await w.insert(*texts(100))
+    await world.insert(*texts(100))
     if kind == "trigger":
         await on_write(
-            w, "if new.id = 50 then raise exception 'row % is under review', new.id; end if;"
+            world, "if new.id = 50 then raise exception 'row % is under review', new.id; end if;"
         )
         words = "row 50 is under review"
     else:
-        await w.sql("alter table notes add constraint sane check (id <> 50) not valid")
+        await world.sql("alter table notes add constraint sane check (id <> 50) not valid")
         words = "sane"
-    report = await w.fill()
+    report = await world.fill()
     assert (report.embedded, report.failed, report.state) == (99, 1, "completed")
-    assert words in (await w.failures())["50"]
-    await w.check_complete(dead=["50"])
+    assert words in (await world.failures())["50"]
+    await world.check_complete(dead=["50"])
     assert overpaid(provider) == {}
     if kind == "trigger":
-        await no_obstacle(w)
+        await no_obstacle(world)
     else:
-        await w.sql("alter table notes drop constraint sane")
-    await w.store.retry_failures(w.collection, None)
-    await w.fill()
-    await w.check_complete()
+        await world.sql("alter table notes drop constraint sane")
+    await world.store.retry_failures(world.collection, None)
+    await world.fill()
+    await world.check_complete()
 
 
-async def test_a_table_that_refuses_every_row_stops_the_run(w: World) -> None:
-    await w.insert(*texts(200))
-    await on_write(w, "raise exception 'the archive is read-only';")
-    report = await w.fill()
+async def test_a_table_that_refuses_every_row_stops_the_run(world: World) -> None:
+    await world.insert(*texts(200))
+    await on_write(world, "raise exception 'the archive is read-only';")
+    report = await world.fill()
     assert report.state == "interrupted"
     assert "the archive is read-only" in (report.stopped_by or "")
-    assert len(await w.failures()) < 60
-    await w.check_sound()
-    await no_obstacle(w)
-    await w.store.retry_failures(w.collection, None)
-    await w.fill()
-    await w.check_complete()
+    assert len(await world.failures()) < 60
+    await world.check_sound()
+    await no_obstacle(world)
+    await world.store.retry_failures(world.collection, None)
+    await world.fill()
+    await world.check_complete()
 
 
 @pytest.mark.parametrize("state", ["40P01", "40001", "55P03"])
-async def test_a_lost_race_is_run_again(w: World, provider: StandInProvider, state: str) -> None:
+async def test_a_lost_race_is_run_again(
+    world: World, provider: StandInProvider, state: str
+) -> None:
     """Deadlock, serialization failure, lock timeout: each some times, then none."""
-    await w.insert(*texts(30))
-    await w.sql("create sequence tries")
+    await world.insert(*texts(30))
+    await world.sql("create sequence tries")
     await on_write(
-        w,
+        world,
         "if nextval('tries') <= 3 then "
         f"raise exception using errcode = '{state}', message = 'not now'; end if;",
     )
-    report = await w.fill()
+    report = await world.fill()
     assert (report.embedded, report.failed) == (30, 0)
-    await w.check_complete()
+    await world.check_complete()
     assert overpaid(provider) == {}
 
 
-async def test_a_real_deadlock_costs_neither_side_its_work(w: World) -> None:
+async def test_a_real_deadlock_costs_neither_side_its_work(world: World) -> None:
     """The user holds the company and wants a row; Backline holds the row and wants the company."""
-    await w.sql("create table companies (id int primary key, n int)")
-    await w.sql("insert into companies values (1, 0)")
-    await w.insert(*texts(20))
-    await on_write(w, "update companies set n = n + 1 where id = 1;")
-    async with w.another_user() as user:
+    await world.sql("create table companies (id int primary key, n int)")
+    await world.sql("insert into companies values (1, 0)")
+    await world.insert(*texts(20))
+    await on_write(world, "update companies set n = n + 1 where id = 1;")
+    async with world.another_user() as user:
         await execute(user, "set local deadlock_timeout = '50ms'")
         await execute(user, "update companies set n = -1 where id = 1")
-        async with running(w.fill()) as filling:
+        async with running(world.fill()) as filling:
             await asyncio.sleep(0.3)
             async with asyncio.timeout(10):
                 for n in range(1, 21):
@@ -190,83 +187,83 @@ async def test_a_real_deadlock_costs_neither_side_its_work(w: World) -> None:
             await user.commit()
             report = await filling
     assert report.coverage.complete
-    await w.check_complete()
+    await world.check_complete()
 
 
 async def test_a_statement_timeout_makes_the_writes_smaller(
-    w: World, provider: StandInProvider, database: str
+    world: World, provider: StandInProvider, database: str
 ) -> None:
-    await w.insert(*texts(100))
-    await on_write(w, "perform pg_sleep(0.01);")
-    [row] = await w.sql("select current_database() as name")
-    await w.sql(f"alter database {row['name']} set statement_timeout = '400ms'")
+    await world.insert(*texts(100))
+    await on_write(world, "perform pg_sleep(0.01);")
+    [row] = await world.sql("select current_database() as name")
+    await world.sql(f"alter database {row['name']} set statement_timeout = '400ms'")
     async with open_store(database) as hurried:
-        w.store = hurried
-        report = await w.fill(batch_size=100)
+        world.store = hurried
+        report = await world.fill(batch_size=100)
         assert (report.embedded, report.failed) == (100, 0)
-        await w.check_complete()
+        await world.check_complete()
     assert overpaid(provider) == {}
 
 
 async def test_a_row_that_takes_longer_than_the_timeout_stops_the_run(
-    w: World, database: str
+    world: World, database: str
 ) -> None:
-    await w.insert(*texts(5))
-    await on_write(w, "perform pg_sleep(10);")
-    [row] = await w.sql("select current_database() as name")
-    await w.sql(f"alter database {row['name']} set statement_timeout = '300ms'")
+    await world.insert(*texts(5))
+    await on_write(world, "perform pg_sleep(10);")
+    [row] = await world.sql("select current_database() as name")
+    await world.sql(f"alter database {row['name']} set statement_timeout = '300ms'")
     async with open_store(database) as hurried:
-        w.store = hurried
-        report = await w.fill()
+        world.store = hurried
+        report = await world.fill()
         assert report.state == "interrupted"
         assert "statement timeout" in (report.stopped_by or "")
-        assert await w.failures() == {}
+        assert await world.failures() == {}
 
 
-async def test_a_table_that_is_locked_for_a_while(w: World, provider: StandInProvider) -> None:
-    await w.insert(*texts(50))
-    async with w.another_user() as user:
+async def test_a_table_that_is_locked_for_a_while(world: World, provider: StandInProvider) -> None:
+    await world.insert(*texts(50))
+    async with world.another_user() as user:
         await execute(user, "lock table notes in share row exclusive mode")
-        async with running(w.fill()) as filling:
+        async with running(world.fill()) as filling:
             await asyncio.sleep(0.5)
             await user.commit()
             report = await filling
     assert report.embedded == 50
-    await w.check_complete()
+    await world.check_complete()
     assert overpaid(provider) == {}
 
 
 async def test_a_collection_dropped_under_a_run_is_said_plainly(
-    w: World, provider: StandInProvider
+    world: World, provider: StandInProvider
 ) -> None:
-    await w.insert(*texts(50))
-    async with running(w.fill()) as filling:
+    await world.insert(*texts(50))
+    async with running(world.fill()) as filling:
         with provider.held():
             await asyncio.to_thread(provider.wait_in_flight)
-            await w.store.drop_collection(w.collection, drop_column=False)
+            await world.store.drop_collection(world.collection, drop_column=False)
         with pytest.raises(errors.CollectionNotFoundError):
             await filling
-    assert await w.sql("select * from backline.jobs") == []
-    assert await w.sql("select * from backline.workers") == []
+    assert await world.sql("select * from backline.jobs") == []
+    assert await world.sql("select * from backline.workers") == []
 
 
 async def test_a_model_changed_under_a_run_stores_nothing_of_the_old_one(
-    w: World, provider: StandInProvider
+    world: World, provider: StandInProvider
 ) -> None:
-    await w.insert(*texts(30))
-    async with running(w.fill()) as filling:
+    await world.insert(*texts(30))
+    async with running(world.fill()) as filling:
         with provider.held():
             await asyncio.to_thread(provider.wait_in_flight)
-            await w.sql("select backline.set_model(%s, 'openai', 'another', 'v1', 8)",
-                        w.collection.id)  # fmt: skip
+            await world.sql("select backline.set_model(%s, 'openai', 'another', 'v1', 8)",
+                        world.collection.id)  # fmt: skip
         with pytest.raises(errors.ModelMismatchError, match="another"):
             await filling
-    stamped = await w.sql(
+    stamped = await world.sql(
         "select 1 from backline.stamps s join backline.collections c on c.id = s.collection_id "
         "where s.model_id = c.model_id"
     )
     assert stamped == []
-    [run] = await w.store.runs(w.collection)
+    [run] = await world.store.runs(world.collection)
     assert run.state == "interrupted"
 
 
@@ -276,7 +273,7 @@ async def test_a_model_changed_under_a_run_stores_nothing_of_the_old_one(
 async def test_connections_that_were_cut_while_idle_are_not_lent(database: str) -> None:
     async with relay(database) as cut, open_store(cut.url) as store:
         await asyncio.gather(*(store.now() for _ in range(4)))
-        cut.hang_up()
+        cut.close_session()
         await asyncio.sleep(0.2)  # for the kernel to pass it on
         for _ in range(4):
             await store.now()
@@ -284,92 +281,98 @@ async def test_connections_that_were_cut_while_idle_are_not_lent(database: str) 
 
 @pytest.mark.parametrize("after", [500, 1500, 4000, 9000, 20_000])
 async def test_connections_cut_in_mid_write(
-    w: World, provider: StandInProvider, database: str, after: int
+    world: World, provider: StandInProvider, database: str, after: int
 ) -> None:
     """Four connections die once so many bytes have gone out, wherever that may be."""
-    await w.insert(*texts(300))
-    direct = w.store
-    async with relay(database) as cut, open_store(cut.url) as w.store:
-        async with running(w.fill()) as filling:
+    await world.insert(*texts(300))
+    direct = world.store
+    async with relay(database) as cut, open_store(cut.url) as world.store:
+        async with running(world.fill()) as filling:
             with provider.held():
                 await asyncio.to_thread(provider.wait_in_flight)
                 cut.after, cut.cuts = after, 4
-                cut.hang_up()  # so that new connections are made, and cut
+                cut.close_session()  # so that new connections are made, and cut
             report = await filling
         assert (report.embedded, report.failed, report.state) == (300, 0, "completed"), (
             report.stopped_by
         )
         assert cut.cuts < 4
-    w.store = direct  # a connection that is yet to be cut is no fault that the witness should find
+    world.store = (
+        direct  # a connection that is yet to be cut is no fault that the witness should find
+    )
 
     async def all_have_left() -> bool:
-        await direct.reap(w.collection)  # a worker whose farewell was cut is found dead
-        return not await w.sql("select from backline.workers")
+        await direct.release_dead_workers(
+            world.collection
+        )  # a worker whose farewell was cut is found dead
+        return not await world.sql("select from backline.workers")
 
     await eventually(all_have_left, "the worker to be gone")
-    await w.check_complete()
+    await world.check_complete()
     assert overpaid(provider) == {}
 
 
 async def test_backends_that_are_terminated_again_and_again(
-    w: World, provider: StandInProvider
+    world: World, provider: StandInProvider
 ) -> None:
-    await w.insert(*texts(400))
+    await world.insert(*texts(400))
     provider.behave(delay_s=0.05)
 
     async def terminate() -> None:
         for _ in range(8):
             await asyncio.sleep(0.15)
-            await w.sql(
+            await world.sql(
                 "select pg_terminate_backend(pid) from pg_stat_activity "
                 "where application_name = 'backline' and datname = current_database()"
             )
 
-    async with running(w.fill()) as filling:
+    async with running(world.fill()) as filling:
         await terminate()
         report = await filling
     assert (report.failed, report.state) == (0, "completed")
-    await w.check_complete()
+    await world.check_complete()
     assert overpaid(provider) == {}
 
 
 async def test_a_pooler_without_sessions(
-    w: World, provider: StandInProvider, database: str
+    world: World, provider: StandInProvider, database: str
 ) -> None:
     """Port 6543: no session locks, no LISTEN; a dead worker's leases end by the clock."""
-    await w.insert(*texts(50))
-    async with relay(database, port=6543) as pooled, open_store(pooled.url) as w.store:
-        assert not w.store.connector.has_sessions
-        dead = await w.store.register(w.collection, None, lease=0.5)
+    await world.insert(*texts(50))
+    async with relay(database, port=6543) as pooled, open_store(pooled.url) as world.store:
+        assert not world.store.connector.has_sessions
+        dead = await world.store.register(world.collection, None, lease=0.5)
         assert dead.session is None
-        assert len(await w.store.claim(w.collection, dead.worker, 20)) == 20
-        report = await w.fill()
+        assert len(await world.store.claim(world.collection, dead.worker, 20)) == 20
+        report = await world.fill()
         assert report.embedded == 50
-        async with w.following(poll=3600):
-            await w.sql("insert into notes (id, body) values (999, 'live')")
-            await w.settled()
-        locks = await w.sql(
+        async with world.following(poll=3600):
+            await world.sql("insert into notes (id, body) values (999, 'live')")
+            await world.settled()
+        locks = await world.sql(
             "select 1 from pg_locks k join pg_database d on d.oid = k.database "
             "where k.locktype = 'advisory' and d.datname = current_database()"
         )
         assert locks == []
-        await w.check_complete()
+        await world.check_complete()
     assert overpaid(provider) == {}
 
 
-async def test_a_load_that_is_cut_loads_nothing(w: World, database: str, tmp_path: Path) -> None:
+async def test_a_load_that_is_cut_loads_nothing(
+    world: World, database: str, tmp_path: Path
+) -> None:
     file = tmp_path / "notes.jsonl"
     lines = (json.dumps({"id": n, "body": f"text {n}" * 20}) for n in range(2000))
     file.write_text("\n".join(lines))
     async with relay(database) as cut, open_store(cut.url) as store:
         cut.after, cut.cuts = 60_000, 1
         with pytest.raises(errors.DatabaseUnavailableError):
-            await loader.load(store, file, "notes")
-        await w.check_sound()
-        assert (await w.store.coverage(w.collection)).rows == 0
-        loaded = await loader.load(store, file, "notes")
+            await loading.load(store, file, "notes")
+        await world.check_sound()
+        assert (await world.store.coverage(world.collection)).rows == 0
+        loaded = await loading.load(store, file, "notes")
         assert loaded.inserted == 2000
-    await w.check_sound()
+    await world.check_sound()
 
 
 # --- crashes of the server ------------------------------------------------------------------------
@@ -394,17 +397,17 @@ async def test_a_killed_server_loses_nothing_that_was_stored(
     url = embedded.start(private_server)
     async with open_store(url) as store:
         await migrate.apply(store.connector, core_only=True)
-        async with world(store, provider) as w:
-            await w.insert(*texts(600))
+        async with make_world(store, provider) as world:
+            await world.insert(*texts(600))
             provider.behave(delay_s=0.05)
-            async with running(w.fill(give_up_after=60)) as filling:
+            async with running(world.fill(give_up_after=60)) as filling:
                 await asyncio.to_thread(provider.wait_calls, 8)
                 before = provider.texts_embedded.keys()
                 if victim == "postmaster":
                     os.kill(postmaster(private_server), signal.SIGKILL)
                     await asyncio.to_thread(restarted, private_server)
                 else:
-                    [backend] = await w.sql(
+                    [backend] = await world.sql(
                         "select pid from pg_stat_activity where application_name = 'backline' "
                         "order by state limit 1"
                     )
@@ -412,11 +415,11 @@ async def test_a_killed_server_loses_nothing_that_was_stored(
                 report = await filling
             assert (report.failed, report.state) == (0, "completed")
             assert before <= provider.texts_embedded.keys()
-            w.user = await reconnected(url)
-            await w.check_complete()
+            world.user = await reconnected(url)
+            await world.check_complete()
             # The process lives, so it still has what was in flight: nothing is paid for again.
             assert overpaid(provider) == {}
-            await w.user.close()
+            await world.user.close()
 
 
 def restarted(data: Path) -> None:
@@ -460,25 +463,25 @@ async def test_a_server_killed_in_the_middle_of_a_write(
     url = embedded.start(private_server)
     async with open_store(url) as store:
         await migrate.apply(store.connector, core_only=True)
-        async with world(store, provider) as w:
-            await w.insert(*texts(100))
-            await on_write(w, "if new.id % 7 = 0 then perform pg_sleep(0.05); end if;")
-            async with running(w.fill(give_up_after=60, batch_size=50)) as filling:
-                await eventually_writing(w)
+        async with make_world(store, provider) as world:
+            await world.insert(*texts(100))
+            await on_write(world, "if new.id % 7 = 0 then perform pg_sleep(0.05); end if;")
+            async with running(world.fill(give_up_after=60, batch_size=50)) as filling:
+                await eventually_writing(world)
                 os.kill(postmaster(private_server), signal.SIGKILL)
                 await asyncio.to_thread(restarted, private_server)
-                w.user = await reconnected(url)
-                await no_obstacle(w)
+                world.user = await reconnected(url)
+                await no_obstacle(world)
                 report = await filling
             assert (report.failed, report.state) == (0, "completed")
-            await w.check_complete()
+            await world.check_complete()
             assert overpaid(provider) == {}
-            await w.user.close()
+            await world.user.close()
 
 
-async def eventually_writing(w: World) -> None:
+async def eventually_writing(world: World) -> None:
     async def writing() -> bool:
-        rows = await w.sql(
+        rows = await world.sql(
             "select 1 from pg_stat_activity where query like '%%backline.complete(%%' "
             "and state = 'active' and wait_event = 'PgSleep'"
         )
@@ -495,15 +498,15 @@ async def test_a_server_killed_together_with_its_worker(
     async with open_store(url) as store:
         store.connector._pool.timeout = 1.0  # seconds to wait for a server that is gone
         await migrate.apply(store.connector, core_only=True)
-        async with world(store, provider) as w:
-            await w.insert(*texts(400))
+        async with make_world(store, provider) as world:
+            await world.insert(*texts(400))
             provider.behave(delay_s=0.05)
-            async with running(w.fill(give_up_after=1)) as filling:
+            async with running(world.fill(give_up_after=1)) as filling:
                 await asyncio.to_thread(provider.wait_calls, 6)
                 os.kill(postmaster(private_server), signal.SIGKILL)
                 with pytest.raises(errors.DatabaseUnavailableError):
                     await filling
-            collection = w.collection
+            collection = world.collection
     await asyncio.to_thread(restarted, private_server)
     paid = provider.texts_embedded.keys()
     async with open_store(url) as store:

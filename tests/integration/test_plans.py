@@ -10,9 +10,9 @@ import asyncio
 
 from backline.backfill import Backfill
 from backline.embedders.hash import HashEmbedder
-from backline.limiter import Limiter
-from backline.store import Store, open_store
-from backline.worker import WorkerOptions
+from backline.embedders.limiter import Limiter
+from backline.postgres.store import Store, open_store
+from backline.worker.options import WorkerOptions
 
 ROWS = 4000
 # Insert, claim, complete and end a job fetch each row a few times over; a plan that turned the
@@ -66,14 +66,18 @@ async def test_no_question_reads_the_whole_queue(database: str) -> None:
         coverage = await store.coverage(collection)
         assert (coverage.pending, coverage.in_flight, coverage.workers) == (ROWS, 150, 2)
         assert (await store.outstanding(collection, await store.now()))[0]
-        await store.hang_up(dead)
+        await store.close_session(dead)
         for _ in range(100):
-            if await store.reap(collection):
+            if await store.release_dead_workers(collection):
                 break
             await asyncio.sleep(0.02)
         assert (await store.coverage(collection)).in_flight == 100
-        assert await store.release(living.worker, [jobs[0].key, jobs[1].key]) == 2
-        await store.retire(living)
+        released = await store.connector.fetch_one(
+            "select backline.release(%s, %s) as count",
+            [living.worker, [jobs[0].key, jobs[1].key]],
+        )
+        assert released["count"] == 2
+        await store.unregister(living)
         assert (await store.coverage(collection)).in_flight == 0
     assert await entries_read(database) - before < ROWS
 

@@ -28,12 +28,13 @@ from hypothesis.stateful import (
 )
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
-from tests.integration.harness import NOTES, World, connect, execute, world
+from tests.integration.harness import NOTES, World, connect, execute, make_world
 
-from backline import binary, errors
+from backline import errors, pgvector
 from backline.embedders.hash import HashEmbedder, hash_vectors
+from backline.postgres.store import Store, open_store
 from backline.reconcile import reconcile
-from backline.store import Lease, NewVector, Store, open_store
+from backline.store import Lease, NewVector
 from backline.types import FailedAttempt, Job
 
 T = TypeVar("T")
@@ -57,7 +58,8 @@ EDITS: Final = {
 }
 ONE_ROW: Final = ("insert", "upsert", "update", "delete", "change a key")
 TROUBLES: Final = (
-    "release", "retire", "crash", "sleep_past_the_lease", "come_back", "forget", "reap",
+    "release", "unregister", "crash", "sleep_past_the_lease", "come_back", "forget",
+    "release_dead_workers",
     "retry_failures", "drop_failures", "compact", "recount", "lose_the_cache", "enqueue_all",
     "reconcile", "end_pages",
 )  # fmt: skip
@@ -93,7 +95,7 @@ class Protocol(RuleBasedStateMachine):
         self.waiting: dict[str, datetime] = {}  # rows to embed, since when we saw them unedited
         self.open: AsyncConnection[DictRow] | None = None
         self.stack = AsyncExitStack()
-        self.w: World
+        self.world: World
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(asyncio.wait_for(work, 20))
@@ -110,8 +112,10 @@ class Protocol(RuleBasedStateMachine):
             "select backline.drop_collection(c.id, false) from backline.collections c"
         )
         ddl = f"drop table if exists notes; {NOTES}"
-        self.w = await self.stack.enter_async_context(world(store, ddl=ddl, embedder=embedder))
-        await self.w.sql("set lock_timeout = '2s'")
+        self.world = await self.stack.enter_async_context(
+            make_world(store, ddl=ddl, embedder=embedder)
+        )
+        await self.world.sql("set lock_timeout = '2s'")
 
     # --- users ---
 
@@ -120,18 +124,18 @@ class Protocol(RuleBasedStateMachine):
         touched = {key, other} if edit == "change a key" else {key}
         if not self.held & (touched if edit in ONE_ROW else self.held):
             values = {"key": key, "other": other, "text": text}
-            self.do(self.w.user.execute(EDITS[edit], values))
+            self.do(self.world.user.execute(EDITS[edit], values))
             self.no_longer_waiting(touched if edit in ONE_ROW else {1, 2, 3})
 
     @precondition(lambda self: not self.held)
     @rule()
     def count_views(self) -> None:
-        before = self.do(self.w.jobs())
+        before = self.do(self.world.jobs())
         self.user("update notes set views = views + 1")
-        assert self.do(self.w.jobs()) == before
+        assert self.do(self.world.jobs()) == before
 
     def user(self, statement: str, *params: Any) -> None:
-        self.do(self.w.sql(statement, *params))
+        self.do(self.world.sql(statement, *params))
 
     # --- a user whose transaction stays open ---
 
@@ -158,7 +162,9 @@ class Protocol(RuleBasedStateMachine):
     def hand(self, at: int) -> Hand:
         """One of three workers, started when it is first needed."""
         if len(self.hands) <= at % 3:
-            self.hands.append(Hand(self.do(self.w.store.register(self.w.collection, None, 30))))
+            self.hands.append(
+                Hand(self.do(self.world.store.register(self.world.collection, None, 30)))
+            )
         return self.hands[at % len(self.hands)]
 
     def some_jobs(self, at: int, mask: int) -> tuple[Hand, list[Job]]:
@@ -169,13 +175,15 @@ class Protocol(RuleBasedStateMachine):
     @rule(at=positions, limit=st.integers(1, 5))
     def claim(self, at: int, limit: int) -> None:
         hand = self.hand(at)
-        hand.jobs += self.do(self.w.store.claim(self.w.collection, hand.lease.worker, limit))
+        hand.jobs += self.do(
+            self.world.store.claim(self.world.collection, hand.lease.worker, limit)
+        )
 
     @rule(
         at=positions, after=st.none() | keys, limit=st.integers(1, 5), loaded=st.booleans(),
         lost=st.sampled_from([False, False, True]),
     )  # fmt: skip
-    def claim_page(
+    def claim_batch(
         self, at: int, after: int | None, limit: int, *, loaded: bool, lost: bool
     ) -> None:
         """Also of rows that were never enqueued, and with an answer that never arrives."""
@@ -185,8 +193,8 @@ class Protocol(RuleBasedStateMachine):
         place = None if after is None else str(after)
         try:
             page = self.do(
-                self.w.store.claim_page(
-                    self.w.collection, hand.lease.worker, None, place, limit, hand.pages
+                self.world.store.claim_batch(
+                    self.world.collection, hand.lease.worker, None, place, limit, hand.pages
                 )
             )
         except errors.ContentionError:
@@ -208,8 +216,8 @@ class Protocol(RuleBasedStateMachine):
         try:
             outcomes = dict(
                 self.do(
-                    self.w.store.complete(
-                        self.w.collection, hand.lease.worker, None, rows, cache=cache
+                    self.world.store.complete(
+                        self.world.collection, hand.lease.worker, None, rows, cache=cache
                     )
                 )
             )
@@ -232,7 +240,9 @@ class Protocol(RuleBasedStateMachine):
             for job in jobs
             if job.content_hash is not None
         ]
-        busy = self.do(self.w.store.fail(self.w.collection, hand.lease.worker, None, attempts))
+        busy = self.do(
+            self.world.store.fail(self.world.collection, hand.lease.worker, None, attempts)
+        )
         assert not busy or self.held
         for job in jobs:
             if job.key not in busy:
@@ -245,20 +255,20 @@ class Protocol(RuleBasedStateMachine):
         self.do(getattr(self, what)(self.hand(at)))
 
     async def release(self, hand: Hand) -> None:
-        await self.w.store.release(hand.lease.worker)
+        await self.world.release(hand.lease.worker)
 
-    async def retire(self, hand: Hand) -> None:
+    async def unregister(self, hand: Hand) -> None:
         if not hand.dead:
             hand.dead = True
-            await self.w.store.retire(hand.lease)
+            await self.world.store.unregister(hand.lease)
 
     async def crash(self, hand: Hand) -> None:
         """Its connection is cut; what it computed may still arrive over another one."""
         hand.dead = True
-        await self.w.store.hang_up(hand.lease)
+        await self.world.store.close_session(hand.lease)
 
     async def sleep_past_the_lease(self, hand: Hand) -> None:
-        await self.w.sql(
+        await self.world.sql(
             "update backline.workers set expires_at = now() - interval '1 s' where id = %s",
             hand.lease.worker,
         )
@@ -266,29 +276,29 @@ class Protocol(RuleBasedStateMachine):
     async def come_back(self, hand: Hand) -> None:
         """A process that lost its lease goes on under a new one, with all that it has in hand."""
         lost, hand.dead = hand.lease, False
-        hand.lease = await self.w.store.register(self.w.collection, None, 30, lost.worker)
-        await self.w.store.hang_up(lost)
+        hand.lease = await self.world.store.register(self.world.collection, None, 30, lost.worker)
+        await self.world.store.close_session(lost)
 
     async def forget(self, hand: Hand) -> None:
         if hand.dead:
             self.hands.remove(hand)
 
-    async def reap(self, _hand: Hand) -> None:
-        await self.w.store.reap(self.w.collection)
+    async def release_dead_workers(self, _hand: Hand) -> None:
+        await self.world.store.release_dead_workers(self.world.collection)
 
     async def retry_failures(self, _hand: Hand) -> None:
-        await self.w.store.retry_failures(self.w.collection, None)
+        await self.world.store.retry_failures(self.world.collection, None)
 
     async def drop_failures(self, _hand: Hand) -> None:
-        self.dropped |= (await self.w.failures()).keys()
-        await self.w.store.drop_failures(self.w.collection, None)
+        self.dropped |= (await self.world.failures()).keys()
+        await self.world.store.drop_failures(self.world.collection, None)
 
     async def load(self) -> None:
         """Rows that only a walk finds, as after a load with triggers off."""
-        await self.w.sql(
+        await self.world.sql(
             "insert into notes values (1, 'A'), (2, 'B'), (3, 'A') on conflict do nothing"
         )
-        gone = await self.w.sql(
+        gone = await self.world.sql(
             "with gone as (delete from backline.jobs where worker_id is null returning key), "
             "stamps as (delete from backline.stamps s using gone g where s.key = g.key) "
             "select key from gone"
@@ -296,31 +306,35 @@ class Protocol(RuleBasedStateMachine):
         self.dropped |= {row["key"] for row in gone}
 
     async def end_pages(self, hand: Hand) -> None:
-        await self.w.store.keep_pages(hand.lease.worker, hand.pages)
+        await self.world.store.end_finished_batches(hand.lease.worker, hand.pages)
 
     async def compact(self, _hand: Hand) -> None:
-        await self.w.store.compact(self.w.collection)
+        await self.world.store.compact(self.world.collection)
 
     async def recount(self, _hand: Hand) -> None:
-        assert await self.w.store.recount(self.w.collection.id) == {}, "the ledger was wrong"
+        assert await self.world.store.recount(self.world.collection.id) == {}, (
+            "the ledger was wrong"
+        )
 
     async def lose_the_cache(self, _hand: Hand) -> None:
-        await self.w.sql("delete from backline.vectors")
+        await self.world.sql("delete from backline.vectors")
 
     async def enqueue_all(self, _hand: Hand) -> None:
         try:
-            await self.w.store.enqueue_page(self.w.collection, None, 100)
+            await self.world.enqueue()
         except errors.ContentionError:
             assert self.held, "nobody was in the way"
 
     async def reconcile(self, _hand: Hand) -> None:
         """All drift there can be is a row whose dead letter was dropped."""
         try:
-            page = await self.w.store.reconcile_page(self.w.collection, None, 100, repair=True)
+            page = await self.world.store.reconcile_page(
+                self.world.collection, None, 100, repair=True
+            )
             drift = {key for _, key in page.found}
             for of in ("stamps", "jobs", "failures"):
-                page = await self.w.store.reconcile_orphans(
-                    self.w.collection, of, None, 100, repair=True
+                page = await self.world.store.reconcile_orphans(
+                    self.world.collection, of, None, 100, repair=True
                 )
                 drift |= {key for _, key in page.found}
         except errors.ContentionError:
@@ -334,17 +348,17 @@ class Protocol(RuleBasedStateMachine):
         """Whatever a load or a restore does, reconcile leaves nothing wrong behind it."""
         values = {"key": key, "other": other, "text": text}
         self.user("set session_replication_role = replica")
-        self.do(self.w.user.execute(EDITS[edit], values))
+        self.do(self.world.user.execute(EDITS[edit], values))
         self.user("set session_replication_role = origin")
         self.waiting.clear()
-        done = self.do(reconcile(self.w.store, self.w.collection))
+        done = self.do(reconcile(self.world.store, self.world.collection))
         assert done.sound
 
     # --- what must hold ---
 
     @invariant()
     def nothing_is_wrong(self) -> None:
-        faults = self.do(self.w.faults())
+        faults = self.do(self.world.faults())
         dropped = tuple(f"row {key} " for key in self.dropped)
         faults = [
             fault
@@ -360,11 +374,11 @@ class Protocol(RuleBasedStateMachine):
     @invariant()
     def what_has_waited_is_outstanding(self) -> None:
         """Or a drain that began before would end with rows left."""
-        now, jobs = self.do(self.w.store.now()), self.do(self.w.jobs())
+        now, jobs = self.do(self.world.store.now()), self.do(self.world.jobs())
         self.waiting = {key: self.waiting.get(key, now) for key in jobs}
         if self.waiting:
             began = min(self.waiting.values())
-            remain, _ = self.do(self.w.store.outstanding(self.w.collection, began))
+            remain, _ = self.do(self.world.store.outstanding(self.world.collection, began))
             assert remain, f"nothing is left from before {began}, of {self.waiting}"
 
     def teardown(self) -> None:
@@ -378,19 +392,19 @@ class Protocol(RuleBasedStateMachine):
             await self.open.rollback()
             await self.open.close()
         for hand in self.hands:
-            await self.w.store.hang_up(hand.lease)
-        await self.w.sql("update backline.workers set expires_at = '-infinity'")
-        await self.w.store.retry_failures(self.w.collection, None)
-        await self.w.fill()
-        await self.w.check_complete()
-        await self.w.store.drop_collection(self.w.collection, drop_column=False)
+            await self.world.store.close_session(hand.lease)
+        await self.world.sql("update backline.workers set expires_at = '-infinity'")
+        await self.world.store.retry_failures(self.world.collection, None)
+        await self.world.fill()
+        await self.world.check_complete()
+        await self.world.store.drop_collection(self.world.collection, drop_column=False)
 
 
 def new_vector(job: Job) -> NewVector:
     """What a worker brings for a job; for a reuse it brings nothing but the hash."""
     if job.action != "embed":
         return NewVector(job.key, job.action, job.content_hash, lease=job.lease)
-    [element] = binary.vector_elements(hash_vectors([job.content], 8))
+    [element] = pgvector.vector_elements(hash_vectors([job.content], 8))
     return NewVector(job.key, job.action, job.content_hash, element, job.lease)
 
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from backline import errors
-from backline.remote import Remote, RemoteWorker, api_target
+from backline.worker.remote import Remote, RemoteWorker, api_target
 from tests.integration.harness import overpaid, running
 from tests.provider import StandInProvider
 from tests.supabase.function import provider_variables

@@ -14,8 +14,8 @@ import pytest
 from pydantic import SecretStr
 
 from backline import errors
-from backline.project import read_key
-from backline.remote import Remote, RemoteWorker, edge_target
+from backline.supabase.keys import read_key
+from backline.worker.remote import Remote, RemoteWorker, edge_target
 from tests.integration.harness import overpaid, running
 from tests.provider import StandInProvider
 from tests.supabase.function import (

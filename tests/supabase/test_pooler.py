@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from backline.connector import Connector
+from backline.postgres.connector import Connector
 from tests.provider import StandInProvider
 from tests.supabase.inline import InlineCli as Cli
 from tests.supabase.stack import Project, require
@@ -114,7 +114,7 @@ async def test_a_pooler_that_changes_the_server_at_every_turn_keeps_nothing(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The two connections of the trial meet different servers here, as they do by session."""
-    monkeypatch.setattr("backline.connector.HEARD_SECONDS", 1)
+    monkeypatch.setattr("backline.postgres.connector.HEARD_SECONDS", 1)
     url = project.stack.url(project.name, port=project.stack.rotating_pooler_port)
     with ExitStack() as open_connections:
         # Each in a transaction at first, so that there are three servers to take turns.
@@ -280,7 +280,7 @@ def test_what_a_killed_worker_held_is_free_once_its_lease_ends(
     [(held, sessions)] = project.execute(
         "select count(*), count(*) filter (where w.has_session) from backline.workers w "
         "join (select worker_id from backline.jobs "
-        "union all select p.worker_id from backline.pages p cross join unnest(p.keys)) j "
+        "union all select p.worker_id from backline.batch_leases p cross join unnest(p.keys)) j "
         "on j.worker_id = w.id"
     )
     assert held >= 50 and sessions == 0, "the dead worker must hold rows, by its lease alone"

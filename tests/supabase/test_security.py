@@ -180,7 +180,9 @@ def test_who_reads_calls_no_function_that_writes(
 
 
 @pytest.mark.parametrize("who", [*READERS, *WRITERS])
-@pytest.mark.parametrize("table", ["jobs", "pages", "collections", "stamps", "vectors", "failures"])
+@pytest.mark.parametrize(
+    "table", ["jobs", "batch_leases", "collections", "stamps", "vectors", "failures"]
+)
 def test_nobody_reaches_the_schema_backline_through_the_api(
     api: httpx.Client, target: Project, who: str, table: str
 ) -> None:

@@ -10,12 +10,14 @@ from typing import Any, cast
 from uuid import uuid4
 
 from backline import errors
-from backline.backfill import verify
-from backline.binary import vector_elements
 from backline.embedders.hash import HashEmbedder
+from backline.pgvector import vector_elements
+from backline.postgres.store import Store, open_store
 from backline.search import Query, search
-from backline.store import CacheKeeper, JobStore, NewVector, Store, Usage, open_store
+from backline.store import JobStore, NewVector, Usage
+from backline.supabase.store import RestStore
 from backline.types import Collection, FailedAttempt, Job
+from backline.verification import verify
 from tests.integration.harness import DIMENSIONS, connect, declare, execute
 from tests.supabase.stack import Project
 from tests.supabase.worlds import rest_store
@@ -44,16 +46,16 @@ async def story(store: JobStore, user: Any, table: str, embedder: HashEmbedder) 
     collection = await store.collection(table)
     [listed] = [c for c in await store.collections() if c.name == table]
     told += [listed == collection, replace(collection, id=0, name="", table_name="")]
-    told.append([asdict(row) for row in await store.walk_page(collection, None, 3)])
+    told.append([asdict(row) for row in await store.scan_page(collection, None, 3)])
 
     run = await store.start_run(collection, {"via": "test"})
     lease = await store.register(collection, run, 30)
     told.append(await store.heartbeat(lease, run, 30, 1.5))
-    page = await store.claim_page(collection, lease.worker, run, None, 4)
+    page = await store.claim_batch(collection, lease.worker, run, None, 4)
     told += [page.scanned, page.last_key, seen(page.jobs)]
     told += await _outcomes(store, user, table, embedder, collection, lease.worker, run, page.jobs)
 
-    [bad, *rest] = (await store.claim_page(collection, lease.worker, run, "4", 10)).jobs
+    [bad, *rest] = (await store.claim_batch(collection, lease.worker, run, "4", 10)).jobs
     told.append(seen([bad, *rest]))
     attempt = FailedAttempt(bad.key, bad.content_hash or b"", "rejected", "no", None, bad.lease)
     told.append(await store.fail(collection, lease.worker, run, [attempt]))
@@ -62,20 +64,20 @@ async def story(store: JobStore, user: Any, table: str, embedder: HashEmbedder) 
         [replace(f, failed_at=datetime.min, run_id=0) async for f in store.failures(collection)]
     )
     told.append([f.failed_at.tzinfo is not None async for f in store.failures(collection)])
-    told.append(await store.release(lease.worker, [rest[0].key]))
+    told.append(await released(store, lease.worker, [rest[0].key]))
     told.append(seen(await store.claim(collection, lease.worker, 10)))
     told.append((await store.outstanding(collection, datetime.now(UTC)))[0])
     told.append(await store.retry_failures(collection, ["nobody"]))
     told.append(await store.retry_failures(collection, None))
     told.append(await store.drop_failures(collection, None))
 
-    await store.retire(lease)
+    await store.unregister(lease)
     coverage = await store.coverage(collection)
     told.append(replace(coverage, lag_seconds=0))
-    told.append(await store.reap(collection))
+    told.append(await store.release_dead_workers(collection))
     told.append(await store.recount(collection.id))
     await store.compact(collection)
-    assert isinstance(store, CacheKeeper)
+    assert store.capabilities.cache
     told += [await store.trim_cache(1 << 20), await store.trim_cache(0)]
     told.append(await verify(cast(Store, store), collection))
     hits = await search(store, collection, embedder, Query("punchy drums", where="id < 4"))
@@ -107,13 +109,23 @@ async def _outcomes(
     for _ in range(2):  # once more, as after a lost answer
         left = await store.complete(collection, worker, run, rows, cache=True, usage=usage)
         told += sorted(left)
-    stored = NewVector(first.key, "fresh", first.content_hash, lease=first.lease)
-    lie = NewVector("6", "fresh", b"\1" * 32, lease=0)
+    stored = NewVector(first.key, "up_to_date", first.content_hash, lease=first.lease)
+    lie = NewVector("6", "up_to_date", b"\1" * 32, lease=0)
     call = uuid4()
     for _ in range(2):
         told += await store.confirm(collection, worker, run, [stored, lie], call)
     told.append(await _refusal(store, collection, worker))
     return told
+
+
+async def released(store: JobStore, worker: int, keys: list[str]) -> int:
+    """How many leased jobs `release` gives back, called as SQL and as a function of PostgREST."""
+    if isinstance(store, Store):
+        row = await store.connector.fetch_one(
+            "select backline.release(%s, %s) as count", [worker, keys]
+        )
+        return int(row["count"])
+    return int(await cast(RestStore, store).project.call("release", worker=worker, keys=keys))
 
 
 async def _refusal(store: JobStore, collection: Collection, worker: int) -> tuple[str, str]:

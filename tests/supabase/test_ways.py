@@ -15,8 +15,8 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from backline.backfill import verify
-from backline.store import open_store
+from backline.postgres.store import open_store
+from backline.verification import verify
 from tests.integration.harness import overpaid
 from tests.provider import StandInProvider
 from tests.supabase.function import function_running, provider_variables

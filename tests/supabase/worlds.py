@@ -13,11 +13,11 @@ from typing import Any, cast
 from pydantic import SecretStr
 
 from backline.backfill import Backfill
-from backline.project import choose_key
-from backline.rest import RestStore, open_rest_store
-from backline.store import open_store
-from backline.worker import Worker
-from tests.integration.harness import NOTES, World, execute, world
+from backline.postgres.store import open_store
+from backline.supabase.keys import choose_key
+from backline.supabase.store import RestStore, open_rest_store
+from backline.worker.worker import Worker
+from tests.integration.harness import NOTES, World, execute, make_world
 from tests.provider import StandInProvider
 from tests.supabase.stack import Project
 
@@ -56,7 +56,7 @@ async def rest_world(
 ) -> AsyncIterator[RestWorld]:  # fmt: skip
     async with (
         open_store(project.url) as postgres,
-        world(postgres, provider, ddl=ddl, **declaration) as w,
+        make_world(postgres, provider, ddl=ddl, **declaration) as w,
         rest_store(project, key) as store,
     ):
         yield RestWorld(cast(Any, store), w.collection, w.embedder, w.user)

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from backline import errors
-from backline.address import address, no_entry, pooling, require_readable
+from backline.postgres.conninfo import address, no_entry, pooling, require_readable
 
 HOST = "aws-1-eu-west-1.pooler.supabase.com"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backline.batching import Batch, Budget, Item, bisect, plan, unique, windows
+from backline.worker.batching import Batch, Budget, Item, bisect, plan, unique, windows
 
 items_of_any_size = st.lists(
     st.builds(Item, tokens=st.integers(0, 400), bytes=st.integers(0, 2000)), max_size=80

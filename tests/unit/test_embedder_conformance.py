@@ -18,7 +18,7 @@ from tests.provider import StandInProvider
 from backline.embedders.base import Embedder
 from backline.embedders.hash import HashEmbedder
 from backline.embedders.local import list_models, open_local
-from backline.embedders.openai import OpenAIEmbedder
+from backline.embedders.openai.embedder import OpenAIEmbedder
 from backline.types import Model, Vectors
 
 TEXTS = [

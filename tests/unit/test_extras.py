@@ -19,11 +19,11 @@ from backline.errors import MissingExtraError
 
 ROOT = Path(__file__).resolve().parents[2]
 SEAMS = {
-    "backline.embedders.openai",
-    "backline.embedders.openai_errors",
-    "backline.embedders.local.library_tokenizer",
-    "backline.embedders.local.openvino_engine",
-    "backline.embedders.local.quiet_openvino",
+    "backline.embedders.openai.embedder",
+    "backline.embedders.openai.errors",
+    "backline.embedders.local.tokenizers.huggingface",
+    "backline.embedders.local.engines.openvino",
+    "backline.embedders.local.engines.openvino_import",
 }
 
 
@@ -56,12 +56,14 @@ print(len(names))
 SAID = """
 import asyncio, sys
 from pathlib import Path
-from backline import embedded, loader
+from backline.postgres import embedded
+from backline import loading
 from backline.embedders import local
-from backline.embedders.local.opening import open_tokenizer
-from backline.embedders.registry import EmbedderOptions, open_embedder
+from backline.embedders.local.load import open_tokenizer
+from backline.embedders.specs import EmbedderOptions, open_embedder
 from backline.errors import MissingExtraError
-from backline.project import open_project, read_key
+from backline.supabase.client import open_project
+from backline.supabase.keys import read_key
 from pydantic import SecretStr
 
 async def project():
@@ -77,7 +79,7 @@ except MissingExtraError as error:
 CALLS = {
     "demo": "embedded.start(folder / 'data')",
     "openai": "asyncio.run(open_embedder('openai', EmbedderOptions(openai_api_key='sk-x')))",
-    "parquet": "list(loader.read(folder / 'notes.parquet'))",
+    "parquet": "list(loading.read(folder / 'notes.parquet'))",
     "supabase": "asyncio.run(project())",
     "tokenizers": "open_tokenizer(folder / 'tiny' / 'tokenizer.json', 40)",
 }

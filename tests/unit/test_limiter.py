@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backline.limiter import WINDOW_S, Limiter, Limits
+from backline.embedders.limiter import WINDOW_S, Limiter, Limits
 
 
 @dataclass

@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from backline import evaluate
+from backline.search import evaluate
 
 ON_TOPIC_KINDS = {"slang", "symptom", "typo", "wrong_term", "plain", "long"}
 OFF_TOPIC = "off_topic"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from backline.config import Settings
-from backline.opening import LOCAL_BATCH_SIZE, worker_options
 from backline.types import Model
+from backline.wiring import LOCAL_BATCH_SIZE, worker_options
 
 LOCAL = Model("local", "all-MiniLM-L6-v2", "r", 384, 256)
 OPENAI = Model("openai", "text-embedding-3-small", "1", 1536)

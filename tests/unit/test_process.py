@@ -23,7 +23,7 @@ def restored() -> Iterator[None]:
 @pytest.mark.usefixtures("restored")
 def test_what_is_there_is_not_looked_through_again() -> None:
     before = len(gc.get_objects())
-    process.spare_the_collector()
+    process.tune_garbage_collector()
     assert gc.get_freeze_count() > before // 2
     assert len(gc.get_objects()) < before // 2
 

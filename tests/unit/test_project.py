@@ -12,7 +12,8 @@ import pytest
 from pydantic import SecretStr
 
 from backline import errors
-from backline.project import ApiKey, choose_key, read_key, translate
+from backline.supabase.client import translate
+from backline.supabase.keys import ApiKey, choose_key, read_key
 
 SECRET = SecretStr("sb_secret_abc")
 PUBLISHABLE = SecretStr("sb_publishable_abc")

@@ -7,8 +7,8 @@ from contextlib import suppress
 
 import pytest
 
-from backline import tasks
-from backline.tasks import end_tasks
+from backline.worker import tasks
+from backline.worker.tasks import end_tasks
 
 
 async def forever(*, swallows: int = 0) -> None:

@@ -7,12 +7,14 @@ import asyncio
 import pytest
 
 from backline import errors
-from backline.connector import Connector
 from backline.embedders.hash import HashEmbedder
-from backline.limiter import Limiter
-from backline.store import Lease, Store
+from backline.embedders.limiter import Limiter
+from backline.postgres.connector import Connector
+from backline.postgres.store import Store
+from backline.store import Lease
 from backline.types import Collection, Job
-from backline.worker import Worker, WorkerOptions
+from backline.worker.options import WorkerOptions
+from backline.worker.worker import Worker
 
 
 def worker() -> Worker:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from backline import process
-from backline.cli import configuration, data, demo, entry, find, models, serve, work
+from backline.cli import config, data, demo, entry, find, models, serve, work
 
 FIRST: Final = "Start here"
 TABLES: Final = "Tables and collections"
@@ -29,7 +29,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version  # noqa: PLC0415
+        from importlib.metadata import version
 
         typer.echo(version("backline"))
         raise typer.Exit
@@ -44,7 +44,7 @@ def _main(
 
 
 app.command("demo", rich_help_panel=FIRST)(demo.demo_command)
-app.command("config", rich_help_panel=FIRST)(configuration.config_command)
+app.command("config", rich_help_panel=FIRST)(config.config_command)
 app.add_typer(models.model_app, name="model", rich_help_panel=FIRST)
 app.command("migrate", rich_help_panel=TABLES)(data.migrate_command)
 app.command("add", rich_help_panel=TABLES)(data.add)
@@ -71,5 +71,5 @@ def command() -> Any:
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    process.spare_the_collector()
+    process.tune_garbage_collector()
     sys.exit(entry.run(command()))

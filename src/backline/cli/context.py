@@ -10,13 +10,14 @@ from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
-from backline import config, embedded, errors, migrate, opening
+from backline import config, errors, wiring
 from backline.cli.output import say
 from backline.config import Settings
 from backline.embedders.base import Embedder
-from backline.limiter import Limiter
+from backline.embedders.limiter import Limiter
+from backline.postgres import embedded, migrate
+from backline.postgres.store import Store, open_store
 from backline.sql import migrations
-from backline.store import Store, open_store
 from backline.types import Collection, Model
 
 T = TypeVar("T")
@@ -147,7 +148,7 @@ def embedder_for(
     settings: Settings, model: Model
 ) -> AbstractAsyncContextManager[tuple[Embedder, Limiter]]:
     """The embedder that makes vectors of `model`, with the limiter that all its callers share."""
-    return opening.embedder_for(settings, model, say)
+    return wiring.embedder_for(settings, model, say)
 
 
 async def on_collection(

@@ -7,21 +7,15 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from backline import errors, loader, migrate
-from backline.backfill import check_column
-from backline.cli.context import (
-    AsJson,
-    DatabaseUrl,
-    DataDir,
-    database,
-    run,
-    settings_of,
-)
+from backline import errors, loading
+from backline.cli.context import AsJson, DatabaseUrl, DataDir, database, run, settings_of
 from backline.cli.output import count, emit, out, say
+from backline.collections import check_column
 from backline.config import Settings
-from backline.embedders.registry import describe, open_embedder
-from backline.opening import embedder_options
+from backline.embedders.specs import describe, open_embedder
+from backline.postgres import migrate
 from backline.types import LongText, Model
+from backline.wiring import embedder_options
 
 Template = Annotated[
     str,
@@ -253,9 +247,9 @@ def load(
     """Stream JSONL, CSV or Parquet into a table: all of it or nothing; again changes nothing."""
     settings = settings_of(database_url=database_url, data_dir=data_dir)
 
-    async def act() -> loader.Loaded:
+    async def act() -> loading.Loaded:
         async with database(settings, migrated=False) as store:
-            return await loader.load(store, file, table, key=key)
+            return await loading.load(store, file, table, key=key)
 
     done = run(act())
     if as_json:

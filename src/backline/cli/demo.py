@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from backline import demo, search
-from backline.backfill import BackfillReport, verify
+from backline.backfill import BackfillReport
 from backline.cli import find, work
 from backline.cli.context import (
     AsJson,
@@ -22,8 +22,9 @@ from backline.cli.context import (
 from backline.cli.output import count, emit, out, say
 from backline.cli.report import show_backfill, show_verification
 from backline.config import Settings
-from backline.store import Store
+from backline.postgres.store import Store
 from backline.types import Collection
+from backline.verification import verify
 
 
 def demo_command(

@@ -19,9 +19,10 @@ import structlog
 import typer
 from typer.core import TyperGroup
 
-from backline import embedded, errors
+from backline import errors
 from backline.cli.context import NEEDS_CONNECTION
 from backline.cli.output import emit, err
+from backline.postgres import embedded
 
 FELL_SHORT: Final = 1
 WRONG_USAGE: Final = 2

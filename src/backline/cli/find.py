@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from backline import errors, evaluate, search
+from backline import errors, search
 from backline.cli import work
 from backline.cli.context import (
     AsJson,
@@ -26,9 +26,10 @@ from backline.cli.data import model_of
 from backline.cli.output import duration, emit, facts, out, say, table
 from backline.cli.via import Via, job_store
 from backline.config import Settings
-from backline.rest import RestStore
-from backline.search import Context, Mode, Query, Suggestions
-from backline.store import JobStore, Store
+from backline.postgres.store import Store
+from backline.search import Context, Mode, Query, Suggestions, evaluate
+from backline.store import JobStore
+from backline.supabase.store import RestStore
 from backline.types import Collection, SearchHit
 
 InCollection = Annotated[

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Final
 import typer
 
 from backline import errors, extras
-from backline.backfill import check
 from backline.cli.context import AsJson, DatabaseUrl, DataDir, database, run, settings_of
 from backline.cli.data import model_of
 from backline.cli.output import emit, out, say, table
+from backline.collections import check
 from backline.embedders import local
-from backline.embedders.openai_models import MAX_TOKENS, OPENAI_MODELS
+from backline.embedders.openai.models import MAX_TOKENS, OPENAI_MODELS
 
 model_app = typer.Typer(help="The models, and which one a collection uses.", no_args_is_help=True)
 
@@ -23,7 +23,7 @@ model_app = typer.Typer(help="The models, and which one a collection uses.", no_
 def model_list(as_json: AsJson = False) -> None:
     """List the models that --model takes, and which local ones are on this machine."""
     settings = settings_of()
-    engine = local.chosen_engine(settings.local_engine, settings.local_threads)
+    engine = local.choose_engine(settings.local_engine, settings.local_threads)
     rows = [*_local_rows(), *_openai_rows(), _HASH]
     if as_json:
         emit({"models": rows, "engine": asdict(engine)})

@@ -9,7 +9,7 @@ from typing import Annotated
 import structlog
 import typer
 
-from backline import migrate, process
+from backline import process
 from backline.cli.context import (
     DatabaseUrl,
     DataDir,
@@ -22,7 +22,8 @@ from backline.cli.context import (
 from backline.cli.output import say
 from backline.cli.work import Workers, stopping
 from backline.config import Settings
-from backline.store import Store
+from backline.postgres import migrate
+from backline.postgres.store import Store
 
 CONNECTIONS = 24
 
@@ -72,21 +73,21 @@ def serve_command(
 
 
 async def _serve(settings: Settings, *, worker: bool) -> None:
-    from backline.server import create_app, running  # noqa: PLC0415  FastAPI loads slowly
+    from backline.server import create_app, uvicorn
 
-    running.allow_many_sockets()
-    bound = running.bind(settings.host, settings.port)
+    uvicorn.allow_many_sockets()
+    bound = uvicorn.bind(settings.host, settings.port)
     try:
         async with database(settings, migrated=False, size=CONNECTIONS) as store:
             await _prepare(settings, store)
             place = where(settings, store)
             app = create_app(store, settings, worker=worker, where=place)
-            server = running.make_server(app)
+            server = uvicorn.make_server(app)
 
             def ready() -> None:
-                say(f"Serving {place} on {running.address_of(bound)}")
+                say(f"Serving {place} on {uvicorn.address_of(bound)}")
                 say("Press Ctrl-C to stop.")
-                process.spare_the_collector()  # what was imported since the start, too
+                process.tune_garbage_collector()  # what was imported since the start, too
 
             server.ready = ready
             with stopping(server.stop):

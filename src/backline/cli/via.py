@@ -13,10 +13,14 @@ from backline import errors
 from backline.cli.context import database, embedder_for, rows_in_project, way_of
 from backline.config import Settings
 from backline.embedders.base import Embedder
-from backline.limiter import Limiter
-from backline.opening import limiter_for, worker_options
-from backline.project import Access, ApiKey, choose_key
-from backline.remote import (
+from backline.embedders.limiter import Limiter
+from backline.store import JobStore
+from backline.supabase.keys import Access, ApiKey, choose_key
+from backline.supabase.store import open_rest_store
+from backline.types import Collection, Model
+from backline.wiring import limiter_for, worker_options
+from backline.worker.options import WorkerOptions
+from backline.worker.remote import (
     EDGE_BUDGET,
     EDGE_ROWS,
     EDGE_ROWS_COMPUTED,
@@ -26,10 +30,7 @@ from backline.remote import (
     api_target,
     edge_target,
 )
-from backline.rest import open_rest_store
-from backline.store import JobStore
-from backline.types import Collection, Model
-from backline.worker import Worker, WorkerOptions
+from backline.worker.worker import Worker
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from backline import errors, preview
-from backline.backfill import Backfill, BackfillReport, check, verify
+from backline import errors, estimation
+from backline.backfill import Backfill, BackfillReport
 from backline.cli import entry
 from backline.cli.context import (
     AsJson,
@@ -38,12 +38,15 @@ from backline.cli.output import (
 )
 from backline.cli.report import LONG_TEXTS, show_backfill, show_reconciled, show_verification
 from backline.cli.via import Via, ViaAll, job_store, on_job_store, workshop
+from backline.collections import check
 from backline.config import Settings
-from backline.opening import shown_settings, worker_options
+from backline.postgres.store import Store
 from backline.reconcile import Reconciled, Reconciliation
-from backline.store import JobStore, Store
+from backline.store import JobStore
 from backline.sync import Sync
 from backline.types import Collection, Coverage
+from backline.verification import verify
+from backline.wiring import shown_settings, worker_options
 
 failures_app = typer.Typer(
     help="The dead letters: rows that failed for good.", no_args_is_help=True
@@ -188,15 +191,15 @@ def stopping(stop: Callable[[str], None]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, entry.terminated)
 
 
-async def _preview(settings: Settings, name: str | None) -> preview.Preview:
+async def _preview(settings: Settings, name: str | None) -> estimation.Preview:
     async with job_store(settings) as store:
         collection = await store.collection(name)
         check(collection, collection.model)
         async with embedder_for(settings, collection.model) as (embedder, _):
-            return await preview.estimate(store, collection, embedder)
+            return await estimation.estimate(store, collection, embedder)
 
 
-def _show_preview(found: preview.Preview, *, as_json: bool) -> None:
+def _show_preview(found: estimation.Preview, *, as_json: bool) -> None:
     if as_json:
         emit(found)
         return
@@ -505,7 +508,7 @@ def runs_watch(
                     progress(record, await store.coverage(collection))
                     if record.state not in ("running", "cancelling"):
                         return record
-                    await store.reap(collection)
+                    await store.release_dead_workers(collection)
                     await asyncio.sleep(0.5)
 
     record = run(act())

@@ -1,7 +1,7 @@
 """Search: rank the rows of a collection for a query, by meaning, by keywords, or by both."""
 
 from backline.search.filters import parse as parse_filter
-from backline.search.index import (
+from backline.search.indexes import (
     Indexes,
     KeywordIndex,
     Recall,

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from backline.embedders.base import Embedder
+from backline.postgres.store import Store
 from backline.search.ranking import DEFAULT_WEIGHT, Query, search
 from backline.sql import queries
-from backline.store import Store
 from backline.types import Collection, SearchHit
 
 # The mean evidence of the best three hits below which a prompt is not about anything known. Of the

@@ -17,12 +17,12 @@ from starlette.websockets import WebSocket
 
 from backline import errors
 from backline.config import Settings
-from backline.server import problems, schemas, sockets
-from backline.server.front import Front
+from backline.postgres.store import Store
+from backline.server import problems, schemas, websocket
+from backline.server.middleware import Front
 from backline.server.routes import health, openai, search, status, studio, work
 from backline.server.services import Services, backline_version, make_services
-from backline.store import Store
-from backline.tasks import end_tasks
+from backline.worker.tasks import end_tasks
 
 DESCRIPTION = (
     "Keeps the embeddings behind your Postgres tables filled, fresh and searchable. Errors are "
@@ -71,7 +71,7 @@ def create_app(
 
     @app.websocket("/ws")
     async def socket(connection: WebSocket) -> None:
-        await sockets.serve(services, connection)
+        await websocket.serve(services, connection)
 
     @app.get("/ws", include_in_schema=False)
     async def no_socket() -> None:
@@ -102,7 +102,7 @@ def _middleware(services: Services) -> list[Middleware]:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Start what runs beside the requests; at the end, finish or give back what it has in hand."""
     services: Services = app.state.services
-    await _reap(services.open_store)
+    await _release_dead_workers(services.open_store)
     tasks = [asyncio.create_task(services.watch.run(), name="watch")]
     if services.followers is not None:
         tasks.append(asyncio.create_task(services.followers.run(), name="followers"))
@@ -116,11 +116,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await services.models.aclose()
 
 
-async def _reap(store: Store) -> None:
+async def _release_dead_workers(store: Store) -> None:
     """End what a server that was killed here left as running, so that a new run may begin."""
     with suppress(errors.BacklineError):  # a database that is in trouble is told of elsewhere
         for collection in await store.collections():
-            await store.reap(collection)
+            await store.release_dead_workers(collection)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

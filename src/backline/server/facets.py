@@ -8,8 +8,8 @@ from typing import Final
 
 from psycopg import sql
 
+from backline.postgres.store import Store
 from backline.server import reads, schemas
-from backline.store import Store
 from backline.types import Collection
 
 # A part of the table this large is read in some 20 ms a column.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from backline.search.index import ensure_keywords, keyword_index
-from backline.store import Store
+from backline.postgres.store import Store
+from backline.search.indexes import ensure_keywords, keyword_index
 from backline.types import Collection
 
 

@@ -9,9 +9,9 @@ from typing import Final
 from psycopg import sql
 from psycopg.rows import DictRow
 
+from backline.postgres.store import Store
 from backline.server import schemas
 from backline.sql import queries
-from backline.store import Store
 from backline.types import Collection, Coverage, Failure
 
 # More pending rows than this are not looked up one by one while somebody waits: some 20 ms.

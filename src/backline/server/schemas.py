@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from backline import errors, types
-from backline.embedders.registry import describe
+from backline.embedders.specs import describe
 from backline.search import DEFAULT_WEIGHT, LARGEST_PAGE, Mode
 from backline.search.ranking import DEEPEST_ROW
 

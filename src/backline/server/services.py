@@ -11,16 +11,16 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from backline.config import Settings
+from backline.postgres.store import Store
 from backline.server.auth import Guard, Rate
+from backline.server.backfills import Followers, Runs
+from backline.server.broadcast import Hub
+from backline.server.change_feed import Watch
+from backline.server.embedder_pool import Models
 from backline.server.facets import FacetCache
-from backline.server.hub import Hub
 from backline.server.keywords import Keywords
+from backline.server.map import Maps
 from backline.server.metrics import Metrics
-from backline.server.models import Models
-from backline.server.projection import Maps
-from backline.server.watch import Watch
-from backline.server.work import Followers, Runs
-from backline.store import Store
 
 
 @dataclass(frozen=True, slots=True)

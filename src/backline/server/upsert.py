@@ -16,13 +16,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from backline import batching, binary, errors
-from backline.backlog import Unit, cut_to_fit, too_long
+from backline import errors, pgvector
+from backline.postgres.store import Store
 from backline.server import reads, schemas
-from backline.server.answers import took
-from backline.server.models import Opened
-from backline.store import NewVector, Store
+from backline.server.embedder_pool import Opened
+from backline.server.handlers import took
+from backline.store import NewVector
 from backline.types import Action, Collection
+from backline.worker import batching
+from backline.worker.backlog import PendingText, cut_to_fit, too_long
 
 # No worker has this number: the rows of a request are nobody's jobs.
 NOBODY: Final = 0
@@ -122,9 +124,9 @@ class Upsert:
         rest = [row for row in rows if stamped.get(row.key) != row.content_hash]
         self.unchanged = len(rows) - len(rest)
         blank = [row for row in rest if not row.text]
-        await self._write(blank, "blank", [binary.NULL] * len(blank))
+        await self._write(blank, "blank", [pgvector.NULL] * len(blank))
         texts = [row for row in rest if row.text]
-        return await self._write(texts, "reuse", [binary.NULL] * len(texts))
+        return await self._write(texts, "reuse", [pgvector.NULL] * len(texts))
 
     async def _embed(self, rows: list[_Row]) -> errors.EmbedderError | None:
         """Embed and store a batch; a text that is rejected harms its own row alone."""
@@ -164,7 +166,7 @@ class Upsert:
         self._long |= {row.content_hash for row in rows if units[row.text].long}
         return [_element(units[row.text]) for row in rows]
 
-    def _units(self, rows: list[_Row]) -> dict[str, Unit]:
+    def _units(self, rows: list[_Row]) -> dict[str, PendingText]:
         """The distinct texts, cut to what the model reads as the collection declares.
 
         Raises:
@@ -176,7 +178,7 @@ class Upsert:
         tokens = embedder.count_tokens(list(hashes))
         most = embedder.model.max_tokens
         units = {
-            text: Unit(hashes[text], text, count, long=count > most)
+            text: PendingText(hashes[text], text, count, long=count > most)
             for text, count in zip(hashes, tokens, strict=True)
         }
         long = [unit for unit in units.values() if unit.long]
@@ -245,10 +247,10 @@ class Upsert:
         )
 
 
-def _element(unit: Unit) -> bytes:
+def _element(unit: PendingText) -> bytes:
     """The vector of a text in the store's form; of a text in parts, the parts' mean."""
     found = unit.mean() if unit.windows else np.asarray(unit.vector).reshape(1, -1)
-    return binary.vector_elements(np.asarray(found))[0]
+    return pgvector.vector_elements(np.asarray(found))[0]
 
 
 def _is_storable(text: str) -> bool:

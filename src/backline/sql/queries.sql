@@ -50,25 +50,22 @@ select backline.set_model(%(collection)s, %(provider)s, %(model)s, %(revision)s,
 -- name: recount
 select backline.recount(%(collection)s, %(correct)s) as corrected
 
--- name: compact_tallies
-select backline.compact_tallies(%(collection)s)
+-- name: compact_counters
+select backline.compact_counters(%(collection)s)
 
 -- name: coverage
 select backline.coverage(%(collection)s) as coverage
-
--- name: enqueue_page
-select * from backline.enqueue_page(%(collection)s, %(after)s, %(limit)s)
 
 -- name: claim
 select key, action, coalesce(content, ''), content_hash, attempts, lease
 from backline.claim(%(collection)s, %(worker)s, %(limit)s, %(model)s)
 
--- name: claim_page
+-- name: claim_batch
 select scanned, last_key, lease, keys, actions, contents, hashes
-from backline.claim_page(%(collection)s, %(worker)s, %(run)s, %(after)s, %(limit)s, %(model)s, %(known)s)
+from backline.claim_batch(%(collection)s, %(worker)s, %(run)s, %(after)s, %(limit)s, %(model)s, %(known)s)
 
--- name: keep_pages
-select backline.keep_pages(%(worker)s, %(leases)s)
+-- name: end_finished_batches
+select backline.end_finished_batches(%(worker)s, %(leases)s)
 
 -- name: vector_oid
 -- The type of one vector, for arrays that are sent in binary.
@@ -93,9 +90,6 @@ select backline.confirm(%(call)s, %(collection)s, %(worker)s, %(run)s, %(keys)s,
 -- name: fail
 select backline.fail(%(collection)s, %(worker)s, %(run)s, %(rows)s) as busy
 
--- name: release
-select backline.release(%(worker)s, %(keys)s) as released
-
 -- name: register_worker
 select backline.register_worker(%(collection)s, %(host)s, %(pid)s, %(has_session)s,
   make_interval(secs => %(lease)s), %(run)s, %(replaces)s) as id
@@ -104,11 +98,11 @@ select backline.register_worker(%(collection)s, %(host)s, %(pid)s, %(has_session
 select backline.heartbeat(%(worker)s, make_interval(secs => %(lease)s), %(rate)s::real) as alive,
   (select r.state from backline.runs r where r.id = %(run)s) as run_state
 
--- name: retire_worker
-select backline.retire_worker(%(worker)s)
+-- name: unregister_worker
+select backline.unregister_worker(%(worker)s)
 
--- name: reap
-select backline.reap(%(collection)s, %(worker)s) as dead
+-- name: release_dead_workers
+select backline.release_dead_workers(%(collection)s, %(worker)s) as dead
 
 -- name: outstanding
 select * from backline.outstanding(%(collection)s, %(before)s)
@@ -172,8 +166,5 @@ where c.id = %(collection)s order by 1
 -- name: now
 select clock_timestamp() as now
 
--- name: search_dense
-select * from backline.search_dense(%(collection)s, %(query)s::real[], %(limit)s)
-
--- name: walk_page
-select * from backline.walk_page(%(collection)s, %(after)s, %(limit)s, true)
+-- name: scan_page
+select * from backline.scan_page(%(collection)s, %(after)s, %(limit)s, true)

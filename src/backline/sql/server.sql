@@ -12,7 +12,7 @@ order by f.collection_id, f.key limit %(limit)s
 -- Of the pending rows, those that have an older vector.
 select count(*) as stale from (
   select j.key from backline.jobs j where j.collection_id = %(collection)s
-  union all select unnest(p.keys) from backline.pages p where p.collection_id = %(collection)s) j
+  union all select unnest(p.keys) from backline.batch_leases p where p.collection_id = %(collection)s) j
 cross join lateral (
   select 1 from backline.stamps s
   where s.key = j.key and s.collection_id = %(collection)s and s.stale and not s.blank offset 0) s

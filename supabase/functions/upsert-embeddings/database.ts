@@ -16,7 +16,7 @@ export interface Collection {
   readonly model: Model;
 }
 
-export type Action = "embed" | "reuse" | "blank" | "fresh" | "changed" | "gone";
+export type Action = "embed" | "reuse" | "blank" | "up_to_date" | "changed" | "gone";
 
 /** A row to store; `vector` is null for a row that is blank or whose vector is in the cache. */
 export interface NewVector {

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from tests.provider import StandInProvider
 
-from backline import embedded
+from backline.postgres import embedded
 
 BACKLINE = str(Path(sys.executable).with_name("backline"))
 

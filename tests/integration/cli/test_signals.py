@@ -30,7 +30,7 @@ def held(sql: Sql) -> int:
     """Rows that some worker, dead or alive, still holds."""
     count: int = sql(
         "select (select count(*) from backline.jobs where worker_id is not null) "
-        "+ (select count(*) from backline.pages p cross join unnest(p.keys))"
+        "+ (select count(*) from backline.batch_leases p cross join unnest(p.keys))"
     )[0][0]
     return count
 

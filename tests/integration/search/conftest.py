@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from backline.embedders.hash import HashEmbedder, hash_model
-from backline.store import Store
+from backline.postgres.store import Store
 from backline.types import Collection
 
 DIMENSIONS = 16

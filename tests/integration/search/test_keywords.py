@@ -13,8 +13,8 @@ import pytest
 from tests.integration.search.conftest import Documents
 
 from backline import errors, search
-from backline.search import index
-from backline.store import Store, open_store
+from backline.postgres.store import Store, open_store
+from backline.search import indexes
 
 K1, B = 1.2, 0.75
 WORDS = [f"w{n}" for n in range(400)]
@@ -349,7 +349,7 @@ async def test_workers_compact_what_writers_leave(docs: Documents) -> None:
     await docs.store.compact(docs.collection)
     [row] = await docs.sql("select count(*) as n from backline.postings where term = 'tuba'")
     assert row["n"] == 1
-    built = await index.keyword_index(docs.store, docs.collection)
+    built = await indexes.keyword_index(docs.store, docs.collection)
     assert built.documents == 70
 
 

@@ -19,15 +19,15 @@ import pytest
 from psycopg.rows import dict_row
 from tests.conftest import Postgres
 
-from backline import demo, evaluate, search
+from backline import demo, search
 from backline.backfill import Backfill
 from backline.embedders.base import Embedder
-from backline.embedders.registry import open_embedder
-from backline.limiter import Limiter
-from backline.search import Context
-from backline.store import Store, open_store
+from backline.embedders.limiter import Limiter
+from backline.embedders.specs import open_embedder
+from backline.postgres.store import Store, open_store
+from backline.search import Context, evaluate
 from backline.types import Collection
-from backline.worker import WorkerOptions
+from backline.worker.options import WorkerOptions
 
 QUESTIONS = Path(str(resources.files("backline") / "data" / "music_questions"))
 

@@ -11,7 +11,7 @@ from tests.integration.harness import World
 from tests.integration.server.harness import Served, notes, served, with_provider
 from tests.provider import StandInProvider
 
-from backline.store import Store
+from backline.postgres.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -23,15 +23,15 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.fixture
-async def w(store: Store) -> AsyncIterator[World]:
+async def world(store: Store) -> AsyncIterator[World]:
     async with notes(store) as made:
         yield made
 
 
 @pytest.fixture
-async def s(w: World) -> AsyncIterator[Served]:
+async def s(world: World) -> AsyncIterator[Served]:
     """A server without a worker, on loopback, without a key."""
-    async with served(w.store) as made:
+    async with served(world.store) as made:
         yield made
 
 

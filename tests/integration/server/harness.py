@@ -12,14 +12,14 @@ from typing import Any
 import httpx2
 import websockets
 from pydantic import SecretStr
-from tests.integration.harness import World, world
+from tests.integration.harness import World, make_world
 from tests.provider import StandInProvider
 
 from backline.config import Settings
 from backline.embedders.hash import HashEmbedder
-from backline.server import create_app, running
+from backline.postgres.store import Store
+from backline.server import create_app, uvicorn
 from backline.server.services import Services
-from backline.store import Store
 
 # How long anything may take on a busy machine; nobody waits longer than it takes.
 PATIENCE_S = 60.0
@@ -110,12 +110,12 @@ async def served(
     """A server over a store; it must end well."""
     given = Settings(api_key=None if key is None else SecretStr(key), lease_seconds=20, **settings)
     app = create_app(store, given, worker=worker, where="the test's Postgres")
-    server = running.make_server(app)
+    server = uvicorn.make_server(app)
     ready = asyncio.Event()
     server.ready = ready.set
-    bound = running.bind("127.0.0.1", 0)
+    bound = uvicorn.bind("127.0.0.1", 0)
     task = asyncio.create_task(server.serve([bound]))
-    url = running.address_of(bound)
+    url = uvicorn.address_of(bound)
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     try:
         await asyncio.wait_for(ready.wait(), PATIENCE_S)
@@ -133,7 +133,7 @@ async def served(
 async def notes(store: Store, provider: StandInProvider | None = None) -> AsyncIterator[World]:
     """The table `notes`, whose text is its body, with hash vectors or those of a provider."""
     embedder = HashEmbedder(8) if provider is None else None
-    async with world(store, provider, ddl=NOTES, embedder=embedder) as made:
+    async with make_world(store, provider, ddl=NOTES, embedder=embedder) as made:
         yield made
 
 

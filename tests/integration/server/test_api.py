@@ -13,23 +13,23 @@ from tests.integration.server.harness import Served, served, with_provider
 from backline import search
 from backline.embedders.hash import hash_model
 from backline.search import Query
-from backline.server import work
+from backline.server import backfills
 from backline.types import Model
 
 
-async def fill(w: World, count: int = 12) -> None:
+async def fill(world: World, count: int = 12) -> None:
     for n in range(1, count + 1):
-        await w.sql(
+        await world.sql(
             "insert into notes (id, body, kind, title) values (%s, %s, %s, %s)",
             n, f"alpha note number {n}", "odd" if n % 2 else "even", f"Note {n}",
         )  # fmt: skip
-    await w.fill()
-    await search.ensure_index(w.store, w.collection)
+    await world.fill()
+    await search.ensure_index(world.store, world.collection)
 
 
-async def test_status_says_what_the_database_says(s: Served, w: World) -> None:
-    await fill(w)
-    await w.sql("insert into notes (id, body) values (90, null), (91, 'not yet')")
+async def test_status_says_what_the_database_says(s: Served, world: World) -> None:
+    await fill(world)
+    await world.sql("insert into notes (id, body) values (90, null), (91, 'not yet')")
     found = await s.get("/api/status")
     [collection] = [c for c in found["collections"] if c["name"] == "notes"]
     assert collection["table"] == "public.notes"
@@ -48,12 +48,17 @@ async def test_status_says_what_the_database_says(s: Served, w: World) -> None:
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
-async def test_search_answers_as_the_library_does(s: Served, w: World, mode: search.Mode) -> None:
-    await fill(w)
+async def test_search_answers_as_the_library_does(
+    s: Served, world: World, mode: search.Mode
+) -> None:
+    await fill(world)
     asked = {"query": "alpha note number 7", "collection": "notes", "mode": mode, "limit": 5}
     found = await s.post("/api/search", asked)
     right = await search.search(
-        w.store, w.collection, w.embedder, Query("alpha note number 7", mode, 5, snippets=True)
+        world.store,
+        world.collection,
+        world.embedder,
+        Query("alpha note number 7", mode, 5, snippets=True),
     )
     assert [hit["key"] for hit in found["hits"]] == [hit.key for hit in right]
     assert found["hits"][0]["key"] == "7"
@@ -73,8 +78,8 @@ async def test_search_answers_as_the_library_does(s: Served, w: World, mode: sea
         {"op": "=", "path": ["kind"], "value": "odd"},
     ],
 )
-async def test_search_filters_and_pages(s: Served, w: World, where: Any) -> None:
-    await fill(w)
+async def test_search_filters_and_pages(s: Served, world: World, where: Any) -> None:
+    await fill(world)
     asked = {"query": "alpha", "collection": "notes", "mode": "keyword", "where": where}
     whole = await s.post("/api/search", {**asked, "limit": 100})
     keys = [hit["key"] for hit in whole["hits"]]
@@ -83,8 +88,8 @@ async def test_search_filters_and_pages(s: Served, w: World, where: Any) -> None
     assert [hit["key"] for page in pages for hit in page["hits"]] == keys
 
 
-async def test_a_search_that_cannot_be_is_explained(s: Served, w: World) -> None:
-    await fill(w, 2)
+async def test_a_search_that_cannot_be_is_explained(s: Served, world: World) -> None:
+    await fill(world, 2)
     there_is_none = await s.post("/api/search", {"query": "x", "collection": "songs"}, 404)
     assert "'songs'" in there_is_none["detail"] and "notes" in there_is_none["detail"]
     column = await s.post(
@@ -109,9 +114,9 @@ async def test_a_search_that_cannot_be_is_explained(s: Served, w: World) -> None
     ids=str,
 )  # fmt: skip
 async def test_a_filter_that_is_none_is_the_callers_mistake(
-    s: Served, w: World, where: Any
+    s: Served, world: World, where: Any
 ) -> None:
-    await fill(w, 2)
+    await fill(world, 2)
     body = json.dumps({"query": "alpha", "collection": "notes", "mode": "keyword", "where": where})
     answer = await s.http.post(
         "/api/search", content=body, headers={"Content-Type": "application/json"}
@@ -119,8 +124,10 @@ async def test_a_filter_that_is_none_is_the_callers_mistake(
     assert answer.status_code == 422, answer.text
 
 
-async def test_null_in_a_filter_finds_what_has_no_value(s: Served, w: World) -> None:
-    await w.sql("insert into notes (id, body, kind) values (1, 'alpha', null), (2, 'alpha', 'x')")
+async def test_null_in_a_filter_finds_what_has_no_value(s: Served, world: World) -> None:
+    await world.sql(
+        "insert into notes (id, body, kind) values (1, 'alpha', null), (2, 'alpha', 'x')"
+    )
     asked = {"query": "alpha", "collection": "notes", "mode": "keyword", "where": {"kind": None}}
     assert [hit["key"] for hit in (await s.post("/api/search", asked))["hits"]] == ["1"]
 
@@ -136,10 +143,10 @@ async def test_a_context_that_cannot_be_given_back_is_refused(s: Served, value: 
 
 
 async def test_a_column_of_other_dimensions_is_a_conflict_with_both_numbers(
-    s: Served, w: World
+    s: Served, world: World
 ) -> None:
-    await fill(w, 2)
-    await w.sql(
+    await fill(world, 2)
+    await world.sql(
         "alter table notes drop column embedding, add column embedding extensions.vector(3)"
     )
     for path, body in (
@@ -161,13 +168,13 @@ async def test_a_column_of_other_dimensions_is_a_conflict_with_both_numbers(
     ids=str,
 )
 async def test_a_model_that_this_server_does_not_have_is_a_conflict_with_the_remedy(
-    s: Served, w: World, model: Model, said: str
+    s: Served, world: World, model: Model, said: str
 ) -> None:
-    await fill(w, 2)
-    await w.sql(
+    await fill(world, 2)
+    await world.sql(
         "alter table notes drop column embedding, add column embedding extensions.vector(384)"
     )
-    await w.store.set_model(w.collection, model)
+    await world.store.set_model(world.collection, model)
     row = {"id": 1, "text": "alpha note number 1"}
     for path, body in (
         ("/api/search", {"query": "x", "collection": "notes"}),
@@ -181,8 +188,8 @@ async def test_a_model_that_this_server_does_not_have_is_a_conflict_with_the_rem
     assert model.name in [c["model"]["name"] for c in status["collections"]]
 
 
-async def test_a_run_is_started_followed_and_ends(s: Served, w: World) -> None:
-    await w.insert(*(f"text {n}" for n in range(300)))
+async def test_a_run_is_started_followed_and_ends(s: Served, world: World) -> None:
+    await world.insert(*(f"text {n}" for n in range(300)))
     started = (await s.post("/api/runs", {"collection": "notes", "batch_size": 7}, 202))["run"]
     assert started["settings"]["batch_size"] == 7
 
@@ -193,7 +200,7 @@ async def test_a_run_is_started_followed_and_ends(s: Served, w: World) -> None:
     run = (await s.get("/api/runs", collection="notes"))["runs"][0]
     assert (run["id"], run["embedded"], run["failed"]) == (started["id"], 300, 0)
     assert run["finished_at"] is not None
-    await w.check_complete()
+    await world.check_complete()
     problem = await s.post(f"/api/runs/{run['id']}/cancel", status=409)
     assert "has ended already" in problem["detail"]
     await s.post("/api/runs/987654/cancel", status=404)
@@ -219,27 +226,27 @@ async def test_a_run_is_cancelled(paid_server: Served, paid: World, provider: An
 
 
 async def test_a_run_that_is_seen_to_be_over_may_be_followed_by_another(
-    s: Served, w: World, monkeypatch: pytest.MonkeyPatch
+    s: Served, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though its report is not written yet."""
-    await w.insert("one", "two")
-    written, report = asyncio.Event(), w.store.run_failures
+    await world.insert("one", "two")
+    written, report = asyncio.Event(), world.store.run_failures
 
     async def late(run: int) -> Any:
         await written.wait()
         return await report(run)
 
-    monkeypatch.setattr(w.store, "run_failures", late)
+    monkeypatch.setattr(world.store, "run_failures", late)
     first = (await s.post("/api/runs", {"collection": "notes"}, 202))["run"]
 
     async def ended() -> bool:
         return bool((await s.get(f"/api/runs/{first['id']}"))["run"]["state"] == "completed")
 
     await eventually(ended, "the run to end")
-    monkeypatch.setattr(work, "REPORT_SECONDS", 0.01)
+    monkeypatch.setattr(backfills, "REPORT_SECONDS", 0.01)
     refused = await s.post("/api/runs", {"collection": "notes"}, 409)
     assert "has ended, but its index is still being built" in refused["detail"]
-    monkeypatch.setattr(work, "REPORT_SECONDS", 60)
+    monkeypatch.setattr(backfills, "REPORT_SECONDS", 60)
     asking = asyncio.create_task(s.post("/api/runs", {"collection": "notes"}, 202))
     await asyncio.sleep(0.1)
     assert not asking.done()
@@ -275,16 +282,16 @@ async def test_dead_letters_are_paged_and_sent_again(
     await paid.check_complete()
 
 
-async def test_facets_are_the_columns_of_few_values(s: Served, w: World) -> None:
-    await fill(w)
+async def test_facets_are_the_columns_of_few_values(s: Served, world: World) -> None:
+    await fill(world)
     found = await s.get("/api/facets", collection="notes")
     assert found["facets"] == {
         "kind": [{"value": "even", "count": 6}, {"value": "odd", "count": 6}]
     }
 
 
-async def test_the_map_lays_out_every_row_and_keeps_it(s: Served, w: World) -> None:
-    await fill(w)
+async def test_the_map_lays_out_every_row_and_keeps_it(s: Served, world: World) -> None:
+    await fill(world)
     made = await s.get("/api/map", collection="notes")
     assert made["count"] == made["total"] == 12
     assert sorted(made["keys"], key=int) == [str(n) for n in range(1, 13)]
@@ -300,14 +307,14 @@ async def test_the_map_lays_out_every_row_and_keeps_it(s: Served, w: World) -> N
     assert few["count"] == 3 and few["total"] == 12
 
 
-async def test_the_worker_inside_embeds_edits_and_leaves_in_good_order(w: World) -> None:
-    async with served(w.store, worker=True) as s:
+async def test_the_worker_inside_embeds_edits_and_leaves_in_good_order(world: World) -> None:
+    async with served(world.store, worker=True) as s:
         assert (await s.get("/api/status"))["server"]["worker"] is True
-        await w.insert("a live edit")
-        await w.settled()
+        await world.insert("a live edit")
+        await world.settled()
         coverage = (await s.get("/api/coverage", collection="notes"))["collections"][0]["coverage"]
         assert (coverage["embedded"], coverage["workers"]) == (1, 1)
-    await w.check_complete()
+    await world.check_complete()
 
 
 async def test_a_stopped_server_gives_back_what_it_has_in_hand(paid: World, provider: Any) -> None:
@@ -325,26 +332,26 @@ async def test_a_stopped_server_gives_back_what_it_has_in_hand(paid: World, prov
 
 
 async def test_the_worker_inside_follows_what_is_declared_later(
-    w: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new collection, and a new model of an old one."""
-    monkeypatch.setattr("backline.server.work.LOOK_EVERY", 0.2)
-    async with served(w.store, worker=True) as s:
-        await w.insert("one")
-        await w.settled()
+    monkeypatch.setattr("backline.server.backfills.LOOK_EVERY", 0.2)
+    async with served(world.store, worker=True) as s:
+        await world.insert("one")
+        await world.settled()
         # The column first: a model that does not fit it is looked at again after half a minute.
-        await w.sql(
+        await world.sql(
             "alter table notes drop column embedding, add column embedding extensions.vector(12)"
         )
-        await w.store.set_model(w.collection, hash_model(12))
-        await w.sql("create table songs (id int primary key, name text)")
-        table = await w.store.find_table("songs")
-        await w.store.add_collection(
+        await world.store.set_model(world.collection, hash_model(12))
+        await world.sql("create table songs (id int primary key, name text)")
+        table = await world.store.find_table("songs")
+        await world.store.add_collection(
             "songs", table["oid"], key=None, template="{name}", column="embedding",
             model=hash_model(8),
         )  # fmt: skip
-        await w.sql("insert into songs values (1, 'a song')")
-        await w.insert("two", first=2)
+        await world.sql("insert into songs values (1, 'a song')")
+        await world.insert("two", first=2)
 
         async def followed() -> bool:
             found = (await s.get("/api/coverage"))["collections"]
@@ -352,7 +359,9 @@ async def test_the_worker_inside_follows_what_is_declared_later(
             return bool(covered["songs"]["embedded"] == 1 == covered["notes"]["embedded"])
 
         await eventually(followed, "both to be followed")
-        rows = await w.sql("select extensions.vector_dims(embedding) as n from notes where id = 2")
+        rows = await world.sql(
+            "select extensions.vector_dims(embedding) as n from notes where id = 2"
+        )
         assert rows[0]["n"] == 12
 
 
@@ -362,8 +371,8 @@ async def test_the_actions_of_the_studio(s: Served) -> None:
     assert len({each["id"] for each in found}) == len(found)
 
 
-async def test_figures_for_prometheus(s: Served, w: World) -> None:
-    await fill(w)
+async def test_figures_for_prometheus(s: Served, world: World) -> None:
+    await fill(world)
     await s.get("/api/search", q="alpha", collection="notes")
     text = (await s.http.get("/metrics")).text
     figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))

@@ -21,12 +21,12 @@ CHECKS = (
 
 
 async def test_no_answer_that_the_document_does_not_have(
-    s: Served, w: World, tmp_path: Path
+    s: Served, world: World, tmp_path: Path
 ) -> None:
-    await w.insert(*(f"alpha {n}" for n in range(20)))
-    await w.fill()
-    await search.ensure_index(w.store, w.collection)
-    await w.sql("select backline.drop_collection(id, false) from backline.collections "
+    await world.insert(*(f"alpha {n}" for n in range(20)))
+    await world.fill()
+    await search.ensure_index(world.store, world.collection)
+    await world.sql("select backline.drop_collection(id, false) from backline.collections "
                 "where name = 'music_knowledge'")  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).with_name("st")), "run", f"{s.url}/openapi.json",
@@ -37,7 +37,7 @@ async def test_no_answer_that_the_document_does_not_have(
     out, _ = await process.communicate()
     assert process.returncode == 0, out.decode()[-6000:]
     assert "Tested: 23" in out.decode(), out.decode()[-1500:]
-    await w.check_sound()
+    await world.check_sound()
 
 
 async def test_every_error_is_declared_as_a_problem(s: Served) -> None:

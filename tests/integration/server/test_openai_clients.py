@@ -18,8 +18,8 @@ from tests.integration.server.harness import Served, served
 from tests.provider import StandInProvider
 
 from backline.embedders.hash import hash_vectors
-from backline.embedders.local.sharing import SharedBatches
-from backline.embedders.registry import open_embedder
+from backline.embedders.local.batcher import Batcher
+from backline.embedders.specs import open_embedder
 
 JS = Path(__file__).parent / "js"
 TEXTS = ["muddy vocals", "a longer text about the low end of a mix", "é ü 漢字 🎛️"]
@@ -45,7 +45,7 @@ async def test_python_lists_singles_floats_and_base64(s: Served) -> None:
         assert isinstance(json.loads(raw.text)["data"][0]["embedding"], str)
 
 
-async def test_python_dimensions_and_models(s: Served, w: World) -> None:
+async def test_python_dimensions_and_models(s: Served, world: World) -> None:
     async with client_of(s) as client:
         few = await client.embeddings.create(model="hash", input="x", dimensions=16)
         assert len(few.data[0].embedding) == 16
@@ -54,8 +54,8 @@ async def test_python_dimensions_and_models(s: Served, w: World) -> None:
             await client.embeddings.create(model="hash@8", input="x", dimensions=9)
 
 
-async def test_python_errors_are_its_own(w: World) -> None:
-    async with served(w.store, key="the key") as s, client_of(s, "wrong") as client:
+async def test_python_errors_are_its_own(world: World) -> None:
+    async with served(world.store, key="the key") as s, client_of(s, "wrong") as client:
         with pytest.raises(openai.AuthenticationError, match="key"):
             await client.embeddings.create(model="hash", input="x")
         client.api_key = "the key"
@@ -125,14 +125,14 @@ async def test_requests_of_the_same_moment_are_computed_together(
     s: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    original = SharedBatches._next_parts
+    original = Batcher._next_parts
 
-    def counting(self: SharedBatches) -> Any:
+    def counting(self: Batcher) -> Any:
         taken = original(self)
         sizes.append(len(taken))
         return taken
 
-    monkeypatch.setattr(SharedBatches, "_next_parts", counting)
+    monkeypatch.setattr(Batcher, "_next_parts", counting)
     async with client_of(s) as client:
         vectors: dict[int, Any] = {}
         await client.embeddings.create(model="local/all-MiniLM-L6-v2", input="warm")

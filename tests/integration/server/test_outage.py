@@ -18,8 +18,9 @@ from tests.integration.harness import eventually, execute
 from tests.integration.server.harness import Served, notes, served
 from tests.integration.test_database_faults import postmaster
 
-from backline import embedded, migrate, search
-from backline.store import open_store
+from backline import search
+from backline.postgres import embedded, migrate
+from backline.postgres.store import open_store
 
 CLIENTS = 50
 DOWN_SECONDS = 2.5

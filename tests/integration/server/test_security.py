@@ -33,8 +33,8 @@ READS = [
     {}, {"X-API-Key": "wrong"}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY},
     {"Authorization": f"Basic {KEY}"}, {"X-API-Key": "schlüssel"}, {"X-API-Key": ""},
 ])  # fmt: skip
-async def test_writes_need_the_key_and_reads_do_not(w: World, headers: dict[str, str]) -> None:
-    async with served(w.store, key=KEY) as s:
+async def test_writes_need_the_key_and_reads_do_not(world: World, headers: dict[str, str]) -> None:
+    async with served(world.store, key=KEY) as s:
         s.http.headers.pop("Authorization")
         for path, body in WRITES:
             answer = await s.http.post(path, json=body, headers=_encoded(headers))
@@ -42,7 +42,7 @@ async def test_writes_need_the_key_and_reads_do_not(w: World, headers: dict[str,
             assert answer.headers["www-authenticate"] == "Bearer"
             assert KEY not in answer.text
         assert (await s.get("/api/status"))["auth"]["key_required_for_writes"] is True
-    assert await w.store.runs() == []
+    assert await world.store.runs() == []
 
 
 def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
@@ -50,8 +50,8 @@ def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
 
 
 @pytest.mark.parametrize("header", [("X-API-Key", KEY), ("Authorization", f"bearer {KEY}")])
-async def test_the_key_opens(w: World, header: tuple[str, str]) -> None:
-    async with served(w.store, key=KEY, protect_reads=True) as s:
+async def test_the_key_opens(world: World, header: tuple[str, str]) -> None:
+    async with served(world.store, key=KEY, protect_reads=True) as s:
         s.http.headers.pop("Authorization")
         for path in READS:
             assert (await s.http.get(path)).status_code == 401, path
@@ -63,9 +63,9 @@ async def test_the_key_opens(w: World, header: tuple[str, str]) -> None:
 
 
 async def test_the_shared_secret_of_the_edge_function_is_the_key_where_there_is_no_other(
-    w: World,
+    world: World,
 ) -> None:
-    async with served(w.store, function_secret=SecretStr("shared")) as s:
+    async with served(world.store, function_secret=SecretStr("shared")) as s:
         await s.post("/api/failures/retry", status=401)
         s.http.headers["Authorization"] = "Bearer shared"
         await s.post("/api/failures/retry")
@@ -86,8 +86,8 @@ async def test_this_machines_names_are_answered_to(s: Served, host: str) -> None
     assert (await s.http.get("/api/status", headers={"Host": host})).status_code == 200
 
 
-async def test_pages_of_other_origins(w: World) -> None:
-    async with served(w.store, cors_origins=("https://studio.example",)) as s:
+async def test_pages_of_other_origins(world: World) -> None:
+    async with served(world.store, cors_origins=("https://studio.example",)) as s:
         mine = s.url
         for origin, status, allowed in (
             ("https://evil.example", 403, None), ("null", 403, None), (mine, 200, None),
@@ -111,18 +111,18 @@ async def test_pages_of_other_origins(w: World) -> None:
         assert "access-control-allow-credentials" not in preflight.headers
 
 
-async def test_a_form_of_another_page_cannot_write(s: Served, w: World) -> None:
+async def test_a_form_of_another_page_cannot_write(s: Served, world: World) -> None:
     """A simple request needs no preflight, so its type must not be taken for JSON."""
     for kind in ("text/plain", "application/x-www-form-urlencoded"):
         answer = await s.http.post(
             "/api/runs", content='{"collection": "notes"}', headers={"Content-Type": kind}
         )
         assert answer.status_code == 422, kind
-    assert await w.store.runs() == []
+    assert await world.store.runs() == []
 
 
-async def test_limits_on_size_and_rate(w: World) -> None:
-    async with served(w.store, max_body_bytes=2000, rate_limit=2.0) as s:
+async def test_limits_on_size_and_rate(world: World) -> None:
+    async with served(world.store, max_body_bytes=2000, rate_limit=2.0) as s:
         big = {"query": "x" * 3000}
         assert "2,000 bytes" in (await s.post("/api/search", big, 413))["detail"]
 

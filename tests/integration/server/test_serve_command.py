@@ -70,13 +70,13 @@ async def process(folder: Path, *args: str, **environment: str) -> AsyncIterator
 
 
 async def test_it_serves_follows_edits_and_ends_in_good_order(
-    w: World, database: str, tmp_path: Path
+    world: World, database: str, tmp_path: Path
 ) -> None:
     async with process(tmp_path, DATABASE_URL=database) as served:
         assert served.url.startswith("http://127.0.0.1:"), served.lines
         async with httpx2.AsyncClient(base_url=served.url, timeout=PATIENCE_S) as http:
-            await w.insert("a live edit")
-            await w.settled()
+            await world.insert("a live edit")
+            await world.settled()
             found = await http.get("/api/status", headers={"X-Request-ID": "mine"})
             assert found.json()["server"]["worker"] is True
             page = await http.get("/", headers={"Accept": "text/html"})
@@ -84,7 +84,7 @@ async def test_it_serves_follows_edits_and_ends_in_good_order(
         assert await served.end() == 0, served.lines
     [request] = [e for e in served.events if e.get("request_id") == "mine"]
     assert (request["path"], request["status"], request["level"]) == ("/api/status", 200, "info")
-    await w.check_complete()
+    await world.check_complete()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

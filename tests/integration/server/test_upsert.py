@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 import pytest
-from tests.integration.harness import World, eventually, world
+from tests.integration.harness import World, eventually, make_world
 from tests.integration.server.harness import NOTES, Served, served, with_provider
 from tests.provider import StandInProvider
 
@@ -63,13 +63,13 @@ async def test_what_differs_or_is_not_there_is_skipped_and_costs_nothing(
     assert await paid.jobs() == {"1": None}
 
 
-async def test_an_id_is_the_rows_however_it_is_written(s: Served, w: World) -> None:
-    await w.insert("one")
+async def test_an_id_is_the_rows_however_it_is_written(s: Served, world: World) -> None:
+    await world.insert("one")
     found = await s.post(PATH, body((" 007".replace("7", "1"), "one")))
     assert found["updated"] == 1
     twice = await s.post(PATH, body(("1", "one"), ("01", "another")), 207)
     assert [each["id"] for each in twice["skipped"]] == ["01"]
-    await w.check_complete()
+    await world.check_complete()
 
 
 async def test_an_edit_while_it_is_embedded_wins(
@@ -87,15 +87,15 @@ async def test_an_edit_while_it_is_embedded_wins(
     await paid.check_complete()
 
 
-async def test_a_row_that_is_held_is_waited_for_a_moment_only(s: Served, w: World) -> None:
-    await w.insert("one", "two")
-    async with w.another_user() as other:
+async def test_a_row_that_is_held_is_waited_for_a_moment_only(s: Served, world: World) -> None:
+    await world.insert("one", "two")
+    async with world.another_user() as other:
         await other.execute("update notes set title = 'x' where id = 1")
         found = await s.post(PATH, body((1, "one"), (2, "two")), 207)
     assert found["updated"] == 1
     assert [each["id"] for each in found["skipped"]] == ["1"]
     assert "open transaction" in found["skipped"][0]["reason"]
-    await w.check_sound()
+    await world.check_sound()
 
 
 async def test_a_text_that_is_rejected_harms_its_own_row_alone(
@@ -110,19 +110,19 @@ async def test_a_text_that_is_rejected_harms_its_own_row_alone(
     await paid.check_sound()
 
 
-async def test_a_row_that_postgres_refuses_harms_itself_alone(s: Served, w: World) -> None:
-    await w.insert("one", "two", "three")
-    await w.sql(
+async def test_a_row_that_postgres_refuses_harms_itself_alone(s: Served, world: World) -> None:
+    await world.insert("one", "two", "three")
+    await world.sql(
         "create function no() returns trigger language plpgsql as "
         "$$ begin if new.id = 2 then raise exception 'not this one'; end if; return new; end $$"
     )
-    await w.sql(
+    await world.sql(
         "create trigger no before update of embedding on notes for each row execute function no()"
     )
     found = await s.post(PATH, body((1, "one"), (2, "two"), (3, "three")), 207)
     assert found["updated"] == 2
     assert found["failed"][0]["id"] == "2" and "not this one" in found["failed"][0]["error"]
-    await w.check_sound()
+    await world.check_sound()
 
 
 @pytest.mark.parametrize(("status", "answered"), [(429, 429), (500, 503), (401, 502)])
@@ -138,8 +138,8 @@ async def test_a_provider_that_fails_is_no_success(
     await paid.check_sound()
 
 
-async def test_more_rows_than_are_taken(w: World) -> None:
-    async with served(w.store, max_rows=3) as s:
+async def test_more_rows_than_are_taken(world: World) -> None:
+    async with served(world.store, max_rows=3) as s:
         problem = await s.post(PATH, body(*((n, "x") for n in range(4))), 413)
         assert "4 rows" in problem["detail"] and "3" in problem["detail"]
 
@@ -147,8 +147,11 @@ async def test_more_rows_than_are_taken(w: World) -> None:
 async def test_keys_of_another_type(store: Any, provider: StandInProvider) -> None:
     ddl = NOTES.replace("id bigint", "id uuid")
     key = uuid.uuid4()
-    async with world(store, provider, ddl=ddl) as w, served(store, **with_provider(provider)) as s:
-        await w.sql("insert into notes (id, body) values (%s, 'one')", key)
+    async with (
+        make_world(store, provider, ddl=ddl) as world,
+        served(store, **with_provider(provider)) as s,
+    ):
+        await world.sql("insert into notes (id, body) values (%s, 'one')", key)
         found = await s.post(PATH, body((str(key).upper(), "one"), ("not-a-uuid", "x")), 207)
         assert (found["updated"], len(found["skipped"])) == (1, 1)
-        await w.check_complete()
+        await world.check_complete()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.integration.harness import overpaid, world
+from tests.integration.harness import make_world, overpaid
 from tests.integration.server.harness import NOTES, served, with_provider
 from tests.integration.server.test_upsert import PATH, body
 from tests.integration.test_long_texts import LONG, stored
 from tests.provider import StandInProvider
 
-from backline.store import Store
+from backline.postgres.store import Store
 from backline.types import LongText
 
 
@@ -18,7 +18,7 @@ from backline.types import LongText
 async def test_the_server_stores_what_a_backfill_would(
     store: Store, provider: StandInProvider, policy: LongText
 ) -> None:
-    async with world(store, provider, ddl=NOTES, long_text=policy) as w:
+    async with make_world(store, provider, ddl=NOTES, long_text=policy) as w:
         await w.insert("short", LONG, LONG)
         async with served(store, **with_provider(provider)) as server:
             found = await server.post(PATH, body((1, "short"), (2, LONG), (3, LONG)))
@@ -37,7 +37,7 @@ async def test_the_server_stores_what_a_backfill_would(
 async def test_the_server_rejects_what_a_backfill_would(
     store: Store, provider: StandInProvider
 ) -> None:
-    async with world(store, provider, ddl=NOTES, long_text="reject") as w:
+    async with make_world(store, provider, ddl=NOTES, long_text="reject") as w:
         await w.insert("short", LONG)
         async with served(store, **with_provider(provider)) as server:
             found = await server.post(PATH, body((1, "short"), (2, LONG)), 207)

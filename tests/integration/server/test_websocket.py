@@ -22,13 +22,13 @@ from tests.integration.server.harness import (
 from tests.provider import StandInProvider
 
 from backline import search
-from backline.server import hub as hubs
-from backline.server import running
-from backline.server import sockets as server_sockets
-from backline.store import Store
+from backline.postgres.store import Store
+from backline.server import broadcast as hubs
+from backline.server import uvicorn
+from backline.server import websocket as server_sockets
 
 
-async def test_a_client_is_greeted_with_the_status(s: Served, w: World) -> None:
+async def test_a_client_is_greeted_with_the_status(s: Served, world: World) -> None:
     connection = await websockets.connect(
         s.url.replace("http", "ws") + "/ws", open_timeout=PATIENCE_S
     )
@@ -42,10 +42,10 @@ async def test_a_client_is_greeted_with_the_status(s: Served, w: World) -> None:
         assert {c["name"] for c in status["data"]["collections"]} >= {"notes"}
 
 
-async def test_questions_are_answered_under_their_id(s: Served, w: World) -> None:
-    await w.insert("alpha one", "alpha two")
-    await w.fill()
-    await search.ensure_index(w.store, w.collection)
+async def test_questions_are_answered_under_their_id(s: Served, world: World) -> None:
+    await world.insert("alpha one", "alpha two")
+    await world.fill()
+    await search.ensure_index(world.store, world.collection)
     client = await s.socket()
     assert await client.ask("ping", "pong", at=7) == {"at": 7}
     status = await client.ask("get_status", "status")
@@ -175,8 +175,8 @@ async def test_who_sends_an_action_learns_whether_a_host_was_sent_it(s: Served) 
         assert (await page.ask("hello", "error", **wrong))["status"] == 422
 
 
-async def test_a_host_needs_the_key_that_writing_needs(w: World) -> None:
-    async with served(w.store, key="the key") as s:
+async def test_a_host_needs_the_key_that_writing_needs(world: World) -> None:
+    async with served(world.store, key="the key") as s:
         client = await s.socket()
         assert (await client.ask("hello", "error", role="host"))["status"] == 401
         await client.ask("hello", "welcome", role="studio")
@@ -184,8 +184,8 @@ async def test_a_host_needs_the_key_that_writing_needs(w: World) -> None:
         assert (await client.ask("hello", "welcome", role="host"))["hosts"] == ["host"]
 
 
-async def test_a_key_opens_what_it_guards(w: World) -> None:
-    async with served(w.store, key="the key", protect_reads=True) as s:
+async def test_a_key_opens_what_it_guards(world: World) -> None:
+    async with served(world.store, key="the key", protect_reads=True) as s:
         client = await s.socket()
         host = await s.socket(additional_headers={"X-API-Key": "the key"})
         assert (await host.read())["type"] == "server_status"
@@ -210,9 +210,9 @@ async def test_a_key_opens_what_it_guards(w: World) -> None:
     ],
 )
 async def test_foreign_pages_and_names_are_refused(
-    w: World, headers: dict[str, str], status: int
+    world: World, headers: dict[str, str], status: int
 ) -> None:
-    async with served(w.store, cors_origins=("https://studio.example",)) as s:
+    async with served(world.store, cors_origins=("https://studio.example",)) as s:
         _, _, port = s.url.rpartition(":")
         lines = {"Host": f"127.0.0.1:{port}", **headers}
         reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
@@ -299,9 +299,9 @@ async def test_there_is_an_end_to_clients(s: Served, monkeypatch: pytest.MonkeyP
 
 async def test_500_subscribers_see_a_backfill_of_20_000_rows_end(store: Store) -> None:
     """Each reads every frame, in one task; the server's memory stays as it is."""
-    running.allow_many_sockets()
-    async with notes(store) as w, served(w.store) as s:
-        await w.sql(
+    uvicorn.allow_many_sockets()
+    async with notes(store) as world, served(world.store) as s:
+        await world.sql(
             "insert into notes (id, body) select n, 'text ' || n from generate_series(1, 20000) n"
         )
         clients = await asyncio.gather(*(s.socket() for _ in range(500)))

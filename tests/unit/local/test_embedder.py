@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from backline.embedders.local import LocalEmbedder, embedder, open_local
-from backline.embedders.local.opening import open_tokenizer
-from backline.embedders.local.registry import ModelInfo
-from backline.embedders.local.tokenizer import TokenIds
-from backline.embedders.local.wordpiece import WordPieceTokenizer
+from backline.embedders.local.catalog import ModelInfo
+from backline.embedders.local.load import open_tokenizer
+from backline.embedders.local.tokenizers.base import TokenIds
+from backline.embedders.local.tokenizers.wordpiece import WordPieceTokenizer
 from backline.errors import ProviderUnavailableError
 from backline.types import Purpose, Vectors
 

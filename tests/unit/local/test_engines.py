@@ -15,11 +15,11 @@ import threadpoolctl
 from tests.unit.local.tiny import naive_vector, write_tiny_model
 
 from backline.embedders.local.bert import read_bert
-from backline.embedders.local.blas import SingleThreadedBlas
-from backline.embedders.local.engine import Engine
-from backline.embedders.local.engines import chosen_engine, start_engine
-from backline.embedders.local.numpy_engine import erf
-from backline.embedders.local.registry import Pooling
+from backline.embedders.local.catalog import Pooling
+from backline.embedders.local.engines.base import Engine
+from backline.embedders.local.engines.blas import SingleThreadedBlas
+from backline.embedders.local.engines.numpy import erf
+from backline.embedders.local.engines.select import choose_engine, start_engine
 from backline.errors import ConfigurationError
 
 ENGINES = ["numpy", "openvino-f32"]
@@ -93,8 +93,10 @@ def test_auto_takes_openvino_where_it_is_installed(tiny_folder: Path) -> None:
 def test_auto_falls_back_to_numpy_and_a_named_engine_says_what_to_install(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("openvino_engine", "quiet_openvino"):
-        monkeypatch.delitem(sys.modules, f"backline.embedders.local.{module}", raising=False)
+    for module in ("openvino", "openvino_import"):
+        monkeypatch.delitem(
+            sys.modules, f"backline.embedders.local.engines.{module}", raising=False
+        )
     monkeypatch.setitem(sys.modules, "openvino", None)
     bert = read_bert(tiny_folder, "mean")
     with pytest.raises(ConfigurationError, match="pip install"):
@@ -113,7 +115,7 @@ def test_openvino_reports_to_nobody(tiny_folder: Path, tmp_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\n"
         "from backline.embedders.local.bert import read_bert\n"
-        "from backline.embedders.local.engines import start_engine\n"
+        "from backline.embedders.local.engines.select import start_engine\n"
         "start_engine('openvino', read_bert(Path(sys.argv[1]), 'mean'), 1)\n"
         "print([name for name in sys.modules if name.startswith('openvino_telemetry')])"
     )
@@ -153,7 +155,7 @@ def test_what_would_compute_is_said_before_a_model_is_loaded(tmp_path: Path) -> 
     """`model list` must not name another engine than the one that then computes."""
     folder = write_tiny_model(tmp_path / "model")
     for name in ("auto", "numpy", "openvino", "openvino-f32", "openvino-bf16"):
-        choice = chosen_engine(name, 2)
+        choice = choose_engine(name, 2)
         engine = start(folder, "mean", name)
         assert (choice.name, choice.precision, choice.threads) == (
             engine.name, engine.precision, engine.threads,
@@ -162,11 +164,11 @@ def test_what_would_compute_is_said_before_a_model_is_loaded(tmp_path: Path) -> 
 
 def test_the_slow_engine_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    choice = chosen_engine("auto", 2)
+    choice = choose_engine("auto", 2)
     assert choice.name == "numpy"
     assert choice.remedy == "pip install openvino"
 
 
 def test_an_engine_that_there_is_not_is_answered_with_those_that_there_are() -> None:
     with pytest.raises(ConfigurationError, match="auto, openvino, openvino-f32"):
-        chosen_engine("onnx")
+        choose_engine("onnx")

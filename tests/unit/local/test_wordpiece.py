@@ -13,9 +13,15 @@ from hypothesis import strategies as st
 from tests.unit.local.tiny import write_tiny_model
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
-from backline.embedders.local import wordpiece
-from backline.embedders.local.characters import CONTROL, MARKS, PRIVATE, PUNCTUATION, SPACES
-from backline.embedders.local.wordpiece import WordPieceTokenizer, read_settings
+from backline.embedders.local.tokenizers import wordpiece
+from backline.embedders.local.tokenizers.characters import (
+    CONTROL,
+    MARKS,
+    PRIVATE,
+    PUNCTUATION,
+    SPACES,
+)
+from backline.embedders.local.tokenizers.wordpiece import WordPieceTokenizer, read_settings
 
 LIMIT = 24
 # All of the two planes that text is written in and of the tags, and some of every other one.

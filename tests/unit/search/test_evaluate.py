@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backline import errors, evaluate
+from backline import errors
+from backline.search import evaluate
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "trec.json").read_text())
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from backline import errors
-from backline.server import running
+from backline.server import uvicorn
 
 
 def test_the_command_line_does_not_load_the_server() -> None:
@@ -32,7 +32,7 @@ async def test_answers_are_not_held_back() -> None:
             accepted.set_result(found.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
             transport.close()
 
-    bound = running.bind("127.0.0.1", 0)
+    bound = uvicorn.bind("127.0.0.1", 0)
     server = await asyncio.get_running_loop().create_server(Looking, sock=bound)
     _, writer = await asyncio.open_connection(*bound.getsockname())
     assert await accepted == 1
@@ -42,13 +42,13 @@ async def test_answers_are_not_held_back() -> None:
 
 
 def test_a_taken_port_is_said_plainly() -> None:
-    with running.bind("127.0.0.1", 0) as bound:
+    with uvicorn.bind("127.0.0.1", 0) as bound:
         bound.listen()
         port = bound.getsockname()[1]
         with pytest.raises(errors.ConfigurationError, match=rf"127\.0\.0\.1:{port}.*--port"):
-            running.bind("127.0.0.1", port)
+            uvicorn.bind("127.0.0.1", port)
 
 
 def test_an_address_that_is_not_ours() -> None:
     with pytest.raises(errors.ConfigurationError, match=r"203\.0\.113\.7"):
-        running.bind("203.0.113.7", 0)
+        uvicorn.bind("203.0.113.7", 0)

@@ -11,10 +11,10 @@ import pytest
 from backline import errors
 from backline.embedders.base import Embedder
 from backline.embedders.hash import HashEmbedder, hash_vectors
-from backline.server import gathering
-from backline.server.gathering import Gatherer
+from backline.server import dynamic_batching
+from backline.server.dynamic_batching import Gatherer
+from backline.server.embedder_pool import SharedEmbedder
 from backline.server.metrics import Metrics
-from backline.server.models import SharedEmbedder
 from backline.types import Model, Purpose, Vectors
 
 
@@ -82,7 +82,7 @@ async def test_what_comes_while_the_model_works_goes_together() -> None:
 
 
 async def test_a_batch_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gathering, "MOST_TEXTS", 4)
+    monkeypatch.setattr(dynamic_batching, "MOST_TEXTS", 4)
     embedder = Gated()
     gatherer = Gatherer(embedder, "passage", lanes=1)
     tasks = [asyncio.create_task(gatherer.embed(["x"]))]
@@ -123,7 +123,7 @@ async def test_a_rejected_text_is_its_own_callers_matter() -> None:
 
 
 async def test_more_than_can_wait_is_refused_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gathering, "MOST_WAITING", 5)
+    monkeypatch.setattr(dynamic_batching, "MOST_WAITING", 5)
     embedder = Gated()
     gatherer = Gatherer(embedder, "passage", lanes=1)
     first = asyncio.create_task(gatherer.embed(["a"]))
@@ -149,7 +149,7 @@ async def test_calls_to_a_model_that_shares_its_batches_are_answered_one_by_one(
 async def test_more_than_a_sharing_model_can_hold_is_refused_until_callers_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gathering, "MOST_WAITING", 5)
+    monkeypatch.setattr(dynamic_batching, "MOST_WAITING", 5)
     embedder = Gated()
     gatherer = Gatherer(embedder, "passage", passes_on=True)
     waits = asyncio.create_task(gatherer.embed(["a"] * 5))

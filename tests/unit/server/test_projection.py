@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backline.server.projection import fit
+from backline.server.map import fit
 
 
 def test_it_finds_the_directions_of_the_greatest_variance() -> None:

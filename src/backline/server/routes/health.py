@@ -8,9 +8,9 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from backline import errors
-from backline.preview import PRICES
-from backline.server import answers, metrics, reads, schemas
-from backline.server.routes.answering import problems
+from backline.estimation import PRICES
+from backline.server import handlers, metrics, reads, schemas
+from backline.server.routes.responses import problems
 from backline.server.services import READ, Services, TheServices
 
 router = APIRouter(tags=["health"])
@@ -44,7 +44,7 @@ async def figures(services: TheServices) -> Response:
 
 
 async def _read_figures(services: Services) -> None:
-    covered = await answers.coverages(services)
+    covered = await handlers.coverages(services)
     kinds = await reads.failures_by_kind(services.store)
     spent = await reads.spent(services.store)
     figures = services.metrics

@@ -15,8 +15,8 @@ from starlette.responses import Response
 
 from backline import errors
 from backline.server import schemas
-from backline.server.models import Opened, name_of
-from backline.server.routes.answering import WITH_BODY, WITH_DATABASE, problems
+from backline.server.embedder_pool import Opened, name_of
+from backline.server.routes.responses import WITH_BODY, WITH_DATABASE, problems
 from backline.server.services import READ, WRITE, Services, TheServices
 from backline.types import Vectors
 

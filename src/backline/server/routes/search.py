@@ -6,11 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from backline.backfill import check
+from backline.collections import check
 from backline.search import DEFAULT_WEIGHT, LARGEST_PAGE, Mode
-from backline.search.ranking import DEEPEST_ROW, embedded, readable
-from backline.server import answers, projection, schemas
-from backline.server.routes.answering import WITH_BODY, WITH_DATABASE, problems
+from backline.search.ranking import DEEPEST_ROW, clean_text, embed_query
+from backline.server import handlers, map, schemas
+from backline.server.routes.responses import WITH_BODY, WITH_DATABASE, problems
 from backline.server.routes.status import OfCollection
 from backline.server.services import READ, TheServices
 
@@ -22,7 +22,7 @@ router = APIRouter(
 @router.post("/api/search")
 async def search(services: TheServices, asked: schemas.SearchRequest) -> schemas.SearchResults:
     """The rows that answer a query, best first, each with the parts of its score."""
-    return await answers.hits(services, asked)
+    return await handlers.hits(services, asked)
 
 
 @router.get("/api/search")
@@ -41,21 +41,21 @@ async def search_by_address(  # noqa: PLR0917  each is a parameter of the addres
         query=q, collection=collection, mode=mode, limit=limit, offset=offset, where=where,
         weight=weight,
     )  # fmt: skip
-    return await answers.hits(services, asked)
+    return await handlers.hits(services, asked)
 
 
 @router.post("/codette/suggest", summary="Suggest, under its older name")
 @router.post("/api/suggest")
 async def suggest(services: TheServices, asked: schemas.SuggestRequest) -> schemas.Suggestions:
     """Advice for a prompt or a context, the most useful first; none where nothing is known."""
-    return await answers.suggestions(services, asked)
+    return await handlers.suggestions(services, asked)
 
 
 @router.get("/api/map")
 async def map_of_rows(
     services: TheServices,
     collection: OfCollection = None,
-    limit: Annotated[int, Query(ge=1, le=projection.LARGEST)] = 10_000,
+    limit: Annotated[int, Query(ge=1, le=map.LARGEST)] = 10_000,
 ) -> schemas.Map:
     """The embeddings in two dimensions, x and y within -1 and 1."""
     found = await services.store.collection(collection)
@@ -80,14 +80,14 @@ async def place_of_query(
     services: TheServices,
     q: Annotated[str, Query(min_length=1)],
     collection: OfCollection = None,
-    limit: Annotated[int, Query(ge=1, le=projection.LARGEST)] = 10_000,
+    limit: Annotated[int, Query(ge=1, le=map.LARGEST)] = 10_000,
 ) -> schemas.Place:
     """Where a query would lie on the map of the same limit."""
-    answers.check_length(services, "query", q)
+    handlers.check_length(services, "query", q)
     found = await services.store.collection(collection)
     check(found, found.model, to="read")
     opened = await services.models.of(found.model)
     made = await services.maps.of(services.store, found, limit)
-    vector = await embedded(found, opened.embedder, readable(q))
-    [[x, y]] = made.plane.place(projection.row(vector)).round(5).tolist()
+    vector = await embed_query(found, opened.embedder, clean_text(q))
+    [[x, y]] = made.plane.place(map.row(vector)).round(5).tolist()
     return schemas.Place(x=x, y=y)

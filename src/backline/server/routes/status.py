@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from backline.server import answers, reads, schemas
-from backline.server.routes.answering import WITH_DATABASE, problems
+from backline.server import handlers, reads, schemas
+from backline.server.routes.responses import WITH_DATABASE, problems
 from backline.server.services import READ, TheServices
 
 router = APIRouter(prefix="/api", tags=["status"], dependencies=[READ])
@@ -22,13 +22,13 @@ OfCollection = Annotated[
 @router.get("/status", responses=problems(503, 504))
 async def status(services: TheServices) -> schemas.Status:
     """The server, its database, and every collection with its coverage."""
-    return await answers.status(services)
+    return await handlers.status(services)
 
 
 @router.get("/coverage", responses=problems(*WITH_DATABASE))
 async def coverage(services: TheServices, collection: OfCollection = None) -> schemas.Coverages:
     """What is embedded and what is not, counted by the database."""
-    found = await answers.coverages(services, collection)
+    found = await handlers.coverages(services, collection)
     return schemas.Coverages(
         collections=[
             schemas.NamedCoverage(

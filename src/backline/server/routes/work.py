@@ -9,10 +9,10 @@ from fastapi import Path as PathParameter
 from starlette.responses import JSONResponse
 
 from backline import errors
-from backline.backfill import check
+from backline.collections import check
 from backline.server import schemas
 from backline.server.reads import failures_page
-from backline.server.routes.answering import WITH_BODY, WITH_DATABASE, problems
+from backline.server.routes.responses import WITH_BODY, WITH_DATABASE, problems
 from backline.server.routes.status import OfCollection
 from backline.server.services import READ, WRITE, TheServices
 from backline.server.upsert import Upsert, body_of

@@ -1,0 +1,1 @@
+"""Tokenizers for local models."""

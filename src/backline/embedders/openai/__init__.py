@@ -1,0 +1,1 @@
+"""OpenAI's embeddings API and servers that speak it."""

@@ -1,0 +1,156 @@
+"""What an OpenAI-compatible server says when it does not embed, in Backline's own terms."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+
+import openai
+
+from backline.embedders.limiter import Limits
+from backline.errors import (
+    EmbedderError,
+    InputRejectedError,
+    ProviderRefusedError,
+    ProviderUnavailableError,
+    RateLimitedError,
+)
+
+_INPUT_STATUSES = {400, 413, 422}
+_BUSY_STATUSES = {408, 409, 425}
+_NO_CREDIT_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
+_MAX_WORDS = 500
+
+_REMEDIES = {
+    401: "Check OPENAI_API_KEY.",
+    402: "Add credit to the account, then run the same command again.",
+    403: "This key may not use it: check the key's project and its permissions.",
+    404: "Check the model's name, and OPENAI_BASE_URL if it is set.",
+    429: "Add credit to the account, then run the same command again.",
+}
+
+
+def translate(
+    error: openai.APIError | TimeoutError, *, provider: str, model: str, key: str
+) -> EmbedderError:
+    """The error of ours that says what `error` of the SDK means for the batch that met it.
+
+    Some servers quote the key that they refuse: it is blotted out of their words.
+    """
+    if isinstance(error, openai.APITimeoutError | TimeoutError):
+        return ProviderUnavailableError(f"{provider} did not answer in time.")
+    if not isinstance(error, openai.APIStatusError):
+        return ProviderUnavailableError(f"{provider} cannot be reached: {_reason(error)}")
+    words = _shortened(provider_words(error).replace(key, "[key]"))
+    return _translate_status(error, f"{provider} answered {error.status_code} for {model}: {words}")
+
+
+def _translate_status(error: openai.APIStatusError, message: str) -> EmbedderError:
+    status, headers = error.status_code, error.response.headers
+    if status == 429 and not _NO_CREDIT_CODES & {error.code, error.type}:
+        return RateLimitedError(message, retry_after=parse_retry_after(headers))
+    if status in (503, 529) and (wait := parse_retry_after(headers)) is not None:
+        return RateLimitedError(message, retry_after=wait)
+    if status in _INPUT_STATUSES:
+        return InputRejectedError(message)
+    if status in _BUSY_STATUSES or status >= 500:
+        return ProviderUnavailableError(message, status=status)
+    return ProviderRefusedError(f"{message} {_REMEDIES.get(status, _REMEDIES[404])}")
+
+
+def provider_words(error: openai.APIStatusError) -> str:
+    """The provider's own message, whichever of the usual shapes it came in."""
+    body: object = error.body
+    while isinstance(body, Mapping):
+        body = next((body[k] for k in ("error", "message", "detail") if body.get(k)), "")
+    return " ".join(str(body or error.response.reason_phrase).split())
+
+
+def _shortened(words: str) -> str:
+    return words if len(words) <= _MAX_WORDS else words[:_MAX_WORDS] + "…"
+
+
+def _reason(error: openai.APIError) -> str:
+    """Why there was no answer: the system's words stand at the far end of the chain of causes."""
+    cause: BaseException = error
+    while (deeper := cause.__cause__ or cause.__context__) is not None:
+        cause = deeper
+    return f"{cause or type(cause).__name__}"
+
+
+# --- headers --------------------------------------------------------------------------------------
+
+
+def parse_limits(headers: Mapping[str, str]) -> Limits | None:
+    """The x-ratelimit-* headers of any answer; None where there are none."""
+    limits = Limits(
+        requests=_integer(headers.get("x-ratelimit-limit-requests")),
+        requests_remaining=_integer(headers.get("x-ratelimit-remaining-requests")),
+        requests_reset_s=parse_duration(headers.get("x-ratelimit-reset-requests")),
+        tokens=_integer(headers.get("x-ratelimit-limit-tokens")),
+        tokens_remaining=_integer(headers.get("x-ratelimit-remaining-tokens")),
+        tokens_reset_s=parse_duration(headers.get("x-ratelimit-reset-tokens")),
+    )
+    return None if limits == Limits() else limits
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the provider asks to wait, from the most exact header that it sent."""
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    asked = headers.get("retry-after")
+    named = parse_duration(asked) if asked else None
+    if named is None and asked:
+        named = _until(asked)
+    return named if named is not None else _until_reset(parse_limits(headers))
+
+
+def _until_reset(limits: Limits | None) -> float | None:
+    """When the budget that ran out comes back, where the provider names no other time."""
+    if limits is None:
+        return None
+    pairs = (
+        (limits.requests_remaining, limits.requests_reset_s),
+        (limits.tokens_remaining, limits.tokens_reset_s),
+    )
+    return max((reset for left, reset in pairs if left == 0 and reset is not None), default=None)
+
+
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:h|ms|m|s|us|µs|ns))+")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s|us|µs|ns)")
+
+
+def parse_duration(value: str | None) -> float | None:
+    """Seconds of "12", "1.5", or a duration as Go writes it: "120ms", "6m0s", "1h2m3.5s"."""
+    if value is None:
+        return None
+    value = value.strip()
+    if _DURATION.fullmatch(value):
+        return sum(float(n) * _UNITS[unit] for n, unit in _DURATION_PART.findall(value))
+    return _number(value)
+
+
+def _until(date: str) -> float | None:
+    """Seconds until an HTTP date, and 0 if it is past."""
+    try:
+        return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _number(value: str | None) -> float | None:
+    """A non-negative finite number."""
+    try:
+        number = float(value) if value is not None else -1.0
+    except ValueError:
+        return None
+    return number if 0 <= number < float("inf") else None
+
+
+def _integer(value: str | None) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)

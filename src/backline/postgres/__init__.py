@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, SQLSTATEs, migrations, and the store over them."""

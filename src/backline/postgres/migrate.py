@@ -1,0 +1,123 @@
+"""Applies the numbered migrations, in the history table that the Supabase CLI uses as well."""
+
+from __future__ import annotations
+
+import re
+
+from psycopg import sql
+
+from backline import errors
+from backline.postgres.connector import Connector, Transaction
+from backline.sql import Migration, migrations, query
+
+# Any two processes that migrate at once take turns; the number is arbitrary but ours.
+_LOCK = 0x6261636B
+_HISTORY = """
+create schema if not exists supabase_migrations;
+create table if not exists supabase_migrations.schema_migrations (
+  version text primary key, statements text[], name text
+);
+"""
+
+
+_VECTOR = """
+create schema if not exists extensions;
+create extension if not exists vector with schema extensions;
+"""
+
+# Everything but the music studio's table, for databases that have a table of their own.
+_CORE = re.compile(r"^backline")
+
+
+async def pending(connector: Connector, *, core_only: bool = False) -> list[Migration]:
+    """The migrations that this database has not had, in order."""
+    there = await connector.fetch_one(
+        "select to_regclass('supabase_migrations.schema_migrations') is not null as there"
+    )
+    applied: set[str] = set()
+    if there["there"]:
+        rows = await connector.fetch("select version from supabase_migrations.schema_migrations")
+        applied = {row["version"] for row in rows}
+    return [
+        migration
+        for migration in migrations()
+        if migration.version not in applied and (not core_only or _CORE.match(migration.name))
+    ]
+
+
+async def apply(connector: Connector, *, core_only: bool = False) -> list[Migration]:
+    """Apply what is pending, each migration in a transaction of its own; returns what was applied.
+
+    With `core_only`, only Backline's own schema, and not the table `music_knowledge`.
+
+    Raises:
+        ExtensionMissingError: the server has no pgvector, or the role may not enable it.
+        PermissionDeniedError: the role may not create schemas.
+
+    """
+    applied: list[Migration] = []
+    waiting = await pending(connector, core_only=core_only)
+    if waiting:
+        await _prepare(connector)
+    for migration in waiting:
+        async with connector.transaction() as transaction:
+            await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+            if await _had(transaction, migration):  # another process was quicker
+                continue
+            schema = await _vector_schema(transaction)
+            await transaction.execute("set local lock_timeout = '5s'")
+            await transaction.execute(_for_schema(migration.sql, schema))
+            await transaction.execute(
+                "insert into supabase_migrations.schema_migrations (version, statements, name) "
+                "values (%s, %s, %s)",
+                [migration.version, [migration.sql], migration.name],
+            )
+        applied.append(migration)
+    return applied
+
+
+async def _prepare(connector: Connector) -> None:
+    """Make the history, and enable pgvector where it is not enabled yet."""
+    async with connector.transaction() as transaction:
+        await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+        await transaction.execute(_HISTORY)
+        if await transaction.fetch(query("vector_schema")):
+            return
+        await _vector_schema(transaction)
+    try:
+        async with connector.transaction() as transaction:
+            await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+            await transaction.execute(_VECTOR)
+    except errors.PermissionDeniedError as error:
+        raise errors.ExtensionMissingError(
+            "pgvector is not enabled in this database, and this role may not enable it. "
+            "On Supabase, enable `vector` in the dashboard (Database, Extensions); elsewhere let a "
+            "superuser run: create extension vector. Then: backline migrate."
+        ) from error
+
+
+async def _had(transaction: Transaction, migration: Migration) -> bool:
+    rows = await transaction.fetch(
+        "select 1 from supabase_migrations.schema_migrations where version = %s",
+        [migration.version],
+    )
+    return bool(rows)
+
+
+async def _vector_schema(transaction: Transaction) -> str:
+    """Where pgvector is installed, or is going to be."""
+    installed = await transaction.fetch(query("vector_schema"))
+    if installed:
+        return str(installed[0]["schema"])
+    [server] = await transaction.fetch(query("vector_available"))
+    if not server["available"]:
+        raise errors.ExtensionMissingError
+    return "extensions"
+
+
+def _for_schema(text: str, schema: str) -> str:
+    """The migration with pgvector's own schema in place of Supabase's `extensions`."""
+    if schema == "extensions":
+        return text
+    quoted = sql.Identifier(schema).as_string(None)
+    return re.sub(r"\bextensions\b(?=[.;])", lambda _: quoted, text)

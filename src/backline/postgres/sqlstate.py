@@ -1,0 +1,66 @@
+"""Driver errors become Backline's here and nowhere else: by SQLSTATE, never by reading prose."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Final
+
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from backline import errors
+from backline.postgres.conninfo import no_entry
+
+# The first two characters of a SQLSTATE are its class; the longest match decides.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
+    "08": errors.DatabaseUnavailableError,
+    "57P": errors.DatabaseUnavailableError,  # shutting down, starting up, dropped
+    "53300": errors.DatabaseUnavailableError,  # too many connections
+    "53100": errors.DatabaseFullError,
+    "53": errors.DatabaseUnavailableError,
+    "28": errors.DatabaseAuthenticationError,
+    "3D000": errors.DatabaseUnavailableError,
+    "55P03": errors.ContentionError,
+    "40P01": errors.ContentionError,
+    "40001": errors.ContentionError,
+    "57014": errors.StatementTimeoutError,
+    "42501": errors.PermissionDeniedError,
+    "3F000": errors.NotMigratedError,
+    "0A000": errors.DatabaseError,
+    "22": errors.RowRefusedError,
+    "23": errors.RowRefusedError,
+    "P0001": errors.RowRefusedError,  # what triggers raise
+    "P0002": errors.CollectionNotFoundError,  # the protocol's functions look for nothing else
+    "42P01": errors.TableNotFoundError,
+    "42703": errors.ColumnNotFoundError,
+    "BL001": errors.UsageError,
+    "BL002": errors.ColumnNotFoundError,
+    "BL003": errors.TableNotFoundError,
+    "BL004": errors.KeyMissingError,
+    "BL005": errors.ModelMismatchError,
+}
+
+
+def translate(error: psycopg.Error | PoolTimeout, where: str) -> errors.BacklineError:
+    """The Backline error for a driver error; `where` is the server, without its password."""
+    state = error.sqlstate if isinstance(error, psycopg.Error) else None
+    if state is None or not isinstance(error, psycopg.Error):
+        return no_entry(error, where)
+    kind = kind_of(state)
+    said = error.diag.message_primary or str(error)
+    if state.startswith("BL"):
+        return kind(said)
+    if kind is errors.NotMigratedError:
+        return kind()
+    remedy = (inspect.getdoc(kind) or "").partition(". ")[2]
+    return kind(f"Postgres at {where} says: {said} [{state}]. {remedy}".strip())
+
+
+def kind_of(sqlstate: str) -> type[errors.BacklineError]:
+    """The class of error that a SQLSTATE stands for."""
+    return next(
+        (_BY_SQLSTATE[sqlstate[:n]] for n in (5, 3, 2) if sqlstate[:n] in _BY_SQLSTATE),
+        errors.DatabaseError,
+    )

@@ -1,0 +1,1 @@
+"""Supabase: API keys, the REST client, and the store over PostgREST."""

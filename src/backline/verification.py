@@ -1,0 +1,37 @@
+"""Verify a collection: check the vector of every row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from backline.store import JobStore
+from backline.types import Collection, Verification
+
+VERIFY_PAGE: Final = 2000
+
+
+EXAMPLES: Final = 10
+
+
+async def verify(
+    store: JobStore, collection: Collection, on_page: Callable[[int], None] | None = None
+) -> Verification:
+    """Check every row: its vector is there, right, and of the current text and model."""
+    rows = embedded = blank = 0
+    problems: dict[str, int] = {}
+    examples: dict[str, list[str]] = {}
+    after: str | None = None
+    while True:
+        page = await store.verify_page(collection, after, VERIFY_PAGE)
+        rows, embedded, blank = rows + page.scanned, embedded + page.embedded, blank + page.blank
+        for key, problem in page.problems:
+            problems[problem] = problems.get(problem, 0) + 1
+            examples.setdefault(problem, [])
+            if len(examples[problem]) < EXAMPLES:
+                examples[problem].append(key)
+        if on_page is not None:
+            on_page(rows)
+        if page.scanned < VERIFY_PAGE:
+            return Verification(rows, embedded, blank, problems, examples)
+        after = page.last_key

@@ -1,0 +1,1 @@
+"""The engine: lease rows, embed their texts, write the vectors."""

@@ -1,0 +1,178 @@
+"""From a specification to an embedder: every form, every mistake, and what is known beforehand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from tests.provider import StandInProvider
+
+from backline.embedders.local.catalog import MODELS
+from backline.embedders.openai.models import OPENAI_MODELS
+from backline.embedders.specs import (
+    EmbedderOptions,
+    EmbedderSpec,
+    describe,
+    open_embedder,
+    parse_spec,
+)
+from backline.errors import (
+    ConfigurationError,
+    ModelNotFoundError,
+    ProviderUnavailableError,
+    WeightsError,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "spec", "canonical"),
+    [
+        ("local", ("local", "all-MiniLM-L6-v2", None), "local/all-MiniLM-L6-v2"),
+        ("local/gte-small", ("local", "gte-small", None), "local/gte-small"),
+        ("local/thenlper/gte-small", ("local", "thenlper/gte-small", None), None),
+        ("local:/models/mine@home", ("local", "local:/models/mine@home", None), None),
+        ("hash", ("hash", "hash", None), "hash"),
+        ("hash@1536", ("hash", "hash", 1536), "hash@1536"),
+        ("openai", ("openai", "text-embedding-3-small", None), "openai/text-embedding-3-small"),
+        (" openai@512 ", ("openai", "text-embedding-3-small", 512), None),
+        ("openai/text-embedding-3-large@256", ("openai", "text-embedding-3-large", 256), None),
+        ("openai/BAAI/bge-m3", ("openai", "BAAI/bge-m3", None), None),
+        ("openai/nomic-embed-text:v1.5@768", ("openai", "nomic-embed-text:v1.5", 768), None),
+    ],
+)
+def test_every_form_is_read_and_written_again(
+    text: str, spec: tuple[str, str, int | None], canonical: str | None
+) -> None:
+    parsed = parse_spec(text)
+    assert (parsed.provider, parsed.name, parsed.dimensions) == spec
+    assert parse_spec(str(parsed)) == parsed
+    assert canonical is None or str(parsed) == canonical
+
+
+@pytest.mark.parametrize(
+    "text", ["", "opneai", "openai/", "hash/384", "local:", "openai/x@y", "openai@", "cohere/embed"]
+)
+def test_what_is_no_model_is_told_with_all_that_is(text: str) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        parse_spec(text)
+    for known in (repr(text), "hash@DIMENSIONS", *MODELS, *OPENAI_MODELS):
+        assert known in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hash@0", "0 dimensions; it makes 1 to 16000"),
+        ("hash@16001", "16001 dimensions"),
+        ("local@384", "Leave off @384"),
+        ("openai/text-embedding-3-small@1537", "1537 dimensions; it gives 1 to 1536"),
+        ("openai/text-embedding-ada-002@512", "512 dimensions; it gives 1536"),
+        ("openai/unknown@0", "0 dimensions; it must be over 0"),
+    ],
+)
+def test_impossible_dimensions_are_told_with_both_numbers(text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        parse_spec(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["hash", "hash@7", "local", "openai", "openai/text-embedding-3-large@64"]
+)
+async def test_the_description_is_the_identity_of_what_is_opened(text: str) -> None:
+    with StandInProvider() as provider:
+        described = describe(text)
+        try:
+            embedder = await open_embedder(text, reaching(provider))
+        except WeightsError:
+            pytest.skip("the local weights are not here: backline model pull")
+        assert described == embedder.model
+        assert provider.calls == []
+        await embedder.aclose()
+
+
+def test_what_only_opening_can_tell_is_not_guessed() -> None:
+    assert describe("openai/nomic-embed-text") is None
+    assert describe("local:/models/mine") is None
+    given = describe("openai/nomic-embed-text@768")
+    assert given is not None
+    assert given.identity == ("openai", "nomic-embed-text", "v1", 768)
+
+
+def test_a_local_model_that_is_not_known_is_not_described() -> None:
+    with pytest.raises(ModelNotFoundError, match="all-MiniLM-L6-v2"):
+        describe(EmbedderSpec("local", "all-MiniLM-L7"))
+
+
+async def test_openai_without_a_key_names_the_variable() -> None:
+    for options in (None, EmbedderOptions(), EmbedderOptions(openai_api_key=SecretStr(""))):
+        with pytest.raises(ConfigurationError, match="set OPENAI_API_KEY"):
+            await open_embedder("openai", options)
+
+
+async def test_another_server_needs_no_key() -> None:
+    with StandInProvider(api_key="no-key-needed", models={"nomic": 5}) as provider:
+        options = EmbedderOptions(openai_base_url=provider.base_url)
+        embedder = await open_embedder("openai/nomic", options)
+        assert (await embedder.embed(["a"])).shape == (1, 5)
+        await embedder.aclose()
+
+
+async def test_limits_reach_whoever_asked_for_them() -> None:
+    seen: list[int | None] = []
+    with StandInProvider() as provider:
+        provider.behave(requests_per_minute=77)
+        options = EmbedderOptions(
+            openai_api_key=provider.api_key,
+            openai_base_url=provider.base_url,
+            on_limits=lambda limits: seen.append(limits.requests),
+        )
+        embedder = await open_embedder("openai", options)
+        await embedder.embed(["a"])
+        await embedder.aclose()
+    assert seen == [77]
+
+
+async def test_the_timeout_reaches_the_provider() -> None:
+    with StandInProvider() as provider, provider.held():
+        options = EmbedderOptions(
+            openai_api_key=provider.api_key, openai_base_url=provider.base_url, timeout_s=0.1
+        )
+        embedder = await open_embedder("openai", options)
+        with pytest.raises(ProviderUnavailableError, match="in time"):
+            await embedder.embed(["a"])
+        await embedder.aclose()
+
+
+async def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"model\.safetensors"):
+        await open_embedder(f"local:{tmp_path}")
+
+
+async def test_options_reach_the_local_embedder() -> None:
+    with pytest.raises(ConfigurationError, match="no engine 'abacus'"):
+        await open_embedder("local", EmbedderOptions(local_engine="abacus"))
+    with pytest.raises(ConfigurationError, match="threads is 0"):
+        await open_embedder("local", EmbedderOptions(local_threads=0))
+
+
+def test_the_key_is_not_in_the_options_repr() -> None:
+    assert "secret" not in repr(EmbedderOptions(openai_api_key="sk-secret"))
+
+
+def test_a_provider_that_is_not_used_is_not_imported() -> None:
+    code = (
+        "import sys, asyncio; from backline.embedders.specs import open_embedder;"
+        "asyncio.run(open_embedder('hash'));"
+        "sys.exit(' '.join({'openai', 'tiktoken', 'tokenizers'} & set(sys.modules)) or 0)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr.strip()) == (0, "")
+
+
+def reaching(provider: StandInProvider) -> EmbedderOptions:
+    return EmbedderOptions(openai_api_key=provider.api_key, openai_base_url=provider.base_url)
