@@ -30,15 +30,15 @@ language sql set search_path = '' as $$
   update backline.calls set result = p_result where id = p_call returning result;
 $$;
 
--- Releases the jobs of claims that the worker has received no response to. p_lease is the newest lease that
--- it has received. An advisory lock serializes the claims of one worker, including one that its client has
--- abandoned.
-create or replace function backline.release_unacknowledged(p_worker bigint, p_lease bigint) returns void
-language plpgsql set search_path = '' as $$
+-- Releases the jobs of claims that the worker has received no response to. p_received_lease is the newest
+-- lease that it has received. An advisory lock serializes the claims of one worker, including one that its
+-- client has abandoned.
+create or replace function backline.release_unacknowledged(p_worker bigint, p_received_lease bigint)
+returns void language plpgsql set search_path = '' as $$
 begin
   perform pg_catalog.pg_advisory_xact_lock(backline.worker_lock(p_worker));
   update backline.jobs j set worker_id = null
   where j.ctid = any (array(
     select x.ctid from backline.jobs x
-    where x.worker_id = p_worker and x.lease > p_lease for update skip locked));
+    where x.worker_id = p_worker and x.lease > p_received_lease for update skip locked));
 end $$;

@@ -2,8 +2,8 @@
 
 -- The schema backline, pgvector, and the roles that grants and policies refer to.
 --
--- Functions with a COMMENT that starts with "API:" are the public API. Everything else in this schema is private
--- and can change in any release. The roles anon and authenticated cannot read its tables.
+-- Functions with a COMMENT that starts with "API:" are the public API. Everything else in this schema is
+-- private and can change in any release. The roles anon and authenticated cannot read its tables.
 --
 -- Supabase installs pgvector in the schema `extensions`. `backline migrate` replaces that name if pgvector is
 -- installed in another schema.

@@ -133,12 +133,12 @@ comment on function backline.claim is
   'API: leases jobs to a worker, with each row''s text and what it needs.';
 
 -- Scans one page and leases its due rows to a worker: enqueue_page() and claim() in one statement, with one
--- batch lease instead of a job per row. Rows that have a job or another batch lease are skipped. p_known
+-- batch lease instead of a job per row. Rows that have a job or another batch lease are skipped. p_unfinished
 -- lists the batch leases that the worker has not finished; see end_finished_batches(). The arrays describe
 -- the leased rows and are null if none is due.
 create or replace function backline.claim_batch(
   p_collection int, p_worker bigint, p_run bigint, p_after text, p_limit int, p_model int,
-  p_known bigint[] default '{}',
+  p_unfinished bigint[] default '{}',
   out scanned bigint, out last_key text,
   out keys text[], out actions text[], out contents text[], out hashes bytea[],
   out lease bigint
@@ -155,7 +155,7 @@ begin
   select * into strict c from backline.collections where id = p_collection;
   perform backline.require_model(c.model_id, p_model);
   perform backline.lock_collection(p_collection);
-  perform backline.end_finished_batches(p_worker, p_known);
+  perform backline.end_finished_batches(p_worker, p_unfinished);
   v_leased := backline.batch_leased_keys(p_collection);
   lease := pg_catalog.pg_current_xact_id()::text::bigint;
   execute format($q$

@@ -307,13 +307,3 @@ begin
 end $$;
 comment on function backline.similarities is
   'API: returns the cosine similarities between rows, for removing near-duplicates.';
-
--- Returns the rows nearest to a vector by cosine. Only vectors of the collection's model compare.
-create or replace function backline.search_dense(p_collection int, p_query real[], p_limit int)
-returns table (key text, similarity float8, content text, record jsonb)
-language sql stable rows 10 set search_path = '' as $$
-  select s.key, s.dense, s.content, s.record
-  from backline.search(p_collection, 'semantic', null, p_query, p_limit) s;
-$$;
-comment on function backline.search_dense is
-  'API: returns the rows nearest to a vector, by cosine similarity.';

@@ -14,8 +14,8 @@ begin
     execute format('grant usage on schema %I to %s', v_schema, p_role);
   end if;
   execute format('grant execute on function backline.search, backline.search_statement, '
-    'backline.score_statement, backline.search_dense, backline.searchable, '
-    'backline.comparable, backline.comparison, backline.keyword_candidates, '
+    'backline.score_statement, backline.searchable, backline.comparable, '
+    'backline.comparison, backline.keyword_candidates, '
     'backline.compile_filter, backline.compile_comparison, backline.readable_columns, backline.marks, '
     'backline.snippet, backline.similarities to %s', p_role);
 end $$;

@@ -153,11 +153,11 @@ language sql set search_path = '' set statement_timeout = '55s' as $$
 $$;
 
 create or replace function public.backline_claim(
-  p_collection int, p_worker bigint, p_limit int, p_model int, p_known_lease bigint
+  p_collection int, p_worker bigint, p_limit int, p_model int, p_received_lease bigint
 ) returns json language plpgsql set search_path = '' set statement_timeout = '55s' as $$
 begin
   perform pg_catalog.set_config('synchronous_commit', 'off', true);
-  perform backline.release_unacknowledged(p_worker, p_known_lease);
+  perform backline.release_unacknowledged(p_worker, p_received_lease);
   return (
     select coalesce(json_agg(json_build_array(
       c.key, c.action, coalesce(c.content, ''), encode(c.content_hash, 'hex'), c.attempts, c.lease)), '[]')
@@ -168,7 +168,7 @@ end $$;
 -- has passed the page, and the page is not counted again.
 create or replace function public.backline_claim_batch(
   p_collection int, p_worker bigint, p_run bigint, p_after text, p_limit int, p_model int,
-  p_known bigint[], p_again boolean default false
+  p_unfinished bigint[], p_again boolean default false
 ) returns json language plpgsql
 set search_path = '' set statement_timeout = '55s' set lock_timeout = '200ms' as $$
 declare
@@ -184,7 +184,7 @@ begin
       'keys', c.keys, 'actions', c.actions, 'contents', c.contents,
       'hashes', (select json_agg(encode(h.hash, 'hex') order by h.position)
                  from unnest(c.hashes) with ordinality as h(hash, position)))
-    from backline.claim_batch(p_collection, p_worker, v_run, p_after, p_limit, p_model, p_known) c);
+    from backline.claim_batch(p_collection, p_worker, v_run, p_after, p_limit, p_model, p_unfinished) c);
 end $$;
 
 create or replace function public.backline_end_finished_batches(p_worker bigint, p_leases bigint[])
