@@ -65,7 +65,7 @@ async def test_a_big_table_gets_its_index_after_the_fill(world: World) -> None:
 
 async def test_an_index_that_is_not_wanted(world: World) -> None:
     report = await fill(world, build_index=False)
-    assert (report.index.state, report.index.why) == ("left out", "not wanted")
+    assert (report.index.state, report.index.why) == ("left out", "not requested")
     assert await indexes(world) == {}
     assert (await fill(world)).index.state == "built", "a later run makes up for it"
 

@@ -12,25 +12,24 @@ import typer
 from backline import errors
 from backline.cli.context import database, embedder_for, rows_in_project, way_of
 from backline.config import Settings
-from backline.embedders.base import Embedder
 from backline.embedders.limiter import Limiter
 from backline.store import JobStore
 from backline.supabase.keys import Access, ApiKey, choose_key
 from backline.supabase.store import open_rest_store
 from backline.types import Collection, Model
 from backline.wiring import limiter_for, worker_options
+from backline.worker.handler import BatchHandler, EmbedBatches
 from backline.worker.options import WorkerOptions
 from backline.worker.remote import (
     EDGE_BUDGET,
     EDGE_ROWS,
     EDGE_ROWS_COMPUTED,
     Remote,
-    RemoteWorker,
+    RemoteBatches,
     Target,
     api_target,
     edge_target,
 )
-from backline.worker.worker import Worker
 
 T = TypeVar("T")
 
@@ -62,10 +61,9 @@ ViaAll = Annotated[
 class Workshop:
     """Everything that a backfill needs beside its store."""
 
-    embedder: Embedder
+    handler: BatchHandler
     limiter: Limiter
     options: WorkerOptions
-    make_worker: type[Worker]
 
 
 @asynccontextmanager
@@ -116,14 +114,14 @@ async def workshop(
     options = worker_options(settings, collection.model, limit)
     if settings.via in ("postgres", "rest"):
         async with embedder_for(settings, collection.model) as (embedder, limiter):
-            yield Workshop(embedder, limiter, options, Worker)
+            yield Workshop(EmbedBatches(embedder), limiter, options)
         return
     target = _target(settings)
     remote = Remote(target, collection)
     try:
         await remote.check()
         options = _remote_options(settings, target, options, collection.model)
-        yield Workshop(remote, limiter_for(settings, collection.model), options, RemoteWorker)
+        yield Workshop(RemoteBatches(remote), limiter_for(settings, collection.model), options)
     finally:
         await remote.aclose()
 
@@ -149,7 +147,7 @@ def _remote_options(
 ) -> WorkerOptions:
     """Batches that fit the limits of the other side; little is held ready, as with a provider."""
     options = replace(options, ahead=0, concurrency=settings.workers or 4)
-    if target.way == "api":
+    if target.transport == "api":
         return options
     most = EDGE_ROWS_COMPUTED if model.provider == "supabase" else EDGE_ROWS
     return replace(options, batch_size=min(options.batch_size, most), budget=EDGE_BUDGET)

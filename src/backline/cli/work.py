@@ -152,12 +152,12 @@ async def backfill_collection(
         work = Backfill(
             store,
             collection,
-            shop.embedder,
+            None,
             shop.limiter,
             shop.options,
             shown_settings(settings, shop.options),
             build_index=index,
-            make_worker=shop.make_worker,
+            handler=shop.handler,
         )
         with stopping(work.stop), BackfillProgress(quiet=quiet) as progress:
             return await work.run(progress, say)
@@ -244,7 +244,7 @@ async def _sync(settings: Settings, name: str | None) -> None:
             say(f"Following {collection.name} ({collection.model}). Stop with Ctrl-C.")
             with stopping(following.stop):
                 await following.run()
-            say(f"Stopped; {count(following.settled, 'row')} settled.")
+            say(f"Stopped; {count(following.processed, 'row')} settled.")
 
 
 def status(

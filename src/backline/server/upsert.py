@@ -149,7 +149,7 @@ class Upsert:
         """The vectors of rows, each distinct text embedded once, in the store's form."""
         embedder, limiter = self.opened.embedder, self.opened.limiter
         units = await asyncio.to_thread(self._units, rows)
-        parts = [part for unit in units.values() for part in (unit.windows or [unit])]
+        parts = [part for unit in units.values() for part in (unit.parts or [unit])]
         plan = batching.plan(
             [part.item for part in parts], batching.Budget(max_items=2048), sort_by_length=False
         )
@@ -249,7 +249,7 @@ class Upsert:
 
 def _element(unit: PendingText) -> bytes:
     """The vector of a text in the store's form; of a text in parts, the parts' mean."""
-    found = unit.mean() if unit.windows else np.asarray(unit.vector).reshape(1, -1)
+    found = unit.mean() if unit.parts else np.asarray(unit.vector).reshape(1, -1)
     return pgvector.vector_elements(np.asarray(found))[0]
 
 
