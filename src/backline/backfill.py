@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from backline import errors
 from backline.collections import check
 from backline.embedders.base import Embedder
 from backline.embedders.limiter import Limiter
-from backline.postgres.store import Store
 from backline.search.indexes import ROWS_WORTH_AN_INDEX, ensure_vectors
 from backline.store import JobStore
 from backline.types import Collection, Coverage, RunRecord
@@ -26,6 +25,9 @@ from backline.worker.retry import retry_while_unavailable
 from backline.worker.scan import TableScan
 from backline.worker.tasks import beside
 from backline.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from backline.postgres.store import Store
 
 PROGRESS_SECONDS: Final = 0.5
 # Pauses between attempts to read the report over a connection that breaks.
@@ -195,9 +197,9 @@ class Backfill:
 
     async def _warn_of_index(self) -> None:
         """Warn if most vectors of a large table are about to be added to an HNSW index."""
-        if not isinstance(self._store, Store):
+        if (store := self._index_store()) is None:
             return
-        indexes = await self._store.hnsw_indexes(self._collection)
+        indexes = await store.hnsw_indexes(self._collection)
         coverage = await self._store.coverage(self._collection)
         due = coverage.rows - coverage.blank - coverage.embedded
         if not indexes or due < ROWS_WORTH_AN_INDEX or due < coverage.rows / 2:
@@ -215,17 +217,21 @@ class Backfill:
             return IndexOutcome("left out", why="not requested")
         if self._stopped_by or self._options.max_rows is not None:
             return IndexOutcome("left out", why="the run did not fill the table")
-        if not isinstance(self._store, Store):
-            return await self._index_without_sql()
+        if (store := self._index_store()) is None:
+            return await self._index_without_connection()
         try:
-            result = await ensure_vectors(self._store, self._collection)
+            result = await ensure_vectors(store, self._collection)
         except errors.DatabaseError as error:  # what was embedded stays embedded
             return IndexOutcome(
                 "left out", why=f"{error} Later, run: backline index {self._collection.name}"
             )
         return IndexOutcome(result.state, result.seconds)
 
-    async def _index_without_sql(self) -> IndexOutcome:
+    def _index_store(self) -> Store | None:
+        """Return the store if it can build indexes."""
+        return cast("Store", self._store) if self._store.capabilities.indexes else None
+
+    async def _index_without_connection(self) -> IndexOutcome:
         if (await self._store.coverage(self._collection)).embedded < ROWS_WORTH_AN_INDEX:
             return IndexOutcome("not needed")
         return IndexOutcome(

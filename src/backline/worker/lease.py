@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 
 from backline import errors
-from backline.store import CacheKeeper, JobStore, Lease
+from backline.store import JobStore, Lease
 from backline.types import Collection
 from backline.worker.options import WorkerOptions
 from backline.worker.retry import retry_while_unavailable
@@ -106,5 +106,5 @@ class WorkerLease:
         await self._store.release_dead_workers(self._collection, self.worker)
 
     async def _trim_cache(self) -> None:
-        if self._trims_cache and isinstance(self._store, CacheKeeper):
+        if self._trims_cache and self._store.capabilities.cache:
             await self._store.trim_cache(self._options.cache_bytes)

@@ -18,7 +18,7 @@ from tests.integration.server.harness import Served, served
 from tests.provider import StandInProvider
 
 from backline.embedders.hash import hash_vectors
-from backline.embedders.local.batcher import SharedBatches
+from backline.embedders.local.batcher import Batcher
 from backline.embedders.specs import open_embedder
 
 JS = Path(__file__).parent / "js"
@@ -125,14 +125,14 @@ async def test_requests_of_the_same_moment_are_computed_together(
     s: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    original = SharedBatches._next_parts
+    original = Batcher._next_parts
 
-    def counting(self: SharedBatches) -> Any:
+    def counting(self: Batcher) -> Any:
         taken = original(self)
         sizes.append(len(taken))
         return taken
 
-    monkeypatch.setattr(SharedBatches, "_next_parts", counting)
+    monkeypatch.setattr(Batcher, "_next_parts", counting)
     async with client_of(s) as client:
         vectors: dict[int, Any] = {}
         await client.embeddings.create(model="local/all-MiniLM-L6-v2", input="warm")
@@ -171,8 +171,8 @@ async def test_the_text_of_a_caller_who_hangs_up_is_not_paid_for(
 
 def waiting(s: Served) -> bool:
     """Whether a call that somebody waits for has not begun."""
-    gatherers = [opened.embedder._calls for opened in s.services.models._opened.values()]
-    return any(not call.done.cancelled() for each in gatherers for call in each._calls)
+    gatherers = [opened.embedder._calls for opened in s.services.embedder_pool._open.values()]
+    return any(not call.result.cancelled() for each in gatherers for call in each._calls)
 
 
 async def _embed(client: openai.AsyncOpenAI, model: str, text: str) -> Any:
