@@ -104,8 +104,8 @@ OnNotice = Callable[[str], None]
 class Backfill:
     """One run over one collection.
 
-    Texts are embedded by `embedder`, or by `handler`, which may send them to another process. The
-    report shows `settings`. After the run, `build_index` builds the HNSW index if it is worth one.
+    `embedder` embeds the texts, or `handler`, which may send them to another process. The report
+    shows `settings`. With `build_index`, a run that fills a large table builds its HNSW index.
     """
 
     def __init__(
@@ -317,5 +317,5 @@ def _handler_of(embedder: Embedder | None, handler: BatchHandler | None) -> Batc
     if handler is not None:
         return handler
     if embedder is None:
-        raise errors.UsageError("A backfill needs an embedder, or a handler of its batches.")
+        raise errors.UsageError("A backfill needs an embedder or a handler for its batches.")
     return EmbedBatches(embedder)

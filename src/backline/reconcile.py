@@ -29,7 +29,7 @@ ORPHANS: Final = {
     "failures": "dead letter of a row that does not exist",
 }
 TRIGGER: Final = "trigger that does not fire"
-COUNTERS: Final = "count that is off"
+COUNTERS: Final = "wrong counter"
 KEYWORDS: Final = "keyword index that missed edits"
 # Signs that rows changed without a trigger. The keyword index has missed those edits as well.
 UNNOTICED: Final = frozenset(

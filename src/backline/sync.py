@@ -20,7 +20,7 @@ from backline.worker.tasks import beside
 from backline.worker.worker import Worker
 
 RECONNECT_SECONDS: Final = 1.0
-# Interval between two looks at the queue over a transaction pooler, which drops notifications.
+# Interval between two claims over a transaction pooler, which drops notifications.
 POLL_WITHOUT_SESSION: Final = 0.1
 
 

@@ -149,10 +149,10 @@ class Backlog:
 
     @contextmanager
     def keep_finished(self) -> Iterator[None]:
-        """Keep texts whose last row is written inside the block until its end.
+        """Keep finished texts until the end of the block.
 
-        The database may have read the rows of a claim before that write, and so have listed rows
-        of the same text for embedding.
+        A claim may read its rows before the last row of such a text is written. It then lists
+        other rows of the text for embedding.
         """
         self._finished = []
         try:

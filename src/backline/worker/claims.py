@@ -28,7 +28,7 @@ QUEUE_SECONDS: Final = 0.1
 DONE_SECONDS: Final = 1.0
 # Interval between two attempts to lease pages with locked rows.
 DEFERRED_SECONDS: Final = 0.2
-# Interval between two looks at the backlog while it is full.
+# Interval between two checks of a full backlog.
 FULL_SECONDS: Final = 0.02
 
 
@@ -98,8 +98,8 @@ class Claims:
         if not self.scanning or time.monotonic() - self._queue_claimed_at > QUEUE_SECONDS:
             self._queue_claimed_at = time.monotonic()
             jobs = await self._claim_queue(limit)
-        if self.scanning and len(jobs) < limit:
-            jobs += await self._claim_page(limit - len(jobs))
+        if self.scan is not None and self.scanning and len(jobs) < limit:
+            jobs += await self._claim_page(self.scan, limit - len(jobs))
         return jobs
 
     def finish_rows(self, writes: Sequence[Write]) -> None:
@@ -113,7 +113,7 @@ class Claims:
                     del self._batches[lease]
 
     async def end_finished_batches(self) -> None:
-        """Delete batch leases whose rows are all processed."""
+        """Delete batch leases in which every row is processed."""
         if self.scan is not None:
             await retry_while_unavailable(
                 lambda: self._store.end_finished_batches(self._lease.worker, self._batches),
@@ -126,9 +126,7 @@ class Claims:
             give_up_after=self._options.give_up_after,
         )
 
-    async def _claim_page(self, limit: int) -> list[Job]:
-        scan = self.scan
-        assert scan is not None  # noqa: S101
+    async def _claim_page(self, scan: TableScan, limit: int) -> list[Job]:
         page = await retry_while_unavailable(
             lambda: scan.claim(
                 self._store, self._collection, self._lease.worker, self._run, limit, self._batches

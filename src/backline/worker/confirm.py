@@ -122,5 +122,5 @@ class Confirmation:
 def _not_stored(key: str, source: str) -> errors.ProviderRefusedError:
     return errors.ProviderRefusedError(
         f"The {source} reports row {key} as stored, but this database has no vector of its text: "
-        "the other side works on another database. Give both the same one."
+        "the remote service works on another database. Give both the same one."
     )

@@ -67,7 +67,7 @@ class WorkerLease:
             beats += 1
 
     async def release_dead_workers(self) -> None:
-        """Release the rows of workers whose lease has run out. This worker counts as alive."""
+        """Release the rows of workers with an expired lease. This worker counts as alive."""
         await retry_while_unavailable(
             self._release_dead_workers, give_up_after=self._options.give_up_after
         )

@@ -23,7 +23,7 @@ class WorkerOptions:
         grace: time that batches in flight get to finish after a stop.
         ahead: rows to keep claimed, at least. A local model needs many, because batches of texts
             of similar length are cut from a long list.
-        poll: interval between two looks for new edits.
+        poll: interval between two claims from an empty queue.
         max_rows: rows to process, at most. None: no limit.
         cache_bytes: size to which the database's cache of paid vectors is trimmed. 0: no cache.
         budget: tokens and bytes in one call of the embedder, at most.

@@ -45,7 +45,7 @@ class Target:
     """Where rows are sent, and the headers that authorize the request.
 
     Attributes:
-        about: the URL that describes the collections of the other side.
+        about: the URL that describes the collections of the service.
         timeout: seconds.
     """
 
@@ -82,7 +82,7 @@ def edge_target(project_url: str, key: ApiKey | None, secret: SecretStr | None) 
 
 
 class Remote:
-    """A client of the other side for one collection. Makes one attempt a call."""
+    """A client of a remote service for one collection. Makes one attempt a call."""
 
     def __init__(self, target: Target, collection: Collection) -> None:
         self.target = target
@@ -97,7 +97,7 @@ class Remote:
         await self._http.aclose()
 
     async def check(self) -> None:
-        """Check that the other side embeds this collection with the same model.
+        """Check that the remote service embeds this collection with the same model.
 
         Raises:
             ConfigurationError, EmbedderError: it does not, or refuses access, or is not running.
@@ -135,7 +135,7 @@ class Remote:
         )
 
     def _model_in(self, about: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the collection's model as the other side describes it."""
+        """Return the collection's model as the remote service describes it."""
         edge = self.target.transport == "edge"
         collections = [about] if edge else about.get("collections", [])
         name = "collection" if edge else "name"
@@ -163,10 +163,10 @@ class Remote:
 
 
 class RemoteBatches:
-    """Sends batches to the other side, which embeds and stores them.
+    """Sends batches to a remote service, which embeds and stores them.
 
-    Texts are sent whole, because the hash that guards a row is that of its whole text. The other
-    side counts tokens and cuts long texts.
+    Texts are sent whole, because the hash that guards a row is that of its whole text. The
+    service counts tokens and cuts long texts.
     """
 
     def __init__(self, remote: Remote) -> None:
@@ -174,12 +174,12 @@ class RemoteBatches:
 
     @property
     def model(self) -> Model:
-        """The model of the collection, which `Remote.check` has compared with the other side's."""
+        """The model of the collection. `Remote.check` compares it with that of the service."""
         return self._remote.collection.model
 
     @property
     def free(self) -> bool:
-        """False: the other side may pay for vectors."""
+        """False: the remote service may pay for vectors."""
         return False
 
     def prepare(self, texts: Sequence[PendingText], _long_text: LongText) -> None:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
-# Keys that a report lists of rows whose text is longer than the model reads.
+# Keys that a report lists of rows with a text that is longer than the model reads.
 KEYS_KEPT: Final = 1000
 # Weight of the previous rate in the exponential moving average.
 RATE_SMOOTHING: Final = 0.7
@@ -20,7 +20,8 @@ class WorkerStats:
         processed: rows that were written, skipped or recorded as failed.
         held: rows that are claimed and not processed yet.
         rate: processed rows a second, as a moving average.
-        long_keys: keys of rows whose text is longer than the model reads, at most `KEYS_KEPT`.
+        long_keys: keys of rows with a text that is longer than the model reads, at most
+            `KEYS_KEPT`.
     """
 
     processed: int = 0
