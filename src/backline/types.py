@@ -72,6 +72,11 @@ class Collection:
     def table(self) -> str:
         return f"{self.table_schema}.{self.table_name}"
 
+    @property
+    def vector_column(self) -> str:
+        """The column of vectors with its table, for messages."""
+        return f"{self.table}.{self.embedding_column}"
+
 
 Action: TypeAlias = Literal["embed", "reuse", "blank", "up_to_date", "gone"]
 """What a claimed row needs; `backline.claim` in the migrations says what each means."""

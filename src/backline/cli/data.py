@@ -142,7 +142,13 @@ async def _add(
             )
         there = await store.embedding_column(found["oid"], column)
         if there is not None:
-            _check_existing(f"{found['schema']}.{found['name']}.{column}", *there, model)
+            check_column(
+                f"{found['schema']}.{found['name']}.{column}",
+                *there,
+                model,
+                remedy="Put the vectors into a column of their own: "
+                f"--column embedding_{model.dimensions}.",
+            )
         await store.add_collection(
             chosen, found["oid"], key=key, template=text, column=column, model=model,
             column_type=column_type, long_text=long_text,
@@ -160,19 +166,6 @@ def _policy(text: str) -> LongText:
         if text == policy:
             return policy  # type: ignore[no-any-return]
     raise errors.UsageError(f"--long-text is {text!r}; use {', '.join(get_args(LongText))}.")
-
-
-def _check_existing(column: str, kind: str, dimensions: int | None, model: Model) -> None:
-    """`check_column`, with what to type instead."""
-    try:
-        check_column(column, kind, dimensions, model)
-    except errors.DimensionMismatchError as error:
-        if kind not in ("vector", "halfvec"):
-            raise
-        raise errors.DimensionMismatchError(
-            f"{error} Put the vectors into a column of their own: "
-            f"--column embedding_{model.dimensions}."
-        ) from None
 
 
 async def model_of(settings: Settings, spec: str) -> Model:
