@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 
 import backline
 from backline import config, errors
-from backline.cli import command as command_line
+from backline.cli.commands import command_line
 from backline.postgres.connector import Connector
 from backline.postgres.store import Store
 from backline.server import create_app

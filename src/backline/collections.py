@@ -134,7 +134,7 @@ def check_column(
         column: its name in messages.
         kind: its type.
         dimensions: the dimensions of that type; None if it does not limit them.
-        model: the model whose vectors are to be stored.
+        model: the model of the vectors to store.
         remedy: what to do about other dimensions; ends the message.
 
     Raises:

@@ -260,7 +260,7 @@ class Settings(BaseModel):
     cors_origins: Origins = _setting(
         (),
         "BACKLINE_CORS_ORIGINS",
-        description="Other origins whose web pages may use the server, separated by commas: "
+        description="Other origins of web pages that may use the server, separated by commas: "
         "https://studio.example.com. The server's own pages always may.",
     )
     allowed_hosts: Names = _setting(

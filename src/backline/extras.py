@@ -48,7 +48,7 @@ EXTRAS: Final = {
     ),
     "tokenizers": Extra(
         ("tokenizers",),
-        "A model whose tokenizer is not BERT's",
+        "A model with another tokenizer than BERT's",
         "use another one: backline model list",
     ),
 }

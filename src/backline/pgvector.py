@@ -63,7 +63,7 @@ def texts(values: Iterable[str]) -> Array:
 
 
 def blobs(values: Iterable[bytes | None], oid: int = BYTEA) -> Array:
-    """Return bytea[], or an array of another type whose binary format is its bytes."""
+    """Return bytea[], or an array of another type with the same binary format."""
     pack = struct.Struct(">i").pack
     return Array(oid, [NULL if v is None else pack(len(v)) + v for v in values])
 

@@ -94,8 +94,8 @@ class Lease:
 
     Attributes:
         worker: its id.
-        session: the connection whose advisory lock shows that the worker lives. None if
-            connections have no sessions; then heartbeats alone show it.
+        session: the connection that holds the advisory lock of a living worker. None if
+            connections have no sessions; then only heartbeats show that it lives.
 
     """
 
@@ -150,7 +150,7 @@ class Capabilities:
 class JobStore(Protocol):
     """The verbs of the engine, over Postgres (`Store`) or PostgREST (`RestStore`).
 
-    `Store` documents each verb. A verb whose result was lost may be called again.
+    `Store` documents each verb. A verb may be called again if its result was lost.
 
     """
 

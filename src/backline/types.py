@@ -144,7 +144,7 @@ class Coverage:
         in_flight: pending rows that a worker has leased.
         rate: rows a second of all living workers together.
         lag_seconds: age of the oldest pending job.
-        long: embedded rows whose text is longer than the model reads.
+        long: embedded rows with a text longer than the model reads.
 
     """
 

@@ -123,7 +123,7 @@ class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
         cache: bool,
         usage: Usage = NO_USAGE,
     ) -> list[tuple[str, Outcome]]:
-        """Store vectors of rows whose text is unchanged and end their jobs, in one transaction.
+        """Store the vectors of unchanged rows and end their jobs, in one transaction.
 
         The same transaction adds `usage` to the run, and with `cache` keeps each vector in the
         cache under the hash of its text.

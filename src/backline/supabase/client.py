@@ -22,7 +22,7 @@ LONGEST_PAUSE: Final = 30.0
 
 
 class _Refused(Exception):  # noqa: N818  carries a response that is yet to be translated
-    """A response whose status is not a success."""
+    """An unsuccessful response."""
 
     def __init__(self, response: httpx.Response) -> None:
         super().__init__(response.status_code)

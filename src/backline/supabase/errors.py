@@ -45,7 +45,7 @@ class UnansweredError(errors.DatabaseUnavailableError):
 
 
 def translate(response: httpx.Response, where: str, key: ApiKey) -> errors.BacklineError:
-    """Return the Backline error for a response whose status is not a success."""
+    """Return the Backline error for an unsuccessful response."""
     body = _body(response)
     code, message = str(body.get("code") or ""), str(body.get("message") or "")
     message = message[:_LONGEST_MESSAGE]
