@@ -13,7 +13,7 @@ from backline.cli.output import count, emit, out, say
 from backline.collections import check_column
 from backline.config import Settings
 from backline.postgres import migrate
-from backline.types import LongText, Model
+from backline.types import LongText
 
 Template = Annotated[
     str,
