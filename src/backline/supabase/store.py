@@ -43,7 +43,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
         self.project = project
         # The latest lease that each worker has received from `claim`.
         self._known: dict[int, int] = {}
-        # The key after which each worker requested a batch whose result has not arrived.
+        # The key after which each worker requested a batch, until the response arrives.
         self._unanswered: dict[int, str | None] = {}
 
     @property
@@ -116,7 +116,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
         say(f"Indexing the keywords of {collection.name}, once.")
         wait = False
         while not await self._index_keywords(collection, wait=wait):
-            wait = True  # for the transactions whose rows the first scan skipped
+            wait = True  # for rows that the first scan skipped as locked
 
     async def _index_keywords(self, collection: Collection, *, wait: bool) -> bool:
         """Index the keywords of every row that is not locked; return whether none is missing."""
@@ -183,7 +183,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
         cache: bool,
         usage: Usage = NO_USAGE,
     ) -> list[tuple[str, Outcome]]:
-        """Store vectors of rows whose text is unchanged and end their jobs; see `Store`.
+        """Store the vectors of unchanged rows and end their jobs; see `Store`.
 
         Each request is a transaction, and carries at most `MOST_NUMBERS` vector components.
         """
