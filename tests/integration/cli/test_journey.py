@@ -17,7 +17,7 @@ def test_a_dry_run_counts_and_spends_nothing(cli: Cli, paid: StandInProvider, sq
     assert (found["unique"], found["duplicates"], found["cached"]) == (101, 19, 0)
     assert found["dollars"] == pytest.approx(0.02 * found["tokens"] / 1e6)
     shown = cli("backfill", "tickets", "--dry-run").out
-    assert "101 to embed; 19 duplicates and 0 known vectors cost nothing" in shown
+    assert "101 to embed; 19 duplicates and 0 cached vectors cost nothing" in shown
     assert "nothing was spent" in shown
     assert paid.calls == []
     report = cli("backfill", "tickets", "--json").json
