@@ -1,28 +1,28 @@
 import { type CSSProperties, memo } from 'react'
-import { runAction } from '@/shared/actions/useAction'
-import { score } from '@/shared/format/numbers'
-import { shownParameters } from '@/shared/format/parameters'
-import { categoryVariable, spoken } from '@/shared/theme/categories'
-import { ActionButton, cx } from '@/shared/ui'
+import { runAction } from '../actions/useAction'
+import { score } from '../format/numbers'
+import { displayedParameters } from '../format/parameters'
+import { useApplied } from '../suggestions/applied'
+import { categoryVariable, displayName } from '../theme/categories'
+import { ActionButton, cx } from '../ui'
+import css from './answerCard.module.css'
 import { type Answer, pieces } from './answers'
-import { useApplied } from './applied'
-import css from './ask.module.css'
 
 interface AnswerCardProps {
   answer: Answer
-  place: number
+  rank: number
   selected: boolean
-  /** The best of the keyword scores that are shown: they have no scale of their own. */
+  /** The highest keyword score in the list: BM25 has no fixed scale. */
   bestKeyword: number
   categories: readonly string[]
 }
 
 export const AnswerCard = memo(function AnswerCard(props: AnswerCardProps) {
-  const { answer, place, selected, categories } = props
+  const { answer, rank, selected, categories } = props
   const colour = `var(${categoryVariable(answer.category, categories)})`
   const select = () => !selected && void runAction('results.select', { key: answer.key })
   return (
-    // biome-ignore lint/a11y/useKeyWithClickEvents: with keys, results are selected by j and k
+    // biome-ignore lint/a11y/useKeyWithClickEvents: the keys j and k select results
     <li
       id={`result-${answer.key}`}
       className={cx(css.card, selected && css.selected)}
@@ -33,41 +33,44 @@ export const AnswerCard = memo(function AnswerCard(props: AnswerCardProps) {
       style={{ '--category': colour } as CSSProperties}
     >
       <header className={css.cardHead}>
-        <span className={css.place}>{place}</span>
+        <span className={css.rank}>{rank}</span>
         <h2>{answer.title}</h2>
-        {answer.category && (
-          <span className={css.category}>
-            {spoken(answer.category)}
-            {answer.topic && answer.topic !== answer.category && (
-              <span className="quiet"> · {spoken(answer.topic)}</span>
-            )}
-          </span>
-        )}
+        <Category answer={answer} />
         {answer.confidence !== null && <Confidence value={answer.confidence} />}
       </header>
       <p className={css.advice}>
-        {pieces(answer.advice, answer.words).map(({ at, text, marked }) =>
-          marked ? <mark key={at}>{text}</mark> : text,
+        {pieces(answer.advice, answer.words).map(({ start, text, marked }) =>
+          marked ? <mark key={start}>{text}</mark> : text,
         )}
       </p>
       <Parameters parameters={answer.parameters} />
       <footer className={css.cardFoot}>
-        <Ranking {...props} />
-        <Doing answer={answer} />
+        <Explanation {...props} />
+        <Buttons answer={answer} />
       </footer>
     </li>
   )
 })
 
-/** Characters of a value that need the whole row. */
+function Category({ answer: { category, topic } }: { answer: Answer }) {
+  if (!category) return null
+  return (
+    <span className={css.category}>
+      {displayName(category)}
+      {topic && topic !== category && <span className="quiet"> · {displayName(topic)}</span>}
+    </span>
+  )
+}
+
+/** Values with more characters occupy a full row. */
 const WIDE = 13
 
 function Parameters({ parameters }: { parameters: Record<string, unknown> }) {
-  const shown = shownParameters(parameters)
-  if (shown.length === 0) return null
+  const displayed = displayedParameters(parameters)
+  if (displayed.length === 0) return null
   return (
     <dl className={css.parameters}>
-      {shown.map(({ name, label, value, unit }) => (
+      {displayed.map(({ name, label, value, unit }) => (
         <div
           key={name}
           className={cx(css.parameter, value.length + unit.length > WIDE && css.wide)}
@@ -83,17 +86,17 @@ function Parameters({ parameters }: { parameters: Record<string, unknown> }) {
   )
 }
 
-const LAMPS = 10
+const SEGMENTS = 10
 
-/** A ladder of lamps, as on a console. */
+/** The confidence as a level meter of ten segments. */
 function Confidence({ value }: { value: number }) {
-  const lit = Math.round(value * LAMPS)
+  const litCount = Math.round(value * SEGMENTS)
   return (
-    <span className={css.confidence} title="How sure the author is">
-      <span className={css.lamps} aria-hidden="true">
-        {Array.from({ length: LAMPS }, (_, at) => (
-          // biome-ignore lint/suspicious/noArrayIndexKey: a lamp is its place
-          <i key={at} className={at < lit ? css.lit : undefined} />
+    <span className={css.confidence} title="Author’s confidence">
+      <span className={css.meter} aria-hidden="true">
+        {Array.from({ length: SEGMENTS }, (_, index) => (
+          // biome-ignore lint/suspicious/noArrayIndexKey: a segment is its position
+          <i key={index} className={index < litCount ? css.lit : undefined} />
         ))}
       </span>
       <span className="hidden-text">Confidence </span>
@@ -102,19 +105,19 @@ function Confidence({ value }: { value: number }) {
   )
 }
 
-/** Why it stands where it does. */
-function Ranking({ answer, bestKeyword }: AnswerCardProps) {
+/** The scores that determine the rank, and the reason for the context. */
+function Explanation({ answer, bestKeyword }: AnswerCardProps) {
   const { dense, keyword, fused, reason } = answer
   return (
-    <div className={css.why}>
+    <div className={css.explanation}>
       <dl className={css.ranking}>
-        <Part label="Meaning" hint="Cosine of the embeddings (dense)" value={dense} full={1} />
-        <Part label="Words" hint="BM25 (keyword)" value={keyword} full={bestKeyword} />
-        <Part
-          label="Together"
-          hint="Both parts fused: what it is ranked by"
+        <Score label="Meaning" hint="Cosine similarity of the embeddings" value={dense} max={1} />
+        <Score label="Keywords" hint="BM25" value={keyword} max={bestKeyword} />
+        <Score
+          label="Combined"
+          hint="Fused score; orders the results"
           value={fused}
-          full={1}
+          max={1}
           strong
         />
       </dl>
@@ -123,18 +126,18 @@ function Ranking({ answer, bestKeyword }: AnswerCardProps) {
   )
 }
 
-interface PartProps {
+interface ScoreProps {
   label: string
   hint: string
   value: number | null
-  full: number
+  max: number
   strong?: boolean
 }
 
-function Part({ label, hint, value, full, strong = false }: PartProps) {
-  const ratio = value === null || full <= 0 ? 0 : Math.min(1, Math.max(0, value / full))
+function Score({ label, hint, value, max, strong = false }: ScoreProps) {
+  const ratio = value === null || max <= 0 ? 0 : Math.min(1, Math.max(0, value / max))
   return (
-    <div className={cx(css.part, strong && css.strong)} title={hint}>
+    <div className={cx(css.score, strong && css.strong)} title={hint}>
       <dt>{label}</dt>
       <dd>
         <span className={css.bar} aria-hidden="true">
@@ -146,18 +149,18 @@ function Part({ label, hint, value, full, strong = false }: PartProps) {
   )
 }
 
-function Doing({ answer }: { answer: Answer }) {
+function Buttons({ answer }: { answer: Answer }) {
   const { key, title, parameters } = answer
-  const applied = useApplied().find((each) => each.key === key)
+  const isApplied = useApplied().some((applied) => applied.key === key)
   if (Object.keys(parameters).length === 0) return null
   return (
-    <div className={css.doing}>
+    <div className={css.buttons}>
       <ActionButton action="suggestion.copy" parameters={{ key }} kind="ghost" size="small">
         Copy
       </ActionButton>
-      {applied ? (
+      {isApplied ? (
         <ActionButton action="suggestion.revert" parameters={{ key }} size="small">
-          Take back
+          Revert
         </ActionButton>
       ) : (
         <ActionButton
