@@ -36,7 +36,7 @@ def test_long_texts_are_counted_and_reported_by_policy(cli: Cli, sql: Sql, ticke
     assert "use truncate, average, reject" in cli(*add, "shorten", code=2).err
     assert cli(*add, "average", "--json").json["long_text"] == "average"
     assert (
-        "1 text longer than the model reads: embedded as the mean of their parts"
+        "1 text longer than the model's input: embedded as the mean of their parts"
         in cli("backfill", "--dry-run", "tickets").out
     )
     report = cli("backfill", "tickets").out

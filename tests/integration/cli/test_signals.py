@@ -20,6 +20,14 @@ def wait_for_rows(sql: Sql, count: int) -> None:
         time.sleep(0.05)
 
 
+def wait_for_runs(sql: Sql, count: int) -> None:
+    """Wait until `count` runs are registered."""
+    deadline = time.monotonic() + 60
+    while sql("select count(*) from backline.runs")[0][0] < count:
+        assert time.monotonic() < deadline, f"fewer than {count} runs"
+        time.sleep(0.05)
+
+
 def ended(process: subprocess.Popen[str], within: float = 60) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=within)
     assert "Traceback" not in err, err
@@ -88,12 +96,13 @@ def test_the_next_backfill_takes_over_the_rows_of_a_killed_one(
     assert states == ["completed", "interrupted"]
 
 
-def test_two_backfills_share_the_queue(cli: Cli, paid: StandInProvider) -> None:
-    paid.behave(delay_s=0.15)
+def test_two_backfills_share_the_queue(cli: Cli, paid: StandInProvider, sql: Sql) -> None:
     command = ("backfill", "tickets", "--batch-size", "5", "--workers", "1", "--json")
-    first = cli.start(*command)
-    paid.wait_calls(2)
-    second = cli.start(*command)
+    with paid.held():  # the first cannot end before the second has started
+        first = cli.start(*command)
+        paid.wait_in_flight(1)
+        second = cli.start(*command)
+        wait_for_runs(sql, 2)
     reports = [json.loads(ended(process, 60)[1]) for process in (first, second)]
     assert [report["complete"] for report in reports] == [True, True]
     assert sum(report["embedded"] for report in reports) == 120
