@@ -1,4 +1,4 @@
-"""`backline load`: every kind of file, and every way in which one can be wrong."""
+"""`backline load`: every file format, and every kind of faulty file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def lines(records: list[dict[str, object]]) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
-def test_jsonl_twice_changes_nothing(cli: Cli, sql: Sql) -> None:
+def test_loading_jsonl_twice_changes_nothing(cli: Cli, sql: Sql) -> None:
     file = write(cli, "good.jsonl", lines(GOOD))
     first = cli("load", file, "--table", "notes", "--json").json
     assert (first["created"], first["inserted"], first["updated"]) == (True, 3, 0)
@@ -45,8 +45,8 @@ def test_a_changed_record_is_the_only_one_updated(cli: Cli, sql: Sql) -> None:
     assert sql("select title from notes where id = 3") == [("new",)]
 
 
-def test_csv_with_quotes_newlines_and_empty_fields(cli: Cli, sql: Sql) -> None:
-    text = "x" * 200_000  # longer than the csv module takes by itself
+def test_csv_is_loaded_with_quotes_newlines_and_empty_fields(cli: Cli, sql: Sql) -> None:
+    text = "x" * 200_000  # longer than the csv module's default limit
     with (cli.folder / "good.csv").open("w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file).writerows(
             [["id", "title", "n"], [1, 'say "hi",\nthere', ""], [2, text, 2.5]]
@@ -58,7 +58,7 @@ def test_csv_with_quotes_newlines_and_empty_fields(cli: Cli, sql: Sql) -> None:
     ]
 
 
-def test_parquet(cli: Cli, sql: Sql) -> None:
+def test_parquet_is_loaded_with_its_types(cli: Cli, sql: Sql) -> None:
     table = pa.table({"id": [1, 2], "title": ["a", None], "day": pa.array([0, 1], pa.date32())})
     parquet.write_table(table, cli.folder / "good.parquet")
     assert cli("load", "good.parquet", "--table", "notes", "--json").json["inserted"] == 2
@@ -68,7 +68,7 @@ def test_parquet(cli: Cli, sql: Sql) -> None:
     ]
 
 
-def test_a_table_gets_a_key_where_the_file_has_none(cli: Cli, sql: Sql) -> None:
+def test_a_new_table_gets_a_key_if_the_file_has_none(cli: Cli, sql: Sql) -> None:
     cli("load", write(cli, "a.jsonl", lines([{"t": "a"}, {"t": "b"}])), "--table", "notes")
     assert sql("select id, t from notes order by id") == [(1, "a"), (2, "b")]
 
@@ -95,15 +95,15 @@ BAD: dict[str, tuple[str | bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_is_refused_whole(cli: Cli, sql: Sql, name: str) -> None:
+def test_a_faulty_file_loads_no_record(cli: Cli, sql: Sql, name: str) -> None:
     content, pattern = BAD[name]
-    said = cli("load", write(cli, name, content), "--table", "notes", "--json", code=2).json
-    assert said["error"]["kind"] == "InputFileError"
-    assert re.search(pattern, said["error"]["message"], re.DOTALL), said
+    output = cli("load", write(cli, name, content), "--table", "notes", "--json", code=2).json
+    assert output["error"]["kind"] == "InputFileError"
+    assert re.search(pattern, output["error"]["message"], re.DOTALL), output
     assert sql("select to_regclass('notes')") == [(None,)]
 
 
-def test_a_missing_file(cli: Cli) -> None:
+def test_a_missing_file_is_named(cli: Cli) -> None:
     assert (
         "There is no file nope.jsonl." in cli("load", "nope.jsonl", "--table", "notes", code=2).err
     )
@@ -127,36 +127,38 @@ create table notes (
         ([{"id": 1, "title": "a", "colour": "red"}], r"no column 'colour'.*id, title, n"),
     ],
 )
-def test_what_does_not_fit_an_existing_table(
+def test_a_record_that_does_not_fit_the_table_is_named(
     cli: Cli, sql: Sql, records: list[dict[str, object]], pattern: str
 ) -> None:
     sql(TABLE)
     file = write(cli, "misfit.jsonl", lines(records))
-    said = cli("load", file, "--table", "notes", "--json", code=2).json["error"]
-    assert said["kind"] == "InputFileError"
-    assert re.search(pattern, said["message"]), said
-    assert said["message"].endswith("Nothing was loaded.")
+    error = cli("load", file, "--table", "notes", "--json", code=2).json["error"]
+    assert error["kind"] == "InputFileError"
+    assert re.search(pattern, error["message"]), error
+    assert error["message"].endswith("Nothing was loaded.")
     assert sql("select count(*) from notes") == [(0,)]
 
 
 def test_a_type_that_changes_late_in_the_file_names_its_record(cli: Cli, sql: Sql) -> None:
     records: list[dict[str, object]] = [{"id": i, "n": i} for i in range(1500)]
     records[1400]["n"] = "many"
-    said = cli("load", write(cli, "late.jsonl", lines(records)), "--table", "notes", code=2).err
-    assert "record 1401, field 'n'" in said
+    error = cli("load", write(cli, "late.jsonl", lines(records)), "--table", "notes", code=2).err
+    assert "record 1401, field 'n'" in error
 
 
 @pytest.mark.parametrize(
     ("arguments", "pattern"),
     [
         ("--table nope.notes", "no schema 'nope'.*create schema"),
-        ("--table my-table", "no name of a table"),
+        ("--table my-table", "not a table name"),
         ("--table a.b.c", "too many parts"),
         ("--table shown", "not a table"),
         ("--table notes --key nope", "no field 'nope' to be the key. Fields: id, title, n, tags"),
     ],
 )
-def test_a_bad_target(cli: Cli, sql: Sql, arguments: str, pattern: str) -> None:
+def test_an_unsuitable_table_or_key_is_refused(
+    cli: Cli, sql: Sql, arguments: str, pattern: str
+) -> None:
     sql("create view shown as select 1 as id")
     file = write(cli, "good.jsonl", lines(GOOD))
     assert re.search(pattern, cli("load", file, *arguments.split(), code=2).err)
@@ -171,15 +173,15 @@ backline.cli.main()
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-def test_memory_does_not_grow_with_the_file(cli: Cli) -> None:
-    """40 MB more of records take less than 10 MB more of memory."""
+def test_memory_use_does_not_depend_on_the_file_size(cli: Cli) -> None:
+    """A file that is 40 MB larger takes less than 10 MB more memory."""
 
     def peak(rows: int) -> int:
         with (cli.folder / "big.jsonl").open("w") as file:
             file.writelines(f'{{"id":{i},"t":"{"x" * 2000}"}}\n' for i in range(rows))
         done = cli("-c", PEAK, "load", "big.jsonl", "--table", f"t{rows}", program=sys.executable)
-        said, _, kilobytes = done.out.strip().rpartition("\n")
-        assert f"{rows:,} inserted" in said
+        summary, _, kilobytes = done.out.strip().rpartition("\n")
+        assert f"{rows:,} inserted" in summary
         return int(kilobytes)
 
     small, large = peak(2_000), peak(22_000)

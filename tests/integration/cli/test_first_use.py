@@ -1,4 +1,4 @@
-"""From a file to a searched table and back, with every command that a person meets on the way."""
+"""The commands in the order of a first use: dry run, backfill, failures, models, drop, demo."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from tests.provider import StandInProvider
 
 def test_a_dry_run_counts_and_spends_nothing(cli: Cli, paid: StandInProvider, sql: Sql) -> None:
     sql("update tickets set title = 'same', body = 'text' where id > 100")
-    found = cli("backfill", "tickets", "--dry-run", "--json").json
-    assert (found["rows"], found["due"]) == (120, 120)
-    assert (found["unique"], found["duplicates"], found["cached"]) == (101, 19, 0)
-    assert found["dollars"] == pytest.approx(0.02 * found["tokens"] / 1e6)
-    shown = cli("backfill", "tickets", "--dry-run").out
-    assert "101 to embed; 19 duplicates and 0 known vectors cost nothing" in shown
-    assert "nothing was spent" in shown
+    estimate = cli("backfill", "tickets", "--dry-run", "--json").json
+    assert (estimate["rows"], estimate["due"]) == (120, 120)
+    assert (estimate["unique"], estimate["duplicates"], estimate["cached"]) == (101, 19, 0)
+    assert estimate["dollars"] == pytest.approx(0.02 * estimate["tokens"] / 1e6)
+    output = cli("backfill", "tickets", "--dry-run").out
+    assert "101 to embed; 19 duplicates and 0 cached vectors cost nothing" in output
+    assert "nothing was spent" in output
     assert paid.calls == []
     report = cli("backfill", "tickets", "--json").json
     assert (report["embedded"], report["reused"]) == (120, 19)
-    assert report["tokens"] == found["tokens"]
+    assert report["tokens"] == estimate["tokens"]
     assert cli("backfill", "tickets", "--dry-run", "--json").json["due"] == 0
 
 
-def test_a_limit_embeds_so_many_and_is_no_failure(cli: Cli, collection: str) -> None:
+def test_a_limit_embeds_that_many_rows_and_exits_with_success(cli: Cli, collection: str) -> None:
     report = cli("backfill", "tickets", "--limit", "30", "--json").json
     assert (report["embedded"], report["complete"]) == (30, False)
     assert cli("backfill", "tickets", "--json").json["embedded"] == 90
 
 
-def test_a_rejected_row_is_listed_mended_and_sent_again(
+def test_a_rejected_row_is_listed_and_embedded_after_a_retry(
     cli: Cli, paid: StandInProvider, sql: Sql
 ) -> None:
     paid.behave(reject_marker="body of 77", reject_message="I will not read [this].")
@@ -66,18 +66,20 @@ def test_dropped_dead_letters_are_tried_again_by_the_next_backfill(
 def test_another_model_makes_every_row_due(cli: Cli, collection: str, sql: Sql) -> None:
     cli("backfill", "tickets")
     sql("alter table tickets alter column embedding type extensions.vector")
-    said = cli("model", "use", "tickets", "hash@16").out
-    assert "backline backfill tickets" in said
+    output = cli("model", "use", "tickets", "hash@16").out
+    assert "backline backfill tickets" in output
     assert cli("status", "tickets", "--json").json["collections"][0]["embedded"] == 0
     assert cli("backfill", "tickets", "--json").json["embedded"] == 120
     assert cli("verify", "tickets", "--json").json["passed"]
 
 
-def test_drop_keeps_the_vectors_unless_told_otherwise(cli: Cli, collection: str, sql: Sql) -> None:
+def test_drop_keeps_the_vectors_without_the_option_column(
+    cli: Cli, collection: str, sql: Sql
+) -> None:
     cli("backfill", "tickets")
     assert "its vectors stay" in cli("drop", "tickets").out
     assert sql("select count(embedding) from tickets") == [(120,)]
-    sql("update tickets set title = 'edited'")  # no trigger is left that would fail
+    sql("update tickets set title = 'edited'")  # fails if a trigger is left
     cli("add", "tickets", "--text", "{title}", "--model", "hash@8")
     cli("drop", "tickets", "--column")
     assert sql("select count(*) from pg_attribute where attrelid = 'tickets'::regclass "
@@ -99,7 +101,7 @@ AWKWARD = {
 
 
 @pytest.mark.parametrize("model", ["hash@8", "local", "openai/text-embedding-3-small@8"])
-def test_any_text_is_embedded_or_rightly_blank(
+def test_any_text_is_embedded_or_counted_as_blank(
     cli: Cli, sql: Sql, provider: StandInProvider, model: str
 ) -> None:
     cli.environment |= {"OPENAI_API_KEY": provider.api_key, "OPENAI_BASE_URL": provider.base_url}
@@ -118,7 +120,7 @@ def test_any_text_is_embedded_or_rightly_blank(
         assert {"4", "10"} <= set(report["long_keys"])
 
 
-def test_the_shipped_knowledge_base(cli: Cli) -> None:
+def test_the_demo_embeds_the_knowledge_base_once(cli: Cli) -> None:
     done = cli("demo", "--json").json
     assert done["complete"] is True
     assert done["backfill"]["embedded"] == done["verified"]["rows"] == 292
