@@ -28,8 +28,7 @@ from backline.cli.via import Via, job_store
 from backline.config import Settings
 from backline.postgres.store import Store
 from backline.search import Context, Mode, Query, Suggestions, evaluate
-from backline.store import JobStore
-from backline.supabase.store import RestStore
+from backline.search.indexes import index_for_search
 from backline.types import Collection, SearchHit
 
 InCollection = Annotated[
@@ -106,22 +105,11 @@ async def _search(settings: Settings, name: str | None, query: Query) -> list[Se
     async with job_store(settings, "read") as store:
         collection = await store.collection(name)
         if query.mode != "semantic":
-            await _ensure_keywords(store, collection)
+            await index_for_search(store, collection, say)
         if query.mode == "keyword":
             return await search.search(store, collection, None, query)
         async with embedder_for(settings, collection.model) as (embedder, _):
             return await search.search(store, collection, embedder, query)
-
-
-async def _ensure_keywords(store: JobStore, collection: Collection) -> None:
-    """Index the keywords of a large table on the first search of it, where nobody has yet."""
-    if isinstance(store, RestStore):
-        await store.ensure_keywords(collection, say)
-    if not isinstance(store, Store):
-        return
-    if not (await search.keyword_index(store, collection)).built:
-        say(f"Indexing the keywords of {collection.name}, once.")
-        await search.ensure_index(store, collection)
 
 
 def _hit(hit: SearchHit) -> dict[str, Any]:
@@ -197,7 +185,7 @@ async def _suggest(
 ) -> Suggestions:
     async with database(settings) as store:
         collection = await store.collection(name)
-        await _ensure_keywords(store, collection)
+        await index_for_search(store, collection, say)
         async with embedder_for(settings, collection.model) as (embedder, _):
             return await search.suggest(store, collection, embedder, prompt, context, limit=limit)
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from itertools import repeat
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
@@ -26,6 +26,7 @@ from backline.sql import queries, query
 from backline.store import (
     NO_USAGE,
     DriftPage,
+    KeywordsPage,
     Lease,
     LeasedBatch,
     NewVector,
@@ -47,6 +48,8 @@ from backline.types import (
     RunRecord,
     SearchHit,
 )
+
+KEYWORDS_PAGE: Final = 2000
 
 
 class Store:
@@ -208,6 +211,34 @@ class Store:
         vector = values["vector"]
         sent = {**values, "vector": None if vector is None else pgvector.reals(vector)}
         return await self.connector.fetch(queries("search.sql")["search"], sent)
+
+    async def needs_keywords(self, collection: Collection) -> bool:
+        """Return whether rows are missing from the keyword index, so that it must be built."""
+        row = await self.connector.fetch_one(
+            queries("search.sql")["keyword_index"], {"collection": collection.id}
+        )
+        return not row["built"]
+
+    async def build_keywords_page(
+        self, collection: Collection, after: str | None, *, wait: bool
+    ) -> KeywordsPage:
+        """Index the keywords of one page of rows, waiting for locked rows only if `wait`."""
+        row = await self.connector.fetch_one(
+            queries("search.sql")["build_keywords_page"],
+            {"collection": collection.id, "after": after, "limit": KEYWORDS_PAGE, "wait": wait},
+        )
+        return KeywordsPage(row["scanned"], row["last_key"], row["scanned"] < KEYWORDS_PAGE)
+
+    async def finish_keywords(self, collection: Collection) -> bool:
+        """Return whether every row is indexed; if so, merge the index's small blocks."""
+        values = {"collection": collection.id}
+        row = await self.connector.fetch_one(queries("search.sql")["keywords_are_built"], values)
+        if not row["built"]:
+            return False
+        await self.connector.execute(queries("search.sql")["compact_keywords"], values)
+        for table in ("postings", "documents"):  # index-only scans need the visibility map
+            await self.connector.execute(f"vacuum (analyze) backline.{table}")
+        return True
 
     async def scan_page(
         self, collection: Collection, after: str | None, limit: int

@@ -12,13 +12,13 @@ from starlette.requests import HTTPConnection
 
 from backline.config import Settings
 from backline.postgres.store import Store
+from backline.search.indexes import KeywordIndexer
 from backline.server.auth import Guard, Rate
 from backline.server.backfills import Followers, Runs
 from backline.server.broadcast import Hub
 from backline.server.change_feed import Watch
 from backline.server.embedder_pool import Models
 from backline.server.facets import FacetCache
-from backline.server.keywords import Keywords
 from backline.server.map import Maps
 from backline.server.metrics import Metrics
 
@@ -40,7 +40,7 @@ class Services:
     followers: Followers | None
     maps: Maps
     facets: FacetCache
-    keywords: Keywords
+    keywords: KeywordIndexer
     started_at: datetime
 
     @property
@@ -77,7 +77,7 @@ def make_services(store: Store, settings: Settings, *, worker: bool, where: str)
         followers=Followers(store, settings, models) if worker else None,
         maps=Maps(),
         facets=FacetCache(),
-        keywords=Keywords(),
+        keywords=KeywordIndexer(),
         started_at=datetime.now(UTC),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final
@@ -22,6 +22,7 @@ from backline import errors, pgvector
 from backline.collections import choose, collection_of
 from backline.store import (
     NO_USAGE,
+    KeywordsPage,
     Lease,
     LeasedBatch,
     NewVector,
@@ -132,31 +133,23 @@ class RestStore:
         )
         return rows
 
-    async def ensure_keywords(self, collection: Collection, say: Callable[[str], None]) -> None:
-        """Index the keywords of a table that is too big to have been indexed when it was declared.
-
-        Needs a secret key; with a publishable one the search itself says what is missing.
-        """
+    async def needs_keywords(self, collection: Collection) -> bool:
+        """See `Store`. False for a publishable key: it may not index, and searches report why."""
         if self.project.key.access != "write":
-            return
-        if await self.project.call("keywords_built", collection=collection.id):
-            return
-        say(f"Indexing the keywords of {collection.name}, once.")
-        wait = False
-        while not await self._index_keywords(collection, wait=wait):
-            wait = True  # for whoever edits rows that the walk left out
+            return False
+        return not await self.project.call("keywords_built", collection=collection.id)
 
-    async def _index_keywords(self, collection: Collection, *, wait: bool) -> bool:
-        """Scan the table once; answers whether every row is indexed now."""
-        after = None
-        while True:
-            page = await self.project.call(
-                "build_keywords_page", collection=collection.id, after=after,
-                limit=KEYWORDS_PAGE, wait=wait,
-            )  # fmt: skip
-            after = page["last_key"]
-            if page["scanned"] < KEYWORDS_PAGE:
-                return bool(await self.project.call("finish_keywords", collection=collection.id))
+    async def build_keywords_page(
+        self, collection: Collection, after: str | None, *, wait: bool
+    ) -> KeywordsPage:
+        page = await self.project.call(
+            "build_keywords_page", collection=collection.id, after=after, limit=KEYWORDS_PAGE,
+            wait=wait,
+        )  # fmt: skip
+        return KeywordsPage(page["scanned"], page["last_key"], page["scanned"] < KEYWORDS_PAGE)
+
+    async def finish_keywords(self, collection: Collection) -> bool:
+        return bool(await self.project.call("finish_keywords", collection=collection.id))
 
     async def scan_page(
         self, collection: Collection, after: str | None, limit: int
