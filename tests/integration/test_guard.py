@@ -306,7 +306,7 @@ async def let_go(world: World, verb: str, worker: int) -> None:
     elif verb == "unregister":
         await world.sql(f"select backline.unregister_worker({worker})")
     elif verb == "release":
-        assert await world.store.release(worker) == 2
+        assert await world.release(worker) == 2
     else:
         other = await world.store.register(world.collection, None, 30, replaces=worker)
         await world.store.close_session(other)

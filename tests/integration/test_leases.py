@@ -77,7 +77,7 @@ async def test_two_walks_at_once_share_the_rows(world: World) -> None:
     assert (coverage.pending, coverage.in_flight) == (6, 6)
     remain, _ = await world.store.outstanding(world.collection, await world.store.now())
     assert remain
-    await world.store.enqueue_page(world.collection, None, 10)
+    await world.enqueue(10)
     assert await world.sql("select * from backline.jobs") == []
     await world.store.unregister(one)
     await world.store.unregister(two)
