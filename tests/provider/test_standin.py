@@ -66,7 +66,7 @@ async def test_failures_occur_in_order_and_then_end(
         with pytest.raises(openai.APIError):
             await embed(client, "a")
     assert await embed(client, "a") == 1
-    # A text whose response is cut was still embedded and billed.
+    # A text is embedded and billed even if its response is cut.
     assert [call.status for call in provider.calls] == [500, None, 200, 429, 429, 200]
     assert provider.texts_embedded == Counter({"a": 2})
 

@@ -1,4 +1,4 @@
-"""From a specification to an embedder: every form, every mistake, and what is known beforehand."""
+"""Parsing, describing and opening of embedder specifications, and their errors."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_every_form_parses_and_round_trips(
 def test_unknown_model_lists_all_models(text: str) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         parse_spec(text)
-    for known in (repr(text), "hash@DIMENSIONS", *MODELS, *OPENAI_MODELS):
-        assert known in str(caught.value)
+    for name in (repr(text), "hash@DIMENSIONS", *MODELS, *OPENAI_MODELS):
+        assert name in str(caught.value)
 
 
 @pytest.mark.parametrize(

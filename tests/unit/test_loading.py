@@ -42,8 +42,8 @@ def test_csv_fields_become_numbers_null_or_text(tmp_path: Path, text: str, value
 
 
 def test_csv_accepts_a_byte_order_mark_and_quoted_newlines(tmp_path: Path) -> None:
-    found = records(tmp_path, "a.csv", '\ufeffid,t\r\n1,"a ""b""\r\nc"\r\n')
-    assert found == [{"id": 1, "t": 'a "b"\r\nc'}]
+    rows = records(tmp_path, "a.csv", '\ufeffid,t\r\n1,"a ""b""\r\nc"\r\n')
+    assert rows == [{"id": 1, "t": 'a "b"\r\nc'}]
 
 
 def test_reader_is_lazy(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ async def test_trigger_plan_for_one_row_scales_to_thousands(
 
 
 def inner(plan: list[str]) -> str:
-    """Return the inner side of the join whose plan begins on the first line."""
+    """Return the inner side of the join that begins on the first line of the plan."""
     depth = plan[1].index("->")
     return [line for line in plan[1:] if line[depth : depth + 2] == "->"][1]
 

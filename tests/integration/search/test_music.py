@@ -87,32 +87,32 @@ async def test_off_topic_prompts_get_no_suggestions(filled: Filled) -> None:
     questions = [json.loads(line) for line in lines]
     off = [q["text"] for q in questions if q["metadata"]["kind"] == "off_topic"]
     on = [q["text"] for q in questions if q["metadata"]["kind"] != "off_topic"][::6]
-    refused = [not (await search.suggest(store, collection, embedder, text)).known for text in off]
-    answered = [(await search.suggest(store, collection, embedder, text)).known for text in on]
-    assert np.mean(refused) >= 0.88
-    assert np.mean(answered) >= 0.9
+    rejected = [not (await search.suggest(store, collection, embedder, text)).known for text in off]
+    accepted = [(await search.suggest(store, collection, embedder, text)).known for text in on]
+    assert np.mean(rejected) >= 0.88
+    assert np.mean(accepted) >= 0.9
 
 
 async def test_suggestion_has_parameters_confidence_and_reason(filled: Filled) -> None:
     store, collection, embedder = filled
     prompt = "my vocals sound muddy and boxy"
-    answer = await search.suggest(
+    result = await search.suggest(
         store, collection, embedder, prompt, Context(focus="eq", track_type="vocals")
     )
-    assert answer.known
-    first = answer.suggestions[0]
+    assert result.known
+    first = result.suggestions[0]
     assert first.title == "Clear muddy vocals at 200 to 400 Hz"
     assert first.parameters["frequency_hz"] == 300
     assert first.confidence == pytest.approx(0.9)
     assert "muddy" in first.reason
     assert "is about eq, as requested" in first.reason
-    assert len({each.key for each in answer.suggestions}) == len(answer.suggestions) <= 5
+    assert len({each.key for each in result.suggestions}) == len(result.suggestions) <= 5
 
 
 async def test_unknown_topic_returns_nothing_known(filled: Filled) -> None:
-    answer = await search.suggest(*filled, "best pizza near me")
-    assert (answer.known, answer.suggestions) == (False, ())
-    assert answer.message == "Nothing relevant is known about this."
+    result = await search.suggest(*filled, "best pizza near me")
+    assert (result.known, result.suggestions) == (False, ())
+    assert result.message == "Nothing relevant is known about this."
 
 
 async def test_context_raises_matching_suggestions(filled: Filled) -> None:
@@ -121,7 +121,7 @@ async def test_context_raises_matching_suggestions(filled: Filled) -> None:
     bound = await search.suggest(*filled, prompt, Context(genre="house", bpm=128))
     title = "Create an EDM pumping sidechain"
     [before], [after] = [
-        [each for each in answer.suggestions if each.title == title] for answer in (free, bound)
+        [each for each in result.suggestions if each.title == title] for result in (free, bound)
     ]
     assert after.score == pytest.approx(before.score + 0.1)
     assert after.relevance == pytest.approx(before.relevance)
@@ -132,11 +132,11 @@ async def test_row_without_title_and_asked_as_embeds_topic_category_and_suggesti
     filled: Filled,
 ) -> None:
     store, collection, _ = filled
-    [known] = await store.connector.fetch(
+    [row] = await store.connector.fetch(
         "select text_sql from backline.collections where id = %s", [collection.id]
     )
     [row] = await store.connector.fetch(
-        f"select {known['text_sql']} as text from (select 'eq' as topic, 'mixing' as category, "
+        f"select {row['text_sql']} as text from (select 'eq' as topic, 'mixing' as category, "
         "'' as title, 'Cut at 300 Hz.' as suggestion, '' as asked_as) r"
     )
     assert row["text"] == "eq mixing Cut at 300 Hz."

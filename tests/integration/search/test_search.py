@@ -214,7 +214,7 @@ async def test_hybrid_scores_every_candidate_by_both_parts(filled: Documents) ->
 
 
 async def test_equal_texts_have_equal_keyword_scores(docs: Documents) -> None:
-    """This holds for semantic and other candidates, whose sums run in different orders."""
+    """This holds for semantic and other candidates, although their sums run in another order."""
     await docs.insert(*["warm tape hiss under a brittle choir"] * 120, *["a brittle harp"] * 7)
     every_other_is_far = [row + 300 * (row % 2) for row in range(120)]
     await docs.embed(directions(600)[[*every_other_is_far, *[599] * 7]])
@@ -267,8 +267,8 @@ REFUSED = [
 
 
 async def test_invalid_filters_are_rejected(filled: Documents) -> None:
-    for where, error, says in REFUSED:
-        with pytest.raises(error, match=says):
+    for where, error, message in REFUSED:
+        with pytest.raises(error, match=message):
             await nearest(filled, Query("tuba", "hybrid", where=where))
 
 
@@ -378,14 +378,14 @@ async def test_empty_query_is_rejected(docs: Documents) -> None:
 
 
 async def test_options_out_of_range_are_rejected(docs: Documents) -> None:
-    for query, says in (
+    for query, message in (
         (Query("x", limit=0), "limit"),
         (Query("x", limit=1001), "limit"),
         (Query("x", offset=-1), "offset"),
         (Query("x", weight=1.5), "weight"),
         (Query("x", mode="fuzzy"), "hybrid, semantic, keyword"),  # type: ignore[arg-type]
     ):
-        with pytest.raises(errors.UsageError, match=says):
+        with pytest.raises(errors.UsageError, match=message):
             await search.search(docs.store, docs.collection, docs.embedder, query)
 
 

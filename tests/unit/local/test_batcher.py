@@ -22,7 +22,7 @@ POISON = 666
 
 
 class Streams:
-    """A batcher whose engine blocks until it is released, and records its sub-batches.
+    """A batcher with an engine that blocks until released, and records its sub-batches.
 
     The vector of a text is its first id.
     """

@@ -29,10 +29,10 @@ def tokenizer(request: pytest.FixtureRequest, minilm_folder: Path) -> TextTokeni
 @pytest.fixture(scope="module")
 def reference(minilm_folder: Path) -> Tokenizer:
     """The library without our wrapper."""
-    found = Tokenizer.from_file(str(minilm_folder / "tokenizer.json"))
-    found.no_padding()
-    found.enable_truncation(256)
-    return found
+    tokenizer = Tokenizer.from_file(str(minilm_folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(256)
+    return tokenizer
 
 
 def test_ids_have_special_tokens_and_no_padding(tokenizer: TextTokenizer) -> None:

@@ -194,8 +194,8 @@ class Hub:
     seen: list[tuple[str, str | None, str | None]] = field(default_factory=list)
 
     def serve(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        wanted = request.headers.get("Range")
-        self.seen.append((request.path, wanted, request.headers.get("Authorization")))
+        byte_range = request.headers.get("Range")
+        self.seen.append((request.path, byte_range, request.headers.get("Authorization")))
         prefix = f"/org/tiny/resolve/{'0' * 40}/"
         path = self.folder / request.path.removeprefix(prefix)
         if self.silent:
@@ -206,7 +206,7 @@ class Hub:
             request.end_headers()
             return
         body = path.read_bytes()
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        start = int(byte_range.removeprefix("bytes=").removesuffix("-")) if byte_range else 0
         start = start if self.ranges else 0
         request.send_response(206 if start else 200)
         request.send_header("Content-Length", str(len(body) - start))
@@ -219,16 +219,16 @@ class Hub:
 def hub(tiny_folder: Path) -> Iterator[Hub]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            found.serve(self)
+            site.serve(self)
 
         def log_message(self, *_args: object) -> None:
             return
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found = Hub(f"http://127.0.0.1:{server.server_port}", tiny_folder)
+    site = Hub(f"http://127.0.0.1:{server.server_port}", tiny_folder)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield found
+    yield site
     server.shutdown()
     thread.join()
     server.server_close()
@@ -268,7 +268,7 @@ def test_first_pull_records_hashes_that_are_not_pinned(
 def test_interrupted_download_is_resumed(tiny: ModelInfo, online: Hub, tmp_path: Path) -> None:
     online.breaks_after = [4_000, 5_000]
     assert source_of(weights.pull(NAME, cache_dir=tmp_path)) == "hub"
-    assert [wanted for path, wanted, _ in online.seen if path.endswith("model.safetensors")] == [
+    assert [sent for path, sent, _ in online.seen if path.endswith("model.safetensors")] == [
         None, "bytes=4000-", "bytes=9000-",
     ]  # fmt: skip
 

@@ -108,10 +108,10 @@ def test_character_classes_match_the_library() -> None:
     assert removed == CONTROL | private
     assert {code for code, became in cleaned.items() if became == "a "} == SPACES
     assert {code for code, became in stripped.items() if became == "a"} == MARKS
-    found = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(
+    spans = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(
         " ".join(chr(code) * 2 for code in MANY)
     )
-    assert {ord(word) for word, _span in found if len(word) == 1} == PUNCTUATION
+    assert {ord(word) for word, _span in spans if len(word) == 1} == PUNCTUATION
 
 
 PIECES = st.one_of(

@@ -16,7 +16,7 @@ from backline.errors import WeightsError
 Matrix = NDArray[np.float32]
 
 _PAST_PADDING = ("roberta", "xlm-roberta", "camembert")
-"""Families whose positions start after the padding id. BERT's positions start at 0."""
+"""Families with positions that start after the padding id. BERT's positions start at 0."""
 
 
 @dataclass(frozen=True, slots=True)

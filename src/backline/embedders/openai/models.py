@@ -37,7 +37,7 @@ OPENAI_MODELS = {
 
 
 def openai_model(name: str, dimensions: int | None = None) -> Model | None:
-    """Return the identity of a model whose dimensions are given or published.
+    """Return the identity of a model with given or published dimensions.
 
     Returns:
         The Model, or None for another server's model without `dimensions`, which its server knows.
