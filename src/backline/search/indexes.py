@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, cast
 
 import psycopg
 from psycopg import AsyncConnection
@@ -119,8 +119,9 @@ async def index_for_search(
 
     Small tables are indexed when they are declared. Over PostgREST only the keywords are built.
     """
-    if await ensure_keywords(store, collection, notice=notice) and isinstance(store, Store):
-        await ensure_vectors(store, collection)
+    built = await ensure_keywords(store, collection, notice=notice)
+    if built and store.capabilities.indexes:
+        await ensure_vectors(cast("Store", store), collection)
 
 
 # --- keywords -------------------------------------------------------------------------------------
