@@ -1,28 +1,33 @@
-"""The command `model`: which models there are, their weights, and a collection's choice."""
+"""The commands `model list`, `pull` and `use`: models, their weights, a collection's model."""
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
 import typer
 
-from backline import errors, extras
-from backline.cli.context import AsJson, DatabaseUrl, DataDir, database, run, settings_of
-from backline.cli.data import model_of
+from backline import config, errors, extras, wiring
+from backline.cli.options import NO_FLAGS, AsJson, Flags, database_options
 from backline.cli.output import emit, out, say, table
 from backline.collections import check
+from backline.config import Settings
 from backline.embedders import local
 from backline.embedders.openai.models import MAX_TOKENS, OPENAI_MODELS
 
-model_app = typer.Typer(help="The models, and which one a collection uses.", no_args_is_help=True)
+app = typer.Typer(
+    help="List models, download weights, change a model.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 
-@model_app.command("list")
-def model_list(as_json: AsJson = False) -> None:
+@app.command("list")
+def list_models(as_json: AsJson = False) -> None:
     """List the models that --model takes, and which local ones are on this machine."""
-    settings = settings_of()
+    settings = config.load()
     engine = local.choose_engine(settings.local_engine, settings.local_threads)
     rows = [*_local_rows(), *_openai_rows(), _HASH]
     if as_json:
@@ -32,20 +37,20 @@ def model_list(as_json: AsJson = False) -> None:
         ("model", "dimensions", "max tokens", "where"),
         ((r["model"], r["dimensions"] or "any", f"{r['max_tokens']:,}", r["where"]) for r in rows),
     )
-    out.print(f"Local models are computed by {_described(engine)}", markup=False)
+    out.print(f"Engine of local models: {_describe(engine)}", markup=False)
 
 
-def _described(engine: local.EngineChoice) -> str:
-    shares = "1 thread" if engine.threads == 1 else f"{engine.threads} threads"
-    faster = f" OpenVINO is the engine made for speed: {engine.remedy}" if engine.remedy else ""
-    return f"{engine.name} in {engine.precision}, on {shares}.{faster}"
+def _describe(engine: local.EngineChoice) -> str:
+    threads = "1 thread" if engine.threads == 1 else f"{engine.threads} threads"
+    faster = f" OpenVINO is faster: {engine.remedy}" if engine.remedy else ""
+    return f"{engine.name}, {engine.precision}, {threads}.{faster}"
 
 
 _HASH: Final[dict[str, Any]] = {
     "model": "hash@DIMENSIONS",
     "dimensions": None,
     "max_tokens": 8192,
-    "where": "always there; no meaning",
+    "where": "built in; vectors without meaning",
 }
 
 
@@ -55,20 +60,19 @@ def _local_rows() -> list[dict[str, Any]]:
             "model": f"local/{model.info.name}",
             "dimensions": model.info.dimensions,
             "max_tokens": model.info.max_tokens,
-            "where": _whereabouts(model) + _needed(model.info.extra),
+            "where": _location(model) + _missing_extra(model.info.extra),
         }
         for model in local.list_models()
     ]
 
 
-def _whereabouts(model: local.CachedModel) -> str:
+def _location(model: local.CachedModel) -> str:
     if model.cached:
         return f"on this machine, {model.size_bytes / 1e6:.0f} MB"
-    return f"to be fetched: backline model pull {model.info.name}"
+    return f"not downloaded: backline model pull {model.info.name}"
 
 
-def _needed(extra: str | None) -> str:
-    """What to install first, where something is missing."""
+def _missing_extra(extra: str | None) -> str:
     if extra is None or extras.installed(extra):
         return ""
     return f"; needs {extras.install(extra)}"
@@ -80,18 +84,18 @@ def _openai_rows() -> list[dict[str, Any]]:
             "model": f"openai/{name}",
             "dimensions": model.dimensions,
             "max_tokens": MAX_TOKENS,
-            "where": "with OPENAI_API_KEY" + _needed("openai"),
+            "where": "needs OPENAI_API_KEY" + _missing_extra("openai"),
         }
         for name, model in OPENAI_MODELS.items()
     ]
 
 
-@model_app.command("pull")
-def model_pull(
-    name: Annotated[str, typer.Argument(help="A local model's name.")] = local.DEFAULT_MODEL,
+@app.command("pull")
+def pull(
+    name: Annotated[str, typer.Argument(help="Name of a local model.")] = local.DEFAULT_MODEL,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a local model's weights and check them, so that later runs need no network."""
+    """Download and check a local model's weights, so that later runs need no network."""
     folder = local.pull(name, progress=None if as_json else say)
     if as_json:
         emit({"model": name, "folder": str(folder)})
@@ -99,31 +103,30 @@ def model_pull(
         out.print(f"{name} is on this machine: {folder}", markup=False)
 
 
-@model_app.command("use")
-def model_use(
+@app.command("use")
+@database_options()
+def use(
     collection: Annotated[str, typer.Argument(help="The collection.")],
     model: Annotated[str, typer.Argument(help="The model, as --model takes it.")],
-    database_url: DatabaseUrl = None,
-    data_dir: DataDir = None,
+    flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
-    """Change a collection's model. Every row is due then; backline backfill embeds them anew."""
-    settings = settings_of(database_url=database_url, data_dir=data_dir)
-
-    async def act() -> str:
-        chosen = await model_of(settings, model)
-        async with database(settings) as store:
-            found = await store.collection(collection)
-            with suppress(errors.ModelMismatchError):  # that is what is about to be changed
-                check(found, chosen)
-            await store.set_model(found, chosen)
-        return str(chosen)
-
-    chosen = run(act())
+    """Change a collection's model. Every row becomes due; backline backfill embeds them again."""
+    chosen = asyncio.run(_use(config.load(**flags), collection, model))
     if as_json:
         emit({"collection": collection, "model": chosen})
     else:
         out.print(
-            f"{collection} uses {chosen}. Embed its rows anew: backline backfill {collection}",
+            f"{collection} uses {chosen}. Embed its rows again: backline backfill {collection}",
             markup=False,
         )
+
+
+async def _use(settings: Settings, name: str, spec: str) -> str:
+    model = await wiring.resolve_model(settings, spec)
+    async with wiring.open_database(settings) as store:
+        collection = await store.collection(name)
+        with suppress(errors.ModelMismatchError):  # the mismatch that this command resolves
+            check(collection, model)
+        await store.set_model(collection, model)
+    return str(model)

@@ -1,4 +1,4 @@
-"""From settings to a worker's options."""
+"""The options of a worker, from settings and model."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ OPENAI = Model("openai", "text-embedding-3-small", "1", 1536)
         (Settings(batch_size=7), OPENAI, 7),
     ],
 )
-def test_a_batch_is_as_large_as_was_asked_for(
+def test_the_batch_size_is_the_setting_or_the_default_of_the_provider(
     settings: Settings, model: Model, expected: int
 ) -> None:
     assert worker_options(settings, model).batch_size == expected
 
 
-def test_a_local_call_is_bounded_by_tokens_so_that_a_search_never_waits_long() -> None:
+def test_a_token_budget_bounds_the_calls_of_a_local_model() -> None:
     assert worker_options(Settings(), LOCAL).budget.max_tokens <= 8_192
     assert worker_options(Settings(), OPENAI).budget.max_tokens == 300_000

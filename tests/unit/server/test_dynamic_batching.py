@@ -12,8 +12,8 @@ from backline import errors
 from backline.embedders.base import Embedder
 from backline.embedders.hash import HashEmbedder, hash_vectors
 from backline.server import dynamic_batching
-from backline.server.dynamic_batching import Gatherer
-from backline.server.embedder_pool import SharedEmbedder
+from backline.server.dynamic_batching import DynamicBatcher
+from backline.server.embedder_pool import PooledEmbedder
 from backline.server.metrics import Metrics
 from backline.types import Model, Purpose, Vectors
 
@@ -53,8 +53,8 @@ class Gated:
 
 
 def gathered(embedder: Embedder, *texts: Sequence[str]) -> list[asyncio.Task[Vectors]]:
-    gatherer = Gatherer(embedder, "passage", lanes=1)
-    return [asyncio.create_task(gatherer.embed(each)) for each in texts]
+    batcher = DynamicBatcher(embedder, "passage", concurrency=1)
+    return [asyncio.create_task(batcher.embed(each)) for each in texts]
 
 
 async def test_the_first_goes_at_once_and_the_others_together() -> None:
@@ -71,10 +71,10 @@ async def test_the_first_goes_at_once_and_the_others_together() -> None:
 
 async def test_what_comes_while_the_model_works_goes_together() -> None:
     embedder = Gated()
-    gatherer = Gatherer(embedder, "passage", lanes=1)
-    first = asyncio.create_task(gatherer.embed(["a"]))
+    batcher = DynamicBatcher(embedder, "passage", concurrency=1)
+    first = asyncio.create_task(batcher.embed(["a"]))
     await asyncio.sleep(0.01)
-    rest = [asyncio.create_task(gatherer.embed([text])) for text in "bcdef"]
+    rest = [asyncio.create_task(batcher.embed([text])) for text in "bcdef"]
     await asyncio.sleep(0.01)
     embedder.gate.set()
     await asyncio.gather(first, *rest)
@@ -82,13 +82,13 @@ async def test_what_comes_while_the_model_works_goes_together() -> None:
 
 
 async def test_a_batch_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dynamic_batching, "MOST_TEXTS", 4)
+    monkeypatch.setattr(dynamic_batching, "MAX_TEXTS", 4)
     embedder = Gated()
-    gatherer = Gatherer(embedder, "passage", lanes=1)
-    tasks = [asyncio.create_task(gatherer.embed(["x"]))]
+    batcher = DynamicBatcher(embedder, "passage", concurrency=1)
+    tasks = [asyncio.create_task(batcher.embed(["x"]))]
     await asyncio.sleep(0.01)
-    tasks += [asyncio.create_task(gatherer.embed([str(n)] * 3)) for n in range(3)]
-    tasks += [asyncio.create_task(gatherer.embed(["long"] * 9))]
+    tasks += [asyncio.create_task(batcher.embed([str(n)] * 3)) for n in range(3)]
+    tasks += [asyncio.create_task(batcher.embed(["long"] * 9))]
     embedder.gate.set()
     found = await asyncio.gather(*tasks)
     assert [len(call) for call in embedder.calls] == [1, 3, 3, 3, 9]
@@ -97,10 +97,10 @@ async def test_a_batch_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_work_of_a_caller_who_has_gone_is_dropped() -> None:
     embedder = Gated()
-    gatherer = Gatherer(embedder, "passage", lanes=1)
-    first = asyncio.create_task(gatherer.embed(["a"]))
+    batcher = DynamicBatcher(embedder, "passage", concurrency=1)
+    first = asyncio.create_task(batcher.embed(["a"]))
     await asyncio.sleep(0.01)
-    gone, stays = [asyncio.create_task(gatherer.embed([text])) for text in ("gone", "stays")]
+    gone, stays = [asyncio.create_task(batcher.embed([text])) for text in ("gone", "stays")]
     await asyncio.sleep(0.01)
     gone.cancel()
     embedder.gate.set()
@@ -110,10 +110,10 @@ async def test_work_of_a_caller_who_has_gone_is_dropped() -> None:
 
 async def test_a_rejected_text_is_its_own_callers_matter() -> None:
     embedder = Gated(poison="poison")
-    gatherer = Gatherer(embedder, "passage", lanes=1)
-    first = asyncio.create_task(gatherer.embed(["a"]))
+    batcher = DynamicBatcher(embedder, "passage", concurrency=1)
+    first = asyncio.create_task(batcher.embed(["a"]))
     await asyncio.sleep(0.01)
-    tasks = [asyncio.create_task(gatherer.embed([text])) for text in ("b", "poison", "c")]
+    tasks = [asyncio.create_task(batcher.embed([text])) for text in ("b", "poison", "c")]
     embedder.gate.set()
     await first
     found = await asyncio.gather(*tasks, return_exceptions=True)
@@ -123,25 +123,25 @@ async def test_a_rejected_text_is_its_own_callers_matter() -> None:
 
 
 async def test_more_than_can_wait_is_refused_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dynamic_batching, "MOST_WAITING", 5)
+    monkeypatch.setattr(dynamic_batching, "MAX_WAITING", 5)
     embedder = Gated()
-    gatherer = Gatherer(embedder, "passage", lanes=1)
-    first = asyncio.create_task(gatherer.embed(["a"]))
+    batcher = DynamicBatcher(embedder, "passage", concurrency=1)
+    first = asyncio.create_task(batcher.embed(["a"]))
     await asyncio.sleep(0.01)
-    waits = asyncio.create_task(gatherer.embed(["b"] * 5))
+    waits = asyncio.create_task(batcher.embed(["b"] * 5))
     await asyncio.sleep(0.01)
     with pytest.raises(errors.OverloadedError, match="5 texts are waiting"):
-        await gatherer.embed(["c"])
+        await batcher.embed(["c"])
     embedder.gate.set()
     await asyncio.gather(first, waits)
-    assert len(await gatherer.embed(["c"])) == 1
+    assert len(await batcher.embed(["c"])) == 1
 
 
 async def test_calls_to_a_model_that_shares_its_batches_are_answered_one_by_one() -> None:
     embedder = Gated()
     embedder.gate.set()
-    gatherer = Gatherer(embedder, "passage", lanes=1, passes_on=True)
-    found = await asyncio.gather(*(gatherer.embed([text]) for text in "abc"))
+    batcher = DynamicBatcher(embedder, "passage", concurrency=1, pass_through=True)
+    found = await asyncio.gather(*(batcher.embed([text]) for text in "abc"))
     assert embedder.calls == [["a"], ["b"], ["c"]]
     assert np.array_equal(np.concatenate(found), hash_vectors(["a", "b", "c"], 8))
 
@@ -149,24 +149,24 @@ async def test_calls_to_a_model_that_shares_its_batches_are_answered_one_by_one(
 async def test_more_than_a_sharing_model_can_hold_is_refused_until_callers_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dynamic_batching, "MOST_WAITING", 5)
+    monkeypatch.setattr(dynamic_batching, "MAX_WAITING", 5)
     embedder = Gated()
-    gatherer = Gatherer(embedder, "passage", passes_on=True)
-    waits = asyncio.create_task(gatherer.embed(["a"] * 5))
+    batcher = DynamicBatcher(embedder, "passage", pass_through=True)
+    waits = asyncio.create_task(batcher.embed(["a"] * 5))
     await asyncio.sleep(0)
     with pytest.raises(errors.OverloadedError, match="5 texts are waiting"):
-        await gatherer.embed(["b"])
+        await batcher.embed(["b"])
     waits.cancel()
     await asyncio.gather(waits, return_exceptions=True)
     embedder.gate.set()
-    assert len(await gatherer.embed(["b"])) == 1
+    assert len(await batcher.embed(["b"])) == 1
 
 
 @pytest.mark.parametrize("shares", [True, False])
 async def test_a_server_gathers_for_models_that_do_not_share_their_batches(shares: bool) -> None:
     embedder = Gated()
     embedder.shares_batches = shares
-    shared = SharedEmbedder(embedder, Metrics())
+    shared = PooledEmbedder(embedder, Metrics())
     calls = [asyncio.create_task(shared.embed_call([text])) for text in "abcdefghij"]
     await asyncio.sleep(0.01)
     embedder.gate.set()

@@ -1,4 +1,4 @@
-"""What Backline's own processes set for themselves."""
+"""The garbage collector of Backline's own processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from backline import process
+from backline.cli import entry
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def restored() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("restored")
-def test_what_is_there_is_not_looked_through_again() -> None:
+def test_existing_objects_are_not_collected_again() -> None:
     before = len(gc.get_objects())
-    process.tune_garbage_collector()
+    entry.tune_garbage_collector()
     assert gc.get_freeze_count() > before // 2
     assert len(gc.get_objects()) < before // 2
 
@@ -31,8 +31,9 @@ def test_what_is_there_is_not_looked_through_again() -> None:
 SCRIPT = """
 import gc, sys
 from backline import cli
+from backline.cli import commands, entry
 assert gc.get_freeze_count() == 0, "importing Backline must not change another's process"
-sys.argv = ["backline", "--version"]
+sys.argv = ["backline", "config"]
 try:
     cli.main()
 finally:
@@ -40,8 +41,8 @@ finally:
 """
 
 
-def test_the_command_line_spares_the_collector_and_an_import_does_not() -> None:
+def test_the_command_line_tunes_the_collector_and_an_import_does_not() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
     )
-    assert done.stdout.split()[-2:] == [str(process.COLLECTION_OBJECTS), "True"], done.stderr
+    assert done.stdout.split()[-2:] == [str(entry.COLLECTION_OBJECTS), "True"], done.stderr
