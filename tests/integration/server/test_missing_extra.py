@@ -1,4 +1,4 @@
-"""A server whose installation lacks what a collection's provider needs."""
+"""A server without the extra that a collection's provider needs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tests.integration.server.harness import served, with_provider
 from tests.provider import StandInProvider
 
 
-async def test_it_answers_with_the_remedy_and_serves_all_else(
+async def test_missing_extra_is_reported_with_its_remedy(
     paid: World, provider: StandInProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await paid.insert("my vocals sound muddy")
     async with served(paid.store, **with_provider(provider)) as s:
         monkeypatch.setitem(sys.modules, "tiktoken", None)
-        asked = {"model": paid.collection.model.name, "input": "mud"}
+        request = {"model": paid.collection.model.name, "input": "mud"}
         refused = [
-            await s.post("/v1/embeddings", asked, 409),
+            await s.post("/v1/embeddings", request, 409),
             await s.post("/api/runs", {"collection": "notes"}, 409),
             await s.post("/api/search", {"collection": "notes", "query": "mud"}, 409),
         ]
