@@ -1,7 +1,7 @@
 # Two commands on a machine with Python 3.11+, make and git:
-#   make run    set everything up and run the main job on an embedded Postgres
+#   make run    set everything up and run the demo on an embedded Postgres
 #   make test   set everything up, lint, type-check, and run every test
-# Works from any folder: make -C PATH run
+# From any folder: make -C PATH run
 
 ROOT  := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 VENV  := $(ROOT)/.venv
@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 JS    := $(ROOT)/tests/integration/server/js
 WEB   := $(ROOT)/web
 PAGE  := $(ROOT)/src/backline/server/static/index.html
-# All that the page is made from; without `find`'s folders that others fill.
+# Sources of the page, without node_modules.
 WEB_SOURCES := $(shell find $(WEB) -name node_modules -prune -o -type f -print 2>/dev/null) $(ROOT)/src/backline/data/actions.json
 
 .DEFAULT_GOAL := help
@@ -22,7 +22,7 @@ help: ## list the targets
 run: setup ## set up, then fill and verify the music knowledge base
 	@$(BIN)/backline demo
 
-serve: setup ## build the studio where Node.js is there, and serve it
+serve: setup ## build the studio if Node.js is installed, and serve it
 	@$(MAKE) --no-print-directory -C $(ROOT) web OPTIONAL=optional
 	@$(BIN)/backline serve
 
@@ -30,16 +30,16 @@ test: setup tools js browser lint ## set up, lint, type-check and run every test
 	@$(MAKE) --no-print-directory -C $(ROOT) web-test OPTIONAL=optional
 	@cd $(ROOT) && $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
 
-setup: $(READY) ## make .venv with everything that the project needs
+setup: $(READY) ## create .venv with everything that the project needs
 
 $(READY): $(ROOT)/pyproject.toml $(ROOT)/constraints.txt $(ROOT)/scripts/setup.sh
 	@sh $(ROOT)/scripts/setup.sh $(ROOT) $(VENV)
 	@touch $@
 
-tools: setup ## fetch what only the tests need: PostgREST, Supabase CLI, Deno, PgBouncer
+tools: setup ## fetch tools of the tests: PostgREST, Supabase CLI, Deno, PgBouncer
 	@sh $(ROOT)/scripts/tools.sh $(ROOT) $(VENV)
 
-js: $(JS)/node_modules/.package-lock.json ## fetch OpenAI's JavaScript client, which a test uses
+js: $(JS)/node_modules/.package-lock.json ## fetch OpenAI's JavaScript client for a test
 
 $(JS)/node_modules/.package-lock.json: $(JS)/package-lock.json
 	@if command -v npm >/dev/null; then \
@@ -57,7 +57,7 @@ web-dev: ## serve the studio from its sources, against a backline serve on port 
 web-test: setup web ## type-check, lint and test the studio's code
 	@if command -v npm >/dev/null && [ -f $(PAGE) ]; then cd $(WEB) && npm run --silent check && npm run --silent test; fi
 
-browser: ## find Chromium for the tests of the page, or fetch it
+browser: ## find or fetch Chromium for the tests of the page
 	@sh $(ROOT)/scripts/web.sh browser $(ROOT) optional
 
 screenshots: setup browser web ## photograph every view in both themes and widths into screenshots/
@@ -69,9 +69,9 @@ lint: setup ## ruff, mypy --strict, the import contracts
 format: setup ## format the code
 	@cd $(ROOT) && $(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-docs: setup ## regenerate the reference pages and supabase/ from the program
-	@cd $(ROOT) && $(BIN)/python scripts/reference.py && $(BIN)/python scripts/supabase_project.py && $(BIN)/python scripts/outcomes.py
+docs: setup ## regenerate the reference pages, the migrations and supabase/
+	@cd $(ROOT) && $(BIN)/python scripts/migrations.py && $(BIN)/python scripts/outcomes.py && $(BIN)/python scripts/reference.py
 
-clean: ## remove what the other targets made in this folder
+clean: ## remove the files of the other targets
 	@rm -rf $(VENV) $(ROOT)/.tools $(ROOT)/dist $(ROOT)/.mypy_cache $(ROOT)/.ruff_cache $(ROOT)/.pytest_cache \
 		$(WEB)/node_modules $(JS)/node_modules $(dir $(PAGE)) $(ROOT)/screenshots

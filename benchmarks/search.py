@@ -1,12 +1,12 @@
-"""Search at 100,000 rows: latency of each leg beside its bare SQL, recall, and what an edit costs.
+"""Measure search at 100,000 rows: latency of each leg and its bare SQL, recall, cost of edits.
 
     .venv/bin/python benchmarks/search.py [--rows 100000] [--queries 300]
         [--corpus FILE.jsonl --questions FILE.jsonl] [--vectors FILE.npz]
 
-Without --corpus the texts are made of the sentences of the advice that ships, and the questions are
-its judged ones. Texts are embedded by the local model, which takes minutes; --vectors keeps them.
-Every query runs through every way to search before the next one does, so that a busy moment of the
-machine hits all of them. Results go to benchmarks/results/search.json and to the terminal.
+Without --corpus, the texts are made of sentences of the shipped advice, and the questions are its
+judged ones. The local model embeds the texts, which takes minutes. --vectors keeps the vectors.
+Every query runs through every kind of search before the next query, so that a busy moment of the
+machine affects all of them. Results go to benchmarks/results/search.json and to the terminal.
 """
 
 from __future__ import annotations
@@ -34,15 +34,14 @@ from backline.embedders.base import Embedder
 from backline.embedders.specs import open_embedder
 from backline.postgres import embedded, migrate
 from backline.postgres.store import Store, open_store
-from backline.search.ranking import Query, ranked
-from backline.search.ranking import embedded as embedded_query
+from backline.search.ranking import Query, embed_query, rank_rows
 from backline.types import Collection
 
 RESULTS = Path(__file__).parent / "results" / "search.json"
 DATA = resources.files("backline") / "data"
 WARM_UP = 30
 Vectors = NDArray[np.float32]
-Way = Callable[[str, list[float]], Awaitable[object]]
+Search = Callable[[str, list[float]], Awaitable[object]]
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -54,7 +53,7 @@ def read_texts(file: Path, count: int) -> list[str]:
 
 
 def made_texts(count: int) -> list[str]:
-    """Two sentences each, drawn from the advice that ships."""
+    """Return texts of two sentences each, drawn from the shipped advice."""
     lines = (DATA / "music_knowledge.jsonl").read_text("utf-8").splitlines()
     sentences = [s for line in lines for s in re.split(r"(?<=\.) ", json.loads(line)["suggestion"])]
     rng = random.Random(1)
@@ -64,15 +63,15 @@ def made_texts(count: int) -> list[str]:
 def kept_vectors(cache: Path | None) -> Vectors:
     if cache is None or not cache.is_file():
         return np.zeros((0, 0), np.float32)
-    with np.load(cache) as kept:
-        found: Vectors = kept["v"]
-    return found
+    with np.load(cache) as archive:
+        vectors: Vectors = archive["v"]
+    return vectors
 
 
 async def vectors_of(texts: list[str], cache: Path | None, embedder: Embedder) -> Vectors:
-    found = kept_vectors(cache)[: len(texts)]
-    if len(found) == len(texts):
-        return found
+    cached = kept_vectors(cache)[: len(texts)]
+    if len(cached) == len(texts):
+        return cached
     vectors = np.zeros((len(texts), embedder.model.dimensions), np.float32)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     for start in range(0, len(order), 64):
@@ -84,7 +83,7 @@ async def vectors_of(texts: list[str], cache: Path | None, embedder: Embedder) -
 
 
 async def fill(store: Store, texts: list[str], vectors: Vectors, embedder: Embedder) -> Collection:
-    """A table of the texts with their vectors, stamped as a backfill would."""
+    """Create a table of the texts with vectors and stamps, as after a backfill."""
     await migrate.apply(store.connector, core_only=True)
     await store.connector.execute("create table docs (id bigint primary key, body text not null)")
     table = await store.find_table("docs")
@@ -92,7 +91,7 @@ async def fill(store: Store, texts: list[str], vectors: Vectors, embedder: Embed
         "docs", table["oid"], key=None, template="{body}", column="embedding", model=embedder.model
     )
     collection = await store.collection("docs")
-    # Vectors are loaded directly: this measures searching, and benchmarks/engine.py filling.
+    # Vectors are loaded directly, because benchmarks/engine.py measures filling.
     await store.connector.execute("alter table docs disable trigger user")
     with psycopg.connect(store.connector.conninfo, autocommit=True) as connection:
         with connection.cursor().copy("copy docs (id, body, embedding) from stdin") as copy:
@@ -122,11 +121,11 @@ def quantiles(milliseconds: list[float]) -> dict[str, float]:
     }
 
 
-def ways(
+def searches(
     store: Store, collection: Collection, bare: psycopg.AsyncConnection[Any]
-) -> dict[str, Way]:
-    """Every way to search: text and vector in, anything out."""
-    half = f"extensions.halfvec({collection.model.dimensions})"  # what the index is over
+) -> dict[str, Search]:
+    """Return every kind of search by name. Each takes a text and its vector."""
+    half = f"extensions.halfvec({collection.model.dimensions})"  # the indexed expression
 
     async def bare_dense(_text: str, vector: list[float]) -> object:
         cursor = await bare.execute(
@@ -149,12 +148,12 @@ def ways(
         )  # fmt: skip
         return await cursor.fetchall()
 
-    def through(mode: search.Mode) -> Way:
-        async def way(text: str, vector: list[float]) -> object:
-            asked = None if mode == "keyword" else vector
-            return await ranked(store, collection, Query(text, mode), text, asked)
+    def through(mode: search.Mode) -> Search:
+        async def run(text: str, vector: list[float]) -> object:
+            compared = None if mode == "keyword" else vector
+            return await rank_rows(store, collection, Query(text, mode), text, compared)
 
-        return way
+        return run
 
     return {
         "dense, bare SQL": bare_dense,
@@ -175,13 +174,13 @@ async def measure(
     await bare.execute("set hnsw.ef_search = 200")
     for n, text in enumerate(questions[:WARM_UP] + questions):
         began = time.perf_counter()
-        vector = await embedded_query(collection, embedder, text)
+        vector = await embed_query(collection, embedder, text)
         spent = {"embedding a query": time.perf_counter() - began}
-        for name, way in ways(store, collection, bare).items():
+        for name, action in searches(store, collection, bare).items():
             if name.startswith("ts_rank") and n % 10:
                 continue
             began = time.perf_counter()
-            await way(text, vector)
+            await action(text, vector)
             spent[name] = time.perf_counter() - began
         spent["hybrid with embedding"] = spent["embedding a query"] + spent["hybrid"]
         if n >= WARM_UP:
@@ -192,8 +191,8 @@ async def measure(
 
 
 async def edits(store: Store, texts: list[str]) -> dict[str, float]:
-    """Milliseconds of a committed edit, with the keyword index's triggers and without them."""
-    found: dict[str, float] = {}
+    """Return milliseconds per committed edit, with the keyword index's triggers and without."""
+    results: dict[str, float] = {}
     await store.connector.execute("create table bare (id bigint primary key, body text not null)")
     for name, table in (("one row, bare table", "bare"), ("one row, indexed", "docs")):
         spent = []
@@ -203,15 +202,15 @@ async def edits(store: Store, texts: list[str]) -> dict[str, float]:
                 f"insert into {table} (id, body) values (%s, %s)", [10_000_000 + n, texts[n]]
             )
             spent.append(1000 * (time.perf_counter() - began))
-        found[name] = round(float(np.median(spent)), 2)
+        results[name] = round(float(np.median(spent)), 2)
     for name, table in (("10,000 rows, bare table", "bare"), ("10,000 rows, indexed", "docs")):
         began = time.perf_counter()
         await store.connector.execute(
             f"insert into {table} (id, body) select 20000000 + n, b from "
             "unnest(%s::text[]) with ordinality u(b, n)", [texts[:10_000]],
         )  # fmt: skip
-        found[name] = round(1000 * (time.perf_counter() - began), 1)
-    return found
+        results[name] = round(1000 * (time.perf_counter() - began), 1)
+    return results
 
 
 async def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -229,7 +228,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="backline-bench-") as folder:
         async with open_store(embedded.start(Path(folder) / "postgres")) as store:
             collection = await fill(store, texts, vectors, embedder)
-            # The ledger as a backfill leaves it: rows that came without triggers count as well.
+            # Correct the counters: the rows were loaded without triggers.
             await store.recount(collection.id)
             indexes = await search.ensure_index(store, collection)
             recall = await search.recall(store, collection, 200)
@@ -267,12 +266,12 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path)
     parser.add_argument("--questions", type=Path)
     parser.add_argument("--vectors", type=Path)
-    found = asyncio.run(run(parser.parse_args()))
+    results = asyncio.run(run(parser.parse_args()))
     RESULTS.parent.mkdir(exist_ok=True)
     kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    kept[found["corpus"]] = found
+    kept[results["corpus"]] = results
     RESULTS.write_text(json.dumps(kept, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
+    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

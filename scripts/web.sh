@@ -1,14 +1,14 @@
 #!/bin/sh
-# Builds the studio, and finds what its tests need. What is missing is named with the way to get it.
+# Builds the studio and finds the tools of its tests. A missing tool is printed with its remedy.
 # usage: web.sh install|build|browser ROOT [optional]
-# With `optional`, a machine without Node.js goes without the page, and is told so.
+# With `optional`, a missing Node.js is a warning, and the page is not built.
 set -eu
 step=$1
 root=$2
 optional=${3:-}
 web=$root/web
 
-without() { # say what is missing and what to do; an error unless it is optional
+without() { # print a missing tool and its remedy; an error unless it is optional
 	echo "WITHOUT $1: $2" >&2
 	[ -n "$optional" ] && exit 0
 	exit 1
@@ -16,9 +16,9 @@ without() { # say what is missing and what to do; an error unless it is optional
 
 need_node() {
 	command -v npm >/dev/null && command -v node >/dev/null || without "Node.js" \
-		"the studio, the web page of backline serve, is not built from this checkout; all else works. Install Node.js 20.19 or newer with npm (Debian or Ubuntu: apt-get install nodejs npm, or https://nodejs.org), then: make web. A released wheel has the page in it and needs no Node.js."
+		"The studio, the web page of backline serve, is not built from this checkout; everything else works. Install Node.js 20.19 or newer with npm (Debian or Ubuntu: apt-get install nodejs npm, or https://nodejs.org), then: make web. A released wheel contains the page and needs no Node.js."
 	node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)' ||
-		without "Node.js 20.19" "$(command -v node) is $(node --version), and the studio is built with 20.19 or newer. Install that, then: make web."
+		without "Node.js 20.19" "$(command -v node) is $(node --version), but the studio needs 20.19 or newer. Install that, then: make web."
 }
 
 install() {
@@ -39,12 +39,12 @@ get_browser() {
 	[ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
 	echo "Fetching Chromium …" >&2
 	apt-cache show chromium >/dev/null 2>&1 || apt-get -qq update || return 1
-	# Lists that are older than the archive name files that are gone, hence the second try.
+	# Outdated package lists name removed files, hence the second try.
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium >/dev/null 2>&1 ||
 		{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium >/dev/null; }
 }
 
-# The page of the API: Swagger UI as it is released, beside web/public/docs, so that /docs needs no network.
+# The page of the API: the released Swagger UI, copied beside web/public/docs, so that /docs needs no network.
 copy_docs() {
 	for file in swagger-ui-bundle.js swagger-ui-bundle.js.LICENSE.txt swagger-ui.css LICENSE NOTICE; do
 		cp "node_modules/swagger-ui-dist/$file" "$root/src/backline/server/static/docs/"

@@ -1,5 +1,5 @@
--- Made by `make docs` from src/backline/data/music_knowledge.jsonl; edit that file, not this one.
--- Entries that are there already stay as they are. `backline backfill` makes their vectors.
+-- Built by `make docs` from src/backline/data/music_knowledge.jsonl. Edit that file instead.
+-- Existing entries are not changed. `backline backfill` creates their vectors.
 insert into public.music_knowledge
   (id, topic, category, title, suggestion, asked_as, parameters, confidence)
 values

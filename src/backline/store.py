@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -22,15 +22,6 @@ from backline.types import (
     Outcome,
     RunRecord,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What a walk over one page of a table found; `last_key` is None at the end of the table."""
-
-    scanned: int
-    due: int
-    last_key: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +102,24 @@ class Usage:
 NO_USAGE: Final = Usage()
 
 
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a store can do beyond the verbs of `JobStore`.
+
+    Attributes:
+        sessions: a connection outlives a transaction, so LISTEN and session locks work.
+        indexes: the store can build HNSW indexes.
+        cache: the store can trim the vector cache.
+        sql: the store runs arbitrary SQL: it is a `backline.postgres.store.Store`.
+
+    """
+
+    sessions: bool
+    indexes: bool
+    cache: bool
+    sql: bool
+
+
 class JobStore(Protocol):
     """What the engine asks of a store, over Postgres (`Store`) or over PostgREST (`RestStore`).
 
@@ -120,6 +129,8 @@ class JobStore(Protocol):
 
     @property
     def has_sessions(self) -> bool: ...
+    @property
+    def capabilities(self) -> Capabilities: ...
 
     async def collections(self) -> list[Collection]: ...
     async def collection(self, name: str | None = None) -> Collection: ...
@@ -151,7 +162,6 @@ class JobStore(Protocol):
     async def fail(
         self, collection: Collection, worker: int, run: int | None, rows: Sequence[FailedAttempt]
     ) -> list[str]: ...
-    async def release(self, worker: int, keys: Sequence[str] | None = None) -> int: ...
     async def outstanding(
         self, collection: Collection, before: datetime
     ) -> tuple[bool, float | None]: ...
@@ -176,12 +186,6 @@ class JobStore(Protocol):
     async def run_failures(self, run: int, limit: int = 20) -> list[tuple[str, str, str]]: ...
     async def retry_failures(self, collection: Collection, keys: Sequence[str] | None) -> int: ...
     async def drop_failures(self, collection: Collection, keys: Sequence[str] | None) -> int: ...
-
-
-@runtime_checkable
-class CacheKeeper(Protocol):
-    """A store that can keep the cache of vectors within a bound."""
-
     async def trim_cache(self, most_bytes: int) -> int: ...
 
 

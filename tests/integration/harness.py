@@ -134,6 +134,21 @@ class World:
 
     # --- the witness ---
 
+    async def enqueue(self, limit: int = 100) -> None:
+        """Enqueue the due rows among the first `limit`, by the function that SQL users call."""
+        async with self.store.connector.transaction() as transaction:
+            await transaction.execute("set local lock_timeout = '200ms'")
+            await transaction.execute(
+                "select backline.enqueue_page(%s, null, %s)", [self.collection.id, limit]
+            )
+
+    async def release(self, worker: int, keys: list[str] | None = None) -> int:
+        """Give leased jobs back, all or some, by the function that SQL users call."""
+        row = await self.store.connector.fetch_one(
+            "select backline.release(%s, %s) as released", [worker, keys]
+        )
+        return int(row["released"])
+
     async def jobs(self) -> dict[str, int | None]:
         """The worker that holds each row that is not done, by key: a job, or a row of a page."""
         rows = await self.sql(_WAITING, *[self.collection.id] * 2)

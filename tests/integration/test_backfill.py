@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 from tests.integration.harness import World, make_world, overpaid
 from tests.provider import StandInProvider
 
 from backline.postgres.store import Store
-
-
-@pytest.fixture
-async def world(store: Store, provider: StandInProvider) -> AsyncIterator[World]:
-    async with make_world(store, provider) as made:
-        yield made
 
 
 async def test_fills_everything(store: Store, provider: StandInProvider) -> None:

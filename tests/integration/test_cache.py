@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-import pytest
-from tests.integration.harness import World, declare, make_world, overpaid
+from tests.integration.harness import World, declare, overpaid
 from tests.provider import StandInProvider
 
 from backline import pgvector
 from backline.embedders.hash import hash_vectors
-from backline.postgres.store import Store
 from backline.store import NewVector
 
 # What one vector of 8 dimensions is taken for: 4 bytes a dimension and 150 for the row.
 BYTES_A_VECTOR = 4 * 8 + 150
-
-
-@pytest.fixture
-async def world(store: Store, provider: StandInProvider) -> AsyncIterator[World]:
-    async with make_world(store, provider) as made:
-        yield made
 
 
 def texts(first: int, last: int) -> list[str]:

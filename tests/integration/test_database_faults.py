@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,7 @@ from tests.provider import StandInProvider
 
 from backline import errors, loading
 from backline.postgres import embedded, migrate
-from backline.postgres.store import Store, open_store
-
-
-@pytest.fixture
-async def world(store: Store, provider: StandInProvider) -> AsyncIterator[World]:
-    async with make_world(store, provider) as made:
-        yield made
+from backline.postgres.store import open_store
 
 
 def texts(count: int) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from tests.integration.harness import (
     connect,
     eventually,
     execute,
-    make_world,
     open_transactions,
     overpaid,
     running,
@@ -24,15 +22,8 @@ from tests.provider import StandInProvider
 
 from backline import pgvector
 from backline.embedders.hash import hash_vectors
-from backline.postgres.store import Store
 from backline.store import NewVector
 from backline.types import FailedAttempt
-
-
-@pytest.fixture
-async def world(store: Store, provider: StandInProvider) -> AsyncIterator[World]:
-    async with make_world(store, provider) as made:
-        yield made
 
 
 async def test_an_edit_made_during_the_call_wins(world: World, provider: StandInProvider) -> None:
@@ -315,7 +306,7 @@ async def let_go(world: World, verb: str, worker: int) -> None:
     elif verb == "unregister":
         await world.sql(f"select backline.unregister_worker({worker})")
     elif verb == "release":
-        assert await world.store.release(worker) == 2
+        assert await world.release(worker) == 2
     else:
         other = await world.store.register(world.collection, None, 30, replaces=worker)
         await world.store.close_session(other)

@@ -11,18 +11,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.integration.harness import World, eventually, make_world, overpaid, running
+from tests.integration.harness import World, eventually, overpaid, running
 from tests.provider import StandInProvider
 
-from backline.postgres.store import Store
-
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-async def world(store: Store, provider: StandInProvider) -> AsyncIterator[World]:
-    async with make_world(store, provider) as made:
-        yield made
 
 
 def texts(count: int) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from tests.integration.harness import (
@@ -19,12 +18,6 @@ from tests.integration.poison import PoisonousProvider
 from tests.provider import StandInProvider
 
 from backline.postgres.store import Store
-
-
-@pytest.fixture
-async def world(store: Store, provider: StandInProvider) -> AsyncIterator[World]:
-    async with make_world(store, provider) as made:
-        yield made
 
 
 def texts(count: int) -> list[str]:

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from functools import partial
 
-import pytest
 from tests.integration.harness import (
     DIMENSIONS,
     World,
     eventually,
     execute,
-    make_world,
     running,
     waits_for_a_lock,
 )
-from tests.provider import StandInProvider
 
 from backline import pgvector
 from backline.embedders.hash import hash_vectors
-from backline.postgres.store import Store
 from backline.store import LeasedBatch, NewVector
 from backline.types import FailedAttempt, Job
-
-
-@pytest.fixture
-async def world(store: Store, provider: StandInProvider) -> AsyncIterator[World]:
-    async with make_world(store, provider) as made:
-        yield made
 
 
 async def test_a_worker_whose_connection_is_cut_is_not_dead_to_itself(world: World) -> None:
@@ -88,7 +77,7 @@ async def test_two_walks_at_once_share_the_rows(world: World) -> None:
     assert (coverage.pending, coverage.in_flight) == (6, 6)
     remain, _ = await world.store.outstanding(world.collection, await world.store.now())
     assert remain
-    await world.store.enqueue_page(world.collection, None, 10)
+    await world.enqueue(10)
     assert await world.sql("select * from backline.jobs") == []
     await world.store.unregister(one)
     await world.store.unregister(two)

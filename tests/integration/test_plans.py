@@ -72,7 +72,11 @@ async def test_no_question_reads_the_whole_queue(database: str) -> None:
                 break
             await asyncio.sleep(0.02)
         assert (await store.coverage(collection)).in_flight == 100
-        assert await store.release(living.worker, [jobs[0].key, jobs[1].key]) == 2
+        released = await store.connector.fetch_one(
+            "select backline.release(%s, %s) as count",
+            [living.worker, [jobs[0].key, jobs[1].key]],
+        )
+        assert released["count"] == 2
         await store.unregister(living)
         assert (await store.coverage(collection)).in_flight == 0
     assert await entries_read(database) - before < ROWS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 from tests.integration.harness import (
@@ -21,12 +20,6 @@ from tests.provider import StandInProvider
 
 from backline import errors
 from backline.postgres.store import Store
-
-
-@pytest.fixture
-async def world(store: Store, provider: StandInProvider) -> AsyncIterator[World]:
-    async with make_world(store, provider) as made:
-        yield made
 
 
 def texts(count: int, *, but: dict[int, str] | None = None) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -19,28 +18,27 @@ ROWS = 30
 
 
 @pytest.fixture
-async def world(store: Store, provider: StandInProvider) -> AsyncIterator[World]:
-    """A filled table of 30 rows, all of them embedded."""
-    async with make_world(store, provider) as made:
-        await made.insert(*(f"text {n}" for n in range(1, ROWS + 1)))
-        await made.fill()
-        yield made
+async def filled(world: World) -> World:
+    """A table of 30 rows, all of them embedded."""
+    await world.insert(*(f"text {n}" for n in range(1, ROWS + 1)))
+    await world.fill()
+    return world
 
 
-async def unnoticed(world: World, *statements: str) -> None:
+async def unnoticed(filled: World, *statements: str) -> None:
     """What a load, a restore or a replica does: no trigger fires."""
-    await world.sql("set session_replication_role = replica")
+    await filled.sql("set session_replication_role = replica")
     for statement in statements:
-        await world.sql(statement)
-    await world.sql("set session_replication_role = origin")
+        await filled.sql(statement)
+    await filled.sql("set session_replication_role = origin")
 
 
-async def reconciled(world: World) -> Reconciled:
+async def reconciled(filled: World) -> Reconciled:
     """Reconcile after a dry run, which must say the same and change nothing."""
-    before = await fingerprint(world)
-    dry = await reconcile(world.store, world.collection, dry_run=True)
-    assert await fingerprint(world) == before
-    done = await reconcile(world.store, world.collection)
+    before = await fingerprint(filled)
+    dry = await reconcile(filled.store, filled.collection, dry_run=True)
+    assert await fingerprint(filled) == before
+    done = await reconcile(filled.store, filled.collection)
     assert dry.found.keys() - {LEDGER} == done.found.keys() - {LEDGER}
     assert {kind: dry.found[kind] for kind in dry.found.keys() - {LEDGER}} == {
         kind: done.found[kind] for kind in done.found.keys() - {LEDGER}
@@ -50,27 +48,27 @@ async def reconciled(world: World) -> Reconciled:
     return done
 
 
-async def fingerprint(world: World) -> list[Any]:
+async def fingerprint(filled: World) -> list[Any]:
     """Everything that Backline knows of the collection."""
     tables = ("jobs", "stamps", "failures", "counter_deltas", "documents", "keyword_indexes")
     return [
-        await world.sql(f"select t::text from backline.{table} t order by 1") for table in tables
-    ] + [await world.sql("select id, body, embedding::text from notes order by id")]
+        await filled.sql(f"select t::text from backline.{table} t order by 1") for table in tables
+    ] + [await filled.sql("select id, body, embedding::text from notes order by id")]
 
 
-async def mended(world: World) -> None:
+async def mended(filled: World) -> None:
     """After a backfill all is well, and a second look finds nothing."""
-    await world.fill()
-    await world.check_complete()
-    again = await reconcile(world.store, world.collection)
+    await filled.fill()
+    await filled.check_complete()
+    again = await reconcile(filled.store, filled.collection)
     assert (again.found, again.sound) == ({}, True)
 
 
-async def test_where_all_is_well_nothing_is_found(world: World, provider: StandInProvider) -> None:
+async def test_where_all_is_well_nothing_is_found(filled: World, provider: StandInProvider) -> None:
     calls = len(provider.calls)
-    done = await reconciled(world)
+    done = await reconciled(filled)
     assert (done.rows, done.found, done.enqueued, done.removed) == (ROWS, {}, 0, 0)
-    assert await world.jobs() == {}
+    assert await filled.jobs() == {}
     assert len(provider.calls) == calls
 
 
@@ -110,14 +108,14 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("kind", CHANGES)
-async def test_each_kind_of_drift(world: World, provider: StandInProvider, kind: str) -> None:
+async def test_each_kind_of_drift(filled: World, provider: StandInProvider, kind: str) -> None:
     paid = provider.texts_embedded.total()
-    await unnoticed(world, *CHANGES[kind])
-    done = await reconciled(world)
+    await unnoticed(filled, *CHANGES[kind])
+    done = await reconciled(filled)
     assert done.found.pop(kind) == 3
     assert len(done.examples[kind]) == 3
     assert done.found.keys() <= {LEDGER, KEYWORDS}, "it is named by what it is, and only so"
-    await mended(world)
+    await mended(filled)
     new = 3 if "enqueued" in kind or "unnoticed" in kind or "edit" in kind else 0
     assert provider.texts_embedded.total() == paid + new, "what was paid for is not paid for again"
 
@@ -132,180 +130,182 @@ async def test_each_kind_of_drift(world: World, provider: StandInProvider, kind:
     ],
 )
 async def test_a_vector_edited_by_hand_is_found_and_made_again_for_nothing(
-    world: World, provider: StandInProvider, change: str
+    filled: World, provider: StandInProvider, change: str
 ) -> None:
     """With every trigger in force: the text did not change, so none of them minds."""
     calls = len(provider.calls)
-    await world.sql(f"update notes set {change} where id in (4, 17)")
-    assert await world.jobs() == {}
-    done = await reconciled(world)
+    await filled.sql(f"update notes set {change} where id in (4, 17)")
+    assert await filled.jobs() == {}
+    done = await reconciled(filled)
     assert done.found == {"vector that Backline did not write": 2}
     assert done.examples["vector that Backline did not write"] == ["4", "17"]
-    await mended(world)
+    await mended(filled)
     assert len(provider.calls) == calls
 
 
 async def test_vectors_of_other_dimensions(store: Store, provider: StandInProvider) -> None:
     ddl = "create table notes (id bigint primary key, body text, embedding extensions.vector)"
-    async with make_world(store, provider, ddl=ddl) as world:
-        await world.insert("one", "two")
-        await world.fill()
-        await world.sql("update notes set embedding = '[1,0]' where id = 2")
-        done = await reconciled(world)
+    async with make_world(store, provider, ddl=ddl) as filled:
+        await filled.insert("one", "two")
+        await filled.fill()
+        await filled.sql("update notes set embedding = '[1,0]' where id = 2")
+        done = await reconciled(filled)
         assert done.found == {"vector of wrong dimensions": 1}
-        await mended(world)
+        await mended(filled)
 
 
 async def test_a_halfvec_is_the_vector_that_was_written(
     store: Store, provider: StandInProvider
 ) -> None:
     """Rounded to 16 bits, and no drift."""
-    async with make_world(store, provider, column_type="halfvec") as world:
-        await world.insert(*(f"text {n}" for n in range(50)))
-        await world.fill()
-        assert (await reconciled(world)).found == {}
+    async with make_world(store, provider, column_type="halfvec") as filled:
+        await filled.insert(*(f"text {n}" for n in range(50)))
+        await filled.fill()
+        assert (await reconciled(filled)).found == {}
 
 
 async def test_a_dead_letter_of_a_text_that_changed_unnoticed(
-    world: World, provider: StandInProvider
+    filled: World, provider: StandInProvider
 ) -> None:
     provider.behave(reject_marker="POISON")
-    await world.sql("update notes set body = 'POISON ' || id where id <= 2")
-    await world.fill()
-    assert sorted(await world.failures()) == ["1", "2"]
-    await unnoticed(world, "update notes set body = 'mended' where id = 1")
-    done = await reconciled(world)
+    await filled.sql("update notes set body = 'POISON ' || id where id <= 2")
+    await filled.fill()
+    assert sorted(await filled.failures()) == ["1", "2"]
+    await unnoticed(filled, "update notes set body = 'mended' where id = 1")
+    done = await reconciled(filled)
     assert done.found == {"dead letter of another text": 1, KEYWORDS: 1}
-    assert sorted(await world.failures()) == ["2"]
-    await world.fill()
-    await world.check_complete(dead=["2"])
+    assert sorted(await filled.failures()) == ["2"]
+    await filled.fill()
+    await filled.check_complete(dead=["2"])
 
 
 @pytest.mark.parametrize("how", ["disable trigger user", "dropped"])
-async def test_triggers_that_do_not_fire_are_made_again(world: World, how: str) -> None:
+async def test_triggers_that_do_not_fire_are_made_again(filled: World, how: str) -> None:
     if how == "dropped":
         for event in ("insert", "update", "delete", "truncate"):
-            await world.sql(f"drop trigger backline_c{world.collection.id}_{event} on notes")
+            await filled.sql(f"drop trigger backline_c{filled.collection.id}_{event} on notes")
     else:
-        await world.sql(f"alter table notes {how}")
-    await world.sql("update notes set body = 'unnoticed' where id = 1")
-    done = await reconciled(world)
+        await filled.sql(f"alter table notes {how}")
+    await filled.sql("update notes set body = 'unnoticed' where id = 1")
+    done = await reconciled(filled)
     assert done.found[TRIGGER] == (4 if how == "dropped" else 8)
     assert done.found["text that changed unnoticed"] == 1
-    await world.sql("update notes set body = 'noticed' where id = 2")
-    assert sorted(await world.jobs()) == ["1", "2"]
-    await mended(world)
+    await filled.sql("update notes set body = 'noticed' where id = 2")
+    assert sorted(await filled.jobs()) == ["1", "2"]
+    await mended(filled)
 
 
-async def test_triggers_that_may_not_be_made_are_reported(world: World, database: str) -> None:
+async def test_triggers_that_may_not_be_made_are_reported(filled: World, database: str) -> None:
     """A role that works on the queue, and owns no table."""
-    await world.sql("alter table notes disable trigger user")
-    await world.sql("update notes set body = 'unnoticed' where id = 1")
-    await world.sql("create role queue_worker login bypassrls in role service_role")
-    await world.sql("grant select, update on notes to queue_worker")
+    await filled.sql("alter table notes disable trigger user")
+    await filled.sql("update notes set body = 'unnoticed' where id = 1")
+    await filled.sql("create role queue_worker login bypassrls in role service_role")
+    await filled.sql("grant select, update on notes to queue_worker")
     try:
         async with open_store(make_conninfo(database, user="queue_worker")) as limited:
-            done = await reconcile(limited, world.collection)
+            done = await reconcile(limited, filled.collection)
     finally:
-        await world.sql("drop owned by queue_worker")
-        await world.sql("drop role queue_worker")
+        await filled.sql("drop owned by queue_worker")
+        await filled.sql("drop role queue_worker")
     assert not done.sound
     assert "Use a role that owns the table" in done.unrepaired[TRIGGER]
-    assert list(await world.jobs()) == ["1"], "what it can do, it does"
+    assert list(await filled.jobs()) == ["1"], "what it can do, it does"
 
 
-async def test_counts_that_are_off(world: World) -> None:
-    await world.sql(
-        "insert into backline.counter_deltas values (%s, 'rows', 0, 5)", world.collection.id
+async def test_counts_that_are_off(filled: World) -> None:
+    await filled.sql(
+        "insert into backline.counter_deltas values (%s, 'rows', 0, 5)", filled.collection.id
     )
-    await world.sql(
-        "insert into backline.counter_deltas values (%s, 'pending', 0, -7)", world.collection.id
+    await filled.sql(
+        "insert into backline.counter_deltas values (%s, 'pending', 0, -7)", filled.collection.id
     )
-    done = await reconciled(world)
+    done = await reconciled(filled)
     assert done.found == {LEDGER: 2}
     assert sorted(done.examples[LEDGER]) == ["pending +7", "rows -5"]
-    await mended(world)
+    await mended(filled)
 
 
-async def test_keywords_are_indexed_anew(world: World) -> None:
-    await unnoticed(world, "update notes set body = 'zebra' where id = 1")
+async def test_keywords_are_indexed_anew(filled: World) -> None:
+    await unnoticed(filled, "update notes set body = 'zebra' where id = 1")
     query = search.Query("zebra", mode="keyword")
-    assert await search.search(world.store, world.collection, None, query) == []
-    await reconciled(world)
-    [hit] = await search.search(world.store, world.collection, None, query)
+    assert await search.search(filled.store, filled.collection, None, query) == []
+    await reconciled(filled)
+    [hit] = await search.search(filled.store, filled.collection, None, query)
     assert hit.key == "1"
 
 
 async def test_a_table_restored_over_the_one_that_was_known(
-    world: World, provider: StandInProvider
+    filled: World, provider: StandInProvider
 ) -> None:
     """Truncated and loaded from a dump of last month, without vectors, while nobody looked."""
     await unnoticed(
-        world,
+        filled,
         "truncate notes",
         "insert into notes select i, 'text ' || i from generate_series(11, 40) i",
     )
-    done = await reconciled(world)
+    done = await reconciled(filled)
     assert done.found["vector that is gone"] == 20
     assert done.found["row that was never enqueued"] == 10
     assert done.found["stamp of a row that does not exist"] == 10
-    await mended(world)
+    await mended(filled)
     assert overpaid(provider) == {}
 
 
-async def test_stamps_and_jobs_that_a_restore_lost(world: World, provider: StandInProvider) -> None:
-    await world.sql("update notes set body = 'edited' where id = 5")
-    await world.sql("delete from backline.jobs")
-    await world.sql("delete from backline.stamps where key::int > 20")
-    done = await reconciled(world)
+async def test_stamps_and_jobs_that_a_restore_lost(
+    filled: World, provider: StandInProvider
+) -> None:
+    await filled.sql("update notes set body = 'edited' where id = 5")
+    await filled.sql("delete from backline.jobs")
+    await filled.sql("delete from backline.stamps where key::int > 20")
+    done = await reconciled(filled)
     assert done.found == {"edit without a job": 1, "vector without a stamp": 10, KEYWORDS: 1}
-    await mended(world)
+    await mended(filled)
     assert overpaid(provider) == {}
 
 
-async def test_a_row_that_somebody_edits_is_repaired_when_they_are_done(world: World) -> None:
-    await unnoticed(world, "update notes set embedding = null where id <= 20")
-    async with world.another_user() as slow:
+async def test_a_row_that_somebody_edits_is_repaired_when_they_are_done(filled: World) -> None:
+    await unnoticed(filled, "update notes set embedding = null where id <= 20")
+    async with filled.another_user() as slow:
         await execute(slow, "update notes set body = 'in the making' where id = 7")
-        async with running(reconcile(world.store, world.collection)) as reconciling:
+        async with running(reconcile(filled.store, filled.collection)) as reconciling:
             await asyncio.sleep(0.5)
             await slow.commit()
             done = await reconciling
     assert done.sound
-    await mended(world)
+    await mended(filled)
 
 
 async def test_a_row_that_is_held_for_ever_is_named_and_holds_up_no_other(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    filled: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backline.reconcile.AGAIN_SECONDS", (0.05,))
-    await unnoticed(world, "update notes set embedding = null where id <= 20")
-    async with world.another_user() as slow:
+    await unnoticed(filled, "update notes set embedding = null where id <= 20")
+    async with filled.another_user() as slow:
         await execute(slow, "update notes set body = 'in the making' where id = 7")
-        done = await reconcile(world.store, world.collection)
+        done = await reconcile(filled.store, filled.collection)
         assert not done.sound
         assert list(done.unrepaired) == ["row 7"]
         assert done.found["vector that is gone"] == 20
-        assert len(await world.jobs()) == 19
-    await mended(world)
+        assert len(await filled.jobs()) == 19
+    await mended(filled)
 
 
 async def test_a_reconciliation_that_was_stopped_goes_on_where_it_was(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    filled: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backline.reconcile.PAGE", 10)
-    await unnoticed(world, "update notes set embedding = null")
-    work = Reconciliation(world.store, world.collection, on_page=lambda _rows: work.stop())
+    await unnoticed(filled, "update notes set embedding = null")
+    work = Reconciliation(filled.store, filled.collection, on_page=lambda _rows: work.stop())
     done = await work.run()
     assert (done.stopped, done.sound, done.last_key, done.rows) == (True, False, "10", 10)
-    assert len(await world.jobs()) == 10
-    done = await reconcile(world.store, world.collection, after=done.last_key)
+    assert len(await filled.jobs()) == 10
+    done = await reconcile(filled.store, filled.collection, after=done.last_key)
     assert (done.rows, done.enqueued, done.sound, done.last_key) == (20, 20, True, None)
-    await mended(world)
+    await mended(filled)
 
 
 async def test_beside_workers_and_users_it_finds_nothing_that_is_not_there(
-    world: World, provider: StandInProvider, monkeypatch: pytest.MonkeyPatch
+    filled: World, provider: StandInProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything is in motion, and all of it noticed."""
     monkeypatch.setattr("backline.reconcile.PAGE", 7)
@@ -314,17 +314,17 @@ async def test_beside_workers_and_users_it_finds_nothing_that_is_not_there(
 
     async def look() -> None:
         for _ in range(20):
-            done = await reconcile(world.store, world.collection)
+            done = await reconcile(filled.store, filled.collection)
             found.append(done.found)
             assert done.sound
 
-    async with world.following(), running(look()) as looking:
+    async with filled.following(), running(look()) as looking:
         for n in range(60):
-            await world.sql("update notes set body = %s where id = %s", f"edited {n}", n % 25 + 1)
-            await world.sql("delete from notes where id = %s", n % 5 + 26)
-            await world.insert(f"back {n}", first=n % 5 + 26)
+            await filled.sql("update notes set body = %s where id = %s", f"edited {n}", n % 25 + 1)
+            await filled.sql("delete from notes where id = %s", n % 5 + 26)
+            await filled.insert(f"back {n}", first=n % 5 + 26)
             await asyncio.sleep(0.01)
         await looking
-        await world.settled()
+        await filled.settled()
     assert all(each == {} for each in found), found
-    await world.check_complete()
+    await filled.check_complete()

@@ -255,7 +255,7 @@ class Protocol(RuleBasedStateMachine):
         self.do(getattr(self, what)(self.hand(at)))
 
     async def release(self, hand: Hand) -> None:
-        await self.world.store.release(hand.lease.worker)
+        await self.world.release(hand.lease.worker)
 
     async def unregister(self, hand: Hand) -> None:
         if not hand.dead:
@@ -321,7 +321,7 @@ class Protocol(RuleBasedStateMachine):
 
     async def enqueue_all(self, _hand: Hand) -> None:
         try:
-            await self.world.store.enqueue_page(self.world.collection, None, 100)
+            await self.world.enqueue()
         except errors.ContentionError:
             assert self.held, "nobody was in the way"
 

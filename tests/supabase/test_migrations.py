@@ -51,7 +51,7 @@ def schema_of(project: Project) -> str:
 
 def test_the_generated_files_are_up_to_date() -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "supabase_project.py", "--check"],
+        [sys.executable, ROOT / "scripts" / "migrations.py", "--check"],
         capture_output=True, text=True, check=False, env=dict(os.environ),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -265,7 +265,7 @@ async def test_a_claim_that_commits_after_its_caller_gave_up(
         )
         assert len(again.jobs) == 10
         assert await world.jobs() == {job.key: lease.worker for job in [*first.jobs, *again.jobs]}
-        assert await world.rest.release(lease.worker) == 20
+        assert await world.rest.project.call("release", worker=lease.worker, keys=None) == 20
         project.gateway.cut_next(path=RPC + "claim", times=5, after=True)
         with pytest.raises(errors.DatabaseUnavailableError):
             await world.rest.claim(world.collection, lease.worker, 5)

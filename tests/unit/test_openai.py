@@ -28,7 +28,7 @@ from backline.embedders.openai import tokens
 from backline.embedders.openai.embedder import OpenAIEmbedder
 from backline.embedders.openai.errors import parse_duration, parse_limits, parse_retry_after
 from backline.embedders.openai.models import is_openai
-from backline.embedders.openai.response import Answer, read_answer
+from backline.embedders.openai.response import EmbeddingResponse, read_response
 from backline.embedders.openai.tokens import EstimatingCounter, ExactCounter
 from backline.errors import (
     ConfigurationError,
@@ -113,11 +113,11 @@ async def test_a_large_answer_is_read_off_the_event_loop(
 ) -> None:
     readers: list[threading.Thread] = []
 
-    def read(body: bytes, count: int) -> Answer:
+    def read(body: bytes, count: int) -> EmbeddingResponse:
         readers.append(threading.current_thread())
-        return read_answer(body, count)
+        return read_response(body, count)
 
-    monkeypatch.setattr("backline.embedders.openai.embedder.read_answer", read)
+    monkeypatch.setattr("backline.embedders.openai.embedder.read_response", read)
     vectors = await embed(provider, *(f"text {i}" for i in range(texts)))
     assert vectors.shape == (texts, 1536)
     assert [reader is not threading.main_thread() for reader in readers] == [elsewhere]

@@ -107,15 +107,6 @@ class Transaction:
         cursor = await self._connection.execute(_query(statement), params)
         return cursor.rowcount
 
-    async def copy_in(self, statement: Statement, chunks: AsyncIterator[bytes] | bytes) -> None:
-        """COPY … FROM STDIN of bytes that already are in the statement's format."""
-        async with self._connection.cursor().copy(_query(statement)) as copy:
-            if isinstance(chunks, bytes):
-                await copy.write(chunks)
-                return
-            async for chunk in chunks:
-                await copy.write(chunk)
-
     async def copy_rows(
         self, statement: Statement, rows: AsyncIterator[Sequence[Any]], types: Sequence[str]
     ) -> int:

@@ -25,7 +25,7 @@ from psycopg import sql
 from backline import errors, loading
 from backline.embedders.base import Embedder
 from backline.postgres.store import Store
-from backline.search.ranking import Mode, Query, embedded, ranked, readable
+from backline.search.ranking import Mode, Query, clean_text, embed_query, rank_rows
 from backline.types import Collection, Model
 
 DEPTH: Final = 100
@@ -238,11 +238,11 @@ async def evaluate(
         query = (
             Query(text, mode, DEPTH) if weight is None else Query(text, mode, DEPTH, weight=weight)
         )
-        asked = readable(text)
+        asked = clean_text(text)
         began = time.perf_counter()
-        vector = None if mode == "keyword" else await embedded(collection, embedder, asked)
+        vector = None if mode == "keyword" else await embed_query(collection, embedder, asked)
         ready = time.perf_counter()
-        hits = await ranked(store, collection, query, asked, vector)
+        hits = await rank_rows(store, collection, query, asked, vector)
         times.append((1000 * (time.perf_counter() - ready), 1000 * (ready - began)))
         rankings[key] = [hit.key for hit in hits]
     return await asyncio.to_thread(measured, mode, rankings, dataset.judgments, np.array(times))

@@ -62,13 +62,13 @@ async def search(
         ColumnNotFoundError: the filter names a column that the table does not have.
     """
     query = Query(query) if isinstance(query, str) else query
-    text = readable(query.text)
+    text = clean_text(query.text)
     check(query, text)
     require_column(collection)
     vector = None
     if query.mode != "keyword":
-        vector = await embedded(collection, embedder, text)
-    return await ranked(store, collection, query, text, vector)
+        vector = await embed_query(collection, embedder, text)
+    return await rank_rows(store, collection, query, text, vector)
 
 
 async def semantic(
@@ -85,7 +85,7 @@ async def keyword(
     return await search(store, collection, None, Query(query, "keyword", limit))
 
 
-async def ranked(
+async def rank_rows(
     store: JobStore, collection: Collection, query: Query, text: str, vector: Sequence[float] | None
 ) -> list[SearchHit]:
     """The hits for a query whose vector is at hand, None in mode "keyword"."""
@@ -104,7 +104,7 @@ async def ranked(
     return [_hit(row) for row in rows]
 
 
-def readable(text: str) -> str:
+def clean_text(text: str) -> str:
     """The query as Postgres and a tokenizer can read it: no NUL, no half of a surrogate pair."""
     return text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8").strip()
 
@@ -127,7 +127,7 @@ def check(query: Query, text: str) -> None:
         raise errors.UsageError(f"The weight is {query.weight}; it must be 0 to 1.")
 
 
-async def embedded(collection: Collection, embedder: Embedder | None, text: str) -> list[float]:
+async def embed_query(collection: Collection, embedder: Embedder | None, text: str) -> list[float]:
     """The query's vector, made by the collection's own model.
 
     Raises:

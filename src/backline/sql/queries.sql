@@ -50,14 +50,11 @@ select backline.set_model(%(collection)s, %(provider)s, %(model)s, %(revision)s,
 -- name: recount
 select backline.recount(%(collection)s, %(correct)s) as corrected
 
--- name: compact_counters
+-- name: compact
 select backline.compact_counters(%(collection)s)
 
 -- name: coverage
 select backline.coverage(%(collection)s) as coverage
-
--- name: enqueue_page
-select * from backline.enqueue_page(%(collection)s, %(after)s, %(limit)s)
 
 -- name: claim
 select key, action, coalesce(content, ''), content_hash, attempts, lease
@@ -92,9 +89,6 @@ select backline.confirm(%(call)s, %(collection)s, %(worker)s, %(run)s, %(keys)s,
 
 -- name: fail
 select backline.fail(%(collection)s, %(worker)s, %(run)s, %(rows)s) as busy
-
--- name: release
-select backline.release(%(worker)s, %(keys)s) as released
 
 -- name: register_worker
 select backline.register_worker(%(collection)s, %(host)s, %(pid)s, %(has_session)s,
@@ -172,8 +166,5 @@ where c.id = %(collection)s order by 1
 -- name: now
 select clock_timestamp() as now
 
--- name: search_dense
-select * from backline.search_dense(%(collection)s, %(query)s::real[], %(limit)s)
-
 -- name: scan_page
-select * from backline.scan_page(%(collection)s, %(after)s, %(limit)s, true)
+select key, due, content, content_hash, cached from backline.scan_page(%(collection)s, %(after)s, %(limit)s, true)

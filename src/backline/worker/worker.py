@@ -22,7 +22,7 @@ import structlog
 from backline import errors, pgvector
 from backline.embedders.base import Embedder
 from backline.embedders.limiter import Limiter
-from backline.store import CacheKeeper, JobStore, Lease, NewVector, Usage
+from backline.store import JobStore, Lease, NewVector, Usage
 from backline.types import Action, Collection, FailedAttempt, Job
 from backline.worker import batching
 from backline.worker.backlog import Backlog, PendingText, Rejection, cut_to_fit, too_long
@@ -171,7 +171,7 @@ class Worker:
             await self._trim_cache()
 
     async def _trim_cache(self) -> None:
-        if isinstance(self._store, CacheKeeper) and not self._embedder.free:
+        if self._store.capabilities.cache and not self._embedder.free:
             await self._store.trim_cache(self._options.cache_bytes)
 
     async def _register(self, replaces: int | None = None) -> Lease:

@@ -89,7 +89,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "short.csv": ("id,n\n1,2\n2\n", "line 3 has another number of fields"),
     "latin.csv": (b"id,n\n1,\xe9\n", "not UTF-8"),
     "header.csv": ("id,n\n", "holds no records"),
-    "words.txt": ("words", r"no known kind.*\.jsonl.*\.csv.*\.parquet"),
+    "words.txt": ("words", r"of an unsupported kind.*\.jsonl.*\.csv.*\.parquet"),
     "fake.parquet": ("no parquet", "not readable as Parquet"),
 }
 

@@ -12,7 +12,7 @@ from tests.integration.search.conftest import Documents, declare
 from backline import errors, search
 from backline.postgres.store import Store, open_store
 from backline.search import Query, indexes
-from backline.search.ranking import ranked
+from backline.search.ranking import rank_rows
 
 COUNT = 3000
 
@@ -72,7 +72,7 @@ async def test_the_index_is_used_and_recalls(
     recalled = await search.recall(docs.store, docs.collection, 30)
     assert recalled.queries == 30
     assert recalled.mean >= 0.98
-    hits = await ranked(
+    hits = await rank_rows(
         docs.store, docs.collection, Query("x", "semantic", 1), "x", vectors[7].tolist()
     )
     assert hits[0].key == "8"
@@ -124,7 +124,7 @@ async def test_what_the_index_finds_is_compared_once_more_in_full(docs: Document
     query = np.eye(16, dtype=np.float32)[0]
     assert "halfvec" in await plan(docs, query)
     assert "halfvec" not in await plan(docs, query, exact=True)
-    hits = await ranked(docs.store, docs.collection, Query("n", "semantic"), "n", query.tolist())
+    hits = await rank_rows(docs.store, docs.collection, Query("n", "semantic"), "n", query.tolist())
     assert [hit.key for hit in hits] == best
     nearest = await docs.sql(
         "select key from backline.nearest(%s, %s::real[], 10, true)",
@@ -168,7 +168,7 @@ async def test_a_narrow_filter_returns_all_that_exist(docs: Documents, mode: sea
     far = np.argsort(distances)[:10] + 1
     await docs.sql("update docs set kind = 'rare' where id = any(%s) returning 1", far.tolist())
     query = Query("n", mode, 50, where="kind = 'rare'")
-    hits = await ranked(docs.store, docs.collection, query, "n", vectors[0].tolist())
+    hits = await rank_rows(docs.store, docs.collection, query, "n", vectors[0].tolist())
     assert {int(hit.key) for hit in hits} == set(far.tolist())
 
 

@@ -16,7 +16,7 @@ from backline import errors, pgvector, search
 from backline.embedders.hash import HashEmbedder
 from backline.postgres.store import open_store
 from backline.search import Query
-from backline.search.ranking import ranked
+from backline.search.ranking import rank_rows
 
 
 def directions(count: int) -> NDArray[np.float32]:
@@ -46,7 +46,7 @@ async def filled(docs: Documents) -> Documents:
 
 async def nearest(docs: Documents, query: Query, vector: list[float] | None = None) -> list[str]:
     asked = vector if query.mode != "keyword" else None
-    hits = await ranked(docs.store, docs.collection, query, query.text, asked or FIRST)
+    hits = await rank_rows(docs.store, docs.collection, query, query.text, asked or FIRST)
     return [hit.key for hit in hits]
 
 
@@ -63,7 +63,7 @@ async def test_a_vector_arrives_to_the_last_bit(docs: Documents) -> None:
 
 async def test_by_meaning_is_by_cosine(filled: Documents) -> None:
     query = Query("x", "semantic", 5)
-    hits = await ranked(filled.store, filled.collection, query, "x", FIRST)
+    hits = await rank_rows(filled.store, filled.collection, query, "x", FIRST)
     expected = directions(200) @ np.array(FIRST, np.float32)
     assert [hit.key for hit in hits] == ["1", "2", "3", "4", "5"]
     assert [hit.score for hit in hits] == pytest.approx(expected[:5].tolist(), abs=1e-6)
@@ -114,7 +114,7 @@ async def test_hybrid_adds_both_parts_by_the_weight(
     asked = np.zeros(DIMENSIONS, np.float32)
     asked[0], asked[2] = 1 - gap, np.sqrt(1 - (1 - gap) ** 2)
     query = Query(text, "hybrid", 200, weight=weight)
-    hits = await ranked(filled.store, filled.collection, query, text, asked.tolist())
+    hits = await rank_rows(filled.store, filled.collection, query, text, asked.tolist())
     vectors, words = directions(200), await bm25(filled, text, 200)
     expected = fused(vectors, asked, words, weight)
     assert len(hits) == 200
@@ -130,7 +130,7 @@ async def test_hybrid_scores_the_words_of_rows_that_only_meaning_finds(filled: D
     """Every row has the word, and the nearest ten are not among the first fifty of the equals."""
     query = Query("number", "hybrid", 10, weight=0.05)
     vector = directions(200)[150].tolist()
-    hits = await ranked(filled.store, filled.collection, query, query.text, vector)
+    hits = await rank_rows(filled.store, filled.collection, query, query.text, vector)
     words = await bm25(filled, query.text, 200)
     assert min(int(hit.key) for hit in hits) > 100
     for hit in hits:
@@ -162,7 +162,7 @@ async def test_what_resembles_the_best_answer_follows_it(
     for row, angle in enumerate((near, 1.2, -1.2, 1.5)):
         vectors[row, 0], vectors[row, 1] = np.cos(angle), np.sin(angle)
     await docs.embed(vectors)
-    hits = await ranked(docs.store, docs.collection, Query("oboe", "hybrid", 4), "oboe", FIRST)
+    hits = await rank_rows(docs.store, docs.collection, Query("oboe", "hybrid", 4), "oboe", FIRST)
     found = {hit.key: hit for hit in hits}
     assert hits[0].key == "1"
     assert found["2"].parts["dense"] == pytest.approx(found["3"].parts["dense"], abs=1e-6)
@@ -177,7 +177,7 @@ async def test_a_best_answer_that_is_the_opposite_of_the_query(docs: Documents) 
     vectors[:, 0], vectors[1, 1] = (-1, 0), 1
     await docs.embed(vectors)
     query = Query("oboe", "hybrid", 2, weight=0.999)
-    hits = await ranked(docs.store, docs.collection, query, "oboe", FIRST)
+    hits = await rank_rows(docs.store, docs.collection, query, "oboe", FIRST)
     assert hits[0].key == "1"
     assert all(abs(hit.score) <= 1 for hit in hits)
 
@@ -193,14 +193,14 @@ async def test_a_vector_of_zeros_has_no_cosine(docs: Documents) -> None:
     ]  # fmt: skip
     for mode, text in asked:
         query = Query(text, mode, 3, weight=0.99)  # the row of zeros is best where it has the word
-        hits = await ranked(docs.store, docs.collection, query, text, FIRST)
+        hits = await rank_rows(docs.store, docs.collection, query, text, FIRST)
         parts = {hit.key: hit.parts for hit in hits}
         assert [key for key in parts if key != "3"] == ["1", "2"]
         assert ("3" in parts) == (mode == "hybrid" and text == "cello")
         assert "dense" not in parts.get("3", {})
         assert all(np.isfinite(hit.score) for hit in hits)
     query = Query("oboe", "hybrid", 3)
-    hits = await ranked(docs.store, docs.collection, query, "oboe", [0.0] * DIMENSIONS)
+    hits = await rank_rows(docs.store, docs.collection, query, "oboe", [0.0] * DIMENSIONS)
     assert [hit.key for hit in hits] == ["1"]
     assert np.isfinite(hits[0].score)
 
@@ -208,7 +208,7 @@ async def test_a_vector_of_zeros_has_no_cosine(docs: Documents) -> None:
 async def test_hybrid_scores_a_row_by_both_legs_whichever_found_it(filled: Documents) -> None:
     """Row 200 is far beyond the nearest hundred, and only its words bring it in."""
     query = Query("200", "hybrid", 1, weight=0.9)
-    [hit] = await ranked(filled.store, filled.collection, query, "200", FIRST)
+    [hit] = await rank_rows(filled.store, filled.collection, query, "200", FIRST)
     assert hit.key == "200"
     assert hit.parts["dense"] == pytest.approx(0, abs=1e-6)
 
@@ -219,7 +219,7 @@ async def test_rows_that_say_the_same_have_the_same_words(docs: Documents) -> No
     every_other_is_far = [row + 300 * (row % 2) for row in range(120)]
     await docs.embed(directions(600)[[*every_other_is_far, *[599] * 7]])
     query = Query("hiss choir tape brittle", "hybrid", 40, weight=1.0)
-    hits = await ranked(docs.store, docs.collection, query, query.text, FIRST)
+    hits = await rank_rows(docs.store, docs.collection, query, query.text, FIRST)
     assert len({hit.parts["keyword"] for hit in hits}) == 1
     assert {int(hit.key) % 2 for hit in hits} == {0, 1}  # neither the near nor the far come first
     assert [hit.key for hit in hits] == sorted(hit.key for hit in hits)
@@ -294,7 +294,7 @@ async def test_another_models_vectors_are_not_compared(filled: Documents) -> Non
     }
     assert set(await nearest(filled, Query("x", "semantic", 200))) == kept
     query = Query("tuba", "hybrid", 200)
-    hits = await ranked(filled.store, filled.collection, query, "tuba", FIRST)
+    hits = await rank_rows(filled.store, filled.collection, query, "tuba", FIRST)
     assert {hit.key for hit in hits if "dense" in hit.parts} == kept
     assert len(hits) == 200
 

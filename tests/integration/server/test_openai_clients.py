@@ -18,7 +18,7 @@ from tests.integration.server.harness import Served, served
 from tests.provider import StandInProvider
 
 from backline.embedders.hash import hash_vectors
-from backline.embedders.local.batcher import SharedBatches
+from backline.embedders.local.batcher import Batcher
 from backline.embedders.specs import open_embedder
 
 JS = Path(__file__).parent / "js"
@@ -125,14 +125,14 @@ async def test_concurrent_requests_share_batches(
     s: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    original = SharedBatches._next_parts
+    original = Batcher._next_parts
 
-    def counting(self: SharedBatches) -> Any:
+    def counting(self: Batcher) -> Any:
         taken = original(self)
         sizes.append(len(taken))
         return taken
 
-    monkeypatch.setattr(SharedBatches, "_next_parts", counting)
+    monkeypatch.setattr(Batcher, "_next_parts", counting)
     async with client_of(s) as client:
         vectors: dict[int, Any] = {}
         await client.embeddings.create(model="local/all-MiniLM-L6-v2", input="warm")

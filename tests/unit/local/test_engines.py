@@ -19,7 +19,7 @@ from backline.embedders.local.catalog import Pooling
 from backline.embedders.local.engines.base import Engine
 from backline.embedders.local.engines.blas import SingleThreadedBlas
 from backline.embedders.local.engines.numpy import erf
-from backline.embedders.local.engines.select import chosen_engine, start_engine
+from backline.embedders.local.engines.select import choose_engine, start_engine
 from backline.errors import ConfigurationError
 
 ENGINES = ["numpy", "openvino-f32"]
@@ -155,7 +155,7 @@ def test_what_would_compute_is_said_before_a_model_is_loaded(tmp_path: Path) -> 
     """`model list` must not name another engine than the one that then computes."""
     folder = write_tiny_model(tmp_path / "model")
     for name in ("auto", "numpy", "openvino", "openvino-f32", "openvino-bf16"):
-        choice = chosen_engine(name, 2)
+        choice = choose_engine(name, 2)
         engine = start(folder, "mean", name)
         assert (choice.name, choice.precision, choice.threads) == (
             engine.name, engine.precision, engine.threads,
@@ -164,11 +164,11 @@ def test_what_would_compute_is_said_before_a_model_is_loaded(tmp_path: Path) -> 
 
 def test_the_slow_engine_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    choice = chosen_engine("auto", 2)
+    choice = choose_engine("auto", 2)
     assert choice.name == "numpy"
     assert choice.remedy == "pip install openvino"
 
 
 def test_an_engine_that_there_is_not_is_answered_with_those_that_there_are() -> None:
     with pytest.raises(ConfigurationError, match="auto, openvino, openvino-f32"):
-        chosen_engine("onnx")
+        choose_engine("onnx")

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from backline.embedders.local.load import open_tokenizer
 from backline.embedders.local.tokenizers.base import TextTokenizer
-from backline.embedders.local.tokenizers.huggingface import LibraryTokenizer
+from backline.embedders.local.tokenizers.huggingface import HuggingFaceTokenizer
 from backline.embedders.local.tokenizers.wordpiece import WordPieceTokenizer, read_settings
 from backline.errors import WeightsError
 
@@ -20,7 +20,7 @@ from backline.errors import WeightsError
 def tokenizer(request: pytest.FixtureRequest, minilm_folder: Path) -> TextTokenizer:
     path = minilm_folder / "tokenizer.json"
     if request.param == "library":
-        return LibraryTokenizer(path, 256)
+        return HuggingFaceTokenizer(path, 256)
     opened = open_tokenizer(path, 256)
     assert isinstance(opened, WordPieceTokenizer)
     return opened

@@ -2,7 +2,7 @@
 
 from backline.embedders.local.catalog import DEFAULT_MODEL, MODELS, ModelInfo, find_model
 from backline.embedders.local.embedder import LocalEmbedder, LocalInfo
-from backline.embedders.local.engines.select import EngineChoice, chosen_engine
+from backline.embedders.local.engines.select import EngineChoice, choose_engine
 from backline.embedders.local.load import open_local
 from backline.embedders.local.weights import CachedModel, list_models, pull
 
@@ -14,7 +14,7 @@ __all__ = [
     "LocalEmbedder",
     "LocalInfo",
     "ModelInfo",
-    "chosen_engine",
+    "choose_engine",
     "find_model",
     "list_models",
     "open_local",

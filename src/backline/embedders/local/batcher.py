@@ -92,7 +92,7 @@ class SubBatch:
         return True
 
 
-class SharedBatches:
+class Batcher:
     """Computes the texts of any number of callers, first come, first served.
 
     A stream that is free takes the next texts, longest first, of the call that has waited longest,

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from backline.embedders.local.batcher import SharedBatches
+from backline.embedders.local.batcher import Batcher
 from backline.embedders.local.catalog import ModelInfo
 from backline.embedders.local.engines.base import Engine
 from backline.embedders.local.executor import NORMAL, URGENT, PriorityExecutor
@@ -173,8 +173,8 @@ class LocalEmbedder:
     async def _compute(self, ids: Sequence[TokenIds], priority: int) -> Vectors:
         return await asyncio.wrap_future(self._batches[priority].add(ids))
 
-    def _shared(self, priority: int) -> SharedBatches:
-        return SharedBatches(
+    def _shared(self, priority: int) -> Batcher:
+        return Batcher(
             self._forward,
             self._executor,
             priority,

@@ -73,9 +73,9 @@ def open_tokenizer(path: Path, max_tokens: int) -> TextTokenizer:
     if settings is not None:
         return WordPieceTokenizer(settings, max_tokens)
     extras.require("tokenizers")
-    from backline.embedders.local.tokenizers.huggingface import LibraryTokenizer
+    from backline.embedders.local.tokenizers.huggingface import HuggingFaceTokenizer
 
-    return LibraryTokenizer(path, max_tokens)
+    return HuggingFaceTokenizer(path, max_tokens)
 
 
 def _locate(spec: str) -> tuple[ModelInfo, Path]:

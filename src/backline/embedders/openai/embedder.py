@@ -22,7 +22,11 @@ from backline.embedders.openai.models import (
     is_openai,
     openai_model,
 )
-from backline.embedders.openai.response import Answer, MalformedAnswerError, read_answer
+from backline.embedders.openai.response import (
+    EmbeddingResponse,
+    MalformedResponseError,
+    read_response,
+)
 from backline.embedders.openai.tokens import (
     EstimatingCounter,
     TokenCounter,
@@ -178,7 +182,7 @@ class OpenAIEmbedder:
     def __repr__(self) -> str:
         return f"OpenAIEmbedder({self._model} at {self._provider})"
 
-    async def _request(self, texts: Sequence[str], dimensions: int | None) -> Answer:
+    async def _request(self, texts: Sequence[str], dimensions: int | None) -> EmbeddingResponse:
         try:
             async with asyncio.timeout(self._timeout):
                 raw = await self._client.embeddings.with_raw_response.create(
@@ -195,13 +199,13 @@ class OpenAIEmbedder:
         # Raised out here, so that no traceback shows the SDK's error, whose text may hold the key.
         raise failure
 
-    async def _read(self, body: bytes, texts: int) -> Answer:
+    async def _read(self, body: bytes, texts: int) -> EmbeddingResponse:
         try:
             if len(body) > _READ_IN_THREAD_BYTES:
-                answer = await asyncio.to_thread(read_answer, body, texts)
+                answer = await asyncio.to_thread(read_response, body, texts)
             else:
-                answer = read_answer(body, texts)
-        except MalformedAnswerError as error:
+                answer = read_response(body, texts)
+        except MalformedResponseError as error:
             raise ProviderUnavailableError(f"{self._provider} {error}") from error
         self.prompt_tokens += answer.prompt_tokens
         return answer

@@ -14,44 +14,44 @@ from backline.errors import InputRejectedError
 from backline.types import Vectors
 
 
-class MalformedAnswerError(ValueError):
+class MalformedResponseError(ValueError):
     """The answer is not what the API promises. The text reads on after the provider's name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class EmbeddingResponse:
     """Vectors of unit length in the order of the texts, and the tokens that were billed."""
 
     vectors: Vectors
     prompt_tokens: int
 
 
-def read_answer(body: bytes, texts: int) -> Answer:
+def read_response(body: bytes, texts: int) -> EmbeddingResponse:
     """Read the vectors of `texts` texts.
 
     Raises:
-        MalformedAnswerError: not JSON of the promised shape, or another number of vectors.
+        MalformedResponseError: not JSON of the promised shape, or another number of vectors.
         InputRejectedError: a vector has no direction: it holds no finite number, or only zeros.
     """
     try:
         fields = json.loads(body)
         items = _in_order(fields["data"], texts)
         vectors = np.stack([_vector(item["embedding"]) for item in items])
-    except MalformedAnswerError:
+    except MalformedResponseError:
         raise
     except (ValueError, TypeError, KeyError) as error:
-        raise MalformedAnswerError(
+        raise MalformedResponseError(
             f"answered with something that is no embedding: {error}"
         ) from error
-    return Answer(_unit_length(vectors), _prompt_tokens(fields))
+    return EmbeddingResponse(_unit_length(vectors), _prompt_tokens(fields))
 
 
 def _in_order(data: list[dict[str, Any]], texts: int) -> list[dict[str, Any]]:
     if len(data) != texts:
-        raise MalformedAnswerError(f"answered with {len(data)} vectors for {texts} texts")
+        raise MalformedResponseError(f"answered with {len(data)} vectors for {texts} texts")
     ordered = sorted(data, key=lambda item: int(item["index"]))
     if [item["index"] for item in ordered] != list(range(texts)):
-        raise MalformedAnswerError(f"numbered {texts} vectors otherwise than 0 to {texts - 1}")
+        raise MalformedResponseError(f"numbered {texts} vectors otherwise than 0 to {texts - 1}")
     return ordered
 
 

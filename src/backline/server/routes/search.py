@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 
 from backline.collections import check
 from backline.search import DEFAULT_WEIGHT, LARGEST_PAGE, Mode
-from backline.search.ranking import DEEPEST_ROW, embedded, readable
+from backline.search.ranking import DEEPEST_ROW, clean_text, embed_query
 from backline.server import handlers, map, schemas
 from backline.server.routes.responses import WITH_BODY, WITH_DATABASE, problems
 from backline.server.routes.status import OptionalCollection
@@ -88,6 +88,6 @@ async def place_of_query(
     check(selected, selected.model, to="read")
     pooled = await services.embedder_pool.get(selected.model)
     rows = await services.maps.get(services.store, selected, limit)
-    vector = await embedded(selected, pooled.embedder, readable(q))
+    vector = await embed_query(selected, pooled.embedder, clean_text(q))
     [[x, y]] = rows.plane.place(map.row(vector)).round(5).tolist()
     return schemas.Place(x=x, y=y)

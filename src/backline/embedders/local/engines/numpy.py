@@ -8,7 +8,7 @@ import numpy as np
 
 from backline.embedders.local.bert import Bert, Dense, Layer, LayerNorm, Matrix
 from backline.embedders.local.engines.blas import SingleThreadedBlas
-from backline.embedders.local.engines.packing import Ragged, embed_tokens, lay_out, pool
+from backline.embedders.local.engines.packing import PackedBatch, embed_tokens, pack, pool
 from backline.embedders.local.tokenizers.base import TokenIds
 from backline.types import Vectors
 
@@ -50,15 +50,15 @@ class NumpyEngine:
 
     def forward(self, texts: Sequence[TokenIds]) -> Vectors:
         with self._blas:
-            return self._forward(lay_out(texts))
+            return self._forward(pack(texts))
 
-    def _forward(self, batch: Ragged) -> Vectors:
+    def _forward(self, batch: PackedBatch) -> Vectors:
         state = self._normalise(embed_tokens(self._bert, batch), self._bert.embedding_norm)
         for layer in self._bert.layers:
             state = self._layer(layer, state, batch)
         return pool(state, batch, self._bert.pooling)
 
-    def _layer(self, layer: Layer, state: Matrix, batch: Ragged) -> Matrix:
+    def _layer(self, layer: Layer, state: Matrix, batch: PackedBatch) -> Matrix:
         attended = self._attend(_dense(state, layer.attention_in), batch)
         attended = _dense(attended, layer.attention_out)
         attended += state
@@ -67,7 +67,7 @@ class NumpyEngine:
         fed += state
         return self._normalise(fed, layer.feed_norm)
 
-    def _attend(self, projected: Matrix, batch: Ragged) -> Matrix:
+    def _attend(self, projected: Matrix, batch: PackedBatch) -> Matrix:
         """Multi-head attention of each text within itself; `projected` is (T, 3 hidden)."""
         config, (texts, width) = self._bert.config, batch.spread.shape
         heads = (texts, width, 3, config.num_attention_heads, config.head_size)

@@ -18,10 +18,10 @@ from backline.embedders.local.bert import Bert, Dense, Layer, LayerNorm, Matrix
 from backline.embedders.local.catalog import Pooling
 from backline.embedders.local.engines.openvino_import import op, ov
 from backline.embedders.local.engines.packing import (
-    Ragged,
+    PackedBatch,
     embed_tokens,
-    lay_out,
-    quantise,
+    pack,
+    rounded_size,
     unit_length,
 )
 from backline.embedders.local.tokenizers.base import TokenIds
@@ -59,12 +59,12 @@ class OpenVinoEngine:
         self._local = threading.local()
 
     def forward(self, texts: Sequence[TokenIds]) -> Vectors:
-        batch = lay_out(texts, width_multiple=_WIDTH_MULTIPLE, quantised=True)
+        batch = pack(texts, width_multiple=_WIDTH_MULTIPLE, rounded=True)
         request = self._request()
         request.infer(self._inputs(batch), share_inputs=True)
         return unit_length(request.get_output_tensor(0).data[: len(texts)])
 
-    def _inputs(self, batch: Ragged) -> list[Any]:
+    def _inputs(self, batch: PackedBatch) -> list[Any]:
         pooled = _pooling_matrix(batch, self._tables.pooling)
         return [embed_tokens(self._tables, batch), batch.spread, batch.back, batch.bias, pooled]
 
@@ -86,13 +86,13 @@ def _options(threads: int, precision: Precision) -> dict[str, str]:
     }
 
 
-def _pooling_matrix(batch: Ragged, pooling: Pooling) -> Matrix:
+def _pooling_matrix(batch: PackedBatch, pooling: Pooling) -> Matrix:
     """Which tokens make each text's vector, shape (texts, T): 1, exact in bfloat16, or 0.
 
     The sum stands for the mean, as the length is normalised afterwards.
     """
     texts = len(batch.lengths)
-    matrix = np.zeros((quantise(texts), len(batch.ids)), dtype=np.float32)
+    matrix = np.zeros((rounded_size(texts), len(batch.ids)), dtype=np.float32)
     if pooling == "cls":
         matrix[np.arange(texts), batch.starts] = 1
     else:
@@ -101,7 +101,7 @@ def _pooling_matrix(batch: Ragged, pooling: Pooling) -> Matrix:
 
 
 def _graph(bert: Bert) -> ov.Model:
-    """Token embeddings (T, hidden) to one row a text; the other inputs are those of Ragged.
+    """Token embeddings (T, hidden) to one row a text; the other inputs are those of PackedBatch.
 
     Pooling is part of the graph because the plugin computes whatever follows the last product in
     float32: without it that is the whole residual stream, a tenth slower.

@@ -25,7 +25,7 @@ _MASKED = np.float32(-1e9)
 
 
 @dataclass(frozen=True, slots=True)
-class Ragged:
+class PackedBatch:
     """One sub-batch. T tokens laid end to end, filled up to whatever length the engine wants.
 
     Attributes:
@@ -45,15 +45,15 @@ class Ragged:
     lengths: Indices
 
 
-def lay_out(
-    texts: Sequence[TokenIds], *, width_multiple: int = 1, quantised: bool = False
-) -> Ragged:
+def pack(
+    texts: Sequence[TokenIds], *, width_multiple: int = 1, rounded: bool = False
+) -> PackedBatch:
     """Lay texts end to end.
 
     Args:
         texts: the token ids of each, none of them empty.
         width_multiple: the rectangle's width S is rounded up to a multiple of this.
-        quantised: round T up to one of few sizes, for engines that compile for each.
+        rounded: round T up to one of few sizes, for engines that compile for each.
     """
     lengths = np.array([len(text) for text in texts], dtype=np.int32)
     starts = np.zeros_like(lengths)
@@ -61,8 +61,8 @@ def lay_out(
     tokens = int(lengths.sum())
     columns = np.arange(-(-int(lengths.max()) // width_multiple) * width_multiple, dtype=np.int32)
     mask = columns < lengths[:, None]
-    rows = quantise(tokens) if quantised else tokens
-    return Ragged(
+    rows = rounded_size(tokens) if rounded else tokens
+    return PackedBatch(
         ids=_filled(np.concatenate(texts), rows),
         spread=np.where(mask, starts[:, None] + columns, 0).astype(np.int32),
         back=_filled(np.flatnonzero(mask), rows),
@@ -72,7 +72,7 @@ def lay_out(
     )
 
 
-def quantise(tokens: int) -> int:
+def rounded_size(tokens: int) -> int:
     """The next of few sizes: multiples of 16, then four sizes for every doubling from 64 on."""
     step = max(16, 1 << max(0, (tokens - 1).bit_length() - 3))
     return -(-tokens // step) * step
@@ -85,7 +85,7 @@ def _filled(values: NDArray[np.integer], size: int) -> Indices:
     return filled
 
 
-def embed_tokens(bert: Bert, batch: Ragged) -> Matrix:
+def embed_tokens(bert: Bert, batch: PackedBatch) -> Matrix:
     """Word plus position embeddings, shape (T, hidden), before their layer normalisation.
 
     Positions are added text by text: gathered for all tokens they would be a second matrix of a
@@ -97,7 +97,7 @@ def embed_tokens(bert: Bert, batch: Ragged) -> Matrix:
     return state
 
 
-def pool(states: Matrix, batch: Ragged, pooling: Pooling) -> Vectors:
+def pool(states: Matrix, batch: PackedBatch, pooling: Pooling) -> Vectors:
     """One vector of unit length a text, from its tokens' states (T, hidden)."""
     if pooling == "cls":
         rows = states[batch.starts]

@@ -36,7 +36,7 @@ class EngineChoice:
     remedy: str | None = None
 
 
-def chosen_engine(name: str = "auto", threads: int | None = None) -> EngineChoice:
+def choose_engine(name: str = "auto", threads: int | None = None) -> EngineChoice:
     """Say which engine `start_engine` takes, without loading a model.
 
     Raises:

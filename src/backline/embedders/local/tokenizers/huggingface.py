@@ -17,7 +17,7 @@ _CHARACTERS_PER_TOKEN = 16
 """Ordinary prose has 4 to 5 characters a token, so a cut at 16 nearly always holds enough."""
 
 
-class LibraryTokenizer:
+class HuggingFaceTokenizer:
     """A `TextTokenizer` of any kind that the library reads."""
 
     def __init__(self, path: Path, max_tokens: int) -> None:

@@ -1,0 +1,16 @@
+-- Built by `make docs` from schema/functions/music_knowledge.sql. Edit that file instead.
+
+-- Keeps public.music_knowledge.updated_at.
+
+create or replace function backline.touch_updated_at() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  new.updated_at := now();
+  return new;
+end $$;
+revoke all on function backline.touch_updated_at() from public;
+
+-- A column list, so that storing an embedding does not count as an edit.
+create or replace trigger music_knowledge_touch
+  before update of topic, category, title, suggestion, asked_as, parameters, confidence on public.music_knowledge
+  for each row execute function backline.touch_updated_at();
