@@ -381,7 +381,7 @@ class Failed(BaseModel):
 class Upserted(BaseModel):
     success: bool = Field(description="True if no row failed.")
     processed: int = Field(description="Rows in the request.")
-    updated: int = Field(description="Rows whose vector was stored.")
+    updated: int = Field(description="Rows that got a new vector.")
     skipped: list[Skipped]
     failed: list[Failed]
     dimensions: int

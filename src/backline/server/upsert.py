@@ -44,7 +44,7 @@ R = TypeVar("R")
 
 @cache
 def outcomes() -> Mapping[str, str]:
-    """Return the sentence for each reason why a row was skipped; the Edge Function has the same."""
+    """Return the sentence for each reason to skip a row. The Edge Function uses the same file."""
     text = files("backline.data").joinpath("outcomes.json").read_text(encoding="utf-8")
     sentences: dict[str, str] = json.loads(text)
     return sentences
@@ -128,7 +128,7 @@ class Upsert:
         return await reads.inspect(self.store, self.collection, keys, hashes)
 
     async def _store_without_embedding(self, rows: list[_Row]) -> list[_Row]:
-        """Store blank rows and rows with a cached vector; returns the rows to embed."""
+        """Store blank rows and rows with a cached vector. Returns the rows to embed."""
         self._skip([row.id for row in rows if row.action == "changed"], "changed")
         await self._write([_Write(row, "blank") for row in rows if row.action == "blank"])
         lost = await self._write([_Write(row, "reuse") for row in rows if row.action == "reuse"])
@@ -158,7 +158,7 @@ class Upsert:
         return error
 
     async def _embed(self, rows: list[_Row]) -> dict[str, bytes]:
-        """Embed each distinct text once; returns the vectors in the store's encoding."""
+        """Embed each distinct text once. Returns the vectors in the store's encoding."""
         pending = await asyncio.to_thread(self._pending_texts, rows)
         parts = [part for text in pending for part in (text.windows or [text])]
         plan = batching.plan([part.item for part in parts], BUDGET, sort_by_length=False)
@@ -201,7 +201,7 @@ class Upsert:
     # --- writing ---
 
     async def _write(self, writes: list[_Write]) -> list[_Row]:
-        """Store rows, retrying locked ones; returns the rows whose cached vector is gone."""
+        """Store rows, retrying locked ones. Returns the rows that lost their cached vector."""
         lost: list[_Row] = []
         for attempt in range(BUSY_TRIES):
             if not writes:
@@ -218,7 +218,7 @@ class Upsert:
         return lost
 
     async def _complete(self, writes: Sequence[_Write]) -> list[tuple[str, str]]:
-        """Store vectors; returns (key, outcome) of the rows that were not written."""
+        """Store vectors. Returns (key, outcome) of the rows that were not written."""
         rows = [
             NewVector(
                 row.key, action, row.content_hash, element, long=row.content_hash in self._long
@@ -270,7 +270,7 @@ async def _in_halves(
 
 
 def _invalid_key(_row: _SentRow, _error: errors.RowRefusedError) -> RowState:
-    """Return the state of a row whose id has another type than the key, such as a word."""
+    """Return the state for an id of another type than the key, such as a word for a number."""
     return RowState("gone", None)
 
 
