@@ -29,7 +29,7 @@ async def world(store: Store) -> AsyncIterator[World]:
 
 
 @pytest.fixture
-async def s(world: World) -> AsyncIterator[Served]:
+async def server(world: World) -> AsyncIterator[Served]:
     """A server without a worker, on loopback, without a key."""
     async with served(world.store) as made:
         yield made

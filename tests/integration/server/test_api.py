@@ -27,10 +27,10 @@ async def fill(world: World, count: int = 12) -> None:
     await search.ensure_index(world.store, world.collection)
 
 
-async def test_status_agrees_with_the_database(s: Served, world: World) -> None:
+async def test_status_agrees_with_the_database(server: Served, world: World) -> None:
     await fill(world)
     await world.sql("insert into notes (id, body) values (90, null), (91, 'not yet')")
-    result = await s.get("/api/status")
+    result = await server.get("/api/status")
     [collection] = [c for c in result["collections"] if c["name"] == "notes"]
     assert collection["table"] == "public.notes"
     assert collection["model"] == {
@@ -43,26 +43,30 @@ async def test_status_agrees_with_the_database(s: Served, world: World) -> None:
     assert result["server"]["worker"] is False
     assert result["database"] == {"where": "the test's Postgres", "ok": True}
     assert result["auth"] == {"key_required_for_writes": False, "key_required_for_reads": False}
-    [only] = (await s.get("/api/coverage", collection="notes"))["collections"]
+    [only] = (await server.get("/api/coverage", collection="notes"))["collections"]
     assert only["coverage"]["rows"] == 14
 
 
-async def test_rows_with_an_older_vector_are_counted_as_stale(world: World, s: Served) -> None:
+async def test_rows_with_an_older_vector_are_counted_as_stale(world: World, server: Served) -> None:
     await world.insert("one", "two", "three")
     await world.fill()
     await world.store.connector.execute("insert into notes (id, body) values (4, 'four')")
     await world.store.connector.execute("update notes set body = body || '!' where id < 3")
-    [only] = (await s.get("/api/coverage", collection="notes"))["collections"]
+    [only] = (await server.get("/api/coverage", collection="notes"))["collections"]
     assert (only["coverage"]["pending"], only["coverage"]["stale"]) == (3, 2)
-    [collection] = [c for c in (await s.get("/api/status"))["collections"] if c["name"] == "notes"]
+    [collection] = [
+        c for c in (await server.get("/api/status"))["collections"] if c["name"] == "notes"
+    ]
     assert collection["coverage"]["stale"] == 2
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
-async def test_search_agrees_with_the_library(s: Served, world: World, mode: search.Mode) -> None:
+async def test_search_agrees_with_the_library(
+    server: Served, world: World, mode: search.Mode
+) -> None:
     await fill(world)
     request = {"query": "alpha note number 7", "collection": "notes", "mode": mode, "limit": 5}
-    result = await s.post("/api/search", request)
+    result = await server.post("/api/search", request)
     expected = await search.search(
         world.store,
         world.collection,
@@ -75,7 +79,9 @@ async def test_search_agrees_with_the_library(s: Served, world: World, mode: sea
     assert result["hits"][0]["row"]["title"] == "Note 7"
     assert "embedding" not in result["hits"][0]["row"]
     assert result["hits"][0]["snippet"] == expected[0].snippet
-    by_address = await s.get("/api/search", q="alpha note number 7", collection="notes", mode=mode)
+    by_address = await server.get(
+        "/api/search", q="alpha note number 7", collection="notes", mode=mode
+    )
     assert [hit["key"] for hit in by_address["hits"]][:5] == [hit.key for hit in expected]
 
 
@@ -87,29 +93,31 @@ async def test_search_agrees_with_the_library(s: Served, world: World, mode: sea
         {"op": "=", "path": ["kind"], "value": "odd"},
     ],
 )
-async def test_search_filters_and_pages(s: Served, world: World, where: Any) -> None:
+async def test_search_filters_and_pages(server: Served, world: World, where: Any) -> None:
     await fill(world)
     request = {"query": "alpha", "collection": "notes", "mode": "keyword", "where": where}
-    whole = await s.post("/api/search", {**request, "limit": 100})
+    whole = await server.post("/api/search", {**request, "limit": 100})
     keys = [hit["key"] for hit in whole["hits"]]
     assert sorted(map(int, keys)) == [1, 3, 5, 7, 9, 11]
-    pages = [await s.post("/api/search", {**request, "limit": 4, "offset": at}) for at in (0, 4)]
+    pages = [
+        await server.post("/api/search", {**request, "limit": 4, "offset": at}) for at in (0, 4)
+    ]
     assert [hit["key"] for page in pages for hit in page["hits"]] == keys
 
 
-async def test_impossible_searches_are_explained(s: Served, world: World) -> None:
+async def test_impossible_searches_are_explained(server: Served, world: World) -> None:
     await fill(world, 2)
-    missing = await s.post("/api/search", {"query": "x", "collection": "songs"}, 404)
+    missing = await server.post("/api/search", {"query": "x", "collection": "songs"}, 404)
     assert "'songs'" in missing["detail"] and "notes" in missing["detail"]
-    column = await s.post(
+    column = await server.post(
         "/api/search", {"query": "x", "collection": "notes", "where": "nope = 1"}, 422
     )
     assert "nope" in column["detail"]
-    typo = await s.post("/api/search", {"query": "x", "colection": "notes"}, 422)
+    typo = await server.post("/api/search", {"query": "x", "colection": "notes"}, 422)
     assert typo["errors"][0]["field"] == "body.colection"
     assert typo["type"] == "urn:backline:problem:validation"
     assert typo["instance"] == "/api/search"
-    long = await s.post("/api/search", {"query": "x" * 2001, "collection": "notes"}, 422)
+    long = await server.post("/api/search", {"query": "x" * 2001, "collection": "notes"}, 422)
     assert "2,001" in long["detail"] and "2,000" in long["detail"]
 
 
@@ -122,26 +130,26 @@ async def test_impossible_searches_are_explained(s: Served, world: World) -> Non
     ],
     ids=str,
 )  # fmt: skip
-async def test_invalid_filters_are_client_errors(s: Served, world: World, where: Any) -> None:
+async def test_invalid_filters_are_client_errors(server: Served, world: World, where: Any) -> None:
     await fill(world, 2)
     body = json.dumps({"query": "alpha", "collection": "notes", "mode": "keyword", "where": where})
-    response = await s.http.post(
+    response = await server.http.post(
         "/api/search", content=body, headers={"Content-Type": "application/json"}
     )
     assert response.status_code == 422, response.text
 
 
-async def test_null_in_a_filter_matches_null(s: Served, world: World) -> None:
+async def test_null_in_a_filter_matches_null(server: Served, world: World) -> None:
     await world.sql(
         "insert into notes (id, body, kind) values (1, 'alpha', null), (2, 'alpha', 'x')"
     )
     request = {"query": "alpha", "collection": "notes", "mode": "keyword", "where": {"kind": None}}
-    assert [hit["key"] for hit in (await s.post("/api/search", request))["hits"]] == ["1"]
+    assert [hit["key"] for hit in (await server.post("/api/search", request))["hits"]] == ["1"]
 
 
 @pytest.mark.parametrize("value", ['"\\ud800"', "NaN", "-Infinity", '{"a": ["\\udfff"]}'])
-async def test_context_that_is_not_valid_json_is_refused(s: Served, value: str) -> None:
-    response = await s.http.post(
+async def test_context_that_is_not_valid_json_is_refused(server: Served, value: str) -> None:
+    response = await server.http.post(
         "/api/suggest", content=f'{{"prompt": "x", "context": {{"own": {value}}}}}',
         headers={"Content-Type": "application/json"},
     )  # fmt: skip
@@ -149,7 +157,9 @@ async def test_context_that_is_not_valid_json_is_refused(s: Served, value: str) 
     assert "own" in response.json()["detail"]
 
 
-async def test_dimension_mismatch_is_a_conflict_with_both_numbers(s: Served, world: World) -> None:
+async def test_dimension_mismatch_is_a_conflict_with_both_numbers(
+    server: Served, world: World
+) -> None:
     await fill(world, 2)
     await world.sql(
         "alter table notes drop column embedding, add column embedding extensions.vector(3)"
@@ -159,7 +169,7 @@ async def test_dimension_mismatch_is_a_conflict_with_both_numbers(s: Served, wor
         ("/api/runs", {"collection": "notes"}),
         ("/api/upsert-embeddings", {"collection": "notes", "rows": [{"id": 1, "text": "x"}]}),
     ):
-        problem = await s.post(path, body, 409)
+        problem = await server.post(path, body, 409)
         assert "3 dimensions" in problem["detail"] and "8" in problem["detail"]
 
 
@@ -173,7 +183,7 @@ async def test_dimension_mismatch_is_a_conflict_with_both_numbers(s: Served, wor
     ids=str,
 )
 async def test_unavailable_model_is_a_conflict_with_the_remedy(
-    s: Served, world: World, model: Model, message: str
+    server: Served, world: World, model: Model, message: str
 ) -> None:
     await fill(world, 2)
     await world.sql(
@@ -186,30 +196,30 @@ async def test_unavailable_model_is_a_conflict_with_the_remedy(
         ("/api/runs", {"collection": "notes"}),
         ("/api/upsert-embeddings", {"collection": "notes", "rows": [row]}),
     ):
-        assert message in (await s.post(path, body, 409))["detail"]
+        assert message in (await server.post(path, body, 409))["detail"]
     keyword = {"query": "alpha", "collection": "notes", "mode": "keyword"}
-    assert len((await s.post("/api/search", keyword))["hits"]) == 2
-    status = await s.get("/api/status")
+    assert len((await server.post("/api/search", keyword))["hits"]) == 2
+    status = await server.get("/api/status")
     assert model.name in [c["model"]["name"] for c in status["collections"]]
 
 
-async def test_run_starts_and_completes(s: Served, world: World) -> None:
+async def test_run_starts_and_completes(server: Served, world: World) -> None:
     await world.insert(*(f"text {n}" for n in range(300)))
-    started = (await s.post("/api/runs", {"collection": "notes", "batch_size": 7}, 202))["run"]
+    started = (await server.post("/api/runs", {"collection": "notes", "batch_size": 7}, 202))["run"]
     assert started["settings"]["batch_size"] == 7
 
     async def ended() -> bool:
-        return bool((await s.get(f"/api/runs/{started['id']}"))["run"]["state"] == "completed")
+        return bool((await server.get(f"/api/runs/{started['id']}"))["run"]["state"] == "completed")
 
     await eventually(ended, "the run to end")
-    run = (await s.get("/api/runs", collection="notes"))["runs"][0]
+    run = (await server.get("/api/runs", collection="notes"))["runs"][0]
     assert (run["id"], run["embedded"], run["failed"]) == (started["id"], 300, 0)
     assert run["finished_at"] is not None
     await world.check_complete()
-    problem = await s.post(f"/api/runs/{run['id']}/cancel", status=409)
+    problem = await server.post(f"/api/runs/{run['id']}/cancel", status=409)
     assert "has ended already" in problem["detail"]
-    await s.post("/api/runs/987654/cancel", status=404)
-    await s.get("/api/runs/987654", 404)
+    await server.post("/api/runs/987654/cancel", status=404)
+    await server.get("/api/runs/987654", 404)
 
 
 async def test_run_is_cancelled(paid_server: Served, paid: World, provider: Any) -> None:
@@ -231,7 +241,7 @@ async def test_run_is_cancelled(paid_server: Served, paid: World, provider: Any)
 
 
 async def test_next_run_waits_for_the_report_of_an_ended_run(
-    s: Served, world: World, monkeypatch: pytest.MonkeyPatch
+    server: Served, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.insert("one", "two")
     released, run_failures = asyncio.Event(), world.store.run_failures
@@ -241,17 +251,17 @@ async def test_next_run_waits_for_the_report_of_an_ended_run(
         return await run_failures(run)
 
     monkeypatch.setattr(world.store, "run_failures", delayed)
-    first = (await s.post("/api/runs", {"collection": "notes"}, 202))["run"]
+    first = (await server.post("/api/runs", {"collection": "notes"}, 202))["run"]
 
     async def ended() -> bool:
-        return bool((await s.get(f"/api/runs/{first['id']}"))["run"]["state"] == "completed")
+        return bool((await server.get(f"/api/runs/{first['id']}"))["run"]["state"] == "completed")
 
     await eventually(ended, "the run to end")
     monkeypatch.setattr(backfills, "REPORT_SECONDS", 0.01)
-    refused = await s.post("/api/runs", {"collection": "notes"}, 409)
+    refused = await server.post("/api/runs", {"collection": "notes"}, 409)
     assert "has ended, but its index is still being built" in refused["detail"]
     monkeypatch.setattr(backfills, "REPORT_SECONDS", 60)
-    starting = asyncio.create_task(s.post("/api/runs", {"collection": "notes"}, 202))
+    starting = asyncio.create_task(server.post("/api/runs", {"collection": "notes"}, 202))
     await asyncio.sleep(0.1)
     assert not starting.done()
     released.set()
@@ -286,46 +296,48 @@ async def test_dead_letters_are_paged_and_requeued(
     await paid.check_complete()
 
 
-async def test_facets_are_the_columns_with_few_values(s: Served, world: World) -> None:
+async def test_facets_are_the_columns_with_few_values(server: Served, world: World) -> None:
     await fill(world)
-    result = await s.get("/api/facets", collection="notes")
+    result = await server.get("/api/facets", collection="notes")
     assert result["facets"] == {
         "kind": [{"value": "even", "count": 6}, {"value": "odd", "count": 6}]
     }
 
 
-async def test_map_places_every_row_and_is_cached(s: Served, world: World) -> None:
+async def test_map_places_every_row_and_is_cached(server: Served, world: World) -> None:
     await fill(world)
-    made = await s.get("/api/map", collection="notes")
+    made = await server.get("/api/map", collection="notes")
     assert made["count"] == made["total"] == 12
     assert sorted(made["keys"], key=int) == [str(n) for n in range(1, 13)]
     assert dict(zip(made["keys"], made["titles"], strict=True))["3"] == "Note 3"
     assert set(made["categories"]) == {"odd", "even"}
     assert max(map(abs, made["x"])) == pytest.approx(1)
     assert max(map(abs, made["y"])) == pytest.approx(1)
-    place = await s.get("/api/map/query", q="alpha note number 3", collection="notes")
+    place = await server.get("/api/map/query", q="alpha note number 3", collection="notes")
     at = made["keys"].index("3")
     assert (place["x"], place["y"]) == pytest.approx((made["x"][at], made["y"][at]), abs=1e-3)
-    assert (await s.get("/api/map", collection="notes"))["computed_at"] == made["computed_at"]
-    few = await s.get("/api/map", collection="notes", limit=3)
+    assert (await server.get("/api/map", collection="notes"))["computed_at"] == made["computed_at"]
+    few = await server.get("/api/map", collection="notes", limit=3)
     assert few["count"] == 3 and few["total"] == 12
 
 
 async def test_live_sync_embeds_edits_and_stops_cleanly(world: World) -> None:
-    async with served(world.store, worker=True) as s:
-        assert (await s.get("/api/status"))["server"]["worker"] is True
+    async with served(world.store, worker=True) as server:
+        assert (await server.get("/api/status"))["server"]["worker"] is True
         await world.insert("a live edit")
         await world.settled()
-        coverage = (await s.get("/api/coverage", collection="notes"))["collections"][0]["coverage"]
+        coverage = (await server.get("/api/coverage", collection="notes"))["collections"][0][
+            "coverage"
+        ]
         assert (coverage["embedded"], coverage["workers"]) == (1, 1)
     await world.check_complete()
 
 
 async def test_stopped_server_releases_its_rows(paid: World, provider: Any) -> None:
     await paid.insert(*(f"text {n}" for n in range(3000)))
-    async with served(paid.store, **with_provider(provider)) as s:
+    async with served(paid.store, **with_provider(provider)) as server:
         provider.behave(delay_s=0.3)  # 22 s for all rows
-        run = (await s.post("/api/runs", {"collection": "notes", "batch_size": 5}, 202))["run"]
+        run = (await server.post("/api/runs", {"collection": "notes", "batch_size": 5}, 202))["run"]
         await asyncio.to_thread(provider.wait_in_flight)
     [record] = await paid.store.runs(run=run["id"])
     assert record.state == "interrupted"
@@ -340,7 +352,7 @@ async def test_live_sync_picks_up_new_collections_and_models(
 ) -> None:
     """A new collection, and a new model of an existing one."""
     monkeypatch.setattr("backline.server.live_sync.POLL_SECONDS", 0.2)
-    async with served(world.store, worker=True) as s:
+    async with served(world.store, worker=True) as server:
         await world.insert("one")
         await world.settled()
         # Change the column first: a model that does not fit is retried only after 30 s.
@@ -358,7 +370,7 @@ async def test_live_sync_picks_up_new_collections_and_models(
         await world.insert("two", first=2)
 
         async def embedded() -> bool:
-            found = (await s.get("/api/coverage"))["collections"]
+            found = (await server.get("/api/coverage"))["collections"]
             covered = {each["name"]: each["coverage"] for each in found}
             return bool(covered["songs"]["embedded"] == 1 == covered["notes"]["embedded"])
 
@@ -369,16 +381,16 @@ async def test_live_sync_picks_up_new_collections_and_models(
         assert rows[0]["n"] == 12
 
 
-async def test_actions_of_the_studio_are_listed(s: Served) -> None:
-    found = (await s.get("/api/actions"))["actions"]
+async def test_actions_of_the_studio_are_listed(server: Served) -> None:
+    found = (await server.get("/api/actions"))["actions"]
     assert {"name", "title", "category", "contexts", "undoable"} <= set(found[0])
     assert len({each["id"] for each in found}) == len(found)
 
 
-async def test_metrics_for_prometheus(s: Served, world: World) -> None:
+async def test_metrics_for_prometheus(server: Served, world: World) -> None:
     await fill(world)
-    await s.get("/api/search", q="alpha", collection="notes")
-    text = (await s.http.get("/metrics")).text
+    await server.get("/api/search", q="alpha", collection="notes")
+    text = (await server.http.get("/metrics")).text
     figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert figures['backline_rows{collection="notes",state="embedded"}'] == "12.0"
     assert figures['backline_coverage_ratio{collection="notes"}'] == "1.0"

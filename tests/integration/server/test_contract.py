@@ -20,14 +20,16 @@ CHECKS = (
 )
 
 
-async def test_responses_conform_to_the_document(s: Served, world: World, tmp_path: Path) -> None:
+async def test_responses_conform_to_the_document(
+    server: Served, world: World, tmp_path: Path
+) -> None:
     await world.insert(*(f"alpha {n}" for n in range(20)))
     await world.fill()
     await search.ensure_index(world.store, world.collection)
     await world.sql("select backline.drop_collection(id, false) from backline.collections "
                 "where name = 'music_knowledge'")  # fmt: skip
     process = await asyncio.create_subprocess_exec(
-        str(Path(sys.executable).with_name("st")), "run", f"{s.url}/openapi.json",
+        str(Path(sys.executable).with_name("st")), "run", f"{server.url}/openapi.json",
         "--checks", CHECKS, "--phases", "coverage,fuzzing", "--max-examples", "8",
         "--generation-deterministic", "--continue-on-failure", "--no-color",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=tmp_path,
@@ -38,8 +40,8 @@ async def test_responses_conform_to_the_document(s: Served, world: World, tmp_pa
     await world.check_sound()
 
 
-async def test_every_error_is_declared_as_a_problem(s: Served) -> None:
-    document = (await s.http.get("/openapi.json")).json()
+async def test_every_error_is_declared_as_a_problem(server: Served) -> None:
+    document = (await server.http.get("/openapi.json")).json()
     assert document["components"]["schemas"]["Problem"]["required"] == [
         "type", "title", "status", "detail", "instance", "request_id",
     ]  # fmt: skip
@@ -64,20 +66,20 @@ async def test_every_error_is_declared_as_a_problem(s: Served) -> None:
     ],
 )
 async def test_wrong_method_gets_the_allowed_ones(
-    s: Served, method: str, path: str, allowed: str
+    server: Served, method: str, path: str, allowed: str
 ) -> None:
-    response = await s.http.request(method, path, headers={"Accept": "text/html"})
+    response = await server.http.request(method, path, headers={"Accept": "text/html"})
     assert (response.status_code, response.headers["allow"]) == (405, allowed)
     assert allowed.replace(", ", " or ") in response.json()["detail"]
 
 
-async def test_every_problem_has_all_members_and_the_request_id(s: Served) -> None:
+async def test_every_problem_has_all_members_and_the_request_id(server: Served) -> None:
     for method, path, status in (
         ("GET", "/nothing", 404), ("DELETE", "/api/status", 405), ("POST", "/api/search", 422),
         ("GET", "/api/runs/9", 404), ("GET", "/api/runs/nine", 422),
         ("POST", "/v1/embeddings", 422),
     ):  # fmt: skip
-        response = await s.http.request(method, path, headers={"X-Request-ID": "my-id.1"})
+        response = await server.http.request(method, path, headers={"X-Request-ID": "my-id.1"})
         problem: dict[str, Any] = response.json()
         assert response.status_code == problem["status"] == status, response.text
         assert response.headers["content-type"] == "application/problem+json"

@@ -25,12 +25,12 @@ JS = Path(__file__).parent / "js"
 TEXTS = ["muddy vocals", "a longer text about the low end of a mix", "é ü 漢字 🎛️"]
 
 
-def client_of(s: Served, key: str = "none needed") -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{s.url}/v1", api_key=key, max_retries=0)
+def client_of(server: Served, key: str = "none needed") -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
 
 
-async def test_python_client_reads_lists_floats_and_base64(s: Served) -> None:
-    async with client_of(s) as client:
+async def test_python_client_reads_lists_floats_and_base64(server: Served) -> None:
+    async with client_of(server) as client:
         expected = hash_vectors(TEXTS, 384)
         many = await client.embeddings.create(model="hash", input=TEXTS)  # base64 on the wire
         assert [each.index for each in many.data] == [0, 1, 2]
@@ -45,8 +45,10 @@ async def test_python_client_reads_lists_floats_and_base64(s: Served) -> None:
         assert isinstance(json.loads(raw.text)["data"][0]["embedding"], str)
 
 
-async def test_python_client_chooses_dimensions_and_lists_models(s: Served, world: World) -> None:
-    async with client_of(s) as client:
+async def test_python_client_chooses_dimensions_and_lists_models(
+    server: Served, world: World
+) -> None:
+    async with client_of(server) as client:
         few = await client.embeddings.create(model="hash", input="x", dimensions=16)
         assert len(few.data[0].embedding) == 16
         assert "hash@8" in [model.id async for model in client.models.list()]
@@ -55,7 +57,7 @@ async def test_python_client_chooses_dimensions_and_lists_models(s: Served, worl
 
 
 async def test_python_client_raises_its_own_errors(world: World) -> None:
-    async with served(world.store, key="the key") as s, client_of(s, "wrong") as client:
+    async with served(world.store, key="the key") as server, client_of(server, "wrong") as client:
         with pytest.raises(openai.AuthenticationError, match="key"):
             await client.embeddings.create(model="hash", input="x")
         client.api_key = "the key"
@@ -69,18 +71,18 @@ async def test_python_client_raises_its_own_errors(world: World) -> None:
         assert (await client.embeddings.create(model="hash", input="x")).data
 
 
-async def test_local_model_returns_the_same_vectors_as_in_process(s: Served) -> None:
+async def test_local_model_returns_the_same_vectors_as_in_process(server: Served) -> None:
     embedder = await open_embedder("local")
     expected = await embedder.embed(TEXTS)
     await embedder.aclose()
-    async with client_of(s) as client:
+    async with client_of(server) as client:
         result = await client.embeddings.create(model="local/all-MiniLM-L6-v2", input=TEXTS)
         given = np.array([each.embedding for each in result.data], np.float32)
         assert np.allclose(given, expected, atol=1e-5)
 
 
-async def test_javascript_client(s: Served) -> None:
-    result = await run_js(s.url)
+async def test_javascript_client(server: Served) -> None:
+    result = await run_js(server.url)
     expected = hash_vectors(TEXTS, 384)
     assert np.allclose(np.array(result["many"], np.float32), expected, atol=1e-7)
     assert np.allclose(np.array(result["one"], np.float32), expected[0], atol=1e-7)
@@ -104,14 +106,14 @@ async def run_js(url: str) -> Any:
     return json.loads(out)
 
 
-async def test_langchain(s: Served) -> None:
+async def test_langchain(server: Served) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # raised by LangChain's imports
         from langchain_openai import OpenAIEmbeddings
     with openai.DefaultHttpxClient() as unused:
         async with openai.DefaultAsyncHttpxClient() as http:
             embeddings = OpenAIEmbeddings(
-                model="hash", openai_api_base=f"{s.url}/v1", openai_api_key=SecretStr("none"),
+                model="hash", openai_api_base=f"{server.url}/v1", openai_api_key=SecretStr("none"),
                 check_embedding_ctx_length=False, http_client=unused, http_async_client=http,
             )  # fmt: skip
             documents = await embeddings.aembed_documents(TEXTS)
@@ -122,7 +124,7 @@ async def test_langchain(s: Served) -> None:
 
 
 async def test_concurrent_requests_share_batches(
-    s: Served, monkeypatch: pytest.MonkeyPatch
+    server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
     original = Batcher._next_parts
@@ -133,7 +135,7 @@ async def test_concurrent_requests_share_batches(
         return taken
 
     monkeypatch.setattr(Batcher, "_next_parts", counting)
-    async with client_of(s) as client:
+    async with client_of(server) as client:
         vectors: dict[int, Any] = {}
         await client.embeddings.create(model="local/all-MiniLM-L6-v2", input="warm")
         await asyncio.gather(*(one_local(client, n, vectors) for n in range(40)))
@@ -173,9 +175,9 @@ async def test_text_of_a_disconnected_client_is_not_embedded(
     assert set(provider.texts_embedded) == {"busy 0", "busy 1", "after"}
 
 
-def waiting(s: Served) -> bool:
+def waiting(server: Served) -> bool:
     """Return whether a call waits for its batch."""
-    batchers = [pooled.embedder._calls for pooled in s.services.embedder_pool._open.values()]
+    batchers = [pooled.embedder._calls for pooled in server.services.embedder_pool._open.values()]
     return any(not call.result.cancelled() for each in batchers for call in each._calls)
 
 

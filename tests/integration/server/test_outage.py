@@ -54,14 +54,14 @@ class Load:
         await eventually(served_since, "every client to be served", 60)
         return now
 
-    async def client(self, s: Served, number: int) -> None:
+    async def client(self, server: Served, number: int) -> None:
         queries = list(self.expected)
         turn = number
         while not self.stopping:
             turn += 1
             query = queries[turn % len(queries)]
             sent = time.monotonic()
-            response = await s.http.post("/api/search", json=search_body(query))
+            response = await server.http.post("/api/search", json=search_body(query))
             self.requests.append((sent, number, response.status_code))
             if response.status_code == 200:
                 keys = [hit["key"] for hit in response.json()["hits"]]
@@ -76,16 +76,16 @@ async def test_searches_survive_a_restart_of_postgres(private_server: Path) -> N
     url = embedded.start(private_server)
     async with open_store(url, size=16) as store:
         await migrate.apply(store.connector)
-        async with notes(store) as world, served(store, worker=True) as s:
+        async with notes(store) as world, served(store, worker=True) as server:
             await world.insert(*(f"alpha note number {n}" for n in range(1, 201)))
             await world.settled()
             await search.ensure_index(store, world.collection)
             queries = [f"alpha note number {n}" for n in range(1, 21)]
             expected = {
-                q: [h["key"] for h in (await search_for(s, q))["hits"]] for q in queries
+                q: [h["key"] for h in (await search_for(server, q))["hits"]] for q in queries
             }  # fmt: skip
             load = Load(expected)
-            clients = [asyncio.create_task(load.client(s, n)) for n in range(CLIENTS)]
+            clients = [asyncio.create_task(load.client(server, n)) for n in range(CLIENTS)]
             await load.all_served()
             assert {status for *_, status in load.requests} == {200}
             os.kill(postmaster(private_server), signal.SIGINT)  # fast shutdown
@@ -93,17 +93,17 @@ async def test_searches_survive_a_restart_of_postgres(private_server: Path) -> N
                 lambda: not (private_server / "postmaster.pid").exists(), "the shutdown"
             )
             await asyncio.sleep(DOWN_SECONDS)
-            problem = await s.http.get("/health/ready")
+            problem = await server.http.get("/health/ready")
             assert problem.status_code == 503 and problem.headers["retry-after"] == "1"
             assert "at this moment" in problem.json()["detail"], (
                 "the request waited for the database"
             )
             # Once the outage is detected, requests fail without waiting.
-            refused = await s.http.post("/api/search", json=search_body(queries[0]))
+            refused = await server.http.post("/api/search", json=search_body(queries[0]))
             assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
-            assert (await s.get("/api/status"))["database"]["ok"] is False
-            assert (await s.http.get("/health")).status_code == 200
-            assert "backline_database_up 0.0" in (await s.http.get("/metrics")).text
+            assert (await server.get("/api/status"))["database"]["ok"] is False
+            assert (await server.http.get("/health")).status_code == 200
+            assert "backline_database_up 0.0" in (await server.http.get("/metrics")).text
             await asyncio.to_thread(restarted_after_stop, private_server)
             await load.all_served()
             since = await load.all_served()  # and from then on no request is refused
@@ -137,5 +137,5 @@ def search_body(query: str) -> dict[str, Any]:
     return {"query": query, "collection": "notes", "limit": 3}
 
 
-async def search_for(s: Served, query: str) -> Any:
-    return await s.post("/api/search", search_body(query))
+async def search_for(server: Served, query: str) -> Any:
+    return await server.post("/api/search", search_body(query))

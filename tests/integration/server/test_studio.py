@@ -31,8 +31,8 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("path", ["/", "/ask", "/map", "/coverage", "/actions?page=2"])
-async def test_every_page_is_the_studio(s: Served, built: Path, path: str) -> None:
-    response = await s.http.get(path, headers=PAGE)
+async def test_every_page_is_the_studio(server: Served, built: Path, path: str) -> None:
+    response = await server.http.get(path, headers=PAGE)
     assert response.status_code == 200 and "The studio" in response.text
     assert response.headers["content-type"] == "text/html; charset=utf-8"
     assert response.headers["cache-control"] == "no-cache"
@@ -47,13 +47,13 @@ async def test_every_page_is_the_studio(s: Served, built: Path, path: str) -> No
     ],
 )
 async def test_hashed_files_are_immutable_and_others_revalidated(
-    s: Served, built: Path, path: str, kind: str, caching: str
+    server: Served, built: Path, path: str, kind: str, caching: str
 ) -> None:
-    response = await s.http.get(path)
+    response = await server.http.get(path)
     assert response.status_code == 200
     assert response.headers["content-type"].startswith(kind)
     assert response.headers["cache-control"] == caching
-    again = await s.http.get(path, headers={"If-None-Match": response.headers["etag"]})
+    again = await server.http.get(path, headers={"If-None-Match": response.headers["etag"]})
     assert again.headers["etag"] == response.headers["etag"]
 
 
@@ -61,8 +61,8 @@ async def test_hashed_files_are_immutable_and_others_revalidated(
     "/assets/gone.js", "/assets/way-out.txt", "/api/nothing", "/v1/nothing", "/health/nothing",
     "/docs/nothing.js",
 ])  # fmt: skip
-async def test_missing_files_are_not_found(s: Served, built: Path, path: str) -> None:
-    response = await s.http.get(path, headers=PAGE)
+async def test_missing_files_are_not_found(server: Served, built: Path, path: str) -> None:
+    response = await server.http.get(path, headers=PAGE)
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
     assert "secret" not in response.text
@@ -70,35 +70,37 @@ async def test_missing_files_are_not_found(s: Served, built: Path, path: str) ->
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "PROPFIND"])
 @pytest.mark.parametrize("path", ["/", "/ask", "/api/nothing", "/assets/index-1a2b.js"])
-async def test_other_methods_find_no_page(s: Served, built: Path, method: str, path: str) -> None:
-    problem = await s.http.request(method, path, headers=PAGE)
+async def test_other_methods_find_no_page(
+    server: Served, built: Path, method: str, path: str
+) -> None:
+    problem = await server.http.request(method, path, headers=PAGE)
     assert problem.status_code == 404
     assert f"nothing at {path}" in problem.json()["detail"]
 
 
-async def test_root_needs_no_accept_header(s: Served, built: Path) -> None:
-    assert "The studio" in (await s.http.get("/")).text
-    head = await s.http.head("/")
+async def test_root_needs_no_accept_header(server: Served, built: Path) -> None:
+    assert "The studio" in (await server.http.get("/")).text
+    head = await server.http.head("/")
     assert (head.status_code, head.text) == (200, "")
-    assert (await s.http.get("/ask")).status_code == 404
+    assert (await server.http.get("/ask")).status_code == 404
 
 
 async def test_page_without_a_build_gives_the_command(
-    s: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(studio, "STATIC", tmp_path / "none")
-    response = await s.http.get("/ask", headers=PAGE)
+    response = await server.http.get("/ask", headers=PAGE)
     assert response.status_code == 200 and "make web" in response.text
-    assert (await s.http.get("/ask")).status_code == 404
+    assert (await server.http.get("/ask")).status_code == 404
 
 
-async def test_api_page_uses_only_files_of_this_server(s: Served) -> None:
+async def test_api_page_uses_only_files_of_this_server(server: Served) -> None:
     """The built page works on a machine without a network."""
     require_page()
-    response = await s.http.get("/docs", headers=PAGE)
+    response = await server.http.get("/docs", headers=PAGE)
     assert response.status_code == 200 and "://" not in response.text
     sources = re.findall(r'(?:src|href)="([^"]+)"', response.text)
     assert len(sources) == 4
     for source in sources:
-        assert (await s.http.get(source)).status_code == 200, source
-    assert "/openapi.json" in (await s.http.get("/docs/start.js")).text
+        assert (await server.http.get(source)).status_code == 200, source
+    assert "/openapi.json" in (await server.http.get("/docs/start.js")).text

@@ -63,11 +63,11 @@ async def test_changed_and_missing_rows_are_skipped_without_embedding(
     assert await paid.jobs() == {"1": None}
 
 
-async def test_every_spelling_of_an_id_finds_its_row(s: Served, world: World) -> None:
+async def test_every_spelling_of_an_id_finds_its_row(server: Served, world: World) -> None:
     await world.insert("one")
-    result = await s.post(PATH, body((" 007".replace("7", "1"), "one")))
+    result = await server.post(PATH, body((" 007".replace("7", "1"), "one")))
     assert result["updated"] == 1
-    twice = await s.post(PATH, body(("1", "one"), ("01", "another")), 207)
+    twice = await server.post(PATH, body(("1", "one"), ("01", "another")), 207)
     assert [each["id"] for each in twice["skipped"]] == ["01"]
     await world.check_complete()
 
@@ -87,11 +87,11 @@ async def test_edit_during_embedding_is_not_overwritten(
     await paid.check_complete()
 
 
-async def test_locked_row_is_skipped_after_a_short_wait(s: Served, world: World) -> None:
+async def test_locked_row_is_skipped_after_a_short_wait(server: Served, world: World) -> None:
     await world.insert("one", "two")
     async with world.another_user() as other:
         await other.execute("update notes set title = 'x' where id = 1")
-        result = await s.post(PATH, body((1, "one"), (2, "two")), 207)
+        result = await server.post(PATH, body((1, "one"), (2, "two")), 207)
     assert result["updated"] == 1
     assert [each["id"] for each in result["skipped"]] == ["1"]
     assert "open transaction" in result["skipped"][0]["reason"]
@@ -110,7 +110,7 @@ async def test_rejected_text_fails_only_its_own_row(
     await paid.check_sound()
 
 
-async def test_refused_row_fails_alone(s: Served, world: World) -> None:
+async def test_refused_row_fails_alone(server: Served, world: World) -> None:
     await world.insert("one", "two", "three")
     await world.sql(
         "create function no() returns trigger language plpgsql as "
@@ -119,7 +119,7 @@ async def test_refused_row_fails_alone(s: Served, world: World) -> None:
     await world.sql(
         "create trigger no before update of embedding on notes for each row execute function no()"
     )
-    result = await s.post(PATH, body((1, "one"), (2, "two"), (3, "three")), 207)
+    result = await server.post(PATH, body((1, "one"), (2, "two"), (3, "three")), 207)
     assert result["updated"] == 2
     assert result["failed"][0]["id"] == "2" and "not this one" in result["failed"][0]["error"]
     await world.check_sound()
@@ -139,8 +139,8 @@ async def test_provider_failure_is_an_error(
 
 
 async def test_too_many_rows_are_refused(world: World) -> None:
-    async with served(world.store, max_rows=3) as s:
-        problem = await s.post(PATH, body(*((n, "x") for n in range(4))), 413)
+    async with served(world.store, max_rows=3) as server:
+        problem = await server.post(PATH, body(*((n, "x") for n in range(4))), 413)
         assert "4 rows" in problem["detail"] and "3" in problem["detail"]
 
 
@@ -149,9 +149,9 @@ async def test_uuid_keys(store: Any, provider: StandInProvider) -> None:
     key = uuid.uuid4()
     async with (
         make_world(store, provider, ddl=ddl) as world,
-        served(store, **with_provider(provider)) as s,
+        served(store, **with_provider(provider)) as server,
     ):
         await world.sql("insert into notes (id, body) values (%s, 'one')", key)
-        result = await s.post(PATH, body((str(key).upper(), "one"), ("not-a-uuid", "x")), 207)
+        result = await server.post(PATH, body((str(key).upper(), "one"), ("not-a-uuid", "x")), 207)
         assert (result["updated"], len(result["skipped"])) == (1, 1)
         await world.check_complete()

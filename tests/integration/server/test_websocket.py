@@ -27,9 +27,9 @@ from backline.server import broadcast, uvicorn
 from backline.server import websocket as server_sockets
 
 
-async def test_client_is_greeted_with_the_status(s: Served, world: World) -> None:
+async def test_client_is_greeted_with_the_status(server: Served, world: World) -> None:
     connection = await websockets.connect(
-        s.url.replace("http", "ws") + "/ws", open_timeout=TIMEOUT_S
+        server.url.replace("http", "ws") + "/ws", open_timeout=TIMEOUT_S
     )
     async with connection:
         client = Socket(connection)
@@ -41,16 +41,16 @@ async def test_client_is_greeted_with_the_status(s: Served, world: World) -> Non
         assert {c["name"] for c in status["data"]["collections"]} >= {"notes"}
 
 
-async def test_replies_carry_the_id_of_the_request(s: Served, world: World) -> None:
+async def test_replies_carry_the_id_of_the_request(server: Served, world: World) -> None:
     await world.insert("alpha one", "alpha two")
     await world.fill()
     await search.ensure_index(world.store, world.collection)
-    client = await s.socket()
+    client = await server.socket()
     assert await client.request("ping", "pong", at=7) == {"at": 7}
     status = await client.request("get_status", "status")
     assert status["clients"] == 1
     query = {"query": "alpha two", "collection": "notes", "limit": 1}
-    over_http = await s.post("/api/search", query)
+    over_http = await server.post("/api/search", query)
     over_socket = await client.request("search", "search_results", **query)
     assert over_socket["hits"] == over_http["hits"]
     assert over_socket["hits"][0]["key"] == "2"
@@ -79,9 +79,9 @@ async def test_replies_carry_the_id_of_the_request(s: Served, world: World) -> N
     ],
 )
 async def test_malformed_frames_are_explained_and_do_not_disconnect(
-    s: Served, sent: Any, message: str
+    server: Served, sent: Any, message: str
 ) -> None:
-    client = await s.socket()
+    client = await server.socket()
     await client.connection.send(sent)
     error = await client.until("error")
     assert message in error["detail"]
@@ -89,8 +89,8 @@ async def test_malformed_frames_are_explained_and_do_not_disconnect(
     await client.request("ping", "pong")
 
 
-async def test_plain_request_gets_upgrade_required(s: Served) -> None:
-    response = await s.http.get("/ws", headers={"Accept": "text/html"})
+async def test_plain_request_gets_upgrade_required(server: Served) -> None:
+    response = await server.http.get("/ws", headers={"Accept": "text/html"})
     assert (response.status_code, response.headers["upgrade"]) == (426, "websocket")
     assert "proxy" in response.json()["detail"]
 
@@ -99,22 +99,22 @@ async def test_edits_runs_and_failures_are_published_to_subscribers(
     paid: World, provider: StandInProvider
 ) -> None:
     provider.behave(reject_marker="poison")
-    async with served(paid.store, **with_provider(provider)) as s:
-        client = await s.socket()
-        other = await s.socket()
+    async with served(paid.store, **with_provider(provider)) as server:
+        client = await server.socket()
+        other = await server.socket()
         topics = ["run_progress", "coverage_changed", "failure_added"]
         subscribed = await client.request(
             "subscribe", "subscribed", topics=topics, collection="notes"
         )
         assert subscribed["topics"] == sorted(topics)
         await eventually(
-            lambda: "notes" in s.services.change_feed._failures_until, "a first poll", 60
+            lambda: "notes" in server.services.change_feed._failures_until, "a first poll", 60
         )
         await paid.insert("good", "poison")
         changed = await client.until("coverage_changed")
         assert changed["collection"] == "notes"
         assert changed["coverage"]["pending"] == 2
-        run = (await s.post("/api/runs", {"collection": "notes"}, 202))["run"]
+        run = (await server.post("/api/runs", {"collection": "notes"}, 202))["run"]
         async with asyncio.timeout(120):
             last = await frames_until_the_end(client)
         assert last["failure_added"]["failure"]["key"] == "2"
@@ -125,13 +125,13 @@ async def test_edits_runs_and_failures_are_published_to_subscribers(
         assert await other.received() == ["server_status"]
 
 
-async def test_run_that_ends_before_the_next_poll_is_published(s: Served) -> None:
-    client = await s.socket()
+async def test_run_that_ends_before_the_next_poll_is_published(server: Served) -> None:
+    client = await server.socket()
     await eventually(
-        lambda: s.services.change_feed._polled_at is not None, "a poll without subscribers", 60
+        lambda: server.services.change_feed._polled_at is not None, "a poll without subscribers", 60
     )
     await client.request("subscribe", "subscribed", topics=["run_progress"])
-    run = (await s.post("/api/runs", {"collection": "notes"}, 202))["run"]
+    run = (await server.post("/api/runs", {"collection": "notes"}, 202))["run"]
     async with asyncio.timeout(60):
         while (event := await client.until("run_progress"))["run"]["state"] != "completed":
             pass
@@ -149,8 +149,8 @@ async def frames_until_the_end(client: Socket) -> dict[str, Any]:
     return last
 
 
-async def test_actions_are_forwarded_to_all_other_clients(s: Served) -> None:
-    page, host, other = [await s.socket() for _ in range(3)]
+async def test_actions_are_forwarded_to_all_other_clients(server: Served) -> None:
+    page, host, other = [await server.socket() for _ in range(3)]
     action = {"action_id": 44100, "name": "view.ask", "parameters": {"a": 1}}
     assert await page.request("action", "action_ack", **action) == {"delivered": 2, "hosts": 0}
     for client in (host, other):
@@ -159,8 +159,8 @@ async def test_actions_are_forwarded_to_all_other_clients(s: Served) -> None:
     assert "action" not in await page.received()
 
 
-async def test_acknowledgement_counts_the_hosts_reached(s: Served) -> None:
-    page, other, host = [await s.socket() for _ in range(3)]
+async def test_acknowledgement_counts_the_hosts_reached(server: Served) -> None:
+    page, other, host = [await server.socket() for _ in range(3)]
     welcome = {"role": "studio", "hosts": []}
     assert await page.request("hello", "welcome", role="studio") == welcome
     assert await page.request("action", "action_ack", action_id=1) == {"delivered": 2, "hosts": 0}
@@ -168,8 +168,8 @@ async def test_acknowledgement_counts_the_hosts_reached(s: Served) -> None:
     assert await host.request("hello", "welcome", role="host", name=" Plugin ") == welcome
     assert await page.until("hosts_changed") == {"hosts": ["Plugin"]}
     assert await page.request("action", "action_ack", action_id=2) == {"delivered": 2, "hosts": 1}
-    assert (await s.get("/ws/status"))["hosts"] == ["Plugin"]
-    assert (await s.get("/api/status"))["hosts"] == ["Plugin"]
+    assert (await server.get("/ws/status"))["hosts"] == ["Plugin"]
+    assert (await server.get("/api/status"))["hosts"] == ["Plugin"]
     # A host does not receive its own action. Clients without a role get no hosts_changed.
     assert await host.request("action", "action_ack", action_id=3) == {"delivered": 2, "hosts": 0}
     assert "hosts_changed" not in await other.received()
@@ -181,8 +181,8 @@ async def test_acknowledgement_counts_the_hosts_reached(s: Served) -> None:
 
 
 async def test_host_needs_the_key(world: World) -> None:
-    async with served(world.store, key="the key") as s:
-        client = await s.socket()
+    async with served(world.store, key="the key") as server:
+        client = await server.socket()
         assert (await client.request("hello", "error", role="host"))["status"] == 401
         await client.request("hello", "welcome", role="studio")
         await client.request("auth", "authenticated", key="the key")
@@ -190,9 +190,9 @@ async def test_host_needs_the_key(world: World) -> None:
 
 
 async def test_key_authorizes_reads_and_actions(world: World) -> None:
-    async with served(world.store, key="the key", protect_reads=True) as s:
-        client = await s.socket()
-        host = await s.socket(additional_headers={"X-API-Key": "the key"})
+    async with served(world.store, key="the key", protect_reads=True) as server:
+        client = await server.socket()
+        host = await server.socket(additional_headers={"X-API-Key": "the key"})
         assert (await host.read())["type"] == "server_status"
         await client.request("ping", "pong")
         for kind in ("get_status", "search", "subscribe", "action"):
@@ -217,8 +217,8 @@ async def test_key_authorizes_reads_and_actions(world: World) -> None:
 async def test_foreign_origins_and_hosts_are_refused(
     world: World, headers: dict[str, str], status: int
 ) -> None:
-    async with served(world.store, cors_origins=("https://studio.example",)) as s:
-        _, _, port = s.url.rpartition(":")
+    async with served(world.store, cors_origins=("https://studio.example",)) as server:
+        _, _, port = server.url.rpartition(":")
         lines = {"Host": f"127.0.0.1:{port}", **headers}
         reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
         sent = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
@@ -233,40 +233,42 @@ async def test_foreign_origins_and_hosts_are_refused(
         await writer.wait_closed()
 
 
-async def test_too_large_frame_closes_the_connection(s: Served) -> None:
-    client = await s.socket()
+async def test_too_large_frame_closes_the_connection(server: Served) -> None:
+    client = await server.socket()
     with pytest.raises(websockets.ConnectionClosed):
         await client.connection.send("x" * 300_000)
         while True:
             await client.read()
-    assert (await s.get("/health"))["status"] == "ok"
+    assert (await server.get("/health"))["status"] == "ok"
 
 
 async def test_client_that_never_reads_is_dropped(
-    s: Served, monkeypatch: pytest.MonkeyPatch
+    server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its socket buffers some hundred kilobytes; the rest fills its bounded outbox."""
     monkeypatch.setattr("backline.server.uvicorn.ABORT_SECONDS", 0.5)
     silent = sockets.socket()
     silent.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
     silent.setblocking(False)
-    host, port = s.url.removeprefix("http://").split(":")
+    host, port = server.url.removeprefix("http://").split(":")
     await asyncio.get_running_loop().sock_connect(silent, (host, int(port)))
     request = (
         f"GET /ws HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     await asyncio.get_running_loop().sock_sendall(silent, request.encode())
-    await eventually(lambda: len(s.services.broadcaster) == 1, "the client to connect")
-    talker = await s.socket()
+    await eventually(lambda: len(server.services.broadcaster) == 1, "the client to connect")
+    talker = await server.socket()
     parameters = {"filling": "x" * 200_000}
     for n in range(200):
         await talker.request("action", "action_ack", action_id=n, parameters=parameters)
-        if s.services.broadcaster.dropped:
+        if server.services.broadcaster.dropped:
             break
-    assert s.services.broadcaster.dropped == 1
+    assert server.services.broadcaster.dropped == 1
     assert n < 120, "more frames were accepted than outbox and buffers hold"
-    await eventually(lambda: len(s.services.broadcaster) == 1, "the silent client to be dropped")
+    await eventually(
+        lambda: len(server.services.broadcaster) == 1, "the silent client to be dropped"
+    )
     await talker.request("ping", "pong")
     connections = [c for c in psutil.Process().net_connections("tcp") if c.laddr.port == int(port)]
     await eventually(lambda: not _is_open(silent, int(port)), "its connection to be aborted")
@@ -286,45 +288,47 @@ def _is_open(client: sockets.socket, port: int) -> bool:
     )
 
 
-async def test_heartbeats_are_sent(s: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_heartbeats_are_sent(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_sockets, "HEARTBEAT_SECONDS", 0.1)
-    client = await s.socket()
+    client = await server.socket()
     await client.until("heartbeat")
     await client.send("heartbeat_ack")
     await client.until("heartbeat")
 
 
-async def test_number_of_clients_is_limited(s: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_number_of_clients_is_limited(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(broadcast, "MAX_CLIENTS", 2)
-    await s.socket()
-    await s.socket()
+    await server.socket()
+    await server.socket()
     with pytest.raises(websockets.InvalidStatus) as refused:
-        await s.socket()
+        await server.socket()
     assert refused.value.response.status_code == 429
-    status = await s.get("/ws/status")
+    status = await server.get("/ws/status")
     assert status["clients"] == 2
 
 
 async def test_500_subscribers_see_the_end_of_a_backfill_of_20_000_rows(store: Store) -> None:
     """Every client reads every frame, and memory stays flat."""
     uvicorn.allow_many_sockets()
-    async with notes(store) as world, served(world.store) as s:
+    async with notes(store) as world, served(world.store) as server:
         await world.sql(
             "insert into notes (id, body) select n, 'text ' || n from generate_series(1, 20000) n"
         )
-        clients = await asyncio.gather(*(s.socket() for _ in range(500)))
+        clients = await asyncio.gather(*(server.socket() for _ in range(500)))
         await asyncio.gather(
             *(c.request("subscribe", "subscribed", topics=["run_progress"]) for c in clients)
         )
         process = psutil.Process()
         before = process.memory_info().rss
-        run = (await s.post("/api/runs", {"collection": "notes"}, 202))["run"]["id"]
+        run = (await server.post("/api/runs", {"collection": "notes"}, 202))["run"]["id"]
         ends = await asyncio.gather(*(end_of_run(c, run) for c in clients))
         assert all(end["run"]["embedded"] == 20_000 for end in ends)
         assert all(end["coverage"]["complete"] for end in ends)
         grown = process.memory_info().rss - before
         assert grown < 150e6, f"{grown / 1e6:.0f} MB more, clients included"
-        assert (await s.get("/ws/status"))["dropped"] == 0
+        assert (await server.get("/ws/status"))["dropped"] == 0
 
 
 async def end_of_run(client: Socket, run: int) -> dict[str, Any]:
