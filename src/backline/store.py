@@ -64,6 +64,15 @@ class DriftPage:
     last_key: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class KeywordsPage:
+    """One indexed page of a table's keywords; `last` is True for the last page of the table."""
+
+    scanned: int
+    last_key: str | None
+    last: bool
+
+
 class NewVector(NamedTuple):
     """A row to write; `element` is its vector as `pgvector.vector_elements` gives it, or NULL."""
 
@@ -142,6 +151,11 @@ class JobStore(Protocol):
     ) -> VerifiedPage: ...
     async def now(self) -> datetime: ...
     async def search_rows(self, values: Mapping[str, Any]) -> list[dict[str, Any]]: ...
+    async def needs_keywords(self, collection: Collection) -> bool: ...
+    async def build_keywords_page(
+        self, collection: Collection, after: str | None, *, wait: bool
+    ) -> KeywordsPage: ...
+    async def finish_keywords(self, collection: Collection) -> bool: ...
     async def scan_page(
         self, collection: Collection, after: str | None, limit: int
     ) -> list[ScannedRow]: ...

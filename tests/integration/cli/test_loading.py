@@ -150,7 +150,7 @@ def test_a_type_that_changes_late_in_the_file_names_its_record(cli: Cli, sql: Sq
     ("arguments", "pattern"),
     [
         ("--table nope.notes", "no schema 'nope'.*create schema"),
-        ("--table my-table", "no name of a table"),
+        ("--table my-table", "not a table name"),
         ("--table a.b.c", "too many parts"),
         ("--table shown", "not a table"),
         ("--table notes --key nope", "no field 'nope' to be the key. Fields: id, title, n, tags"),

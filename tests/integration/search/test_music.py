@@ -105,7 +105,7 @@ async def test_suggests_with_parameters_confidence_and_a_reason(filled: Filled) 
     assert first.parameters["frequency_hz"] == 300
     assert first.confidence == pytest.approx(0.9)
     assert "muddy" in first.reason
-    assert "is about eq, as asked" in first.reason
+    assert "is about eq, as requested" in first.reason
     assert len({each.key for each in answer.suggestions}) == len(answer.suggestions) <= 5
 
 
@@ -125,7 +125,7 @@ async def test_the_context_moves_what_fits_it_up(filled: Filled) -> None:
     ]
     assert after.score == pytest.approx(before.score + 0.1)
     assert after.relevance == pytest.approx(before.relevance)
-    assert "speaks of house; suits 128 bpm" in after.reason
+    assert "covers house; suits 128 bpm" in after.reason
 
 
 async def test_a_table_without_title_and_asked_as_is_embedded_as_topic_category_suggestion(
