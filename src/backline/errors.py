@@ -174,10 +174,6 @@ class WeightsError(ConfigurationError):
 # --- work -----------------------------------------------------------------------------------------
 
 
-class RunCancelledError(BacklineError):
-    """The run was cancelled. What is embedded stays; the next run embeds what is left."""
-
-
 class RunNotFoundError(BacklineError):
     """There is no such run. See: backline runs list."""
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backline.worker.batching import Batch, Budget, Item, bisect, plan, unique, windows
+from backline.worker.batching import Batch, Budget, Item, bisect, plan, split_text, unique
 
 items_of_any_size = st.lists(
     st.builds(Item, tokens=st.integers(0, 400), bytes=st.integers(0, 2000)), max_size=80
@@ -155,14 +155,14 @@ def first_tokens(most: int) -> Callable[[str], str]:
 @given(st.text(alphabet="ab \n\t🎛ü", max_size=300), st.integers(2, 20))
 def test_windows_hold_the_whole_text_and_each_is_read_whole(text: str, most: int) -> None:
     truncate = first_tokens(most)
-    parts = windows(text, most, truncate)
+    parts = split_text(text, most, truncate)
     assert all(truncate(part) == part and part.strip() for part in parts)
     assert "".join("".join(parts).split()) == "".join(text.split())
 
 
 def test_windows_end_between_words() -> None:
-    assert windows("one two three", 9, first_tokens(9)) == ["one two ", "three"]
-    assert windows("uninterrupted", 5, first_tokens(5)) == ["unint", "errup", "ted"]
+    assert split_text("one two three", 9, first_tokens(9)) == ["one two ", "three"]
+    assert split_text("uninterrupted", 5, first_tokens(5)) == ["unint", "errup", "ted"]
 
 
 def test_windows_look_no_further_ahead_than_they_must() -> None:
@@ -175,10 +175,10 @@ def test_windows_look_no_further_ahead_than_they_must() -> None:
         return text[:100]
 
     text = "word " * 20_000
-    assert "".join(windows(text, 100, truncate)) == text
+    assert "".join(split_text(text, 100, truncate)) == text
     assert read < 20 * len(text)
 
 
 def test_a_text_of_which_nothing_fits_is_said_plainly() -> None:
     with pytest.raises(ValueError, match="at most 1 tokens"):
-        windows("🎛", 1, first_tokens(1))
+        split_text("🎛", 1, first_tokens(1))

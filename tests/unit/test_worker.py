@@ -13,6 +13,7 @@ from backline.postgres.connector import Connector
 from backline.postgres.store import Store
 from backline.store import Lease
 from backline.types import Collection, Job
+from backline.worker.handler import EmbedBatches
 from backline.worker.options import WorkerOptions
 from backline.worker.worker import Worker
 
@@ -24,14 +25,14 @@ def worker() -> Worker:
         "vector", 8,
     )  # fmt: skip
     store = Store(Connector("postgresql://nobody@127.0.0.1:1/none"))
-    return Worker(store, collection, embedder, Limiter(), WorkerOptions())
+    return Worker(store, collection, EmbedBatches(embedder), Limiter(), WorkerOptions())
 
 
 @pytest.mark.parametrize("ticks", range(5))
 async def test_a_cancellation_that_comes_with_a_nudge_is_heeded(ticks: int) -> None:
     """Else the claims of a worker that was refused went on for ever, one time in four."""
     waiting = worker()
-    task = asyncio.create_task(waiting._wait(60))
+    task = asyncio.create_task(waiting._claim_loop.wait(60))
     await asyncio.sleep(0.01)
     waiting.nudge()
     for _ in range(ticks):
@@ -50,11 +51,11 @@ async def test_a_claim_that_is_tried_again_is_made_under_the_lease_of_then(
     async def claim(_collection: Collection, lease: int, _limit: int) -> list[Job]:
         tried.append(lease)
         if len(tried) == 1:
-            asking._lease = Lease(2, None)  # as a heartbeat does meanwhile
+            asking._lease.current = Lease(2, None)  # as a heartbeat does meanwhile
             raise errors.DatabaseUnavailableError("restarting")
         return []
 
-    asking._lease = Lease(1, None)
+    asking._lease.current = Lease(1, None)
     monkeypatch.setattr(asking._store, "claim", claim)
-    assert await asking._next_jobs(10) == []
+    assert await asking._claims.next_jobs(10) == []
     assert tried == [1, 2]

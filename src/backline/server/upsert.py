@@ -160,7 +160,7 @@ class Upsert:
     async def _embed(self, rows: list[_Row]) -> dict[str, bytes]:
         """Embed each distinct text once. Returns the vectors in the store's encoding."""
         pending = await asyncio.to_thread(self._pending_texts, rows)
-        parts = [part for text in pending for part in (text.windows or [text])]
+        parts = [part for text in pending for part in (text.parts or [text])]
         plan = batching.plan([part.item for part in parts], BUDGET, sort_by_length=False)
         for batch in plan:
             await self._embed_batch([parts[i] for i in batch])
@@ -284,7 +284,7 @@ def _sent_row(row: schemas.UpsertRow) -> _SentRow:
 
 def _element(text: PendingText) -> bytes:
     """Return the vector of a text in the store's encoding: the mean of its parts, if it has any."""
-    vector = text.mean() if text.windows else np.asarray(text.vector).reshape(1, -1)
+    vector = text.mean() if text.parts else np.asarray(text.vector).reshape(1, -1)
     return pgvector.vector_elements(np.asarray(vector))[0]
 
 

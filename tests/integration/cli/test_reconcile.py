@@ -52,6 +52,6 @@ def test_a_bound_of_the_cache_is_a_setting(cli: Cli, sql: Sql, paid: StandInProv
 def test_the_report_says_what_became_of_the_index(cli: Cli, sql: Sql, collection: str) -> None:
     assert "none: below 10,000 rows" in cli("backfill", collection).out
     sql("insert into tickets select i, 'ticket ' || i, 'x' from generate_series(1001, 11000) i")
-    assert "left out: not wanted" in cli("backfill", collection, "--no-index").out
+    assert "left out: not requested" in cli("backfill", collection, "--no-index").out
     assert "HNSW built in" in cli("backfill", collection).out
     assert cli("backfill", collection, "--json").json["index"]["state"] == "in place"
