@@ -54,6 +54,6 @@ def test_a_cache_size_of_zero_keeps_no_vectors(cli: Cli, sql: Sql, paid: StandIn
 def test_the_report_states_the_outcome_for_the_index(cli: Cli, sql: Sql, collection: str) -> None:
     assert "none: below 10,000 rows" in cli("backfill", collection).out
     sql("insert into tickets select i, 'ticket ' || i, 'x' from generate_series(1001, 11000) i")
-    assert "left out: not wanted" in cli("backfill", collection, "--no-index").out
+    assert "left out: not requested" in cli("backfill", collection, "--no-index").out
     assert "HNSW built in" in cli("backfill", collection).out
     assert cli("backfill", collection, "--json").json["index"]["state"] == "in place"
