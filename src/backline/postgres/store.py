@@ -162,7 +162,7 @@ class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
         cache: bool,
         usage: Usage = NO_USAGE,
     ) -> list[tuple[str, Outcome]]:
-        """Store vectors of rows whose text is unchanged and end their jobs, in one transaction.
+        """Store the vectors of unchanged rows and end their jobs, in one transaction.
 
         The same transaction adds `usage` to the run, and with `cache` keeps each vector in the
         cache under the hash of its text.
@@ -175,7 +175,7 @@ class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
             "keys": pgvector.texts([row.key for row in rows]),
             "actions": pgvector.texts([row.action for row in rows]),
             "hashes": pgvector.blobs([row.content_hash for row in rows]),
-            "vectors": pgvector.Array(await self._vector_oid(), [row.element for row in rows]),
+            "vectors": pgvector.Array(await self._vector_oid(), [row.encoded for row in rows]),
             "batches": usage.batches, "tokens": usage.tokens, "truncated": usage.truncated,
             "model": collection.model_id,
             "leases": pgvector.bigints([row.lease for row in rows]),

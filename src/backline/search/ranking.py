@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from backline import errors
-from backline.collections import require_column
+from backline.collections import check_dimensions, check_model, require_column
 from backline.embedders.base import Embedder
 from backline.search.filters import Filter, parse, validate
 from backline.store import JobStore
@@ -141,17 +141,8 @@ async def embed_query(collection: Collection, embedder: Embedder | None, text: s
     """
     if embedder is None:
         raise errors.UsageError("Searching by meaning needs an embedder. Or search by keyword.")
-    if embedder.model.identity != collection.model.identity:
-        raise errors.ModelMismatchError(
-            f"The collection {collection.name!r} is embedded with {collection.model}, the query "
-            f"would be with {embedder.model}. Vectors of two models cannot be compared."
-        )
-    if collection.column_dimensions not in (None, collection.model.dimensions):
-        raise errors.DimensionMismatchError(
-            f"The column {collection.table}.{collection.embedding_column} holds "
-            f"{collection.column_dimensions} dimensions, the model {collection.model} gives "
-            f"{collection.model.dimensions}. See: backline backfill {collection.name}."
-        )
+    check_model(collection, embedder.model)
+    check_dimensions(collection, embedder.model)
     [vector] = await embedder.embed([embedder.truncate(text)], purpose="query")
     values: list[float] = vector.tolist()
     return values

@@ -44,7 +44,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
         self.project = project
         # The latest lease that each worker has received from `claim`.
         self._known: dict[int, int] = {}
-        # The key after which each worker requested a batch whose result has not arrived.
+        # The key after which each worker requested a batch, until the response arrives.
         self._unanswered: dict[int, str | None] = {}
 
     @property
@@ -145,7 +145,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
     async def _claim(self, collection: Collection, worker: int, limit: int) -> list[Job]:
         rows = await self._rpc.rows(
             "claim", collection=collection.id, worker=worker, limit=limit,
-            model=collection.model_id, known_lease=self._known.get(worker, 0),
+            model=collection.model_id, received_lease=self._known.get(worker, 0),
         )  # fmt: skip
         jobs = [
             Job(key, action, content, digest and bytes.fromhex(digest), attempts, lease)
@@ -167,7 +167,8 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
         self._unanswered[worker] = after
         page = await self.project.call(
             "claim_batch", repeated="again", collection=collection.id, worker=worker, run=run,
-            after=after, limit=limit, model=collection.model_id, known=list(known), again=again,
+            after=after, limit=limit, model=collection.model_id,
+            unfinished=list(known), again=again,
         )  # fmt: skip
         del self._unanswered[worker]
         return LeasedBatch(page["scanned"], page["last_key"], list(_jobs(page)))
@@ -182,7 +183,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
         cache: bool,
         usage: Usage = NO_USAGE,
     ) -> list[tuple[str, Outcome]]:
-        """Store vectors of rows whose text is unchanged and end their jobs; see `Store`.
+        """Store the vectors of unchanged rows and end their jobs; see `Store`.
 
         Each request is a transaction, and carries at most `MOST_NUMBERS` vector components.
         """

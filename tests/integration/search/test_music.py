@@ -166,7 +166,7 @@ def test_anon_gets_suggestions_or_nothing_known(music: str) -> None:
     statement = "select * from public.get_music_suggestions(%s, %s)"
     [first, *_] = as_anon(music, statement, "my vocals sound muddy and boxy", None)
     assert "vocal" in first["title"].lower()
-    assert first["reason"].startswith("Shares telling words")
+    assert first["reason"].startswith("Shares distinctive words")
     assert as_anon(music, statement, "best pizza near me", None) == []
     assert as_anon(music, statement, " ", None) == []
     fitting = as_anon(music, statement, "my vocals sound muddy and boxy", "Gain staging")
