@@ -77,7 +77,7 @@ def test_a_role_that_may_not_create_a_schema(bare: Cli, tcp_server: TcpServer) -
         connection.execute("create database ledger")
     url = tcp_server.url(user="clerk", database="ledger")
     outcome = bare("migrate", "--json", code=2, DATABASE_URL=url)
-    refused(outcome, "PermissionDeniedError", "Use a role that owns")
+    refused(outcome, "PermissionDeniedError", "Use the table's owner")
 
 
 @pytest.mark.parametrize("folder", ["with space/pg", "file/pg"])
