@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import psycopg
-from numpy.typing import NDArray
 from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
 from backline.types import Vectors
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 BIGINT: Final = 20
 TEXT: Final = 25
@@ -76,6 +78,8 @@ def bigints(values: Iterable[int | None]) -> Array:
 
 def reals(values: Sequence[float] | NDArray[np.float32]) -> Array:
     """Return real[]."""
+    import numpy as np
+
     body, length = np.asarray(values, dtype=">f4").tobytes(), struct.pack(">i", 4)
     return Array(REAL, [length + body[at : at + 4] for at in range(0, len(body), 4)])
 

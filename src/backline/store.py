@@ -70,6 +70,15 @@ class DriftPage:
     last_key: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class KeywordsPage:
+    """One indexed page of a table's keywords; `last` is True for the last page of the table."""
+
+    scanned: int
+    last_key: str | None
+    last: bool
+
+
 class NewVector(NamedTuple):
     """A row to write.
 
@@ -166,6 +175,11 @@ class JobStore(Protocol):
     ) -> VerifiedPage: ...
     async def now(self) -> datetime: ...
     async def search_rows(self, values: Mapping[str, Any]) -> list[dict[str, Any]]: ...
+    async def needs_keywords(self, collection: Collection) -> bool: ...
+    async def build_keywords_page(
+        self, collection: Collection, after: str | None, *, wait: bool
+    ) -> KeywordsPage: ...
+    async def finish_keywords(self, collection: Collection) -> bool: ...
     async def scan_page(
         self, collection: Collection, after: str | None, limit: int
     ) -> list[ScannedRow]: ...

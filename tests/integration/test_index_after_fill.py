@@ -70,7 +70,7 @@ async def test_a_big_table_gets_its_index_after_the_fill(unfilled: World) -> Non
 
 async def test_an_index_that_is_not_wanted(unfilled: World) -> None:
     report = await fill(unfilled, build_index=False)
-    assert (report.index.state, report.index.why) == ("left out", "not wanted")
+    assert (report.index.state, report.index.why) == ("left out", "not requested")
     assert await indexes(unfilled) == {}
     assert (await fill(unfilled)).index.state == "built", "a later run makes up for it"
 

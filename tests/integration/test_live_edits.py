@@ -340,7 +340,7 @@ async def test_a_text_that_was_stored_while_a_row_of_it_was_claimed_is_not_paid_
         jobs = await claim(*args)
         if [(job.key, job.action) for job in jobs] == [("2", "embed")]:
             answered.set()
-            await eventually(lambda: sync.settled == 1, "the first row to be stored")
+            await eventually(lambda: sync.processed == 1, "the first row to be stored")
         return jobs
 
     monkeypatch.setattr(world.store, "claim", slow)
@@ -350,7 +350,7 @@ async def test_a_text_that_was_stored_while_a_row_of_it_was_claimed_is_not_paid_
             await asyncio.to_thread(provider.wait_in_flight)
             await world.sql("insert into notes (id, body) values (2, 'same')")
             await asyncio.wait_for(answered.wait(), 30)
-        await eventually(lambda: sync.settled == 2, "the second row to be stored")
+        await eventually(lambda: sync.processed == 2, "the second row to be stored")
     await world.check_complete()
     assert overpaid(provider) == {}
 
@@ -359,22 +359,22 @@ async def test_notify_wakes_sync(world: World) -> None:
     """With a poll of an hour, only the notification can have done it."""
     async with world.following(poll=3600) as sync:
         await world.sql("insert into notes (id, body) values (1, 'one')")
-        await eventually(lambda: sync.settled == 1, "the first edit")
+        await eventually(lambda: sync.processed == 1, "the first edit")
         await asyncio.sleep(0.2)  # it is asleep again
         await world.sql("insert into notes (id, body) values (2, 'two')")
-        await eventually(lambda: sync.settled == 2, "the second edit")
+        await eventually(lambda: sync.processed == 2, "the second edit")
 
 
 async def test_sync_listens_again_after_its_connection_was_cut(world: World) -> None:
     async with world.following(poll=3600) as sync:
         await world.sql("insert into notes (id, body) values (1, 'one')")
-        await eventually(lambda: sync.settled == 1, "the first edit")
+        await eventually(lambda: sync.processed == 1, "the first edit")
         await world.sql(
             "select pg_terminate_backend(pid) from pg_stat_activity "
             "where application_name = 'backline' and datname = current_database()"
         )
         await world.sql("insert into notes (id, body) values (2, 'two')")
-        await eventually(lambda: sync.settled == 2, "the second edit")
+        await eventually(lambda: sync.processed == 2, "the second edit")
     await world.check_complete()
 
 
@@ -382,7 +382,7 @@ async def test_sync_polls_where_no_session_lasts(world: World) -> None:
     world.store.connector.has_sessions = False
     async with world.following(poll=3600) as sync:
         await world.sql("insert into notes (id, body) values (1, 'one')")
-        await eventually(lambda: sync.settled == 1, "the edit")
+        await eventually(lambda: sync.processed == 1, "the edit")
         listening = await world.sql(
             "select 1 from pg_stat_activity where query ilike 'listen%%' "
             "and datname = current_database()"

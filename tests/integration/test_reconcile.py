@@ -12,7 +12,7 @@ from tests.provider import StandInProvider
 
 from backline import search
 from backline.postgres.store import Store, open_store
-from backline.reconcile import KEYWORDS, LEDGER, TRIGGER, Reconciled, Reconciliation, reconcile
+from backline.reconcile import COUNTERS, KEYWORDS, TRIGGER, Reconciled, Reconciliation
 
 ROWS = 30
 
@@ -36,12 +36,12 @@ async def unnoticed(filled: World, *statements: str) -> None:
 async def reconciled(filled: World) -> Reconciled:
     """Reconcile after a dry run, which must say the same and change nothing."""
     before = await fingerprint(filled)
-    dry = await reconcile(filled.store, filled.collection, dry_run=True)
+    dry = await Reconciliation(filled.store, filled.collection, dry_run=True).run()
     assert await fingerprint(filled) == before
-    done = await reconcile(filled.store, filled.collection)
-    assert dry.found.keys() - {LEDGER} == done.found.keys() - {LEDGER}
-    assert {kind: dry.found[kind] for kind in dry.found.keys() - {LEDGER}} == {
-        kind: done.found[kind] for kind in done.found.keys() - {LEDGER}
+    done = await Reconciliation(filled.store, filled.collection).run()
+    assert dry.found.keys() - {COUNTERS} == done.found.keys() - {COUNTERS}
+    assert {kind: dry.found[kind] for kind in dry.found.keys() - {COUNTERS}} == {
+        kind: done.found[kind] for kind in done.found.keys() - {COUNTERS}
     }
     assert dry.sound is not bool(dry.found)
     assert done.sound
@@ -60,7 +60,7 @@ async def mended(filled: World) -> None:
     """After a backfill all is well, and a second look finds nothing."""
     await filled.fill()
     await filled.check_complete()
-    again = await reconcile(filled.store, filled.collection)
+    again = await Reconciliation(filled.store, filled.collection).run()
     assert (again.found, again.sound) == ({}, True)
 
 
@@ -114,7 +114,7 @@ async def test_each_kind_of_drift(filled: World, provider: StandInProvider, kind
     done = await reconciled(filled)
     assert done.found.pop(kind) == 3
     assert len(done.examples[kind]) == 3
-    assert done.found.keys() <= {LEDGER, KEYWORDS}, "it is named by what it is, and only so"
+    assert done.found.keys() <= {COUNTERS, KEYWORDS}, "it is named by what it is, and only so"
     await mended(filled)
     new = 3 if "enqueued" in kind or "unnoticed" in kind or "edit" in kind else 0
     assert provider.texts_embedded.total() == paid + new, "what was paid for is not paid for again"
@@ -203,7 +203,7 @@ async def test_triggers_that_may_not_be_made_are_reported(filled: World, databas
     await filled.sql("grant select, update on notes to queue_worker")
     try:
         async with open_store(make_conninfo(database, user="queue_worker")) as limited:
-            done = await reconcile(limited, filled.collection)
+            done = await Reconciliation(limited, filled.collection).run()
     finally:
         await filled.sql("drop owned by queue_worker")
         await filled.sql("drop role queue_worker")
@@ -220,8 +220,8 @@ async def test_counts_that_are_off(filled: World) -> None:
         "insert into backline.counter_deltas values (%s, 'pending', 0, -7)", filled.collection.id
     )
     done = await reconciled(filled)
-    assert done.found == {LEDGER: 2}
-    assert sorted(done.examples[LEDGER]) == ["pending +7", "rows -5"]
+    assert done.found == {COUNTERS: 2}
+    assert sorted(done.examples[COUNTERS]) == ["pending +7", "rows -5"]
     await mended(filled)
 
 
@@ -267,7 +267,7 @@ async def test_a_row_that_somebody_edits_is_repaired_when_they_are_done(filled: 
     await unnoticed(filled, "update notes set embedding = null where id <= 20")
     async with filled.another_user() as slow:
         await execute(slow, "update notes set body = 'in the making' where id = 7")
-        async with running(reconcile(filled.store, filled.collection)) as reconciling:
+        async with running(Reconciliation(filled.store, filled.collection).run()) as reconciling:
             await asyncio.sleep(0.5)
             await slow.commit()
             done = await reconciling
@@ -282,7 +282,7 @@ async def test_a_row_that_is_held_for_ever_is_named_and_holds_up_no_other(
     await unnoticed(filled, "update notes set embedding = null where id <= 20")
     async with filled.another_user() as slow:
         await execute(slow, "update notes set body = 'in the making' where id = 7")
-        done = await reconcile(filled.store, filled.collection)
+        done = await Reconciliation(filled.store, filled.collection).run()
         assert not done.sound
         assert list(done.unrepaired) == ["row 7"]
         assert done.found["vector that is gone"] == 20
@@ -299,7 +299,7 @@ async def test_a_reconciliation_that_was_stopped_goes_on_where_it_was(
     done = await work.run()
     assert (done.stopped, done.sound, done.last_key, done.rows) == (True, False, "10", 10)
     assert len(await filled.jobs()) == 10
-    done = await reconcile(filled.store, filled.collection, after=done.last_key)
+    done = await Reconciliation(filled.store, filled.collection).run(done.last_key)
     assert (done.rows, done.enqueued, done.sound, done.last_key) == (20, 20, True, None)
     await mended(filled)
 
@@ -314,7 +314,7 @@ async def test_beside_workers_and_users_it_finds_nothing_that_is_not_there(
 
     async def look() -> None:
         for _ in range(20):
-            done = await reconcile(filled.store, filled.collection)
+            done = await Reconciliation(filled.store, filled.collection).run()
             found.append(done.found)
             assert done.sound
 

@@ -33,7 +33,7 @@ from tests.integration.harness import NOTES, World, connect, execute, make_world
 from backline import errors, pgvector
 from backline.embedders.hash import HashEmbedder, hash_vectors
 from backline.postgres.store import Store, open_store
-from backline.reconcile import reconcile
+from backline.reconcile import Reconciliation
 from backline.store import Lease, NewVector
 from backline.types import FailedAttempt, Job
 
@@ -351,7 +351,7 @@ class Protocol(RuleBasedStateMachine):
         self.do(self.world.user.execute(EDITS[edit], values))
         self.user("set session_replication_role = origin")
         self.waiting.clear()
-        done = self.do(reconcile(self.world.store, self.world.collection))
+        done = self.do(Reconciliation(self.world.store, self.world.collection).run())
         assert done.sound
 
     # --- what must hold ---

@@ -110,8 +110,9 @@ async def _add(
 ) -> dict[str, Any]:  # fmt: skip
     model = await wiring.resolve_model(settings, spec)
     async with wiring.open_database(settings, migrated=False) as store:
-        for migration in await migrate.apply(store.connector, core_only=True):
-            say(f"Schema: applied {migration.version}_{migration.name}")
+        applied = await migrate.apply(store.connector, core_only=True)
+        if applied:
+            say(f"Schema: {count(len(applied), 'migration')} applied")
         record = await store.find_table(table)
         chosen = name or record["name"]
         taken = [c for c in await store.collections() if c.name == chosen]
