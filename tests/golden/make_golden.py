@@ -1,7 +1,7 @@
 """Make the golden vectors with the reference implementation, sentence-transformers on torch.
 
-Needed only when texts.jsonl changes. torch is no dependency of Backline or of its tests, so this
-runs in an environment of its own:
+Needed only if texts.jsonl changes. Neither Backline nor its tests depend on torch, so this runs in
+a separate environment:
 
     python -m venv /tmp/reference
     /tmp/reference/bin/pip install torch==2.13.0 sentence-transformers==6.2.0

@@ -1,6 +1,6 @@
-"""Makes trec.json: rankings, judgments and what trec_eval says of them.
+"""Make trec.json: rankings, judgments, and their measures by trec_eval.
 
-Run by hand, where pytrec-eval-terrier is installed: python tests/golden/make_trec.py
+Run manually with pytrec-eval-terrier installed: python tests/golden/make_trec.py
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def main() -> None:
     ):
         truth[query]["mrr@10"] = round(values["recip_rank"], 6)
         del truth[query]["mrr"]
-    found = {"judgments": judgments, "rankings": rankings, "trec_eval": truth}
-    Path(__file__).with_name("trec.json").write_text(json.dumps(found) + "\n")
+    golden = {"judgments": judgments, "rankings": rankings, "trec_eval": truth}
+    Path(__file__).with_name("trec.json").write_text(json.dumps(golden) + "\n")
 
 
 if __name__ == "__main__":
