@@ -8,7 +8,7 @@ import pytest
 
 from backline import errors
 from backline.types import Job
-from backline.worker import embed, retry
+from backline.worker import embed
 from backline.worker.backlog import PendingText
 from backline.worker.embed import ProviderFaults
 from backline.worker.retry import backoff, retry_while_unavailable
@@ -23,7 +23,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         slept.append(seconds)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    monkeypatch.setattr(retry.time, "monotonic", lambda: sum(slept))
+    monkeypatch.setattr("backline.worker.retry.time.monotonic", lambda: sum(slept))
     return slept
 
 
