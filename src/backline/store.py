@@ -160,11 +160,8 @@ class JobStore(Protocol):
     """The verbs of the engine, over Postgres (`Store`) or PostgREST (`RestStore`).
 
     `Store` documents each verb. A verb may be called again if its result was lost.
-
     """
 
-    @property
-    def has_sessions(self) -> bool: ...
     @property
     def capabilities(self) -> Capabilities: ...
 

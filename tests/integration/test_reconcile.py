@@ -208,7 +208,7 @@ async def test_triggers_that_may_not_be_made_are_reported(filled: World, databas
         await filled.sql("drop owned by queue_worker")
         await filled.sql("drop role queue_worker")
     assert not done.sound
-    assert "Use a role that owns the table" in done.unrepaired[TRIGGER]
+    assert "Use the table's owner" in done.unrepaired[TRIGGER]
     assert list(await filled.jobs()) == ["1"], "what it can do, it does"
 
 

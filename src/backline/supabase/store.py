@@ -48,10 +48,6 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
         self._unanswered: dict[int, str | None] = {}
 
     @property
-    def has_sessions(self) -> bool:
-        return False
-
-    @property
     def capabilities(self) -> Capabilities:
         return Capabilities(sessions=False, indexes=False, cache=True, sql=False)
 
