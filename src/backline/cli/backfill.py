@@ -74,7 +74,7 @@ def backfill(
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
-    """Embed every row whose vector is missing or out of date.
+    """Embed every row with a missing or outdated vector.
 
     Stop it at any time and run it again: it continues with the rows that are left.
     """

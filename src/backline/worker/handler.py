@@ -1,4 +1,4 @@
-"""What a worker does with a batch of texts: embed it here, or have another process embed it."""
+"""The interface to embedding batches, here or in a remote service."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class EmbeddedBatch:
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """What another process reports of the rows that it was sent.
+    """The outcome of the rows that were sent to a remote service, as it reports them.
 
     Attributes:
-        source: the name of that process, for messages.
+        source: the name of the service, for messages.
         sent: every row of the request, with its text.
-        skipped: reasons by key, of rows that were changed or deleted meanwhile.
+        skipped: reasons by key, of rows that have been changed or deleted.
         failed: errors by key. A row that is in neither mapping is stored.
     """
 
@@ -39,7 +39,7 @@ BatchResult: TypeAlias = EmbeddedBatch | StoredBatch
 
 
 class BatchHandler(Protocol):
-    """Prepares texts and handles batches of them. Makes one attempt and never sleeps."""
+    """Prepares texts, and embeds batches of them. Makes one attempt and never sleeps."""
 
     @property
     def model(self) -> Model:

@@ -46,16 +46,16 @@ def test_the_version_imports_the_standard_library_only() -> None:
     modules = modules_of("--version")
     assert not modules & (HEAVY | {"rich", "typer"})
     assert len(modules) < 160
-    ours = {name for name in modules if name.startswith("backline")}
-    assert ours == {"backline", "backline.cli"}
+    own = {name for name in modules if name.startswith("backline")}
+    assert own == {"backline", "backline.cli"}
 
 
 def test_the_overview_imports_no_command() -> None:
     modules = modules_of("--help")
     assert not modules & HEAVY
     assert len(modules) < 330
-    ours = {name for name in modules if name.startswith("backline.")}
-    assert ours == {
+    own = {name for name in modules if name.startswith("backline.")}
+    assert own == {
         "backline.cli", "backline.cli.commands", "backline.cli.entry", "backline.cli.output",
         "backline.cli.signals", "backline.errors",
     }  # fmt: skip
