@@ -14,7 +14,7 @@ from backline.config import Settings
 from backline.embedders.base import Embedder, SharesBatches
 from backline.embedders.hash import HashEmbedder
 from backline.embedders.limiter import Limiter
-from backline.embedders.specs import describe, parse_spec
+from backline.embedders.providers import describe, parse_spec
 from backline.server.dynamic_batching import DynamicBatcher
 from backline.server.metrics import Metrics
 from backline.types import Model, Purpose, Vectors

@@ -28,7 +28,7 @@ from backline.store import NewVector
 from backline.types import Action, Collection
 from backline.worker import batching
 from backline.worker.backlog import PendingText
-from backline.worker.handler import EmbedBatches
+from backline.worker.batch_handler import EmbedBatches
 
 # No registered worker: the rows of a request belong to no job lease.
 NO_WORKER: Final = 0

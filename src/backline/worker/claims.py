@@ -13,7 +13,7 @@ from typing import Final
 from backline.store import JobStore
 from backline.types import Collection, Job
 from backline.worker.backlog import Backlog
-from backline.worker.jobs import JobSorter
+from backline.worker.job_sorter import JobSorter
 from backline.worker.lease import WorkerLease
 from backline.worker.options import LARGEST_CLAIM, WorkerOptions
 from backline.worker.retry import retry_while_unavailable

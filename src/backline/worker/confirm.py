@@ -11,7 +11,7 @@ from backline import errors, pgvector
 from backline.store import JobStore, NewVector
 from backline.types import Collection, Job
 from backline.worker.backlog import PendingText, Rejection
-from backline.worker.handler import StoredBatch
+from backline.worker.batch_handler import StoredBatch
 from backline.worker.lease import WorkerLease
 from backline.worker.options import WorkerOptions
 from backline.worker.retry import retry_while_unavailable

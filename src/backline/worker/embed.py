@@ -12,8 +12,8 @@ from backline.store import NewVector, Usage
 from backline.types import Action, Vectors
 from backline.worker import batching
 from backline.worker.backlog import Backlog, PendingText, Rejection
+from backline.worker.batch_handler import BatchHandler, EmbeddedBatch, StoredBatch
 from backline.worker.confirm import Confirmation
-from backline.worker.handler import BatchHandler, EmbeddedBatch, StoredBatch
 from backline.worker.stats import Outage, WorkerStats
 from backline.worker.writer import Write, Writer
 

@@ -18,8 +18,8 @@ from backline import errors
 from backline.supabase.keys import ApiKey
 from backline.types import Collection, LongText, Model
 from backline.worker.backlog import PendingText
+from backline.worker.batch_handler import BatchResult, StoredBatch
 from backline.worker.batching import Budget
-from backline.worker.handler import BatchResult, StoredBatch
 
 RemoteTransport: TypeAlias = Literal["api", "edge"]
 
