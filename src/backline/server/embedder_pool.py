@@ -99,7 +99,7 @@ class _TimedEmbedder:
 
 @dataclass(frozen=True, slots=True)
 class PooledModel:
-    """An open model: its embedder, and the rate limiter that all its callers share."""
+    """An open model: its embedder, and the rate limiter of its backfills and upserts."""
 
     embedder: PooledEmbedder
     limiter: Limiter

@@ -83,7 +83,8 @@ class Claims:
         """Return how many rows to claim now, so that no embed loop waits for the database.
 
         Two rounds of the embed loops, or the work of two seconds, are kept ready. A larger backlog
-        would withhold rows from other workers. Returns 0 while it is full or the writer is behind.
+        would withhold rows from other workers. Returns 0 while more than half of it is left, or
+        while the writer is behind: small claims cost the database as much as large ones.
         """
         ahead = 2 * self._options.batch_size * self._options.concurrency
         ahead = min(LARGEST_CLAIM, max(ahead, self._options.ahead, int(2 * self._stats.rate)))

@@ -120,7 +120,7 @@ class Remote:
         """Have rows, as (key, text), embedded and stored. Returns the response.
 
         Raises:
-            EmbedderError: one of the four, for the whole request.
+            EmbedderError: for the whole request; see `embedders.base` for its four kinds.
         """
         return await self._exchange(
             self._http.build_request(
