@@ -305,7 +305,7 @@ def test_a_project_that_was_not_migrated(
     bare_project: Project, provider: StandInProvider, tmp_path: Path
 ) -> None:
     said = Shell(bare_project, provider, tmp_path).run(*BACKFILL, code=2)
-    assert "no Backline functions" in said
+    assert "lacks the Backline functions" in said
     assert "supabase db push" in said
 
 
