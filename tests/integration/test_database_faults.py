@@ -29,7 +29,7 @@ from tests.integration.harness import (
     running,
     standin_embedder,
 )
-from tests.integration.proxy import relay
+from tests.integration.proxy import fault_proxy
 from tests.provider import StandInProvider
 
 from backline import errors, loading
@@ -73,7 +73,7 @@ async def test_a_full_disk_stops_the_run_and_loses_nothing(
     assert report.state == "interrupted"
     assert "No space left on device" in (report.stopped_by or "")
     assert await world.failures() == {}
-    await world.check_sound()
+    await world.check_consistent()
     assert set((await world.jobs()).values()) <= {None}
     before = provider.texts_embedded
     stored = await world.sql("select body from notes where embedding is not null")
@@ -145,7 +145,7 @@ async def test_a_table_that_refuses_every_row_stops_the_run(world: World) -> Non
     assert report.state == "interrupted"
     assert "the archive is read-only" in (report.stopped_by or "")
     assert len(await world.failures()) < 60
-    await world.check_sound()
+    await world.check_consistent()
     await no_obstacle(world)
     await world.store.retry_failures(world.collection, None)
     await world.fill()
@@ -271,9 +271,9 @@ async def test_a_model_changed_under_a_run_stores_nothing_of_the_old_one(
 
 
 async def test_connections_that_were_cut_while_idle_are_not_lent(database: str) -> None:
-    async with relay(database) as cut, open_store(cut.url) as store:
+    async with fault_proxy(database) as proxy, open_store(proxy.url) as store:
         await asyncio.gather(*(store.now() for _ in range(4)))
-        cut.close_session()
+        proxy.cut_all()
         await asyncio.sleep(0.2)  # for the kernel to pass it on
         for _ in range(4):
             await store.now()
@@ -286,17 +286,17 @@ async def test_connections_cut_in_mid_write(
     """Four connections die once so many bytes have gone out, wherever that may be."""
     await world.insert(*texts(300))
     direct = world.store
-    async with relay(database) as cut, open_store(cut.url) as world.store:
+    async with fault_proxy(database) as proxy, open_store(proxy.url) as world.store:
         async with running(world.fill()) as filling:
             with provider.held():
                 await asyncio.to_thread(provider.wait_in_flight)
-                cut.after, cut.cuts = after, 4
-                cut.close_session()  # so that new connections are made, and cut
+                proxy.after, proxy.cuts = after, 4
+                proxy.cut_all()  # so that new connections are made, and cut
             report = await filling
         assert (report.embedded, report.failed, report.state) == (300, 0, "completed"), (
             report.stopped_by
         )
-        assert cut.cuts < 4
+        assert proxy.cuts < 4
     world.store = (
         direct  # a connection that is yet to be cut is no fault that the witness should find
     )
@@ -339,16 +339,16 @@ async def test_a_pooler_without_sessions(
 ) -> None:
     """Port 6543: no session locks, no LISTEN; a dead worker's leases end by the clock."""
     await world.insert(*texts(50))
-    async with relay(database, port=6543) as pooled, open_store(pooled.url) as world.store:
+    async with fault_proxy(database, port=6543) as pooler, open_store(pooler.url) as world.store:
         assert not world.store.connector.has_sessions
         dead = await world.store.register(world.collection, None, lease=0.5)
         assert dead.session is None
         assert len(await world.store.claim(world.collection, dead.worker, 20)) == 20
         report = await world.fill()
         assert report.embedded == 50
-        async with world.following(poll=3600):
+        async with world.syncing(poll=3600):
             await world.sql("insert into notes (id, body) values (999, 'live')")
-            await world.settled()
+            await world.wait_until_idle()
         locks = await world.sql(
             "select 1 from pg_locks k join pg_database d on d.oid = k.database "
             "where k.locktype = 'advisory' and d.datname = current_database()"
@@ -364,15 +364,15 @@ async def test_a_load_that_is_cut_loads_nothing(
     file = tmp_path / "notes.jsonl"
     lines = (json.dumps({"id": n, "body": f"text {n}" * 20}) for n in range(2000))
     file.write_text("\n".join(lines))
-    async with relay(database) as cut, open_store(cut.url) as store:
-        cut.after, cut.cuts = 60_000, 1
+    async with fault_proxy(database) as proxy, open_store(proxy.url) as store:
+        proxy.after, proxy.cuts = 60_000, 1
         with pytest.raises(errors.DatabaseUnavailableError):
             await loading.load(store, file, "notes")
-        await world.check_sound()
+        await world.check_consistent()
         assert (await world.store.coverage(world.collection)).rows == 0
         loaded = await loading.load(store, file, "notes")
         assert loaded.inserted == 2000
-    await world.check_sound()
+    await world.check_consistent()
 
 
 # --- crashes of the server ------------------------------------------------------------------------
@@ -513,7 +513,7 @@ async def test_a_server_killed_together_with_its_worker(
         embedder = standin_embedder(provider)
         user = await reconnected(url)
         again = World(store, collection, embedder, user)
-        await again.check_sound()
+        await again.check_consistent()
         stored = await again.sql("select body from notes where embedding is not null")
         lost = paid - {row["body"] for row in stored}
         report = await again.fill()

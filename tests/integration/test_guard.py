@@ -211,7 +211,7 @@ async def test_a_transaction_that_never_ends_ends_the_run(world: World, statemen
         assert "open transaction" in (report.stopped_by or "")
         assert report.embedded == 2
         await slow.commit()
-    await world.check_sound()
+    await world.check_consistent()
     await world.fill()
     await world.check_complete()
 
@@ -324,7 +324,7 @@ async def test_dead_letters_are_handled_around_an_open_edit(
         handle = getattr(world.store, verb)(world.collection, None)
         assert await asyncio.wait_for(handle, 30) == 1
         await edit_at_once(world, "update notes set body = 'mended' where id = 2")
-    await world.check_sound()
+    await world.check_consistent()
 
 
 # --- what the protocol does with late and strange writes ------------------------------------------
@@ -351,7 +351,7 @@ async def test_a_fresh_row_is_judged_again_before_its_job_ends(world: World) -> 
     assert [job.action for job in again] == ["reuse"]
     late = NewVector("1", "up_to_date", first["jobs"]["1"].content_hash)
     await world.store.complete(world.collection, first["worker"], None, [late], cache=False)
-    await world.check_sound()
+    await world.check_consistent()
     await world.store.unregister(first["lease"])
     await world.fill()
     await world.check_complete()
@@ -397,7 +397,7 @@ async def test_a_text_that_joins_a_rejected_one_shares_its_verdict(
     """Row 9 comes while the report on its text is held up by somebody's edit of row 1."""
     provider.behave(reject_marker="POISON")
     await world.insert("POISON", "good")
-    async with world.following():
+    async with world.syncing():
         with provider.held():
             await asyncio.to_thread(provider.wait_in_flight)
             slow = await stack_edit(world, "update notes set views = 1 where id = 1")

@@ -12,9 +12,9 @@ from tests.integration.harness import (
     execute,
     make_world,
     running,
-    waits_for_a_lock,
+    waits_for_lock,
 )
-from tests.integration.proxy import relay
+from tests.integration.proxy import fault_proxy
 
 from backline.backfill import Backfill, BackfillReport
 from backline.embedders.hash import HashEmbedder
@@ -114,7 +114,7 @@ async def test_a_table_that_somebody_holds_costs_the_index_and_not_the_fill(
     async with unfilled.another_user() as reader:
         await execute(reader, "lock table notes in row exclusive mode")
         async with running(fill(unfilled)) as filling:
-            waits = partial(waits_for_a_lock, unfilled.store, "create index%")
+            waits = partial(waits_for_lock, unfilled.store, "create index%")
             await eventually(waits, "the index to wait", every=0.005)
             [run, *_] = await unfilled.store.runs(unfilled.collection)
             assert run.state == "completed", "the table is filled, and no worker lives"
@@ -136,7 +136,7 @@ async def test_through_a_pooler_with_a_statement_timeout_it_is_left_out_gently(
     """No setting of the session's reaches the build there, so the role's own limit holds."""
     await fill(unfilled, build_index=False)
     [row] = await unfilled.sql("select current_database() as name")
-    async with relay(database, port=6543) as pooled, open_store(pooled.url) as unfilled.store:
+    async with fault_proxy(database, port=6543) as pooler, open_store(pooler.url) as unfilled.store:
         await unfilled.sql(f"alter database {row['name']} set statement_timeout = '150ms'")
         report = await fill(unfilled)
         assert (report.state, report.complete) == ("completed", True)

@@ -80,7 +80,7 @@ async def test_a_backfill_killed_at_a_step(
         victim.kill()
         await victim.wait()
     await world.store.recount(world.collection.id)
-    await world.check_sound_but_for_missing()
+    await world.check_consistent_except_unqueued()
     await world.sql("update backline.runs set started_at = started_at - interval '2 minutes'")
     in_flight = await paid_but_not_stored(world, provider)
     report = await world.fill()
@@ -137,8 +137,8 @@ async def test_a_sync_killed_at_a_step_is_replaced_at_once(
         await world.insert(*texts(10))
         assert await line(victim) == "paused"
     in_flight = await paid_but_not_stored(world, provider)
-    async with world.following():
-        await world.settled(within=15)
+    async with world.syncing():
+        await world.wait_until_idle(within=15)
     await eventually_reaped(world)
     await world.check_complete()
     assert overpaid(provider).keys() <= in_flight
@@ -174,7 +174,7 @@ async def test_users_go_on_editing_while_a_worker_is_killed(
             await victim.wait()
             await world.sql("update notes set body = 'edited again ' || id where id <= 5")
     await eventually(lambda: provider.in_flight == 0, "the held calls to be answered")
-    await world.check_sound()
+    await world.check_consistent()
     in_flight = set(provider.texts_embedded)
     await world.fill()
     await world.check_complete()
@@ -196,7 +196,7 @@ async def test_two_backfills_and_a_sync_at_once_pay_for_no_text_twice(
         async with running(edits(world)) as editing:
             reports = [json.loads(await line(other)) for other in (one, two)]
             await editing
-        await world.settled()
+        await world.wait_until_idle()
         assert [report["state"] for report in reports] == ["completed", "completed"]
     await eventually_reaped(world)
     await world.check_complete()

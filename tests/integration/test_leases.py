@@ -10,7 +10,7 @@ from tests.integration.harness import (
     eventually,
     execute,
     running,
-    waits_for_a_lock,
+    waits_for_lock,
 )
 
 from backline import pgvector
@@ -93,7 +93,7 @@ async def test_a_page_leaves_a_row_to_the_edit_that_came_as_it_was_claimed(world
         async with running(
             world.sql(claim, world.collection.id, lease.worker, world.collection.model_id)
         ) as claiming:
-            waits = partial(waits_for_a_lock, world.store, "%backline.claim_batch(%")
+            waits = partial(waits_for_lock, world.store, "%backline.claim_batch(%")
             await eventually(waits, "the claim to wait for the table", every=0.005)
             await execute(slow, "update notes set body = 'edited' where id = 2")
             await slow.commit()

@@ -34,7 +34,7 @@ async def filled(world: World, *texts: str | None) -> None:
 async def test_insert_enqueues_its_rows(world: World) -> None:
     await world.sql("insert into notes (id, body) values (1, 'one'), (2, 'two')")
     assert await world.jobs() == {"1": None, "2": None}
-    await world.check_sound()
+    await world.check_consistent()
     await world.fill()
     await world.check_complete()
 
@@ -43,7 +43,7 @@ async def test_update_of_the_text_enqueues_only_what_changed(world: World) -> No
     await filled(world, "one", "two", "three")
     await world.sql("update notes set body = case id when 2 then 'TWO' else body end")
     assert list(await world.jobs()) == ["2"]
-    await world.check_sound()
+    await world.check_consistent()
     await world.fill()
     await world.check_complete()
 
@@ -100,14 +100,14 @@ async def test_truncate_forgets_everything(world: World) -> None:
 async def test_copy_enqueues_its_rows(world: World) -> None:
     await world.insert(*(f"text {n}" for n in range(300)))  # by COPY
     assert len(await world.jobs()) == 300
-    await world.check_sound()
+    await world.check_consistent()
 
 
 async def test_a_changed_key_is_another_row(world: World) -> None:
     await filled(world, "one", "two")
     await world.sql("update notes set id = 10 where id = 1")
     assert list(await world.jobs()) == ["10"]
-    await world.check_sound()
+    await world.check_consistent()
     await world.fill()
     await world.check_complete()
 
@@ -137,7 +137,7 @@ async def test_upsert_follows_both_halves(world: World) -> None:
         "on conflict (id) do update set body = excluded.body"
     )
     assert sorted(await world.jobs()) == ["2", "3"]
-    await world.check_sound()
+    await world.check_consistent()
     await world.fill()
     await world.check_complete()
 
@@ -152,7 +152,7 @@ async def test_merge_follows_all_its_branches(world: World) -> None:
         "when not matched then insert (id, body) values (v.id, v.body)"
     )
     assert sorted(await world.jobs()) == ["1", "4"]
-    await world.check_sound()
+    await world.check_consistent()
     await world.fill()
     await world.check_complete()
 
@@ -164,7 +164,7 @@ async def test_writable_ctes_that_touch_a_row_twice(world: World) -> None:
         "changed as (update notes set body = 'TWO' where id = 2) "
         "insert into notes (id, body) select id + 10, body from gone"
     )
-    await world.check_sound()
+    await world.check_consistent()
     await world.fill()
     await world.check_complete()
 
@@ -175,7 +175,7 @@ async def test_delete_and_insert_again_in_one_transaction(world: World) -> None:
         await execute(user, "delete from notes where id = 1")
         await execute(user, "insert into notes (id, body) values (1, 'one, anew')")
         await user.commit()
-    await world.check_sound()
+    await world.check_consistent()
     await world.fill()
     await world.check_complete()
 
@@ -217,7 +217,7 @@ async def test_partitions(store: Store, provider: StandInProvider) -> None:
         await world.check_complete()
         await world.sql("update notes set id = 300 where id = 1")
         await world.sql("delete from notes where id = 200")
-        await world.check_sound()
+        await world.check_consistent()
         await world.fill()
         await world.check_complete()
         await world.sql("truncate notes")
@@ -231,7 +231,7 @@ async def test_rows_that_turn_blank_and_back(world: World, later: bool) -> None:
         await world.fill()
     for body in ("now a text", "", "another", None):
         await world.sql("update notes set body = %s where id = 1", body)
-        await world.check_sound()
+        await world.check_consistent()
         await world.fill()
         await world.check_complete()
     coverage = await world.store.coverage(world.collection)
@@ -248,7 +248,7 @@ async def test_a_user_without_any_right_on_the_schema(world: World, database: st
             await execute(user, "insert into notes (id, body) values (1, 'one'), (2, 'two')")
             await execute(user, "update notes set body = 'ONE' where id = 1")
             await execute(user, "delete from notes where id = 2")
-            await world.check_sound()
+            await world.check_consistent()
             assert list(await world.jobs()) == ["1"]
             await execute(user, "truncate notes")
             await world.check_complete()
@@ -318,14 +318,14 @@ async def test_the_settings_of_a_worker_change_no_text(
 
 
 async def test_sync_embeds_edits_as_they_come(world: World, provider: StandInProvider) -> None:
-    async with world.following(poll=30):
+    async with world.syncing(poll=30):
         for n in range(5):
             await world.sql("insert into notes (id, body) values (%s, %s)", n, f"text {n}")
-            await world.settled(within=10)
+            await world.wait_until_idle(within=10)
         await world.sql("update notes set body = 'changed' where id = 3")
-        await world.settled(within=10)
+        await world.wait_until_idle(within=10)
         await world.sql("delete from notes where id = 4")
-        await world.check_sound()
+        await world.check_consistent()
     await world.check_complete()
     assert overpaid(provider) == {}
 
@@ -344,7 +344,7 @@ async def test_a_text_that_was_stored_while_a_row_of_it_was_claimed_is_not_paid_
         return jobs
 
     monkeypatch.setattr(world.store, "claim", slow)
-    async with world.following(poll=0.05) as sync:
+    async with world.syncing(poll=0.05) as sync:
         with provider.held():
             await world.sql("insert into notes (id, body) values (1, 'same')")
             await asyncio.to_thread(provider.wait_in_flight)
@@ -357,7 +357,7 @@ async def test_a_text_that_was_stored_while_a_row_of_it_was_claimed_is_not_paid_
 
 async def test_notify_wakes_sync(world: World) -> None:
     """With a poll of an hour, only the notification can have done it."""
-    async with world.following(poll=3600) as sync:
+    async with world.syncing(poll=3600) as sync:
         await world.sql("insert into notes (id, body) values (1, 'one')")
         await eventually(lambda: sync.settled == 1, "the first edit")
         await asyncio.sleep(0.2)  # it is asleep again
@@ -366,7 +366,7 @@ async def test_notify_wakes_sync(world: World) -> None:
 
 
 async def test_sync_listens_again_after_its_connection_was_cut(world: World) -> None:
-    async with world.following(poll=3600) as sync:
+    async with world.syncing(poll=3600) as sync:
         await world.sql("insert into notes (id, body) values (1, 'one')")
         await eventually(lambda: sync.settled == 1, "the first edit")
         await world.sql(
@@ -380,7 +380,7 @@ async def test_sync_listens_again_after_its_connection_was_cut(world: World) -> 
 
 async def test_sync_polls_where_no_session_lasts(world: World) -> None:
     world.store.connector.has_sessions = False
-    async with world.following(poll=3600) as sync:
+    async with world.syncing(poll=3600) as sync:
         await world.sql("insert into notes (id, body) values (1, 'one')")
         await eventually(lambda: sync.settled == 1, "the edit")
         listening = await world.sql(
@@ -393,9 +393,9 @@ async def test_sync_polls_where_no_session_lasts(world: World) -> None:
 
 async def test_an_edit_of_many_rows_at_once(world: World, provider: StandInProvider) -> None:
     await filled(world, *(f"text {n}" for n in range(200)))
-    async with world.following():
+    async with world.syncing():
         await world.sql("update notes set body = body || ', edited'")
-        await world.settled()
+        await world.wait_until_idle()
     await world.check_complete()
     assert overpaid(provider) == {}
 
@@ -417,4 +417,4 @@ async def test_two_collections_on_one_table(world: World, provider: StandInProvi
     assert sorted(await world.jobs()) == ["1", "2"]
     world.collection = first
     assert await world.jobs() == {}
-    await world.check_sound()
+    await world.check_consistent()

@@ -169,7 +169,7 @@ async def test_a_malformed_answer_stores_nothing_wrong(
     provider.behave(spoil=spoil)
     async with running(world.fill(batch_size=10)) as filling:
         await asyncio.to_thread(provider.wait_calls, 2)
-        await world.check_sound()
+        await world.check_consistent()
         rows = await world.sql("select count(*) as n from notes where embedding is not null")
         assert rows == [{"n": 0}]
         provider.behave(spoil="")
@@ -195,7 +195,7 @@ async def test_a_provider_that_stays_down_ends_the_run_and_loses_nothing(
     assert report.state == "interrupted"
     assert "run the same command again" in (report.stopped_by or "")
     assert (report.embedded, report.failed, report.coverage.failed) == (0, 0, 0)
-    await world.check_sound()
+    await world.check_consistent()
     assert set((await world.jobs()).values()) == {None}
     provider.reset()
     report = await world.fill()
@@ -208,9 +208,9 @@ async def test_patience_is_measured_from_the_first_failure(
     world: World, provider: StandInProvider
 ) -> None:
     """A long time without any need of the provider is not a long time without an answer."""
-    async with world.following() as sync:
+    async with world.syncing() as sync:
         await world.insert("first")
-        await world.settled()
+        await world.wait_until_idle()
     assert sync.settled == 1
     await world.insert(*texts(5), first=10)
     backfill = world.backfill(give_up_after=0.5, poll=0.05)
@@ -249,7 +249,7 @@ async def test_everything_rejected_stops_early_and_says_so(
     assert report.state == "interrupted"
     assert "Unsupported input type." in (report.stopped_by or "")
     assert report.failed < 60
-    await world.check_sound()
+    await world.check_consistent()
     provider.behave(reject_marker=None)
     await world.store.retry_failures(world.collection, None)
     await world.fill()
@@ -277,7 +277,7 @@ async def test_a_wrong_key_stops_at_once_and_shows_nowhere(
         rows = await world.sql("select to_jsonb(r)::text as run from backline.runs r")
         assert secret not in str(rows)
         assert await world.failures() == {}
-        await world.check_sound()
+        await world.check_consistent()
         world.embedder = standin_embedder(provider)
         await world.fill()
         await world.check_complete()
@@ -293,14 +293,14 @@ async def test_no_credit_stops_at_once(world: World, provider: StandInProvider) 
     assert report.state == "interrupted"
     assert "credit" in (report.stopped_by or "")
     assert len(provider.calls) <= world.options.concurrency
-    await world.check_sound()
+    await world.check_consistent()
 
 
 async def test_a_sync_outlives_an_outage(world: World, provider: StandInProvider) -> None:
-    async with world.following() as sync:
+    async with world.syncing() as sync:
         provider.go_down(1.0)
         await world.insert(*texts(30))
-        await world.settled()
+        await world.wait_until_idle()
     assert sync.settled >= 30
     await world.check_complete()
 
@@ -311,11 +311,11 @@ async def test_a_sync_that_is_refused_ends_with_the_reason(
     provider.fail_next(401, times=10, message="Incorrect API key provided.")
     await world.insert("text")
     with pytest.raises(errors.ProviderRefusedError):
-        async with world.following() as sync:
+        async with world.syncing() as sync:
             await eventually(lambda: len(provider.calls) > 0, "a call")
             await asyncio.sleep(0.3)
             del sync
-    await world.check_sound()
+    await world.check_consistent()
     assert await world.sql("select * from backline.workers") == []
 
 

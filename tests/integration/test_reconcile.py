@@ -318,13 +318,13 @@ async def test_beside_workers_and_users_it_finds_nothing_that_is_not_there(
             found.append(done.found)
             assert done.sound
 
-    async with filled.following(), running(look()) as looking:
+    async with filled.syncing(), running(look()) as looking:
         for n in range(60):
             await filled.sql("update notes set body = %s where id = %s", f"edited {n}", n % 25 + 1)
             await filled.sql("delete from notes where id = %s", n % 5 + 26)
             await filled.insert(f"back {n}", first=n % 5 + 26)
             await asyncio.sleep(0.01)
         await looking
-        await filled.settled()
+        await filled.wait_until_idle()
     assert all(each == {} for each in found), found
     await filled.check_complete()

@@ -76,7 +76,7 @@ async def test_search_under_load_while_postgres_is_restarted(private_server: Pat
         await migrate.apply(store.connector)
         async with notes(store) as w, served(store, worker=True) as s:
             await w.insert(*(f"alpha note number {n}" for n in range(1, 201)))
-            await w.settled()
+            await w.wait_until_idle()
             await search.ensure_index(store, w.collection)
             queries = [f"alpha note number {n}" for n in range(1, 21)]
             right = {
@@ -115,7 +115,7 @@ async def test_search_under_load_while_postgres_is_restarted(private_server: Pat
 
             await eventually(embedded_again, "the worker to be back")
             w.user = await connect_user(url)
-            await w.check_sound()
+            await w.check_consistent()
             await w.user.close()
 
 

@@ -76,7 +76,7 @@ async def test_it_serves_follows_edits_and_ends_in_good_order(
         assert served.url.startswith("http://127.0.0.1:"), served.lines
         async with httpx2.AsyncClient(base_url=served.url, timeout=PATIENCE_S) as http:
             await world.insert("a live edit")
-            await world.settled()
+            await world.wait_until_idle()
             found = await http.get("/api/status", headers={"X-Request-ID": "mine"})
             assert found.json()["server"]["worker"] is True
             page = await http.get("/", headers={"Accept": "text/html"})
@@ -124,11 +124,11 @@ async def test_killed_it_loses_nothing(
     ) as served:  # fmt: skip
         await asyncio.to_thread(provider.wait_calls, 5)
         assert await served.end(signal.SIGKILL) == -signal.SIGKILL
-    await paid.check_sound()
+    await paid.check_consistent()
     provider.reset()
     report = await paid.fill()
     assert report.coverage.complete and report.coverage.embedded == 200
-    await paid.check_sound()
+    await paid.check_consistent()
     assert await paid.jobs() == {}
 
 

@@ -42,7 +42,7 @@ async def test_the_same_text_is_never_paid_for_twice(
     late = await paid_server.post(PATH, body((9, "one")))
     assert late["updated"] == 1
     assert dict(provider.texts_embedded) == {"one": 1}
-    await paid.check_sound()
+    await paid.check_consistent()
 
 
 async def test_what_differs_or_is_not_there_is_skipped_and_costs_nothing(
@@ -59,7 +59,7 @@ async def test_what_differs_or_is_not_there_is_skipped_and_costs_nothing(
     assert reasons == dict.fromkeys(["77", "word", "99999999999999999999", "a\0b"], GONE)
     assert (found["updated"], found["processed"], found["success"]) == (1, 6, True)
     assert dict(provider.texts_embedded) == {"two": 1}
-    await paid.check_sound()
+    await paid.check_consistent()
     assert await paid.jobs() == {"1": None}
 
 
@@ -82,7 +82,7 @@ async def test_an_edit_while_it_is_embedded_wins(
         await paid.sql("update notes set body = 'after' where id = 1")
     [skipped] = (await asked)["skipped"]
     assert skipped["id"] == "1" and "another one" in skipped["reason"]
-    await paid.check_sound()
+    await paid.check_consistent()
     await paid.fill()
     await paid.check_complete()
 
@@ -95,7 +95,7 @@ async def test_a_row_that_is_held_is_waited_for_a_moment_only(s: Served, world: 
     assert found["updated"] == 1
     assert [each["id"] for each in found["skipped"]] == ["1"]
     assert "open transaction" in found["skipped"][0]["reason"]
-    await world.check_sound()
+    await world.check_consistent()
 
 
 async def test_a_text_that_is_rejected_harms_its_own_row_alone(
@@ -107,7 +107,7 @@ async def test_a_text_that_is_rejected_harms_its_own_row_alone(
     assert (found["success"], found["updated"]) == (False, 2)
     [failed] = found["failed"]
     assert failed["id"] == "2" and "does not accept" in failed["error"]
-    await paid.check_sound()
+    await paid.check_consistent()
 
 
 async def test_a_row_that_postgres_refuses_harms_itself_alone(s: Served, world: World) -> None:
@@ -122,7 +122,7 @@ async def test_a_row_that_postgres_refuses_harms_itself_alone(s: Served, world: 
     found = await s.post(PATH, body((1, "one"), (2, "two"), (3, "three")), 207)
     assert found["updated"] == 2
     assert found["failed"][0]["id"] == "2" and "not this one" in found["failed"][0]["error"]
-    await world.check_sound()
+    await world.check_consistent()
 
 
 @pytest.mark.parametrize(("status", "answered"), [(429, 429), (500, 503), (401, 502)])
@@ -135,7 +135,7 @@ async def test_a_provider_that_fails_is_no_success(
     assert answer.status_code == answered, answer.text
     assert answer.headers.get("retry-after") == {429: "7", 503: "1"}.get(answered)
     assert provider.api_key not in answer.text
-    await paid.check_sound()
+    await paid.check_consistent()
 
 
 async def test_more_rows_than_are_taken(world: World) -> None:
