@@ -328,6 +328,21 @@ async def running(work: Any) -> AsyncIterator[asyncio.Task[Any]]:
         raise
 
 
+@asynccontextmanager
+async def during_call(
+    world: World, provider: StandInProvider, *, calls: int = 1, **options: Any
+) -> AsyncIterator[asyncio.Task[BackfillReport]]:
+    """Run a backfill whose provider calls are held until the end of the block, then finish it.
+
+    The block begins when `calls` calls are in flight.
+    """
+    async with running(world.fill(**options)) as filling:
+        with provider.held():
+            await asyncio.to_thread(provider.wait_in_flight, calls)
+            yield filling
+        await filling
+
+
 def overpaid(provider: StandInProvider) -> Counter[str]:
     """Return the texts that the provider embedded more than once, with the excess count."""
     return Counter({text: n - 1 for text, n in provider.texts_embedded.items() if n > 1})
