@@ -36,8 +36,9 @@ import numpy as np
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
-from backline import pgvector, process
+from backline import pgvector
 from backline.backfill import Backfill
+from backline.cli.entry import tune_garbage_collector
 from backline.embedders.hash import HashEmbedder, hash_vectors
 from backline.embedders.limiter import Limiter
 from backline.postgres import embedded, migrate
@@ -232,7 +233,7 @@ _CHILD = """
 import asyncio, sys
 sys.path.insert(0, {folder!r})
 import engine
-engine.process.tune_garbage_collector()
+engine.tune_garbage_collector()
 print(asyncio.run(engine.memory_child({url!r}, {rows})))
 """
 
@@ -430,7 +431,7 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    process.tune_garbage_collector()  # as the command line does
+    tune_garbage_collector()  # as the command line does
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "postgres"
         results = asyncio.run(main(parse(), folder))

@@ -29,8 +29,8 @@ from typing import Any
 
 import psutil
 
-from backline import process
 from backline.backfill import Backfill
+from backline.cli.entry import tune_garbage_collector
 from backline.embedders.limiter import Limiter
 from backline.embedders.local import LocalEmbedder, find_model, load
 from backline.embedders.local.bert import read_bert
@@ -258,7 +258,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="of the model (default: all)")
     parser.add_argument("--more", action="store_true", help="add to the existing results")
     args = parser.parse_args()
-    process.tune_garbage_collector()  # as the command line does
+    tune_garbage_collector()  # as the command line does
     earlier = json.loads(RESULTS.read_text(encoding="utf-8")) if args.more else {}
     results = asyncio.run(measure(args.corpus, args.rounds, args.layers, earlier))
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 
 import backline
 from backline import config, errors
-from backline.cli import command as command_line
+from backline.cli.commands import command_line
 from backline.postgres.connector import Connector
 from backline.postgres.store import Store
 from backline.server import create_app
@@ -249,12 +249,18 @@ def _own_functions(module: Any) -> list[str]:
 
 
 def _methods(kind: type) -> list[tuple[str, Any]]:
+    members = {
+        name: getattr(kind, name)
+        for each in kind.__mro__
+        if each.__module__.startswith("backline.")
+        for name in vars(each)
+    }
     return [
-        (name, entry)
-        for name, entry in vars(kind).items()
+        (name, member)
+        for name, member in members.items()
         if not name.startswith("_")
-        and (inspect.isfunction(entry) or isinstance(entry, property))
-        and inspect.getdoc(entry)
+        and (inspect.isfunction(member) or isinstance(member, property))
+        and inspect.getdoc(member)
     ]
 
 

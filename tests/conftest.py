@@ -117,6 +117,11 @@ def server_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def postmaster_pid(data: Path) -> int:
+    """Return the process id of the server of a data folder."""
+    return int((data / "postmaster.pid").read_text().splitlines()[0])
+
+
 def stop_embedded(data: Path) -> None:
     """Stop the embedded server of a data folder, as the exit of its last process does."""
     with warnings.catch_warnings():

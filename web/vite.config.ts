@@ -11,11 +11,11 @@ export default defineConfig({
   build: {
     outDir: fileURLToPath(new URL('../src/backline/server/static', import.meta.url)),
     emptyOutDir: true,
-    // The server's Content-Security-Policy lets the page load its own files only.
+    // The server's Content-Security-Policy restricts the page to its own files.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
     manifest: true,
-    chunkSizeWarningLimit: 600, // scripts/budget.mjs holds the size, as it is sent
+    chunkSizeWarningLimit: 600, // scripts/budget.mjs checks the compressed size
     target: 'es2022',
   },
   server: {
@@ -25,7 +25,7 @@ export default defineConfig({
         target: server,
         ws: true,
         changeOrigin: true,
-        // The server compares the origin of a socket with its own address.
+        // The server requires the origin of a socket to equal its own address.
         rewriteWsOrigin: true,
       },
     },

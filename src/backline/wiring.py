@@ -1,38 +1,320 @@
-"""From settings to what does the work: the embedder of a model, its limiter, a worker's options."""
+"""The path from settings to a store, an embedder and a worker, in that order.
+
+The command line and the server both start here. Modules that only some settings need (numpy,
+httpx, the embedders) are imported in the functions that use them: `backline status` needs none.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from backline import errors
-from backline.config import Settings
-from backline.embedders.base import Embedder
 from backline.embedders.limiter import Limiter
-from backline.embedders.specs import EmbedderOptions, open_embedder
-from backline.types import Model
 from backline.worker.batching import Budget
 from backline.worker.options import LARGEST_CLAIM, WorkerOptions
 
+if TYPE_CHECKING:
+    from backline.config import Settings
+    from backline.embedders.base import Embedder
+    from backline.embedders.specs import EmbedderOptions
+    from backline.postgres.store import Store
+    from backline.store import JobStore
+    from backline.supabase.keys import Access, ApiKey
+    from backline.types import Collection, Model
+    from backline.worker.remote import Target
+    from backline.worker.worker import Worker
+
 Say = Callable[[str], None]
 
-# A local model rejects nothing, and needs some thousand tokens at a time to pack them well: with 50
-# texts of 12 tokens a call it took 15 % more processor time.
-LOCAL_BATCH_SIZE: Final = 512
-LOCAL_BUDGET: Final = Budget(max_tokens=8_192)
+NEEDS_CONNECTION: Final = (
+    "This command needs a connection to Postgres, and {} works without one. Set DATABASE_URL to "
+    "the connection string (Supabase's dashboard, Connect), or BACKLINE_VIA=postgres for the "
+    "embedded Postgres."
+)
+
+
+# --- store ----------------------------------------------------------------------------------------
+
+
+def transport_of(settings: Settings) -> str:
+    """Return the transport in force: USE_LOCAL_API replaces the Edge Function by a server."""
+    return "api" if settings.via == "edge" and settings.use_local_api else settings.via
+
+
+def rows_in_project(settings: Settings) -> bool:
+    """Return whether the rows are reached over the API of a Supabase project.
+
+    A database URL wins over the project: `--via edge` with both reads and claims over Postgres.
+    """
+    if settings.database_url is not None or settings.via == "postgres":
+        return False
+    return transport_of(settings) != "api" or settings.supabase_secret_key is not None
+
+
+@asynccontextmanager
+async def open_job_store(settings: Settings, need: Access = "write") -> AsyncIterator[JobStore]:
+    """Open the store that holds the rows: a project's API, or else a database.
+
+    Raises:
+        ProjectKeyError: the project's key is missing or lacks the permission in `need`.
+        ConfigurationError: the project's URL is missing.
+
+    """
+    if settings.via != "rest" and not rows_in_project(settings):
+        async with open_database(settings) as database:
+            yield database
+        return
+    from backline.supabase.keys import choose_key
+    from backline.supabase.store import open_rest_store
+
+    key = choose_key(settings.supabase_key, settings.supabase_secret_key, need)
+    async with open_rest_store(_project_url(settings), key) as store:
+        yield store
+
+
+@asynccontextmanager
+async def open_database(
+    settings: Settings, *, migrated: bool = True, size: int = 6
+) -> AsyncIterator[Store]:
+    """Open the database of the settings; without a URL, start the embedded Postgres.
+
+    Args:
+        settings: select the database.
+        migrated: whether to require the schema of this version of Backline.
+        size: the largest number of pooled connections.
+
+    Raises:
+        ConfigurationError: the settings name a project's API and no database.
+        NotMigratedError: the schema is required, and the database has none or an older one.
+
+    """
+    from backline.postgres.store import open_store
+
+    if rows_in_project(settings):
+        raise errors.ConfigurationError(NEEDS_CONNECTION.format(f"BACKLINE_VIA={settings.via}"))
+    async with open_store(await _conninfo(settings), size=size) as store:
+        if migrated:
+            await require_schema(store)
+        yield store
+
+
+async def _conninfo(settings: Settings) -> str:
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    from backline.postgres import embedded
+
+    return await asyncio.to_thread(embedded.start, settings.data_dir)
+
+
+async def require_schema(store: Store) -> None:
+    """Check that the database has the schema of this version of Backline.
+
+    Raises:
+        NotMigratedError: the database has no schema, or an older one.
+
+    """
+    from backline.postgres import migrate
+    from backline.sql import migrations
+
+    try:
+        pending = await migrate.pending(store.connector, core_only=True)
+    except errors.PermissionDeniedError:  # the role may work, but not read the history
+        return
+    if not pending:
+        return
+    if pending[0] == migrations()[0]:
+        raise errors.NotMigratedError
+    names = ", ".join(f"{each.version}_{each.name}" for each in pending)
+    raise errors.NotMigratedError(
+        f"This database has the schema of an older Backline, without {names}. "
+        "Run: backline migrate."
+    )
+
+
+def describe_database(settings: Settings, store: Store) -> str:
+    """Return the database's address or folder, for messages; no password."""
+    if settings.database_url is not None:
+        return f"Postgres at {store.connector.where}"
+    from backline.postgres import embedded
+
+    return f"embedded Postgres in {settings.data_dir or embedded.default_folder()}"
+
+
+def _project_url(settings: Settings) -> str:
+    if settings.supabase_url is None:
+        raise errors.ConfigurationError(
+            f"--via {settings.via} needs the project's address. Set "
+            "SUPABASE_URL=https://PROJECT.supabase.co."
+        )
+    return settings.supabase_url
+
+
+# --- embedder -------------------------------------------------------------------------------------
+
+
+async def resolve_model(settings: Settings, spec: str) -> Model:
+    """Return the model that `spec` names, opening the embedder only to learn its dimensions."""
+    from backline.embedders.specs import describe, open_embedder
+
+    model = describe(spec)
+    if model is not None:
+        return model
+    embedder = await open_embedder(spec, embedder_options(settings))
+    try:
+        return embedder.model
+    finally:
+        await embedder.aclose()
+
+
+@asynccontextmanager
+async def embedder_for(
+    settings: Settings, model: Model, say: Say
+) -> AsyncIterator[tuple[Embedder, Limiter]]:
+    """Open an embedder as `open_for` does, and close it at the end of the block."""
+    embedder, limiter = await open_for(settings, model, say)
+    try:
+        yield embedder, limiter
+    finally:
+        await embedder.aclose()
+
+
+async def open_for(settings: Settings, model: Model, say: Say) -> tuple[Embedder, Limiter]:
+    """Open the embedder of `model` and the limiter that all its callers share.
+
+    Downloads missing weights and reports the download to `say`. The caller closes the embedder.
+    """
+    from backline.embedders.specs import open_embedder
+
+    limiter = limiter_for(settings, model)
+    spec = spec_of(settings, model)
+    if model.provider == "local":
+        await asyncio.to_thread(_pull, model.name, say)
+    return await open_embedder(spec, embedder_options(settings, limiter)), limiter
+
+
+def _pull(name: str, say: Say) -> None:
+    """Download the weights of a local model unless they are cached."""
+    from backline.embedders import local
+
+    if any(model.info.name == name and not model.cached for model in local.list_models()):
+        local.pull(name, progress=say)
+
+
+def spec_of(settings: Settings, model: Model) -> str:
+    """Return the text that names the model, as `--model` takes it.
+
+    Raises:
+        ConfigurationError: the model is a folder, and the settings do not name the folder.
+
+    """
+    if model.provider == "hash":
+        return f"hash@{model.dimensions}"
+    if model.provider == "openai":
+        return f"openai/{model.name}@{model.dimensions}"
+    if model.provider == "supabase":
+        return f"supabase/{model.name}"
+    if model.name in local_models():
+        return f"local/{model.name}"
+    if settings.local_model_folder is None:
+        raise errors.ConfigurationError(
+            f"{model.provider}/{model.name} is a model folder of your own. Name the folder on this "
+            "machine: BACKLINE_LOCAL_MODEL_FOLDER=/path/to/folder."
+        )
+    return f"local:{settings.local_model_folder}"
+
+
+def local_models() -> list[str]:
+    """Return the names of the local models in the catalog."""
+    from backline.embedders.local.catalog import MODELS
+
+    return list(MODELS)
+
+
+def embedder_options(settings: Settings, limiter: Limiter | None = None) -> EmbedderOptions:
+    """Return how to reach a provider; rate limits in its responses go to `limiter`."""
+    from backline.embedders.specs import EmbedderOptions
+
+    return EmbedderOptions(
+        openai_api_key=settings.openai_api_key,
+        openai_base_url=settings.openai_base_url,
+        timeout_s=settings.request_timeout,
+        local_engine=settings.local_engine,
+        local_threads=settings.local_threads,
+        on_limits=limiter.observe if limiter else None,
+    )
+
+
+def limiter_for(settings: Settings, model: Model) -> Limiter:
+    """Return the rate limiter that all callers of one model share."""
+    return Limiter(
+        max_concurrency=concurrency(settings, model),
+        requests_per_minute=settings.requests_per_minute,
+        tokens_per_minute=settings.tokens_per_minute,
+    )
 
 
 def concurrency(settings: Settings, model: Model) -> int:
-    """Requests in flight: a remote provider waits on the network, a local one on the processor."""
+    """Return the concurrent requests: a provider waits on the network, a local model on the CPU."""
     if settings.workers is not None:
         return settings.workers
     return 8 if model.provider == "openai" else 2
 
 
+# --- worker ---------------------------------------------------------------------------------------
+
+# A local model rejects no text and packs several thousand tokens well: batches of 50 texts with 12
+# tokens each took 15 % more processor time.
+LOCAL_BATCH_SIZE: Final = 512
+LOCAL_BUDGET: Final = Budget(max_tokens=8_192)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerParts:
+    """Everything that a worker needs beside its store and collection."""
+
+    embedder: Embedder
+    limiter: Limiter
+    options: WorkerOptions
+    make_worker: type[Worker]
+
+
+@asynccontextmanager
+async def worker_parts(
+    settings: Settings, collection: Collection, limit: int | None, say: Say
+) -> AsyncIterator[WorkerParts]:
+    """Open the embedder on this machine, or connect to the remote service that embeds.
+
+    A worker of the result stops after `limit` rows.
+
+    Raises:
+        ConfigurationError, EmbedderError: embedding is not possible; nothing was spent.
+
+    """
+    options = worker_options(settings, collection.model, limit)
+    if settings.via in ("postgres", "rest"):
+        from backline.worker.worker import Worker
+
+        async with embedder_for(settings, collection.model, say) as (embedder, limiter):
+            yield WorkerParts(embedder, limiter, options, Worker)
+        return
+    from backline.worker.remote import Remote, RemoteWorker
+
+    target = _remote_target(settings)
+    remote = Remote(target, collection)
+    try:
+        await remote.check()
+        options = _remote_options(settings, target, options, collection.model)
+        yield WorkerParts(remote, limiter_for(settings, collection.model), options, RemoteWorker)
+    finally:
+        await remote.aclose()
+
+
 def worker_options(settings: Settings, model: Model, limit: int | None = None) -> WorkerOptions:
-    """How a worker of these settings works on a collection of this model."""
+    """Return a worker's options for collections of `model`."""
     return WorkerOptions(
         batch_size=batch_size(settings, model),
         concurrency=concurrency(settings, model),
@@ -46,14 +328,46 @@ def worker_options(settings: Settings, model: Model, limit: int | None = None) -
 
 
 def batch_size(settings: Settings, model: Model) -> int:
-    """Texts a call: as set; else 50 for who may reject some, and many for this processor."""
+    """Return the texts per call: the setting, or the larger default of a local model."""
     if model.provider == "local" and "batch_size" not in settings.model_fields_set:
         return LOCAL_BATCH_SIZE
     return settings.batch_size
 
 
+def _remote_target(settings: Settings) -> Target:
+    from backline.worker.remote import api_target, edge_target
+
+    if transport_of(settings) == "edge":
+        key = _function_key(settings)
+        return edge_target(_project_url(settings), key, settings.function_secret)
+    url = settings.api_url or f"http://{settings.host}:{settings.port}"
+    return api_target(url, settings.api_key or settings.function_secret)
+
+
+def _function_key(settings: Settings) -> ApiKey | None:
+    """Return the secret key for calls of the Edge Function; FUNCTION_SECRET can replace it."""
+    from backline.supabase.keys import choose_key
+
+    if settings.supabase_secret_key is None and settings.function_secret is not None:
+        return None
+    return choose_key(settings.supabase_key, settings.supabase_secret_key, "write")
+
+
+def _remote_options(
+    settings: Settings, target: Target, options: WorkerOptions, model: Model
+) -> WorkerOptions:
+    """Return options whose batches fit the limits of the remote service."""
+    from backline.worker.remote import EDGE_BUDGET, EDGE_ROWS, EDGE_ROWS_COMPUTED
+
+    options = replace(options, ahead=0, concurrency=settings.workers or 4)
+    if target.way == "api":
+        return options
+    most = EDGE_ROWS_COMPUTED if model.provider == "supabase" else EDGE_ROWS
+    return replace(options, batch_size=min(options.batch_size, most), budget=EDGE_BUDGET)
+
+
 def shown_settings(settings: Settings, options: WorkerOptions) -> dict[str, Any]:
-    """The configuration that a report shows: nothing secret."""
+    """Return the configuration for a run's report, with secrets masked."""
     shown: dict[str, Any] = {
         "via": settings.via,
         "batch_size": options.batch_size,
@@ -64,87 +378,3 @@ def shown_settings(settings: Settings, options: WorkerOptions) -> dict[str, Any]
     if settings.openai_api_key is not None:
         shown["openai_api_key"] = "***"
     return shown
-
-
-def limiter_for(settings: Settings, model: Model) -> Limiter:
-    """The pace that all callers of one model keep together."""
-    return Limiter(
-        max_concurrency=concurrency(settings, model),
-        requests_per_minute=settings.requests_per_minute,
-        tokens_per_minute=settings.tokens_per_minute,
-    )
-
-
-def embedder_options(settings: Settings, limiter: Limiter | None = None) -> EmbedderOptions:
-    """How to reach a provider; what its answers say of its limits goes to `limiter`."""
-    return EmbedderOptions(
-        openai_api_key=settings.openai_api_key,
-        openai_base_url=settings.openai_base_url,
-        timeout_s=settings.request_timeout,
-        local_engine=settings.local_engine,
-        local_threads=settings.local_threads,
-        on_limits=limiter.observe if limiter else None,
-    )
-
-
-async def open_for(settings: Settings, model: Model, say: Say) -> tuple[Embedder, Limiter]:
-    """The embedder that makes vectors of `model`, with the limiter that all its callers share.
-
-    Weights that are not here yet are fetched, which `say` is told of. The caller closes it.
-    """
-    limiter = limiter_for(settings, model)
-    spec = spec_of(settings, model)
-    if model.provider == "local":
-        await asyncio.to_thread(_pull, model.name, say)
-    return await open_embedder(spec, embedder_options(settings, limiter)), limiter
-
-
-@asynccontextmanager
-async def embedder_for(
-    settings: Settings, model: Model, say: Say
-) -> AsyncIterator[tuple[Embedder, Limiter]]:
-    """`open_for`, closed at the end of the block."""
-    opened, limiter = await open_for(settings, model, say)
-    try:
-        yield opened, limiter
-    finally:
-        await opened.aclose()
-
-
-def _pull(name: str, say: Say) -> None:
-    """Fetch weights that are not here yet, saying so: it takes longer than anything else."""
-    from backline.embedders import local
-
-    if any(model.info.name == name and not model.cached for model in local.list_models()):
-        local.pull(name, progress=say)
-
-
-def spec_of(settings: Settings, model: Model) -> str:
-    """The text that names a model again, as `--model` takes it.
-
-    Raises:
-        ConfigurationError: the model is a folder of the user's own, and the settings do not say
-            where it is on this machine.
-
-    """
-    if model.provider == "hash":
-        return f"hash@{model.dimensions}"
-    if model.provider == "openai":
-        return f"openai/{model.name}@{model.dimensions}"
-    if model.provider == "supabase":
-        return f"supabase/{model.name}"
-    if model.name in local_models():
-        return f"local/{model.name}"
-    if settings.local_model_folder is None:
-        raise errors.ConfigurationError(
-            f"{model.provider}/{model.name} is a model folder of your own. Say where it is on this "
-            "machine: BACKLINE_LOCAL_MODEL_FOLDER=/path/to/folder."
-        )
-    return f"local:{settings.local_model_folder}"
-
-
-def local_models() -> list[str]:
-    """The names of the local models that Backline knows."""
-    from backline.embedders.local.catalog import MODELS
-
-    return list(MODELS)

@@ -1,1 +1,1 @@
-"""The studio in a real Chromium, against a real `backline serve` on the embedded Postgres."""
+"""Tests of the studio in Chromium against `backline serve` on the embedded Postgres."""

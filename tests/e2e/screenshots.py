@@ -1,6 +1,6 @@
-"""Photographs every view of the studio, in both themes and widths, into screenshots/.
+"""Takes screenshots of every view of the studio in both themes and widths.
 
-usage: python -m tests.e2e.screenshots [FOLDER]
+usage: python -m tests.e2e.screenshots [FOLDER]; the default folder is screenshots/
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ from tests.e2e.studio import (
 )
 from tests.provider import StandInProvider
 
-QUESTION: Final = "my vocals sound muddy and boxy"
-ASKED: Final = QUESTION.replace(" ", "+")
+QUERY: Final = "my vocals sound muddy and boxy"
+QUERY_IN_URL: Final = QUERY.replace(" ", "+")
 WIDTHS: Final = {"wide": (1440, 900), "narrow": (390, 844)}
 THEMES: Final = ("dark", "light")
 VIEWS: Final = {
     "ask": "/ask",
-    "ask-results": f"/ask?q={ASKED}",
-    "ask-nothing": "/ask?q=zzxqj&mode=keyword",
+    "ask-results": f"/ask?q={QUERY_IN_URL}",
+    "ask-no-results": "/ask?q=zzxqj&mode=keyword",
     "map": "/map",
-    "map-question": f"/map?q={ASKED}",
+    "map-query": f"/map?q={QUERY_IN_URL}",
     "coverage": "/coverage",
     "coverage-notes": "/coverage?collection=notes",
     "actions": "/actions",
-    "nowhere": "/no-such-page",
+    "not-found": "/no-such-page",
 }
 
 
 @contextmanager
-def furnished(folder: Path) -> Iterator[tuple[Server, World]]:
-    """A server over a database with a past: the knowledge base, and notes after some backfills."""
+def filled_server(folder: Path) -> Iterator[tuple[Server, World]]:
+    """A server with the knowledge base and with notes after several backfills."""
     with server_folder() as data, StandInProvider() as provider:
         postgres = Postgres(embedded.start(data))
         disable_durability(postgres)
         world = World(postgres.url(postgres.create()), folder, provider)
-        asyncio.run(migrated(world.url))
+        asyncio.run(apply_migrations(world.url))
         world.fill()
         world.write_notes(260, poisoned=3)
         provider.behave(reject_marker=POISON)
@@ -67,7 +67,7 @@ def furnished(folder: Path) -> Iterator[tuple[Server, World]]:
             yield server, world
 
 
-async def migrated(url: str) -> None:
+async def apply_migrations(url: str) -> None:
     connector = Connector(url)
     await connector.open()
     await migrate.apply(connector)
@@ -77,14 +77,14 @@ async def migrated(url: str) -> None:
 def fill_notes(server: Server, limit: int) -> None:
     run = server.post("/api/runs", {"collection": "notes", "limit": limit})["run"]["id"]
 
-    def ended() -> bool:
+    def completed() -> bool:
         return str(server.get(f"/api/runs/{run}")["run"]["state"]) == "completed"
 
-    eventually(ended, f"run {run} to end", 60)
+    eventually(completed, f"run {run} to end", 60)
 
 
-def photograph(server: Server, folder: Path) -> list[Path]:
-    taken = []
+def take_screenshots(server: Server, folder: Path) -> list[Path]:
+    files = []
     with sync_playwright() as playwright:
         browser = launch(playwright)
         for theme, (width, size) in itertools.product(THEMES, WIDTHS.items()):
@@ -96,25 +96,25 @@ def photograph(server: Server, folder: Path) -> list[Path]:
             context.add_init_script(f"localStorage.setItem('backline.theme', '{theme}')")
             page = context.new_page()
 
-            def take(name: str, page: Page = page, end: str = f"{theme}-{width}") -> None:
+            def take(name: str, page: Page = page, suffix: str = f"{theme}-{width}") -> None:
                 at_rest(page)
-                file = folder / f"{name}-{end}.png"
+                file = folder / f"{name}-{suffix}.png"
                 page.screenshot(path=file, full_page=not name.startswith("palette"))
-                taken.append(file)
+                files.append(file)
 
             for name, address in VIEWS.items():
                 page.goto(address)
                 expect(page.get_by_role("status").filter(has_text="Connected")).to_be_visible()
                 take(name)
-            states(page, server, take)
+            take_states(page, server, take)
             context.close()
         browser.close()
-    return taken
+    return files
 
 
-def states(page: Page, server: Server, take: Any) -> None:
-    """What an address does not bring about: the palette, and a server that is gone."""
-    page.goto(f"/ask?q={ASKED}")
+def take_states(page: Page, server: Server, take: Any) -> None:
+    """Take the states that no address opens: the palette and the lost connection."""
+    page.goto(f"/ask?q={QUERY_IN_URL}")
     settled(page)
     page.keyboard.press("Control+K")
     take("palette")
@@ -128,9 +128,9 @@ def states(page: Page, server: Server, take: Any) -> None:
 def main() -> int:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch, furnished(Path(scratch)) as (server, _):
-        taken = photograph(server, folder)
-    print(f"{len(taken)} pictures in {folder}")
+    with tempfile.TemporaryDirectory() as scratch, filled_server(Path(scratch)) as (server, _):
+        files = take_screenshots(server, folder)
+    print(f"{len(files)} screenshots in {folder}")
     return 0
 
 

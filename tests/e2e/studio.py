@@ -1,10 +1,10 @@
-"""What the tests of the studio stand on: a filled database, a server to kill, a browser.
+"""Helpers of the studio tests: a filled database, a server that can be killed, a browser.
 
-Every function here blocks; the tests do too. Playwright's own loop would be in the way of another.
+All functions block, because Playwright's event loop conflicts with another one.
 
-A page changes when it will, and a busy machine is slow: a test waits for what it speaks of
-(`expect`, `settled`, `wait_for_address`), reads only what has come to rest, and proves that nothing
-happens by waiting for the event that would have made it happen. No wait is for a time.
+Tests never sleep for a fixed time. They wait for a state (`expect`, `settled`,
+`wait_for_address`) and read a value only after the page has settled. A test that nothing happens
+waits for the event that would have caused it.
 """
 
 from __future__ import annotations
@@ -43,41 +43,39 @@ CHROMIUM_FLAGS: Final = (
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 _NOTHING_SKIPPED: Final = bool(os.environ.get("NOTHING_SKIPPED"))
 
-# How long anything may take where eight processes share two processors; nobody waits longer than
-# it takes.
-PATIENCE_S: Final = 60.0
+# Timeout of every wait, long enough for eight test processes on two cores.
+TIMEOUT_S: Final = 60.0
 
-# A row with this in its text is refused by the provider, and so becomes a dead letter.
+# The provider rejects a row with this text, so that it becomes a dead letter.
 POISON: Final = "UNREADABLE"
 
 
-# --- what must be there ---------------------------------------------------------------------------
+# --- requirements ---------------------------------------------------------------------------------
 
 
 def require_page() -> None:
-    """Skip where the studio was not built, and say how it is."""
+    """Skip the test if the studio is not built."""
     if not (PAGE.is_file() and AXE.is_file()):
-        _without("the built studio. It needs Node.js 20 with npm; then: make web")
+        _skip_without("the built studio. Install Node.js 20 with npm and run: make web")
 
 
 def require_chromium() -> str:
-    """The path of a Chromium; skip where there is none, and say how to get it."""
-    named = os.environ.get("CHROMIUM")
-    found = named or next(filter(None, map(shutil.which, _NAMES)), None)
-    if not found:
-        _without("Chromium. As root on Debian: apt-get install chromium; or: CHROMIUM=/path/to/it")
-    return str(found)
+    """Return the path of Chromium, or skip the test if it is not installed."""
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
+    if not path:
+        _skip_without("Chromium. Run apt-get install chromium, or set CHROMIUM to its path")
+    return str(path)
 
 
-def _without(what: str) -> None:
-    message = f"without {what}"
+def _skip_without(requirement: str) -> None:
+    message = f"without {requirement}"
     if _NOTHING_SKIPPED:
-        pytest.fail(f"NOTHING_SKIPPED is set, and this test runs {message}")
+        pytest.fail(f"NOTHING_SKIPPED is set, but this test runs {message}")
     pytest.skip(message)
 
 
 def launch(playwright: Playwright) -> Browser:
-    """A headless Chromium with a new, empty profile."""
+    """Start a headless Chromium with an empty profile."""
     return playwright.chromium.launch(
         executable_path=require_chromium(), headless=True, args=[*CHROMIUM_FLAGS], timeout=120_000
     )
@@ -88,7 +86,7 @@ def launch(playwright: Playwright) -> Browser:
 
 @dataclass
 class Server:
-    """`backline serve` as a process, on a port that it keeps through kills and restarts."""
+    """A `backline serve` process. The port stays the same across restarts."""
 
     database: str
     folder: Path
@@ -113,7 +111,7 @@ class Server:
                 cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=environment(DATABASE_URL=self.database, **self.environment),
             )  # fmt: skip
-        eventually(self._answers, f"{self.url} to answer", 120)
+        eventually(self._is_ready, f"{self.url} to respond", 120)
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)
@@ -124,10 +122,10 @@ class Server:
     def _end(self, number: int) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
-            self.process.wait(PATIENCE_S)
+            self.process.wait(TIMEOUT_S)
         self.process = None
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.log.read_text()
         try:
@@ -144,72 +142,74 @@ class Server:
 
     @staticmethod
     def _json(request: Request) -> dict[str, Any]:
-        with urlopen(request, timeout=PATIENCE_S) as answer:
-            found = json.load(answer)
-        assert isinstance(found, dict)
-        return found
+        with urlopen(request, timeout=TIMEOUT_S) as response:
+            body = json.load(response)
+        assert isinstance(body, dict)
+        return body
 
 
-def environment(**more: str) -> dict[str, str]:
-    """This process's, with the package of this checkout."""
+def environment(**overrides: str) -> dict[str, str]:
+    """Return the environment of this process with the package of this checkout."""
     path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, **more}
+    return {**os.environ, "PYTHONPATH": path, **overrides}
 
 
 def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
-def eventually(condition: Callable[[], Any], what: str, within: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + within
+def eventually(condition: Callable[[], Any], description: str, timeout: float = TIMEOUT_S) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, f"waited {within} s for {what}"
+        assert time.monotonic() < deadline, f"waited {timeout} s for {description}"
         time.sleep(0.05)
 
 
 # --- the page -------------------------------------------------------------------------------------
 
-# Counts the requests of a page that are not answered yet.
+# Counts the pending requests of a page.
 COUNT_REQUESTS: Final = """(() => {
-  const own = window.fetch
-  window.underWay = 0
-  window.fetch = (...given) => {
-    window.underWay += 1
-    return own(...given).finally(() => { window.underWay -= 1 })
+  const fetch = window.fetch
+  window.pendingRequests = 0
+  window.fetch = (...parameters) => {
+    window.pendingRequests += 1
+    return fetch(...parameters).finally(() => { window.pendingRequests -= 1 })
   }
 })()"""
-# True once nothing is under way, on its way to the screen, or moving, for some frames in a row.
+# True after four consecutive frames without pending requests, loading content or animations.
 AT_REST: Final = """() => {
-  const resting = window.underWay === 0 && document.fonts.status === 'loaded'
+  const resting = window.pendingRequests === 0 && document.fonts.status === 'loaded'
     && document.querySelector('[aria-busy=true]') === null
-    && document.getAnimations().every((each) => each.playState !== 'running')
+    && document.getAnimations().every((animation) => animation.playState !== 'running')
   window.framesAtRest = resting ? window.framesAtRest + 1 : 0
   return window.framesAtRest > 3
 }"""
 
 
 def settled(page: Page) -> None:
-    """Until the page is connected, has all that it asked for, and has drawn it."""
+    """Wait until the page is connected, loaded and drawn."""
     expect(page.get_by_role("status").filter(has_text="Connected")).to_be_visible()
     expect(page.locator("main :is(h1, h2)").first).to_be_attached()
     at_rest(page)
 
 
 def at_rest(page: Page) -> None:
+    """Wait until the page has no pending requests and no animations."""
     page.evaluate("window.framesAtRest = 0")
     page.wait_for_function(AT_REST)
 
 
 def address(page: Page, name: str) -> str | None:
-    """A member of the page's address as it is now; it may change, so wait for it first."""
+    """Return a query parameter of the current address. Call `wait_for_address` before."""
     return parse_qs(urlsplit(page.url).query).get(name, [None])[0]
 
 
-def wait_for_address(page: Page, name: str, wanted: Callable[[str | None], bool]) -> None:
-    """Until a member of the page's address is as wanted."""
-    page.wait_for_url(lambda url: wanted(parse_qs(urlsplit(url).query).get(name, [None])[0]))
+def wait_for_address(page: Page, name: str, matches: Callable[[str | None], bool]) -> None:
+    """Wait until a query parameter of the address matches."""
+    page.wait_for_url(lambda url: matches(parse_qs(urlsplit(url).query).get(name, [None])[0]))
 
 
 # --- the database ---------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def wait_for_address(page: Page, name: str, wanted: Callable[[str | None], bool]
 
 @dataclass
 class World:
-    """A database with the knowledge base, filled, and `notes`, whose vectors a provider sells."""
+    """A database with the embedded knowledge base and a table `notes` with a paid provider."""
 
     url: str
     folder: Path
@@ -232,11 +232,11 @@ class World:
         }
 
     def backline(self, *args: str, code: int = 0) -> None:
-        done = subprocess.run(
+        completed = subprocess.run(
             [BACKLINE, *args], cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True,
             timeout=240, check=False, env=environment(DATABASE_URL=self.url, **self.settings),
         )  # fmt: skip
-        assert done.returncode == code, done.stderr.decode()
+        assert completed.returncode == code, completed.stderr.decode()
 
     def sql(self, statement: str, *params: Any) -> list[dict[str, Any]]:
         with psycopg.connect(self.url, autocommit=True, row_factory=dict_row) as connection:
@@ -244,13 +244,13 @@ class World:
             return cursor.fetchall() if cursor.description else []
 
     def fill(self) -> None:
-        """The knowledge base, embedded; `notes` declared, with nothing in it."""
+        """Embed the knowledge base and declare an empty collection `notes`."""
         self.backline("demo")
         self.sql("create table notes (id bigint primary key, title text, category text, body text)")
         self.backline("add", "notes", "--text", "{title} {body}", "--model", f"openai/{MODEL}@32")
 
     def write_notes(self, count: int, poisoned: int = 0) -> None:
-        """Put `notes` back to so many rows that wait for their vectors."""
+        """Replace the `notes` with new rows that are not embedded."""
         self.sql("delete from notes")
         self.sql(
             "insert into notes select n, 'Note ' || n, (array['mixing', 'vocals', 'drums'])"
@@ -265,10 +265,10 @@ MODEL: Final = "text-embedding-3-small"
 
 @contextmanager
 def serving(world: World, *options: str, **settings: str) -> Iterator[Server]:
-    """A server over a world, until the end of the block."""
-    made = Server(world.url, world.folder, world.settings | settings, ("--no-worker", *options))
-    made.start()
+    """Run a server on the database of a world."""
+    server = Server(world.url, world.folder, world.settings | settings, ("--no-worker", *options))
+    server.start()
     try:
-        yield made
+        yield server
     finally:
-        made.kill()
+        server.kill()

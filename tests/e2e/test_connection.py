@@ -1,57 +1,55 @@
-"""A server that dies and comes back."""
+"""Behaviour of the page while the server is down and after it returns."""
 
 from __future__ import annotations
 
 from playwright.sync_api import Locator, Page, expect
 
 from tests.e2e.studio import Server, World, settled
-from tests.e2e.test_ask import ANSWER, QUESTION, answered, ask, card, host_of
+from tests.e2e.test_ask import ANSWER, QUERY, answered, ask, card, host_of
 from tests.e2e.test_coverage import enabled, start
 from tests.e2e.test_map import CANVAS
 from tests.provider import StandInProvider
 
 
-def away(page: Page) -> Locator:
-    return page.get_by_role("alert").filter(has_text="The server is not reached.")
+def offline_bar(page: Page) -> Locator:
+    return page.get_by_role("alert").filter(has_text="Server unreachable.")
 
 
-def test_the_page_says_that_the_server_is_gone_and_recovers(page: Page, server: Server) -> None:
-    page.goto(f"/ask?q={QUESTION}")
+def test_the_page_reports_a_lost_connection_and_recovers(page: Page, server: Server) -> None:
+    page.goto(f"/ask?q={QUERY}")
     settled(page)
     expect(card(page)).to_be_visible()
-    light = page.get_by_role("status").filter(has_text="Connected")
-    expect(light).to_be_visible()
+    status = page.get_by_role("status").filter(has_text="Connected")
+    expect(status).to_be_visible()
     server.kill()
-    expect(away(page)).to_contain_text("The server is not reached.")
-    expect(card(page)).to_be_visible()  # what is there stays readable
+    expect(offline_bar(page)).to_contain_text("Server unreachable.")
+    expect(card(page)).to_be_visible()  # the results stay readable
     enabled(page.get_by_role("button", name="Reconnect now")).click()
-    expect(away(page)).to_be_visible()
+    expect(offline_bar(page)).to_be_visible()
     server.start()
-    expect(light).to_be_visible()
-    expect(away(page)).to_have_count(0)
+    expect(status).to_be_visible()
+    expect(offline_bar(page)).to_have_count(0)
     ask(page, "kick drum lacks punch")
     answered(page)
     expect(card(page)).to_have_count(0)
 
 
-def test_it_reconnects_by_itself(page: Page, server: Server) -> None:
+def test_the_page_reconnects_automatically(page: Page, server: Server) -> None:
     page.goto("/coverage")
-    light = page.get_by_role("status").filter(has_text="Connected")
-    expect(light).to_be_visible()
-    server.kill()  # though parts of the page may be on their way
-    expect(away(page)).to_be_visible()
+    status = page.get_by_role("status").filter(has_text="Connected")
+    expect(status).to_be_visible()
+    server.kill()  # parts of the page may still be loading
+    expect(offline_bar(page)).to_be_visible()
     server.start()
-    expect(light).to_be_visible()
+    expect(status).to_be_visible()
     expect(page.get_by_test_id("collections")).to_be_visible()
 
 
-def test_a_view_that_is_first_opened_while_the_server_is_away_waits_for_it(
-    page: Page, server: Server
-) -> None:
-    page.goto(f"/ask?q={QUESTION}")
+def test_a_view_opened_while_offline_loads_on_reconnect(page: Page, server: Server) -> None:
+    page.goto(f"/ask?q={QUERY}")
     settled(page)
     server.kill()
-    expect(away(page)).to_be_visible()
+    expect(offline_bar(page)).to_be_visible()
     for view in ("Map", "Coverage"):
         page.get_by_role("link", name=view).click()
         expect(page.get_by_role("heading", name="Waiting for the server")).to_be_visible()
@@ -65,28 +63,29 @@ def test_a_view_that_is_first_opened_while_the_server_is_away_waits_for_it(
     expect(page.get_by_test_id("collections")).to_be_visible()
 
 
-def test_what_is_applied_while_the_server_is_away_is_sent_once_the_host_is_back(
+def test_a_suggestion_applied_while_offline_is_sent_when_the_host_returns(
     page: Page, server: Server
 ) -> None:
-    page.goto(f"/ask?q={QUESTION}")
+    page.goto(f"/ask?q={QUERY}")
     settled(page)
-    found = card(page)
+    result = card(page)
     server.kill()
-    expect(away(page)).to_be_visible()
-    found.get_by_role("button", name="Apply").click()
-    expect(away(page)).to_contain_text("1 waiting")
+    expect(offline_bar(page)).to_be_visible()
+    result.get_by_role("button", name="Apply").click()
+    expect(offline_bar(page)).to_contain_text("1 queued")
     server.start()
     applied = page.get_by_role("complementary", name="Applied")
-    expect(applied).to_contain_text("waits for a host")
+    expect(applied).to_contain_text("waiting for a host")
     with host_of(server) as host:
         sent = host.next_action()
         assert (sent["name"], sent["parameters"]["title"]) == ("suggestion.apply", ANSWER)
         expect(applied).to_contain_text("sent to Plugin")
-        found.get_by_role("button", name="Take back").click()
-        assert host.next_action()["name"] == "suggestion.revert"  # and was sent but once
+        result.get_by_role("button", name="Revert").click()
+        # The next action is the revert, so the suggestion was sent only once.
+        assert host.next_action()["name"] == "suggestion.revert"
 
 
-def test_a_run_whose_server_dies_is_told_as_interrupted(
+def test_a_run_of_a_killed_server_is_interrupted(
     page: Page, server: Server, notes: World, provider: StandInProvider
 ) -> None:
     notes.write_notes(100)
@@ -95,12 +94,12 @@ def test_a_run_whose_server_dies_is_told_as_interrupted(
     start(page).click()
     expect(page.get_by_test_id("progress")).to_be_visible()
     server.kill()
-    expect(page.get_by_text("These figures are from before")).to_be_visible()
+    expect(page.get_by_text("Connection lost. These figures")).to_be_visible()
     provider.reset()
     server.start()
-    expect(away(page)).to_have_count(0)
-    server.post("/api/runs", {"collection": "notes"})  # what starts next finds what died
+    expect(offline_bar(page)).to_have_count(0)
+    server.post("/api/runs", {"collection": "notes"})  # a new run marks the dead one as interrupted
     runs = page.get_by_test_id("runs").get_by_role("row")
     expect(runs.nth(1)).to_contain_text("completed")
     expect(runs.nth(2)).to_contain_text("interrupted")
-    expect(page.get_by_test_id("backfill-rest")).to_have_text("Everything is embedded.")
+    expect(page.get_by_test_id("backfill-rest")).to_have_text("All rows are embedded.")

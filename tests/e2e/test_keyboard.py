@@ -1,4 +1,4 @@
-"""The palette, the shortcuts, and the page by keyboard alone."""
+"""The command palette, the shortcuts, and keyboard-only use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.studio import ROOT, Server, settled, wait_for_address
-from tests.e2e.test_ask import ANSWER, QUESTION, answered, card, field
+from tests.e2e.test_ask import ANSWER, QUERY, answered, card, field
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def body(page: Page) -> Page:
     return page
 
 
-def press_in_turn(page: Page, keys: str, path: str) -> None:
-    """Keys that follow each other within seconds, which a busy machine may fail to do at once."""
+def press_sequence(page: Page, keys: str, path: str) -> None:
+    """Press the keys of a sequence. Repeat it if a busy machine exceeds the time limit."""
     for _ in range(5):
         for key in keys:
             page.keyboard.press(key)
@@ -31,12 +31,12 @@ def press_in_turn(page: Page, keys: str, path: str) -> None:
     expect(page).to_have_url(re.compile(path))
 
 
-def test_the_palette_finds_runs_and_remembers(body: Page) -> None:
+def test_the_palette_searches_runs_and_lists_recent_actions(body: Page) -> None:
     page = body
     page.keyboard.press("Control+k")
-    finder = page.get_by_role("combobox", name="Find an action")
+    finder = page.get_by_role("combobox", name="Search actions")
     expect(finder).to_be_focused()
-    finder.fill("gocov")  # not a word of it, but its letters in their order
+    finder.fill("gocov")  # letters of the title in order
     expect(page.get_by_role("option").first).to_contain_text("Go to Coverage")
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("/coverage"))
@@ -50,10 +50,10 @@ def test_the_palette_finds_runs_and_remembers(body: Page) -> None:
     expect(page.get_by_role("dialog")).to_have_count(0)
 
 
-def test_shortcuts_go_everywhere(body: Page) -> None:
+def test_shortcuts_open_views_and_change_the_theme(body: Page) -> None:
     page = body
     for keys, path in (("gm", "/map"), ("gc", "/coverage"), ("gk", "/actions"), ("ga", "/ask")):
-        press_in_turn(page, keys, path)
+        press_sequence(page, keys, path)
     page.keyboard.press("Shift+T")
     expect(page.locator("html")).to_have_attribute("data-theme", "light")
     page.keyboard.press("Control+z")
@@ -64,13 +64,13 @@ def test_shortcuts_go_everywhere(body: Page) -> None:
     expect(page.locator("html")).to_have_attribute("data-theme", "light")
 
 
-def test_ask_by_keyboard_alone(body: Page) -> None:
+def test_search_and_apply_by_keyboard(body: Page) -> None:
     page = body
     page.keyboard.press("/")
     expect(field(page)).to_be_focused()
-    page.keyboard.type(QUESTION)
-    page.keyboard.press("Enter")  # asks at once, and goes out of the field to the results
-    wait_for_address(page, "q", lambda asked: asked == QUESTION)
+    page.keyboard.type(QUERY)
+    page.keyboard.press("Enter")  # searches immediately and moves the focus to the results
+    wait_for_address(page, "q", lambda query: query == QUERY)
     answered(page)
     expect(field(page)).not_to_be_focused()
     page.keyboard.press("j")
@@ -78,7 +78,7 @@ def test_ask_by_keyboard_alone(body: Page) -> None:
     page.keyboard.press("k")
     expect(card(page)).to_have_attribute("aria-current", "true")
     page.keyboard.press("a")
-    expect(card(page).get_by_role("button", name="Take back")).to_be_visible()
+    expect(card(page).get_by_role("button", name="Revert")).to_be_visible()
     page.keyboard.press("Control+z")
     expect(card(page).get_by_role("button", name="Apply")).to_be_visible()
     page.keyboard.press("Shift+V")
@@ -86,25 +86,25 @@ def test_ask_by_keyboard_alone(body: Page) -> None:
     expect(page.get_by_test_id("map-hits")).to_contain_text(ANSWER)
 
 
-def test_typing_is_no_shortcut(body: Page) -> None:
+def test_typing_in_a_field_runs_no_shortcuts(body: Page) -> None:
     page = body
     page.get_by_role("searchbox").fill("")
     page.get_by_role("searchbox").press_sequentially("gmba")
     expect(page.get_by_role("searchbox")).to_have_value("gmba")
-    wait_for_address(page, "q", lambda asked: asked == "gmba")  # all keys were heard by then
+    wait_for_address(page, "q", lambda query: query == "gmba")  # all keys are handled now
     expect(page).to_have_url(re.compile("/ask"))
 
 
-def test_shortcuts_are_rebound_and_conflicts_refused(page: Page) -> None:
+def test_shortcuts_are_changed_and_conflicts_rejected(page: Page) -> None:
     page.goto("/actions")
     settled(page)
-    button = page.get_by_role("button", name=re.compile("^Change the shortcut of Go to Map"))
+    button = page.get_by_role("button", name=re.compile("^Change shortcut of Go to Map"))
     button.click()
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_role("textbox", name="New shortcut")).to_be_focused()
     page.keyboard.press("Shift+T")
-    expect(dialog).to_contain_text("Switch between dark and light")
-    save = dialog.get_by_role("button", name=re.compile("^Use"))
+    expect(dialog).to_contain_text("Switch theme")
+    save = dialog.get_by_role("button", name="Save")
     expect(save).to_be_disabled()
     page.keyboard.press("Shift+Y")
     expect(save).to_be_enabled()
@@ -119,8 +119,8 @@ def test_shortcuts_are_rebound_and_conflicts_refused(page: Page) -> None:
 
 def test_the_page_the_server_and_the_file_list_the_same_actions(page: Page, server: Server) -> None:
     file = json.loads((ROOT / "src/backline/data/actions.json").read_text())["actions"]
-    told = server.get("/api/actions")["actions"]
-    assert [(a["id"], a["name"], a["shortcut"]) for a in told] == [
+    served = server.get("/api/actions")["actions"]
+    assert [(a["id"], a["name"], a["shortcut"]) for a in served] == [
         (a["id"], a["name"], a["shortcut"]) for a in file
     ]
     assert all(44100 <= a["id"] <= 44999 for a in file)

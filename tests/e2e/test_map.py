@@ -1,4 +1,4 @@
-"""The map: what it shows, by pointer and by keyboard, and that ten thousand points stay smooth."""
+"""The map by pointer and by keyboard, and with 10,000 points."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.studio import Server, World, address, settled, wait_for_address
-from tests.e2e.test_ask import ANSWER, QUESTION
+from tests.e2e.test_ask import ANSWER, QUERY
 
 CANVAS: Final = "canvas[data-testid=map-canvas]"
-# A sum over the picture: another one for all but the same picture.
-PICTURE: Final = """c => { const d = new Uint32Array(
+# A hash of the pixels of the canvas.
+PIXEL_HASH: Final = """c => { const d = new Uint32Array(
   c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer);
   return d.reduce((sum, pixel, at) => (Math.imul(sum, 31) + pixel + at) | 0, 7) }"""
 
@@ -33,22 +33,22 @@ def ten_thousand(world: World) -> Iterator[int]:
     world.sql("drop table takes")
 
 
-def picture(page: Page) -> int:
-    """The picture once it has come to rest."""
+def pixel_hash(page: Page) -> int:
+    """Return the hash of the canvas after the page has settled."""
     settled(page)
-    return int(page.locator(CANVAS).evaluate(PICTURE))
+    return int(page.locator(CANVAS).evaluate(PIXEL_HASH))
 
 
-def becomes_other(page: Page, before: int) -> None:
-    """Until the picture is another one."""
-    seen = f"({PICTURE})(document.querySelector('{CANVAS}'))"
-    page.wait_for_function(f"(before) => {seen} !== before", arg=before)
+def wait_for_change(page: Page, before: int) -> None:
+    """Wait until the canvas differs from an earlier state."""
+    current = f"({PIXEL_HASH})(document.querySelector('{CANVAS}'))"
+    page.wait_for_function(f"(before) => {current} !== before", arg=before)
 
 
-def becomes_same(page: Page, before: int) -> None:
-    """Until the picture is that one again."""
-    seen = f"({PICTURE})(document.querySelector('{CANVAS}'))"
-    page.wait_for_function(f"(before) => {seen} === before", arg=before)
+def wait_for_same(page: Page, before: int) -> None:
+    """Wait until the canvas equals an earlier state."""
+    current = f"({PIXEL_HASH})(document.querySelector('{CANVAS}'))"
+    page.wait_for_function(f"(before) => {current} === before", arg=before)
 
 
 def open_map(page: Page, entries: str = "292", path: str = "/map") -> None:
@@ -57,79 +57,79 @@ def open_map(page: Page, entries: str = "292", path: str = "/map") -> None:
     settled(page)
 
 
-def pixel_of(page: Page, place: dict[str, Any], at: int) -> tuple[float, float]:
-    """Where a point is on the screen while the whole map is shown."""
+def pixel_of(page: Page, points: dict[str, Any], index: int) -> tuple[float, float]:
+    """Return the screen position of a point while the whole map is visible."""
     box = page.locator(CANVAS).bounding_box()
     assert box is not None
-    inside = (box["width"] - 72, box["height"] - 72)
-    stretch = min(max(inside[0] / inside[1], 1 / 1.8), 1.8)
-    scale = min(inside[0] / stretch / 2, inside[1] / 2)
-    x = box["x"] + box["width"] / 2 + place["x"][at] * scale * stretch
-    return x, box["y"] + box["height"] / 2 - place["y"][at] * scale
+    width, height = box["width"] - 72, box["height"] - 72
+    stretch = min(max(width / height, 1 / 1.8), 1.8)
+    scale = min(width / stretch / 2, height / 2)
+    x = box["x"] + box["width"] / 2 + points["x"][index] * scale * stretch
+    return x, box["y"] + box["height"] / 2 - points["y"][index] * scale
 
 
-def test_the_question_and_its_hits_are_lit_up(page: Page, server: Server) -> None:
+def test_the_query_and_its_hits_are_highlighted(page: Page, server: Server) -> None:
     open_map(page)
-    plain = picture(page)
-    page.get_by_role("searchbox").fill(QUESTION)
+    plain = pixel_hash(page)
+    page.get_by_role("searchbox").fill(QUERY)
     hits = page.get_by_test_id("map-hits").get_by_role("button")
     expect(hits).to_have_count(10)
     expect(hits.first).to_contain_text(ANSWER)
-    becomes_other(page, plain)
+    wait_for_change(page, plain)
     settled(page)
     hits.first.click()
     expect(page.get_by_test_id("map-selected")).to_contain_text("Hz")
-    place = server.get("/api/map?collection=music_knowledge")
-    at = place["titles"].index(ANSWER)
-    wait_for_address(page, "key", lambda key: key == place["keys"][at])
+    points = server.get("/api/map?collection=music_knowledge")
+    index = points["titles"].index(ANSWER)
+    wait_for_address(page, "key", lambda key: key == points["keys"][index])
 
 
-def test_hover_names_the_entry_and_a_click_selects_it(page: Page, server: Server) -> None:
+def test_hovering_shows_the_title_and_a_click_selects_the_entry(page: Page, server: Server) -> None:
     open_map(page)
-    place = server.get("/api/map?collection=music_knowledge")
-    at = place["x"].index(max(place["x"]))
-    page.mouse.move(*pixel_of(page, place, at))
+    points = server.get("/api/map?collection=music_knowledge")
+    index = points["x"].index(max(points["x"]))
+    page.mouse.move(*pixel_of(page, points, index))
     label = page.get_by_test_id("map-label")
-    expect(label).to_contain_text(place["titles"][at])
+    expect(label).to_contain_text(points["titles"][index])
     page.mouse.down()
     page.mouse.up()
     expect(page.get_by_test_id("map-selected")).to_be_visible()
-    wait_for_address(page, "key", lambda key: key == place["keys"][at])
+    wait_for_address(page, "key", lambda key: key == points["keys"][index])
     page.mouse.move(2, 2)
     expect(label).to_be_hidden()
 
 
-def test_the_keyboard_moves_zooms_and_goes_from_point_to_point(page: Page, server: Server) -> None:
+def test_keys_pan_zoom_and_select_points(page: Page, server: Server) -> None:
     open_map(page)
     listed = page.get_by_test_id("map-list").get_by_role("button")
     body = page.locator("body")
-    whole = picture(page)
+    whole = pixel_hash(page)
     for key in ("+", "+", "+", "ArrowRight", "ArrowDown"):
         body.press(key)
     wait_for_address(page, "at", is_moved)
     settled(page)
     expect(page.get_by_text("In view: 292")).to_have_count(0)
-    becomes_other(page, whole)
-    near = listed.count()
+    wait_for_change(page, whole)
+    listed_count = listed.count()
     page.reload()
     settled(page)
-    expect(listed).to_have_count(near)  # the address holds the view
+    expect(listed).to_have_count(listed_count)  # the address contains the view
     body.press("0")
     expect(page.get_by_text("In view: 292")).to_be_visible()
     wait_for_address(page, "at", lambda at: at is None)
-    becomes_same(page, whole)
+    wait_for_same(page, whole)
     step(page, ".")
     expect(page.get_by_test_id("map-selected")).to_be_visible()
     first = step(page, None)
     second = step(page, ".")
-    place = server.get("/api/map?collection=music_knowledge")
-    x = dict(zip(place["keys"], place["x"], strict=True))
+    points = server.get("/api/map?collection=music_knowledge")
+    x = dict(zip(points["keys"], points["x"], strict=True))
     assert x[second] >= x[first]
     assert step(page, ",") == first
 
 
 def is_moved(at: str | None) -> bool:
-    """Three times closer, to the right, and down: what the keys of the test bring about."""
+    """Return whether `at` is the view after the keys of the test: zoomed in, right and down."""
     if at is None:
         return False
     x, y, zoom = (float(part) for part in at.split(","))
@@ -137,7 +137,7 @@ def is_moved(at: str | None) -> bool:
 
 
 def step(page: Page, key: str | None) -> str:
-    """Press a key that selects another point; returns the selected one, as the address has it."""
+    """Press a key that selects another point. Return the selected key in the address."""
     before = address(page, "key")
     if key is not None:
         page.locator("body").press(key)
@@ -145,24 +145,22 @@ def step(page: Page, key: str | None) -> str:
     return str(address(page, "key"))
 
 
-def test_a_category_is_hidden_and_that_is_undone(page: Page) -> None:
+def test_hiding_a_category_can_be_undone(page: Page) -> None:
     open_map(page)
-    before = picture(page)
+    before = pixel_hash(page)
     chip = page.get_by_role("button", name=re.compile(r"^EQ\s*24$"))
     chip.click()
     expect(page.get_by_text("In view: 268")).to_be_visible()
-    becomes_other(page, before)
+    wait_for_change(page, before)
     page.locator("body").press("Control+z")
     expect(page.get_by_text("In view: 292")).to_be_visible()
     page.mouse.move(2, 2)
-    becomes_same(page, before)
+    wait_for_same(page, before)
 
 
-def test_ten_thousand_points_are_panned_without_a_change_of_the_page(
-    page: Page, ten_thousand: int
-) -> None:
+def test_panning_10000_points_does_not_change_the_dom(page: Page, ten_thousand: int) -> None:
     open_map(page, "10,000", "/map?collection=takes")
-    before = picture(page)
+    before = pixel_hash(page)
     box = page.locator(CANVAS).bounding_box()
     assert box is not None
     middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -170,19 +168,19 @@ def test_ten_thousand_points_are_panned_without_a_change_of_the_page(
     page.mouse.down()
     page.mouse.move(middle[0] + 10, middle[1])
     page.evaluate(
-        "() => { window.changes = 0; new MutationObserver(found => { window.changes += found"
-        ".filter(each => each.type !== 'attributes').length }).observe(document.body,"
+        "() => { window.changes = 0; new MutationObserver(records => { window.changes += records"
+        ".filter(record => record.type !== 'attributes').length }).observe(document.body,"
         " {subtree: true, childList: true, characterData: true}) }"
     )
     for step in range(2, 30):
         page.mouse.move(middle[0] + 10 * step, middle[1] + 3 * step)
-    becomes_other(page, before)
+    wait_for_change(page, before)
     assert page.evaluate("window.changes") == 0
     page.mouse.up()
     expect(page.get_by_text("In view: 10,000")).to_have_count(0)
 
 
-def test_a_collection_without_vectors_says_what_to_do(page: Page, notes: World) -> None:
+def test_a_collection_without_vectors_offers_a_backfill(page: Page, notes: World) -> None:
     notes.write_notes(5)
     page.goto("/map?collection=notes")
-    expect(page.get_by_role("heading", name="Nothing to draw yet")).to_be_visible()
+    expect(page.get_by_role("heading", name="No embeddings yet")).to_be_visible()

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
@@ -31,6 +32,8 @@ from backline.worker.options import WorkerOptions
 
 DIMENSIONS = 8
 QUICK = WorkerOptions(batch_size=20, concurrency=2, lease=20, give_up_after=20, grace=2, poll=0.2)
+# About 12,000 tokens, more than a model reads.
+LONG = " ".join(f"Take {n} of the voice in the small room." for n in range(1200))
 NOTES = """
 create table notes (id bigint primary key, body text, views int not null default 0)
 """
@@ -255,6 +258,11 @@ class World:
         await eventually(released, "the dead workers to be released")
 
     # --- the state, judged by the oracle ---
+
+    async def stored_vector(self, key: int) -> np.ndarray[Any, Any]:
+        """Return the vector that the table holds for a row, in float32."""
+        [row] = await self.sql("select embedding::real[] as vector from notes where id = %s", key)
+        return np.array(row["vector"], dtype=np.float32)
 
     async def jobs(self) -> dict[str, int | None]:
         """Return the worker of each unfinished row by key; None if the row waits for one."""

@@ -18,7 +18,7 @@ import psutil
 import psycopg
 import pytest
 from psycopg.rows import DictRow
-from tests.conftest import server_folder
+from tests.conftest import postmaster_pid, server_folder
 from tests.integration.harness import (
     World,
     connect,
@@ -367,10 +367,6 @@ def private_server() -> Iterator[Path]:
     with server_folder() as data:
         embedded.start(data)
         yield data
-
-
-def postmaster_pid(data: Path) -> int:
-    return int((data / "postmaster.pid").read_text().splitlines()[0])
 
 
 @pytest.mark.parametrize("victim", ["postmaster", "backend"])

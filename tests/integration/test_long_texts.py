@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.integration.harness import World, declare, make_world, overpaid, quick_limiter
+from tests.integration.harness import (
+    LONG,
+    World,
+    declare,
+    make_world,
+    overpaid,
+    quick_limiter,
+)
 from tests.provider import StandInProvider
 
 from backline import open_embedder, verify
@@ -19,13 +26,7 @@ from backline.postgres.store import Store
 from backline.types import LongText
 from backline.worker.batching import windows
 
-LONG = " ".join(f"Take {n} of the voice in the small room." for n in range(1200))
 LONGEST = " ".join(f"In mix {n} the voice needs air around it." for n in range(2500))
-
-
-async def stored_vector(world: World, key: int) -> np.ndarray[Any, Any]:
-    [row] = await world.sql("select embedding::real[] as v from notes where id = %s", key)
-    return np.array(row["v"], dtype=np.float32)
 
 
 async def check_counts(world: World, long: int) -> None:
@@ -59,7 +60,7 @@ async def test_long_texts_are_truncated_by_default_and_reported(
             world.embedder.truncate(LONGEST),
         }
         np.testing.assert_allclose(
-            await stored_vector(world, 2), hash_vectors([beginning], 8)[0], rtol=0, atol=1e-4
+            await world.stored_vector(2), hash_vectors([beginning], 8)[0], rtol=0, atol=1e-4
         )
         assert overpaid(provider) == {}
         assert (await verify(store, world.collection)).passed
@@ -106,7 +107,7 @@ async def test_long_text_gets_the_weighted_mean_of_its_parts(
             assert len(parts) > 1
             assert "".join(parts) == text
             np.testing.assert_allclose(
-                await stored_vector(world, key), mean_of(parts, world.embedder), rtol=0, atol=1e-4
+                await world.stored_vector(key), mean_of(parts, world.embedder), rtol=0, atol=1e-4
             )
         assert report.tokens == sum(world.embedder.count_tokens(sent))
         assert overpaid(provider) == {}
@@ -127,7 +128,7 @@ async def test_repeated_parts_are_sent_once_and_weighted_by_their_count(
         )
         assert len(parts) > len(provider.texts_embedded) == 2
         np.testing.assert_allclose(
-            await stored_vector(world, 1), mean_of(parts, world.embedder), rtol=0, atol=1e-4
+            await world.stored_vector(1), mean_of(parts, world.embedder), rtol=0, atol=1e-4
         )
 
 
@@ -181,11 +182,11 @@ async def test_collections_with_different_policies_share_only_vectors_of_short_t
     async with make_world(store, provider) as world:
         await insert_long_texts(world, "truncate")
         await world.fill()
-        truncated = await stored_vector(world, 2)
+        truncated = await world.stored_vector(2)
         await store.drop_collection(world.collection, drop_column=True)
         world.collection = await declare(store, world.embedder, long_text="average")
         await world.fill()
-        averaged = await stored_vector(world, 2)
+        averaged = await world.stored_vector(2)
         assert np.abs(truncated - averaged).max() > 0.01
         assert provider.texts_embedded["short"] == 1, "the short text was embedded for each policy"
         await check_counts(world, 3)
@@ -221,7 +222,7 @@ async def test_local_model_embeds_the_parts_of_a_long_text(store: Store) -> None
         assert len(parts) > 1
         vectors = await embedder.embed(parts)
         mean = np.average(vectors, axis=0, weights=counts)
-        vector = await stored_vector(world, 2)
+        vector = await world.stored_vector(2)
         np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), rtol=0, atol=1e-3)
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-4)
         [whole] = await embedder.embed([embedder.truncate(text)])

@@ -16,7 +16,8 @@ from unittest import mock
 
 import structlog
 
-from backline.cli import command, entry
+from backline.cli import entry
+from backline.cli.commands import command_line
 from tests.integration.cli.conftest import BACKLINE, Cli, Outcome
 
 
@@ -31,7 +32,7 @@ class InlineCli(Cli):
         arguments = mock.patch.object(sys, "argv", [program, *args])
         streams = redirect_stdout(out), redirect_stderr(err)
         with surroundings, arguments, chdir(self.folder), _as_it_was(), streams[0], streams[1]:
-            ended = entry.run(command())
+            ended = entry.run(command_line())
         outcome = Outcome(ended, _written(out), _written(err))
         assert "Traceback" not in outcome.err, outcome.err
         if code is not None:

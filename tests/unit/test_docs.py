@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.core import TyperGroup
 
-from backline.cli import command as command_line
+from backline.cli.commands import command_line
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

@@ -1,20 +1,20 @@
-import './shared/theme/base.css'
+import '@/shared/theme/base.css'
 import { QueryClient, QueryClientProvider } from '@tanstack/react-query'
 import { StrictMode } from 'react'
 import { createRoot } from 'react-dom/client'
-import { App } from './app/App'
-import { keptKey } from './app/session'
-import { CodetteBridge, OfflineError, ProblemError } from './shared/bridge/codetteBridge'
-import { BridgeProvider } from './shared/bridge/context'
-import { TooltipProvider } from './shared/ui'
+import { App } from '@/app/App'
+import { storedKey } from '@/app/session'
+import { CodetteBridge, OfflineError, ProblemError } from '@/shared/bridge/codetteBridge'
+import { BridgeProvider } from '@/shared/bridge/context'
+import { TooltipProvider } from '@/shared/ui'
 
-const bridge = new CodetteBridge({ apiKey: keptKey(), role: 'studio' })
+const bridge = new CodetteBridge({ apiKey: storedKey(), role: 'studio' })
 const queries = new QueryClient({
   defaultOptions: {
     queries: {
-      networkMode: 'always', // this machine's server needs no network
+      networkMode: 'always', // a local server works without a network
       refetchOnWindowFocus: false,
-      // Once more for what may pass; what the server refused, it would refuse again.
+      // Retry once, except while offline and for 4xx responses, which a retry would repeat.
       retry: (count, error) =>
         count < 1 &&
         !(error instanceof OfflineError) &&
@@ -25,7 +25,7 @@ const queries = new QueryClient({
 })
 
 const root = document.getElementById('root')
-if (!root) throw new Error('index.html has no #root')
+if (!root) throw new Error('index.html has no element #root')
 bridge.connect()
 createRoot(root).render(
   <StrictMode>

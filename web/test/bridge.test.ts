@@ -8,79 +8,79 @@ import {
   ProblemError,
   ProtocolError,
 } from '@/shared/bridge/codetteBridge'
-import { filled, missing, type RunningServer, serve, until } from './server'
+import { createDatabase, missing, type RunningServer, serve, until } from './server'
 
 const KEY = 'studio-test-key-0123456789'
 let server: RunningServer
 const bridges: CodetteBridge[] = []
 
-let database: Awaited<ReturnType<typeof filled>>
+let database: Awaited<ReturnType<typeof createDatabase>>
 
 beforeAll(async () => {
   if (missing) return
-  database = await filled()
+  database = await createDatabase()
   server = await serve(database.data)
 })
-// In good order, so that the embedded Postgres ends with the last of them.
+// With SIGTERM, because the last server also stops the embedded Postgres.
 afterAll(async () => {
   await server?.stop('SIGTERM')
   database?.remove()
 })
 
-if (missing) console.warn(`BRIDGE NOT TESTED: ${missing}`)
+if (missing) console.warn(`Skipping the bridge tests: ${missing}`)
 
 function bridge(options: BridgeOptions = {}): CodetteBridge {
-  const made = new CodetteBridge({
+  const created = new CodetteBridge({
     baseUrl: server?.url,
     WebSocket: NodeWebSocket as unknown as BridgeOptions['WebSocket'],
     backoff: { firstMs: 40, mostMs: 200 },
     timeoutMs: 60_000,
     ...options,
   })
-  bridges.push(made)
-  return made
+  bridges.push(created)
+  return created
 }
 
-function heard<K extends keyof BridgeEvents>(from: CodetteBridge, event: K): BridgeEvents[K][] {
+function recorded<K extends keyof BridgeEvents>(from: CodetteBridge, event: K): BridgeEvents[K][] {
   const events: BridgeEvents[K][] = []
   from.on(event, (data) => events.push(data))
   return events
 }
 
 async function connected(options: BridgeOptions = {}): Promise<CodetteBridge> {
-  const made = bridge(options)
-  made.connect()
-  await until(() => made.state === 'connected', 'connected')
-  return made
+  const connecting = bridge(options)
+  connecting.connect()
+  await until(() => connecting.state === 'connected', 'connected')
+  return connecting
 }
 
-/** Until so many clients are connected: those of other tests have been let go. */
-function clientsOf(from: CodetteBridge, count: number): Promise<boolean> {
+/** Wait for a number of clients: those of previous tests may still be connected. */
+function clientCount(from: CodetteBridge, count: number): Promise<boolean> {
   return until(async () => (await from.status()).clients === count, `${count} clients`)
 }
 
 /**
- * Start runs until something is so. The server looks twice a second, and tells a new listener nothing
- * of a run that was over at its first look.
+ * Start runs until `read` returns a truthy value. The server checks the runs twice per second and
+ * sends a new subscriber no event for a run that ended before the first check.
  */
-function runUntil<T>(from: CodetteBridge, look: () => T): Promise<NonNullable<T>> {
+function runUntil<T>(from: CodetteBridge, read: () => T): Promise<NonNullable<T>> {
   return until(async () => {
     const [latest] = await from.runs({ limit: 1 })
-    if (latest?.state !== 'running' && !look()) {
+    if (latest?.state !== 'running' && !read()) {
       await from.startRun({ batchSize: 64 })
       await new Promise((resolve) => setTimeout(resolve, 300))
     }
-    return look()
-  }, 'what a run should bring')
+    return read()
+  }, 'the event of a run')
 }
 
-describe.skipIf(missing)('the bridge and a real server', () => {
+describe.skipIf(missing)('bridge and server', () => {
   afterEach(() => {
-    for (const each of bridges.splice(0)) each.close()
+    for (const open of bridges.splice(0)) open.close()
   })
 
   describe('HTTP', () => {
-    test('status tells of the collection and its coverage, camelCased', async () => {
+    test('status returns the collection and its coverage in camelCase', async () => {
       const { collections, server: info } = await bridge().status()
       expect(info.uptimeSeconds).toBeGreaterThan(0)
       expect(collections[0]).toMatchObject({
@@ -100,7 +100,7 @@ describe.skipIf(missing)('the bridge and a real server', () => {
       expect(hits[0]?.parts.dense).toBeGreaterThan(0.4)
     })
 
-    test('a condition on columns narrows a search', async () => {
+    test('a filter on columns restricts a search', async () => {
       const { hits } = await bridge().search({
         query: 'muddy vocals',
         where: { category: 'mixing' },
@@ -109,38 +109,40 @@ describe.skipIf(missing)('the bridge and a real server', () => {
       expect(hits.every(({ row }) => row.category === 'mixing')).toBe(true)
     })
 
-    test('suggest sends its context and tells whoever listens', async () => {
-      const made = bridge()
-      const received = heard(made, 'suggestion_received')
-      const found = await made.suggest({
+    test('suggest sends its context and emits the suggestions', async () => {
+      const page = bridge()
+      const received = recorded(page, 'suggestion_received')
+      const result = await page.suggest({
         prompt: 'my vocals sound muddy',
         context: { trackType: 'vocals', bpm: 120 },
         limit: 2,
       })
-      expect(found.suggestions).toHaveLength(2)
-      expect(found.suggestions.some(({ reason }) => reason.includes('speaks of vocals'))).toBe(true)
-      expect(received).toEqual([found])
+      expect(result.suggestions).toHaveLength(2)
+      expect(result.suggestions.some(({ reason }) => reason.includes('speaks of vocals'))).toBe(
+        true,
+      )
+      expect(received).toEqual([result])
     })
 
-    test('facets, map, the place of a question, actions, failures', async () => {
-      const made = bridge()
-      const { facets } = await made.facets()
+    test('facets, map, query position, actions and failures are parsed', async () => {
+      const page = bridge()
+      const { facets } = await page.facets()
       expect(facets.category?.find(({ value }) => value === 'sound_design')?.count).toBe(21)
-      const map = await made.map(undefined, 100)
+      const map = await page.map(undefined, 100)
       expect([map.keys.length, map.x.length, map.y.length, map.titles.length]).toEqual([
         100, 100, 100, 100,
       ])
-      const place = await made.mapQuery('kick', undefined, 100)
+      const place = await page.mapQuery('kick', undefined, 100)
       expect(Math.abs(place.x)).toBeLessThanOrEqual(2)
-      expect((await made.actions()).find(({ id }) => id === 44300)?.name).toBe('suggestion.apply')
-      expect(await made.failures()).toEqual({ failures: [], total: 0, next: null })
-      expect(await made.retryFailures()).toBe(0)
+      expect((await page.actions()).find(({ id }) => id === 44300)?.name).toBe('suggestion.apply')
+      expect(await page.failures()).toEqual({ failures: [], total: 0, next: null })
+      expect(await page.retryFailures()).toBe(0)
     })
 
-    test('a refusal is a ProblemError with the server’s own words', async () => {
-      const refused = bridge().run(999_999)
-      await expect(refused).rejects.toBeInstanceOf(ProblemError)
-      await expect(refused).rejects.toMatchObject({
+    test('an error status is a ProblemError with the server’s explanation', async () => {
+      const request = bridge().run(999_999)
+      await expect(request).rejects.toBeInstanceOf(ProblemError)
+      await expect(request).rejects.toMatchObject({
         status: 404,
         title: 'Not found',
         message: expect.stringContaining('There is no run 999999'),
@@ -152,38 +154,38 @@ describe.skipIf(missing)('the bridge and a real server', () => {
       })
     })
 
-    test('an answer of another shape is a ProtocolError that names the member', async () => {
+    test('an invalid response is a ProtocolError that names the member', async () => {
       const other: typeof fetch = async () => Response.json({ runs: [{ id: 'one' }] })
       await expect(bridge({ fetch: other }).runs()).rejects.toThrow(ProtocolError)
       await expect(bridge({ fetch: other }).runs()).rejects.toThrow(/runs\.0\./)
     })
 
-    test('an aborted request rejects as aborted', async () => {
+    test('an aborted request rejects with an AbortError', async () => {
       const abort = new AbortController()
-      const asked = bridge().search({ query: 'kick' }, { signal: abort.signal })
+      const request = bridge().search({ query: 'kick' }, { signal: abort.signal })
       abort.abort()
-      await expect(asked).rejects.toMatchObject({ name: 'AbortError' })
+      await expect(request).rejects.toMatchObject({ name: 'AbortError' })
     })
   })
 
   describe('WebSocket', () => {
-    test('says that it is connected, and what the server’s state is', async () => {
-      const made = bridge()
-      const hello = heard(made, 'connected')
-      const status = heard(made, 'server_status')
-      made.connect()
-      made.connect() // a second call opens no second socket
+    test('emits connected and then the status of the server', async () => {
+      const page = bridge()
+      const hello = recorded(page, 'connected')
+      const status = recorded(page, 'server_status')
+      page.connect()
+      page.connect() // a second call does not open a second socket
       await until(() => status.length, 'server_status')
       expect(hello).toHaveLength(1)
-      expect(made.connection.clientId).toBe(hello[0]?.clientId)
+      expect(page.connection.clientId).toBe(hello[0]?.clientId)
       expect(status[0]?.collections[0]?.name).toBe('music_knowledge')
     })
 
-    test('an action reaches the others, with its parameters as they were', async () => {
+    test('an action reaches the other clients with unchanged parameters', async () => {
       const [host, page] = [await connected(), await connected()]
-      await clientsOf(page, 2)
-      const received = heard(host, 'action')
-      const own = heard(page, 'action')
+      await clientCount(page, 2)
+      const received = recorded(host, 'action')
+      const own = recorded(page, 'action')
       const parameters = { key: 'k', parameters: { gain_db: -3 } }
       const action = { actionId: 44300, name: 'suggestion.apply', parameters }
       expect(await page.sendAction(action)).toEqual({ clients: 1, hosts: 0 })
@@ -197,34 +199,37 @@ describe.skipIf(missing)('the bridge and a real server', () => {
       expect(own).toEqual([])
     })
 
-    test('without anybody else, nobody hears an action', async () => {
+    test('an action without other clients reports no receivers', async () => {
       const page = await connected()
-      await clientsOf(page, 1)
+      await clientCount(page, 1)
       expect(
         await page.sendAction({ actionId: 44300, name: 'suggestion.apply', parameters: {} }),
       ).toEqual({ clients: 0, hosts: 0 })
     })
 
-    test('a studio knows which hosts there are, and whether one was sent an action', async () => {
+    test('a studio knows the connected hosts and whether one received an action', async () => {
       const page = await connected({ role: 'studio' })
-      await until(async () => (await page.status()).hosts.length === 0, 'no host of another test')
-      const changes = heard(page, 'hosts_changed')
+      await until(
+        async () => (await page.status()).hosts.length === 0,
+        'no host of a previous test',
+      )
+      const changes = recorded(page, 'hosts_changed')
       const host = await connected({ role: 'host', name: 'Plugin' })
-      await until(() => page.connection.hosts.length, 'the host to be known')
+      await until(() => page.connection.hosts.length, 'the host in the list')
       expect(page.connection.hosts).toEqual(['Plugin'])
       const other = await connected({ role: 'studio' })
-      await until(() => other.connection.hosts.length, 'the host to be known to who comes later')
+      await until(() => other.connection.hosts.length, 'the host in the list of a later client')
       const action = { actionId: 44300, name: 'suggestion.apply', parameters: {} }
       expect(await page.sendAction(action)).toMatchObject({ hosts: 1 })
       host.close()
-      await until(() => page.connection.hosts.length === 0, 'the host to be gone')
+      await until(() => page.connection.hosts.length === 0, 'the host removed from the list')
       expect(await page.sendAction(action)).toMatchObject({ hosts: 0 })
       expect(changes.at(-1)).toEqual({ hosts: [] })
     })
 
-    test('a run is followed to its end', async () => {
+    test('progress events follow a run to its end', async () => {
       const page = await connected()
-      const progress = heard(page, 'run_progress')
+      const progress = recorded(page, 'run_progress')
       page.subscribe(['run_progress'])
       const last = await runUntil(page, () => progress.find(({ run }) => run.state === 'completed'))
       const { run } = last
@@ -233,28 +238,28 @@ describe.skipIf(missing)('the bridge and a real server', () => {
       await expect(page.cancelRun(run.id)).rejects.toMatchObject({ status: 409 })
     })
 
-    test('after the last unsubscribe the topic is silent', async () => {
+    test('no events arrive after the last unsubscribe', async () => {
       const page = await connected()
-      const progress = heard(page, 'run_progress')
+      const progress = recorded(page, 'run_progress')
       const [first, second] = [page.subscribe(['run_progress']), page.subscribe(['run_progress'])]
       first()
-      first() // twice is once
+      first() // a second call has no effect
       await runUntil(page, () => progress.length)
       second()
-      // Answered after the unsubscribing, and after all that was told before it.
+      // The reply arrives after the unsubscribe and after all earlier events.
       await page.sendAction({ actionId: 44100, name: 'view.ask', parameters: {} })
       const before = progress.length
       const other = await connected()
-      const seen = heard(other, 'run_progress')
+      const otherProgress = recorded(other, 'run_progress')
       other.subscribe(['run_progress'])
-      await runUntil(other, () => seen.find(({ run }) => run.state === 'completed'))
+      await runUntil(other, () => otherProgress.find(({ run }) => run.state === 'completed'))
       await page.sendAction({ actionId: 44100, name: 'view.ask', parameters: {} })
       expect(progress.length).toBe(before)
     })
   })
 
-  describe('while the server is gone', () => {
-    test('requests wait, and each is sent once when it is back', async () => {
+  describe('while the server is down', () => {
+    test('requests wait and are sent once on reconnect', async () => {
       const sent: string[] = []
       const counting: typeof fetch = (input, init) => {
         sent.push(`${init?.method} ${new URL(String(input)).pathname}`)
@@ -262,49 +267,49 @@ describe.skipIf(missing)('the bridge and a real server', () => {
       }
       const page = await connected({ fetch: counting })
       page.subscribe(['run_progress'])
-      const progress = heard(page, 'run_progress')
-      const [lost, back, queue] = [
-        heard(page, 'disconnected'),
-        heard(page, 'reconnected'),
-        heard(page, 'queue_updated'),
+      const progress = recorded(page, 'run_progress')
+      const [disconnects, reconnects, queueUpdates] = [
+        recorded(page, 'disconnected'),
+        recorded(page, 'reconnected'),
+        recorded(page, 'queue_updated'),
       ]
       await server.stop()
       await until(() => page.state === 'offline', 'offline')
       const run = page.startRun()
       const retried = page.retryFailures()
       const abort = new AbortController()
-      const dropped = page.search({ query: 'kick' }, { signal: abort.signal })
+      const aborted = page.search({ query: 'kick' }, { signal: abort.signal })
       abort.abort()
-      await expect(dropped).rejects.toMatchObject({ name: 'AbortError' })
-      const taken = page.startRun({ limit: 5 })
+      await expect(aborted).rejects.toMatchObject({ name: 'AbortError' })
+      const cancelled = page.startRun({ limit: 5 })
       expect(page.connection.waiting.map(({ label }) => label)).toEqual([
-        'Start a backfill',
+        'Start backfill',
         'Retry all dead letters',
-        'Start a backfill',
+        'Start backfill',
       ])
       page.cancelWaiting(page.connection.waiting[2]?.id ?? 0)
-      await expect(taken).rejects.toBeInstanceOf(OfflineError)
+      await expect(cancelled).rejects.toBeInstanceOf(OfflineError)
       await expect(page.status({ queue: false })).rejects.toMatchObject({ maybeSent: false })
       expect(sent).toEqual([])
       await server.start()
       expect((await run).collection).toBe('music_knowledge')
       expect(await retried).toBe(0)
       expect(sent).toEqual(['POST /api/runs', 'POST /api/failures/retry'])
-      expect(lost).toHaveLength(1)
-      expect(back).toHaveLength(1)
-      expect(back[0]?.attempts).toBeGreaterThan(0)
-      expect(queue.at(-1)?.length).toBe(0)
+      expect(disconnects).toHaveLength(1)
+      expect(reconnects).toHaveLength(1)
+      expect(reconnects[0]?.attempts).toBeGreaterThan(0)
+      expect(queueUpdates.at(-1)?.length).toBe(0)
       await runUntil(page, () => progress.length)
     })
 
-    test('what was under way when the connection broke is not sent again', async () => {
+    test('a request that may have been sent is not sent again', async () => {
       let [requests, frames] = [0, 0]
       const unanswered: typeof fetch = (_, init) =>
         new Promise((_resolve, reject) => {
           requests += 1
           init?.signal?.addEventListener('abort', () => reject(new TypeError('network')))
         })
-      class Swallowing extends NodeWebSocket {
+      class DroppingSocket extends NodeWebSocket {
         override send(data: string) {
           if (String(data).includes('"action"')) frames += 1
           else super.send(data)
@@ -313,28 +318,28 @@ describe.skipIf(missing)('the bridge and a real server', () => {
       const page = await connected({
         fetch: unanswered,
         timeoutMs: 500,
-        WebSocket: Swallowing as unknown as BridgeOptions['WebSocket'],
+        WebSocket: DroppingSocket as unknown as BridgeOptions['WebSocket'],
       })
       const run = page.startRun()
       const action = page.sendAction({ actionId: 44300, name: 'suggestion.apply', parameters: {} })
-      const refused = [
+      const rejections = [
         expect(run).rejects.toMatchObject({ name: 'OfflineError', maybeSent: true }),
         expect(action).rejects.toMatchObject({ name: 'OfflineError', maybeSent: true }),
       ]
       await server.stop()
-      await Promise.all(refused)
+      await Promise.all(rejections)
       await server.start()
       await until(() => page.state === 'connected', 'connected')
       expect([requests, frames]).toEqual([1, 1])
     })
 
-    test('the first connection is tried again until the server is there', async () => {
+    test('the first connection is retried until the server starts', async () => {
       await server.stop()
       const page = bridge()
-      const lost = heard(page, 'disconnected')
+      const disconnects = recorded(page, 'disconnected')
       page.connect()
-      await until(() => page.connection.attempt >= 2, 'two tries')
-      expect(lost).toHaveLength(1)
+      await until(() => page.connection.attempt >= 2, 'two attempts')
+      expect(disconnects).toHaveLength(1)
       expect(page.connection.retryAt === null || page.connection.retryAt > Date.now() - 1000).toBe(
         true,
       )
@@ -343,12 +348,12 @@ describe.skipIf(missing)('the bridge and a real server', () => {
       expect(page.connection.attempt).toBe(0)
     })
 
-    test('a full queue refuses, and closing refuses what waits', async () => {
+    test('a full queue rejects a request, and closing rejects the queued ones', async () => {
       const page = await connected({ queueLimit: 1 })
       await server.stop()
       await until(() => page.state === 'offline', 'offline')
       const first = page.startRun()
-      await expect(page.startRun()).rejects.toThrow(/1 requests wait already/)
+      await expect(page.startRun()).rejects.toThrow(/queue is full \(1\)/)
       page.close()
       await expect(first).rejects.toThrow(/closed/)
       await expect(page.sendAction({ actionId: 1, name: 'x', parameters: {} })).rejects.toThrow(
@@ -359,7 +364,7 @@ describe.skipIf(missing)('the bridge and a real server', () => {
   })
 })
 
-test('a server that does not know of hosts is spoken to as before', async () => {
+test('a server without roles is supported', async () => {
   const old = new WebSocketServer({ port: 0, host: '127.0.0.1' })
   const data = { client_id: 'c', server_version: '0', heartbeat_seconds: 15 }
   old.on('connection', (socket) => {
@@ -367,17 +372,17 @@ test('a server that does not know of hosts is spoken to as before', async () => 
     socket.on('message', (text) => {
       const { type, id } = JSON.parse(String(text))
       const refusal = { title: 'Wrong', detail: `There is no frame of type '${type}'`, status: 422 }
-      const answer =
+      const reply =
         type === 'action'
           ? { type: 'action_ack', data: { delivered: 2 }, id }
           : { type: 'error', data: refusal, id }
-      socket.send(JSON.stringify(answer))
+      socket.send(JSON.stringify(reply))
     })
   })
   await new Promise((resolve) => old.once('listening', resolve))
   const { port } = old.address() as { port: number }
   const page = bridge({ baseUrl: `http://127.0.0.1:${port}`, role: 'studio' })
-  const errors = heard(page, 'error')
+  const errors = recorded(page, 'error')
   page.connect()
   await until(() => page.state === 'connected', 'connected')
   const action = { actionId: 44300, name: 'suggestion.apply', parameters: {} }
@@ -387,7 +392,7 @@ test('a server that does not know of hosts is spoken to as before', async () => 
   old.close()
 })
 
-test('a socket that falls silent is given up and opened again', async () => {
+test('a silent socket is closed and opened again', async () => {
   const silent = new WebSocketServer({ port: 0, host: '127.0.0.1' })
   let sockets = 0
   const data = { client_id: 'c', server_version: '0', heartbeat_seconds: 0.04 }
@@ -398,25 +403,25 @@ test('a socket that falls silent is given up and opened again', async () => {
   await new Promise((resolve) => silent.once('listening', resolve))
   const { port } = silent.address() as { port: number }
   const page = bridge({ baseUrl: `http://127.0.0.1:${port}` })
-  const lost = heard(page, 'disconnected')
+  const disconnects = recorded(page, 'disconnected')
   page.connect()
   await until(() => sockets >= 2, 'a second socket')
-  expect(lost[0]?.reason).toBe('silent')
+  expect(disconnects[0]?.reason).toBe('silent')
   page.close()
   silent.close()
 })
 
-describe.skipIf(missing)('the bridge and a server with a key', () => {
+describe.skipIf(missing)('bridge and a server with an API key', () => {
   let keyed: RunningServer
   beforeAll(async () => {
     keyed = await serve(database.data, { BACKLINE_API_KEY: KEY })
   })
   afterAll(() => keyed?.stop('SIGTERM'))
   afterEach(() => {
-    for (const each of bridges.splice(0)) each.close()
+    for (const open of bridges.splice(0)) open.close()
   })
 
-  test('without it writes are refused; with it, also by socket, they are taken', async () => {
+  test('writes need the key, over HTTP and over the socket', async () => {
     const page = bridge({ baseUrl: keyed.url })
     expect((await page.status()).auth.keyRequiredForWrites).toBe(true)
     await expect(page.startRun()).rejects.toMatchObject({ status: 401, needsKey: true })
@@ -431,16 +436,16 @@ describe.skipIf(missing)('the bridge and a server with a key', () => {
     await expect(page.retryFailures()).rejects.toMatchObject({ status: 401 })
   })
 
-  test('a key given beforehand opens the socket’s writes, again after a reconnect', async () => {
+  test('a key from the options authorizes the socket, also after a reconnect', async () => {
     const page = bridge({ baseUrl: keyed.url, apiKey: KEY })
-    const known = heard(page, 'authenticated')
+    const authenticated = recorded(page, 'authenticated')
     page.connect()
-    await until(() => known.length === 1, 'authenticated')
+    await until(() => authenticated.length === 1, 'authenticated')
     await keyed.stop()
     await until(() => page.state === 'offline', 'offline')
     const sent = page.sendAction({ actionId: 44300, name: 'suggestion.apply', parameters: {} })
     await keyed.start()
     expect(await sent).toEqual({ clients: 0, hosts: 0 })
-    expect(known.length).toBe(2)
+    expect(authenticated.length).toBe(2)
   })
 })

@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest'
-import { historyOf, rateOf, underWay } from '@/features/coverage/history'
+import { activeRun, historyOf, rateOf } from '@/features/coverage/history'
 import type { Run } from '@/shared/bridge/codetteBridge'
 
-function run(id: number, given: Partial<Run> = {}): Run {
+function run(id: number, overrides: Partial<Run> = {}): Run {
   return {
     id,
     collection: 'notes',
@@ -19,14 +19,14 @@ function run(id: number, given: Partial<Run> = {}): Run {
     finishedAt: null,
     seconds: 2,
     settings: {},
-    ...given,
+    ...overrides,
   }
 }
 
-describe('the history of runs', () => {
-  it('has one column a run, the oldest first, failures on top of what was embedded', () => {
+describe('run history', () => {
+  it('has one column per run, oldest first, with failed rows stacked on embedded rows', () => {
     const history = historyOf([run(3, { failed: 2 }), run(2, { embedded: 0 }), run(1)])
-    expect(history.runs.map((each) => each.id)).toEqual([1, 2, 3])
+    expect(history.runs.map(({ id }) => id)).toEqual([1, 2, 3])
     expect(history.columns).toEqual([
       [0, 1, 2],
       [10, 0, 12],
@@ -35,18 +35,18 @@ describe('the history of runs', () => {
     ])
   })
 
-  it('shows the newest runs only', () => {
-    const many = Array.from({ length: 100 }, (_, at) => run(100 - at))
-    expect(historyOf(many, 3).runs.map((each) => each.id)).toEqual([98, 99, 100])
+  it('contains only the newest runs', () => {
+    const many = Array.from({ length: 100 }, (_, index) => run(100 - index))
+    expect(historyOf(many, 3).runs.map(({ id }) => id)).toEqual([98, 99, 100])
   })
 
-  it('has no rate where nothing was embedded or no time has passed', () => {
+  it('has no rate for a run without embedded rows or without duration', () => {
     expect(rateOf(run(1, { seconds: 0 }))).toBeNull()
     expect(rateOf(run(1, { embedded: 0 }))).toBeNull()
   })
 
-  it('knows the run under way, also while it is being cancelled', () => {
-    expect(underWay([run(2, { state: 'cancelling' }), run(1)])?.id).toBe(2)
-    expect(underWay([run(1, { state: 'interrupted' })])).toBeUndefined()
+  it('returns the active run, including a run that is being cancelled', () => {
+    expect(activeRun([run(2, { state: 'cancelling' }), run(1)])?.id).toBe(2)
+    expect(activeRun([run(1, { state: 'interrupted' })])).toBeUndefined()
   })
 })

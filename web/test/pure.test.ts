@@ -1,24 +1,24 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
-import { answersOf, markedWords, pieces } from '@/features/ask/answers'
-import { askSchema } from '@/features/ask/state'
-import type { Found } from '@/shared/api/queries'
+import type { HitsAndSuggestions } from '@/shared/api/queries'
 import { delayOf } from '@/shared/bridge/backoff'
 import { fromWire, toWire } from '@/shared/bridge/casing'
 import type { Hit, SearchResults, Suggestions } from '@/shared/bridge/codetteBridge'
 import { duration, number, percent } from '@/shared/format/numbers'
-import { shownParameters } from '@/shared/format/parameters'
-import { inOrder, spoken } from '@/shared/theme/categories'
-import { carried, readState, writeState } from '@/shared/url'
+import { displayedParameters } from '@/shared/format/parameters'
+import { answersOf, markedWords, pieces } from '@/shared/search/answers'
+import { searchSchema } from '@/shared/search/state'
+import { displayName, sortedCategories } from '@/shared/theme/categories'
+import { readState, sharedQuery, writeState } from '@/shared/url'
 
-function shown(name: string, value: unknown): string {
-  const [{ label, value: text, unit } = { label: '', value: '', unit: '' }] = shownParameters({
+function displayed(name: string, value: unknown): string {
+  const [{ label, value: text, unit } = { label: '', value: '', unit: '' }] = displayedParameters({
     [name]: value,
   })
   return `${label}: ${text}${unit && ` ${unit}`}`
 }
 
-describe('parameters as a studio writes them', () => {
+describe('parameters', () => {
   test.each([
     ['frequency_hz', 300, 'Frequency: 300 Hz'],
     ['frequency_hz', [1000, 4000], 'Frequency: 1–4 kHz'],
@@ -44,12 +44,18 @@ describe('parameters as a studio writes them', () => {
     ['cc_number', 11, 'CC number: 11'],
     ['enabled', true, 'Enabled: on'],
     ['curve', null, 'Curve: –'],
-  ])('%s %o', (name, value, text) => {
-    expect(shown(name, value)).toBe(text)
+  ])('%s %o is formatted as %s', (name, value, text) => {
+    expect(displayed(name, value)).toBe(text)
   })
 
-  test('stand in the order in which they are set', () => {
-    const names = shownParameters({ release_ms: 60, ratio: 4, q: 1, gain_db: 1, frequency_hz: 100 })
+  test('are sorted in the order in which an engineer sets them', () => {
+    const names = displayedParameters({
+      release_ms: 60,
+      ratio: 4,
+      q: 1,
+      gain_db: 1,
+      frequency_hz: 100,
+    })
     expect(names.map(({ name }) => name)).toEqual([
       'frequency_hz',
       'gain_db',
@@ -59,12 +65,12 @@ describe('parameters as a studio writes them', () => {
     ])
   })
 
-  test('of the whole knowledge base show a value, and no unit twice', () => {
+  test('of the whole knowledge base have a value and no unit in the label', () => {
     const file = new URL('../../src/backline/data/music_knowledge.jsonl', import.meta.url)
     const all = readFileSync(file, 'utf8')
       .trim()
       .split('\n')
-      .flatMap((line) => shownParameters(JSON.parse(line).parameters))
+      .flatMap((line) => displayedParameters(JSON.parse(line).parameters))
     expect(all.length).toBeGreaterThan(500)
     expect(
       all.filter(({ value, label }) => !value || !label || value.includes('undefined')),
@@ -73,16 +79,16 @@ describe('parameters as a studio writes them', () => {
   })
 })
 
-describe('the address', () => {
-  test('holds what differs from the default, and gives it back', () => {
-    const query = writeState(askSchema, '?q=old&theirs=1', {
+describe('address', () => {
+  test('contains the members that differ from their default', () => {
+    const query = writeState(searchSchema, '?q=old&other=1', {
       q: 'kick & bass',
       bpm: 120,
       mode: 'hybrid',
       n: 10,
     })
-    expect(query).toBe('q=kick+%26+bass&theirs=1&bpm=120')
-    expect(readState(askSchema, `?${query}`)).toMatchObject({
+    expect(query).toBe('q=kick+%26+bass&other=1&bpm=120')
+    expect(readState(searchSchema, `?${query}`)).toMatchObject({
       q: 'kick & bass',
       bpm: 120,
       mode: 'hybrid',
@@ -90,41 +96,46 @@ describe('the address', () => {
     })
   })
 
-  test('that makes no sense reads as the default', () => {
-    expect(readState(askSchema, '?mode=loud&bpm=fast&n=9999&q=%E0%A4%A')).toMatchObject({
+  test('with invalid values is read as the default', () => {
+    expect(readState(searchSchema, '?mode=loud&bpm=fast&n=9999&q=%E0%A4%A')).toMatchObject({
       mode: 'hybrid',
       bpm: null,
       n: 50,
     })
-    expect(readState(askSchema, `?q=${'x'.repeat(9000)}`).q).toHaveLength(2000)
+    expect(readState(searchSchema, `?q=${'x'.repeat(9000)}`).q).toHaveLength(2000)
   })
 
-  test('takes along to another view what means the same there', () => {
-    expect(carried('?q=kick&category=eq&n=30&zoom=4')).toBe('q=kick&category=eq')
+  test('keeps the shared members in a link to another view', () => {
+    expect(sharedQuery('?q=kick&category=eq&n=30&zoom=4')).toBe('q=kick&category=eq')
   })
 })
 
 const hit = (key: string, more: Partial<Hit> = {}): Hit => ({
-  key, score: 0.5, parts: { dense: 0.6 }, content: `content of ${key}`, snippet: null, row: {}, ...more,
+  key, score: 0.5, parts: { dense: 0.6 }, content: `content of ${key}`, snippet: null, row: {},
+  ...more,
 }) // biome-ignore format: a record
-const found = (...hits: Hit[]): SearchResults => ({
+const results = (...hits: Hit[]): SearchResults => ({
   collection: 'c', query: 'q', mode: 'hybrid', hits, limit: 10, offset: 0, model: 'm', tookMs: 1,
 }) // biome-ignore format: a record
-const answered = (hits: SearchResults, suggestions: Suggestions | null = null): Found => ({
+const dataOf = (
+  hits: SearchResults,
+  suggestions: Suggestions | null = null,
+): HitsAndSuggestions => ({
   hits,
   suggestions,
 })
-const suggested = (...ids: string[]): Suggestions => ({
+const suggestions = (...ids: string[]): Suggestions => ({
   context: {}, timestamp: '', message: null,
   suggestions: ids.map((id) => ({
-    id, type: 't', title: 't', description: 'd', parameters: {}, confidence: 1, category: 'c', score: 1, reason: `because ${id}`,
+    id, type: 't', title: 't', description: 'd', parameters: {}, confidence: 1, category: 'c',
+    score: 1, reason: `because ${id}`,
   })),
 }) // biome-ignore format: a record
 
 describe('answers', () => {
-  test('keep the order of the search, and say what found them', () => {
+  test('keep the order of the search and the scores of both rankings', () => {
     const answers = answersOf(
-      answered(found(hit('a'), hit('b', { parts: { keyword: 3 } })), suggested('b', 'a')),
+      dataOf(results(hit('a'), hit('b', { parts: { keyword: 3 } })), suggestions('b', 'a')),
       false,
       10,
     )
@@ -136,19 +147,19 @@ describe('answers', () => {
     )
   })
 
-  test('with a context stand in the order of the suggestions, the others behind', () => {
+  test('with a context put suggestions first, in their order', () => {
     const answers = answersOf(
-      answered(found(hit('a'), hit('b'), hit('c')), suggested('c', 'b')),
+      dataOf(results(hit('a'), hit('b'), hit('c')), suggestions('c', 'b')),
       true,
       2,
     )
     expect(answers.map(({ key }) => key)).toEqual(['c', 'b'])
   })
 
-  test('of any table have a title and a text', () => {
+  test('from any table have a title and a text', () => {
     const [ticket] = answersOf(
-      answered(
-        found(hit('7', { row: { subject: 'Refund', body: 'Not received.', parameters: [1] } })),
+      dataOf(
+        results(hit('7', { row: { subject: 'Refund', body: 'Not received.', parameters: [1] } })),
       ),
       false,
       10,
@@ -159,21 +170,24 @@ describe('answers', () => {
       parameters: {},
       confidence: null,
     })
-    const [bare] = answersOf(answered(found(hit('8'))), false, 10)
+    const [bare] = answersOf(dataOf(results(hit('8'))), false, 10)
     expect(bare).toMatchObject({ title: '8', advice: 'content of 8' })
   })
 
-  test('mark the words of the question, and nothing else', () => {
+  test('mark exactly the words of the query', () => {
     const words = markedWords('<mark>Vocals</mark> that <mark>muddy</mark> &lt;b&gt;')
     expect([...words]).toEqual(['vocals', 'muddy'])
-    const cut = pieces('Muddy vocals, <b>muddying</b>', words)
-    expect(cut.filter(({ marked }) => marked).map(({ text }) => text)).toEqual(['Muddy', 'vocals'])
-    expect(cut.map(({ text }) => text).join('')).toBe('Muddy vocals, <b>muddying</b>')
+    const split = pieces('Muddy vocals, <b>muddying</b>', words)
+    expect(split.filter(({ marked }) => marked).map(({ text }) => text)).toEqual([
+      'Muddy',
+      'vocals',
+    ])
+    expect(split.map(({ text }) => text).join('')).toBe('Muddy vocals, <b>muddying</b>')
   })
 })
 
-describe('small things', () => {
-  test('casing leaves data alone', () => {
+describe('helpers', () => {
+  test('casing keeps the keys of data members', () => {
     const wire = {
       action_id: 1,
       parameters: { gain_db: -3 },
@@ -190,7 +204,7 @@ describe('small things', () => {
     expect(toWire(read)).toEqual(wire)
   })
 
-  test('the wait grows, is never over its most, and differs by chance', () => {
+  test('the backoff delay grows to its maximum and is random in its upper half', () => {
     const backoff = { firstMs: 100, mostMs: 1000 }
     expect([0, 1, 2, 9].map((attempt) => delayOf(attempt, backoff, () => 1))).toEqual([
       100, 200, 400, 1000,
@@ -200,7 +214,7 @@ describe('small things', () => {
     ])
   })
 
-  test('numbers', () => {
+  test('numbers, durations and category names are formatted for display', () => {
     expect(number(-1234.5678)).toBe('−1,234.568')
     expect(percent(0.99999)).toBe('99.9 %')
     expect(percent(1)).toBe('100 %')
@@ -211,7 +225,7 @@ describe('small things', () => {
       '3 min 20 s',
       '2 h 5 min',
     ])
-    expect(inOrder(['eq', null, 'drums', 'eq'])).toEqual(['drums', 'eq'])
-    expect([spoken('sound_design'), spoken('eq')]).toEqual(['Sound design', 'EQ'])
+    expect(sortedCategories(['eq', null, 'drums', 'eq'])).toEqual(['drums', 'eq'])
+    expect([displayName('sound_design'), displayName('eq')]).toEqual(['Sound design', 'EQ'])
   })
 })

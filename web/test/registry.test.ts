@@ -9,14 +9,14 @@ beforeEach(() => {
   registry = new ActionRegistry()
 })
 
-const bound = (handler: (parameters: never) => unknown, undo?: Binding['undo']): Binding => ({
+const bindingOf = (handler: (parameters: never) => unknown, undo?: Binding['undo']): Binding => ({
   handler: handler as Binding['handler'],
   enabled: true,
   ...(undo && { undo }),
 })
 
-describe('the table', () => {
-  test('is what the server serves', () => {
+describe('action table', () => {
+  test('equals the table of the server', () => {
     const file = new URL('../../src/backline/data/actions.json', import.meta.url)
     const { actions } = JSON.parse(readFileSync(file, 'utf8'))
     expect(ACTIONS.map(({ id, name, shortcut }) => ({ id, name, shortcut }))).toEqual(
@@ -24,91 +24,91 @@ describe('the table', () => {
     )
   })
 
-  test('has numbers from 44100 to 44999, each once', () => {
+  test('has unique numbers from 44100 to 44999', () => {
     const ids = ACTIONS.map(({ id }) => id)
     expect(Math.min(...ids)).toBeGreaterThanOrEqual(44100)
     expect(Math.max(...ids)).toBeLessThanOrEqual(44999)
     expect(new Set(ids).size).toBe(ids.length)
   })
 
-  test('has no shortcut that stands in another’s way', () => {
+  test('has no conflicting shortcuts', () => {
     const shortcuts = new Shortcuts()
-    const taken = ACTIONS.filter(
+    const conflicting = ACTIONS.filter(
       ({ name, shortcut }) => shortcut && shortcuts.conflict(name, shortcut),
     )
-    expect(taken).toEqual([])
+    expect(conflicting).toEqual([])
   })
 })
 
-describe('running', () => {
-  test('needs a handler, and stops with it', async () => {
+describe('run', () => {
+  test('needs a bound handler', async () => {
     const handler = vi.fn()
     expect(registry.refusal('theme.toggle')).toBe('unbound')
-    const unbind = registry.bind('theme.toggle', bound(handler))
+    const unbind = registry.bind('theme.toggle', bindingOf(handler))
     expect(await registry.run('theme.toggle')).toBe(true)
     unbind()
     expect(await registry.run('theme.toggle')).toBe(false)
     expect(handler).toHaveBeenCalledTimes(1)
   })
 
-  test('needs the view that the action belongs to', async () => {
+  test('needs a view of the action to be open', async () => {
     registry.bind(
       'map.zoomIn',
-      bound(() => {}),
+      bindingOf(() => {}),
     )
     registry.setContext('ask')
-    expect(registry.refusal('map.zoomIn')).toBe('elsewhere')
+    expect(registry.refusal('map.zoomIn')).toBe('other view')
     registry.setContext('map')
     expect(registry.can('map.zoomIn')).toBe(true)
   })
 
-  test('needs every fact of the table, which anybody may state', () => {
+  test('needs every fact of the action, set by any owner', () => {
     const [one, other] = [{}, {}]
     registry.bind(
       'backfill.start',
-      bound(() => {}),
+      bindingOf(() => {}),
     )
     registry.setFact('online', one, true)
-    expect(registry.refusal('backfill.start')).toBe('not now')
+    expect(registry.refusal('backfill.start')).toBe('disabled')
     registry.setFact('backfill.idle', other, true)
     expect(registry.can('backfill.start')).toBe(true)
     registry.setFact('online', one, false)
     expect(registry.can('backfill.start')).toBe(false)
   })
 
-  test('of a named result does not wait for a selected one', async () => {
+  test('with a result in its parameters needs no selected result', async () => {
     registry.setContext('ask')
     const handler = vi.fn()
-    registry.bind('suggestion.copy', bound(handler))
+    registry.bind('suggestion.copy', bindingOf(handler))
     expect(await registry.run('suggestion.copy')).toBe(false)
     expect(await registry.run('suggestion.copy', { key: 'k' })).toBe(true)
     expect(handler).toHaveBeenCalledWith({ key: 'k' })
   })
 
-  test('takes the newest binding, and a fallback only where there is none', async () => {
-    const ran: string[] = []
+  test('uses the last binding, and a fallback only without others', async () => {
+    const calls: string[] = []
     registry.bind(
       'search.focus',
-      bound(() => ran.push('view')),
+      bindingOf(() => calls.push('view')),
     )
-    registry.bind('search.focus', { ...bound(() => ran.push('page')), fallback: true })
+    registry.bind('search.focus', { ...bindingOf(() => calls.push('page')), fallback: true })
     await registry.run('search.focus')
-    expect(ran).toEqual(['view'])
+    expect(calls).toEqual(['view'])
   })
 
-  test('shows what a handler throws, and puts nothing on the stack', async () => {
-    const said = vi.fn()
-    registry.onError = said
+  test('reports an error of the handler and records nothing', async () => {
+    const onError = vi.fn()
+    registry.onError = onError
     registry.bind(
       'theme.toggle',
-      bound(
+      bindingOf(
         () => Promise.reject(new Error('no')),
         () => {},
       ),
     )
     expect(await registry.run('theme.toggle')).toBe(false)
-    expect(said.mock.calls[0]?.[0]).toMatchObject({ id: 44120 })
-    expect(registry.done).toEqual([])
+    expect(onError.mock.calls[0]?.[0]).toMatchObject({ id: 44120 })
+    expect(registry.undoStack).toEqual([])
   })
 })
 
@@ -117,7 +117,7 @@ describe('undo and redo', () => {
     let value = 0
     registry.bind(
       'theme.toggle',
-      bound(
+      bindingOf(
         () => {
           value += 1
           return value - 1
@@ -130,7 +130,7 @@ describe('undo and redo', () => {
     return () => value
   }
 
-  test('go back step by step and forth again', async () => {
+  test('move one step at a time', async () => {
     const value = counter()
     await registry.run('theme.toggle')
     await registry.run('theme.toggle')
@@ -142,21 +142,21 @@ describe('undo and redo', () => {
     expect(await registry.undo()).toBeNull()
     await registry.redo()
     expect(value()).toBe(1)
-    expect([registry.done.length, registry.undone.length]).toEqual([1, 1])
+    expect([registry.undoStack.length, registry.redoStack.length]).toEqual([1, 1])
   })
 
-  test('a new step ends what could be done again', async () => {
+  test('a new run clears the redo stack', async () => {
     counter()
     await registry.run('theme.toggle')
     await registry.undo()
     await registry.run('theme.toggle')
-    expect(registry.undone).toEqual([])
+    expect(registry.redoStack).toEqual([])
   })
 
-  test('a step that did nothing is none', async () => {
+  test('a run that returns NOTHING is not recorded', async () => {
     registry.bind(
       'theme.toggle',
-      bound(
+      bindingOf(
         () => NOTHING,
         () => {},
       ),
@@ -165,43 +165,43 @@ describe('undo and redo', () => {
     expect(registry.is('history.undo')).toBe(false)
   })
 
-  test('what cannot be undone is not on the stack', async () => {
+  test('an action that is not undoable is not recorded', async () => {
     registry.bind(
       'view.ask',
-      bound(
+      bindingOf(
         () => {},
         () => {},
       ),
     )
     await registry.run('view.ask')
-    expect(registry.done).toEqual([])
+    expect(registry.undoStack).toEqual([])
   })
 
-  test('an undo that fails stays to be tried again', async () => {
+  test('a failed undo can be repeated', async () => {
     registry.onError = () => {}
-    let works = false
+    let online = false
     registry.bind(
       'theme.toggle',
-      bound(
+      bindingOf(
         () => 1,
         () => {
-          if (!works) throw new Error('offline')
+          if (!online) throw new Error('offline')
         },
       ),
     )
     await registry.run('theme.toggle')
     expect(await registry.undo()).toBeNull()
-    expect(registry.done).toHaveLength(1)
-    works = true
+    expect(registry.undoStack).toHaveLength(1)
+    online = true
     expect(await registry.undo()).not.toBeNull()
-    expect(registry.undone).toHaveLength(1)
+    expect(registry.redoStack).toHaveLength(1)
   })
 
-  test('an undo waits for a step that is under way', async () => {
+  test('an undo waits for an unfinished run', async () => {
     const order: string[] = []
     registry.bind(
       'theme.toggle',
-      bound(
+      bindingOf(
         async () => {
           await new Promise((resolve) => setTimeout(resolve, 20))
           order.push('done')
@@ -214,15 +214,15 @@ describe('undo and redo', () => {
     await registry.undo()
     await running
     expect(order).toEqual(['done', 'undone'])
-    expect(registry.undone).toHaveLength(1)
+    expect(registry.redoStack).toHaveLength(1)
   })
 
-  test('a redo waits for an undo that is under way', async () => {
+  test('a redo waits for an unfinished undo', async () => {
     const order: string[] = []
     let release = () => {}
     registry.bind(
       'theme.toggle',
-      bound(
+      bindingOf(
         () => order.push('done'),
         async () => {
           await new Promise<void>((resolve) => {
@@ -236,19 +236,19 @@ describe('undo and redo', () => {
     const undoing = registry.undo()
     expect(registry.is('history.redo')).toBe(true)
     const redoing = registry.redo()
-    await vi.waitFor(() => expect(registry.done).toHaveLength(0))
+    await vi.waitFor(() => expect(registry.undoStack).toHaveLength(0))
     release()
     await Promise.all([undoing, redoing])
     expect(order).toEqual(['done', 'undone', 'done'])
-    expect([registry.done.length, registry.undone.length]).toEqual([1, 0])
+    expect([registry.undoStack.length, registry.redoStack.length]).toEqual([1, 0])
     expect(registry.is('history.redo')).toBe(false)
   })
 
-  test('work after the view is gone', async () => {
+  test('work after the handler is unbound', async () => {
     const undo = vi.fn()
     const unbind = registry.bind(
       'theme.toggle',
-      bound(() => 7, undo),
+      bindingOf(() => 7, undo),
     )
     await registry.run('theme.toggle')
     unbind()
@@ -258,15 +258,16 @@ describe('undo and redo', () => {
 })
 
 function memory(): Pick<Storage, 'getItem' | 'setItem'> {
-  const kept = new Map<string, string>()
+  const items = new Map<string, string>()
   return {
-    getItem: (key) => kept.get(key) ?? null,
-    setItem: (key, value) => void kept.set(key, value),
+    getItem: (key) => items.get(key) ?? null,
+    setItem: (key, value) => void items.set(key, value),
   }
 }
 
-const press = (key: string, held: Partial<Record<'ctrlKey' | 'metaKey' | 'altKey' | 'shiftKey', true>> = {}) => ({
-  key, ctrlKey: false, metaKey: false, altKey: false, shiftKey: false, ...held,
+type Modifier = 'ctrlKey' | 'metaKey' | 'altKey' | 'shiftKey'
+const press = (key: string, modifiers: Partial<Record<Modifier, true>> = {}) => ({
+  key, ctrlKey: false, metaKey: false, altKey: false, shiftKey: false, ...modifiers,
 }) // biome-ignore format: a record
 
 describe('shortcuts', () => {
@@ -281,27 +282,27 @@ describe('shortcuts', () => {
     [press('+', { shiftKey: true }), false, '+'],
     [press('ArrowLeft', { shiftKey: true }), false, 'Shift+ArrowLeft'],
     [press('Shift', { shiftKey: true }), false, null],
-  ])('%o is the chord %s %s', (event, mac, chord) => {
+  ])('%o with mac=%s is %s', (event, mac, chord) => {
     expect(chordOf(event, mac)).toBe(chord)
   })
 
-  test('sequences are matched key by key', () => {
+  test('match sequences key by key', () => {
     const shortcuts = new Shortcuts()
-    expect(shortcuts.match(['g'])).toBe('begun')
+    expect(shortcuts.match(['g'])).toBe('prefix')
     expect(shortcuts.match(['g', 'm'])).toBe('view.map')
     expect(shortcuts.match(['g', 'x'])).toBeNull()
     expect(shortcuts.match(['Mod+K'])).toBe('palette.open')
   })
 
-  test('a taken one is refused, also where it would begin another', () => {
+  test('reject a conflict, including a prefix of another shortcut', () => {
     const shortcuts = new Shortcuts()
-    expect(() => shortcuts.rebind('view.map', '/')).toThrow(/belongs to “Search”/)
-    expect(() => shortcuts.rebind('backfill.start', 'g')).toThrow(/belongs to/)
+    expect(() => shortcuts.rebind('view.map', '/')).toThrow(/assigned to “Search”/)
+    expect(() => shortcuts.rebind('backfill.start', 'g')).toThrow(/assigned to/)
     expect(() => shortcuts.rebind('backfill.start', 'a b')).toThrow(/Apply suggestion/)
     expect(shortcuts.of('view.map')).toBe('g m')
   })
 
-  test('another is kept, and frees the old one; the default leaves nothing behind', () => {
+  test('are stored when changed and removed from storage when reset to the default', () => {
     const storage = memory()
     const shortcuts = new Shortcuts(storage)
     expect(shortcuts.rebind('view.map', 'Mod+M')).toBe('g m')
@@ -315,55 +316,55 @@ describe('shortcuts', () => {
     expect(new Shortcuts(storage).of('view.map')).toBeNull()
   })
 
-  test('what is kept but broken is as nothing', () => {
+  test('ignore invalid stored data', () => {
     const broken = { getItem: () => '{"view.map": 7}', setItem: () => {} }
     expect(new Shortcuts(broken).of('view.map')).toBe('g m')
   })
 
-  test('are spoken as the keyboard has them', () => {
+  test('have the labels of the platform’s keyboard', () => {
     const shortcuts = new Shortcuts()
-    expect(shortcuts.spoken('Mod+Shift+Z', false)).toEqual(['Ctrl', 'Shift', 'Z'])
-    expect(shortcuts.spoken('Mod+K', true)).toEqual(['⌘', 'K'])
-    expect(shortcuts.spoken('g m', false)).toEqual(['G', 'M'])
-    expect(shortcuts.spoken('Mod++', false)).toEqual(['Ctrl', '+'])
+    expect(shortcuts.keyLabels('Mod+Shift+Z', false)).toEqual(['Ctrl', 'Shift', 'Z'])
+    expect(shortcuts.keyLabels('Mod+K', true)).toEqual(['⌘', 'K'])
+    expect(shortcuts.keyLabels('g m', false)).toEqual(['G', 'M'])
+    expect(shortcuts.keyLabels('Mod++', false)).toEqual(['Ctrl', '+'])
   })
 })
 
-describe('the palette', () => {
+describe('palette', () => {
   const all = () => null
   const titles = (query: string, recent: string[] = []) =>
     groups(query, recent, all).map(
       ({ title, items }) => [title, items.map(({ action }) => action.name)] as const,
     )
 
-  test('finds by a few letters, the best first, and shows where', () => {
+  test('matches letters in order and marks them', () => {
     const [group] = groups('gocov', [], all)
     expect(group?.items[0]?.action.name).toBe('view.coverage')
     expect(
       group?.items[0]?.pieces
-        .filter(({ hit }) => hit)
+        .filter(({ matched }) => matched)
         .map(({ text }) => text)
         .join(''),
     ).toBe('GoCov')
   })
 
-  test('starts with what was used last', () => {
+  test('lists the recent actions first', () => {
     expect(titles('', ['theme.toggle', 'view.map', 'no.such'])[0]).toEqual([
       'Recently used',
       ['theme.toggle', 'view.map'],
     ])
   })
 
-  test('lists what cannot be run now last, and without a query not at all', () => {
-    const refusal = (name: string) => (name === 'history.undo' ? ('not now' as const) : null)
-    const found = groups('undo', [], refusal)[0]?.items ?? []
-    expect(found.at(-1)?.action.name).toBe('history.undo')
+  test('lists disabled actions last, and omits them without a query', () => {
+    const refusal = (name: string) => (name === 'history.undo' ? ('disabled' as const) : null)
+    const items = groups('undo', [], refusal)[0]?.items ?? []
+    expect(items.at(-1)?.action.name).toBe('history.undo')
     expect(
       groups('', [], refusal).flatMap(({ items }) => items.map(({ action }) => action.name)),
     ).not.toContain('history.undo')
   })
 
-  test('says when nothing is called that', () => {
+  test('is empty without a match', () => {
     expect(groups('qqqxyz', [], all)).toEqual([])
   })
 })

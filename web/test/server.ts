@@ -1,4 +1,4 @@
-/** A real server for the tests: `backline serve` on a filled embedded Postgres of its own. */
+/** Starts `backline serve` for the tests, on a separate embedded Postgres with the demo data. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
@@ -9,15 +9,15 @@ import { promisify } from 'node:util'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const program = join(root, '.venv', 'bin', 'backline')
-const UP_MS = 120_000
+const START_TIMEOUT_MS = 120_000
 
 export const missing = existsSync(program) ? null : `${program} is missing: run make setup`
 
 export interface RunningServer {
   url: string
-  /** Kill it, or end it in good order. */
+  /** Send the process a signal, SIGKILL by default, and wait for its end. */
   stop(signal?: NodeJS.Signals): Promise<void>
-  /** Start it again on the same port. */
+  /** Start the process again on the same port. */
   start(): Promise<void>
 }
 
@@ -31,16 +31,16 @@ async function freePort(): Promise<number> {
 }
 
 async function ready(url: string, child: ChildProcess): Promise<void> {
-  for (const end = Date.now() + UP_MS; Date.now() < end; ) {
+  for (const end = Date.now() + START_TIMEOUT_MS; Date.now() < end; ) {
     if (child.exitCode !== null) throw new Error(`The server ended with ${child.exitCode}.`)
     try {
       if ((await fetch(`${url}/health/ready`)).ok) return
     } catch {
-      // Not yet.
+      // The server does not listen yet.
     }
     await new Promise((resolve) => setTimeout(resolve, 100))
   }
-  throw new Error(`The server was not ready within ${UP_MS / 1000} seconds.`)
+  throw new Error(`The server was not ready within ${START_TIMEOUT_MS / 1000} seconds.`)
 }
 
 function ended(child: ChildProcess): Promise<void> {
@@ -48,8 +48,8 @@ function ended(child: ChildProcess): Promise<void> {
   return new Promise((resolve) => child.once('exit', () => resolve()))
 }
 
-/** A new filled database, and the function that removes it. */
-export async function filled(): Promise<{ data: string; remove: () => void }> {
+/** Create a database with the demo data. */
+export async function createDatabase(): Promise<{ data: string; remove: () => void }> {
   const data = mkdtempSync(join(tmpdir(), 'backline-studio-'))
   await promisify(execFile)(program, ['demo'], { env: environment(data) })
   return { data, remove: () => rmSync(data, { recursive: true, force: true }) }
@@ -83,16 +83,16 @@ export async function serve(
   return running
 }
 
-/** Wait until something is so. */
+/** Wait until `read` returns a truthy value, and return it. */
 export async function until<T>(
-  look: () => T | Promise<T>,
-  what: string,
+  read: () => T | Promise<T>,
+  description: string,
   ms = 60_000,
 ): Promise<NonNullable<T>> {
   for (const end = Date.now() + ms; Date.now() < end; ) {
-    const found = await look()
-    if (found) return found
+    const value = await read()
+    if (value) return value
     await new Promise((resolve) => setTimeout(resolve, 20))
   }
-  throw new Error(`Not within ${ms / 1000} seconds: ${what}.`)
+  throw new Error(`Timed out after ${ms / 1000} seconds: ${description}.`)
 }

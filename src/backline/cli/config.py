@@ -1,4 +1,4 @@
-"""The command `config`: the settings in force, and where each one comes from."""
+"""The command `config`: the settings in force and their origins."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from backline import config
-from backline.cli.context import AsJson
+from backline import config as library
+from backline.cli.options import AsJson
 from backline.cli.output import emit, table
 
 
-def config_command(as_json: AsJson = False) -> None:
-    """Show the settings in force and where each one comes from; secrets are masked."""
-    settings, origins = config.load_with_origins()
+def config(as_json: AsJson = False) -> None:
+    """Show the settings and where each value comes from.
+
+    Secrets are masked.
+    """
+    settings, origins = library.load_with_origins()
     rows = [
         {
             "setting": name,
-            "value": _shown(getattr(settings, name)),
+            "value": _printable(getattr(settings, name)),
             "from": str(origins[name]) if name in origins else "default",
-            "environment": config.names_of(name),
+            "environment": library.names_of(name),
         }
-        for name in config.Settings.model_fields
+        for name in library.Settings.model_fields
     ]
     if as_json:
         emit({"settings": rows})
@@ -32,7 +35,7 @@ def config_command(as_json: AsJson = False) -> None:
     )
 
 
-def _shown(value: Any) -> Any:
+def _printable(value: Any) -> Any:
     if isinstance(value, SecretStr):
         return "***"
     if isinstance(value, tuple):

@@ -1,38 +1,34 @@
-"""The command `demo`: the whole main job over the knowledge base that ships."""
+"""The command `demo`: every step of the main job on the knowledge base in the package."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from importlib.resources import as_file, files
+from typing import Any, Final
 
 import typer
 
-from backline import demo, search
+from backline import config, loading, search, wiring
 from backline.backfill import BackfillReport
-from backline.cli import find, work
-from backline.cli.context import (
-    AsJson,
-    DatabaseUrl,
-    DataDir,
-    database,
-    embedder_for,
-    run,
-    settings_of,
-    where,
-)
+from backline.cli.backfill import backfill_collection
+from backline.cli.options import NO_FLAGS, AsJson, Flags, database_options
 from backline.cli.output import count, emit, out, say
 from backline.cli.report import show_backfill, show_verification
+from backline.cli.search import show_hits
 from backline.config import Settings
+from backline.postgres import migrate
 from backline.postgres.store import Store
 from backline.types import Collection
 from backline.verification import verify
 
+QUESTION: Final = "my vocals sound muddy and boxy"
+COLLECTION: Final = "music_knowledge"
 
-def demo_command(
-    database_url: DatabaseUrl = None, data_dir: DataDir = None, as_json: AsJson = False
-) -> None:
-    """The whole main job: migrate, load the knowledge base, backfill, verify, search once."""
-    settings = settings_of(database_url=database_url, data_dir=data_dir)
-    result = run(_demo(settings, quiet=as_json))
+
+@database_options()
+def demo(flags: Flags = NO_FLAGS, as_json: AsJson = False) -> None:
+    """Load the knowledge base, embed it, verify it and search it."""
+    result = asyncio.run(_demo(config.load(**flags), quiet=as_json))
     if as_json:
         emit(result)
     if not result["complete"]:
@@ -40,37 +36,53 @@ def demo_command(
 
 
 async def _demo(settings: Settings, *, quiet: bool) -> dict[str, Any]:
-    async with database(settings, migrated=False) as store:
-        say(f"Database: {where(settings, store)}")
-        applied, loaded = await demo.seed(store)
+    async with wiring.open_database(settings, migrated=False) as store:
+        say(f"Database: {wiring.describe_database(settings, store)}")
+        applied, loaded = await seed(store)
         say(f"Schema: {'applied ' + ', '.join(applied) if applied else 'up to date'}")
-        records = count(loaded.records, "entry", "entries")
-        say(f"Knowledge base: {records}, {loaded.inserted:,} of them new")
-        collection = await store.collection(demo.COLLECTION)
-        report = await work.backfill_collection(store, settings, collection, None, quiet=quiet)
+        entries = count(loaded.records, "entry", "entries")
+        say(f"Knowledge base: {entries}, {loaded.inserted:,} new")
+        collection = await store.collection(COLLECTION)
+        report = await backfill_collection(store, settings, collection, None, quiet=quiet)
         if not quiet:
             show_backfill(report)
-        if report.stopped_by:  # the report says so, and what to do
+        if report.stopped_by:  # the report has the reason and the next step
             return {"complete": False, "backfill": report.as_dict()}
-        return await _prove(store, settings, collection, report, quiet=quiet)
+        return await _verify_and_search(store, settings, collection, report, quiet=quiet)
 
 
-async def _prove(
+async def seed(store: Store) -> tuple[list[str], loading.Loaded]:
+    """Migrate the database and load the knowledge base. A second call changes nothing.
+
+    Returns:
+        the names of the applied migrations, and the result of loading.
+
+    """
+    applied = await migrate.apply(store.connector)
+    source = files("backline.data").joinpath("music_knowledge.jsonl")
+    with as_file(source) as file:
+        loaded = await loading.load(store, file, f"public.{COLLECTION}")
+    return [migration.name for migration in applied], loaded
+
+
+async def _verify_and_search(
     store: Store, settings: Settings, collection: Collection, report: BackfillReport, *, quiet: bool
 ) -> dict[str, Any]:
-    """Verify what the backfill stored, and ask it a question."""
-    checked = await verify(store, collection)
-    async with embedder_for(settings, collection.model) as (embedder, _):
+    verification = await verify(store, collection)
+    async with wiring.embedder_for(settings, collection.model, say) as (embedder, _):
         await search.ensure_index(store, collection)
-        query = search.Query(demo.QUESTION, limit=3)
-        hits = await search.search(store, collection, embedder, query)
+        hits = await search.search(store, collection, embedder, search.Query(QUESTION, limit=3))
     if not quiet:
-        show_verification(collection.name, checked)
-        out.print(f'\n[bold]backline search "{demo.QUESTION}"[/bold]')
-        find.show_hits(hits)
+        show_verification(collection.name, verification)
+        out.print(f'\n[bold]backline search "{QUESTION}"[/bold]')
+        show_hits(hits)
     return {
-        "complete": report.complete and checked.passed,
+        "complete": report.complete and verification.passed,
         "backfill": report.as_dict(),
-        "verified": {"passed": checked.passed, "rows": checked.rows, "embedded": checked.embedded},
+        "verified": {
+            "passed": verification.passed,
+            "rows": verification.rows,
+            "embedded": verification.embedded,
+        },
         "hits": [{"title": hit.row.get("title"), "score": hit.score} for hit in hits],
     }

@@ -1,4 +1,4 @@
-"""The HTTP and WebSocket server: thin over the library, as the command line is."""
+"""The HTTP and WebSocket server: a thin layer over the library."""
 
 from backline.server.app import create_app
 

@@ -1,4 +1,4 @@
-"""The application: routes, sockets and background work around one store."""
+"""The application: routes, WebSocket and background tasks around one store."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from backline import errors
 from backline.config import Settings
 from backline.postgres.store import Store
 from backline.server import problems, schemas, websocket
-from backline.server.middleware import Front
-from backline.server.routes import health, openai, search, status, studio, work
+from backline.server.middleware import RequestMiddleware
+from backline.server.routes import failures, health, openai, runs, search, status, studio, upsert
 from backline.server.services import Services, backline_version, make_services
 from backline.worker.tasks import end_tasks
 
 DESCRIPTION = (
     "Keeps the embeddings behind your Postgres tables filled, fresh and searchable. Errors are "
-    "RFC 9457 problem details. Where the server has a key, writes need it: "
+    "RFC 9457 problem details. If the server has a key, writes need it: "
     "`Authorization: Bearer KEY` or `X-API-Key: KEY`."
 )
 
@@ -34,16 +34,16 @@ DESCRIPTION = (
 def create_app(
     store: Store, settings: Settings, *, worker: bool = True, where: str = "Postgres"
 ) -> FastAPI:
-    """The server over an open store, which the caller closes after it has ended.
+    """Create the server over an open store. The caller closes the store after the server ends.
 
     Args:
         store: of a migrated database.
-        settings: limits, keys and origins, and how models are reached.
-        worker: whether to embed edits as they come, of every collection.
-        where: the database as a person knows it.
+        settings: limits, keys, origins, and access to models.
+        worker: whether to embed edits of every collection as they happen.
+        where: the name of the database for people.
 
     Raises:
-        ConfigurationError: anybody could write to the server as it is set.
+        ConfigurationError: the server would accept writes from the network without a key.
 
     """
     services = make_services(store, settings, worker=worker, where=where)
@@ -56,39 +56,42 @@ def create_app(
         redoc_url=None,
         middleware=_middleware(services),
         exception_handlers={
-            errors.BacklineError: problems.answer,
-            RequestValidationError: problems.answer,
-            HTTPException: problems.answer,
+            errors.BacklineError: problems.handle_exception,
+            RequestValidationError: problems.handle_exception,
+            HTTPException: problems.handle_exception,
         },
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         separate_input_output_schemas=False,
     )
     app.state.services = services
-    for router in (
-        status.router, search.router, work.reads, work.writes, openai.router, health.router,
-    ):  # fmt: skip
-        app.include_router(router)
-
-    @app.websocket("/ws")
-    async def socket(connection: WebSocket) -> None:
-        await websocket.serve(services, connection)
-
-    @app.get("/ws", include_in_schema=False)
-    async def no_socket() -> None:
-        raise HTTPException(426, "This is a WebSocket, and the request is none. A proxy in between "
-                            "must pass on its headers Upgrade and Connection.")  # fmt: skip
-
+    for routes in (status, search, runs, failures, upsert, openai, health):
+        app.include_router(routes.router)
+    _add_websocket(app, services)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     app.router.default = studio.fallback(app.router.default)
     return app
+
+
+def _add_websocket(app: FastAPI, services: Services) -> None:
+    @app.websocket("/ws")
+    async def connect(connection: WebSocket) -> None:
+        await websocket.serve(services, connection)
+
+    @app.get("/ws", include_in_schema=False)
+    async def upgrade_required() -> None:
+        raise HTTPException(
+            426,
+            "This address is a WebSocket, and the request is not an upgrade. A proxy in between "
+            "must forward the headers Upgrade and Connection.",
+        )
 
 
 def _middleware(services: Services) -> list[Middleware]:
     settings = services.settings
     return [
         Middleware(
-            Front, guard=services.guard, rate=services.rate, metrics=services.metrics,
-            max_body_bytes=settings.max_body_bytes,
+            RequestMiddleware, policy=services.policy, rate_limit=services.rate_limit,
+            metrics=services.metrics, max_body_bytes=settings.max_body_bytes,
         ),
         Middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=("GET", "POST"),
@@ -100,31 +103,31 @@ def _middleware(services: Services) -> list[Middleware]:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Start what runs beside the requests; at the end, finish or give back what it has in hand."""
+    """Run the background tasks. At shutdown, workers finish or release their rows."""
     services: Services = app.state.services
     await _release_dead_workers(services.open_store)
-    tasks = [asyncio.create_task(services.watch.run(), name="watch")]
-    if services.followers is not None:
-        tasks.append(asyncio.create_task(services.followers.run(), name="followers"))
+    tasks = [asyncio.create_task(services.change_feed.run(), name="change feed")]
+    if services.live_sync is not None:
+        tasks.append(asyncio.create_task(services.live_sync.run(), name="live sync"))
     try:
         yield
     finally:
         await end_tasks(*tasks)
-        await services.runs.aclose()
-        if services.followers is not None:
-            await services.followers.aclose()
-        await services.models.aclose()
+        await services.backfills.aclose()
+        if services.live_sync is not None:
+            await services.live_sync.aclose()
+        await services.embedder_pool.aclose()
 
 
 async def _release_dead_workers(store: Store) -> None:
-    """End what a server that was killed here left as running, so that a new run may begin."""
-    with suppress(errors.BacklineError):  # a database that is in trouble is told of elsewhere
+    """End the runs of a killed server, so that new runs can start."""
+    with suppress(errors.BacklineError):  # the change feed reports a database that is down
         for collection in await store.collections():
             await store.release_dead_workers(collection)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document, with the shape of problems and the key."""
+    """Return FastAPI's document, extended by the problem schema and the key."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes

@@ -1,4 +1,4 @@
-"""Who may do what: by host, by origin, by key, by rate."""
+"""Access control by host name, origin, key and request rate."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from urllib.parse import urlsplit
 from backline import errors
 from backline.config import Settings
 
-THIS_MACHINE: Final = ("localhost", "127.0.0.1", "::1")
-MOST_ADDRESSES: Final = 10_000
+LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
+MAX_ADDRESSES: Final = 10_000
 BURST_SECONDS: Final = 10
-RATE_ELSEWHERE: Final = 20.0
+# Requests a second and address, unless set, where the server listens beyond loopback.
+PUBLIC_RATE: Final = 20.0
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine reach a server that listens there."""
+    """Return whether only this machine can reach a server that listens on `host`."""
     if host == "localhost":
         return True
     try:
@@ -30,15 +31,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class Guard:
-    """The rules of one server.
+class AccessPolicy:
+    """Which requests a server accepts.
 
-    A page that a browser shows may have come from anywhere, and so may the name that it was found
-    under (DNS rebinding): on this machine's own address only this machine's names are answered to,
-    and a foreign page's writes and sockets are refused wherever the server listens.
+    A browser sends requests of any page to any address, also to loopback, and DNS rebinding hides
+    the address behind a foreign name. A loopback server therefore accepts only loopback host names.
+    Writes and WebSockets of foreign origins are refused everywhere.
 
     Raises:
-        ConfigurationError: anybody could reach the server, and no key is set.
+        ConfigurationError: the server would accept writes from the network without a key.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -47,55 +48,53 @@ class Guard:
         self.loopback = is_loopback(settings.host)
         if self._key is None and not self.loopback:
             raise errors.ConfigurationError(
-                f"On {settings.host} anybody in the network could write. Set BACKLINE_API_KEY to a "
-                "long random text, or listen on 127.0.0.1."
+                f"On {settings.host} any client in the network could write. Set BACKLINE_API_KEY "
+                "to a long random text, or listen on 127.0.0.1."
             )
         self.key_required_for_writes = self._key is not None
         self.key_required_for_reads = self._key is not None and settings.protect_reads
         if settings.protect_reads and self._key is None:
-            raise errors.ConfigurationError(
-                "To protect reads there must be a key: set BACKLINE_API_KEY."
-            )
+            raise errors.ConfigurationError("Protected reads need a key: set BACKLINE_API_KEY.")
         self._origins = frozenset(settings.cors_origins)
-        self._hosts = self._answered(settings)
+        self._hosts = self._accepted_hosts(settings)
 
-    def _answered(self, settings: Settings) -> frozenset[str] | None:
-        """The host names that are answered to; None where every one is."""
-        named = {host.lower() for host in settings.allowed_hosts}
+    def _accepted_hosts(self, settings: Settings) -> frozenset[str] | None:
+        """Return the accepted host names, or None to accept all."""
+        allowed = {host.lower() for host in settings.allowed_hosts}
         if self.loopback:
-            return frozenset(named | {*THIS_MACHINE, settings.host})
-        return frozenset(named | {settings.host}) if named else None
+            return frozenset(allowed | {*LOOPBACK_NAMES, settings.host})
+        return frozenset(allowed | {settings.host}) if allowed else None
 
     def check_host(self, host: str | None) -> None:
-        """Refuse a request that was sent to a name which is none of ours."""
+        """Raise ForbiddenError for a Host header that is not an accepted name."""
         name = _hostname(host or "")
         if self._hosts is not None and name not in self._hosts:
             raise errors.ForbiddenError(
-                f"This server does not answer to the name {name!r}. Use one of "
+                f"This server does not accept the host name {name!r}. Use one of "
                 f"{', '.join(sorted(self._hosts))}, or add it to BACKLINE_ALLOWED_HOSTS."
             )
 
     def check_origin(self, origin: str | None, host: str | None) -> None:
-        """Refuse what a page of another origin sends, unless that origin is allowed."""
+        """Raise ForbiddenError for a page of another origin, unless the origin is allowed."""
         if origin is None or origin.lower() in self._origins:
             return
         if urlsplit(origin).netloc.lower() != (host or "").lower():
             raise errors.ForbiddenError(
-                f"Pages of {origin} may not use this server. Add the origin to "
-                "BACKLINE_CORS_ORIGINS if they should."
+                f"Pages of {origin} may not use this server. To allow them, add the origin to "
+                "BACKLINE_CORS_ORIGINS."
             )
 
-    def knows(self, key: str | None) -> bool:
-        """Whether a key is the server's, in constant time; True where no key is asked for."""
+    def accepts_key(self, key: str | None) -> bool:
+        """Compare a key with the server's in constant time; True if the server has no key."""
         if self._key is None:
             return True
         return key is not None and hmac.compare_digest(key.encode(), self._key)
 
     def authorized(self, headers: Mapping[str, str]) -> bool:
-        """Whether the headers of a request carry the key."""
+        """Return whether the headers of a request carry the key."""
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key")
-        return self.knows(given)
+        key = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key")
+        return self.accepts_key(key)
 
     def check_write(self, *, authorized: bool) -> None:
         if self.key_required_for_writes and not authorized:
@@ -107,42 +106,42 @@ class Guard:
 
 
 def _hostname(host: str) -> str:
-    """The name of a Host header, without its port."""
+    """Return the name in a Host header, without its port."""
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
         return ""
 
 
-class Rate:
-    """A token bucket for each address, `limit` requests a second; None: no limit."""
+class RateLimit:
+    """A token bucket for each address: `rate` requests a second, or no limit if None."""
 
-    def __init__(self, limit: float | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit = limit
+    def __init__(self, rate: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate = rate
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     @classmethod
-    def of(cls, settings: Settings) -> Rate:
-        elsewhere = None if is_loopback(settings.host) else RATE_ELSEWHERE
-        return cls(settings.rate_limit or elsewhere)
+    def of(cls, settings: Settings) -> RateLimit:
+        default = None if is_loopback(settings.host) else PUBLIC_RATE
+        return cls(settings.rate_limit or default)
 
     def take(self, address: str) -> None:
         """Count one request.
 
         Raises:
-            RateLimitedError: the address has used up its burst; says when to come again.
+            RateLimitedError: the address has used up its burst. It carries the time to wait.
         """
-        if self._limit is None:
+        if self._rate is None:
             return
-        burst, now = self._limit * BURST_SECONDS, self._clock()
-        left, then = self._buckets.pop(address, (burst, now))
-        left = min(burst, left + (now - then) * self._limit)
-        self._buckets[address] = (max(0.0, left - 1), now)
-        if len(self._buckets) > MOST_ADDRESSES:
+        burst, now = self._rate * BURST_SECONDS, self._clock()
+        tokens, last = self._buckets.pop(address, (burst, now))
+        tokens = min(burst, tokens + (now - last) * self._rate)
+        self._buckets[address] = (max(0.0, tokens - 1), now)
+        if len(self._buckets) > MAX_ADDRESSES:
             self._buckets.popitem(last=False)
-        if left < 1:
+        if tokens < 1:
             raise errors.RateLimitedError(
-                f"More than {self._limit:g} requests a second came from this address.",
-                retry_after=math.ceil((1 - left) / self._limit),
+                f"More than {self._rate:g} requests a second came from this address.",
+                retry_after=math.ceil((1 - tokens) / self._rate),
             )

@@ -1,9 +1,8 @@
-"""What a server does by itself: follow live edits, and carry out the runs that it was asked for."""
+"""Runs backfills in the background of the server."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -14,65 +13,65 @@ from backline.backfill import Backfill
 from backline.collections import check
 from backline.config import Settings
 from backline.postgres.store import Store
-from backline.server.embedder_pool import Models
-from backline.sync import Sync
+from backline.server.embedder_pool import EmbedderPool
 from backline.types import Collection, Coverage, RunRecord
 from backline.worker.tasks import end_tasks
 
-LOOK_EVERY: Final = 5.0
-TRY_AGAIN: Final = 30.0
-GRACE: Final = 15.0
-# Longer than this a run writes its report only where it builds an index.
+GRACE_SECONDS: Final = 15.0
+# A run that has ended takes longer than this to write its report only if it builds an index.
 REPORT_SECONDS: Final = 5.0
 
 log = structlog.get_logger("backline.server")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Running:
     backfill: Backfill
     task: asyncio.Task[Any]
     collection: int
 
 
-class Runs:
-    """Backfills in the background."""
+class Backfills:
+    """The backfills of this server, at most one for each collection."""
 
-    def __init__(self, store: Store, settings: Settings, models: Models) -> None:
+    def __init__(self, store: Store, settings: Settings, pool: EmbedderPool) -> None:
         self._store = store
         self._settings = settings
-        self._models = models
+        self._pool = pool
         self._running: dict[int, _Running] = {}
         self._starting: set[int] = set()
 
     async def start(
         self, collection: Collection, batch_size: int | None, limit: int | None
     ) -> RunRecord:
-        """Start one; returns it as the database has it once it is under way.
+        """Start a backfill and return its record once the run has begun.
 
         Raises:
-            RunInProgressError: this server is at one already, of the same collection.
-            ConfigurationError: it cannot work; nothing was spent.
+            RunInProgressError: this server runs a backfill of the collection already.
+            ConfigurationError: the run cannot start. Nothing was embedded.
         """
         if collection.id in self._starting:
-            raise errors.RunInProgressError(_under_way(collection))
+            raise errors.RunInProgressError(_in_progress(collection))
         self._starting.add(collection.id)
         try:
-            await self._let_end(collection)
+            await self._wait_for_report(collection)
             return await self._start(collection, batch_size, limit)
         finally:
             self._starting.discard(collection.id)
 
-    async def _let_end(self, collection: Collection) -> None:
-        """Whoever sees in the database that a run is over may ask for the next at once.
+    async def _wait_for_report(self, collection: Collection) -> None:
+        """Wait until an ended run of the collection has written its report.
 
-        Its report may not be written yet, nor its index built.
+        A run is marked as ended before that, so a client may start the next one early.
+
+        Raises:
+            RunInProgressError: the run has not ended, or is still building its index.
         """
         for run, running in list(self._running.items()):
             if running.collection != collection.id:
                 continue
             if (await self.find(run)).state in ("running", "cancelling"):
-                raise errors.RunInProgressError(_under_way(collection, run))
+                raise errors.RunInProgressError(_in_progress(collection, run))
             await asyncio.wait({running.task}, timeout=REPORT_SECONDS)
             if not running.task.done():
                 raise errors.RunInProgressError(
@@ -84,11 +83,11 @@ class Runs:
         self, collection: Collection, batch_size: int | None, limit: int | None
     ) -> RunRecord:
         check(collection, collection.model)
-        opened = await self._models.of(collection.model)
+        pooled = await self._pool.get(collection.model)
         options = wiring.worker_options(self._settings, collection.model, limit)
         options = replace(options, batch_size=batch_size or options.batch_size)
         backfill = Backfill(
-            self._store, collection, opened.embedder, opened.limiter, options,
+            self._store, collection, pooled.embedder, pooled.limiter, options,
             {**wiring.shown_settings(self._settings, options), "started_by": "server"},
         )  # fmt: skip
         begun: asyncio.Future[RunRecord] = asyncio.get_running_loop().create_future()
@@ -102,130 +101,54 @@ class Runs:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if begun.done():
             record = begun.result()
-        else:  # it failed, or was over before anybody looked
+        else:  # the run failed, or ended before its first progress report
             [record] = await self._store.runs(run=task.result().run)
-        self._keep(record.id, _Running(backfill, task, collection.id))
+        self._track(record.id, _Running(backfill, task, collection.id))
         return record
 
-    def _keep(self, run: int, running: _Running) -> None:
+    def _track(self, run: int, running: _Running) -> None:
         self._running[run] = running
 
-        def ended(task: asyncio.Task[Any]) -> None:
+        def on_end(task: asyncio.Task[Any]) -> None:
             self._running.pop(run, None)
             if not task.cancelled() and task.exception() is not None:
                 log.error("run failed", run=run, error=str(task.exception()))
 
-        running.task.add_done_callback(ended)
+        running.task.add_done_callback(on_end)
 
     async def cancel(self, run: int) -> RunRecord:
-        """Ask any run to stop, whichever process it is in.
+        """Cancel a run of any process.
 
         Raises:
-            RunNotFoundError: there is none of that number.
-            RunEndedError: it has ended.
+            RunNotFoundError: no run has that number.
+            RunEndedError: the run has ended.
         """
-        asked = await self._store.cancel_run(run)
-        if asked and run in self._running:  # one of ours need not wait for its next heartbeat
+        cancelling = await self._store.cancel_run(run)
+        if cancelling and run in self._running:  # without waiting for its next heartbeat
             self._running[run].backfill.stop("cancelled")
         record = await self.find(run)
-        if not asked and record.state != "cancelling":
+        if not cancelling and record.state != "cancelling":
             raise errors.RunEndedError(
                 f"Run {run} has ended already ({record.state}); there is nothing to cancel."
             )
         return record
 
     async def find(self, run: int) -> RunRecord:
-        found = await self._store.runs(run=run)
-        if not found:
+        records = await self._store.runs(run=run)
+        if not records:
             raise errors.RunNotFoundError(f"There is no run {run}. See: backline runs list.")
-        return found[0]
+        return records[0]
 
     async def aclose(self) -> None:
-        """Let each finish or give back what it has in hand."""
-        for running in self._running.values():
-            running.backfill.stop("the server was stopped")
-        tasks = [running.task for running in self._running.values()]
-        if tasks:
-            await asyncio.wait(tasks, timeout=GRACE)
-        await end_tasks(*tasks)  # the leases of these run out
+        """Let each run finish or release its rows; the leases of the rest expire."""
+        running = list(self._running.values())
+        for each in running:
+            each.backfill.stop("the server was stopped")
+        if running:
+            await asyncio.wait([each.task for each in running], timeout=GRACE_SECONDS)
+        await end_tasks(*(each.task for each in running))
 
 
-def _under_way(collection: Collection, run: int | None = None) -> str:
+def _in_progress(collection: Collection, run: int | None = None) -> str:
     number = "" if run is None else f": {run}"
-    return (
-        f"A run of {collection.name!r} is under way{number}. Cancel it first, or wait for its end."
-    )
-
-
-class Followers:
-    """A worker for each collection that this server has the model of."""
-
-    def __init__(self, store: Store, settings: Settings, models: Models) -> None:
-        self._store = store
-        self._settings = settings
-        self._models = models
-        self._syncs: dict[tuple[int, int], tuple[Sync, asyncio.Task[None]]] = {}
-        self._not_before: dict[tuple[int, int], float] = {}
-        self._said: set[str] = set()
-
-    async def run(self) -> None:
-        """Look for new collections, and for followers that ended, until cancelled."""
-        while True:
-            try:
-                await self._look()
-            except errors.BacklineError as error:
-                self._say("cannot look for collections", error)
-            except Exception:
-                log.exception("bug")
-            await asyncio.sleep(LOOK_EVERY)
-
-    async def _look(self) -> None:
-        collections = await self._store.collections()
-        wanted = {(each.id, each.model_id): each for each in collections if each.table_exists}
-        for each in [each for each in self._syncs if each not in wanted]:
-            self._syncs[each][0].stop()
-        now = asyncio.get_running_loop().time()
-        for each, collection in wanted.items():
-            if each not in self._syncs and self._not_before.get(each, 0) <= now:
-                await self._follow(each, collection)
-
-    async def _follow(self, each: tuple[int, int], collection: Collection) -> None:
-        self._not_before[each] = asyncio.get_running_loop().time() + TRY_AGAIN
-        try:
-            check(collection, collection.model)
-            opened = await self._models.of(collection.model)
-        except errors.BacklineError as error:
-            self._say(f"edits of {collection.name} are not followed", error)
-            return
-        options = wiring.worker_options(self._settings, collection.model)
-        sync = Sync(self._store, collection, opened.embedder, opened.limiter, options)
-        task = asyncio.create_task(self._keep_following(each, collection.name, sync.run()))
-        self._syncs[each] = (sync, task)
-        log.info("following", collection=collection.name)
-
-    async def _keep_following(
-        self, each: tuple[int, int], name: str, work: Coroutine[Any, Any, None]
-    ) -> None:
-        try:
-            await work
-        except errors.BacklineError as error:
-            self._say(f"edits of {name} are not followed any more", error)
-        except Exception:
-            log.exception("bug", collection=name)
-        finally:
-            self._syncs.pop(each, None)
-
-    def _say(self, what: str, error: Exception) -> None:
-        """Once for each reason: this is looked at every few seconds."""
-        line = f"{what}: {error}"
-        if line not in self._said and len(self._said) < 1000:
-            self._said.add(line)
-            log.warning(what, error=str(error))
-
-    async def aclose(self) -> None:
-        for sync, _ in self._syncs.values():
-            sync.stop()
-        tasks = [task for _, task in self._syncs.values()]
-        if tasks:
-            await asyncio.wait(tasks, timeout=GRACE)
-        await end_tasks(*tasks)  # the leases of these run out
+    return f"A run of {collection.name!r} is under way{number}. Cancel it, or wait until it ends."

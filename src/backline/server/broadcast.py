@@ -1,4 +1,7 @@
-"""Who is connected, who wants to hear of what; nobody who reads slowly is waited for."""
+"""Broadcasts events to WebSocket clients by topic.
+
+Each client has a bounded outbox and is disconnected when it overflows.
+"""
 
 from __future__ import annotations
 
@@ -12,33 +15,33 @@ from typing import Any, Final, Literal, NamedTuple
 from backline.server.metrics import Metrics
 
 OUTBOX: Final = 64
-MOST_CLIENTS: Final = 2000
+MAX_CLIENTS: Final = 2000
 TOPICS: Final = ("run_progress", "coverage_changed", "failure_added")
 
 Role = Literal["host", "studio"]
 
 
 class Delivery(NamedTuple):
-    """How many were sent an action, and how many of these are hosts."""
+    """How many clients received an action, and how many of them are hosts."""
 
     clients: int
     hosts: int
 
 
 def frame(kind: str, data: Mapping[str, Any], request: Any = None) -> str:
-    """One message on the wire; `request` is the id of the frame that it answers."""
-    found: dict[str, Any] = {"type": kind, "data": data}
+    """Serialize one message; `request` is the id of the frame that it answers."""
+    message: dict[str, Any] = {"type": kind, "data": data}
     if request is not None:
-        found["id"] = request
-    return json.dumps(found, default=str, ensure_ascii=False, separators=(",", ":"))
+        message["id"] = request
+    return json.dumps(message, default=str, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(eq=False, slots=True)
 class Client:
-    """One connection. What it is to be sent waits in `outbox`, which has an end.
+    """One connection, with its outbox of frames to send.
 
-    `topics` maps a topic to the collections of interest, None for all. `role` is what it said that
-    it is: a host does what actions say, a studio is a page that sends them; most say nothing.
+    `topics` maps a topic to the collections subscribed to, or None for all. `role` is what the
+    client declared: a host executes actions, a studio is a page that sends them. Most declare none.
     """
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -49,15 +52,15 @@ class Client:
     topics: dict[str, frozenset[str] | None] = field(default_factory=dict)
     dropped: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def wants(self, topic: str, collection: str) -> bool:
+    def subscribes(self, topic: str, collection: str) -> bool:
         if topic not in self.topics:
             return False
-        only = self.topics[topic]
-        return only is None or collection in only
+        collections = self.topics[topic]
+        return collections is None or collection in collections
 
 
-class Hub:
-    """All connections of a server."""
+class Broadcaster:
+    """The connected clients of a server."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -69,7 +72,7 @@ class Hub:
 
     @property
     def full(self) -> bool:
-        return len(self._clients) >= MOST_CLIENTS
+        return len(self._clients) >= MAX_CLIENTS
 
     def join(self, *, authorized: bool) -> Client:
         client = Client(authorized=authorized)
@@ -81,22 +84,22 @@ class Hub:
         self._clients.pop(client.id, None)
         self._metrics.clients.set(len(self._clients))
         if client.role == "host":
-            self._tell_of_hosts()
+            self._publish_hosts()
 
     @property
     def hosts(self) -> list[str]:
-        """The names of the hosts, as they gave them; 'host' where one gave none."""
+        """The names of the connected hosts; 'host' for a host without a name."""
         return [c.name or "host" for c in self._clients.values() if c.role == "host"]
 
     def declare(self, client: Client, role: Role, name: str) -> None:
-        """Take note of what a client is; studios are told where that changes who can be sent to."""
+        """Set a client's role, and notify studios if the list of hosts changes."""
         before = self.hosts
         client.role, client.name = role, name
         if self.hosts != before:
-            self._tell_of_hosts()
+            self._publish_hosts()
 
-    def _tell_of_hosts(self) -> None:
-        studios = [each for each in self._clients.values() if each.role == "studio"]
+    def _publish_hosts(self) -> None:
+        studios = [client for client in self._clients.values() if client.role == "studio"]
         self._send(studios, frame("hosts_changed", {"hosts": self.hosts}))
 
     def subscribers(self) -> dict[str, int]:
@@ -105,26 +108,23 @@ class Hub:
             for topic in TOPICS
         }
 
-    def wanted(self, topic: str, collection: str) -> bool:
-        return any(client.wants(topic, collection) for client in self._clients.values())
-
     def publish(self, topic: str, collection: str, data: Mapping[str, Any]) -> int:
-        """Tell everybody who asked; returns how many."""
-        wanting = [c for c in self._clients.values() if c.wants(topic, collection)]
-        return self._send(wanting, frame(topic, data)) if wanting else 0
+        """Send an event to its subscribers; returns how many were reached."""
+        subscribers = [c for c in self._clients.values() if c.subscribes(topic, collection)]
+        return self._send(subscribers, frame(topic, data)) if subscribers else 0
 
-    def pass_on(
-        self, sender: Client, kind: str, data: Mapping[str, Any], *, known_only: bool
+    def forward(
+        self, sender: Client, kind: str, data: Mapping[str, Any], *, authorized_only: bool
     ) -> Delivery:
-        """Tell everybody but the sender, or of these who gave the key."""
+        """Send a frame to all other clients, or only to those that gave the key."""
         others = [
             client
             for client in self._clients.values()
-            if client is not sender and (client.authorized or not known_only)
+            if client is not sender and (client.authorized or not authorized_only)
         ]
         text = frame(kind, data)
-        hosts = self._send((each for each in others if each.role == "host"), text)
-        rest = self._send((each for each in others if each.role != "host"), text)
+        hosts = self._send((client for client in others if client.role == "host"), text)
+        rest = self._send((client for client in others if client.role != "host"), text)
         return Delivery(hosts + rest, hosts)
 
     def _send(self, clients: Iterable[Client], text: str) -> int:
@@ -140,7 +140,7 @@ class Hub:
         return sent
 
     def drop(self, client: Client) -> None:
-        """Give up on a client that does not read what it asked for."""
+        """Mark a client that does not read for disconnection."""
         if not client.dropped.is_set():
             client.dropped.set()
             self.dropped += 1

@@ -1,4 +1,4 @@
-"""The embedders of a server: each model is opened once, and shared by all that need it."""
+"""The embedders of a server. Each model is loaded once and shared by all requests and workers."""
 
 from __future__ import annotations
 
@@ -15,30 +15,28 @@ from backline.embedders.base import Embedder, SharesBatches
 from backline.embedders.hash import HashEmbedder
 from backline.embedders.limiter import Limiter
 from backline.embedders.specs import describe, parse_spec
-from backline.server.dynamic_batching import Gatherer
+from backline.server.dynamic_batching import DynamicBatcher
 from backline.server.metrics import Metrics
 from backline.types import Model, Purpose, Vectors
 
-MOST_RECENT: Final = 64
+MAX_RECENT: Final = 64
 
 log = structlog.get_logger("backline.server")
 
 
-class SharedEmbedder:
-    """An embedder that the worker, searches and API callers use side by side.
+class PooledEmbedder:
+    """An embedder shared by the worker, searches and API calls.
 
-    Implements `backline.embedders.base.Embedder`. Queries are gathered and go first; passages of
-    the worker are batches already. Every call is timed.
+    Implements `backline.embedders.base.Embedder`. Queries are batched across calls and overtake
+    passages. The worker's passages are not batched again, because they already are full batches.
     """
 
     def __init__(self, inner: Embedder, metrics: Metrics) -> None:
         self._inner = inner
-        self._metrics = metrics
-        timed = _Timed(inner, metrics)
-        self._timed = timed
-        self._queries = Gatherer(timed, "query")
+        self._timed = _TimedEmbedder(inner, metrics)
+        self._queries = DynamicBatcher(self._timed, "query")
         shares = isinstance(inner, SharesBatches) and inner.shares_batches
-        self._calls = Gatherer(timed, "passage", passes_on=shares)
+        self._calls = DynamicBatcher(self._timed, "passage", pass_through=shares)
 
     @property
     def model(self) -> Model:
@@ -54,7 +52,7 @@ class SharedEmbedder:
         return await self._timed.embed(texts, purpose=purpose)
 
     async def embed_call(self, texts: Sequence[str]) -> Vectors:
-        """Passages of one of many callers, computed together with those of the others."""
+        """Embed the passages of one API call, batched with those of concurrent calls."""
         return await self._calls.embed(texts)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -69,8 +67,8 @@ class SharedEmbedder:
         await self._inner.aclose()
 
 
-class _Timed:
-    """An embedder whose calls are counted and timed."""
+class _TimedEmbedder:
+    """An embedder that counts and times its calls."""
 
     def __init__(self, inner: Embedder, metrics: Metrics) -> None:
         self._inner = inner
@@ -100,35 +98,35 @@ class _Timed:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """An embedder with the limiter that all its callers share."""
+class PooledModel:
+    """An open model: its embedder, and the rate limiter that all its callers share."""
 
-    embedder: SharedEmbedder
+    embedder: PooledEmbedder
     limiter: Limiter
 
 
 @dataclass(slots=True)
-class Models:
-    """Opens models when they are first needed, and keeps them."""
+class EmbedderPool:
+    """Opens each model at its first use and keeps it open."""
 
     settings: Settings
     metrics: Metrics
-    _opened: dict[tuple[str, str, str, int], Opened] = field(default_factory=dict)
+    _open: dict[tuple[str, str, str, int], PooledModel] = field(default_factory=dict)
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _recent: dict[tuple[str, int | None], Opened] = field(default_factory=dict)
+    _recent: dict[tuple[str, int | None], PooledModel] = field(default_factory=dict)
 
-    async def of(self, model: Model) -> Opened:
-        """The embedder that makes vectors of `model`.
+    async def get(self, model: Model) -> PooledModel:
+        """Return the embedder of `model`, opened if necessary.
 
         Raises:
-            ConfigurationError: this server lacks what it needs, such as a key or weights.
-            ModelMismatchError: what is here under that name is another revision.
+            ConfigurationError: the server lacks a key, an extra or the weights of the model.
+            ModelMismatchError: the server has another revision of the model.
         """
-        if found := self._opened.get(model.identity):
-            return found
+        if pooled := self._open.get(model.identity):
+            return pooled
         async with self._opening:
-            if found := self._opened.get(model.identity):
-                return found
+            if pooled := self._open.get(model.identity):
+                return pooled
             embedder, limiter = await wiring.open_for(self.settings, model, log.info)
             if embedder.model.identity != model.identity:
                 await embedder.aclose()
@@ -137,93 +135,108 @@ class Models:
                     f"server has {embedder.model} revision {embedder.model.revision}. Run the "
                     "Backline that embedded it, or: backline model use."
                 )
-            opened = Opened(SharedEmbedder(embedder, self.metrics), limiter)
-            self._opened[model.identity] = opened
-            return opened
+            pooled = PooledModel(PooledEmbedder(embedder, self.metrics), limiter)
+            self._open[model.identity] = pooled
+            return pooled
 
-    def recent(self, name: str, dimensions: int | None) -> Opened | None:
-        """What `named` found for these before; a model once open stays what it is."""
+    def recent(self, name: str, dimensions: int | None) -> PooledModel | None:
+        """Return an earlier result of `named`. The models of a name do not change while it runs."""
         return self._recent.get((name, dimensions))
 
-    async def named(self, name: str, dimensions: int | None, used: Iterable[Model]) -> Opened:
-        """The model that a caller of the OpenAI API means; `used` are those of the collections.
+    async def named(self, name: str, dimensions: int | None, used: Iterable[Model]) -> PooledModel:
+        """Return the model that an OpenAI API call names; `used` are the models of the collections.
 
         Raises:
-            ModelNotFoundError: this server has none of that name, or not with those dimensions.
+            ModelNotFoundError: the server has no model of that name.
+            UsageError: the model has other dimensions.
         """
         if name.partition("@")[0] == "hash":
-            return self._keep(name, dimensions, self._hash(name, dimensions))
-        known = await self.known(used)
-        wanted = [m for m in known if name in _names_of(m)]
-        fitting = [m for m in wanted if dimensions in (None, m.dimensions)]
+            return self._remember(name, dimensions, self._hash(name, dimensions))
+        available = await self.available(used)
+        matching = [model for model in available if name in _names_of(model)]
+        fitting = [model for model in matching if dimensions in (None, model.dimensions)]
         if fitting:
-            return self._keep(name, dimensions, await self.of(fitting[0]))
-        if wanted and wanted[0].provider == "openai":
-            shorter = describe(f"openai/{wanted[0].name}@{dimensions}")
-            assert shorter is not None  # noqa: S101  dimensions are given
-            return await self.of(shorter)
-        if wanted:
-            raise errors.UsageError(
-                f"{name} gives {wanted[0].dimensions} dimensions, and {dimensions} were asked for. "
-                "Leave dimensions out."
-            )
+            return self._remember(name, dimensions, await self.get(fitting[0]))
+        if matching:
+            return await self.get(_shortened(matching[0], name, dimensions))
         raise errors.ModelNotFoundError(
-            f"This server has no model {name!r}. It has: {', '.join(map(name_of, known))}, hash."
+            f"This server has no model {name!r}. It has: "
+            f"{', '.join(map(name_of, available))}, hash."
         )
 
-    def _keep(self, name: str, dimensions: int | None, opened: Opened) -> Opened:
-        self._recent[name, dimensions] = opened
-        if len(self._recent) > MOST_RECENT:
+    def _remember(self, name: str, dimensions: int | None, pooled: PooledModel) -> PooledModel:
+        self._recent[name, dimensions] = pooled
+        if len(self._recent) > MAX_RECENT:
             self._recent.pop(next(iter(self._recent)))
-        return opened
+        return pooled
 
-    def _hash(self, name: str, dimensions: int | None) -> Opened:
-        """Free to make; the number of dimensions is the caller's choice."""
-        given = parse_spec(name).dimensions
-        if given is not None and dimensions not in (None, given):
-            raise errors.UsageError(
-                f"{name} gives {given} dimensions, and {dimensions} were asked for."
-            )
-        embedder = HashEmbedder(dimensions or given or 384)
-        if found := self._opened.get(embedder.model.identity):
-            return found
-        return Opened(SharedEmbedder(embedder, self.metrics), Limiter())
+    def _hash(self, name: str, dimensions: int | None) -> PooledModel:
+        """Return a hash embedder, which has any dimensions and costs nothing to open."""
+        declared = parse_spec(name).dimensions
+        if declared is not None and dimensions not in (None, declared):
+            raise _wrong_dimensions(name, declared, dimensions)
+        embedder = HashEmbedder(dimensions or declared or 384)
+        if pooled := self._open.get(embedder.model.identity):
+            return pooled
+        return PooledModel(PooledEmbedder(embedder, self.metrics), Limiter())
 
-    async def known(self, used: Iterable[Model]) -> list[Model]:
-        """Models that callers may use: those of the collections, and local ones that are here."""
-        there = await asyncio.to_thread(_cached_locally)
-        found = {model.identity: model for model in [*used, *there]}
-        return [m for m in found.values() if self._can_open(m)]
+    async def available(self, used: Iterable[Model]) -> list[Model]:
+        """Return the models of the collections and the cached local models that can be opened."""
+        cached = await asyncio.to_thread(_cached_models)
+        models = {model.identity: model for model in [*used, *cached]}
+        return [model for model in models.values() if self._can_open(model)]
 
     def _can_open(self, model: Model) -> bool:
         try:
             wiring.spec_of(self.settings, model)
         except errors.ConfigurationError:
             return False
-        options = self.settings
-        return model.provider != "openai" or bool(options.openai_api_key or options.openai_base_url)
+        settings = self.settings
+        has_provider = bool(settings.openai_api_key or settings.openai_base_url)
+        return model.provider != "openai" or has_provider
 
     async def aclose(self) -> None:
-        for opened in self._opened.values():
-            await opened.embedder.aclose()
-        self._opened.clear()
+        for pooled in self._open.values():
+            await pooled.embedder.aclose()
+        self._open.clear()
         self._recent.clear()
 
 
 def name_of(model: Model) -> str:
-    """How a model is named to API callers, as `--model` takes it."""
+    """Return the name of a model in the OpenAI API, as `--model` accepts it."""
     return (
         f"hash@{model.dimensions}" if model.provider == "hash" else f"{model.provider}/{model.name}"
     )
 
 
 def _names_of(model: Model) -> set[str]:
-    """Every name that a caller may use; plain "hash" is no collection's, whatever it has."""
+    """Return the accepted names of a model. Plain "hash" names no collection's model."""
     full = name_of(model)
     return {full} if model.provider == "hash" else {full, model.name}
 
 
-def _cached_locally() -> list[Model]:
+def _shortened(model: Model, name: str, dimensions: int | None) -> Model:
+    """Return an OpenAI model with other dimensions than a collection's.
+
+    Raises:
+        UsageError: the model is another provider's, whose dimensions are fixed.
+    """
+    if model.provider == "openai":
+        shortened = describe(f"openai/{model.name}@{dimensions}")
+        if shortened is not None:
+            return shortened
+    raise _wrong_dimensions(name, model.dimensions, dimensions, " Leave dimensions out.")
+
+
+def _wrong_dimensions(
+    name: str, actual: int, requested: int | None, hint: str = ""
+) -> errors.UsageError:
+    return errors.UsageError(
+        f"{name} gives {actual} dimensions, and {requested} were requested.{hint}"
+    )
+
+
+def _cached_models() -> list[Model]:
     from backline.embedders import local
 
     return [

@@ -1,4 +1,4 @@
-"""The answers that routes and sockets give alike."""
+"""Request handlers shared by the HTTP routes and the WebSocket."""
 
 from __future__ import annotations
 
@@ -17,73 +17,78 @@ from backline.types import Collection, Coverage
 
 
 async def status(services: Services) -> schemas.Status:
-    """Everything that a page shows first; without collections while the database is away."""
-    collections: list[schemas.Collection] = []
-    if services.watch.up:
-        with suppress(errors.DatabaseUnavailableError):
-            collections = [
-                schemas.Collection.of(each, await reads.shown(services.store, each, covered))
-                for each, covered in await coverages(services)
-            ]
+    """Return the state of the server, without collections while the database is down."""
     return schemas.Status(
         server=schemas.ServerInfo(
             name="backline",
             version=backline_version(),
             started_at=services.started_at,
             uptime_seconds=(datetime.now(UTC) - services.started_at).total_seconds(),
-            worker=services.followers is not None,
+            worker=services.live_sync is not None,
         ),
         auth=schemas.AuthInfo(
-            key_required_for_writes=services.guard.key_required_for_writes,
-            key_required_for_reads=services.guard.key_required_for_reads,
+            key_required_for_writes=services.policy.key_required_for_writes,
+            key_required_for_reads=services.policy.key_required_for_reads,
         ),
-        database=schemas.DatabaseInfo(where=services.where, ok=services.watch.up),
-        collections=collections,
-        clients=len(services.hub),
-        hosts=services.hub.hosts,
+        collections=await _collections(services),
+        database=schemas.DatabaseInfo(where=services.where, ok=services.change_feed.up),
+        clients=len(services.broadcaster),
+        hosts=services.broadcaster.hosts,
     )
+
+
+async def _collections(services: Services) -> list[schemas.Collection]:
+    if services.change_feed.up:
+        with suppress(errors.DatabaseUnavailableError):
+            return [
+                schemas.Collection.of(
+                    collection, await reads.coverage_view(services.store, collection, coverage)
+                )
+                for collection, coverage in await coverages(services)
+            ]
+    return []
 
 
 async def coverages(
     services: Services, name: str | None = None
 ) -> list[tuple[Collection, Coverage]]:
-    """The collections, or the one of that name, with what is embedded of them."""
+    """Return all collections, or the named one, with their coverage."""
     store = services.store
-    wanted = [await store.collection(name)] if name else await store.collections()
-    found = await asyncio.gather(*(store.coverage(each) for each in wanted))
-    return list(zip(wanted, found, strict=True))
+    selected = [await store.collection(name)] if name else await store.collections()
+    results = await asyncio.gather(*(store.coverage(each) for each in selected))
+    return list(zip(selected, results, strict=True))
 
 
-async def hits(services: Services, asked: schemas.SearchRequest) -> schemas.SearchResults:
-    """The rows that answer a query."""
+async def search_rows(services: Services, request: schemas.SearchRequest) -> schemas.SearchResults:
+    """Return the rows that match a query."""
     began = time.perf_counter()
-    check_length(services, "query", asked.query)
-    collection = await services.store.collection(asked.collection)
+    check_length(services, "query", request.query)
+    collection = await services.store.collection(request.collection)
     embedder = None
-    if asked.mode != "semantic":
+    if request.mode != "semantic":
         await services.keywords.ensure(services.store, collection)
-    if asked.mode != "keyword":
+    if request.mode != "keyword":
         check(collection, collection.model, to="read")
-        embedder = (await services.models.of(collection.model)).embedder
+        embedder = (await services.embedder_pool.get(collection.model)).embedder
     query = search.Query(
-        asked.query, asked.mode, asked.limit, asked.offset, condition(asked.where), asked.weight,
-        snippets=True,
+        request.query, request.mode, request.limit, request.offset, condition(request.where),
+        request.weight, snippets=True,
     )  # fmt: skip
-    found = await search.search(services.store, collection, embedder, query)
+    hits = await search.search(services.store, collection, embedder, query)
     return schemas.SearchResults(
         collection=collection.name,
-        query=asked.query,
-        mode=asked.mode,
-        hits=[schemas.Hit.of(hit) for hit in found],
-        limit=asked.limit,
-        offset=asked.offset,
+        query=request.query,
+        mode=request.mode,
+        hits=[schemas.Hit.of(hit) for hit in hits],
+        limit=request.limit,
+        offset=request.offset,
         model=str(collection.model),
-        took_ms=took(began),
+        took_ms=milliseconds_since(began),
     )
 
 
 def condition(where: str | dict[str, Any] | None) -> str | Filter | None:
-    """A condition as search takes it; an object of columns and values means that all are equal."""
+    """Convert a request's condition to a filter. An object of columns and values compares all."""
     if not where:
         return None
     if isinstance(where, str) or "op" in where:
@@ -98,62 +103,66 @@ def _equals(column: str, value: Any) -> Filter:
     return {"op": "=", "path": [column], "value": value}
 
 
-async def suggestions(services: Services, asked: schemas.SuggestRequest) -> schemas.Suggestions:
-    """Advice for a prompt, or for a context alone."""
-    prompt = asked.prompt or _prompt_of(asked.context)
+async def suggestions(services: Services, request: schemas.SuggestRequest) -> schemas.Suggestions:
+    """Return advice for a prompt, or for a context without a prompt."""
+    prompt = request.prompt or _prompt_of(request.context)
     check_length(services, "prompt", prompt)
-    collection = await services.store.collection(asked.collection)
+    collection = await services.store.collection(request.collection)
     check(collection, collection.model, to="read")
     await services.keywords.ensure(services.store, collection)
-    opened = await services.models.of(collection.model)
+    pooled = await services.embedder_pool.get(collection.model)
     context = search.Context(
-        focus=asked.context.type, genre=asked.context.genre, bpm=asked.context.bpm,
-        track_type=asked.context.track_type,
+        focus=request.context.type, genre=request.context.genre, bpm=request.context.bpm,
+        track_type=request.context.track_type,
     )  # fmt: skip
-    found = await search.suggest(
-        services.store, collection, opened.embedder, prompt, context, limit=asked.limit
+    result = await search.suggest(
+        services.store, collection, pooled.embedder, prompt, context, limit=request.limit
     )
     return schemas.Suggestions(
-        suggestions=[_suggestion(each) for each in found.suggestions],
-        context=asked.context,
+        suggestions=[_suggestion(each) for each in result.suggestions],
+        context=request.context,
         timestamp=datetime.now(UTC),
-        message=None if found.known else found.message,
+        message=None if result.known else result.message,
     )
 
 
 def _prompt_of(context: schemas.SuggestContext) -> str:
-    """What to ask where there is only a context."""
+    """Build a prompt from a context.
+
+    Raises:
+        UsageError: the context is empty.
+    """
     words = [context.mood, context.genre, context.track_type, context.type]
     prompt = " ".join(word.replace("_", " ") for word in words if word)
     if not prompt.strip():
-        raise errors.UsageError("Say what advice is wanted: a prompt, or a context with a type.")
+        raise errors.UsageError("The request needs a prompt, or a context with a type.")
     return prompt
 
 
-def _suggestion(found: search.Suggestion) -> schemas.Suggestion:
+def _suggestion(suggestion: search.Suggestion) -> schemas.Suggestion:
     return schemas.Suggestion(
-        id=found.key,
-        type=found.topic or found.category or "advice",
-        title=found.title,
-        description=found.advice,
-        parameters=dict(found.parameters),
-        confidence=found.confidence,
-        category=found.category,
-        score=found.score,
-        reason=found.reason,
+        id=suggestion.key,
+        type=suggestion.topic or suggestion.category or "advice",
+        title=suggestion.title,
+        description=suggestion.advice,
+        parameters=dict(suggestion.parameters),
+        confidence=suggestion.confidence,
+        category=suggestion.category,
+        score=suggestion.score,
+        reason=suggestion.reason,
     )
 
 
 def check_length(services: Services, what: str, text: str) -> None:
-    """Refuse a text that is longer than the settings allow."""
-    most = services.settings.max_query_length
-    if len(text) > most:
+    """Raise UsageError for a text longer than the settings allow."""
+    limit = services.settings.max_query_length
+    if len(text) > limit:
         raise errors.UsageError(
-            f"The {what} has {len(text):,} characters; at most {most:,} are read. Shorten it, or "
+            f"The {what} has {len(text):,} characters; the limit is {limit:,}. Shorten it, or "
             "raise BACKLINE_MAX_QUERY_LENGTH."
         )
 
 
-def took(began: float) -> float:
-    """Milliseconds since a moment of `time.perf_counter`."""
+def milliseconds_since(began: float) -> float:
+    """Return the milliseconds since a value of `time.perf_counter`."""
     return round(1000 * (time.perf_counter() - began), 2)

@@ -1,4 +1,4 @@
-"""The keyword index of a collection, made on the first search where nobody has made it yet."""
+"""Builds the keyword index of a collection before its first search."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from backline.search.indexes import ensure_keywords, keyword_index
 from backline.types import Collection
 
 
-class Keywords:
-    """Knows which collections can be searched by words, so that only the first search asks."""
+class KeywordIndexer:
+    """Remembers which collections are indexed, so that only the first search checks."""
 
     def __init__(self) -> None:
         self._built: set[int] = set()
         self._building = asyncio.Lock()
 
     async def ensure(self, store: Store, collection: Collection) -> None:
-        """Index what is not indexed; searches that come meanwhile wait for it."""
+        """Index the keywords of a collection if necessary. Concurrent searches wait."""
         if collection.id in self._built:
             return
         async with self._building:

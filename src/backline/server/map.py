@@ -1,7 +1,8 @@
-"""A collection's embeddings in two dimensions, for the studio's map.
+"""Projects the embeddings of a collection to two dimensions, for the studio's map.
 
-Principal component analysis (Hotelling 1933): the plane in which the vectors differ most, found by
-the eigenvectors of their covariance. It is deterministic, and a query's vector has a place in it.
+The projection is a principal component analysis (Hotelling 1933): the plane of the two largest
+variances, spanned by eigenvectors of the covariance. It is deterministic and can place new vectors,
+such as a query's.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from backline.server import reads
 from backline.sql import query
 from backline.types import Collection, Vectors
 
-LARGEST: Final = 20_000
-MOST_MAPS: Final = 8
-# A map is looked at again after so long; it is made anew only where something was embedded since.
-FRESH_SECONDS: Final = 5.0
-# Columns that name a row, and that group rows, as tables usually have them; the first one counts.
+MAX_ROWS: Final = 20_000
+MAX_MAPS: Final = 8
+# How long a map is served without checking whether rows were embedded since.
+CACHE_SECONDS: Final = 5.0
+# Common names of columns that title or group a row. The first that exists is used.
 TITLES: Final = ("title", "name", "subject", "headline", "question", "topic")
 CATEGORIES: Final = ("category", "topic", "kind", "type", "genre", "status", "language")
 
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """Where in the plane a vector lies: ((vector - mean) @ axes) / scale.
+    """A projection to the plane: ((vector - mean) @ axes) / scale.
 
-    `mean` is of shape (dimensions,), `axes` of (dimensions, 2), `scale` of (2,), all float64.
+    `mean` has the shape (dimensions,), `axes` (dimensions, 2) and `scale` (2,), all float64.
     """
 
     mean: NDArray[np.float64]
@@ -44,29 +45,29 @@ class Plane:
     scale: NDArray[np.float64]
 
     def place(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Places of shape (n, 2) within [-1, 1] for vectors of shape (n, dimensions)."""
+        """Project vectors of shape (n, dimensions) to (n, 2), clipped to [-1, 1]."""
         placed = (vectors.astype(np.float64) - self.mean) @ self.axes / self.scale
         return np.clip(placed, -1.0, 1.0)
 
 
 def fit(vectors: Vectors) -> Plane:
-    """The plane of the two greatest variances of float32 vectors of shape (n, dimensions)."""
+    """Return the plane of the two largest variances of float32 vectors (n, dimensions)."""
     dimensions = vectors.shape[1]
     mean = vectors.mean(axis=0, dtype=np.float64) if len(vectors) else np.zeros(dimensions)
     centred = vectors - mean
-    _, directions = np.linalg.eigh(centred.T @ centred)  # by variance, the smallest first
+    _, directions = np.linalg.eigh(centred.T @ centred)  # in ascending order of variance
     axes = np.zeros((dimensions, 2))
     axes[:, : min(2, dimensions)] = directions[:, ::-1][:, :2]
-    # An eigenvector's sign is arbitrary: the greatest component is positive, on every machine.
-    greatest = axes[np.abs(axes).argmax(axis=0), [0, 1]]
-    axes *= np.where(greatest < 0, -1.0, 1.0)
+    # The sign of an eigenvector is arbitrary. Make its largest component positive everywhere.
+    largest = axes[np.abs(axes).argmax(axis=0), [0, 1]]
+    axes *= np.where(largest < 0, -1.0, 1.0)
     extent = np.abs(centred @ axes).max(axis=0, initial=0.0)
     return Plane(mean, axes, np.where(extent > 1e-12, extent, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
-class MapOfRows:
-    """Rows in the plane; the lists are columns of equal length, x and y of shape (count,)."""
+class ProjectedRows:
+    """Rows in the plane. The lists have equal length; x and y have the shape (count,)."""
 
     plane: Plane
     total: int
@@ -79,57 +80,57 @@ class MapOfRows:
 
 
 @dataclass(slots=True)
-class _Kept:
-    made: MapOfRows
-    of: tuple[int, ...]
-    looked: float
+class _Cached:
+    rows: ProjectedRows
+    version: tuple[int, int]
+    checked: float
 
 
 @dataclass(slots=True)
-class Maps:
-    """Maps of collections, each kept until something new is embedded."""
+class MapCache:
+    """Maps of collections, recomputed once rows have been embedded since."""
 
-    _kept: OrderedDict[tuple[int, int, int], _Kept] = field(default_factory=OrderedDict)
-    _making: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _maps: OrderedDict[tuple[int, int, int], _Cached] = field(default_factory=OrderedDict)
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def of(self, store: Store, collection: Collection, limit: int) -> MapOfRows:
-        """The map of up to `limit` rows: an even sample where there are more."""
-        async with self._making:  # two callers at once make it once
+    async def get(self, store: Store, collection: Collection, limit: int) -> ProjectedRows:
+        """Return the map of at most `limit` rows, sampled evenly from a larger table."""
+        async with self._lock:  # concurrent requests compute a map once
             name = (collection.id, collection.model_id, limit)
-            kept = self._kept.get(name)
-            if kept and time.monotonic() - kept.looked < FRESH_SECONDS:
-                return kept.made
-            state = await _state(store, collection)
-            if kept is None or kept.of != state:
-                made = await _make(store, collection, limit, state[0])
-                kept = self._kept[name] = _Kept(made, state, 0.0)
-            kept.looked = time.monotonic()
-            self._kept.move_to_end(name)
-            while len(self._kept) > MOST_MAPS:
-                self._kept.popitem(last=False)
-            return kept.made
+            cached = self._maps.get(name)
+            if cached and time.monotonic() - cached.checked < CACHE_SECONDS:
+                return cached.rows
+            version = await _version(store, collection)
+            if cached is None or cached.version != version:
+                rows = await _compute(store, collection, limit, total=version[0])
+                cached = self._maps[name] = _Cached(rows, version, 0.0)
+            cached.checked = time.monotonic()
+            self._maps.move_to_end(name)
+            while len(self._maps) > MAX_MAPS:
+                self._maps.popitem(last=False)
+            return cached.rows
 
 
-async def _state(store: Store, collection: Collection) -> tuple[int, int]:
-    """Rows that have a vector of the present model, and when the last of them was stored."""
+async def _version(store: Store, collection: Collection) -> tuple[int, int]:
+    """Return the number of embedded rows and the time of the latest, in microseconds."""
     row = await store.connector.fetch_one(
         reads.query("embedded_state"), {"collection": collection.id, "model": collection.model_id}
     )
     return int(row["embedded"]), int(row["newest"])
 
 
-async def _make(store: Store, collection: Collection, limit: int, total: int) -> MapOfRows:
+async def _compute(store: Store, collection: Collection, limit: int, total: int) -> ProjectedRows:
     rows = await store.connector.fetch(await _statement(store, collection, limit, total))
     return await asyncio.to_thread(_project, rows, collection.model.dimensions, total)
 
 
-def _project(rows: list[DictRow], dimensions: int, total: int) -> MapOfRows:
-    # Four bytes of header, then big-endian float32.
-    wire = b"".join(row["vector"][4:] for row in rows)
-    vectors = np.frombuffer(wire, dtype=">f4").astype(np.float32).reshape(-1, dimensions)
+def _project(rows: list[DictRow], dimensions: int, total: int) -> ProjectedRows:
+    # A vector in pgvector's binary format: a header of four bytes, then big-endian float32.
+    data = b"".join(row["vector"][4:] for row in rows)
+    vectors = np.frombuffer(data, dtype=">f4").astype(np.float32).reshape(-1, dimensions)
     plane = fit(vectors)
     placed = plane.place(vectors)
-    return MapOfRows(
+    return ProjectedRows(
         plane=plane,
         total=max(total, len(rows)),
         keys=[row["key"] for row in rows],
@@ -144,25 +145,25 @@ def _project(rows: list[DictRow], dimensions: int, total: int) -> MapOfRows:
 async def _statement(store: Store, collection: Collection, limit: int, total: int) -> sql.Composed:
     kinds = await reads.columns(store, collection)
     schema = (await store.connector.fetch(query("vector_schema")))[0]["schema"]
-    # So many more than wanted that a sample is all but never short; what is over is cut off.
-    wanted = limit + 5 * limit**0.5 + 20
-    share = 100.0 if total <= wanted else 100.0 * wanted / total
-    sample = sql.SQL("" if share >= 100 else "tablesample bernoulli ({}) repeatable (0)")
+    # Sample five standard deviations more than `limit`, so that the sample is almost never short.
+    sampled = limit + 5 * limit**0.5 + 20
+    percent = 100.0 if total <= sampled else 100.0 * sampled / total
+    sample = sql.SQL("" if percent >= 100 else "tablesample bernoulli ({}) repeatable (0)")
     return sql.SQL(reads.query("embedded_rows")).format(
         key=sql.Identifier(collection.key_column),
-        title=_first(kinds, TITLES),
-        category=_first(kinds, CATEGORIES),
+        title=_first_column(kinds, TITLES),
+        category=_first_column(kinds, CATEGORIES),
         vector_send=sql.Identifier(schema, "vector_send"),
         vector=sql.Identifier(schema, "vector"),
         embedding=sql.Identifier(collection.embedding_column),
         table=reads.table_of(collection),
-        sample=sample.format(sql.Literal(share)),
+        sample=sample.format(sql.Literal(percent)),
         limit=sql.Literal(limit),
     )
 
 
-def _first(kinds: dict[str, str], names: tuple[str, ...]) -> sql.Composable:
-    """The first of the columns that the table has as text, or nothing."""
+def _first_column(kinds: dict[str, str], names: tuple[str, ...]) -> sql.Composable:
+    """Select the first of the columns that exists and holds text, or null."""
     for name in names:
         if kinds.get(name) == "text":
             return sql.SQL("left(r.{}::text, 200)").format(sql.Identifier(name))
@@ -170,5 +171,5 @@ def _first(kinds: dict[str, str], names: tuple[str, ...]) -> sql.Composable:
 
 
 def row(vector: list[float]) -> NDArray[np.float64]:
-    """One vector as a matrix of shape (1, dimensions)."""
+    """Return one vector as a matrix of shape (1, dimensions)."""
     return np.array([vector], dtype=np.float64)

@@ -1,4 +1,8 @@
-"""What Prometheus is told. What the database knows is read from it, not counted here."""
+"""The Prometheus metrics of a server.
+
+Figures about collections are read from the database on every scrape, so they are the same on every
+server and survive restarts.
+"""
 
 from __future__ import annotations
 
@@ -17,39 +21,41 @@ SECONDS: Final = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10
 
 
 class Metrics:
-    """The figures of one server."""
+    """The metrics of one server."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = self._counter("http_requests", "Requests.", "method", "route", "status")
-        self.request_seconds = Histogram(
-            "backline_http_request_seconds", "Time to answer.", ["route"], buckets=SECONDS,
-            registry=self.registry,
-        )  # fmt: skip
+        self.request_seconds = self._histogram(
+            "http_request_seconds", "Response time of a request.", "route"
+        )
         self.clients = self._gauge("websocket_clients", "Open WebSockets.")
         self.messages = self._counter("websocket_messages", "WebSocket frames.", "direction")
-        self.dropped = self._counter("websocket_dropped", "Clients dropped for reading too slowly.")
-        self.provider_seconds = Histogram(
-            "backline_provider_seconds", "Time of one call to the embedder.",
-            ["model", "purpose"], buckets=SECONDS, registry=self.registry,
-        )  # fmt: skip
-        self.texts = self._counter("texts_embedded", "Texts embedded here.", "model", "purpose")
-        self.provider_failures = self._counter(
-            "provider_failures", "Calls to the embedder that failed.", "model", "kind"
+        self.dropped = self._counter(
+            "websocket_dropped", "Clients disconnected because they read too slowly."
         )
-        self.database_up = self._gauge("database_up", "1 while Postgres answers.")
+        self.provider_seconds = self._histogram(
+            "provider_seconds", "Duration of one call to the embedder.", "model", "purpose"
+        )
+        self.texts = self._counter(
+            "texts_embedded", "Texts embedded by this server.", "model", "purpose"
+        )
+        self.provider_failures = self._counter(
+            "provider_failures", "Failed calls to the embedder.", "model", "kind"
+        )
+        self.database_up = self._gauge("database_up", "1 if Postgres responds, else 0.")
         self.rows = self._gauge("rows", "Rows by state.", "collection", "state")
         self.ratio = self._gauge(
-            "coverage_ratio", "Embedded rows of those with text.", "collection"
+            "coverage_ratio", "Share of the rows with text that are embedded.", "collection"
         )
         self.lag = self._gauge("lag_seconds", "Age of the oldest pending row.", "collection")
-        self.rate = self._gauge("rows_per_second", "Rows written lately.", "collection")
+        self.rate = self._gauge("rows_per_second", "Recent rate of written rows.", "collection")
         self.failures = self._gauge("failures", "Dead letters by kind.", "collection", "kind")
-        self.written = self._gauge(
-            "rows_embedded_by_runs", "Rows that runs embedded.", "collection"
+        self.written = self._gauge("rows_embedded_by_runs", "Rows embedded by runs.", "collection")
+        self.tokens = self._gauge("run_tokens", "Tokens sent by runs.", "collection", "model")
+        self.dollars = self._gauge(
+            "run_cost_dollars", "Price of the tokens sent by runs.", "collection", "model"
         )
-        self.tokens = self._gauge("run_tokens", "Tokens that runs sent.", "collection", "model")
-        self.dollars = self._gauge("run_cost_dollars", "Price of these.", "collection", "model")
 
     def _counter(self, name: str, help_: str, *labels: str) -> Counter:
         return Counter(f"backline_{name}", help_, labels, registry=self.registry)
@@ -57,9 +63,12 @@ class Metrics:
     def _gauge(self, name: str, help_: str, *labels: str) -> Gauge:
         return Gauge(f"backline_{name}", help_, labels, registry=self.registry)
 
+    def _histogram(self, name: str, help_: str, *labels: str) -> Histogram:
+        return Histogram(f"backline_{name}", help_, labels, buckets=SECONDS, registry=self.registry)
+
     @contextmanager
     def provider_call(self, model: str, purpose: str, texts: int) -> Iterator[None]:
-        """Time one call to an embedder, and count its failure."""
+        """Measure one call to an embedder, or count its failure."""
         began = time.perf_counter()
         try:
             yield
@@ -69,16 +78,16 @@ class Metrics:
         self.provider_seconds.labels(model, purpose).observe(time.perf_counter() - began)
         self.texts.labels(model, purpose).inc(texts)
 
-    def see(self, collection: str, coverage: Coverage) -> None:
-        """What the database says of a collection now."""
+    def set_coverage(self, collection: str, coverage: Coverage) -> None:
+        """Set the gauges of a collection."""
         for state in ("embedded", "blank", "pending", "failed", "missing"):
             self.rows.labels(collection, state).set(getattr(coverage, state))
         self.ratio.labels(collection).set(coverage.ratio)
         self.lag.labels(collection).set(coverage.lag_seconds)
         self.rate.labels(collection).set(coverage.rate)
 
-    def forget_collections(self) -> None:
-        """Before all are seen anew, so that one that was dropped is gone."""
+    def clear_collections(self) -> None:
+        """Clear the gauges of all collections, so that dropped collections disappear."""
         for gauge in (
             self.rows, self.ratio, self.lag, self.rate, self.failures, self.written, self.tokens,
             self.dollars,

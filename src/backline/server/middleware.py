@@ -1,4 +1,8 @@
-"""What every request passes through before a route: id, host, origin, rate, size, log, headers."""
+"""Checks, logs and completes every HTTP request outside the routes.
+
+The checks are host, origin, rate and body size. Every response gets a request id and the security
+headers.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,16 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backline import errors
-from backline.server.auth import Guard, Rate
+from backline.server.auth import AccessPolicy, RateLimit
 from backline.server.metrics import Metrics
 from backline.server.problems import problem_of
 
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _UNLIMITED: Final = ("/health", "/assets/")
 
-# The page's own scripts only; inline styles, because component libraries position with them.
+# Scripts only from the page's origin. Inline styles, because component libraries position with
+# them.
 PAGE_POLICY: Final = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
     "font-src 'self' data:; connect-src 'self' ws: wss:; object-src 'none'; base-uri 'none'; "
@@ -39,20 +44,25 @@ SECURITY_HEADERS: Final = {
 log = structlog.get_logger("backline.http")
 
 
-class Front:
-    """The outermost layer of the application, in plain ASGI."""
+class RequestMiddleware:
+    """The outermost ASGI layer of the application."""
 
     def __init__(
-        self, app: ASGIApp, guard: Guard, rate: Rate, metrics: Metrics, max_body_bytes: int
+        self,
+        app: ASGIApp,
+        policy: AccessPolicy,
+        rate_limit: RateLimit,
+        metrics: Metrics,
+        max_body_bytes: int,
     ) -> None:
         self._app = app
-        self._guard = guard
-        self._rate = rate
+        self._policy = policy
+        self._rate_limit = rate_limit
         self._metrics = metrics
-        self._max_body = max_body_bytes
+        self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":  # a socket is looked at where it is accepted
+        if scope["type"] != "http":  # WebSockets are checked where they are accepted
             await self._app(scope, receive, send)
             return
         headers = headers_of(scope)
@@ -61,23 +71,24 @@ class Front:
             await _Exchange(self, scope, headers).run(self._app, receive, send)
 
     def check(self, scope: Scope, headers: Mapping[str, str]) -> None:
-        """Refuse what no route should see."""
+        """Raise a BacklineError for a request that no route may handle."""
         host = headers.get("host")
-        self._guard.check_host(host)
-        if scope["method"] not in _READS:
-            self._guard.check_origin(headers.get("origin"), host)
+        self._policy.check_host(host)
+        if scope["method"] not in _SAFE_METHODS:
+            self._policy.check_origin(headers.get("origin"), host)
         if not scope["path"].startswith(_UNLIMITED):
-            self._rate.take(address_of(scope))
+            self._rate_limit.take(address_of(scope))
         self.check_size(int_or(headers.get("content-length")))
 
     def check_size(self, size: int) -> None:
-        if size > self._max_body:
+        if size > self._max_body_bytes:
             raise errors.TooLargeError(
-                f"The body is larger than {self._max_body:,} bytes. Send it in parts, or raise "
-                "BACKLINE_MAX_BODY_BYTES."
+                f"The body is larger than {self._max_body_bytes:,} bytes. Send it in parts, or "
+                "raise BACKLINE_MAX_BODY_BYTES."
             )
 
     def record(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count and log one finished request."""
         route = getattr(scope.get("route"), "path", None) or "other"
         self._metrics.requests.labels(scope["method"], route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
@@ -89,10 +100,12 @@ class Front:
 
 
 class _Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
-    def __init__(self, front: Front, scope: Scope, headers: Mapping[str, str]) -> None:
-        self._front = front
+    def __init__(
+        self, middleware: RequestMiddleware, scope: Scope, headers: Mapping[str, str]
+    ) -> None:
+        self._middleware = middleware
         self._scope = scope
         self._headers = headers
         self._received = 0
@@ -101,38 +114,39 @@ class _Exchange:
     async def run(self, app: ASGIApp, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
 
-        async def limited() -> Message:
+        async def receive_limited() -> Message:
             message = await receive()
             self._received += len(message.get("body", b""))
             try:
-                self._front.check_size(self._received)
-            except errors.TooLargeError as error:  # FastAPI lets no other kind through from here
+                self._middleware.check_size(self._received)
+            except errors.TooLargeError as error:
+                # FastAPI turns every other exception raised here into a 400.
                 raise HTTPException(413, str(error)) from error
             return message
 
-        async def dressed(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._dress(message)
+                self._add_headers(message)
             await send(message)
 
         try:
-            self._front.check(self._scope, self._headers)
-            await app(self._scope, limited, dressed)
+            self._middleware.check(self._scope, self._headers)
+            await app(self._scope, receive_limited, send_with_headers)
         except Exception as error:
-            if self._status:  # the answer has begun, and can only be cut off
+            if self._status:  # the response has started, so its status cannot change
                 raise
-            await self._explain(error, receive, dressed)
+            await self._send_problem(error, receive, send_with_headers)
         finally:
-            self._front.record(self._scope, self._status, time.perf_counter() - began)
+            self._middleware.record(self._scope, self._status, time.perf_counter() - began)
 
-    async def _explain(self, error: Exception, receive: Receive, send: Send) -> None:
+    async def _send_problem(self, error: Exception, receive: Receive, send: Send) -> None:
         problem = problem_of(error)
         if problem.kind == "internal":
             log.error("bug", exc_info=error)
         response = problem.response(self._scope["path"], self._scope["state"]["request_id"])
         await response(self._scope, receive, send)
 
-    def _dress(self, message: Message) -> None:
+    def _add_headers(self, message: Message) -> None:
         self._status = message["status"]
         headers = MutableHeaders(scope=message)
         headers["X-Request-ID"] = self._scope["state"]["request_id"]
@@ -144,18 +158,18 @@ class _Exchange:
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
-    """The headers by their names in lower case.
+    """Return the request headers by lower-case name.
 
-    Starlette's own mapping searches the list each time, and raises inside for one that is not
-    there: a tenth of the time of a small request.
+    Starlette's `Headers` searches its list on every access and raises for a missing name, which
+    took a tenth of the time of a small request.
     """
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
 def request_id(headers: Mapping[str, str]) -> str:
-    """The caller's id for a request, where it is one that may stand in a log; else a new one."""
-    given = headers.get("x-request-id", "")
-    return given if _ID.fullmatch(given) else uuid.uuid4().hex
+    """Return the request's id from its header if it is safe to log, else a new one."""
+    value = headers.get("x-request-id", "")
+    return value if _ID.fullmatch(value) else uuid.uuid4().hex
 
 
 def address_of(scope: Scope) -> str:

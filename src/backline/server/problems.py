@@ -1,7 +1,7 @@
-"""From an error to an answer: the only place of the server that does it.
+"""Converts errors to HTTP responses; no other module does.
 
-Every error leaves as RFC 9457 problem details. What OpenAI's clients look for stands beside it in
-the member `error`, so that they show the same words.
+Every error is sent as RFC 9457 problem details. On /v1 the member `error` repeats the message in
+the form that OpenAI's clients read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ METHODS: Final = ("GET", "HEAD", "POST")
 
 log = structlog.get_logger("backline.server")
 
-# The nearest class of an error decides.
+# The most specific class of an error applies.
 STATUSES: Final[Mapping[type[BaseException], int]] = {
     errors.UsageError: 422,
     errors.ColumnNotFoundError: 422,
@@ -75,7 +75,7 @@ TITLES: Final[Mapping[int, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What went wrong, ready to be sent. `retry_after` is seconds."""
+    """A problem to send. `retry_after` is in seconds."""
 
     status: int
     kind: str
@@ -89,8 +89,8 @@ class Problem:
         return TITLES.get(self.status) or HTTPStatus(self.status).phrase
 
     def body(self, path: str, request_id: str) -> dict[str, Any]:
-        """The problem details, for the request that came to `path`."""
-        found: dict[str, Any] = {
+        """Return the problem details for a request to `path`."""
+        body: dict[str, Any] = {
             "type": f"urn:backline:problem:{self.kind}",
             "title": self.title,
             "status": self.status,
@@ -99,15 +99,15 @@ class Problem:
             "request_id": request_id,
         }
         if self.errors:
-            found["errors"] = list(self.errors)
+            body["errors"] = list(self.errors)
         if path.startswith("/v1/"):
-            found["error"] = {
+            body["error"] = {
                 "message": self.detail,
                 "type": "server_error" if self.status >= 500 else "invalid_request_error",
                 "param": None,
                 "code": self.kind,
             }
-        return found
+        return body
 
     def response(self, path: str, request_id: str) -> JSONResponse:
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
@@ -123,15 +123,19 @@ class Problem:
 
 
 def problem_of(error: BaseException) -> Problem:
-    """What to answer for an error, whichever it is."""
+    """Return the problem for any error."""
     if isinstance(error, RequestValidationError):
         return _invalid(error)
     if isinstance(error, HTTPException):
         return Problem(error.status_code, "http", str(error.detail))
     status = next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), None)
     if status is None:
-        return Problem(500, "internal", "This is a bug in Backline; what was stored is safe. "
-                       "The server's log has more under the request's id.")  # fmt: skip
+        return Problem(
+            500,
+            "internal",
+            "This is a bug in Backline; stored data is safe. The server's log has details under "
+            "the request id.",
+        )
     return Problem(status, type(error).__name__, str(error), _retry_after(error, status))
 
 
@@ -143,17 +147,18 @@ def _retry_after(error: BaseException, status: int) -> int | None:
 
 
 def _invalid(error: RequestValidationError) -> Problem:
-    """A request that is not as declared, without repeating what was sent: it may be a secret."""
-    found = [
+    """Return the problem for an invalid request, without its values: they may be secret."""
+    fields = [
         {"field": ".".join(str(step) for step in item["loc"]), "message": item["msg"]}
         for item in error.errors()
     ]
-    said = "; ".join(f"{item['field']}: {item['message']}" for item in found)
-    return Problem(422, "validation", f"The request is not as documented. {said}.", errors=found)
+    message = "; ".join(f"{item['field']}: {item['message']}" for item in fields)
+    detail = f"The request is not as documented. {message}."
+    return Problem(422, "validation", detail, errors=fields)
 
 
-async def answer(request: Request, error: Exception) -> JSONResponse:
-    """The exception handler of the whole application."""
+async def handle_exception(request: Request, error: Exception) -> JSONResponse:
+    """Return the response for an exception of any route."""
     problem = problem_of(error)
     if problem.status >= 500:
         log.warning("request failed", error=str(error), kind=type(error).__name__)
@@ -163,8 +168,8 @@ async def answer(request: Request, error: Exception) -> JSONResponse:
 
 
 def _wrong_method(request: Request) -> Problem:
-    """The address is right; each route knows of its own methods only."""
-    taken = tuple(
+    """Return the problem for a path whose routes accept other methods than the request's."""
+    allowed = tuple(
         method
         for method in METHODS
         if any(
@@ -172,5 +177,5 @@ def _wrong_method(request: Request) -> Problem:
             for route in request.app.routes
         )
     )
-    said = f"{request.method[:20]} is not taken here; send {' or '.join(taken)}."
-    return Problem(405, "http", said, allow=taken)
+    detail = f"{request.method[:20]} is not allowed here; send {' or '.join(allowed)}."
+    return Problem(405, "http", detail, allow=allowed)

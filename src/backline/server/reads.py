@@ -1,25 +1,37 @@
-"""What the server reads beside what the store does: pages, columns, figures. It never writes."""
+"""Read-only queries of the server: pages, columns, figures, and the state of single rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from psycopg import sql
 from psycopg.rows import DictRow
 
+from backline import pgvector
 from backline.postgres.store import Store
 from backline.server import schemas
 from backline.sql import queries
-from backline.types import Collection, Coverage, Failure
+from backline.types import Action, Collection, Coverage, Failure
 
-# More pending rows than this are not looked up one by one while somebody waits: some 20 ms.
-MOST_LOOKED_UP: Final = 10_000
+# Looking up this many pending rows one by one takes about 20 ms.
+MAX_LOOKUPS: Final = 10_000
+
+
+RowAction: TypeAlias = Action | Literal["changed"]
+"""What a row sent by a client needs; `backline.inspect` in the SQL schema defines each action."""
+
+
+class RowState(NamedTuple):
+    """What a row needs, and its key as the table writes it ('7' for '007'); None if it is gone."""
+
+    action: RowAction
+    key: str | None
 
 
 def query(name: str) -> str:
-    """One statement of server.sql."""
+    """Return one statement of server.sql."""
     return queries("server.sql")[name]
 
 
@@ -27,10 +39,12 @@ def table_of(collection: Collection) -> sql.Identifier:
     return sql.Identifier(collection.table_schema, collection.table_name)
 
 
-async def shown(store: Store, collection: Collection, coverage: Coverage) -> schemas.Coverage:
-    """A coverage as it is answered, with how many of its pending rows have an older vector."""
+async def coverage_view(
+    store: Store, collection: Collection, coverage: Coverage
+) -> schemas.Coverage:
+    """Add to a coverage how many of its pending rows have an older vector."""
     stale: int | None = 0
-    if coverage.pending > MOST_LOOKED_UP:
+    if coverage.pending > MAX_LOOKUPS:
         stale = None
     elif coverage.pending:
         row = await store.connector.fetch_one(query("stale_rows"), {"collection": collection.id})
@@ -41,7 +55,7 @@ async def shown(store: Store, collection: Collection, coverage: Coverage) -> sch
 async def failures_page(
     store: Store, collection: Collection | None, after: tuple[int, str], limit: int
 ) -> list[tuple[int, str, Failure]]:
-    """One page of dead letters by (collection's id, key), each with id and name of its own."""
+    """Return dead letters ordered by (collection's id, key), with id and name of the collection."""
     rows = await store.connector.fetch(
         query("failures_page"),
         {
@@ -57,7 +71,7 @@ async def failures_page(
 async def failures_since(
     store: Store, collection: Collection, moment: datetime, limit: int = 100
 ) -> list[Failure]:
-    """The dead letters that were added after a moment, oldest first."""
+    """Return the dead letters added after a moment, oldest first."""
     rows = await store.connector.fetch(
         query("failures_since"), {"collection": collection.id, "moment": moment, "limit": limit}
     )
@@ -65,41 +79,33 @@ async def failures_since(
 
 
 async def failures_by_kind(store: Store) -> list[DictRow]:
-    """collection, kind, count."""
+    """Return (collection, kind, count) rows."""
     return await store.connector.fetch(query("failures_by_kind"))
 
 
-async def spent(store: Store) -> list[DictRow]:
-    """collection, provider, model, embedded, tokens: what all runs together did."""
-    return await store.connector.fetch(query("spent_by_collection"))
+async def usage_by_collection(store: Store) -> list[DictRow]:
+    """Return (collection, provider, model, embedded, tokens) rows, summed over all runs."""
+    return await store.connector.fetch(query("usage_by_collection"))
 
 
 async def columns(store: Store, collection: Collection) -> dict[str, str]:
-    """The columns of a collection's table, with the kind of each: text or other."""
+    """Return the columns of a collection's table with their kind, "text" or "other"."""
     rows = await store.connector.fetch(query("table_columns"), {"collection": collection.id})
     return {row["name"]: row["kind"] for row in rows}
 
 
-async def stamped(store: Store, collection: Collection, keys: Sequence[str]) -> dict[str, bytes]:
-    """The SHA-256 of the text that each of these keys has a vector of the present model for."""
-    rows = await store.connector.fetch(
-        query("stamped"),
-        {"collection": collection.id, "model": collection.model_id, "keys": list(keys)},
-    )
-    return {row["key"]: row["content_hash"] for row in rows}
-
-
-async def keys_of(store: Store, collection: Collection, given: Sequence[str]) -> dict[str, str]:
-    """The keys of the rows that these texts name, as the table writes them: '7' for '007'.
+async def inspect(
+    store: Store, collection: Collection, keys: Sequence[str], hashes: Sequence[bytes]
+) -> list[RowState]:
+    """Return what each row needs, given its key and the SHA-256 of the text sent for it.
 
     Raises:
-        RowRefusedError: one of them is none of the key's type.
+        RowRefusedError: a key is not a value of the key column's type.
     """
-    kind = await store.connector.fetch_one(query("key_type"), {"collection": collection.id})
-    statement = sql.SQL(query("keys_of")).format(
-        key=sql.Identifier(collection.key_column),
-        type=sql.SQL(kind["key_type"]),
-        table=table_of(collection),
-    )
-    rows = await store.connector.fetch(statement, {"keys": list(given)})
-    return {row["given"]: row["key"] for row in rows}
+    values = {
+        "collection": collection.id,
+        "keys": pgvector.texts(list(keys)),
+        "hashes": pgvector.blobs(list(hashes)),
+    }
+    rows = await store.connector.fetch(query("inspect"), values)
+    return [RowState(row["action"], row["row_key"]) for row in rows]

@@ -1,4 +1,4 @@
-"""The shapes of requests and answers, as the OpenAPI document shows them."""
+"""Request and response models of the API, as the OpenAPI document shows them."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from backline.embedders.specs import describe
 from backline.search import DEFAULT_WEIGHT, LARGEST_PAGE, Mode
 from backline.search.ranking import DEEPEST_ROW
 
-LONGEST_KEY = 1000
+MAX_KEY_LENGTH = 1000
 Topic = Literal["run_progress", "coverage_changed", "failure_added"]
 Name = Annotated[str, Field(max_length=200, description="A collection's name.")]
 
 
-def passable(value: Any) -> Any:
-    """Refuses what JSON may spell, and what no other JSON reader takes back."""
+def round_trips(value: Any) -> Any:
+    """Return a value that every JSON reader accepts; raise ValueError for one that some refuse."""
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         raise ValueError(
-            "must not hold half of a surrogate pair, NaN or infinity, nor be nested without end"
+            "must not hold half of a surrogate pair, NaN or infinity, nor be nested too deeply"
         ) from None
     return value
 
 
 class Body(BaseModel):
-    """What a caller sends: a member that there is not is an error, not a typo that goes unseen."""
+    """A request body. An unknown member is an error, so that a typo is not ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-# --- nouns ----------------------------------------------------------------------------------------
+# --- resources ------------------------------------------------------------------------------------
 
 
 class Model(BaseModel):
-    """What made the vectors of a collection."""
+    """The model that embeds a collection."""
 
     provider: str
     name: str
     revision: str
     dimensions: int
-    max_tokens: int = Field(description="The longest input that the model reads.")
+    max_tokens: int = Field(description="Longest input of the model.")
 
     @classmethod
     def of(cls, model: types.Model) -> Self:
@@ -57,20 +57,20 @@ class Model(BaseModel):
 
 
 def _max_tokens(model: types.Model) -> int:
-    """From what is known of the model; the database does not keep it."""
+    """Return the longest input of a model, which the database does not store."""
     try:
-        known = describe(f"{model.provider}/{model.name}") if model.provider == "local" else None
-    except errors.ModelNotFoundError:  # a folder of the user's own
-        known = None
-    return (known or model).max_tokens
+        catalogued = describe(f"local/{model.name}") if model.provider == "local" else None
+    except errors.ModelNotFoundError:  # a model folder
+        catalogued = None
+    return (catalogued or model).max_tokens
 
 
 class Coverage(BaseModel):
-    """What is embedded and what is not, counted by the database."""
+    """How many rows are embedded, pending and failed."""
 
     rows: int
     embedded: int
-    blank: int = Field(description="Rows without text, which need no vector.")
+    blank: int = Field(description="Rows without text, which have no vector.")
     pending: int
     failed: int
     missing: int = Field(description="Rows that were never enqueued.")
@@ -82,7 +82,7 @@ class Coverage(BaseModel):
     complete: bool
     eta_seconds: float | None
     stale: int | None = Field(
-        description="Of the pending, those with an older vector; null where very many are pending."
+        description="Pending rows with an older vector; null if more than 10,000 are pending."
     )
 
     @classmethod
@@ -148,15 +148,19 @@ class Failure(BaseModel):
     failed_at: datetime
     run_id: int | None
 
+    @classmethod
+    def of(cls, collection: str, failure: types.Failure) -> Self:
+        return cls(collection=collection, **asdict(failure))
+
 
 class Hit(BaseModel):
-    """A row that was found."""
+    """A search result."""
 
     key: str
     score: float
     parts: dict[str, float] = Field(description="`dense`: cosine; `keyword`: BM25.")
     content: str
-    snippet: str | None = Field(description="HTML: escaped but for <mark>.")
+    snippet: str | None = Field(description="HTML, escaped except for <mark>.")
     row: dict[str, Any]
 
     @classmethod
@@ -167,7 +171,7 @@ class Hit(BaseModel):
         )  # fmt: skip
 
 
-# --- what is there --------------------------------------------------------------------------------
+# --- status ---------------------------------------------------------------------------------------
 
 
 class ServerInfo(BaseModel):
@@ -175,7 +179,7 @@ class ServerInfo(BaseModel):
     version: str
     started_at: datetime
     uptime_seconds: float
-    worker: bool = Field(description="Whether this server embeds edits as they come.")
+    worker: bool = Field(description="Whether this server embeds edits as they happen.")
 
 
 class AuthInfo(BaseModel):
@@ -194,7 +198,9 @@ class Status(BaseModel):
     database: DatabaseInfo
     collections: list[Collection]
     clients: int
-    hosts: list[str] = Field(description="Clients that said that they do what actions say.")
+    hosts: list[str] = Field(
+        description="Clients that declared the role host, which executes actions."
+    )
 
 
 class NamedCoverage(BaseModel):
@@ -231,21 +237,21 @@ class StartRun(Body):
     """A backfill to start."""
 
     collection: Name | None = None
-    batch_size: int | None = Field(None, ge=1, le=2048, description="Texts a request, at most.")
-    limit: int | None = Field(None, ge=1, le=2**31 - 1, description="Rows to embed, at most.")
+    batch_size: int | None = Field(None, ge=1, le=2048, description="Most texts in one request.")
+    limit: int | None = Field(None, ge=1, le=2**31 - 1, description="Most rows to embed.")
 
 
 class Failures(BaseModel):
     failures: list[Failure]
     total: int
-    next: str | None = Field(description="Give it as `after` for the next page.")
+    next: str | None = Field(description="The parameter `after` of the next page.")
 
 
 class RetryFailures(Body):
-    """Dead letters to send through the queue again; without keys, all."""
+    """Dead letters to requeue; all of them unless keys are given."""
 
     collection: Name | None = None
-    keys: Annotated[list[Annotated[str, Field(max_length=LONGEST_KEY)]], Field(max_length=10_000)] | None = None  # noqa: E501  # fmt: skip
+    keys: Annotated[list[Annotated[str, Field(max_length=MAX_KEY_LENGTH)]], Field(max_length=10_000)] | None = None  # noqa: E501  # fmt: skip
 
 
 class Retried(BaseModel):
@@ -256,7 +262,7 @@ class Retried(BaseModel):
 
 
 class SearchRequest(Body):
-    """What to look for."""
+    """A search query."""
 
     query: str = Field(min_length=1)
     collection: Name | None = None
@@ -264,11 +270,11 @@ class SearchRequest(Body):
     limit: int = Field(10, ge=1, le=LARGEST_PAGE)
     offset: int = Field(0, ge=0, le=DEEPEST_ROW)
     where: str | dict[str, Any] | None = Field(
-        None, description="A condition such as category = 'mixing' and confidence >= 0.8, or its "
-        "tree, or an object of columns and their values: {\"category\": \"mixing\"}.",
+        None, description="A condition such as category = 'mixing' and confidence >= 0.8, its "
+        "syntax tree, or an object of columns and values: {\"category\": \"mixing\"}.",
     )  # fmt: skip
     weight: float = Field(
-        DEFAULT_WEIGHT, ge=0, le=1, description="Of the keywords in a hybrid search."
+        DEFAULT_WEIGHT, ge=0, le=1, description="Weight of the keywords in a hybrid search."
     )
 
 
@@ -284,12 +290,12 @@ class SearchResults(BaseModel):
 
 
 class SuggestContext(BaseModel):
-    """What the caller says of the track. All of it is optional."""
+    """Facts about the track, all optional."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(passable)]]
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(round_trips)]]
 
-    type: str | None = Field(None, max_length=200, description="What is asked about: mixing, …")
+    type: str | None = Field(None, max_length=200, description="Topic of the advice: mixing, …")
     mood: str | None = Field(None, max_length=200)
     genre: str | None = Field(None, max_length=200)
     bpm: float | None = Field(None, ge=0, le=1000)
@@ -297,7 +303,7 @@ class SuggestContext(BaseModel):
 
 
 class SuggestRequest(Body):
-    """What advice is wanted for."""
+    """A request for advice."""
 
     context: SuggestContext = Field(default_factory=SuggestContext)
     prompt: str | None = None
@@ -321,16 +327,14 @@ class Suggestions(BaseModel):
     suggestions: list[Suggestion]
     context: SuggestContext
     timestamp: datetime
-    message: str | None = Field(
-        None, description="Why there is no suggestion, where there is none."
-    )
+    message: str | None = Field(None, description="The reason, if there are no suggestions.")
 
 
 # --- map ------------------------------------------------------------------------------------------
 
 
 class Map(BaseModel):
-    """Columns of equal length: one entry a row."""
+    """Columns of equal length, with one entry for each row."""
 
     collection: str
     method: Literal["pca"]
@@ -353,12 +357,12 @@ class Place(BaseModel):
 
 
 class UpsertRow(Body):
-    id: Annotated[str, Field(min_length=1, max_length=LONGEST_KEY)] | int
+    id: Annotated[str, Field(min_length=1, max_length=MAX_KEY_LENGTH)] | int
     text: str
 
 
 class UpsertRequest(Body):
-    """Rows to embed and store; each is stored only if its text still is what the table has."""
+    """Rows to embed and store. A row is stored only if its text equals the text in the table."""
 
     rows: list[UpsertRow] = Field(min_length=1)
     collection: Name | None = None
@@ -375,9 +379,9 @@ class Failed(BaseModel):
 
 
 class Upserted(BaseModel):
-    success: bool = Field(description="Whether no row failed.")
-    processed: int = Field(description="Rows of the request.")
-    updated: int = Field(description="Rows whose vector was stored now.")
+    success: bool = Field(description="True if no row failed.")
+    processed: int = Field(description="Rows in the request.")
+    updated: int = Field(description="Rows whose vector was stored.")
     skipped: list[Skipped]
     failed: list[Failed]
     dimensions: int
@@ -385,50 +389,7 @@ class Upserted(BaseModel):
     took_ms: float
 
 
-# --- OpenAI's ------------------------------------------------------------------------------------
-
-
-class EmbeddingsRequest(BaseModel):
-    """As OpenAI's; members that Backline has no use for are ignored."""
-
-    input: str | list[str] | list[int] | list[list[int]]
-    model: str = Field(max_length=200)
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, ge=1, le=16_000)
-    user: str | None = None
-
-
-class Embedding(BaseModel):
-    object: Literal["embedding"]
-    index: int
-    embedding: list[float] | str = Field(description="A list, or base64 of little-endian float32.")
-
-
-class Usage(BaseModel):
-    prompt_tokens: int
-    total_tokens: int
-
-
-class Embeddings(BaseModel):
-    object: Literal["list"]
-    data: list[Embedding]
-    model: str
-    usage: Usage
-
-
-class ModelEntry(BaseModel):
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-
-
-class ModelList(BaseModel):
-    object: Literal["list"]
-    data: list[ModelEntry]
-
-
-# --- health, sockets, actions -------------------------------------------------------------------
+# --- health, WebSockets, actions ------------------------------------------------------------------
 
 
 class Health(BaseModel):
@@ -442,13 +403,13 @@ class Ready(BaseModel):
 
 class SocketStatus(BaseModel):
     clients: int
-    hosts: list[str] = Field(description="Those of them that said that they are hosts.")
-    topics: dict[str, int] = Field(description="Subscribers of each topic.")
+    hosts: list[str] = Field(description="Clients that declared the role host.")
+    topics: dict[str, int] = Field(description="Number of subscribers by topic.")
     dropped: int
 
 
 class ActionEntry(BaseModel):
-    """Something that a studio can be asked to do."""
+    """An action that a studio offers."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -467,7 +428,7 @@ class Actions(BaseModel):
 
 
 class Problem(BaseModel):
-    """What went wrong: RFC 9457. On /v1 it has a member `error` besides, as OpenAI's answers do."""
+    """An error (RFC 9457). On /v1 it also has the member `error` of OpenAI's API."""
 
     type: str
     title: str

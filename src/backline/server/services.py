@@ -1,4 +1,4 @@
-"""What the routes and sockets of one server share."""
+"""The objects that the routes and WebSockets of one server share."""
 
 from __future__ import annotations
 
@@ -12,95 +12,96 @@ from starlette.requests import HTTPConnection
 
 from backline.config import Settings
 from backline.postgres.store import Store
-from backline.server.auth import Guard, Rate
-from backline.server.backfills import Followers, Runs
-from backline.server.broadcast import Hub
-from backline.server.change_feed import Watch
-from backline.server.embedder_pool import Models
+from backline.server.auth import AccessPolicy, RateLimit
+from backline.server.backfills import Backfills
+from backline.server.broadcast import Broadcaster
+from backline.server.change_feed import ChangeFeed
+from backline.server.embedder_pool import EmbedderPool
 from backline.server.facets import FacetCache
-from backline.server.keywords import Keywords
-from backline.server.map import Maps
+from backline.server.keywords import KeywordIndexer
+from backline.server.live_sync import LiveSync
+from backline.server.map import MapCache
 from backline.server.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One server. `where` is the database as a person knows it."""
+    """The services of one server. `where` names the database for people."""
 
     settings: Settings
     open_store: Store
     where: str
-    guard: Guard
-    rate: Rate
+    policy: AccessPolicy
+    rate_limit: RateLimit
     metrics: Metrics
-    models: Models
-    hub: Hub
-    watch: Watch
-    runs: Runs
-    followers: Followers | None
-    maps: Maps
+    embedder_pool: EmbedderPool
+    broadcaster: Broadcaster
+    change_feed: ChangeFeed
+    backfills: Backfills
+    live_sync: LiveSync | None
+    maps: MapCache
     facets: FacetCache
-    keywords: Keywords
+    keywords: KeywordIndexer
     started_at: datetime
 
     @property
     def store(self) -> Store:
-        """The store, where the database answers.
+        """The store, if the database is up.
 
         Raises:
-            DatabaseUnavailableError: it does not at this moment; nobody is made to wait for it.
+            DatabaseUnavailableError: the database is down. The request fails without waiting.
         """
-        self.watch.check()
+        self.change_feed.check()
         return self.open_store
 
 
 def make_services(store: Store, settings: Settings, *, worker: bool, where: str) -> Services:
-    """Everything of one server, not started yet.
+    """Create the services of one server without starting them.
 
     Raises:
-        ConfigurationError: the settings would leave the server open to anybody.
+        ConfigurationError: the server would accept writes from the network without a key.
     """
     metrics = Metrics()
-    models = Models(settings, metrics)
-    hub = Hub(metrics)
+    pool = EmbedderPool(settings, metrics)
+    broadcaster = Broadcaster(metrics)
     return Services(
         settings=settings,
         open_store=store,
         where=where,
-        guard=Guard(settings),
-        rate=Rate.of(settings),
+        policy=AccessPolicy(settings),
+        rate_limit=RateLimit.of(settings),
         metrics=metrics,
-        models=models,
-        hub=hub,
-        watch=Watch(store, hub, metrics),
-        runs=Runs(store, settings, models),
-        followers=Followers(store, settings, models) if worker else None,
-        maps=Maps(),
+        embedder_pool=pool,
+        broadcaster=broadcaster,
+        change_feed=ChangeFeed(store, broadcaster, metrics),
+        backfills=Backfills(store, settings, pool),
+        live_sync=LiveSync(store, settings, pool) if worker else None,
+        maps=MapCache(),
         facets=FacetCache(),
-        keywords=Keywords(),
+        keywords=KeywordIndexer(),
         started_at=datetime.now(UTC),
     )
 
 
-# These are coroutines, because FastAPI sends dependencies that are none to a thread each time.
+# The dependencies are coroutines: FastAPI runs plain functions in a thread on every request.
 
 
 async def services_of(connection: HTTPConnection) -> Services:
-    """The server that a request or a socket has come to."""
-    found: Services = connection.app.state.services
-    return found
+    """Return the services of the server that received a request or WebSocket."""
+    services: Services = connection.app.state.services
+    return services
 
 
 async def require_read(connection: HTTPConnection) -> None:
-    """A dependency of everything that reads."""
-    guard = (await services_of(connection)).guard
-    guard.check_read(authorized=guard.authorized(connection.headers))
+    """Check the key of a request that reads."""
+    policy = (await services_of(connection)).policy
+    policy.check_read(authorized=policy.authorized(connection.headers))
 
 
 async def require_write(connection: HTTPConnection) -> None:
-    """A dependency of everything that writes or spends."""
-    guard = (await services_of(connection)).guard
-    guard.check_write(authorized=guard.authorized(connection.headers))
+    """Check the key of a request that writes or causes costs."""
+    policy = (await services_of(connection)).policy
+    policy.check_write(authorized=policy.authorized(connection.headers))
 
 
 def backline_version() -> str:

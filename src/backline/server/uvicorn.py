@@ -1,4 +1,4 @@
-"""Runs the application on uvicorn, until it is told to stop."""
+"""Runs the application on uvicorn."""
 
 from __future__ import annotations
 
@@ -6,27 +6,45 @@ import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from backline import errors
-from backline.server.protocol import CuttingProtocol
 
-KEEP_ALIVE_SECONDS = 30
-LARGEST_FRAME = 256 * 1024
-# Requests that are under way when the server is stopped have this long.
-GRACEFUL_SECONDS = 10
-FILES = 8192
+KEEP_ALIVE_SECONDS: Final = 30
+MAX_FRAME_BYTES: Final = 256 * 1024
+# Time for requests in flight to finish after the server is stopped.
+GRACEFUL_SECONDS: Final = 10
+OPEN_FILES: Final = 8192
+ABORT_SECONDS: Final = 5.0
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol with a time limit on closing.
+
+    `transport.close()` sends the buffered bytes first. A client that never reads would keep the
+    connection and its buffer open without limit.
+    """
+
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        self.loop.call_later(ABORT_SECONDS, self.transport.abort)
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.loop.call_later(ABORT_SECONDS, self.transport.abort)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which leaves signals to whoever runs it."""
+    """uvicorn's server without signal handlers, which are left to the caller."""
 
     ready: Callable[[], None] = staticmethod(lambda: None)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's; then `ready` is called, for the server answers."""
+        """Start uvicorn, then call `ready`."""
         await super().startup(sockets)
         self.ready()
 
@@ -35,39 +53,39 @@ class Server(uvicorn.Server):
         yield
 
     def stop(self, _why: str = "stopped") -> None:
-        """Take no new requests, finish those under way, and end. Idempotent."""
+        """Accept no new requests, finish those in flight, and exit. Idempotent."""
         self.should_exit = True
 
 
 def make_server(app: FastAPI) -> Server:
     return Server(
         uvicorn.Config(
-            app, ws=CuttingProtocol, lifespan="on", log_config=None, access_log=False,
+            app, ws=WebSocketProtocol, lifespan="on", log_config=None, access_log=False,
             server_header=False, date_header=True, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=GRACEFUL_SECONDS, ws_max_size=LARGEST_FRAME,
-            # 500 clients would keep 500 compressors; frames are small, and cost less as they are.
+            timeout_graceful_shutdown=GRACEFUL_SECONDS, ws_max_size=MAX_FRAME_BYTES,
+            # Compression would hold one compressor a client, and frames are too small to gain.
             ws_per_message_deflate=False,
         )
     )  # fmt: skip
 
 
 def allow_many_sockets() -> None:
-    """Every client is an open file, and the usual limit of 1,024 was made for other programs."""
+    """Raise the limit on open files: every client needs one, and the usual limit is 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    limit = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
+    """Return a socket bound to an address.
 
     Raises:
-        ConfigurationError: the port is taken, or the address is none of this machine's.
+        ConfigurationError: the port is in use, or the address does not belong to this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Only where the protocol is named does asyncio turn Nagle's algorithm off, which holds the
-    # second part of an answer back for 40 ms.
+    # asyncio sets TCP_NODELAY only if the protocol is given. Nagle's algorithm would delay the
+    # second part of a response by 40 ms.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -76,14 +94,14 @@ def bind(host: str, port: int) -> socket.socket:
         bound.close()
         raise errors.ConfigurationError(
             f"The server cannot listen on {host}:{port}: {error.strerror or error}. Choose another "
-            "port with --port, or 0 for any that is free."
+            "port with --port, or 0 for a free one."
         ) from None
     bound.set_inheritable(False)
     return bound
 
 
 def address_of(bound: socket.socket) -> str:
-    """The address that a browser takes."""
+    """Return the URL under which a browser on this machine reaches the socket."""
     host, port = bound.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     return f"http://{host}:{port}"

@@ -50,7 +50,7 @@ select backline.set_model(%(collection)s, %(provider)s, %(model)s, %(revision)s,
 -- name: recount
 select backline.recount(%(collection)s, %(correct)s) as corrected
 
--- name: compact_counters
+-- name: compact
 select backline.compact_counters(%(collection)s)
 
 -- name: coverage
@@ -167,4 +167,4 @@ where c.id = %(collection)s order by 1
 select clock_timestamp() as now
 
 -- name: scan_page
-select * from backline.scan_page(%(collection)s, %(after)s, %(limit)s, true)
+select key, due, content, content_hash, cached from backline.scan_page(%(collection)s, %(after)s, %(limit)s, true)

@@ -1,8 +1,8 @@
-// --preload: what Supabase's Edge Runtime injects and Deno has not. Vectors are made of the text's
-// bytes, so that equal texts have equal vectors and different texts different ones; no meaning.
+// --preload: stubs the AI session that only Supabase's Edge Runtime has. Vectors are derived from a
+// hash of the text, so equal texts have equal vectors, and different texts have different ones.
 class Session {
   constructor(model: string) {
-    if (model !== "gte-small") throw new Error(`the stub knows no model ${model}`);
+    if (model !== "gte-small") throw new Error(`the stub has no model ${model}`);
   }
 
   async run(text: string): Promise<number[]> {

@@ -1,5 +1,5 @@
-// Who may call: whoever has FUNCTION_SECRET or a secret key of the project. The platform's own check
-// (verify_jwt) is off, because opaque keys are no JWTs and it lets every anon key pass.
+// Authorization: a caller needs FUNCTION_SECRET or a secret key of the project. The platform's check
+// (verify_jwt) is off, because opaque keys are not JWTs and it accepts every anon key.
 import { createHash, timingSafeEqual } from "node:crypto";
 import { Problem } from "./problems.ts";
 
@@ -8,31 +8,31 @@ export function requireCaller(headers: Headers, secrets: readonly string[]): voi
     throw new Problem(
       500,
       "Misconfigured",
-      "The function knows no secret to check its callers by. Set one: supabase secrets set FUNCTION_SECRET=…",
+      "The function has no secret to check callers with. Set one: supabase secrets set FUNCTION_SECRET=…",
     );
   }
-  const given = [
+  const keys = [
     headers.get("x-api-key"),
     headers.get("apikey"),
     headers.get("authorization")?.match(/^Bearer\s+(.+)$/i)?.[1] ?? null,
   ].filter((key) => key !== null);
-  // Every pair is compared, so that the time taken says nothing of which one fits, or how far.
-  let fits = false;
-  for (const key of given) {
-    for (const secret of secrets) fits = same(key, secret) || fits;
+  // Compare every pair, so that the time does not reveal which secret matches.
+  let authorized = false;
+  for (const key of keys) {
+    for (const secret of secrets) authorized = isEqual(key, secret) || authorized;
   }
-  if (fits) return;
+  if (authorized) return;
   throw new Problem(
     401,
     "Unauthorized",
-    given.length === 0
-      ? "No key was sent. Send the project's secret key as apikey, or FUNCTION_SECRET as Authorization: Bearer."
-      : "The key is not FUNCTION_SECRET and no secret key of this project. A publishable (anon) key may not write.",
+    keys.length === 0
+      ? "The request has no key. Send the project's secret key as apikey, or FUNCTION_SECRET as Authorization: Bearer."
+      : "The key is neither FUNCTION_SECRET nor a secret key of this project. A publishable (anon) key may not write.",
   );
 }
 
-/** Whether two texts are equal, in a time that depends on neither. */
-function same(one: string, other: string): boolean {
+/** Compare two texts in constant time. */
+function isEqual(one: string, other: string): boolean {
   return timingSafeEqual(digest(one), digest(other));
 }
 

@@ -1,4 +1,4 @@
-// The store's functions over PostgREST: the same ones that every other worker of Backline calls.
+// Calls the store's functions over PostgREST, as every Backline worker without SQL access does.
 import { Problem } from "./problems.ts";
 import type { Settings } from "./settings.ts";
 
@@ -18,7 +18,7 @@ export interface Collection {
 
 export type Action = "embed" | "reuse" | "blank" | "up_to_date" | "changed" | "gone";
 
-/** A row to store; `vector` is null for a row that is blank or whose vector is in the cache. */
+/** A row to store; `vector` is null for a blank row and for one whose vector is in the cache. */
 export interface NewVector {
   readonly key: string;
   readonly action: Action;
@@ -26,41 +26,31 @@ export interface NewVector {
   readonly vector: string | null;
 }
 
-/** What a row that was brought needs, and its key as the table writes it: "7" for "007". */
-export interface Found {
+/** What a row needs, and its key as the table writes it: "7" for "007". */
+export interface RowState {
   readonly action: Action;
   readonly key: string;
 }
 
-/** Postgres would not store a row: a constraint or a trigger of the table forbids it. */
-export class Refused extends Error {}
+/** Postgres refuses a row because of a constraint or a trigger of the table. */
+export class RowRefusedError extends Error {}
 
-const PAUSES = [100, 400, 1000];
-// No worker has this number: the rows of a request are nobody's jobs.
-const NOBODY = 0;
+const RETRY_PAUSES_MS = [100, 400, 1000];
+// No registered worker: the rows of a request belong to no job lease.
+const NO_WORKER = 0;
 
 export class Database {
   constructor(private readonly settings: Settings) {}
 
-  /** The collection of that name, or the only one, or music_knowledge. */
+  /** Return the named collection; without a name the only one, or music_knowledge. */
   async collection(name: string | null): Promise<Collection> {
     const rows = (await this.call("collections", {})) as Record<string, unknown>[];
-    const wanted = rows.filter((row) =>
+    const row = rows.find((each) =>
       name === null
-        ? rows.length === 1 || row.name === "music_knowledge"
-        : name === row.name || name === `${row.table_schema}.${row.table_name}`
+        ? rows.length === 1 || each.name === "music_knowledge"
+        : name === each.name || name === `${each.table_schema}.${each.table_name}`
     );
-    const [row] = wanted;
-    if (row === undefined) {
-      const names = rows.map((each) => each.name).join(", ") || "none yet";
-      throw new Problem(
-        404,
-        "CollectionNotFoundError",
-        name === null
-          ? `Say which collection: ${names}.`
-          : `There is no collection ${JSON.stringify(name)}; declared: ${names}.`,
-      );
-    }
+    if (row === undefined) throw notFound(name, rows.map((each) => each.name));
     return {
       id: row.id as number,
       name: row.name as string,
@@ -74,30 +64,30 @@ export class Database {
     };
   }
 
-  /** What each row needs, before anything is spent on it. */
+  /** Return by id what each row needs. */
   async inspect(
     collection: Collection,
-    keys: string[],
+    ids: string[],
     hashes: string[],
-  ): Promise<Map<string, Found>> {
-    const answer = await this.call("inspect", {
+  ): Promise<Map<string, RowState>> {
+    const states = await this.call("inspect", {
       collection: collection.id,
-      keys,
+      keys: ids,
       hashes: hashes.map(bytea),
     });
     return new Map(
-      (answer as [string, Action, string | null][]).map((
+      (states as [string, Action, string | null][]).map((
         [id, action, key],
       ) => [id, { action, key: key ?? id }]),
     );
   }
 
-  /** Store rows whose text is unchanged; returns the others, with why they were not written. */
+  /** Store the rows whose text is unchanged; returns by key why the others were not written. */
   async complete(collection: Collection, rows: NewVector[]): Promise<Map<string, string>> {
-    const answer = await this.call("complete", {
+    const unwritten = await this.call("complete", {
       call: crypto.randomUUID(),
       collection: collection.id,
-      worker: NOBODY,
+      worker: NO_WORKER,
       run: null,
       cache: true,
       model: collection.modelId,
@@ -106,23 +96,24 @@ export class Database {
       hashes: rows.map((row) => bytea(row.hash)),
       vectors: rows.map((row) => row.vector),
     });
-    return new Map(answer as [string, string][]);
+    return new Map(unwritten as [string, string][]);
   }
 
-  /** One call; where no answer comes it is made again, which counts and changes nothing twice. */
+  /** Call a function, and repeat the call if its response is lost. Repeated calls change nothing. */
   private async call(name: string, values: Record<string, unknown>): Promise<unknown> {
     const body = JSON.stringify(
       Object.fromEntries(Object.entries(values).map(([key, value]) => [`p_${key}`, value])),
     );
-    for (const pause of [...PAUSES, null]) {
-      const answer = await this.post(name, body);
-      if (answer?.ok) return await answer.json();
-      const temporary = answer === null || isTemporary(answer.status, await codeOf(answer));
-      if (!temporary || pause === null) throw await refusal(answer);
+    for (const pause of [...RETRY_PAUSES_MS, null]) {
+      const response = await this.post(name, body);
+      if (response?.ok) return await response.json();
+      const temporary = response === null || isTemporary(response.status, await codeOf(response));
+      if (!temporary || pause === null) throw await errorOf(response);
       await new Promise((done) => setTimeout(done, pause));
     }
   }
 
+  /** Send one request; returns null if no response arrives. */
   private async post(name: string, body: string): Promise<Response | null> {
     const key = this.settings.secretKey;
     const headers = new Headers({ "content-type": "application/json", apikey: key });
@@ -136,32 +127,43 @@ export class Database {
   }
 }
 
-/** Whether nobody knows if the call was carried out; what Postgres itself says is no such case. */
+function notFound(name: string | null, names: unknown[]): Problem {
+  const declared = names.join(", ") || "none yet";
+  return new Problem(
+    404,
+    "CollectionNotFoundError",
+    name === null
+      ? `Say which collection: ${declared}.`
+      : `There is no collection ${JSON.stringify(name)}; declared: ${declared}.`,
+  );
+}
+
+/** Return whether the call may or may not have been executed. A SQLSTATE proves that it failed. */
 function isTemporary(status: number, code: string): boolean {
   return !/^[0-9A-Z]{5}$/.test(code) && (status === 429 || status >= 500) && status !== 540;
 }
 
-async function codeOf(answer: Response): Promise<string> {
-  return String((await bodyOf(answer)).code ?? "");
+async function codeOf(response: Response): Promise<string> {
+  return String((await bodyOf(response)).code ?? "");
 }
 
-async function bodyOf(answer: Response): Promise<Record<string, unknown>> {
+async function bodyOf(response: Response): Promise<Record<string, unknown>> {
   try {
-    return await answer.clone().json();
+    return await response.clone().json();
   } catch {
     return {};
   }
 }
 
-async function refusal(answer: Response | null): Promise<Error> {
-  if (answer === null) {
-    return new Problem(503, "DatabaseUnavailableError", "PostgREST does not answer.", 1);
+async function errorOf(response: Response | null): Promise<Error> {
+  if (response === null) {
+    return new Problem(503, "DatabaseUnavailableError", "PostgREST does not respond.", 1);
   }
-  const body = await bodyOf(answer);
-  const code = String(body.code ?? answer.status);
-  const said = String(body.message ?? answer.statusText).slice(0, 300);
+  const body = await bodyOf(response);
+  const code = String(body.code ?? response.status);
+  const message = String(body.message ?? response.statusText).slice(0, 300);
   if (/^(22|23)...$|^P0001$/.test(code)) {
-    return new Refused(`Postgres refuses the row: ${said} [${code}].`);
+    return new RowRefusedError(`Postgres refuses the row: ${message} [${code}].`);
   }
   if (code === "PGRST202") {
     return new Problem(
@@ -170,16 +172,16 @@ async function refusal(answer: Response | null): Promise<Error> {
       "This project has no Backline functions, or those of another version. Run: supabase db push.",
     );
   }
-  if (code === "BL005") return new Problem(409, "ModelMismatchError", said);
+  if (code === "BL005") return new Problem(409, "ModelMismatchError", message);
   if (code === "42501") {
     return new Problem(
       409,
       "PermissionDeniedError",
-      `${said} [${code}]. Grant service_role what is missing.`,
+      `${message} [${code}]. Grant service_role what is missing.`,
     );
   }
-  const status = code === "57014" ? 504 : answer.status === 401 ? 500 : 503;
-  return new Problem(status, "DatabaseError", `PostgREST says: ${said} [${code}].`, 1);
+  const status = code === "57014" ? 504 : response.status === 401 ? 500 : 503;
+  return new Problem(status, "DatabaseError", `PostgREST says: ${message} [${code}].`, 1);
 }
 
 function bytea(hash: string): string {

@@ -1,8 +1,7 @@
-// POST {rows: [{id, text}], collection?} embeds the texts and stores the vectors of those rows whose
-// text still is what was sent. The answer says what became of each row; see
-// docs/how-to/edge-function.md. It imports nothing, so that it starts in milliseconds and a deploy
-// needs no registry.
-import { handlerOf } from "./handler.ts";
-import { settingsOf } from "./settings.ts";
+// POST {rows: [{id, text}], collection?} embeds the texts and stores the vectors of the rows whose
+// text is unchanged. The response reports each row; see docs/how-to/edge-function.md. The function
+// has no dependencies, so it starts in milliseconds and deploys without a registry.
+import { createHandler } from "./handler.ts";
+import { readSettings } from "./settings.ts";
 
-Deno.serve(handlerOf(settingsOf(Deno.env)));
+Deno.serve(createHandler(readSettings(Deno.env)));

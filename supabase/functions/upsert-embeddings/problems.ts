@@ -1,4 +1,4 @@
-// Errors leave as RFC 9457 problem details, as those of the Backline server do.
+// Errors are sent as RFC 9457 problem details, as by the Backline server.
 
 const TITLES: Record<number, string> = {
   400: "Request not understood",
@@ -19,7 +19,7 @@ export class Problem extends Error {
     readonly status: number,
     readonly kind: string,
     detail: string,
-    /** Seconds, where it is worth trying again. */
+    /** Seconds after which to retry, if a retry can help. */
     readonly retryAfter: number | null = null,
   ) {
     super(detail);

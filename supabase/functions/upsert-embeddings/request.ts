@@ -1,4 +1,4 @@
-// Reading a request, within bounds.
+// Reads and validates a request within the limits of the settings.
 import { Problem } from "./problems.ts";
 import type { Settings } from "./settings.ts";
 
@@ -7,17 +7,17 @@ export interface Row {
   readonly text: string;
 }
 
-export interface Asked {
+export interface UpsertRequest {
   readonly rows: readonly Row[];
   readonly collection: string | null;
 }
 
-const LONGEST_KEY = 1000;
-// What the templates of collections trim; see backline.compile_template.
+const MAX_KEY_LENGTH = 1000;
+// The characters that collection templates trim; see backline.compile_template.
 const TRIMMED = /^[ \t\n\r]+|[ \t\n\r]+$/g;
 
-export async function read(request: Request, settings: Settings): Promise<Asked> {
-  const body = parse(await bounded(request, settings.maxBytes));
+export async function readRequest(request: Request, settings: Settings): Promise<UpsertRequest> {
+  const body = parse(await readText(request, settings.maxBytes));
   if (!isObject(body) || !Array.isArray(body.rows) || body.rows.length === 0) {
     throw invalid("The body must be {rows: [{id, text}, …]} with at least one row.");
   }
@@ -25,46 +25,48 @@ export async function read(request: Request, settings: Settings): Promise<Asked>
     throw new Problem(
       413,
       "TooLargeError",
-      `The request has ${body.rows.length} rows; at most ${settings.maxRows} are taken at once. Send them in parts.`,
+      `The request has ${body.rows.length} rows; the limit is ${settings.maxRows}. Send them in parts.`,
     );
   }
   const collection = body.collection ?? null;
   if (collection !== null && typeof collection !== "string") {
-    throw invalid("collection must be a text.");
+    throw invalid("collection must be a string.");
   }
-  return { rows: body.rows.map(rowOf), collection };
+  return { rows: body.rows.map(parseRow), collection };
 }
 
-function rowOf(row: unknown, at: number): Row {
-  if (!isObject(row)) throw invalid(`rows[${at}] must be {id, text}.`);
+function parseRow(row: unknown, index: number): Row {
+  if (!isObject(row)) throw invalid(`rows[${index}] must be {id, text}.`);
   const { id, text } = row;
   if (typeof id === "number" ? !Number.isSafeInteger(id) : typeof id !== "string") {
-    throw invalid(`rows[${at}].id must be a text or a whole number; larger ones go as text.`);
+    throw invalid(
+      `rows[${index}].id must be a string or an integer; send larger integers as strings.`,
+    );
   }
   const key = String(id);
-  if (key === "" || key.length > LONGEST_KEY) {
-    throw invalid(`rows[${at}].id must have 1 to ${LONGEST_KEY} characters.`);
+  if (key === "" || key.length > MAX_KEY_LENGTH) {
+    throw invalid(`rows[${index}].id must have 1 to ${MAX_KEY_LENGTH} characters.`);
   }
-  if (typeof text !== "string") throw invalid(`rows[${at}].text must be a text.`);
+  if (typeof text !== "string") throw invalid(`rows[${index}].text must be a string.`);
   return { id: key, text: text.replace(TRIMMED, "") };
 }
 
-/** The body as text; one that is too long is not read to its end. */
-async function bounded(request: Request, most: number): Promise<string> {
-  const pieces: Uint8Array[] = [];
+/** Read the body as text, up to a limit of bytes. */
+async function readText(request: Request, limit: number): Promise<string> {
+  const chunks: Uint8Array[] = [];
   let size = 0;
-  for await (const piece of request.body ?? []) {
-    size += piece.length;
-    if (size > most) {
+  for await (const chunk of request.body ?? []) {
+    size += chunk.length;
+    if (size > limit) {
       throw new Problem(
         413,
         "TooLargeError",
-        `The request has more than ${most} bytes. Send fewer rows at once.`,
+        `The request has more than ${limit} bytes. Send fewer rows at once.`,
       );
     }
-    pieces.push(piece);
+    chunks.push(chunk);
   }
-  return await new Blob(pieces as BlobPart[]).text();
+  return await new Blob(chunks as BlobPart[]).text();
 }
 
 function parse(text: string): unknown {

@@ -1,11 +1,11 @@
-// The environment, read once. Supabase sets the SUPABASE_ ones itself; the others are its secrets
-// (`supabase secrets set`).
+// The settings, read once from the environment. Supabase sets the SUPABASE_ variables; the others
+// are secrets (`supabase secrets set`).
 
 export interface Settings {
   readonly projectUrl: string;
-  /** What PostgREST is asked with: acts as service_role. */
+  /** The key for PostgREST, which acts as service_role. */
   readonly secretKey: string;
-  /** Any of these lets a caller in. */
+  /** The keys that callers may use. */
   readonly callerSecrets: readonly string[];
   readonly openaiKey: string | null;
   readonly openaiUrl: string;
@@ -19,9 +19,9 @@ interface Environment {
 
 const DEFAULT_OPENAI = "https://api.openai.com/v1";
 
-export function settingsOf(environment: Environment): Settings {
+export function readSettings(environment: Environment): Settings {
   const get = (name: string) => environment.get(name)?.trim() || null;
-  const secretKeys = [...keysOf(get("SUPABASE_SECRET_KEYS")), get("SUPABASE_SERVICE_ROLE_KEY")]
+  const secretKeys = [...parseKeys(get("SUPABASE_SECRET_KEYS")), get("SUPABASE_SERVICE_ROLE_KEY")]
     .filter((key) => key !== null);
   return {
     projectUrl: (get("SUPABASE_URL") ?? "").replace(/\/+$/, ""),
@@ -29,13 +29,13 @@ export function settingsOf(environment: Environment): Settings {
     callerSecrets: [get("FUNCTION_SECRET"), ...secretKeys].filter((secret) => secret !== null),
     openaiKey: get("OPENAI_API_KEY"),
     openaiUrl: (get("OPENAI_BASE_URL") ?? DEFAULT_OPENAI).replace(/\/+$/, ""),
-    maxRows: number(get("BACKLINE_MAX_ROWS"), 200),
-    maxBytes: number(get("BACKLINE_MAX_BODY_BYTES"), 1 << 20),
+    maxRows: positiveInteger(get("BACKLINE_MAX_ROWS"), 200),
+    maxBytes: positiveInteger(get("BACKLINE_MAX_BODY_BYTES"), 1 << 20),
   };
 }
 
-/** The secret keys of a project, which come as a JSON map from name to key. */
-function keysOf(map: string | null): string[] {
+/** Return the secret keys of a project from their JSON map of name to key. */
+function parseKeys(map: string | null): string[] {
   if (map === null) return [];
   try {
     return Object.values(JSON.parse(map)).filter((key): key is string =>
@@ -46,7 +46,7 @@ function keysOf(map: string | null): string[] {
   }
 }
 
-function number(text: string | null, otherwise: number): number {
+function positiveInteger(text: string | null, fallback: number): number {
   const value = Number(text);
-  return Number.isInteger(value) && value > 0 ? value : otherwise;
+  return Number.isInteger(value) && value > 0 ? value : fallback;
 }

@@ -172,14 +172,14 @@ def test_a_call_without_arguments_shows_the_help(bare: Cli) -> None:
 
 
 BROKEN = """
-import backline.cli, backline.cli.work
-backline.cli.work.coverage_line = None  # no known bug is left to try this with, so one is made
+import backline.cli, backline.cli.status
+backline.cli.status.coverage_line = None  # no known bug is left to try this with, so one is made
 backline.cli.main()
 """
 
 
 def test_a_bug_is_one_line_with_its_place_and_with_verbose_a_traceback(cli: Cli) -> None:
     plain = cli("-c", BROKEN, "status", code=1, program=sys.executable)
-    assert re.search(r"TypeError: .*\(work\.py:\d+\)\. This is a bug in Backline", plain.err)
+    assert re.search(r"TypeError: .*\(status\.py:\d+\)\. This is a bug in Backline", plain.err)
     assert "Traceback" not in plain.err
     assert "Traceback" in cli("-c", BROKEN, "status", "-v", code=1, program=sys.executable).err

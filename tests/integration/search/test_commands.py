@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from backline import errors
-from backline.cli import app
+from backline.cli.commands import app
 
 CORPUS = [("d1", "Tuba", "A brass instrument."), ("d2", "Oboe", "A reed instrument.")] + [
     (f"x{n}", f"Filler {n}", "Nothing to see.") for n in range(20)

@@ -19,8 +19,9 @@ import pytest
 from psycopg.rows import dict_row
 from tests.conftest import Postgres
 
-from backline import demo, search
+from backline import search
 from backline.backfill import Backfill
+from backline.cli import demo
 from backline.embedders.base import Embedder
 from backline.embedders.limiter import Limiter
 from backline.embedders.specs import open_embedder

@@ -335,7 +335,7 @@ async def test_the_worker_inside_follows_what_is_declared_later(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new collection, and a new model of an old one."""
-    monkeypatch.setattr("backline.server.backfills.LOOK_EVERY", 0.2)
+    monkeypatch.setattr("backline.server.live_sync.POLL_SECONDS", 0.2)
     async with served(world.store, worker=True) as s:
         await world.insert("one")
         await world.wait_until_idle()

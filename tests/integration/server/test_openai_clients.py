@@ -171,8 +171,8 @@ async def test_the_text_of_a_caller_who_hangs_up_is_not_paid_for(
 
 def waiting(s: Served) -> bool:
     """Whether a call that somebody waits for has not begun."""
-    gatherers = [opened.embedder._calls for opened in s.services.models._opened.values()]
-    return any(not call.done.cancelled() for each in gatherers for call in each._calls)
+    gatherers = [opened.embedder._calls for opened in s.services.embedder_pool._open.values()]
+    return any(not call.result.cancelled() for each in gatherers for call in each._calls)
 
 
 async def _embed(client: openai.AsyncOpenAI, model: str, text: str) -> Any:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import server_folder
+from tests.conftest import postmaster_pid, server_folder
 from tests.integration.harness import connect as connect_user
 from tests.integration.harness import eventually, execute
 from tests.integration.server.harness import Served, notes, served
-from tests.integration.test_database_faults import postmaster
 
 from backline import search
 from backline.postgres import embedded, migrate
@@ -86,7 +85,7 @@ async def test_search_under_load_while_postgres_is_restarted(private_server: Pat
             clients = [asyncio.create_task(load.client(s, n)) for n in range(CLIENTS)]
             await load.all_served()
             assert {status for *_, status in load.seen} == {200}
-            os.kill(postmaster(private_server), signal.SIGINT)  # fast shutdown
+            os.kill(postmaster_pid(private_server), signal.SIGINT)  # fast shutdown
             await eventually(lambda: not (private_server / "postmaster.pid").exists(), "the end")
             await asyncio.sleep(DOWN_SECONDS)
             problem = await s.http.get("/health/ready")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.integration.harness import make_world, overpaid
+from tests.integration.harness import LONG, make_world, overpaid
 from tests.integration.server.harness import NOTES, served, with_provider
 from tests.integration.server.test_upsert import PATH, body
-from tests.integration.test_long_texts import LONG, stored
 from tests.provider import StandInProvider
 
 from backline.postgres.store import Store
@@ -26,12 +25,12 @@ async def test_the_server_stores_what_a_backfill_would(
         assert overpaid(provider) == {}
         assert (await store.coverage(w.collection)).long == 2
         assert await store.recount(w.collection.id) == {}
-        by_server = await stored(w, 2)
+        by_server = await w.stored_vector(2)
         await w.sql("delete from backline.vectors")
         await w.sql("delete from backline.stamps")
         await w.store.recount(w.collection.id)
         await w.fill()
-        np.testing.assert_array_equal(await stored(w, 2), by_server)
+        np.testing.assert_array_equal(await w.stored_vector(2), by_server)
 
 
 async def test_the_server_rejects_what_a_backfill_would(

@@ -23,8 +23,7 @@ from tests.provider import StandInProvider
 
 from backline import search
 from backline.postgres.store import Store
-from backline.server import broadcast as hubs
-from backline.server import uvicorn
+from backline.server import broadcast, uvicorn
 from backline.server import websocket as server_sockets
 
 
@@ -106,7 +105,9 @@ async def test_edits_runs_and_failures_are_told_to_who_asked(
         topics = ["run_progress", "coverage_changed", "failure_added"]
         told = await client.ask("subscribe", "subscribed", topics=topics, collection="notes")
         assert told["topics"] == sorted(topics)
-        await eventually(lambda: "notes" in s.services.watch._failures_until, "a first look", 60)
+        await eventually(
+            lambda: "notes" in s.services.change_feed._failures_until, "a first look", 60
+        )
         await paid.insert("good", "poison")
         changed = await client.until("coverage_changed")
         assert changed["collection"] == "notes"
@@ -124,7 +125,7 @@ async def test_edits_runs_and_failures_are_told_to_who_asked(
 
 async def test_a_run_that_is_over_before_anybody_looks_is_told_to_who_asked(s: Served) -> None:
     client = await s.socket()
-    await eventually(lambda: s.services.watch._looked is not None, "a look for nobody", 60)
+    await eventually(lambda: s.services.change_feed._polled_at is not None, "a look for nobody", 60)
     await client.ask("subscribe", "subscribed", topics=["run_progress"])
     run = (await s.post("/api/runs", {"collection": "notes"}, 202))["run"]
     async with asyncio.timeout(60):
@@ -241,7 +242,7 @@ async def test_a_client_that_never_reads_is_dropped(
     s: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its socket takes a few hundred kilobytes; what comes then waits in an outbox with an end."""
-    monkeypatch.setattr("backline.server.protocol.CUT_SECONDS", 0.5)
+    monkeypatch.setattr("backline.server.uvicorn.ABORT_SECONDS", 0.5)
     silent = sockets.socket()
     silent.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
     silent.setblocking(False)
@@ -252,16 +253,16 @@ async def test_a_client_that_never_reads_is_dropped(
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     await asyncio.get_running_loop().sock_sendall(silent, request.encode())
-    await eventually(lambda: len(s.services.hub) == 1, "the client to be there")
+    await eventually(lambda: len(s.services.broadcaster) == 1, "the client to be there")
     talker = await s.socket()
     parameters = {"filling": "x" * 200_000}
     for n in range(200):
         await talker.ask("action", "action_ack", action_id=n, parameters=parameters)
-        if s.services.hub.dropped:
+        if s.services.broadcaster.dropped:
             break
-    assert s.services.hub.dropped == 1
+    assert s.services.broadcaster.dropped == 1
     assert n < 120, "a client that reads nothing was sent more than its outbox and buffers hold"
-    await eventually(lambda: len(s.services.hub) == 1, "the silent client to be gone")
+    await eventually(lambda: len(s.services.broadcaster) == 1, "the silent client to be gone")
     await talker.ask("ping", "pong")
     connections = [c for c in psutil.Process().net_connections("tcp") if c.laddr.port == int(port)]
     await eventually(lambda: not _held(silent, int(port)), "its connection to be cut")
@@ -287,7 +288,7 @@ async def test_heartbeats(s: Served, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_there_is_an_end_to_clients(s: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hubs, "MOST_CLIENTS", 2)
+    monkeypatch.setattr(broadcast, "MAX_CLIENTS", 2)
     await s.socket()
     await s.socket()
     with pytest.raises(websockets.InvalidStatus) as refused:

@@ -1,8 +1,8 @@
-// A file of its own, because the server's Content-Security-Policy lets no page run inline scripts.
+// A separate file, because the server's Content-Security-Policy forbids inline scripts.
 SwaggerUIBundle({
   url: '/openapi.json',
   dom_id: '#swagger-ui',
   deepLinking: true,
-  // The default sends the document to a validator in the network.
+  // The default sends the document to a validator on the internet.
   validatorUrl: null,
 })

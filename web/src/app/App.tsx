@@ -1,12 +1,12 @@
 import { Component, type ReactNode } from 'react'
 import { Redirect, Route, Switch, useLocation } from 'wouter'
-import ActionsView from '../features/actions/ActionsView'
-import AskView from '../features/ask/AskView'
-import { useBackfillActions } from '../features/coverage/actions'
-import CoverageView from '../features/coverage/CoverageView'
-import MapView from '../features/map/MapView'
-import { ActionButton, EmptyState, ErrorState } from '../shared/ui'
-import { Notices } from '../shared/ui/Notices'
+import ActionsView from '@/features/actions/ActionsView'
+import AskView from '@/features/ask/AskView'
+import { useBackfillActions } from '@/features/coverage/actions'
+import CoverageView from '@/features/coverage/CoverageView'
+import MapView from '@/features/map/MapView'
+import { ActionButton, EmptyState, ErrorState } from '@/shared/ui'
+import { Notices } from '@/shared/ui/Notices'
 import { useAppActions } from './actions'
 import { KeyDialog } from './KeyDialog'
 import { useKeyboard } from './keyboard'
@@ -16,8 +16,8 @@ import { Palette } from './Palette'
 import { useViewContext } from './views'
 
 /**
- * All views are in one file with the page: a view whose code came later could fail to come, and browsers
- * remember an import that failed until the page is loaded anew.
+ * The views are not loaded lazily: a failed dynamic import breaks the view, and browsers cache the
+ * failure until the page is reloaded.
  */
 export function App() {
   useViewContext()
@@ -29,7 +29,7 @@ export function App() {
   return (
     <>
       <Layout>
-        <Caught key={path}>
+        <ErrorBoundary key={path}>
           <Switch>
             <Route path="/">
               <Redirect to="/ask" replace />
@@ -40,7 +40,7 @@ export function App() {
             <Route path="/actions" component={ActionsView} />
             <Route>
               <EmptyState
-                title="There is no such page"
+                title="Page not found"
                 actions={
                   <>
                     <ActionButton action="view.ask" kind="primary" />
@@ -48,11 +48,11 @@ export function App() {
                   </>
                 }
               >
-                The address leads nowhere. The views are Ask, Map, Coverage and Actions.
+                No view has this address. Open Ask, Map, Coverage or Actions.
               </EmptyState>
             </Route>
           </Switch>
-        </Caught>
+        </ErrorBoundary>
       </Layout>
       <Palette />
       <KeyDialog />
@@ -61,8 +61,8 @@ export function App() {
   )
 }
 
-/** A view that fails takes the page with it no further than itself; another view begins anew. */
-class Caught extends Component<{ children: ReactNode }, { error: unknown }> {
+/** Limits a render error to the view. Opening another view resets it. */
+class ErrorBoundary extends Component<{ children: ReactNode }, { error: unknown }> {
   override state = { error: null as unknown }
 
   static getDerivedStateFromError(error: unknown) {

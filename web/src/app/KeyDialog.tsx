@@ -1,26 +1,26 @@
 import { type FormEvent, useId } from 'react'
-import { runAction } from '../shared/actions/useAction'
-import { Button, Dialog } from '../shared/ui'
+import { runAction } from '@/shared/actions/useAction'
+import { Button, Dialog } from '@/shared/ui'
+import { openDialog, useOpenDialog } from './dialogs'
 import css from './dialogs.module.css'
-import { open, useOpen } from './open'
 
-/** Asks for the server's key. */
+/** The form for the server's API key. */
 export function KeyDialog() {
-  const opened = useOpen()
+  const dialog = useOpenDialog()
   const id = useId()
   const submit = (event: FormEvent<HTMLFormElement>) => {
     event.preventDefault()
     const key = String(new FormData(event.currentTarget).get('key') ?? '').trim()
     if (!key) return
     void runAction('session.setKey', { key })
-    open(null)
+    openDialog(null)
   }
   return (
-    <Dialog open={opened === 'key'} onOpenChange={() => open(null)} title="API key">
+    <Dialog open={dialog === 'key'} onOpenChange={() => openDialog(null)} title="API key">
       <form className={css.form} onSubmit={submit}>
         <p className="quiet">
-          The server was started with a key. Enter it to write, and to read where reads are
-          protected. It stays in this tab, and goes when the tab is closed.
+          This server requires an API key for writes, and for reads if they are protected. The key
+          is stored in this tab and removed when the tab is closed.
         </p>
         <label htmlFor={id}>Key</label>
         <input
@@ -33,9 +33,9 @@ export function KeyDialog() {
         />
         <div className={css.row}>
           <Button type="submit" kind="primary">
-            Use the key
+            Use key
           </Button>
-          <Button onClick={() => open(null)}>Cancel</Button>
+          <Button onClick={() => openDialog(null)}>Cancel</Button>
         </div>
       </form>
     </Dialog>

@@ -1,13 +1,13 @@
 import { useQuery } from '@tanstack/react-query'
 import { type ReactNode, useEffect, useState } from 'react'
 import { Link, useLocation, useSearch } from 'wouter'
-import { useShortcutOf } from '../shared/actions/shortcuts'
-import { runAction } from '../shared/actions/useAction'
-import { statusQuery } from '../shared/api/queries'
-import { useBridge, useConnection } from '../shared/bridge/context'
-import { useCollection } from '../shared/collection'
-import { ActionButton, Button, cx, Keys } from '../shared/ui'
-import { addressOf, carried } from '../shared/url'
+import { useShortcutOf } from '@/shared/actions/shortcuts'
+import { runAction } from '@/shared/actions/useAction'
+import { statusQuery } from '@/shared/api/queries'
+import { useBridge, useConnection } from '@/shared/bridge/context'
+import { useCollection } from '@/shared/collection'
+import { ActionButton, Button, cx, Keys } from '@/shared/ui'
+import { addressOf, sharedQuery } from '@/shared/url'
 import css from './layout.module.css'
 import { VIEWS, type View } from './views'
 
@@ -15,7 +15,7 @@ export function Layout({ children }: { children: ReactNode }) {
   return (
     <div className={css.page}>
       <a className={css.skip} href="#main">
-        Skip to the content
+        Skip to content
       </a>
       <header className={css.bar}>
         <span className={css.brand}>Backline</span>
@@ -24,7 +24,7 @@ export function Layout({ children }: { children: ReactNode }) {
           <CollectionChoice />
           <PaletteButton />
           <ThemeButton />
-          <ConnectionLight />
+          <ConnectionStatus />
         </div>
       </header>
       <OfflineBar />
@@ -46,10 +46,10 @@ function Navigation() {
 }
 
 function NavigationLink({ path, title }: View) {
-  const [here] = useLocation()
+  const [currentPath] = useLocation()
   const search = useSearch()
-  const current = here === path
-  const href = current ? addressOf(path, search) : addressOf(path, carried(search))
+  const current = currentPath === path
+  const href = current ? addressOf(path, search) : addressOf(path, sharedQuery(search))
   return (
     <Link href={href} className={css.link} aria-current={current ? 'page' : undefined}>
       {title}
@@ -69,8 +69,8 @@ function CollectionChoice() {
           void runAction('collection.select', { collection: event.target.value })
         }
       >
-        {all.map((each) => (
-          <option key={each.name}>{each.name}</option>
+        {all.map((collection) => (
+          <option key={collection.name}>{collection.name}</option>
         ))}
       </select>
     </label>
@@ -82,7 +82,7 @@ function PaletteButton() {
   return (
     <Button kind="ghost" className={css.palette} onClick={() => void runAction('palette.open')}>
       <span className={css.paletteName}>Actions…</span>
-      <span className={css.paletteSign} aria-hidden="true">
+      <span className={css.paletteIcon} aria-hidden="true">
         …
       </span>{' '}
       {keys && <Keys shortcut={keys} />}
@@ -92,12 +92,7 @@ function PaletteButton() {
 
 function ThemeButton() {
   return (
-    <ActionButton
-      action="theme.toggle"
-      kind="ghost"
-      size="icon"
-      aria-label="Switch between dark and light"
-    >
+    <ActionButton action="theme.toggle" kind="ghost" size="icon" aria-label="Switch theme">
       <svg width="16" height="16" viewBox="0 0 16 16" aria-hidden="true">
         <circle cx="8" cy="8" r="6.2" fill="none" stroke="currentColor" strokeWidth="1.6" />
         <path d="M8 1.8a6.2 6.2 0 0 1 0 12.4Z" fill="currentColor" />
@@ -106,7 +101,7 @@ function ThemeButton() {
   )
 }
 
-const SAID = {
+const STATE_LABELS = {
   idle: 'Not connected',
   connecting: 'Connecting',
   connected: 'Connected',
@@ -114,43 +109,43 @@ const SAID = {
   closed: 'Closed',
 } as const
 
-function ConnectionLight() {
+function ConnectionStatus() {
   const { state } = useConnection()
   const { data } = useQuery(statusQuery(useBridge()))
-  const databaseAway = state === 'connected' && data?.database.ok === false
-  const text = databaseAway ? 'Database away' : SAID[state]
+  const databaseDown = state === 'connected' && data?.database.ok === false
+  const text = databaseDown ? 'Database unavailable' : STATE_LABELS[state]
   return (
-    <span className={cx(css.light, css[databaseAway ? 'offline' : state])} role="status">
+    <span className={cx(css.light, css[databaseDown ? 'offline' : state])} role="status">
       {text}
     </span>
   )
 }
 
-/** Says that the server is gone, when it is tried again, and what waits for it. */
+/** Shows that the connection is lost, when the next attempt starts, and the queued requests. */
 function OfflineBar() {
   const { state, retryAt, waiting } = useConnection()
-  const seconds = useSecondsTo(state === 'offline' ? retryAt : null)
+  const seconds = useSecondsUntil(state === 'offline' ? retryAt : null)
   if (state !== 'offline') return null
   return (
     <div className={css.offlineBar} role="alert">
       <span>
-        <strong>The server is not reached.</strong> What is on the page stays readable.{' '}
+        <strong>Server unreachable.</strong> The page shows the last known state.{' '}
         {waiting.length > 0 &&
-          `${waiting.length} waiting: ${waiting.map(({ label }) => label).join(', ')}. `}
-        <span aria-hidden="true">{seconds > 0 ? `Next try in ${seconds} s.` : 'Trying now.'}</span>
+          `${waiting.length} queued: ${waiting.map(({ label }) => label).join(', ')}. `}
+        <span aria-hidden="true">{seconds > 0 ? `Retrying in ${seconds} s.` : 'Retrying…'}</span>
       </span>
       <ActionButton action="session.reconnect" size="small" />
     </div>
   )
 }
 
-function useSecondsTo(moment: number | null): number {
+function useSecondsUntil(time: number | null): number {
   const [now, setNow] = useState(Date.now)
   useEffect(() => {
-    if (moment === null) return
+    if (time === null) return
     setNow(Date.now())
     const timer = setInterval(() => setNow(Date.now()), 500)
     return () => clearInterval(timer)
-  }, [moment])
-  return moment === null ? 0 : Math.max(0, Math.ceil((moment - now) / 1000))
+  }, [time])
+  return time === null ? 0 : Math.max(0, Math.ceil((time - now) / 1000))
 }

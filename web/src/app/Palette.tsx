@@ -1,18 +1,24 @@
 import { type KeyboardEvent, useEffect, useId, useMemo, useRef, useState } from 'react'
-import { recent } from '../shared/actions/recent'
-import type { ActionDefinition, Refusal } from '../shared/actions/registry'
-import { useShortcutOf } from '../shared/actions/shortcuts'
-import { runAction, useRegistry } from '../shared/actions/useAction'
-import { Dialog, Keys } from '../shared/ui'
+import { recent } from '@/shared/actions/recent'
+import type { ActionDefinition, Refusal } from '@/shared/actions/registry'
+import { useShortcutOf } from '@/shared/actions/shortcuts'
+import { runAction, useRegistry } from '@/shared/actions/useAction'
+import { Dialog, Keys } from '@/shared/ui'
+import { openDialog, useOpenDialog } from './dialogs'
 import css from './dialogs.module.css'
-import { open, useOpen } from './open'
-import { type Found, type Group, groups } from './paletteSearch'
+import { type Group, groups, type PaletteItem } from './paletteSearch'
 
-/** All actions, found by a few letters and run by Enter. */
+/** The command palette: searches the actions and runs one. */
 export function Palette() {
-  const opened = useOpen() === 'palette'
+  const isOpen = useOpenDialog() === 'palette'
   return (
-    <Dialog open={opened} onOpenChange={() => open(null)} title="Command palette" hideTitle bare>
+    <Dialog
+      open={isOpen}
+      onOpenChange={() => openDialog(null)}
+      title="Command palette"
+      hideTitle
+      bare
+    >
       <Search />
     </Dialog>
   )
@@ -20,29 +26,30 @@ export function Palette() {
 
 function Search() {
   const id = useId()
-  const registry = useRegistry()
   const [query, setQuery] = useState('')
-  const [at, setAt] = useState(0)
-  const refusal = useRef(registry.refusal.bind(registry))
-  // The order stays as it was when the palette was opened; only the letters change it.
-  const found = useMemo(
-    () => groups(query, recent.names(), (name) => refusal.current(name)),
-    [query],
-  )
-  const flat = found.flatMap(({ items }) => items)
-  const chosen = Math.min(at, flat.length - 1)
-  const choose = (item: Found | undefined) => {
+  const [index, setIndex] = useState(0)
+  const registry = useRegistry()
+  const results = useResults(query)
+  const items = results.flatMap((group) => group.items)
+  const last = items.length - 1
+  const selectedIndex = Math.min(index, last)
+  const selected = items[selectedIndex]
+  const choose = (item: PaletteItem | undefined) => {
     if (!item || registry.refusal(item.action.name)) return
-    open(null)
-    // After the dialog has given the focus back.
+    openDialog(null)
+    // Run the action after the dialog has restored the focus.
     setTimeout(() => void runAction(item.action.name), 0)
   }
   const onKey = (event: KeyboardEvent) => {
     const step = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8 }[event.key]
-    if (step) setAt(Math.min(flat.length - 1, Math.max(0, chosen + step)))
-    else if (event.key === 'Enter') choose(flat[chosen])
+    if (step) setIndex(Math.min(last, Math.max(0, selectedIndex + step)))
+    else if (event.key === 'Enter') choose(selected)
     else return
     event.preventDefault()
+  }
+  const onQuery = (text: string) => {
+    setQuery(text)
+    setIndex(0)
   }
   return (
     <>
@@ -51,55 +58,67 @@ function Search() {
         role="combobox"
         aria-expanded="true"
         aria-controls={`${id}-list`}
-        aria-activedescendant={flat[chosen] && `${id}-${flat[chosen].action.id}`}
-        aria-label="Find an action"
-        placeholder="Find an action"
+        aria-activedescendant={selected && `${id}-${selected.action.id}`}
+        aria-label="Search actions"
+        placeholder="Search actions…"
         autoComplete="off"
         spellCheck={false}
         value={query}
-        onChange={(event) => {
-          setQuery(event.target.value)
-          setAt(0)
-        }}
+        onChange={(event) => onQuery(event.target.value)}
         onKeyDown={onKey}
       />
       <div id={`${id}-list`} role="listbox" aria-label="Actions" className={css.list}>
-        {found.map((group) => (
+        {results.map((group) => (
           <GroupOfItems
             key={group.title}
             group={group}
             id={id}
-            chosen={flat[chosen]}
+            selected={selected}
             onChoose={choose}
           />
         ))}
-        {flat.length === 0 && <p className={css.none}>No action is called that.</p>}
+        {items.length === 0 && <p className={css.none}>No matching actions</p>}
       </div>
-      <div className={css.foot}>
-        <span>
-          <Keys shortcut="ArrowUp ArrowDown" /> choose
-        </span>
-        <span>
-          <Keys shortcut="Enter" /> run
-        </span>
-        <span>
-          <Keys shortcut="Escape" /> close
-        </span>
-      </div>
+      <Help />
     </>
+  )
+}
+
+/**
+ * Return the groups for a query. Only the query changes the order, not the state of the actions.
+ */
+function useResults(query: string): Group[] {
+  const registry = useRegistry()
+  const refusal = useRef(registry.refusal.bind(registry))
+  return useMemo(() => groups(query, recent.names(), (name) => refusal.current(name)), [query])
+}
+
+function Help() {
+  return (
+    <div className={css.foot}>
+      <span>
+        <Keys shortcut="ArrowUp ArrowDown" /> select
+      </span>
+      <span>
+        <Keys shortcut="Enter" /> run
+      </span>
+      <span>
+        <Keys shortcut="Escape" /> close
+      </span>
+    </div>
   )
 }
 
 interface GroupProps {
   group: Group
   id: string
-  chosen: Found | undefined
-  onChoose: (item: Found) => void
+  selected: PaletteItem | undefined
+  onChoose: (item: PaletteItem) => void
 }
 
-function GroupOfItems({ group, id, chosen, onChoose }: GroupProps) {
+function GroupOfItems({ group, id, selected, onChoose }: GroupProps) {
   return (
-    // biome-ignore lint/a11y/useSemanticElements: a fieldset is no group of options
+    // biome-ignore lint/a11y/useSemanticElements: a fieldset cannot group options
     <div role="group" aria-label={group.title}>
       <div className={css.group} aria-hidden="true">
         {group.title}
@@ -109,7 +128,7 @@ function GroupOfItems({ group, id, chosen, onChoose }: GroupProps) {
           key={item.action.id}
           id={id}
           item={item}
-          chosen={item === chosen}
+          selected={item === selected}
           onChoose={onChoose}
         />
       ))}
@@ -119,42 +138,46 @@ function GroupOfItems({ group, id, chosen, onChoose }: GroupProps) {
 
 interface ItemProps {
   id: string
-  item: Found
-  chosen: boolean
-  onChoose: (item: Found) => void
+  item: PaletteItem
+  selected: boolean
+  onChoose: (item: PaletteItem) => void
 }
 
-const WHY: Record<Refusal, (action: ActionDefinition) => string> = {
-  unknown: () => 'Not known here',
-  elsewhere: ({ contexts }) => `In ${contexts.join(' and ')} only`,
-  unbound: () => 'Not in this view',
-  'not now': () => 'Not possible at the moment',
+const REFUSAL_LABELS: Record<Refusal, (action: ActionDefinition) => string> = {
+  unknown: () => 'Unknown action',
+  'other view': ({ contexts }) => `Only in ${contexts.join(' and ')}`,
+  unbound: () => 'Not available in this view',
+  disabled: () => 'Not available now',
 }
 
-function Item({ id, item, chosen, onChoose }: ItemProps) {
+function Item({ id, item, selected, onChoose }: ItemProps) {
   const { action, pieces } = item
   const element = useRef<HTMLDivElement>(null)
   const registry = useRegistry()
   const keys = useShortcutOf(action.name)
   const refusal = registry.refusal(action.name)
   useEffect(() => {
-    if (chosen) element.current?.scrollIntoView({ block: 'nearest' })
-  }, [chosen])
+    if (selected) element.current?.scrollIntoView({ block: 'nearest' })
+  }, [selected])
   return (
-    // biome-ignore lint/a11y/useKeyWithClickEvents: keys go to the field above
-    // biome-ignore lint/a11y/useFocusableInteractive: the focus stays in the field above
+    // biome-ignore lint/a11y/useKeyWithClickEvents: the search field handles the keys
+    // biome-ignore lint/a11y/useFocusableInteractive: the focus stays in the search field
     <div
       ref={element}
       id={`${id}-${action.id}`}
       role="option"
-      aria-selected={chosen}
+      aria-selected={selected}
       aria-disabled={refusal !== null}
       className={css.item}
       onClick={() => onChoose(item)}
     >
-      <span>{pieces.map(({ at, text, hit }) => (hit ? <b key={at}>{text}</b> : text))}</span>
+      <span>
+        {pieces.map(({ start, text, matched }) => (matched ? <b key={start}>{text}</b> : text))}
+      </span>
       {keys && <Keys shortcut={keys} />}
-      <span className={css.why}>{refusal ? WHY[refusal](action) : action.description}</span>
+      <span className={css.detail}>
+        {refusal ? REFUSAL_LABELS[refusal](action) : action.description}
+      </span>
     </div>
   )
 }

@@ -1,17 +1,17 @@
-/** The actions that belong to no view: going somewhere, theme, collection, key, undo. */
+/** The actions of the page: navigation, theme, collection, API key, undo. */
 import { useQueryClient } from '@tanstack/react-query'
 import { useEffect, useSyncExternalStore } from 'react'
 import { useLocation } from 'wouter'
-import { actionById, actionByName, NOTHING, registry } from '../shared/actions/registry'
-import { shortcuts } from '../shared/actions/shortcuts'
-import { useAction, useFacts } from '../shared/actions/useAction'
-import { useBridge, useConnection } from '../shared/bridge/context'
-import { copyText } from '../shared/clipboard'
-import { chosenTheme, setTheme, shownTheme, type Theme } from '../shared/theme/theme'
-import { dismiss, notify } from '../shared/ui/Notices'
-import { addressOf, carried } from '../shared/url'
-import { open, useOpen } from './open'
-import { keepKey, keptKey } from './session'
+import { actionById, actionByName, NOTHING, registry } from '@/shared/actions/registry'
+import { shortcuts } from '@/shared/actions/shortcuts'
+import { useAction, useFacts } from '@/shared/actions/useAction'
+import { useBridge, useConnection } from '@/shared/bridge/context'
+import { copyText } from '@/shared/clipboard'
+import { activeTheme, selectedTheme, setTheme, type Theme } from '@/shared/theme/theme'
+import { dismiss, notify } from '@/shared/ui/Notices'
+import { addressOf, sharedQuery } from '@/shared/url'
+import { openDialog, useOpenDialog } from './dialogs'
+import { storedKey, storeKey } from './session'
 import { VIEWS } from './views'
 
 export function useAppActions(): void {
@@ -20,27 +20,28 @@ export function useAppActions(): void {
   useSession()
   useHistory()
   useErrors()
+  useRemoteActions()
 }
 
 function useNavigation(): void {
   const [, navigate] = useLocation()
   const go = (path: string) => () => {
     if (path !== window.location.pathname)
-      navigate(addressOf(path, carried(window.location.search)))
+      navigate(addressOf(path, sharedQuery(window.location.search)))
   }
   const [ask, map, coverage, actions] = VIEWS.map(({ path }) => go(path))
   useAction('view.ask', ask ?? go('/ask'))
   useAction('view.map', map ?? go('/map'))
   useAction('view.coverage', coverage ?? go('/coverage'))
   useAction('view.actions', actions ?? go('/actions'))
-  const toSearch = () => {
-    navigate(addressOf('/ask', carried(window.location.search)))
+  const focusSearch = () => {
+    navigate(addressOf('/ask', sharedQuery(window.location.search)))
     setTimeout(() => void registry.run('search.focus'), 50)
   }
-  useAction('search.focus', toSearch, { fallback: true })
+  useAction('search.focus', focusSearch, { fallback: true })
   useAction('view.copyLink', async () => {
     await copyText(window.location.href)
-    notify('The link is copied.', 'ok')
+    notify('Link copied', 'ok')
   })
   useAction(
     'collection.select',
@@ -59,7 +60,7 @@ function useNavigation(): void {
 
 function useAppearance(): void {
   const set = (theme: Theme) => {
-    const before = chosenTheme()
+    const before = selectedTheme()
     if (before === theme) return NOTHING
     setTheme(theme)
     return before
@@ -68,8 +69,8 @@ function useAppearance(): void {
     if (typeof before === 'string') setTheme(before)
   }
   useAction('theme.set', ({ theme }) => set(theme), { undo })
-  useAction('theme.toggle', () => set(shownTheme() === 'dark' ? 'light' : 'dark'), { undo })
-  useAction('palette.open', () => open('palette'))
+  useAction('theme.toggle', () => set(activeTheme() === 'dark' ? 'light' : 'dark'), { undo })
+  useAction('palette.open', () => openDialog('palette'))
   const changed = useSyncExternalStore(shortcuts.subscribe, () => shortcuts.changed)
   useFacts({ 'shortcuts.changed': changed })
   useAction(
@@ -86,22 +87,22 @@ function useSession(): void {
   const bridge = useBridge()
   const queries = useQueryClient()
   const { state } = useConnection()
-  useOpen() // the key may have changed with a dialog
+  useOpenDialog() // the key dialog may have changed the key
   useFacts({
     online: state === 'connected',
     offline: state === 'offline',
-    'session.key': keptKey() !== null,
+    'session.key': storedKey() !== null,
   })
-  const use = (key: string | null) => {
-    keepKey(key)
+  const setKey = (key: string | null) => {
+    storeKey(key)
     bridge.setApiKey(key)
     void queries.invalidateQueries()
   }
-  useAction('session.enterKey', () => open('key'))
-  useAction('session.setKey', ({ key }) => use(key))
+  useAction('session.enterKey', () => openDialog('key'))
+  useAction('session.setKey', ({ key }) => setKey(key))
   useAction('session.forgetKey', () => {
-    use(null)
-    notify('The key is forgotten.')
+    setKey(null)
+    notify('API key removed')
   })
   useAction('session.reconnect', () => bridge.connect())
   useAction('session.reload', () => window.location.reload())
@@ -111,15 +112,15 @@ function useSession(): void {
 function useHistory(): void {
   useAction('history.undo', async () => {
     const undone = await registry.undo()
-    if (undone) notify(`Undone: ${undone.title}.`, 'info', 'history.redo')
+    if (undone) notify(`Undone: ${undone.title}`, 'info', 'history.redo')
   })
   useAction('history.redo', async () => {
     const redone = await registry.redo()
-    if (redone) notify(`Done again: ${redone.title}.`, 'info', 'history.undo')
+    if (redone) notify(`Redone: ${redone.title}`, 'info', 'history.undo')
   })
 }
 
-/** Whatever an action throws is said; the host's actions are run as the page's own. */
+/** Show the errors of actions and of the server as notices. */
 function useErrors(): void {
   const bridge = useBridge()
   useEffect(() => {
@@ -134,11 +135,16 @@ function useErrors(): void {
       }),
     [bridge],
   )
+}
+
+/** Run the actions that other clients send to this page. */
+function useRemoteActions(): void {
+  const bridge = useBridge()
   useEffect(
     () =>
       bridge.on('action', ({ actionId, name, parameters }) => {
         const definition = name ? actionByName.get(name) : actionById.get(Number(actionId))
-        if (definition && FROM_OUTSIDE.has(definition.category)) {
+        if (definition && REMOTE_CATEGORIES.has(definition.category)) {
           void registry.run(definition.name, parameters as never)
         }
       }),
@@ -146,5 +152,5 @@ function useErrors(): void {
   )
 }
 
-/** What another client may ask of this page: where to look, nothing that writes. */
-const FROM_OUTSIDE = new Set(['Navigation', 'Search', 'Map'])
+/** Categories that other clients may run. None of their actions writes to the server. */
+const REMOTE_CATEGORIES = new Set(['Navigation', 'Search', 'Map'])

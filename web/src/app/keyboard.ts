@@ -1,10 +1,10 @@
-/** Keys to actions. While a person types, only chords with Mod count; in a dialog, none but those. */
+/** Runs actions on key presses. In a text field or a dialog, only chords with Mod run actions. */
 import { useLayoutEffect } from 'react'
-import { registry } from '../shared/actions/registry'
-import { chordOf, shortcuts } from '../shared/actions/shortcuts'
+import { registry } from '@/shared/actions/registry'
+import { chordOf, shortcuts } from '@/shared/actions/shortcuts'
 
-/** Between the keys of a sequence; long enough for those who look for each key. */
-const WAIT_MS = 2_500
+/** Maximum time between the keys of a sequence, long enough to search for each key. */
+const SEQUENCE_MS = 2_500
 
 function isTyping(target: EventTarget | null): boolean {
   if (!(target instanceof HTMLElement)) return false
@@ -20,14 +20,14 @@ function isIn(target: EventTarget | null, selector: string): boolean {
   return target instanceof HTMLElement && target.closest(selector) !== null
 }
 
-/** Whether keys belong to what has the focus rather than to the page. */
-function belongsElsewhere(event: KeyboardEvent, chord: string): boolean {
+/** Return whether the focused element handles the key. */
+function isHandledByFocus(event: KeyboardEvent, chord: string): boolean {
   const target = event.target
   if (isIn(target, '[data-takes-keys]')) return true
   if (chord.startsWith('Mod+'))
     return chord === 'Mod+Z' || chord === 'Mod+Shift+Z' ? isTyping(target) : false
   if (isTyping(target) || isIn(target, '[role="dialog"]')) return true
-  // Arrows move within these by themselves.
+  // These widgets handle arrow keys.
   return (
     chord.startsWith('Arrow') &&
     isIn(target, '[role="listbox"], [role="radiogroup"], [role="menu"], [role="tablist"]')
@@ -35,27 +35,27 @@ function belongsElsewhere(event: KeyboardEvent, chord: string): boolean {
 }
 
 export function useKeyboard(): void {
-  // With the first picture of the page, so that what is seen hears keys.
+  // A layout effect, so that keys work as soon as the page is visible.
   useLayoutEffect(() => {
     let pressed: string[] = []
     let timer: ReturnType<typeof setTimeout> | undefined
-    const forget = () => {
+    const reset = () => {
       pressed = []
     }
     const onKey = (event: KeyboardEvent) => {
       if (event.defaultPrevented || event.isComposing) return
       const chord = chordOf(event)
-      if (!chord || belongsElsewhere(event, chord)) return
+      if (!chord || isHandledByFocus(event, chord)) return
       clearTimeout(timer)
-      const found = shortcuts.match([...pressed, chord]) ?? shortcuts.match([chord])
-      pressed = found === 'begun' ? [...pressed, chord] : []
-      if (found === 'begun') timer = setTimeout(forget, WAIT_MS)
-      if (!found || found === 'begun') return
-      // The browser's own undo would change a field that nobody looks at.
-      if (found.startsWith('history.')) event.preventDefault()
-      if (!registry.can(found)) return
+      const match = shortcuts.match([...pressed, chord]) ?? shortcuts.match([chord])
+      pressed = match === 'prefix' ? [...pressed, chord] : []
+      if (match === 'prefix') timer = setTimeout(reset, SEQUENCE_MS)
+      if (!match || match === 'prefix') return
+      // The browser's undo would change a field without focus.
+      if (match.startsWith('history.')) event.preventDefault()
+      if (!registry.can(match)) return
       event.preventDefault()
-      void registry.run(found)
+      void registry.run(match)
     }
     window.addEventListener('keydown', onKey)
     return () => {

@@ -1,4 +1,4 @@
-/** What the server tells by itself goes into the same cache that reads fill. */
+/** Writes the server's events to the query cache. */
 import { type QueryClient, useQueryClient } from '@tanstack/react-query'
 import { useEffect } from 'react'
 import type {
@@ -7,47 +7,47 @@ import type {
   Coverage,
   Run,
   Status,
-} from '../shared/bridge/codetteBridge'
-import { useBridge, useTopics } from '../shared/bridge/context'
+} from '@/shared/bridge/codetteBridge'
+import { useBridge, useTopics } from '@/shared/bridge/context'
 
 const TOPICS = ['run_progress', 'coverage_changed', 'failure_added'] as const
 
-function coverageInto(queries: QueryClient, name: string, coverage: Coverage): void {
+function updateCoverage(queries: QueryClient, name: string, coverage: Coverage): void {
   queries.setQueryData<Status>(
     ['status'],
     (status) =>
       status && {
         ...status,
-        collections: status.collections.map((each) =>
-          each.name === name ? { ...each, coverage } : each,
+        collections: status.collections.map((collection) =>
+          collection.name === name ? { ...collection, coverage } : collection,
         ),
       },
   )
 }
 
-function runInto(queries: QueryClient, run: Run): void {
-  const listed = queries.getQueriesData<Run[]>({ queryKey: ['runs', run.collection] })
-  // A run that begins finds those that died before; nobody tells of them.
-  if (listed.some(([, runs]) => runs && !runs.some(({ id }) => id === run.id))) {
+function updateRun(queries: QueryClient, run: Run): void {
+  const cached = queries.getQueriesData<Run[]>({ queryKey: ['runs', run.collection] })
+  // A new run marks dead runs as interrupted, and the server sends no event for those.
+  if (cached.some(([, runs]) => runs && !runs.some(({ id }) => id === run.id))) {
     void queries.invalidateQueries({ queryKey: ['runs', run.collection] })
   }
   queries.setQueriesData<Run[]>({ queryKey: ['runs', run.collection] }, (runs) => {
     if (!runs) return runs
-    const known = runs.some(({ id }) => id === run.id)
-    return known ? runs.map((each) => (each.id === run.id ? run : each)) : [run, ...runs]
+    const exists = runs.some(({ id }) => id === run.id)
+    return exists ? runs.map((other) => (other.id === run.id ? run : other)) : [run, ...runs]
   })
 }
 
-function listen(bridge: CodetteBridge, queries: QueryClient): () => void {
-  const progress = ({ run, coverage }: BridgeEvents['run_progress']) => {
-    runInto(queries, run)
-    coverageInto(queries, run.collection, coverage)
+function subscribe(bridge: CodetteBridge, queries: QueryClient): () => void {
+  const onProgress = ({ run, coverage }: BridgeEvents['run_progress']) => {
+    updateRun(queries, run)
+    updateCoverage(queries, run.collection, coverage)
   }
-  const offs = [
+  const unsubscribes = [
     bridge.on('server_status', (status) => queries.setQueryData(['status'], status)),
-    bridge.on('run_progress', progress),
+    bridge.on('run_progress', onProgress),
     bridge.on('coverage_changed', ({ collection, coverage }) =>
-      coverageInto(queries, collection, coverage),
+      updateCoverage(queries, collection, coverage),
     ),
     bridge.on('failure_added', ({ collection }) => {
       void queries.invalidateQueries({ queryKey: ['failures', collection] })
@@ -56,7 +56,7 @@ function listen(bridge: CodetteBridge, queries: QueryClient): () => void {
     bridge.on('authenticated', () => void queries.invalidateQueries()),
   ]
   return () => {
-    for (const off of offs) off()
+    for (const unsubscribe of unsubscribes) unsubscribe()
   }
 }
 
@@ -64,5 +64,5 @@ export function useLive(): void {
   const bridge = useBridge()
   const queries = useQueryClient()
   useTopics(TOPICS)
-  useEffect(() => listen(bridge, queries), [bridge, queries])
+  useEffect(() => subscribe(bridge, queries), [bridge, queries])
 }

@@ -1,97 +1,98 @@
-/** What the palette lists for a few letters. Pure. */
+/** Searches the actions of the palette. Pure functions. */
 import fuzzysort from 'fuzzysort'
 import {
   ACTIONS,
   type ActionDefinition,
   type ActionName,
   type Refusal,
-} from '../shared/actions/registry'
+} from '@/shared/actions/registry'
 
 export interface Piece {
-  at: number
+  /** Offset of the piece in the title. */
+  start: number
   text: string
-  hit: boolean
+  matched: boolean
 }
 
-export interface Found {
+export interface PaletteItem {
   action: ActionDefinition
-  /** Its title, cut where the letters were found. */
+  /** The title, split at the matched letters. */
   pieces: readonly Piece[]
 }
 
 export interface Group {
   title: string
-  items: readonly Found[]
+  items: readonly PaletteItem[]
 }
 
-const OFFERED = ACTIONS.filter(({ palette, name }) => palette && name !== 'palette.open')
-const RECENT = 5
-const MOST = 40
+const PALETTE_ACTIONS = ACTIONS.filter(({ palette, name }) => palette && name !== 'palette.open')
+const MAX_RECENT = 5
+const MAX_MATCHES = 40
 
-function cut(title: string, indexes: readonly number[]): Piece[] {
-  const hits = new Set(indexes)
+function split(title: string, indexes: readonly number[]): Piece[] {
+  const matches = new Set(indexes)
   const pieces: Piece[] = []
-  for (let at = 0; at < title.length; at += 1) {
-    const hit = hits.has(at)
+  for (let index = 0; index < title.length; index += 1) {
+    const matched = matches.has(index)
     const last = pieces.at(-1)
-    if (last && last.hit === hit) last.text += title.charAt(at)
-    else pieces.push({ at, text: title.charAt(at), hit })
+    if (last && last.matched === matched) last.text += title.charAt(index)
+    else pieces.push({ start: index, text: title.charAt(index), matched })
   }
   return pieces
 }
 
-function whole(action: ActionDefinition): Found {
-  return { action, pieces: cut(action.title, []) }
+function unmatched(action: ActionDefinition): PaletteItem {
+  return { action, pieces: split(action.title, []) }
 }
 
-/** What cannot be run now goes last. */
+/** Move the actions that cannot run to the end. */
 function runnableFirst(
-  items: readonly Found[],
+  items: readonly PaletteItem[],
   refusal: (name: ActionName) => Refusal | null,
-): Found[] {
-  const [can, cannot]: [Found[], Found[]] = [[], []]
-  for (const item of items) (refusal(item.action.name) ? cannot : can).push(item)
-  return [...can, ...cannot]
+): PaletteItem[] {
+  const isRunnable = ({ action }: PaletteItem) => !refusal(action.name)
+  return [...items.filter(isRunnable), ...items.filter((item) => !isRunnable(item))]
 }
 
+/** Return the groups for a query, or the recent and all runnable actions for an empty query. */
 export function groups(
   query: string,
   recent: readonly string[],
   refusal: (name: ActionName) => Refusal | null,
 ): Group[] {
-  const wanted = query.trim()
-  if (wanted) {
-    const items = matches(wanted)
+  const text = query.trim()
+  if (text) {
+    const items = matches(text)
     return items.length ? [{ title: 'Actions', items: runnableFirst(items, refusal) }] : []
   }
   const used = recent
-    .map((name) => OFFERED.find((action) => action.name === name))
+    .map((name) => PALETTE_ACTIONS.find((action) => action.name === name))
     .filter((action) => action !== undefined)
     .filter(({ name }) => !refusal(name))
-    .slice(0, RECENT)
-  const categories = [...new Set(OFFERED.map(({ category }) => category))]
+    .slice(0, MAX_RECENT)
+  const categories = [...new Set(PALETTE_ACTIONS.map(({ category }) => category))]
   const all = categories.map((title) => ({
     title,
-    items: OFFERED.filter((action) => action.category === title && !refusal(action.name)).map(
-      whole,
-    ),
+    items: PALETTE_ACTIONS.filter(
+      (action) => action.category === title && !refusal(action.name),
+    ).map(unmatched),
   }))
-  return [{ title: 'Recently used', items: used.map(whole) }, ...all].filter(
+  return [{ title: 'Recently used', items: used.map(unmatched) }, ...all].filter(
     ({ items }) => items.length,
   )
 }
 
-function matches(query: string): Found[] {
-  const found = fuzzysort.go(query, [...OFFERED], {
+function matches(query: string): PaletteItem[] {
+  const results = fuzzysort.go(query, [...PALETTE_ACTIONS], {
     keys: ['title', 'description', 'category'],
-    limit: MOST,
+    limit: MAX_MATCHES,
     threshold: 0.3,
-    // The title is what a person has in mind.
+    // A match in the title outranks one in the description or the category.
     scoreFn: ([title, description, category]) =>
       Math.max(title?.score ?? 0, 0.6 * (description?.score ?? 0), 0.6 * (category?.score ?? 0)),
   })
-  return found.map((result) => ({
+  return results.map((result) => ({
     action: result.obj,
-    pieces: cut(result.obj.title, result[0]?.indexes ?? []),
+    pieces: split(result.obj.title, result[0]?.indexes ?? []),
   }))
 }

@@ -1,7 +1,7 @@
-/** The API key of this tab. */
+/** The API key, stored for the current tab. */
 const KEY = 'backline.apiKey'
 
-export function keptKey(): string | null {
+export function storedKey(): string | null {
   try {
     return sessionStorage.getItem(KEY)
   } catch {
@@ -9,11 +9,11 @@ export function keptKey(): string | null {
   }
 }
 
-export function keepKey(key: string | null): void {
+export function storeKey(key: string | null): void {
   try {
     if (key) sessionStorage.setItem(KEY, key)
     else sessionStorage.removeItem(KEY)
   } catch {
-    // Storage is off: the key lasts as long as the page.
+    // Storage is disabled: the key lasts until the page is closed.
   }
 }

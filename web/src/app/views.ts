@@ -1,7 +1,7 @@
 import { useLayoutEffect } from 'react'
 import { useLocation } from 'wouter'
-import type { ActionName } from '../shared/actions/registry'
-import { registry } from '../shared/actions/registry'
+import type { ActionName } from '@/shared/actions/registry'
+import { registry } from '@/shared/actions/registry'
 
 export interface View {
   path: string
@@ -17,10 +17,10 @@ export const VIEWS: readonly View[] = [
   { path: '/actions', name: 'actions', title: 'Actions', action: 'view.actions' },
 ]
 
-/** The view that is open is the context in which actions are looked up. */
+/** Set the open view as the context of the action registry. */
 export function useViewContext(): void {
   const [path] = useLocation()
-  const view = VIEWS.find((each) => each.path === path)
+  const view = VIEWS.find((view) => view.path === path)
   useLayoutEffect(() => {
     registry.setContext(view?.name ?? 'all')
     document.title = view ? `${view.title} · Backline` : 'Backline'

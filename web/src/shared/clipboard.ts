@@ -1,10 +1,10 @@
-/** Copy a text; also where the page is not served by HTTPS, and so has no navigator.clipboard. */
+/** Copy a text, also on a page without HTTPS, which has no navigator.clipboard. */
 export async function copyText(text: string): Promise<void> {
   try {
     await navigator.clipboard.writeText(text)
     return
   } catch {
-    // Not allowed, or not there: the old way.
+    // The clipboard API is missing or denied: fall back to execCommand.
   }
   const field = document.createElement('textarea')
   field.value = text
@@ -14,5 +14,5 @@ export async function copyText(text: string): Promise<void> {
   field.select()
   const copied = document.execCommand('copy')
   field.remove()
-  if (!copied) throw new Error('The browser does not let this page copy.')
+  if (!copied) throw new Error('The browser blocked access to the clipboard.')
 }

@@ -4,10 +4,11 @@ import { statusQuery } from './api/queries'
 import type { CollectionStatus } from './bridge/codetteBridge'
 import { useBridge } from './bridge/context'
 
-export interface ChosenCollection {
-  /** Its name; empty until the server has said which there are. */
+export interface SelectedCollection {
+  /** Name in the address or of the first collection. Empty while the collections load. */
   name: string
-  found: CollectionStatus | undefined
+  /** Undefined while the collections load, or if none has the name. */
+  status: CollectionStatus | undefined
   all: readonly CollectionStatus[]
   pending: boolean
   error: Error | null
@@ -15,11 +16,11 @@ export interface ChosenCollection {
 
 const NONE: readonly CollectionStatus[] = []
 
-/** The collection that the address names, else the first. */
-export function useCollection(): ChosenCollection {
-  const wanted = new URLSearchParams(useSearch()).get('collection')
+/** Return the collection in the address, or the first one. */
+export function useCollection(): SelectedCollection {
+  const selected = new URLSearchParams(useSearch()).get('collection')
   const { data, isPending, error } = useQuery(statusQuery(useBridge()))
   const all = data?.collections ?? NONE
-  const found = wanted ? all.find(({ name }) => name === wanted) : all[0]
-  return { name: wanted ?? found?.name ?? '', found, all, pending: isPending, error }
+  const status = selected ? all.find(({ name }) => name === selected) : all[0]
+  return { name: selected ?? status?.name ?? '', status, all, pending: isPending, error }
 }

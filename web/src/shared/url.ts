@@ -1,6 +1,6 @@
 /**
- * The state of a view lives in its address. A schema names each member, how it reads, how it is
- * written, and what it is where the address is silent; what equals its default is not written.
+ * The state of a view is stored in its address. A schema defines how each member is read and
+ * written and its default. A member that equals its default is omitted from the address.
  */
 import { useCallback, useMemo } from 'react'
 import { useLocation, useSearch } from 'wouter'
@@ -13,18 +13,18 @@ export interface Param<T> {
 
 export type StateOf<S> = { [K in keyof S]: S[K] extends Param<infer T> ? T : never }
 
-/** Where a text has to be cut: an address has an end. */
-const LONGEST = 2000
+/** Longer texts are truncated: browsers and proxies limit the length of an address. */
+const MAX_LENGTH = 2000
 
 export const param = {
   text: (fallback = ''): Param<string> => ({
     fallback,
-    read: (text) => text.slice(0, LONGEST),
+    read: (text) => text.slice(0, MAX_LENGTH),
     write: (value) => value,
   }),
   optional: (): Param<string | null> => ({
     fallback: null,
-    read: (text) => text.slice(0, LONGEST) || null,
+    read: (text) => text.slice(0, MAX_LENGTH) || null,
     write: (value) => value ?? '',
   }),
   number: (
@@ -52,7 +52,7 @@ export const param = {
 }
 const EMPTY: readonly string[] = []
 
-/** Members that mean the same in every view, and go along from one to the other. */
+/** Members that have the same meaning in every view. Links between views keep them. */
 export const SHARED = [
   'collection',
   'q',
@@ -68,46 +68,46 @@ export const SHARED = [
 type AnySchema = { [key: string]: Param<any> }
 
 export function readState<S extends AnySchema>(schema: S, search: string): StateOf<S> {
-  const given = new URLSearchParams(search)
-  const found = Object.entries(schema).map(([name, { fallback, read }]) => {
-    const text = given.get(name)
+  const parameters = new URLSearchParams(search)
+  const members = Object.entries(schema).map(([name, { fallback, read }]) => {
+    const text = parameters.get(name)
     let value: unknown
     try {
       value = text === null ? undefined : read(text)
     } catch {
-      value = undefined // a broken escape
+      value = undefined // an invalid escape sequence
     }
     return [name, value === undefined ? fallback : value]
   })
-  return Object.fromEntries(found) as StateOf<S>
+  return Object.fromEntries(members) as StateOf<S>
 }
 
-/** The query of the address with `changes` made; what the schema does not know is kept. */
+/** Return the query of the address with `changes`. Parameters outside the schema are kept. */
 export function writeState<S extends AnySchema>(
   schema: S,
   search: string,
   changes: Partial<StateOf<S>>,
 ): string {
-  const written = new URLSearchParams(search)
+  const parameters = new URLSearchParams(search)
   for (const [name, value] of Object.entries(changes)) {
     const member = schema[name]
     if (!member || value === undefined) continue
     const text = member.write(value)
-    if (text === '' || text === member.write(member.fallback)) written.delete(name)
-    else written.set(name, text)
+    if (text === '' || text === member.write(member.fallback)) parameters.delete(name)
+    else parameters.set(name, text)
   }
-  return written.toString()
+  return parameters.toString()
 }
 
-/** The shared part of an address's query, for a link to another view. */
-export function carried(search: string): string {
-  const given = new URLSearchParams(search)
-  const kept = new URLSearchParams()
+/** Return the members of a query that a link to another view keeps. */
+export function sharedQuery(search: string): string {
+  const parameters = new URLSearchParams(search)
+  const shared = new URLSearchParams()
   for (const name of SHARED) {
-    const value = given.get(name)
-    if (value) kept.set(name, value)
+    const value = parameters.get(name)
+    if (value) shared.set(name, value)
   }
-  return kept.toString()
+  return shared.toString()
 }
 
 export function addressOf(path: string, search: string): string {
@@ -115,11 +115,11 @@ export function addressOf(path: string, search: string): string {
 }
 
 export interface SetOptions {
-  /** Replace the entry of the browser's history instead of adding one; default: replace. */
+  /** Add an entry to the browser's history. The default replaces the current one. */
   push?: boolean
 }
 
-/** State and setter. The setter reads the address as it is when called, so that calls add up. */
+/** Return the state and its setter. The setter reads the current address, so calls accumulate. */
 export function useUrlState<S extends AnySchema>(
   schema: S,
 ): [StateOf<S>, (changes: Partial<StateOf<S>>, options?: SetOptions) => void] {

@@ -1,1 +1,1 @@
-"""The routes, a module for each thing that callers do."""
+"""The HTTP routes, one module for each topic."""

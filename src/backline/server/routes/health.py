@@ -1,15 +1,19 @@
-"""Liveness, readiness, figures for Prometheus, and who is connected."""
+"""Routes for liveness, readiness, Prometheus metrics and connected clients."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 
 from fastapi import APIRouter
+from psycopg.rows import DictRow
 from starlette.responses import Response
 
 from backline import errors
 from backline.estimation import PRICES
-from backline.server import handlers, metrics, reads, schemas
+from backline.server import handlers, reads, schemas
+from backline.server.metrics import CONTENT_TYPE, Metrics
 from backline.server.routes.responses import problems
 from backline.server.services import READ, Services, TheServices
 
@@ -18,13 +22,13 @@ router = APIRouter(tags=["health"])
 
 @router.get("/health", responses=problems())
 async def health() -> schemas.Health:
-    """The process is alive."""
+    """Return 200 while the process is alive."""
     return schemas.Health(status="ok")
 
 
 @router.get("/health/ready", responses=problems(503, 504))
 async def ready(services: TheServices) -> schemas.Ready:
-    """The database answers, and has the schema: requests can be served."""
+    """Return 200 if the database is up and migrated, else 503."""
     await services.store.collections()
     return schemas.Ready(status="ready", database=services.where)
 
@@ -36,39 +40,47 @@ async def ready(services: TheServices) -> schemas.Ready:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems()},
 )
 async def figures(services: TheServices) -> Response:
-    """Prometheus' text format."""
-    if services.watch.up:
-        with suppress(errors.BacklineError):  # what was read before is shown
-            await _read_figures(services)
-    return Response(services.metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
+    """Return the metrics in Prometheus' text format."""
+    if services.change_feed.up:
+        with suppress(errors.BacklineError):  # keeps the figures of the previous scrape
+            await _update_metrics(services)
+    return Response(services.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
-async def _read_figures(services: Services) -> None:
-    covered = await handlers.coverages(services)
-    kinds = await reads.failures_by_kind(services.store)
-    spent = await reads.spent(services.store)
-    figures = services.metrics
-    figures.forget_collections()
-    for collection, coverage in covered:
-        figures.see(collection.name, coverage)
-    for row in kinds:
-        figures.failures.labels(row["collection"], row["kind"]).set(row["count"])
-    embedded: dict[str, int] = {}
-    for row in spent:
-        name = f"{row['provider']}/{row['model']}"
-        embedded[row["collection"]] = embedded.get(row["collection"], 0) + row["embedded"]
-        figures.tokens.labels(row["collection"], name).set(row["tokens"])
+async def _update_metrics(services: Services) -> None:
+    coverages = await handlers.coverages(services)
+    failures = await reads.failures_by_kind(services.store)
+    usage = await reads.usage_by_collection(services.store)
+    metrics = services.metrics
+    metrics.clear_collections()
+    for collection, coverage in coverages:
+        metrics.set_coverage(collection.name, coverage)
+    for row in failures:
+        metrics.failures.labels(row["collection"], row["kind"]).set(row["count"])
+    _set_usage(metrics, usage)
+
+
+def _set_usage(metrics: Metrics, usage: Sequence[DictRow]) -> None:
+    """Set embedded rows, tokens and their price, summed over the models of each collection."""
+    embedded: Counter[str] = Counter()
+    for row in usage:
+        model = f"{row['provider']}/{row['model']}"
+        embedded[row["collection"]] += row["embedded"]
+        metrics.tokens.labels(row["collection"], model).set(row["tokens"])
         price = PRICES.get(row["model"]) if row["provider"] == "openai" else 0.0
         if price is not None:
-            figures.dollars.labels(row["collection"], name).set(price * row["tokens"] / 1e6)
-    for collection_name, rows in embedded.items():
-        figures.written.labels(collection_name).set(rows)
+            metrics.dollars.labels(row["collection"], model).set(price * row["tokens"] / 1e6)
+    for collection, rows in embedded.items():
+        metrics.written.labels(collection).set(rows)
 
 
 @router.get("/ws/status", dependencies=[READ], responses=problems())
 async def socket_status(services: TheServices) -> schemas.SocketStatus:
-    """Who is connected, for clients that poll."""
-    hub = services.hub
+    """Return the connected clients, for clients that poll."""
+    broadcaster = services.broadcaster
     return schemas.SocketStatus(
-        clients=len(hub), hosts=hub.hosts, topics=hub.subscribers(), dropped=hub.dropped
+        clients=len(broadcaster),
+        hosts=broadcaster.hosts,
+        topics=broadcaster.subscribers(),
+        dropped=broadcaster.dropped,
     )

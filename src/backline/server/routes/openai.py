@@ -1,4 +1,4 @@
-"""OpenAI's wire format, so that any of its clients can use the local model."""
+"""Routes compatible with OpenAI's embeddings API, so that its clients can use local models."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from backline import errors
-from backline.server import schemas
-from backline.server.embedder_pool import Opened, name_of
+from backline.server import openai_schemas as schemas
+from backline.server.embedder_pool import PooledModel, name_of
 from backline.server.routes.responses import WITH_BODY, WITH_DATABASE, problems
 from backline.server.services import READ, WRITE, Services, TheServices
 from backline.types import Vectors
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
-MOST_TEXTS: Final = 2048
-# 64 MiB of float32: what one answer may hold.
-MOST_COMPONENTS: Final = 16 << 20
+MAX_TEXTS: Final = 2048
+# 64 MiB of float32 in one response.
+MAX_COMPONENTS: Final = 16 << 20
+# Below these sizes, counting tokens takes less time than a switch to a thread.
 FEW_TEXTS: Final = 8
+FEW_CHARACTERS: Final = 10_000
 
 
 @router.post(
@@ -35,55 +37,65 @@ FEW_TEXTS: Final = 8
     responses=problems(*WITH_DATABASE, *WITH_BODY, 502),
 )
 async def embeddings(
-    request: Request, services: TheServices, asked: schemas.EmbeddingsRequest
+    request: Request, services: TheServices, body: schemas.EmbeddingsRequest
 ) -> Response:
-    """Vectors for texts. Requests that come at the same moment are computed together."""
-    texts = _texts(asked.input)
-    opened = await _opened(services, asked)
-    dimensions = opened.embedder.model.dimensions
-    if len(texts) * dimensions > MOST_COMPONENTS:
+    """Embed texts. Concurrent requests are computed together."""
+    texts = _texts(body.input)
+    pooled = await _model(services, body)
+    model = pooled.embedder.model
+    if len(texts) * model.dimensions > MAX_COMPONENTS:
         raise errors.TooLargeError(
-            f"{len(texts):,} texts of {dimensions:,} dimensions are too much for one answer. Send "
-            "them in parts."
+            f"{len(texts):,} texts of {model.dimensions:,} dimensions are too much for one "
+            "response. Send them in parts."
         )
-    tokens = await _count(opened, texts)
-    fitted = await _fitted(opened, texts, tokens)
-    vectors = await _unless_gone(request, opened.embedder.embed_call(fitted))
-    most = opened.embedder.model.max_tokens
-    used = sum(min(count, most) for count in tokens)
-    encode = _as_base64 if asked.encoding_format == "base64" else _as_floats
-    body = {
+    tokens = await _count_tokens(pooled, texts)
+    truncated = await _truncate(pooled, texts, tokens)
+    vectors = await _until_disconnect(request, pooled.embedder.embed_call(truncated))
+    used = sum(min(count, model.max_tokens) for count in tokens)
+    return _response(body, vectors, used)
+
+
+def _response(body: schemas.EmbeddingsRequest, vectors: Vectors, tokens: int) -> Response:
+    """Serialize vectors directly. The response model only documents their form."""
+    encode = _as_base64 if body.encoding_format == "base64" else _as_floats
+    content = {
         "object": "list",
         "data": [
             {"object": "embedding", "index": index, "embedding": vector}
             for index, vector in enumerate(encode(vectors))
         ],
-        "model": asked.model,
-        "usage": {"prompt_tokens": used, "total_tokens": used},
+        "model": body.model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
-    return Response(to_json(body), media_type="application/json")
+    return Response(to_json(content), media_type="application/json")
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Vectors]) -> Vectors:
-    """The outcome of some work, which is dropped where its caller hangs up before.
+async def _until_disconnect(request: Request, work: Coroutine[Any, Any, Vectors]) -> Vectors:
+    """Return the result of `work`, or cancel it when the client disconnects.
 
     Raises:
-        OverloadedError: the caller has gone; nobody reads this.
+        OverloadedError: the client has disconnected, so nothing reads the response.
     """
-    working = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(request.receive())
+    task = asyncio.ensure_future(work)
+    disconnect = asyncio.ensure_future(request.receive())
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise errors.OverloadedError("The caller has gone before there was an answer.")
-        return working.result()
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise errors.OverloadedError("The client disconnected before the response.")
+        return task.result()
     finally:
-        working.cancel()
-        gone.cancel()
+        task.cancel()
+        disconnect.cancel()
 
 
-def _texts(given: str | list[str] | list[int] | list[list[int]]) -> list[str]:
-    texts: list[Any] = [given] if isinstance(given, str) else list(given)
+def _texts(value: str | list[str] | list[int] | list[list[int]]) -> list[str]:
+    """Return the texts of a request's `input`.
+
+    Raises:
+        UsageError: it is empty, has an empty text, or holds tokens.
+        TooLargeError: it has too many texts.
+    """
+    texts: list[Any] = [value] if isinstance(value, str) else list(value)
     if not texts:
         raise errors.UsageError("input is empty. Send a text, or a list of texts.")
     if any(not isinstance(text, str) for text in texts):
@@ -91,38 +103,37 @@ def _texts(given: str | list[str] | list[int] | list[list[int]]) -> list[str]:
             "input holds tokens of another model's vocabulary; send texts. With LangChain: "
             "OpenAIEmbeddings(check_embedding_ctx_length=False)."
         )
-    if len(texts) > MOST_TEXTS:
+    if len(texts) > MAX_TEXTS:
         raise errors.TooLargeError(
-            f"input has {len(texts):,} texts; at most {MOST_TEXTS:,} are taken at once."
+            f"input has {len(texts):,} texts; the limit is {MAX_TEXTS:,}. Send them in parts."
         )
     if any(not text for text in texts):
         raise errors.UsageError("input holds an empty text.")
-    # Half of a surrogate pair is no character, and no tokenizer takes it.
+    # Tokenizers refuse half of a surrogate pair, so it is replaced.
     return [text.encode("utf-8", "replace").decode() for text in texts]
 
 
-async def _opened(services: Services, asked: schemas.EmbeddingsRequest) -> Opened:
-    """The model that is meant; one that was meant before is found without the database."""
-    if found := services.models.recent(asked.model, asked.dimensions):
-        return found
+async def _model(services: Services, body: schemas.EmbeddingsRequest) -> PooledModel:
+    """Return the requested model; the database is read only at its first request."""
+    if pooled := services.embedder_pool.recent(body.model, body.dimensions):
+        return pooled
     used = [each.model for each in await services.store.collections()]
-    return await services.models.named(asked.model, asked.dimensions, used)
+    return await services.embedder_pool.named(body.model, body.dimensions, used)
 
 
-async def _count(opened: Opened, texts: list[str]) -> list[int]:
-    """Tokens of each text; off the event loop where it takes longer than a hop to a thread."""
-    if len(texts) <= FEW_TEXTS and sum(map(len, texts)) < 10_000:
-        return opened.embedder.count_tokens(texts)
-    return await asyncio.to_thread(opened.embedder.count_tokens, texts)
+async def _count_tokens(pooled: PooledModel, texts: list[str]) -> list[int]:
+    if len(texts) <= FEW_TEXTS and sum(map(len, texts)) < FEW_CHARACTERS:
+        return pooled.embedder.count_tokens(texts)
+    return await asyncio.to_thread(pooled.embedder.count_tokens, texts)
 
 
-async def _fitted(opened: Opened, texts: list[str], tokens: list[int]) -> list[str]:
-    most = opened.embedder.model.max_tokens
-    if max(tokens) <= most:
+async def _truncate(pooled: PooledModel, texts: list[str], tokens: list[int]) -> list[str]:
+    limit = pooled.embedder.model.max_tokens
+    if max(tokens) <= limit:
         return texts
     return await asyncio.to_thread(
         lambda: [
-            opened.embedder.truncate(text) if count > most else text
+            pooled.embedder.truncate(text) if count > limit else text
             for text, count in zip(texts, tokens, strict=True)
         ]
     )
@@ -134,21 +145,21 @@ def _as_floats(vectors: Vectors) -> list[Any]:
 
 
 def _as_base64(vectors: Vectors) -> list[str]:
-    wire = vectors.astype("<f4", copy=False)
-    return [base64.b64encode(np.ascontiguousarray(row).tobytes()).decode() for row in wire]
+    little_endian = vectors.astype("<f4", copy=False)
+    return [base64.b64encode(np.ascontiguousarray(row).tobytes()).decode() for row in little_endian]
 
 
 @router.get("/models", dependencies=[READ], responses=problems(503, 504))
 async def models(services: TheServices) -> schemas.ModelList:
-    """The models that callers may use: those of the collections, and local ones that are here."""
+    """List the models of the collections and the cached local models."""
     used = [each.model for each in await services.store.collections()]
+    created = int(services.started_at.timestamp())
     return schemas.ModelList(
         object="list",
         data=[
             schemas.ModelEntry(
-                id=name_of(model), object="model", owned_by=model.provider,
-                created=int(services.started_at.timestamp()),
+                id=name_of(model), object="model", owned_by=model.provider, created=created
             )
-            for model in await services.models.known(used)
+            for model in await services.embedder_pool.available(used)
         ],
-    )  # fmt: skip
+    )

@@ -1,4 +1,4 @@
-"""What the routes declare of their errors, so that the OpenAPI document has every answer."""
+"""Declares the error responses of the routes for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WITH_BODY: Final = (400, 413)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """These answers, and those that any request may have, as problem details."""
+    """Return problem responses for these statuses and for those that every route can return."""
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
         status: {

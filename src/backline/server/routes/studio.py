@@ -1,4 +1,4 @@
-"""The studio and the page of the API: built files, served where no route of the API is."""
+"""Serves the built files of the studio and the API page at all other addresses."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from starlette.routing import request_response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 STATIC: Final = Path(str(files("backline.server"))) / "static"
-FOR_EVER: Final = "public, max-age=31536000, immutable"
-# Below these the studio has no page of its own: what is not there is a mistake of the caller's.
+IMMUTABLE: Final = "public, max-age=31536000, immutable"
+# The studio has no pages below these paths, so an unknown address there is an error.
 NO_PAGES: Final = ("assets/", "api/", "codette/", "docs/", "health/", "metrics/", "v1/", "ws/")
 NOT_BUILT: Final = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Backline</title>
 <body style="font: 16px/1.5 system-ui, sans-serif; max-width: 40rem; margin: 4rem auto">
 <h1>Backline</h1>
-<p>The server runs. Its web pages, the studio and the description of the API, are not built in this
+<p>The server is running. Its web pages, the studio and the API description, are not built in this
 checkout yet:</p>
 <pre>make web</pre>
 <p>Then load this page again. <a href="/openapi.json">/openapi.json</a> describes the API too.</p>
@@ -30,46 +30,46 @@ checkout yet:</p>
 
 
 def fallback(otherwise: ASGIApp) -> ASGIApp:
-    """The application for every address that no route has; `otherwise` is for what is not HTTP.
+    """Return the application for addresses without a route; `otherwise` handles other protocols.
 
-    As a route that takes any path, it would make every unknown address one that GET is right for,
-    and answer 405 in place of 404 to the other methods.
+    A catch-all route would accept GET at every address, so other methods would get a 405 where a
+    404 is right.
     """
-    answered = request_response(page)
+    serve_page = request_response(page)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await (answered if scope["type"] == "http" else otherwise)(scope, receive, send)
+        await (serve_page if scope["type"] == "http" else otherwise)(scope, receive, send)
 
     return app
 
 
 async def page(request: Request) -> Response:
-    """A file of the studio; for a page's address, the studio itself, which routes by itself."""
+    """Return a file of the studio, or the studio itself, which routes on the client."""
     path = request.scope["path"].strip("/")
     if request.method not in ("GET", "HEAD"):
-        raise _nothing(path)
+        raise _not_found(path)
     if (file := _file(path)) is not None:
-        return _served(file, FOR_EVER if path.startswith("assets/") else "no-cache")
+        return _file_response(file, IMMUTABLE if path.startswith("assets/") else "no-cache")
     wants_page = not path or "text/html" in request.headers.get("accept", "")
     if path.startswith(NO_PAGES) or not wants_page:
-        raise _nothing(path)
+        raise _not_found(path)
     index = _file("docs/index.html" if path == "docs" else "index.html")
-    return HTMLResponse(NOT_BUILT) if index is None else _served(index, "no-cache")
+    return HTMLResponse(NOT_BUILT) if index is None else _file_response(index, "no-cache")
 
 
-def _nothing(path: str) -> HTTPException:
+def _not_found(path: str) -> HTTPException:
     return HTTPException(404, f"There is nothing at /{path[:200]}. The API is described at /docs.")
 
 
-def _served(file: Path, caching: str) -> FileResponse:
+def _file_response(file: Path, caching: str) -> FileResponse:
     kind, _ = mimetypes.guess_type(file.name)
     return FileResponse(file, media_type=kind, headers={"Cache-Control": caching})
 
 
 def _file(path: str) -> Path | None:
-    """A file within the built studio, and never one outside it."""
+    """Return a file of the built studio, or None, also for a path that leads outside it."""
     if not path or "\0" in path:
         return None
     root = STATIC.resolve()
-    found = (root / path).resolve()
-    return found if found.is_relative_to(root) and found.is_file() else None
+    file = (root / path).resolve()
+    return file if file.is_relative_to(root) and file.is_file() else None

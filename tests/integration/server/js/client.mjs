@@ -1,4 +1,4 @@
-// What a program in JavaScript does with OpenAI's own client; prints what it got as JSON.
+// Calls the server with OpenAI's JavaScript client and prints the results as JSON.
 import OpenAI from "openai";
 
 const [baseURL, texts] = [process.argv[2], JSON.parse(process.argv[3])];
@@ -15,7 +15,7 @@ const refused = await client.embeddings
 
 console.log(
   JSON.stringify({
-    many: many.data.map((each) => each.embedding),
+    many: many.data.map((item) => item.embedding),
     one: one.data[0].embedding,
     floats: floats.data[0].embedding,
     few: few.data[0].embedding.length,

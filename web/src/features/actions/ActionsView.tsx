@@ -4,7 +4,7 @@ import {
   type ActionDefinition,
   type ActionName,
   actionByName,
-  type Done,
+  type HistoryEntry,
 } from '@/shared/actions/registry'
 import { shortcuts, useShortcutOf } from '@/shared/actions/shortcuts'
 import { runAction, useAction, useRegistry } from '@/shared/actions/useAction'
@@ -15,10 +15,10 @@ import { RebindDialog } from './RebindDialog'
 
 const schema = { find: param.text() }
 
-/** Every action with its number, its shortcut, and the way to another shortcut. */
+/** The table of actions, where shortcuts are changed, and the undo history. */
 export default function ActionsView() {
   const [{ find }, set] = useUrlState(schema)
-  const [rebinding, rebind] = useState<ActionDefinition | null>(null)
+  const [rebinding, setRebinding] = useState<ActionDefinition | null>(null)
   useAction('actions.search', ({ query }) => set({ find: query }))
   const groups = useMemo(() => grouped(find), [find])
   return (
@@ -26,14 +26,14 @@ export default function ActionsView() {
       <header className={css.head}>
         <h1>Actions</h1>
         <p className="quiet">
-          Everything that the studio does. Hosts name an action by its number;{' '}
-          <code>GET /api/actions</code> lists the same table.
+          Every action of the studio. Hosts refer to an action by its number.{' '}
+          <code>GET /api/actions</code> returns this table.
         </p>
         <input
           type="search"
           className={css.find}
-          aria-label="Filter the table"
-          placeholder="Filter by title, name, number or key"
+          aria-label="Filter actions"
+          placeholder="Filter by title, name, number or shortcut"
           value={find}
           onChange={(event) => void runAction('actions.search', { query: event.target.value })}
         />
@@ -42,34 +42,35 @@ export default function ActionsView() {
       <div className={css.columns}>
         <div className={css.tables}>
           {groups.map(([category, actions]) => (
-            <Category key={category} title={category} actions={actions} onRebind={rebind} />
+            <Category key={category} title={category} actions={actions} onRebind={setRebinding} />
           ))}
           {groups.length === 0 && (
             <EmptyState
-              title={`No action for “${find}”`}
-              actions={<Button onClick={() => set({ find: '' })}>Show all</Button>}
+              title={`No actions match “${find}”`}
+              actions={<Button onClick={() => set({ find: '' })}>Clear filter</Button>}
             />
           )}
         </div>
         <History />
       </div>
-      <RebindDialog action={rebinding} onClose={() => rebind(null)} />
+      <RebindDialog action={rebinding} onClose={() => setRebinding(null)} />
     </div>
   )
 }
 
+/** Return the actions that contain every word of `find`, by category. */
 function grouped(find: string): [string, ActionDefinition[]][] {
   const words = find.toLowerCase().split(/\s+/).filter(Boolean)
-  const fits = ({ id, name, title, description, category }: ActionDefinition) => {
+  const matches = ({ id, name, title, description, category }: ActionDefinition) => {
     const keys = shortcuts.of(name) ?? ''
     const text = `${id} ${name} ${title} ${description} ${category} ${keys}`.toLowerCase()
     return words.every((word) => text.includes(word))
   }
-  const found = new Map<string, ActionDefinition[]>()
-  for (const action of ACTIONS.filter(fits)) {
-    found.set(action.category, [...(found.get(action.category) ?? []), action])
+  const groups = new Map<string, ActionDefinition[]>()
+  for (const action of ACTIONS.filter(matches)) {
+    groups.set(action.category, [...(groups.get(action.category) ?? []), action])
   }
-  return [...found]
+  return [...groups]
 }
 
 interface CategoryProps {
@@ -87,7 +88,7 @@ function Category({ title, actions, onRebind }: CategoryProps) {
           <tr>
             <th scope="col">Number</th>
             <th scope="col">Action</th>
-            <th scope="col">Where</th>
+            <th scope="col">Available in</th>
             <th scope="col">Shortcut</th>
             <th scope="col">Run</th>
           </tr>
@@ -118,8 +119,8 @@ function Row({
         <p className="quiet">{description}</p>
       </td>
       <td className={css.where}>
-        {contexts.includes('all') ? 'everywhere' : contexts.join(', ')}
-        {undoable && <span className={css.undoable}>can be undone</span>}
+        {contexts.includes('all') ? 'all views' : contexts.join(', ')}
+        {undoable && <span className={css.undoable}>undoable</span>}
       </td>
       <td className={css.keys}>{palette && <Shortcut action={action} onRebind={onRebind} />}</td>
       <td className={css.run}>
@@ -144,14 +145,14 @@ function Shortcut({
   const changed = keys !== action.shortcut
   return (
     <Button size="small" kind="ghost" className={css.shortcut} onClick={() => onRebind(action)}>
-      <span className="hidden-text">Change the shortcut of {action.title} </span>
+      <span className="hidden-text">Change shortcut of {action.title} </span>
       {keys ? <Keys shortcut={keys} /> : <span className="quiet">none</span>}
       {changed && <span className={css.changed}>changed</span>}
     </Button>
   )
 }
 
-/** What can be undone and done again, the next step first. */
+/** The undo and redo stacks, the next step first. */
 function History() {
   const registry = useRegistry()
   return (
@@ -161,24 +162,24 @@ function History() {
         <ActionButton action="history.undo" kind="ghost" size="small" />
         <ActionButton action="history.redo" kind="ghost" size="small" />
       </header>
-      <Steps title="To undo" steps={registry.done} />
-      <Steps title="To do again" steps={registry.undone} />
+      <Steps title="Undo" steps={registry.undoStack} />
+      <Steps title="Redo" steps={registry.redoStack} />
     </aside>
   )
 }
 
-const SHOWN = 12
+const MAX_STEPS = 12
 
-function Steps({ title, steps }: { title: string; steps: readonly Done[] }) {
-  const newest = steps.slice(-SHOWN).reverse()
+function Steps({ title, steps }: { title: string; steps: readonly HistoryEntry[] }) {
+  const newest = steps.slice(-MAX_STEPS).reverse()
   return (
     <>
       <h3>{title}</h3>
-      {newest.length === 0 && <p className="quiet">Nothing.</p>}
+      {newest.length === 0 && <p className="quiet">Empty</p>}
       <ol>
-        {newest.map((step, at) => (
-          // biome-ignore lint/suspicious/noArrayIndexKey: a step is its place on the stack
-          <li key={at}>
+        {newest.map((step, index) => (
+          // biome-ignore lint/suspicious/noArrayIndexKey: a step has no identity but its position
+          <li key={index}>
             {actionByName.get(step.name)?.title}{' '}
             <span className="quiet">{detail(step.name, step.parameters)}</span>
           </li>

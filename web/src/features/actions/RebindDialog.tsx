@@ -1,12 +1,11 @@
 import { type KeyboardEvent, useState } from 'react'
-import type { ActionDefinition } from '@/shared/actions/registry'
-import { actionByName } from '@/shared/actions/registry'
+import { type ActionDefinition, actionByName } from '@/shared/actions/registry'
 import { chordOf, shortcuts } from '@/shared/actions/shortcuts'
 import { runAction } from '@/shared/actions/useAction'
 import { Button, Dialog } from '@/shared/ui'
 import css from './actions.module.css'
 
-/** Listens for the new keys, and says at once where they are taken. */
+/** Records a new shortcut and reports conflicts. */
 export function RebindDialog({
   action,
   onClose,
@@ -25,62 +24,61 @@ export function RebindDialog({
   )
 }
 
-/** What the field itself needs. */
-const OWN = new Set(['Tab', 'Shift+Tab', 'Escape', 'Enter'])
-const LONGEST = 2
+/** Keys that the dialog uses. */
+const RESERVED = new Set(['Tab', 'Shift+Tab', 'Escape', 'Enter'])
+const MAX_KEYS = 2
+
+/** Append a letter to a sequence of letters, or start again with the chord. */
+function withChord(keys: readonly string[], chord: string): readonly string[] {
+  const isSequence = [...keys, chord].every((key) => key.length === 1)
+  return isSequence && keys.length < MAX_KEYS ? [...keys, chord] : [chord]
+}
 
 function Recorder({ action, onClose }: { action: ActionDefinition; onClose: () => void }) {
-  const [pressed, press] = useState<readonly string[]>([])
-  const sequence = pressed.join(' ')
-  const taken = sequence ? shortcuts.conflict(action.name, sequence) : null
-  const use = (shortcut: string | null) => {
-    void runAction('shortcuts.rebind', { action: action.name, shortcut })
+  const [keys, setKeys] = useState<readonly string[]>([])
+  const shortcut = keys.join(' ')
+  const conflict = shortcut ? shortcuts.conflict(action.name, shortcut) : null
+  const canSave = shortcut !== '' && conflict === null
+  const save = (changed: string | null) => {
+    void runAction('shortcuts.rebind', { action: action.name, shortcut: changed })
     onClose()
   }
   const onKey = (event: KeyboardEvent) => {
     const chord = chordOf(event)
-    if (!chord || OWN.has(chord)) {
-      if (chord === 'Enter' && sequence && !taken) use(sequence)
-      return
-    }
+    if (chord === 'Enter' && canSave) save(shortcut)
+    if (!chord || RESERVED.has(chord)) return
     event.preventDefault()
     event.stopPropagation()
-    if (chord === 'Backspace') press([])
-    else
-      press((before) =>
-        chord.length === 1 && before.length < LONGEST && before.every((each) => each.length === 1)
-          ? [...before, chord]
-          : [chord],
-      )
+    setKeys((before) => (chord === 'Backspace' ? [] : withChord(before, chord)))
   }
   return (
     <>
       <p className="quiet">
-        Press the new keys: a chord, or two letters one after the other. Backspace starts again.
+        Press a key combination, or two letters in sequence. Backspace clears the field.
       </p>
       <input
         className={css.recorder}
         data-takes-keys
         readOnly
         aria-label="New shortcut"
-        aria-describedby="rebind-says"
-        // biome-ignore lint/a11y/noAutofocus: the dialog was opened to press keys
+        aria-describedby="rebind-hint"
+        // biome-ignore lint/a11y/noAutofocus: the user opened the dialog to press keys
         autoFocus
-        placeholder="Waiting for keys"
-        value={shortcuts.spoken(sequence).filter(Boolean).join(' ')}
+        placeholder="Press keys…"
+        value={shortcuts.keyLabels(shortcut).filter(Boolean).join(' ')}
         onKeyDown={onKey}
       />
-      <p id="rebind-says" role="status" className={taken ? css.taken : 'quiet'}>
-        {taken
-          ? `Taken by “${actionByName.get(taken)?.title}”. Press others, or change that one first.`
-          : 'Enter uses them, Escape closes.'}
+      <p id="rebind-hint" role="status" className={conflict ? css.conflict : 'quiet'}>
+        {conflict
+          ? `Already assigned to “${actionByName.get(conflict)?.title}”. Press another shortcut.`
+          : 'Press Enter to save or Escape to cancel.'}
       </p>
       <div className={css.buttons}>
-        <Button kind="primary" disabled={!sequence || taken !== null} onClick={() => use(sequence)}>
-          Use
+        <Button kind="primary" disabled={!canSave} onClick={() => save(shortcut)}>
+          Save
         </Button>
-        <Button onClick={() => use(null)}>Remove</Button>
-        <Button onClick={() => use(action.shortcut)}>Default</Button>
+        <Button onClick={() => save(null)}>Remove</Button>
+        <Button onClick={() => save(action.shortcut)}>Reset to default</Button>
         <Button kind="ghost" onClick={onClose}>
           Cancel
         </Button>

@@ -1,26 +1,57 @@
 import { useCallback, useMemo, useRef } from 'react'
-import { inOrder } from '@/shared/theme/categories'
+import { SearchField } from '@/shared/search/SearchField'
+import { searchSchema } from '@/shared/search/state'
+import { useAnswers, useFacet } from '@/shared/search/useAnswers'
+import {
+  useResultActions,
+  useSearchActions,
+  useSearchFacts,
+} from '@/shared/search/useSearchActions'
+import { sortedCategories } from '@/shared/theme/categories'
 import { useUrlState } from '@/shared/url'
 import { AppliedPanel } from './AppliedPanel'
 import css from './ask.module.css'
 import { Filters } from './Filters'
 import { Results } from './Results'
-import { SearchField } from './SearchField'
-import { askSchema } from './state'
-import { useAnswers, useFacet } from './useAnswers'
-import { useAskFacts, useResultActions, useSearchActions } from './useAskActions'
 
-/** One question, its answers, and what is done with them. */
+/** Search, results, and the applied suggestions. */
 export default function AskView() {
-  const [state, set] = useUrlState(askSchema)
+  const [state, set] = useUrlState(searchSchema)
   const facet = useFacet()
   const answers = useAnswers(state, facet)
   const { list } = answers
   const selected = list.find(({ key }) => key === state.key) ?? list[0]
+  const focus = useFocusResult()
+  useSearchActions(state, set)
+  useResultActions(list, selected, set, focus)
+  useSearchFacts(state, answers, selected)
+  const categories = useMemo(
+    () => sortedCategories(facet?.values.map(({ value }) => value) ?? []),
+    [facet],
+  )
+  return (
+    <div className={css.ask}>
+      <h1 className="hidden-text">Ask</h1>
+      <SearchField
+        value={state.q}
+        mode={state.mode}
+        onEnter={() => selected && focus(selected.key)}
+      />
+      <Filters state={state} facet={facet} categories={categories} />
+      <Results state={state} answers={answers} selected={selected} categories={categories} />
+      <AppliedPanel />
+    </div>
+  )
+}
+
+/**
+ * Return a function that focuses the card of a result, unless an input has the focus. It waits for
+ * the next frame, when the card is marked as selected. A later call in the same frame replaces an
+ * earlier one, because focusing a card selects it.
+ */
+function useFocusResult(): (key: string) => void {
   const frame = useRef(0)
-  const focus = useCallback((key: string) => {
-    // After the result is marked as selected, and not out of the field where a person types. Of
-    // several that are chosen within a frame, the last: to focus another would choose that again.
+  return useCallback((key: string) => {
     cancelAnimationFrame(frame.current)
     frame.current = requestAnimationFrame(() => {
       const card = document.getElementById(`result-${key}`)
@@ -29,21 +60,4 @@ export default function AskView() {
         card?.focus({ preventScroll: true })
     })
   }, [])
-  useSearchActions(state, set)
-  useResultActions(list, selected, set, focus)
-  useAskFacts(state, answers, selected)
-  const categories = useMemo(() => inOrder(facet?.values.map(({ value }) => value) ?? []), [facet])
-  return (
-    <div className={css.ask}>
-      <h1 className="hidden-text">Ask</h1>
-      <SearchField
-        value={state.q}
-        mode={state.mode}
-        onDown={() => selected && focus(selected.key)}
-      />
-      <Filters state={state} facet={facet} categories={categories} />
-      <Results state={state} answers={answers} selected={selected} categories={categories} />
-      <AppliedPanel />
-    </div>
-  )
 }

@@ -1,24 +1,25 @@
 import { type KeyboardEvent, useEffect, useId, useState } from 'react'
 import { runAction } from '@/shared/actions/useAction'
-import { categoryVariable, spoken } from '@/shared/theme/categories'
+import { MAX_BPM, type SearchState } from '@/shared/search/state'
+import type { Facet } from '@/shared/search/useAnswers'
+import { categoryVariable, displayName } from '@/shared/theme/categories'
 import { ActionButton, Chip, Skeleton } from '@/shared/ui'
 import css from './ask.module.css'
-import { type AskState, GENRES, LARGEST_BPM, TRACKS } from './state'
-import type { Facet } from './useAnswers'
+import { GENRES, TRACKS } from './choices'
 
 interface FiltersProps {
-  state: AskState
-  /** Undefined while it is read. */
+  state: SearchState
+  /** Undefined while it loads. */
   facet: Facet | null | undefined
   categories: readonly string[]
 }
 
-/** What narrows the answers, and what they should suit. */
+/** The context and the category of a search. */
 export function Filters({ state, facet, categories }: FiltersProps) {
   return (
     <aside className={css.filters} aria-label="Filters">
       <section className={css.filterGroup}>
-        <h2>Working on</h2>
+        <h2>Context</h2>
         <div className={css.contexts}>
           <ContextField label="Track" filter="track" value={state.track ?? ''} choices={TRACKS} />
           <ContextField label="Genre" filter="genre" value={state.genre ?? ''} choices={GENRES} />
@@ -32,40 +33,48 @@ export function Filters({ state, facet, categories }: FiltersProps) {
       </section>
       {facet === undefined && (
         <div aria-busy="true">
-          <span className="hidden-text">Reading the categories</span>
+          <span className="hidden-text">Loading categories</span>
           <Skeleton height={32} />
         </div>
       )}
-      {facet && (
-        <section className={css.filterGroup}>
-          <h2>{spoken(facet.column)}</h2>
-          <div className={css.chips}>
-            {facet.values.map(({ value, count }) => (
-              <Chip
-                key={value}
-                colour={categoryVariable(value, categories)}
-                count={count}
-                pressed={state.category === value}
-                onClick={() => toggle(value, state.category)}
-              >
-                {spoken(value)}
-              </Chip>
-            ))}
-          </div>
-        </section>
-      )}
+      {facet && <Categories facet={facet} selected={state.category} categories={categories} />}
       <ActionButton action="search.clear" kind="ghost" size="small" className={css.clear}>
-        Clear everything
+        Clear all
       </ActionButton>
     </aside>
   )
 }
 
-function toggle(value: string, present: string | null): void {
-  void runAction('search.setFilter', {
-    filter: 'category',
-    value: value === present ? null : value,
-  })
+interface CategoriesProps {
+  facet: Facet
+  selected: string | null
+  categories: readonly string[]
+}
+
+function Categories({ facet, selected, categories }: CategoriesProps) {
+  const toggle = (value: string) =>
+    void runAction('search.setFilter', {
+      filter: 'category',
+      value: value === selected ? null : value,
+    })
+  return (
+    <section className={css.filterGroup}>
+      <h2>{displayName(facet.column)}</h2>
+      <div className={css.chips}>
+        {facet.values.map(({ value, count }) => (
+          <Chip
+            key={value}
+            colour={categoryVariable(value, categories)}
+            count={count}
+            pressed={selected === value}
+            onClick={() => toggle(value)}
+          >
+            {displayName(value)}
+          </Chip>
+        ))}
+      </div>
+    </section>
+  )
 }
 
 interface ContextFieldProps {
@@ -75,6 +84,8 @@ interface ContextFieldProps {
   unit?: string
   choices?: readonly string[]
 }
+
+const NUMBER_INPUT = { type: 'number', min: 1, max: MAX_BPM, inputMode: 'decimal' } as const
 
 function ContextField({ label, filter, value, unit, choices }: ContextFieldProps) {
   const id = useId()
@@ -90,7 +101,7 @@ function ContextField({ label, filter, value, unit, choices }: ContextFieldProps
   }
   const onType = (typed: string) => {
     setText(typed)
-    // A choice from the list is a decision; letters are not one yet.
+    // Other text may be incomplete, so it is applied on Enter or blur.
     if (choices?.includes(typed) || typed === '') commit(typed)
   }
   return (
@@ -102,12 +113,7 @@ function ContextField({ label, filter, value, unit, choices }: ContextFieldProps
         list={choices && `${id}-choices`}
         placeholder={unit ?? 'any'}
         autoComplete="off"
-        {...(filter === 'bpm' && {
-          type: 'number',
-          min: 1,
-          max: LARGEST_BPM,
-          inputMode: 'decimal',
-        })}
+        {...(filter === 'bpm' && NUMBER_INPUT)}
         onChange={(event) => onType(event.target.value)}
         onBlur={() => commit(text)}
         onKeyDown={onKey}

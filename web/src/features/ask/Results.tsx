@@ -2,13 +2,13 @@ import { runAction } from '@/shared/actions/useAction'
 import { useConnection } from '@/shared/bridge/context'
 import { useCollection } from '@/shared/collection'
 import { count, number } from '@/shared/format/numbers'
-import { spoken } from '@/shared/theme/categories'
+import { AnswerCard } from '@/shared/search/AnswerCard'
+import type { Answer } from '@/shared/search/answers'
+import type { SearchState } from '@/shared/search/state'
+import type { Answers } from '@/shared/search/useAnswers'
+import { displayName } from '@/shared/theme/categories'
 import { ActionButton, Button, cx, EmptyState, ErrorState, Skeleton } from '@/shared/ui'
-import { AnswerCard } from './AnswerCard'
-import type { Answer } from './answers'
 import css from './ask.module.css'
-import type { AskState } from './state'
-import type { Answers } from './useAnswers'
 
 const EXAMPLES = [
   'my vocals sound muddy',
@@ -18,11 +18,11 @@ const EXAMPLES = [
   'wide guitars that survive mono',
   'chords for a melancholic chorus',
 ]
-/** The collection that the examples are about. */
+/** The collection that the examples refer to. */
 const MUSIC = 'music_knowledge'
 
 interface ResultsProps {
-  state: AskState
+  state: SearchState
   answers: Answers
   selected: Answer | undefined
   categories: readonly string[]
@@ -44,34 +44,34 @@ export function Results(props: ResultsProps) {
 function Content(props: ResultsProps) {
   const { state, answers } = props
   const { online } = useConnection()
-  const { list, keptBack } = answers
   const { all, pending } = useCollection()
-  if (answers.idle || (!pending && !answers.error && all.length === 0)) return <Start />
+  const noCollection = !pending && !answers.error && all.length === 0
+  if (answers.idle || noCollection) return <Start />
   if (answers.error && !online) return <Waiting query={state.q} />
   if (answers.error) return <ErrorState error={answers.error} onRetry={answers.retry} />
   if (answers.loading) return <Loading />
-  if (keptBack) return <Unknown query={state.q} />
-  if (list.length === 0) return <Nothing state={state} />
+  if (answers.hidden) return <NothingRelevant query={state.q} />
+  if (answers.list.length === 0) return <NoResults state={state} />
   return <List {...props} />
 }
 
 function List({ answers, selected, categories }: ResultsProps) {
   const { list, stale, tookMs, more } = answers
-  const best = Math.max(...list.map(({ keyword }) => keyword ?? 0))
+  const bestKeyword = Math.max(...list.map(({ keyword }) => keyword ?? 0))
   return (
     <>
-      <p className={css.found} role="status">
+      <p className={css.summary} role="status">
         {count(list.length)} {list.length === 1 ? 'result' : 'results'}
         {tookMs !== null && ` in ${number(Math.round(tookMs))} ms`}
       </p>
       <ol className={cx(css.list, stale && css.stale)}>
-        {list.map((answer, at) => (
+        {list.map((answer, index) => (
           <AnswerCard
             key={answer.key}
             answer={answer}
-            place={at + 1}
+            rank={index + 1}
             selected={answer === selected}
-            bestKeyword={best}
+            bestKeyword={bestKeyword}
             categories={categories}
           />
         ))}
@@ -81,86 +81,89 @@ function List({ answers, selected, categories }: ResultsProps) {
   )
 }
 
+/** The view without a query. */
 function Start() {
-  const { name, found, all, pending, error } = useCollection()
-  if (error && !found) return <ErrorState error={error} />
+  const { name, status, all, pending, error } = useCollection()
+  if (error && !status) return <ErrorState error={error} />
   if (pending) return <Loading />
-  if (!found && all.length > 0) {
+  if (!status && all.length > 0) {
     return (
-      <EmptyState title={`There is no collection ${name}`}>
-        Choose one of those that there are at the top of the page.
+      <EmptyState title={`Collection “${name}” not found`}>
+        Choose another collection at the top of the page.
       </EmptyState>
     )
   }
-  if (!found) {
+  if (!status) {
     return (
-      <EmptyState title="There is no collection yet">
-        Declare a table with “backline add”, fill it with “backline backfill”, and ask it here.
+      <EmptyState title="No collections yet">
+        Declare a table with “backline add”, then embed it with “backline backfill”.
       </EmptyState>
     )
   }
-  const { coverage, model } = found
+  const { coverage, model } = status
   return (
     <div className={css.start}>
       <EmptyState title="Ask in your own words">
-        {count(coverage.rows)} entries of {found.name}, searched by meaning and by words with{' '}
+        Search {count(coverage.rows)} entries of {status.name} by meaning and keywords with{' '}
         {model.name}.
         {!coverage.complete && ` ${count(coverage.rows - coverage.embedded)} are not embedded yet.`}
       </EmptyState>
-      {found.name === MUSIC && (
-        <ul className={css.examples} aria-label="Examples">
-          {EXAMPLES.map((query) => (
-            <li key={query}>
-              <Button onClick={() => void runAction('search.setQuery', { query })}>{query}</Button>
-            </li>
-          ))}
-        </ul>
-      )}
+      {status.name === MUSIC && <Examples />}
     </div>
   )
 }
 
-function Nothing({ state }: { state: AskState }) {
-  const words = state.mode === 'keyword'
+function Examples() {
   return (
-    <EmptyState
-      title={`No result for “${state.q}”`}
-      actions={
-        <>
-          {words && (
-            <ActionButton action="search.setMode" parameters={{ mode: 'hybrid' }} kind="primary">
-              Search by meaning too
-            </ActionButton>
-          )}
-          <ActionButton action="search.clear" />
-        </>
-      }
-    >
-      {state.category && `Only ${spoken(state.category)} was searched. `}
-      {words
-        ? 'No entry has these words. Ranked by meaning, there may be some.'
-        : 'Try other words, or fewer filters.'}
+    <ul className={css.examples} aria-label="Examples">
+      {EXAMPLES.map((query) => (
+        <li key={query}>
+          <Button onClick={() => void runAction('search.setQuery', { query })}>{query}</Button>
+        </li>
+      ))}
+    </ul>
+  )
+}
+
+function NoResults({ state }: { state: SearchState }) {
+  const keywordOnly = state.mode === 'keyword'
+  const actions = (
+    <>
+      {keywordOnly && (
+        <ActionButton action="search.setMode" parameters={{ mode: 'hybrid' }} kind="primary">
+          Search by meaning
+        </ActionButton>
+      )}
+      <ActionButton action="search.clear" />
+    </>
+  )
+  return (
+    <EmptyState title={`No results for “${state.q}”`} actions={actions}>
+      {state.category && `The category filter is ${displayName(state.category)}. `}
+      {keywordOnly
+        ? 'No entry contains these words. Search by meaning to find related entries.'
+        : 'Try other words or remove filters.'}
     </EmptyState>
   )
 }
 
-function Unknown({ query }: { query: string }) {
+function NothingRelevant({ query }: { query: string }) {
   return (
     <EmptyState
-      title={`Nothing relevant is known about “${query}”`}
+      title={`No relevant results for “${query}”`}
       actions={<ActionButton action="search.nearest" />}
     >
-      No entry is close in meaning, and none shares its words. Ask in other words, or see what comes
-      nearest.
+      No entry is close in meaning or shares a keyword. Try other words, or show the nearest
+      entries.
     </EmptyState>
   )
 }
 
-/** The bar above says the rest. */
+/** The offline bar at the top of the page shows the details. */
 function Waiting({ query }: { query: string }) {
   return (
-    <EmptyState title={`“${query}” waits for the server`}>
-      It is asked as soon as the server is back; nothing needs to be done.
+    <EmptyState title="Waiting for the server">
+      The search for “{query}” runs when the connection is back.
     </EmptyState>
   )
 }
@@ -168,8 +171,8 @@ function Waiting({ query }: { query: string }) {
 function Loading() {
   return (
     <div className={css.list} aria-hidden="true">
-      {[1, 2, 3, 4].map((each) => (
-        <Skeleton key={each} height={168} />
+      {[1, 2, 3, 4].map((row) => (
+        <Skeleton key={row} height={168} />
       ))}
     </div>
   )

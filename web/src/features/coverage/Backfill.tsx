@@ -1,112 +1,107 @@
 import type { CollectionStatus, Coverage, Run } from '@/shared/bridge/codetteBridge'
+import { duration } from '@/shared/format/numbers'
 import { ActionButton, Meter, Panel } from '@/shared/ui'
 import css from './coverage.module.css'
-import { UNDER_WAY } from './history'
-import { count, perSecond, span } from './words'
+import { count, perSecond } from './format'
+import { ACTIVE_STATES } from './history'
 
 interface Props {
   collection: CollectionStatus
-  /** The run under way, else the last one. */
+  /** The active run, or the last one. */
   run: Run | undefined
-  followed: boolean
+  /** Whether the connection delivers progress events. */
+  live: boolean
 }
 
-/** What the present backfill does, and the buttons that start and cancel one. */
-export function Backfill({ collection, run, followed }: Props) {
-  const active = run !== undefined && UNDER_WAY.has(run.state)
+/** The active or last backfill, and the buttons to start and cancel one. */
+export function Backfill({ collection, run, live }: Props) {
+  const active = run !== undefined && ACTIVE_STATES.has(run.state)
   const actions = active ? (
     <ActionButton action="backfill.cancel" kind="danger" data-testid="cancel">
       {run.state === 'cancelling' ? 'Cancelling' : 'Cancel'}
     </ActionButton>
   ) : (
     <ActionButton action="backfill.start" kind="primary" data-testid="start">
-      Start a backfill
+      Start backfill
     </ActionButton>
   )
   return (
     <Panel title="Backfill" actions={actions} className={css.backfill}>
       {active ? (
-        <Progress run={run} coverage={collection.coverage} followed={followed} />
+        <Progress run={run} coverage={collection.coverage} live={live} />
       ) : (
-        <Rest collection={collection} run={run} />
+        <Summary collection={collection} run={run} />
       )}
     </Panel>
   )
 }
 
-/** Of what this run has to do, the share that is done. */
+/** Return the fraction of the rows of a run that are embedded or failed. */
 export function progressOf(run: Run, coverage: Coverage): number {
   const done = run.embedded + run.failed
   const left = coverage.pending + coverage.missing
   return done + left === 0 ? 1 : done / (done + left)
 }
 
-function Progress({
-  run,
-  coverage,
-  followed,
-}: {
-  run: Run
-  coverage: Coverage
-  followed: boolean
-}) {
+function Progress({ run, coverage, live }: { run: Run; coverage: Coverage; live: boolean }) {
   const progress = progressOf(run, coverage)
   return (
     <div className={css.progress} data-testid="progress">
       <p className={css.large}>
         <span className="num">{Math.floor(100 * progress)} %</span>
         <span className="quiet">
-          backfill {run.id}, {run.state}
+          Backfill {run.id}, {run.state}
         </span>
       </p>
       <Meter value={progress} label={`Progress of backfill ${run.id}`} />
       <dl className={css.facts}>
         <Fact name="Embedded" value={count(run.embedded)} />
-        <Fact name="Left" value={count(coverage.pending + coverage.missing)} />
+        <Fact name="Remaining" value={count(coverage.pending + coverage.missing)} />
         <Fact name="Failed" value={count(run.failed)} tone={run.failed ? 'bad' : undefined} />
-        <Fact name="Rate" value={perSecond(coverage.rate) || 'measuring'} />
+        <Fact name="Rate" value={perSecond(coverage.rate) || 'estimating'} />
         <Fact
           name="Time left"
-          value={coverage.etaSeconds === null ? 'measuring' : span(coverage.etaSeconds)}
+          value={coverage.etaSeconds === null ? 'estimating' : duration(coverage.etaSeconds)}
         />
         <Fact name="Workers" value={count(coverage.workers)} />
       </dl>
-      {!followed && (
+      {!live && (
         <p className={css.warn}>
-          The connection is lost. These figures are from before; they go on with the connection.
+          Connection lost. These figures update when the connection is back.
         </p>
       )}
     </div>
   )
 }
 
-function Rest({ collection, run }: { collection: CollectionStatus; run: Run | undefined }) {
+/** The state of the collection while no backfill is active. */
+function Summary({ collection, run }: { collection: CollectionStatus; run: Run | undefined }) {
   const { pending, missing, failed, complete } = collection.coverage
   const due = pending + missing
   return (
     <div className={css.progress}>
       <p className={css.large} data-testid="backfill-rest">
-        {complete && failed === 0 && 'Everything is embedded.'}
-        {due > 0 && `${count(due)} ${due === 1 ? 'row waits' : 'rows wait'} for a vector.`}
+        {complete && failed === 0 && 'All rows are embedded.'}
+        {due > 0 && `${count(due)} ${due === 1 ? 'row' : 'rows'} to embed.`}
         {due === 0 &&
           failed > 0 &&
           `${count(failed)} ${failed === 1 ? 'row' : 'rows'} could not be embedded.`}
       </p>
-      {run ? <Outcome run={run} /> : <p className="quiet">No backfill has been run yet.</p>}
+      {run ? <Outcome run={run} /> : <p className="quiet">No backfills yet.</p>}
     </div>
   )
 }
 
-/** One run in words and figures. */
+/** The result and the figures of a run. */
 export function Outcome({ run }: { run: Run }) {
   return (
     <>
       <p className="quiet" role="status" data-testid="last-run">
-        Backfill {run.id} {ENDED[run.state]} after {span(run.seconds)}.
+        Backfill {run.id} {OUTCOMES[run.state]} {duration(run.seconds)}.
       </p>
       <dl className={css.facts}>
         <Fact name="Embedded" value={count(run.embedded)} />
-        <Fact name="Of these reused" value={count(run.reused)} />
+        <Fact name="Reused" value={count(run.reused)} />
         <Fact name="Failed" value={count(run.failed)} tone={run.failed ? 'bad' : undefined} />
         <Fact
           name="Rate"
@@ -119,12 +114,12 @@ export function Outcome({ run }: { run: Run }) {
   )
 }
 
-const ENDED: Record<Run['state'], string> = {
-  running: 'has been running',
-  cancelling: 'is ending',
-  completed: 'ended',
-  cancelled: 'was cancelled',
-  interrupted: 'was interrupted',
+const OUTCOMES: Record<Run['state'], string> = {
+  running: 'has been running for',
+  cancelling: 'is being cancelled after',
+  completed: 'completed in',
+  cancelled: 'was cancelled after',
+  interrupted: 'was interrupted after',
 }
 
 function Fact({ name, value, tone }: { name: string; value: string; tone?: 'bad' | undefined }) {

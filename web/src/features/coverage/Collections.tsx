@@ -1,7 +1,8 @@
 import type { CollectionStatus } from '@/shared/bridge/codetteBridge'
+import { duration, percent } from '@/shared/format/numbers'
 import { Meter } from '@/shared/ui'
 import css from './coverage.module.css'
-import { count, share, span } from './words'
+import { count } from './format'
 
 interface Props {
   collections: readonly CollectionStatus[]
@@ -9,26 +10,20 @@ interface Props {
   onSelect: (collection: string) => void
 }
 
-/** One row a collection: what is embedded, and what is not. */
+const COLUMNS = [
+  'Collection', 'Coverage', 'Rows', 'Embedded', 'Stale', 'Pending', 'Failed', 'Lag', 'Model',
+  'Dimensions',
+] // biome-ignore format: a list
+
+/** The coverage of each collection. */
 export function Collections({ collections, selected, onSelect }: Props) {
   return (
     <section className={css.scroller} aria-label="Collections">
       <table className={css.collections} data-testid="collections">
-        <caption className="hidden-text">Coverage of every collection</caption>
+        <caption className="hidden-text">Coverage by collection</caption>
         <thead>
           <tr>
-            {[
-              'Collection',
-              'Coverage',
-              'Rows',
-              'Embedded',
-              'Stale',
-              'Pending',
-              'Failed',
-              'Lag',
-              'Model',
-              'Dimensions',
-            ].map((name) => (
+            {COLUMNS.map((name) => (
               <th key={name} scope="col">
                 {name}
               </th>
@@ -36,8 +31,13 @@ export function Collections({ collections, selected, onSelect }: Props) {
           </tr>
         </thead>
         <tbody>
-          {collections.map((each) => (
-            <Row key={each.name} of={each} selected={each.name === selected} onSelect={onSelect} />
+          {collections.map((collection) => (
+            <Row
+              key={collection.name}
+              collection={collection}
+              selected={collection.name === selected}
+              onSelect={onSelect}
+            />
           ))}
         </tbody>
       </table>
@@ -46,34 +46,34 @@ export function Collections({ collections, selected, onSelect }: Props) {
 }
 
 function Row({
-  of,
+  collection,
   selected,
   onSelect,
 }: {
-  of: CollectionStatus
+  collection: CollectionStatus
   selected: boolean
   onSelect: Props['onSelect']
 }) {
-  const { coverage, model } = of
+  const { name, coverage, model } = collection
   return (
-    <tr data-selected={selected} data-testid={`collection-${of.name}`}>
+    <tr data-selected={selected} data-testid={`collection-${name}`}>
       <th scope="row">
         <button
           type="button"
           className={css.name}
           aria-pressed={selected}
-          onClick={() => onSelect(of.name)}
+          onClick={() => onSelect(name)}
         >
-          {of.name}
+          {name}
         </button>
       </th>
       <td className={css.covered}>
         <Meter
           value={coverage.ratio}
-          label={`Coverage of ${of.name}`}
+          label={`Coverage of ${name}`}
           colour={coverage.complete ? '--ok' : '--accent'}
         />
-        <span className="num">{share(coverage.ratio)}</span>
+        <span className="num">{percent(coverage.ratio)}</span>
       </td>
       <Figure label="Rows" value={count(coverage.rows)} />
       <Figure label="Embedded" value={count(coverage.embedded)} />
@@ -93,7 +93,7 @@ function Row({
         value={count(coverage.failed)}
         tone={coverage.failed ? 'bad' : undefined}
       />
-      <Figure label="Lag" value={coverage.pending ? span(coverage.lagSeconds) : 'none'} />
+      <Figure label="Lag" value={coverage.pending ? duration(coverage.lagSeconds) : 'none'} />
       <td data-label="Model" className={css.model} title={model.revision}>
         {model.provider === model.name ? model.name : `${model.provider}/${model.name}`}
       </td>

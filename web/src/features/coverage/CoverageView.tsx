@@ -12,7 +12,7 @@ import { Backfill } from './Backfill'
 import { Collections } from './Collections'
 import css from './coverage.module.css'
 import { Failures } from './Failures'
-import { underWay } from './history'
+import { activeRun } from './history'
 import { Runs } from './Runs'
 
 const SCHEMA = { run: param.number(null, 1), after: param.optional() }
@@ -49,8 +49,8 @@ function Loaded({ collections, selected }: { collections: CollectionStatus[]; se
   const collection = collections.find(({ name }) => name === selected)
   if (collections.length === 0) {
     return (
-      <EmptyState title="No collection yet">
-        A collection is a table whose rows are embedded. Declare one with: backline add TABLE --text
+      <EmptyState title="No collections yet">
+        A collection is a table whose rows are embedded. Declare one with backline add TABLE --text
         "{'{title} {body}'}"
       </EmptyState>
     )
@@ -63,17 +63,17 @@ function Loaded({ collections, selected }: { collections: CollectionStatus[]; se
         onSelect={(name) => void runAction('collection.select', { collection: name })}
       />
       {collection ? (
-        <OfOne key={collection.name} collection={collection} />
+        <CollectionDetails key={collection.name} collection={collection} />
       ) : (
-        <EmptyState title={`There is no collection ${selected}`}>
-          Choose one of those above.
+        <EmptyState title={`Collection “${selected}” not found`}>
+          Choose a collection in the table above.
         </EmptyState>
       )}
     </>
   )
 }
 
-function OfOne({ collection }: { collection: CollectionStatus }) {
+function CollectionDetails({ collection }: { collection: CollectionStatus }) {
   const bridge = useBridge()
   const { online } = useConnection()
   const [{ run: selected, after }, set] = useUrlState(SCHEMA)
@@ -81,47 +81,47 @@ function OfOne({ collection }: { collection: CollectionStatus }) {
   const failures = useQuery(failuresQuery(bridge, collection.name, after))
   const { failed } = collection.coverage
   useFacts({ 'failures.any': failed > 0 })
-  const listed = failures.data?.total
+  const listedTotal = failures.data?.total
   const { refetch } = failures
   useEffect(() => {
-    // The count is told whenever it changes; the list follows it.
-    if (listed !== undefined && listed !== failed) void refetch()
-  }, [failed, listed, refetch])
+    // Coverage events update the count. Read the list again when the counts differ.
+    if (listedTotal !== undefined && listedTotal !== failed) void refetch()
+  }, [failed, listedTotal, refetch])
   useAction('run.select', ({ run }) => set({ run }))
   useAction('failure.page', ({ after: next }) => set({ after: next }))
   useRetries(collection.name)
-  const shown = runs.data && (underWay(runs.data) ?? runs.data[0])
+  const run = runs.data && (activeRun(runs.data) ?? runs.data[0])
   return (
     <div className={css.columns}>
       <div className={css.column}>
-        <Backfill collection={collection} run={shown} followed={online} />
+        <Backfill collection={collection} run={run} live={online} />
         <Runs
           runs={runs.data}
           error={runs.data ? null : runs.error}
-          onRead={() => void runs.refetch()}
+          onRetry={() => void runs.refetch()}
           selected={selected}
         />
       </div>
       <Failures
         page={failures.data}
         error={failures.data ? null : failures.error}
-        onRead={() => void failures.refetch()}
+        onRetry={() => void failures.refetch()}
         after={after}
       />
     </div>
   )
 }
 
-/** Dead letters go back into the queue; the next backfill, or the server's worker, takes them up. */
+/** Bind the actions that requeue dead letters for the next backfill or the server's worker. */
 function useRetries(collection: string): void {
   const bridge = useBridge()
   const queries = useQueryClient()
-  const retry = async (of: string, keys?: string[]) => {
-    const retried = await bridge.retryFailures({ collection: of, ...(keys && { keys }) })
-    await queries.invalidateQueries({ queryKey: ['failures', of] })
+  const retry = async (name: string, keys?: string[]) => {
+    const retried = await bridge.retryFailures({ collection: name, ...(keys && { keys }) })
+    await queries.invalidateQueries({ queryKey: ['failures', name] })
     void queries.invalidateQueries({ queryKey: ['status'] })
-    notify(`${retried} ${retried === 1 ? 'row is' : 'rows are'} in the queue again.`, 'ok')
+    notify(`Requeued ${retried} ${retried === 1 ? 'row' : 'rows'}`, 'ok')
   }
-  useAction('failure.retry', ({ collection: of, key }) => retry(of, [key]))
+  useAction('failure.retry', ({ collection: name, key }) => retry(name, [key]))
   useAction('failure.retryAll', () => retry(collection))
 }

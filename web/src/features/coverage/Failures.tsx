@@ -2,17 +2,17 @@ import { runAction, useCan } from '@/shared/actions/useAction'
 import type { Failures as FailuresPage } from '@/shared/bridge/codetteBridge'
 import { ActionButton, Button, EmptyState, ErrorState, Panel, Skeleton } from '@/shared/ui'
 import css from './coverage.module.css'
-import { count, moment } from './words'
+import { count, dateTime } from './format'
 
 interface Props {
   page: FailuresPage | undefined
   error: unknown
-  onRead: () => void
+  onRetry: () => void
   after: string | null
 }
 
-/** Rows that failed for good, each with its error. */
-export function Failures({ page, error, onRead, after }: Props) {
+/** The dead letters with their errors. */
+export function Failures({ page, error, onRetry, after }: Props) {
   const total = page?.total ?? 0
   const actions = total > 0 && (
     <ActionButton action="failure.retryAll" size="small" data-testid="retry-all">
@@ -22,7 +22,7 @@ export function Failures({ page, error, onRead, after }: Props) {
   return (
     <Panel title="Dead letters" actions={actions} className={css.failures}>
       {error ? (
-        <ErrorState error={error} onRetry={onRead} />
+        <ErrorState error={error} onRetry={onRetry} />
       ) : (
         <Content page={page} after={after} />
       )}
@@ -36,7 +36,7 @@ function Content({ page, after }: { page: FailuresPage | undefined; after: strin
   if (page.failures.length === 0 && after === null) {
     return (
       <EmptyState title="No dead letters">
-        A row that cannot be embedded, after every retry, is listed here with its error.
+        Rows that fail all retries appear here with their error.
       </EmptyState>
     )
   }
@@ -65,7 +65,7 @@ function Content({ page, after }: { page: FailuresPage | undefined; after: strin
             <p className={css.error}>{failure.error}</p>
             <p className={css.small}>
               {failure.attempts} {failure.attempts === 1 ? 'attempt' : 'attempts'},{' '}
-              {moment(failure.failedAt)}
+              {dateTime(failure.failedAt)}
               {failure.runId !== null && `, backfill ${failure.runId}`}
             </p>
           </li>
@@ -87,7 +87,7 @@ function Pages({ next, after }: { next: string | null; after: string | null }) {
       )}
       {next !== null && (
         <Button size="small" onClick={() => void runAction('failure.page', { after: next })}>
-          Next hundred
+          Next 100
         </Button>
       )}
     </div>

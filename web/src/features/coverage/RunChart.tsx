@@ -15,33 +15,35 @@ interface Props {
   onSelect: (run: Run) => void
 }
 
-/** Bars of rows embedded and failed, and a line of rows a second; one column a run. */
+/**
+ * A chart with one column per run: bars for rows embedded and failed, a line for rows per second.
+ */
 export function RunChart({ runs, selected, onSelect }: Props) {
   const host = useRef<HTMLDivElement>(null)
   const chart = useRef<uPlot>(null)
   const history = useMemo(() => historyOf(runs), [runs])
   const colours = useCssValues(COLOURS)
-  const newest = useRef({ history, selected, onSelect })
-  newest.current = { history, selected, onSelect }
+  const latest = useRef({ history, selected, onSelect })
+  latest.current = { history, selected, onSelect }
 
   useEffect(() => {
     const element = host.current
     if (!element) return
-    const options = optionsOf(colours, element.clientWidth, () => newest.current)
-    const made = new uPlot(options, newest.current.history.columns, element)
-    chart.current = made
+    const options = optionsOf(colours, element.clientWidth, () => latest.current)
+    const plot = new uPlot(options, latest.current.history.columns, element)
+    chart.current = plot
     const observer = new ResizeObserver(() => {
-      made.setSize({ width: element.clientWidth, height: HEIGHT })
+      plot.setSize({ width: element.clientWidth, height: HEIGHT })
     })
     observer.observe(element)
-    const pick = () => {
-      const run = newest.current.history.runs[made.cursor.idx ?? -1]
-      if (run) newest.current.onSelect(run)
+    const selectRun = () => {
+      const run = latest.current.history.runs[plot.cursor.idx ?? -1]
+      if (run) latest.current.onSelect(run)
     }
-    made.over.addEventListener('click', pick)
+    plot.over.addEventListener('click', selectRun)
     return () => {
       observer.disconnect()
-      made.destroy()
+      plot.destroy()
       chart.current = null
     }
   }, [colours])
@@ -49,7 +51,7 @@ export function RunChart({ runs, selected, onSelect }: Props) {
   useEffect(() => {
     chart.current?.setData(history.columns)
   }, [history])
-  // biome-ignore lint/correctness/useExhaustiveDependencies: the selected run is drawn by a hook of the chart
+  // biome-ignore lint/correctness/useExhaustiveDependencies: the chart draws the selected run
   useEffect(() => chart.current?.redraw(false), [selected])
 
   return (
@@ -57,27 +59,27 @@ export function RunChart({ runs, selected, onSelect }: Props) {
       ref={host}
       className={styles.chart}
       role="img"
-      aria-label={`Rows embedded and failed, and rows a second, of the last ${history.runs.length} backfills. The table below has the figures.`}
+      aria-label={labelOf(history.runs.length)}
       data-testid="run-chart"
     />
   )
 }
 
-interface Newest {
+function labelOf(runs: number): string {
+  return (
+    `Rows embedded, rows failed and rows per second of the last ${runs} backfills.` +
+    ' The table below contains the figures.'
+  )
+}
+
+interface Latest {
   history: ReturnType<typeof historyOf>
   selected: number | null
 }
 
 type Colours = Record<(typeof COLOURS)[number], string>
 
-function optionsOf(colours: Colours, width: number, newest: () => Newest): uPlot.Options {
-  const bars = uPlot.paths.bars?.({ size: [0.7, 28, 3] })
-  const axis: uPlot.Axis = {
-    stroke: colours['--ink-2'],
-    font: '11px "JetBrains Mono Variable", monospace',
-    grid: { stroke: colours['--line'], width: 1 },
-    ticks: { show: false },
-  }
+function optionsOf(colours: Colours, width: number, latest: () => Latest): uPlot.Options {
   return {
     width,
     height: HEIGHT,
@@ -89,66 +91,67 @@ function optionsOf(colours: Colours, width: number, newest: () => Newest): uPlot
       rows: { range: (_, __, high) => [0, Math.max(high * 1.08, 1)] },
       rate: { range: (_, __, high) => [0, Math.max(high * 1.15, 1)] },
     },
-    axes: [
-      {
-        ...axis,
-        grid: { show: false },
-        size: 24,
-        incrs: [1, 2, 5, 10],
-        values: (_, at) => at.map((each) => named(newest(), each)),
-      },
-      { ...axis, scale: 'rows', size: 48, values: (_, values) => values.map(short) },
-      {
-        ...axis,
-        scale: 'rate',
-        side: 1,
-        size: 44,
-        grid: { show: false },
-        values: (_, values) => values.map(short),
-      },
-    ],
-    series: [
-      {},
-      {
-        scale: 'rows',
-        fill: colours['--bad'],
-        stroke: colours['--bad'],
-        width: 0,
-        paths: bars,
-        points: { show: false },
-      },
-      {
-        scale: 'rows',
-        fill: colours['--ok'],
-        stroke: colours['--ok'],
-        width: 0,
-        paths: bars,
-        points: { show: false },
-      },
-      {
-        scale: 'rate',
-        stroke: colours['--accent'],
-        width: 1.5,
-        spanGaps: true,
-        points: { show: true, size: 5, fill: colours['--accent'] },
-      },
-    ],
-    hooks: { drawClear: [(plot) => mark(plot, newest(), colours['--line'])] },
+    axes: axesOf(colours, latest),
+    series: seriesOf(colours),
+    hooks: { drawClear: [(plot) => markSelected(plot, latest(), colours['--line'])] },
   }
 }
 
-/** Behind the selected run, a band. */
-function mark(plot: uPlot, { history, selected }: Newest, colour: string): void {
-  const at = history.runs.findIndex((run) => run.id === selected)
-  if (at < 0) return
-  const from = plot.valToPos(at - 0.45, 'x', true)
-  const to = plot.valToPos(at + 0.45, 'x', true)
+function axesOf(colours: Colours, latest: () => Latest): uPlot.Axis[] {
+  const axis: uPlot.Axis = {
+    stroke: colours['--ink-2'],
+    font: '11px "JetBrains Mono Variable", monospace',
+    grid: { stroke: colours['--line'], width: 1 },
+    ticks: { show: false },
+  }
+  const runs: uPlot.Axis = {
+    ...axis,
+    grid: { show: false },
+    size: 24,
+    incrs: [1, 2, 5, 10],
+    values: (_, indexes) => indexes.map((index) => runLabel(latest(), index)),
+  }
+  const values: uPlot.Axis['values'] = (_, splits) => splits.map(short)
+  return [
+    runs,
+    { ...axis, scale: 'rows', size: 48, values },
+    { ...axis, scale: 'rate', side: 1, size: 44, grid: { show: false }, values },
+  ]
+}
+
+function seriesOf(colours: Colours): uPlot.Series[] {
+  const paths = uPlot.paths.bars?.({ size: [0.7, 28, 3] })
+  const bars = (colour: string): uPlot.Series => ({
+    scale: 'rows',
+    fill: colour,
+    stroke: colour,
+    width: 0,
+    paths,
+    points: { show: false },
+  })
+  const accent = colours['--accent']
+  const rate: uPlot.Series = {
+    scale: 'rate',
+    stroke: accent,
+    width: 1.5,
+    spanGaps: true,
+    points: { show: true, size: 5, fill: accent },
+  }
+  return [{}, bars(colours['--bad']), bars(colours['--ok']), rate]
+}
+
+/** Draw a band behind the selected run. */
+function markSelected(plot: uPlot, { history, selected }: Latest, colour: string): void {
+  const index = history.runs.findIndex((run) => run.id === selected)
+  if (index < 0) return
+  const from = plot.valToPos(index - 0.45, 'x', true)
+  const to = plot.valToPos(index + 0.45, 'x', true)
   plot.ctx.fillStyle = colour
   plot.ctx.fillRect(from, plot.bbox.top, to - from, plot.bbox.height)
 }
 
-function named({ history }: Newest, at: number): string {
-  const run = history.runs[at]
+function runLabel({ history }: Latest, index: number): string {
+  const run = history.runs[index]
   return run ? `${run.id}` : ''
 }
 

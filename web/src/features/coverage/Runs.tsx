@@ -1,33 +1,32 @@
 import { runAction } from '@/shared/actions/useAction'
 import type { Run } from '@/shared/bridge/codetteBridge'
+import { duration } from '@/shared/format/numbers'
 import { EmptyState, ErrorState, Panel, Skeleton } from '@/shared/ui'
 import { Outcome } from './Backfill'
 import css from './coverage.module.css'
+import { count, dateTime, perSecond } from './format'
 import { rateOf } from './history'
 import { RunChart } from './RunChart'
-import { count, moment, perSecond, span } from './words'
 
 interface Props {
   runs: readonly Run[] | undefined
   error: unknown
-  onRead: () => void
+  onRetry: () => void
   selected: number | null
 }
 
-const LISTED = 12
+const MAX_LISTED = 12
 
-/** The history of a collection's backfills: a chart, and the same as a table. */
-export function Runs({ runs, error, onRead, selected }: Props) {
+/** The past backfills of a collection, as a chart and as a table. */
+export function Runs({ runs, error, onRetry, selected }: Props) {
   return (
     <Panel title="Backfills" actions={<Legend />} className={css.runs}>
       {error ? (
-        <ErrorState error={error} onRetry={onRead} />
+        <ErrorState error={error} onRetry={onRetry} />
       ) : !runs ? (
         <Skeleton height={180} />
       ) : runs.length === 0 ? (
-        <EmptyState title="No backfill yet">
-          Start one, and it is drawn here when it ends.
-        </EmptyState>
+        <EmptyState title="No backfills yet">Backfills of this collection appear here.</EmptyState>
       ) : (
         <History runs={runs} selected={selected} />
       )}
@@ -35,7 +34,8 @@ export function Runs({ runs, error, onRead, selected }: Props) {
   )
 }
 
-function select(run: Run, selected: number | null): void {
+/** Select a run, or clear the selection if it is selected. */
+function toggle(run: Run, selected: number | null): void {
   void runAction('run.select', { run: run.id === selected ? null : run.id })
 }
 
@@ -50,16 +50,16 @@ function Legend() {
 }
 
 function History({ runs, selected }: { runs: readonly Run[]; selected: number | null }) {
-  const chosen = runs.find((run) => run.id === selected)
+  const selectedRun = runs.find((run) => run.id === selected)
   return (
     <>
-      <RunChart runs={runs} selected={selected} onSelect={(run) => select(run, selected)} />
+      <RunChart runs={runs} selected={selected} onSelect={(run) => toggle(run, selected)} />
       <div className={css.scroller}>
         <table className={css.runTable} data-testid="runs">
-          <caption className="hidden-text">The last backfills, the newest first</caption>
+          <caption className="hidden-text">Latest backfills, newest first</caption>
           <thead>
             <tr>
-              {['Run', 'State', 'Began', 'Took', 'Embedded', 'Failed', 'Rate'].map((name) => (
+              {['Run', 'State', 'Started', 'Duration', 'Embedded', 'Failed', 'Rate'].map((name) => (
                 <th key={name} scope="col">
                   {name}
                 </th>
@@ -67,15 +67,15 @@ function History({ runs, selected }: { runs: readonly Run[]; selected: number | 
             </tr>
           </thead>
           <tbody>
-            {runs.slice(0, LISTED).map((run) => (
+            {runs.slice(0, MAX_LISTED).map((run) => (
               <Row key={run.id} run={run} selected={selected} />
             ))}
           </tbody>
         </table>
       </div>
-      {chosen && (
-        <div className={css.chosen} data-testid="chosen-run">
-          <Outcome run={chosen} />
+      {selectedRun && (
+        <div className={css.selectedRun} data-testid="selected-run">
+          <Outcome run={selectedRun} />
         </div>
       )}
     </>
@@ -91,7 +91,7 @@ function Row({ run, selected }: { run: Run; selected: number | null }) {
           className={css.name}
           aria-pressed={run.id === selected}
           aria-label={`Backfill ${run.id}`}
-          onClick={() => select(run, selected)}
+          onClick={() => toggle(run, selected)}
         >
           {run.id}
         </button>
@@ -99,8 +99,8 @@ function Row({ run, selected }: { run: Run; selected: number | null }) {
       <td className={css.runState} data-state={run.state}>
         {run.state}
       </td>
-      <td>{moment(run.startedAt)}</td>
-      <td>{span(run.seconds)}</td>
+      <td>{dateTime(run.startedAt)}</td>
+      <td>{duration(run.seconds)}</td>
       <td>{count(run.embedded)}</td>
       <td data-tone={run.failed ? 'bad' : undefined}>{count(run.failed)}</td>
       <td>{perSecond(rateOf(run)) || 'none'}</td>

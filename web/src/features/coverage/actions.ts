@@ -1,4 +1,4 @@
-/** Backfills can be started and stopped from every view. */
+/** The actions that start and cancel a backfill, available in every view. */
 import { useQuery, useQueryClient } from '@tanstack/react-query'
 import { useEffect } from 'react'
 import { useAction, useFacts } from '@/shared/actions/useAction'
@@ -7,22 +7,23 @@ import type { Run } from '@/shared/bridge/codetteBridge'
 import { useBridge } from '@/shared/bridge/context'
 import { useCollection } from '@/shared/collection'
 import { notify } from '@/shared/ui/Notices'
-import { underWay } from './history'
+import { activeRun } from './history'
 
-const LOOKS_MS = 2_000
+const POLL_MS = 2_000
 
+/** Bind the backfill actions of the selected collection. */
 export function useBackfillActions(): void {
   const bridge = useBridge()
   const queries = useQueryClient()
   const { name } = useCollection()
   const { data: runs } = useQuery({
     ...runsQuery(bridge, name),
-    // A run that ends within its first moments is told to nobody.
-    refetchInterval: ({ state }) => (underWay(state.data ?? []) ? LOOKS_MS : false),
+    // The server sends no event for a run that ends before its first progress check.
+    refetchInterval: ({ state }) => (activeRun(state.data ?? []) ? POLL_MS : false),
   })
-  const active = runs && underWay(runs)
+  const active = runs && activeRun(runs)
   const id = active?.id
-  // biome-ignore lint/correctness/useExhaustiveDependencies: it is read again when a run begins or ends
+  // biome-ignore lint/correctness/useExhaustiveDependencies: `id` changes when a run starts or ends
   useEffect(() => {
     void queries.invalidateQueries({ queryKey: ['status'] })
   }, [queries, id])
@@ -30,20 +31,20 @@ export function useBackfillActions(): void {
     'backfill.idle': runs !== undefined && !active,
     'backfill.running': active?.state === 'running',
   })
-  const show = (run: Run) => {
+  const cacheRun = (run: Run) => {
     const { queryKey } = runsQuery(bridge, run.collection)
-    queries.setQueryData<Run[]>(queryKey, (known = []) => [
+    queries.setQueryData<Run[]>(queryKey, (cached = []) => [
       run,
-      ...known.filter(({ id }) => id !== run.id),
+      ...cached.filter(({ id }) => id !== run.id),
     ])
   }
   useAction('backfill.start', async () => {
     const run = await bridge.startRun({ collection: name })
-    show(run)
-    notify(`Backfill ${run.id} of ${name} has started.`)
+    cacheRun(run)
+    notify(`Backfill ${run.id} of ${name} started`)
   })
   useAction('backfill.cancel', async () => {
-    if (active) show(await bridge.cancelRun(active.id))
+    if (active) cacheRun(await bridge.cancelRun(active.id))
   })
   useAction('coverage.refresh', () => queries.invalidateQueries())
 }

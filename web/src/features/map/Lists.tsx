@@ -1,19 +1,19 @@
 import { runAction } from '@/shared/actions/useAction'
 import { score } from '@/shared/format/numbers'
-import { spoken } from '@/shared/theme/categories'
+import type { Answer } from '@/shared/search/answers'
+import { displayName } from '@/shared/theme/categories'
 import { cx } from '@/shared/ui'
-import type { Answer } from '../ask/answers'
 import type { Cloud } from './cloud'
 import css from './map.module.css'
 
-/** The hits of the question, with the numbers that they have on the map. */
+/** The hits with the ranks that label them on the map. */
 export function Hits({ hits, selected }: { hits: readonly Answer[]; selected: string | null }) {
   return (
     <ol className={css.list} data-testid="map-hits">
-      {hits.map(({ key, title, fused }, at) => (
+      {hits.map(({ key, title, fused }, index) => (
         <li key={key}>
           <Entry id={key} selected={key === selected}>
-            <span className={cx(css.rank, 'num')}>{at + 1}</span>
+            <span className={cx(css.rank, 'num')}>{index + 1}</span>
             <span className={css.entryTitle}>{title}</span>
             <span className={cx(css.score, 'num')}>{score(fused)}</span>
           </Entry>
@@ -23,7 +23,7 @@ export function Hits({ hits, selected }: { hits: readonly Answer[]; selected: st
   )
 }
 
-/** The entries in view as a list: what the canvas shows, for those who do not see it. */
+/** The entries in view as a list: the accessible alternative to the canvas. */
 export function InView({
   cloud,
   points,
@@ -35,12 +35,12 @@ export function InView({
 }) {
   return (
     <ul className={css.list} data-testid="map-list">
-      {points.map((at) => (
-        <li key={cloud.key(at)}>
-          <Entry id={cloud.key(at)} selected={cloud.key(at) === selected}>
-            <Dot colour={cloud.colourOf(at)} />
-            <span className={css.entryTitle}>{cloud.title(at)}</span>
-            <span className="hidden-text">, {spoken(cloud.categoryOf(at))}</span>
+      {points.map((index) => (
+        <li key={cloud.key(index)}>
+          <Entry id={cloud.key(index)} selected={cloud.key(index) === selected}>
+            <Dot colour={cloud.colourOf(index)} />
+            <span className={css.entryTitle}>{cloud.title(index)}</span>
+            <span className="hidden-text">, {displayName(cloud.categoryOf(index))}</span>
           </Entry>
         </li>
       ))}

@@ -1,6 +1,6 @@
-/** The points of a map as typed arrays, with an index that finds the nearest. */
+/** The points of a map as typed arrays with a spatial index. */
 import KDBush from 'kdbush'
-import { categoryVariable, inOrder } from '@/shared/theme/categories'
+import { categoryVariable, sortedCategories } from '@/shared/theme/categories'
 import type { Bounds, Point } from './view'
 
 export interface Columns {
@@ -14,21 +14,21 @@ export interface Columns {
 export interface Category {
   readonly name: string
   readonly count: number
-  /** The custom property of its colour, the same as in every other view. */
+  /** Custom property of its colour, the same in every view. */
   readonly colour: string
 }
 
-export const UNSORTED = 'no category'
+export const UNCATEGORIZED = 'no category'
 
 export class Cloud {
   readonly x: Float32Array
   readonly y: Float32Array
-  /** Of each point, the index in `categories`. */
+  /** The index in `categories` of each point. */
   readonly category: Uint16Array
-  /** In the order of their names; rows without one come last. */
+  /** Sorted by name. Rows without a category come last. */
   readonly categories: readonly Category[]
-  readonly #index: KDBush
-  readonly #at: Map<string, number>
+  readonly #tree: KDBush
+  readonly #indexByKey: Map<string, number>
 
   readonly columns: Columns
 
@@ -36,74 +36,78 @@ export class Cloud {
     this.columns = columns
     this.x = Float32Array.from(columns.x)
     this.y = Float32Array.from(columns.y)
-    const named = columns.categories.map((name) => name ?? UNSORTED)
-    this.categories = counted(named)
-    const numbers = new Map(this.categories.map((category, at) => [category.name, at]))
-    this.category = Uint16Array.from(named, (name) => numbers.get(name) ?? 0)
-    this.#index = new KDBush(columns.keys.length, 64, Float32Array)
-    for (let at = 0; at < this.x.length; at++) this.#index.add(this.x[at] ?? 0, this.y[at] ?? 0)
-    this.#index.finish()
-    this.#at = new Map(columns.keys.map((key, at) => [key, at]))
+    const names = columns.categories.map((name) => name ?? UNCATEGORIZED)
+    this.categories = categoriesOf(names)
+    const indexes = new Map(this.categories.map((category, index) => [category.name, index]))
+    this.category = Uint16Array.from(names, (name) => indexes.get(name) ?? 0)
+    this.#tree = new KDBush(columns.keys.length, 64, Float32Array)
+    for (let index = 0; index < this.x.length; index++) {
+      this.#tree.add(this.x[index] ?? 0, this.y[index] ?? 0)
+    }
+    this.#tree.finish()
+    this.#indexByKey = new Map(columns.keys.map((key, index) => [key, index]))
   }
 
   get count(): number {
     return this.x.length
   }
 
-  /** The number of the point with this key, or -1. */
+  /** Return the index of the point with this key, or -1. */
   find(key: string | null): number {
-    return key === null ? -1 : (this.#at.get(key) ?? -1)
+    return key === null ? -1 : (this.#indexByKey.get(key) ?? -1)
   }
 
-  place(at: number): Point {
-    return { x: this.x[at] ?? 0, y: this.y[at] ?? 0 }
+  position(index: number): Point {
+    return { x: this.x[index] ?? 0, y: this.y[index] ?? 0 }
   }
 
-  key(at: number): string {
-    return this.columns.keys[at] ?? ''
+  key(index: number): string {
+    return this.columns.keys[index] ?? ''
   }
 
-  title(at: number): string {
-    return this.columns.titles[at] ?? ''
+  title(index: number): string {
+    return this.columns.titles[index] ?? ''
   }
 
-  categoryOf(at: number): string {
-    return this.categories[this.category[at] ?? 0]?.name ?? UNSORTED
+  categoryOf(index: number): string {
+    return this.categories[this.category[index] ?? 0]?.name ?? UNCATEGORIZED
   }
 
-  /** The custom property of a point's colour. */
-  colourOf(at: number): string {
-    return this.categories[this.category[at] ?? 0]?.colour ?? '--ink-2'
+  /** Return the custom property of a point's colour. */
+  colourOf(index: number): string {
+    return this.categories[this.category[index] ?? 0]?.colour ?? '--ink-2'
   }
 
-  /** The number of the nearest shown point within a radius, or -1. */
-  nearest(place: Point, radius: number, hidden: ReadonlySet<string>): number {
+  /** Return the index of the nearest visible point within a radius, or -1. */
+  nearest(position: Point, radius: number, hidden: ReadonlySet<string>): number {
     let best = -1
-    let least = Number.POSITIVE_INFINITY
-    for (const at of this.#index.within(place.x, place.y, radius)) {
-      const distance = this.#squared(at, place)
-      if (distance < least && !hidden.has(this.categoryOf(at))) {
-        best = at
-        least = distance
+    let bestDistance = Number.POSITIVE_INFINITY
+    for (const index of this.#tree.within(position.x, position.y, radius)) {
+      const distance = this.#squaredDistance(index, position)
+      if (distance < bestDistance && !hidden.has(this.categoryOf(index))) {
+        best = index
+        bestDistance = distance
       }
     }
     return best
   }
 
-  /** The shown points within bounds, those next to their middle first. */
+  /** Return the visible points within bounds, those closest to the centre first. */
   within(bounds: Bounds, hidden: ReadonlySet<string>): number[] {
-    const middle = { x: (bounds.minX + bounds.maxX) / 2, y: (bounds.minY + bounds.maxY) / 2 }
-    const found = this.#index.range(bounds.minX, bounds.minY, bounds.maxX, bounds.maxY)
-    return found
-      .filter((at) => !hidden.has(this.categoryOf(at)))
-      .sort((a, b) => this.#squared(a, middle) - this.#squared(b, middle))
+    const centre = { x: (bounds.minX + bounds.maxX) / 2, y: (bounds.minY + bounds.maxY) / 2 }
+    return this.#tree
+      .range(bounds.minX, bounds.minY, bounds.maxX, bounds.maxY)
+      .filter((index) => !hidden.has(this.categoryOf(index)))
+      .sort((a, b) => this.#squaredDistance(a, centre) - this.#squaredDistance(b, centre))
   }
 
-  /** The next shown point to the right (or left); from none, the one nearest the place. */
+  /** Return the next visible point to the right or left, or the one nearest to `start` for -1. */
   neighbour(from: number, step: 1 | -1, start: Point, hidden: ReadonlySet<string>): number {
     if (from < 0) return this.nearest(start, 4, hidden)
-    const shown = this.#byX().filter((at) => at === from || !hidden.has(this.categoryOf(at)))
-    return shown[shown.indexOf(from) + step] ?? from
+    const visible = this.#byX().filter(
+      (index) => index === from || !hidden.has(this.categoryOf(index)),
+    )
+    return visible[visible.indexOf(from) + step] ?? from
   }
 
   #order: number[] | undefined
@@ -115,19 +119,20 @@ export class Cloud {
     return this.#order
   }
 
-  #squared(at: number, place: Point): number {
-    return ((this.x[at] ?? 0) - place.x) ** 2 + ((this.y[at] ?? 0) - place.y) ** 2
+  #squaredDistance(index: number, position: Point): number {
+    return ((this.x[index] ?? 0) - position.x) ** 2 + ((this.y[index] ?? 0) - position.y) ** 2
   }
 }
 
-function counted(named: readonly string[]): Category[] {
+/** Count the rows of each category. */
+function categoriesOf(names: readonly string[]): Category[] {
   const counts = new Map<string, number>()
-  for (const name of named) counts.set(name, (counts.get(name) ?? 0) + 1)
-  const known = inOrder(counts.keys()).filter((name) => name !== UNSORTED)
-  const all = counts.has(UNSORTED) ? [...known, UNSORTED] : known
+  for (const name of names) counts.set(name, (counts.get(name) ?? 0) + 1)
+  const sorted = sortedCategories(counts.keys()).filter((name) => name !== UNCATEGORIZED)
+  const all = counts.has(UNCATEGORIZED) ? [...sorted, UNCATEGORIZED] : sorted
   return all.map((name) => ({
     name,
     count: counts.get(name) ?? 0,
-    colour: categoryVariable(name, known),
+    colour: categoryVariable(name, sorted),
   }))
 }

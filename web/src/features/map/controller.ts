@@ -1,43 +1,49 @@
-/** A map on a canvas that is panned, zoomed and pointed at. React is told only where it has settled. */
-import { type Lit, Painter } from './painter'
+/**
+ * Pans, zooms and hovers the map on a canvas. React renders only when the view has settled,
+ * because a render per frame would make panning slow.
+ */
+import type { Cloud } from './cloud'
+import { type Highlights, Painter } from './painter'
 import {
   type Bounds,
   boundsOf,
-  boundsShown,
+  clamped,
   fitTo,
-  held,
   MARGIN,
   type Point,
   panned,
   toMap,
   toScreen,
   type View,
+  visibleBounds,
   zoomed,
 } from './view'
 
-export interface Told {
-  /** A point was clicked; -1: none. */
-  onPick: (at: number) => void
-  /** The view has begun to move: what is listed of it is out of date until it rests. */
+export interface MapHandlers {
+  /** The user clicked a point, or the background for -1. */
+  onPick: (index: number) => void
+  /** The view starts to move. */
   onMoving: () => void
-  /** The view has come to rest. */
+  /** The view has settled. */
   onSettled: (view: View, bounds: Bounds) => void
 }
 
-const SETTLED_MS = 180
-const REACH = 14
-const CLICK_MOVES = 4
+const SETTLE_MS = 180
+/** Maximum distance between the pointer and a hovered point in pixels. */
+const HOVER_RADIUS = 14
+/** A pointer that moves further than this in pixels drags instead of clicking. */
+const CLICK_TOLERANCE = 4
 const KEY_ZOOM = 1.5
 const KEY_PAN = 0.18
 
 export class MapController {
   readonly painter: Painter
-  told: Told = { onPick: () => {}, onMoving: () => {}, onSettled: () => {} }
+  handlers: MapHandlers = { onPick: () => {}, onMoving: () => {}, onSettled: () => {} }
   readonly #canvas: HTMLCanvasElement
   readonly #label: HTMLElement
   readonly #pointers = new Map<number, Point>()
   readonly #observer: ResizeObserver
-  readonly #listening = new AbortController()
+  readonly #listeners = new AbortController()
   #moved = 0
   #timer: ReturnType<typeof setTimeout> | undefined
   #whole = true
@@ -56,100 +62,100 @@ export class MapController {
 
   destroy(): void {
     clearTimeout(this.#timer)
-    this.#listening.abort()
+    this.#listeners.abort()
     this.#observer.disconnect()
     this.painter.stop()
   }
 
-  // --- what is shown ---
+  // --- content ---
 
-  show(change: Partial<Pick<Painter, 'cloud' | 'colours' | 'hidden'>>): void {
+  update(change: Partial<Pick<Painter, 'cloud' | 'colours' | 'hidden'>>): void {
     Object.assign(this.painter, change)
     this.#hover(-1)
-    this.painter.ask()
+    this.painter.requestDraw()
     this.#settle()
   }
 
-  light(lit: Pick<Lit, 'hits' | 'query' | 'selected'>): void {
-    this.painter.lit = { ...this.painter.lit, ...lit }
-    this.painter.ask()
+  highlight(highlights: Pick<Highlights, 'hits' | 'query' | 'selected'>): void {
+    this.painter.highlights = { ...this.painter.highlights, ...highlights }
+    this.painter.requestDraw()
   }
 
-  /** Times closer than the whole map. */
+  /** Zoom relative to the whole map. */
   get zoom(): number {
     return this.painter.view.scale / fitTo(this.painter.size).scale
   }
 
-  /** Whether the whole map is shown, and stays so when the window changes. */
+  /** Whether the view fits the whole map, also after a resize. */
   get whole(): boolean {
     return this.#whole
   }
 
-  get middle(): Point {
+  get centre(): Point {
     return this.painter.view
   }
 
-  // --- moving ---
+  // --- movement ---
 
   fit(): void {
     this.#whole = true
-    this.#become(fitTo(this.painter.size))
+    this.#setView(fitTo(this.painter.size))
   }
 
-  /** Show these places as large as they fit, with room for their labels. */
+  /** Fit the view to points, with a margin for their labels. */
   fitPoints(points: readonly Point[]): void {
     if (points.length > 0) this.#go(fitTo(this.painter.size, boundsOf(points), 2 * MARGIN))
   }
 
   zoomBy(direction: 1 | -1): void {
     const { view, size } = this.painter
-    const middle = { x: size.width / 2, y: size.height / 2 }
-    this.#go(zoomed(view, size, KEY_ZOOM ** direction, middle))
+    const centre = { x: size.width / 2, y: size.height / 2 }
+    this.#go(zoomed(view, size, KEY_ZOOM ** direction, centre))
   }
 
-  /** Move the view by a part of what is shown: (1, 0) is to the right. */
+  /** Move the view by a fraction of its size. (1, 0) is to the right. */
   panBy(dx: number, dy: number): void {
     const { view, size } = this.painter
     const step = KEY_PAN * Math.min(size.width, size.height)
     this.#go(panned(view, -dx * step, -dy * step))
   }
 
-  /** Go to a place at a zoom, as an address says. */
-  goTo(place: Point, zoom: number): void {
+  /** Move the centre of the view to a position and set the zoom. */
+  goTo(centre: Point, zoom: number): void {
     const whole = fitTo(this.painter.size)
-    this.#go({ ...whole, ...place, scale: whole.scale * zoom })
+    this.#go({ ...whole, ...centre, scale: whole.scale * zoom })
   }
 
-  /** Bring a place into view, if it is not. */
-  reveal(place: Point): void {
+  /** Move the view to a position if it is not visible. */
+  reveal(position: Point): void {
     const { view, size } = this.painter
-    const at = toScreen(view, size, place)
-    const inside = at.x > MARGIN && at.y > MARGIN && at.x < size.width - MARGIN
-    if (!inside || at.y > size.height - MARGIN) this.#go({ ...view, x: place.x, y: place.y })
+    const { x, y } = toScreen(view, size, position)
+    const inside = x > MARGIN && y > MARGIN && x < size.width - MARGIN && y <= size.height - MARGIN
+    if (!inside) this.#go({ ...view, x: position.x, y: position.y })
   }
 
   #go(view: View): void {
     this.#whole = false
-    this.#become(held(view))
+    this.#setView(clamped(view))
   }
 
-  #become(view: View): void {
+  #setView(view: View): void {
     this.painter.view = view
-    this.painter.ask()
+    this.painter.requestDraw()
     this.#hover(-1)
     this.#settle()
   }
 
   #settle(): void {
     clearTimeout(this.#timer)
-    if (!this.#moving) this.told.onMoving()
+    if (!this.#moving) this.handlers.onMoving()
     this.#moving = true
-    if (this.#pointers.size > 0) return // it is told when it is let go
+    if (this.#pointers.size > 0) return // the view settles on release
     this.#timer = setTimeout(() => {
       const { view, size } = this.painter
       this.#moving = false
-      this.told.onSettled(view, boundsShown(view, size))
-    }, SETTLED_MS)
+      this.handlers.onSettled(view, visibleBounds(view, size))
+    }, SETTLE_MS)
   }
 
   #resized(): void {
@@ -166,15 +172,15 @@ export class MapController {
   // --- pointers ---
 
   #listen(): void {
-    const { signal } = this.#listening
+    const { signal } = this.#listeners
     const on = <K extends keyof HTMLElementEventMap>(
       type: K,
-      heard: (event: HTMLElementEventMap[K]) => void,
-    ) => this.#canvas.addEventListener(type, heard, { signal, passive: false })
+      handler: (event: HTMLElementEventMap[K]) => void,
+    ) => this.#canvas.addEventListener(type, handler, { signal, passive: false })
     on('pointerdown', (event) => this.#down(event))
     on('pointermove', (event) => this.#move(event))
     on('pointerup', (event) => this.#up(event))
-    on('pointercancel', (event) => this.#let(event))
+    on('pointercancel', (event) => this.#release(event))
     on('pointerleave', () => this.#hover(-1))
     on('wheel', (event) => this.#wheel(event))
     on('dblclick', (event) => this.#zoomAt(pixelOf(event), KEY_ZOOM * KEY_ZOOM))
@@ -197,27 +203,28 @@ export class MapController {
     this.#pointers.set(event.pointerId, now)
     this.#moved += Math.hypot(now.x - before.x, now.y - before.y)
     if (this.#pointers.size === 2) this.#pinch(event.pointerId, before, now)
-    else if (this.#moved > CLICK_MOVES) {
+    else if (this.#moved > CLICK_TOLERANCE) {
       this.#go(panned(this.painter.view, now.x - before.x, now.y - before.y))
     }
   }
 
   #pinch(id: number, before: Point, now: Point): void {
-    const other = [...this.#pointers].find(([each]) => each !== id)?.[1]
+    const other = [...this.#pointers].find(([pointer]) => pointer !== id)?.[1]
     if (!other) return
-    const spread = (pixel: Point) => Math.hypot(pixel.x - other.x, pixel.y - other.y)
-    const middle = { x: (now.x + other.x) / 2, y: (now.y + other.y) / 2 }
+    const distance = (pixel: Point) => Math.hypot(pixel.x - other.x, pixel.y - other.y)
+    const centre = { x: (now.x + other.x) / 2, y: (now.y + other.y) / 2 }
     const moved = panned(this.painter.view, (now.x - before.x) / 2, (now.y - before.y) / 2)
-    const factor = spread(now) / Math.max(spread(before), 1)
-    this.#go(zoomed(moved, this.painter.size, factor, middle))
+    const factor = distance(now) / Math.max(distance(before), 1)
+    this.#go(zoomed(moved, this.painter.size, factor, centre))
   }
 
   #up(event: PointerEvent): void {
-    const wasDown = this.#let(event)
-    if (wasDown && this.#moved <= CLICK_MOVES) this.told.onPick(this.#pointAt(pixelOf(event)))
+    const wasDown = this.#release(event)
+    if (wasDown && this.#moved <= CLICK_TOLERANCE)
+      this.handlers.onPick(this.#pointAt(pixelOf(event)))
   }
 
-  #let(event: PointerEvent): boolean {
+  #release(event: PointerEvent): boolean {
     const wasDown = this.#pointers.delete(event.pointerId)
     if (wasDown) this.#settle()
     return wasDown
@@ -237,26 +244,31 @@ export class MapController {
   #pointAt(pixel: Point): number {
     const { cloud, view, size, hidden } = this.painter
     if (!cloud) return -1
-    return cloud.nearest(toMap(view, size, pixel), REACH / view.scale, hidden)
+    return cloud.nearest(toMap(view, size, pixel), HOVER_RADIUS / view.scale, hidden)
   }
 
-  /** The label beside a point is moved by hand: nothing else on the page changes with it. */
-  #hover(at: number): void {
-    const { cloud, view, size, lit } = this.painter
-    this.#label.hidden = at < 0
-    this.#canvas.dataset.hovered = at < 0 ? '' : (cloud?.key(at) ?? '')
-    if (lit.hovered !== at) {
-      this.painter.lit = { ...lit, hovered: at }
-      this.painter.ask()
+  /** Highlight a point and place its label, or hide the label for -1. */
+  #hover(index: number): void {
+    const { cloud, highlights } = this.painter
+    this.#label.hidden = index < 0
+    this.#canvas.dataset.hovered = index < 0 ? '' : (cloud?.key(index) ?? '')
+    if (highlights.hovered !== index) {
+      this.painter.highlights = { ...highlights, hovered: index }
+      this.painter.requestDraw()
     }
-    if (at < 0 || !cloud) return
+    if (index >= 0 && cloud) this.#placeLabel(cloud, index)
+  }
+
+  /** Update the label without React: nothing else on the page changes while the pointer moves. */
+  #placeLabel(cloud: Cloud, index: number): void {
+    const { view, size } = this.painter
     const [title, category] = this.#label.children
-    if (title) title.textContent = cloud.title(at)
-    if (category) category.textContent = cloud.categoryOf(at).replaceAll('_', ' ')
-    const place = toScreen(view, size, cloud.place(at))
-    const left = Math.min(place.x + 14, size.width - this.#label.offsetWidth - 8)
-    const below = place.y + 16 + this.#label.offsetHeight < size.height
-    const top = below ? place.y + 14 : place.y - this.#label.offsetHeight - 12
+    if (title) title.textContent = cloud.title(index)
+    if (category) category.textContent = cloud.categoryOf(index).replaceAll('_', ' ')
+    const point = toScreen(view, size, cloud.position(index))
+    const left = Math.min(point.x + 14, size.width - this.#label.offsetWidth - 8)
+    const fitsBelow = point.y + 16 + this.#label.offsetHeight < size.height
+    const top = fitsBelow ? point.y + 14 : point.y - this.#label.offsetHeight - 12
     this.#label.style.transform = `translate(${Math.max(left, 8)}px, ${top}px)`
   }
 }

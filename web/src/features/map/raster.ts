@@ -1,12 +1,12 @@
 /**
- * A picture in memory that points are blended into by hand. Ten thousand points drawn one by one keep
- * a canvas busy for most of a frame; here a frame is one pass over arrays and one copy to the canvas.
+ * An image in memory into which points are blended. Canvas calls for 10,000 points take most of a
+ * frame. Here a frame is one pass over arrays and one copy to the canvas.
  *
- * Pixels are 32 bits, alpha first (0xAABBGGRR), as ImageData has them on every processor that a
- * browser runs on; lengths are device pixels.
+ * Pixels have 32 bits, 0xAABBGGRR: the layout of ImageData on little-endian processors. Lengths are
+ * device pixels.
  */
 
-/** The share of each pixel that a point covers, of 256, row by row. */
+/** The coverage of each pixel by a point, from 0 to 256, row by row. */
 export interface Stamp {
   readonly size: number
   readonly coverage: Uint16Array
@@ -14,23 +14,24 @@ export interface Stamp {
 
 const SAMPLES = 4
 
-/** A disc of a radius, with soft edges, of an opacity from 0 to 1. */
+/** Return an antialiased disc with an opacity between 0 and 1. */
 export function disc(radius: number, opacity: number): Stamp {
   const size = 2 * Math.ceil(radius + 0.5)
   const coverage = new Uint16Array(size * size)
-  for (let at = 0; at < coverage.length; at++) {
-    const share = covered((at % size) - size / 2, Math.floor(at / size) - size / 2, radius)
-    coverage[at] = Math.round(256 * opacity * share)
+  for (let index = 0; index < coverage.length; index++) {
+    const left = (index % size) - size / 2
+    const top = Math.floor(index / size) - size / 2
+    coverage[index] = Math.round(256 * opacity * coveredFraction(left, top, radius))
   }
   return { size, coverage }
 }
 
-/** How much of the pixel whose corner this is lies within a circle around the origin. */
-function covered(left: number, top: number, radius: number): number {
+/** Return the fraction of a pixel that lies inside a circle around the origin. */
+function coveredFraction(left: number, top: number, radius: number): number {
   let inside = 0
-  for (let at = 0; at < SAMPLES * SAMPLES; at++) {
-    const x = left + ((at % SAMPLES) + 0.5) / SAMPLES
-    const y = top + (Math.floor(at / SAMPLES) + 0.5) / SAMPLES
+  for (let sample = 0; sample < SAMPLES * SAMPLES; sample++) {
+    const x = left + ((sample % SAMPLES) + 0.5) / SAMPLES
+    const y = top + (Math.floor(sample / SAMPLES) + 0.5) / SAMPLES
     if (x * x + y * y <= radius * radius) inside += 1
   }
   return inside / (SAMPLES * SAMPLES)
@@ -53,7 +54,7 @@ export class Raster {
     this.pixels.fill(colour)
   }
 
-  /** A rectangle of one colour; what is outside is left out. */
+  /** Fill a rectangle, clipped to the image. */
   fill(left: number, top: number, width: number, height: number, colour: number): void {
     const from = Math.max(left, 0)
     const to = Math.min(left + width, this.width)
@@ -63,7 +64,7 @@ export class Raster {
     }
   }
 
-  /** Blend a colour with its left upper corner at a pixel; what is outside is left out. */
+  /** Blend a colour into the image with the stamp's upper left corner at a pixel, clipped. */
   stamp({ size, coverage }: Stamp, left: number, top: number, colour: number): void {
     const { width, height, pixels } = this
     const firstX = Math.max(0, -left)
@@ -72,18 +73,18 @@ export class Raster {
     const redBlue = colour & 0xff00ff
     const green = colour & 0x00ff00
     for (let row = Math.max(0, -top); row < endY; row++) {
-      let at = (top + row) * width + left + firstX
-      for (let from = row * size + firstX; from < row * size + endX; from++, at++) {
-        const share = coverage[from] as number
+      let target = (top + row) * width + left + firstX
+      for (let source = row * size + firstX; source < row * size + endX; source++, target++) {
+        const share = coverage[source] as number
         if (share === 0) continue
-        const below = pixels[at] as number
+        const below = pixels[target] as number
         const belowRedBlue = below & 0xff00ff
         const belowGreen = below & 0x00ff00
         const rest = 256 - share
-        // Two channels in one multiplication; what one spills falls into the gap between them.
+        // One multiplication blends red and blue: the unused bits between them absorb the carry.
         const mixedRedBlue = (Math.imul(redBlue, share) + Math.imul(belowRedBlue, rest)) >>> 8
         const mixedGreen = (Math.imul(green, share) + Math.imul(belowGreen, rest)) >>> 8
-        pixels[at] = 0xff000000 | (mixedRedBlue & 0xff00ff) | (mixedGreen & 0x00ff00)
+        pixels[target] = 0xff000000 | (mixedRedBlue & 0xff00ff) | (mixedGreen & 0x00ff00)
       }
     }
   }

@@ -1,34 +1,34 @@
-/** What the keyboard, the palette and the buttons do with the map. */
+/** The actions of the map. */
 import { NOTHING } from '@/shared/actions/registry'
 import { useAction, useFacts } from '@/shared/actions/useAction'
 import type { Cloud } from './cloud'
 import type { MapController } from './controller'
 import type { Point } from './view'
 
-interface Given {
+interface MapActionOptions {
   controller: () => MapController | null
   cloud: Cloud | null
   hidden: ReadonlySet<string>
   setHidden: (hidden: readonly string[]) => void
   selected: number
-  select: (at: number) => void
-  /** The question and its hits. */
-  found: readonly Point[]
+  select: (index: number) => void
+  /** Positions of the hits and the query. */
+  hits: readonly Point[]
 }
 
-export function useMapActions(given: Given): void {
-  useMoves(given)
-  useHiding(given)
-  const { controller, cloud, hidden, selected, select } = given
-  const step = (by: 1 | -1) => {
-    const middle = controller()?.middle
-    if (cloud && middle) select(cloud.neighbour(selected, by, middle, hidden))
+export function useMapActions(options: MapActionOptions): void {
+  useMovement(options)
+  useCategoryFilter(options)
+  const { controller, cloud, hidden, selected, select } = options
+  const step = (direction: 1 | -1) => {
+    const centre = controller()?.centre
+    if (cloud && centre) select(cloud.neighbour(selected, direction, centre, hidden))
   }
   useAction('map.nearestNext', () => step(1))
   useAction('map.nearestPrevious', () => step(-1))
 }
 
-function useMoves({ controller, found }: Given): void {
+function useMovement({ controller, hits }: MapActionOptions): void {
   useAction('map.zoomIn', () => controller()?.zoomBy(1))
   useAction('map.zoomOut', () => controller()?.zoomBy(-1))
   useAction('map.fit', () => controller()?.fit())
@@ -36,13 +36,13 @@ function useMoves({ controller, found }: Given): void {
   useAction('map.panRight', () => controller()?.panBy(1, 0))
   useAction('map.panUp', () => controller()?.panBy(0, -1))
   useAction('map.panDown', () => controller()?.panBy(0, 1))
-  useAction('map.zoomToHits', () => controller()?.fitPoints(found))
+  useAction('map.zoomToHits', () => controller()?.fitPoints(hits))
 }
 
-function useHiding({ hidden, setHidden }: Given): void {
-  const change = (to: readonly string[]) => {
+function useCategoryFilter({ hidden, setHidden }: MapActionOptions): void {
+  const change = (names: readonly string[]) => {
     const before = [...hidden]
-    setHidden(to)
+    setHidden(names)
     return before
   }
   const undo = (_: unknown, before: readonly string[] | typeof NOTHING) => {
@@ -52,7 +52,7 @@ function useHiding({ hidden, setHidden }: Given): void {
   useAction(
     'map.toggleCategory',
     ({ category }) => {
-      const others = [...hidden].filter((each) => each !== category)
+      const others = [...hidden].filter((name) => name !== category)
       return change(hidden.has(category) ? others : [...others, category])
     },
     { undo },

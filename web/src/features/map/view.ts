@@ -1,4 +1,4 @@
-/** Where on the screen a place of the map lies. Pure functions; lengths are CSS pixels. */
+/** Converts between map coordinates and screen pixels. Lengths are CSS pixels. */
 
 export interface Size {
   readonly width: number
@@ -6,8 +6,9 @@ export interface Size {
 }
 
 /**
- * The middle of the screen in the map's coordinates, and pixels to one unit of y. The two axes have
- * no common measure, so that x is stretched to fill the screen: `stretch` times the pixels of y.
+ * The visible part of the map: its centre in map coordinates and the pixels per unit of y. A unit
+ * of x has `stretch` times as many pixels, so that the map fills the screen. The axes of a
+ * projection have no common unit.
  */
 export interface View {
   readonly x: number
@@ -28,21 +29,21 @@ export interface Bounds {
   readonly maxY: number
 }
 
-/** The whole map: the server scales both coordinates into [-1, 1]. */
+/** The bounds of the map: the server scales both coordinates to [-1, 1]. */
 export const WHOLE: Bounds = { minX: -1, minY: -1, maxX: 1, maxY: 1 }
 export const MARGIN = 36
-/** How much closer than the whole map one may come. */
-export const CLOSEST = 80
-const SMALLEST_SPAN = 0.05
-const MOST_STRETCHED = 1.8
+/** Maximum zoom relative to the whole map. */
+export const MAX_ZOOM = 80
+const MIN_SPAN = 0.05
+const MAX_STRETCH = 1.8
 
-/** The view that shows the bounds as large as they fit. */
+/** Return the view with the largest scale that shows the bounds. */
 export function fitTo(size: Size, bounds: Bounds = WHOLE, margin = MARGIN): View {
-  const spanX = Math.max(bounds.maxX - bounds.minX, SMALLEST_SPAN)
-  const spanY = Math.max(bounds.maxY - bounds.minY, SMALLEST_SPAN)
+  const spanX = Math.max(bounds.maxX - bounds.minX, MIN_SPAN)
+  const spanY = Math.max(bounds.maxY - bounds.minY, MIN_SPAN)
   const width = Math.max(size.width - 2 * margin, 1)
   const height = Math.max(size.height - 2 * margin, 1)
-  const stretch = Math.min(Math.max(width / height, 1 / MOST_STRETCHED), MOST_STRETCHED)
+  const stretch = Math.min(Math.max(width / height, 1 / MAX_STRETCH), MAX_STRETCH)
   return {
     x: (bounds.minX + bounds.maxX) / 2,
     y: (bounds.minY + bounds.maxY) / 2,
@@ -62,11 +63,11 @@ export function boundsOf(points: readonly Point[]): Bounds {
   }
 }
 
-export function toScreen(view: View, size: Size, place: Point): Point {
+export function toScreen(view: View, size: Size, position: Point): Point {
   return {
-    x: size.width / 2 + (place.x - view.x) * view.scale * view.stretch,
-    // The map's y grows upward, the screen's downward.
-    y: size.height / 2 - (place.y - view.y) * view.scale,
+    x: size.width / 2 + (position.x - view.x) * view.scale * view.stretch,
+    // y points up on the map and down on the screen.
+    y: size.height / 2 - (position.y - view.y) * view.scale,
   }
 }
 
@@ -77,31 +78,31 @@ export function toMap(view: View, size: Size, pixel: Point): Point {
   }
 }
 
-/** Move what is shown by so many pixels. */
+/** Move the content of the view by a number of pixels. */
 export function panned(view: View, dx: number, dy: number): View {
   return { ...view, x: view.x - dx / (view.scale * view.stretch), y: view.y + dy / view.scale }
 }
 
-/** Come closer by a factor; the place under the pixel stays where it is. */
+/** Zoom by a factor around a pixel. */
 export function zoomed(view: View, size: Size, factor: number, pixel: Point): View {
   const whole = fitTo(size).scale
-  const scale = Math.min(Math.max(view.scale * factor, whole / 2), whole * CLOSEST)
-  const still = toMap(view, size, pixel)
+  const scale = Math.min(Math.max(view.scale * factor, whole / 2), whole * MAX_ZOOM)
+  const fixed = toMap(view, size, pixel)
   return {
     ...view,
     scale,
-    x: still.x - (pixel.x - size.width / 2) / (scale * view.stretch),
-    y: still.y + (pixel.y - size.height / 2) / scale,
+    x: fixed.x - (pixel.x - size.width / 2) / (scale * view.stretch),
+    y: fixed.y + (pixel.y - size.height / 2) / scale,
   }
 }
 
-/** The view with its middle on the map, so that the map cannot be lost from sight. */
-export function held(view: View): View {
-  const within = (value: number) => Math.min(Math.max(value, -1), 1)
-  return { ...view, x: within(view.x), y: within(view.y) }
+/** Move the centre of the view onto the map, so that the map cannot leave the screen. */
+export function clamped(view: View): View {
+  const clamp = (value: number) => Math.min(Math.max(value, -1), 1)
+  return { ...view, x: clamp(view.x), y: clamp(view.y) }
 }
 
-export function boundsShown(view: View, size: Size): Bounds {
+export function visibleBounds(view: View, size: Size): Bounds {
   const halfX = size.width / 2 / (view.scale * view.stretch)
   const halfY = size.height / 2 / view.scale
   return {

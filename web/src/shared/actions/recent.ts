@@ -1,13 +1,13 @@
-/** The actions that a person ran last, for the palette. */
+/** The last used actions, for the palette. */
 import { type ActionName, actionByName, registry } from './registry'
 
 const KEY = 'backline.recent'
-const MOST = 12
+const MAX_RECENT = 12
 
 function load(): string[] {
   try {
-    const found: unknown = JSON.parse(localStorage.getItem(KEY) ?? '[]')
-    return Array.isArray(found) ? found.filter((name) => actionByName.has(name)) : []
+    const names: unknown = JSON.parse(localStorage.getItem(KEY) ?? '[]')
+    return Array.isArray(names) ? names.filter((name) => actionByName.has(name)) : []
   } catch {
     return []
   }
@@ -23,11 +23,11 @@ class Recent {
 
   add(name: ActionName): void {
     if (!actionByName.get(name)?.palette || name === 'palette.open') return
-    this.#names = [name, ...this.names().filter((each) => each !== name)].slice(0, MOST)
+    this.#names = [name, ...this.names().filter((other) => other !== name)].slice(0, MAX_RECENT)
     try {
       localStorage.setItem(KEY, JSON.stringify(this.#names))
     } catch {
-      // Storage is off: the list lasts as long as the page.
+      // Storage is disabled: the list lasts until the page is closed.
     }
   }
 }

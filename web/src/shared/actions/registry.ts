@@ -1,6 +1,6 @@
 /**
- * Actions: what the page can do, from one table. A view binds handlers while it is there; shortcuts,
- * palette, buttons and the host all run the same actions, and what can be undone goes on a stack.
+ * The actions of the page and their registry. A mounted view binds handlers to actions. Shortcuts,
+ * palette, buttons and hosts run the same actions. An undoable run is recorded on the undo stack.
  */
 import {
   ACTIONS,
@@ -19,58 +19,63 @@ export interface Binding<N extends ActionName = ActionName> {
   handler: Handler<N>
   undo?: (parameters: ActionParameters[N], result: unknown) => unknown
   enabled: boolean
-  /** Runs only where nothing else is bound. */
+  /** Runs only if no other handler is bound. */
   fallback?: boolean
 }
 
-export interface Done {
+/** A run that can be undone or redone. */
+export interface HistoryEntry {
   readonly name: ActionName
   readonly parameters: Record<string, unknown>
   readonly binding: Binding
   result: unknown
 }
 
-export type Refusal = 'unknown' | 'elsewhere' | 'unbound' | 'not now'
+/** Why an action cannot run. `disabled` means that a required fact is not set. */
+export type Refusal = 'unknown' | 'other view' | 'unbound' | 'disabled'
 
-/** A handler that returns this did nothing, so there is nothing to undo. */
+/** Returned by a handler that changed nothing. The run is not recorded for undo. */
 export const NOTHING = Symbol('nothing')
 
-const MOST_DONE = 200
+const HISTORY_LIMIT = 200
 
 export const actionByName = new Map<string, ActionDefinition>(
-  ACTIONS.map((each) => [each.name, each]),
+  ACTIONS.map((action) => [action.name, action]),
 )
-export const actionById = new Map<number, ActionDefinition>(ACTIONS.map((each) => [each.id, each]))
+export const actionById = new Map<number, ActionDefinition>(
+  ACTIONS.map((action) => [action.id, action]),
+)
 
 export class ActionRegistry {
   readonly #bindings = new Map<ActionName, Binding[]>()
   readonly #facts = new Map<Fact, Set<object>>()
   readonly #listeners = new Set<() => void>()
-  readonly #done: Done[] = []
-  readonly #undone: Done[] = []
-  /** Runs that will be on the stack once they have ended. */
-  readonly #underWay = new Set<Promise<boolean>>()
-  /** Steps back and forth go one after the other. */
-  #turn: Promise<unknown> = Promise.resolve()
-  #stepping = 0
+  readonly #undoStack: HistoryEntry[] = []
+  readonly #redoStack: HistoryEntry[] = []
+  /** Undoable runs that have not finished. */
+  readonly #running = new Set<Promise<boolean>>()
+  /** Resolves when the last undo or redo has finished. */
+  #lastStep: Promise<unknown> = Promise.resolve()
+  /** Number of undo and redo steps that have not finished. */
+  #steps = 0
   readonly #observers = new Set<(name: ActionName) => void>()
   #context = 'all'
   #version = 0
-  /** Where an error of a handler is shown. */
+  /** Called with an error that a handler threw. */
   onError: (definition: ActionDefinition, error: unknown) => void = (_, error) =>
     console.error(error)
 
-  // --- what is known ---
+  // --- state ---
 
   readonly subscribe = (listener: () => void): (() => void) => {
     this.#listeners.add(listener)
     return () => this.#listeners.delete(listener)
   }
 
-  /** Grows whenever what may be run has changed. */
+  /** Incremented when the set of runnable actions may have changed. */
   readonly version = (): number => this.#version
 
-  /** Told of each action that was run, undo and redo included. */
+  /** Call `observer` after each run, including undo and redo. */
   observe(observer: (name: ActionName) => void): () => void {
     this.#observers.add(observer)
     return () => this.#observers.delete(observer)
@@ -86,25 +91,26 @@ export class ActionRegistry {
     this.#changed()
   }
 
-  /** Say that a fact is so, on behalf of `owner`. */
-  setFact(fact: Fact, owner: object, so: boolean): void {
+  /** Set or clear a fact on behalf of `owner`. A fact holds while any owner has set it. */
+  setFact(fact: Fact, owner: object, value: boolean): void {
     const owners = this.#facts.get(fact) ?? new Set()
-    if (owners.has(owner) === so) return
-    if (so) owners.add(owner)
+    if (owners.has(owner) === value) return
+    if (value) owners.add(owner)
     else owners.delete(owner)
     this.#facts.set(fact, owners)
     this.#changed()
   }
 
   is(fact: Fact): boolean {
-    if (fact === 'history.undo') return this.#done.length + this.#underWay.size + this.#stepping > 0
-    if (fact === 'history.redo') return this.#undone.length + this.#stepping > 0
+    if (fact === 'history.undo')
+      return this.#undoStack.length + this.#running.size + this.#steps > 0
+    if (fact === 'history.redo') return this.#redoStack.length + this.#steps > 0
     return (this.#facts.get(fact)?.size ?? 0) > 0
   }
 
   // --- binding ---
 
-  /** The binding that came last is the one that runs, fallbacks aside. */
+  /** Bind a handler. The last binding runs. A fallback runs only if it is the only binding. */
   bind<N extends ActionName>(name: N, binding: Binding<N>): () => void {
     const bound = this.#bindings.get(name) ?? []
     if (binding.fallback) bound.unshift(binding as unknown as Binding)
@@ -117,40 +123,40 @@ export class ActionRegistry {
     }
   }
 
-  /** To be called where a binding's `enabled` was changed. */
+  /** Notify the listeners after a change of a binding's `enabled`. */
   touch(): void {
     this.#changed()
   }
 
   /**
-   * Why an action cannot be run now; null where it can. What is known of the selected result does not
-   * bind a run that names its own.
+   * Return why an action cannot run, or null if it can. `hasParameters` means that the parameters
+   * name a result, so facts about the selected result do not apply.
    */
-  refusal(name: ActionName, names = false): Refusal | null {
+  refusal(name: ActionName, hasParameters = false): Refusal | null {
     const definition = actionByName.get(name)
     if (!definition) return 'unknown'
     const { contexts, when } = definition
-    if (!contexts.includes('all') && !contexts.includes(this.#context)) return 'elsewhere'
+    if (!contexts.includes('all') && !contexts.includes(this.#context)) return 'other view'
     const binding = this.#bindings.get(name)?.at(-1)
     if (!binding) return 'unbound'
-    const needed = when.filter((fact) => !(names && fact.startsWith('result.')))
-    return binding.enabled && needed.every((fact) => this.is(fact)) ? null : 'not now'
+    const required = when.filter((fact) => !(hasParameters && fact.startsWith('result.')))
+    return binding.enabled && required.every((fact) => this.is(fact)) ? null : 'disabled'
   }
 
-  can(name: ActionName, names = false): boolean {
-    return this.refusal(name, names) === null
+  can(name: ActionName, hasParameters = false): boolean {
+    return this.refusal(name, hasParameters) === null
   }
 
   // --- running ---
 
-  /** Run an action. Returns whether it was run; what its handler throws is shown, not thrown. */
+  /** Run an action and return whether it succeeded. Errors of the handler go to `onError`. */
   run<N extends ActionName>(name: N, parameters?: ActionParameters[N]): Promise<boolean> {
-    const running = this.#run(name, parameters)
-    if (!actionByName.get(name)?.undoable) return running
-    this.#underWay.add(running)
+    const run = this.#run(name, parameters)
+    if (!actionByName.get(name)?.undoable) return run
+    this.#running.add(run)
     this.#changed()
-    return running.finally(() => {
-      this.#underWay.delete(running)
+    return run.finally(() => {
+      this.#running.delete(run)
       this.#changed()
     })
   }
@@ -159,13 +165,13 @@ export class ActionRegistry {
     const definition = actionByName.get(name)
     const binding = this.#bindings.get(name)?.at(-1)
     if (!definition || !binding || !this.can(name, parameters !== undefined)) return false
-    const given = (parameters ?? {}) as ActionParameters[ActionName]
+    const input = (parameters ?? {}) as ActionParameters[ActionName]
     try {
-      const returned = (binding.handler as (given: unknown) => unknown)(given)
+      const returned = (binding.handler as (input: unknown) => unknown)(input)
       const result = returned instanceof Promise ? await returned : returned
       if (result === NOTHING) return true
       if (definition.undoable)
-        this.#remember({ name, parameters: given, binding: { ...binding }, result })
+        this.#record({ name, parameters: input, binding: { ...binding }, result })
       for (const observer of this.#observers) observer(name)
       return true
     } catch (error) {
@@ -174,60 +180,60 @@ export class ActionRegistry {
     }
   }
 
-  get done(): readonly Done[] {
-    return this.#done
+  get undoStack(): readonly HistoryEntry[] {
+    return this.#undoStack
   }
 
-  get undone(): readonly Done[] {
-    return this.#undone
+  get redoStack(): readonly HistoryEntry[] {
+    return this.#redoStack
   }
 
-  /** Take the last step back; what is under way is awaited first. */
+  /** Undo the last recorded run, after the unfinished ones. Return its action, or null. */
   undo(): Promise<ActionDefinition | null> {
-    return this.#inTurn(() =>
-      this.#step(this.#done, this.#undone, async ({ binding, parameters, result }) => {
+    return this.#afterPrevious(() =>
+      this.#step(this.#undoStack, this.#redoStack, async ({ binding, parameters, result }) => {
         await binding.undo?.(parameters as never, result)
         return result
       }),
     )
   }
 
-  /** Do again what was taken back last; what is under way is awaited first. */
+  /** Redo the last undone run, after the unfinished ones. Return its action, or null. */
   redo(): Promise<ActionDefinition | null> {
-    return this.#inTurn(() =>
-      this.#step(this.#undone, this.#done, async ({ binding, parameters }) =>
+    return this.#afterPrevious(() =>
+      this.#step(this.#redoStack, this.#undoStack, async ({ binding, parameters }) =>
         binding.handler(parameters as never),
       ),
     )
   }
 
-  /** A step begins when the one before has ended, and every run that was under way. */
-  async #inTurn<T>(step: () => Promise<T>): Promise<T> {
-    this.#stepping += 1
+  /** Start a step when the previous step and all unfinished runs have finished. */
+  async #afterPrevious<T>(step: () => Promise<T>): Promise<T> {
+    this.#steps += 1
     this.#changed()
-    const turn = this.#turn.then(() => Promise.all(this.#underWay)).then(step)
-    this.#turn = turn.catch(() => {})
+    const result = this.#lastStep.then(() => Promise.all(this.#running)).then(step)
+    this.#lastStep = result.catch(() => {})
     try {
-      return await turn
+      return await result
     } finally {
-      this.#stepping -= 1
+      this.#steps -= 1
       this.#changed()
     }
   }
 
-  #remember(done: Done): void {
-    if (!done.binding.undo) return
-    this.#done.push(done)
-    if (this.#done.length > MOST_DONE) this.#done.shift()
-    this.#undone.length = 0
+  #record(entry: HistoryEntry): void {
+    if (!entry.binding.undo) return
+    this.#undoStack.push(entry)
+    if (this.#undoStack.length > HISTORY_LIMIT) this.#undoStack.shift()
+    this.#redoStack.length = 0
     this.#changed()
   }
 
-  /** Move the last of one stack to the other; it stays where it is if that fails. */
+  /** Move the last entry to the other stack. If `work` fails, it returns to its stack. */
   async #step(
-    from: Done[],
-    to: Done[],
-    work: (done: Done) => Promise<unknown>,
+    from: HistoryEntry[],
+    to: HistoryEntry[],
+    work: (entry: HistoryEntry) => Promise<unknown>,
   ): Promise<ActionDefinition | null> {
     const entry = from.pop()
     if (!entry) return null

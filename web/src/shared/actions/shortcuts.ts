@@ -1,13 +1,13 @@
 /**
- * Shortcuts: a chord such as `Mod+K`, or keys one after the other such as `g a`. Mod is Command on a
- * Mac and Control elsewhere. Others than the defaults are kept in this browser.
+ * Keyboard shortcuts: a chord such as `Mod+K` or a sequence such as `g a`. Mod is Command on a
+ * Mac and Control elsewhere. Changed shortcuts are stored in the browser.
  */
 import { useSyncExternalStore } from 'react'
 import * as v from 'valibot'
 import { ACTIONS, type ActionName } from './actions.gen'
 
 const KEY = 'backline.shortcuts'
-const kept = v.record(v.string(), v.nullable(v.string()))
+const changesSchema = v.record(v.string(), v.nullable(v.string()))
 type Changes = Record<string, string | null>
 
 export const isMac = /Mac|iPhone|iPad/.test(globalThis.navigator?.platform ?? '')
@@ -21,7 +21,7 @@ export interface KeyLike {
   shiftKey: boolean
 }
 
-/** The chord of a key press; null for a modifier by itself. Letters count without their case. */
+/** Return the chord of a key press, or null for a modifier key. Caps Lock does not matter. */
 export function chordOf(event: KeyLike, mac = isMac): string | null {
   if (['Control', 'Meta', 'Alt', 'Shift', 'Dead', 'Process', 'CapsLock'].includes(event.key))
     return null
@@ -30,33 +30,33 @@ export function chordOf(event: KeyLike, mac = isMac): string | null {
   const mod = mac ? event.metaKey : event.ctrlKey
   const modified = event.ctrlKey || event.metaKey || event.altKey
   let key = event.key === ' ' ? 'Space' : event.key
-  // A sign such as ? or + is what it is, however it is typed.
+  // Punctuation such as ? or + needs Shift on some layouts only, so Shift is not part of its chord.
   const shift = event.shiftKey && (letter || !single)
   if (letter) key = modified || shift ? key.toUpperCase() : key.toLowerCase()
-  const held = [
+  const modifiers = [
     mod && 'Mod',
     mac && event.ctrlKey && 'Ctrl',
     event.altKey && 'Alt',
     shift && 'Shift',
   ]
-  return [...held.filter(Boolean), key].join('+')
+  return [...modifiers.filter(Boolean), key].join('+')
 }
 
-/** The parts of a chord; a plus sign may itself be the key. */
+/** Split a chord at its plus signs. The last key can be a plus sign too. */
 export function partsOf(chord: string): string[] {
   if (chord === '+') return ['+']
   return chord.endsWith('++') ? [...chord.slice(0, -2).split('+'), '+'] : chord.split('+')
 }
 
-const SIGNS: Record<string, string> = {
+const KEY_LABELS: Record<string, string> = {
   ArrowLeft: '←', ArrowRight: '→', ArrowUp: '↑', ArrowDown: '↓', Escape: 'Esc',
 } // biome-ignore format: a table
 
-function spokenKey(key: string, mac: boolean): string {
+function keyLabel(key: string, mac: boolean): string {
   if (key === 'Mod') return mac ? '⌘' : 'Ctrl'
   if (mac && key === 'Shift') return '⇧'
   if (mac && key === 'Alt') return '⌥'
-  return SIGNS[key] ?? (key.length === 1 ? key.toUpperCase() : key)
+  return KEY_LABELS[key] ?? (key.length === 1 ? key.toUpperCase() : key)
 }
 
 export class Shortcuts {
@@ -77,7 +77,7 @@ export class Shortcuts {
   readonly of = (name: ActionName): string | null => {
     const changed = this.#changes[name]
     return changed === undefined
-      ? (ACTIONS.find((each) => each.name === name)?.shortcut ?? null)
+      ? (ACTIONS.find((action) => action.name === name)?.shortcut ?? null)
       : changed
   }
 
@@ -89,50 +89,52 @@ export class Shortcuts {
     return this.#changes[name] !== undefined
   }
 
-  /** The action that stands in the way: it has the shortcut, or one begins with the other. */
+  /** Return another action with the same shortcut, or with one where either is a prefix. */
   conflict(name: ActionName, shortcut: string): ActionName | null {
-    const taken = ACTIONS.find((each) => {
-      const other = each.name === name ? null : this.of(each.name)
-      return other !== null && (begins(other, shortcut) || begins(shortcut, other))
+    const conflicting = ACTIONS.find((action) => {
+      const other = action.name === name ? null : this.of(action.name)
+      return other !== null && (startsWith(other, shortcut) || startsWith(shortcut, other))
     })
-    return taken?.name ?? null
+    return conflicting?.name ?? null
   }
 
-  /** Give an action a shortcut, or none. Returns what it had. Throws where the shortcut is taken. */
+  /**
+   * Change or remove a shortcut and return the previous one. Throw if it conflicts with another.
+   */
   rebind(name: ActionName, shortcut: string | null): string | null {
-    const taken = shortcut === null ? null : this.conflict(name, shortcut)
-    if (taken) {
-      const title = ACTIONS.find((each) => each.name === taken)?.title
-      throw new Error(`${shortcut} belongs to “${title}”. Give that another shortcut first.`)
+    const conflict = shortcut === null ? null : this.conflict(name, shortcut)
+    if (conflict) {
+      const title = ACTIONS.find((action) => action.name === conflict)?.title
+      throw new Error(`${shortcut} is assigned to “${title}”. Change that shortcut first.`)
     }
     const before = this.of(name)
-    const original = ACTIONS.find((each) => each.name === name)?.shortcut ?? null
+    const original = ACTIONS.find((action) => action.name === name)?.shortcut ?? null
     const { [name]: _, ...others } = this.#changes
-    this.#keep(shortcut === original ? others : { ...others, [name]: shortcut })
+    this.#setChanges(shortcut === original ? others : { ...others, [name]: shortcut })
     return before
   }
 
-  /** Replace all changes; returns those before. */
+  /** Replace all changes and return the previous ones. */
   replace(changes: Changes): Changes {
     const before = this.#changes
-    this.#keep(changes)
+    this.#setChanges(changes)
     return before
   }
 
-  /** What the keys pressed so far mean: an action, the beginning of one, or nothing. */
-  match(pressed: readonly string[]): ActionName | 'begun' | null {
+  /** Return the action of the pressed keys, `prefix` if they start a sequence, or null. */
+  match(pressed: readonly string[]): ActionName | 'prefix' | null {
     const sequence = pressed.join(' ')
     const exact = ACTIONS.find(({ name }) => this.of(name) === sequence)
     if (exact) return exact.name
-    return ACTIONS.some(({ name }) => this.of(name)?.startsWith(`${sequence} `)) ? 'begun' : null
+    return ACTIONS.some(({ name }) => this.of(name)?.startsWith(`${sequence} `)) ? 'prefix' : null
   }
 
-  /** The keys as they are written on a keyboard. */
-  spoken(shortcut: string, mac = isMac): string[] {
-    return shortcut.split(' ').flatMap((chord) => partsOf(chord).map((key) => spokenKey(key, mac)))
+  /** Return the labels of the keys of a shortcut. */
+  keyLabels(shortcut: string, mac = isMac): string[] {
+    return shortcut.split(' ').flatMap((chord) => partsOf(chord).map((key) => keyLabel(key, mac)))
   }
 
-  /** As `aria-keyshortcuts` wants it; it knows no sequences. */
+  /** Return the value of `aria-keyshortcuts`, which does not support sequences. */
   forAria(shortcut: string | null): string | undefined {
     if (!shortcut || shortcut.includes(' ')) return undefined
     return shortcut.replace('Mod', isMac ? 'Meta' : 'Control')
@@ -140,27 +142,27 @@ export class Shortcuts {
 
   #load(): Changes {
     try {
-      const found = v.safeParse(kept, JSON.parse(this.#storage?.getItem(KEY) ?? '{}'))
-      return found.success ? found.output : {}
+      const result = v.safeParse(changesSchema, JSON.parse(this.#storage?.getItem(KEY) ?? '{}'))
+      return result.success ? result.output : {}
     } catch {
       return {}
     }
   }
 
-  #keep(changes: Changes): void {
+  #setChanges(changes: Changes): void {
     this.#changes = changes
     try {
       this.#storage?.setItem(KEY, JSON.stringify(changes))
     } catch {
-      // Storage is off or full: the change lasts as long as the page.
+      // Storage is disabled or full: the change lasts until the page is closed.
     }
     for (const listener of this.#listeners) listener()
   }
 }
 
-/** Whether a sequence begins with another. */
-function begins(sequence: string, start: string): boolean {
-  return sequence === start || sequence.startsWith(`${start} `)
+/** Return whether the keys of `prefix` are the first keys of `sequence`. */
+function startsWith(sequence: string, prefix: string): boolean {
+  return sequence === prefix || sequence.startsWith(`${prefix} `)
 }
 
 function browserStorage(): Storage | undefined {

@@ -11,38 +11,38 @@ export { runAction } from './registry'
 
 export interface UseActionOptions<N extends ActionName, R> {
   enabled?: boolean
-  /** Takes back what the handler did; `result` is what it returned. */
+  /** Reverts the handler. `result` is the handler's return value. */
   undo?: (parameters: ActionParameters[N], result: R) => unknown
-  /** Runs only where no view binds the action. */
+  /** Runs only if no view binds the action. */
   fallback?: boolean
 }
 
 /**
- * Bind a handler to an action while the component is there. The newest handler runs; what was done
- * can be undone after the component has gone, too.
+ * Bind a handler to an action while the component is mounted. The handler of the last render runs.
+ * Undo still works after the component is unmounted.
  */
 export function useAction<N extends ActionName, R>(
   name: N,
   handler: (parameters: ActionParameters[N]) => R | Promise<R>,
   { enabled = true, undo, fallback = false }: UseActionOptions<N, Awaited<R>> = {},
 ): void {
-  const newest = useRef({ handler, undo })
+  const latest = useRef({ handler, undo })
   const binding = useRef<Binding<N>>(null)
   useLayoutEffect(() => {
-    newest.current = { handler, undo }
+    latest.current = { handler, undo }
   })
   const undoable = undo !== undefined
   useLayoutEffect(() => {
-    const made: Binding<N> = {
-      handler: (parameters) => newest.current.handler(parameters),
+    const current: Binding<N> = {
+      handler: (parameters) => latest.current.handler(parameters),
       enabled: true,
       fallback,
       ...(undoable && {
-        undo: (parameters, result) => newest.current.undo?.(parameters, result as Awaited<R>),
+        undo: (parameters, result) => latest.current.undo?.(parameters, result as Awaited<R>),
       }),
     }
-    binding.current = made
-    return registry.bind(name, made)
+    binding.current = current
+    return registry.bind(name, current)
   }, [name, undoable, fallback])
   useLayoutEffect(() => {
     if (!binding.current || binding.current.enabled === enabled) return
@@ -52,29 +52,29 @@ export function useAction<N extends ActionName, R>(
 }
 
 /**
- * Say what is so while the component is there: actions wait for facts. It is said with the picture
- * that shows it, so that a key that is pressed at once finds it said.
+ * Set facts, which enable actions, while the component is mounted. A layout effect sets them before
+ * the paint, so that a shortcut works as soon as its button is visible.
  */
 export function useFacts(facts: Partial<Record<Fact, boolean>>): void {
   const owner = useRef<object>({})
   const text = JSON.stringify(facts)
   useLayoutEffect(() => {
-    const mine = owner.current
-    const given = Object.entries(JSON.parse(text)) as [Fact, boolean][]
-    for (const [fact, so] of given) registry.setFact(fact, mine, so)
+    const self = owner.current
+    const entries = Object.entries(JSON.parse(text)) as [Fact, boolean][]
+    for (const [fact, value] of entries) registry.setFact(fact, self, value)
     return () => {
-      for (const [fact] of given) registry.setFact(fact, mine, false)
+      for (const [fact] of entries) registry.setFact(fact, self, false)
     }
   }, [text])
 }
 
-/** The registry's state, so that a component shows what may be run. */
+/** Return the registry and render again when the set of runnable actions changes. */
 export function useRegistry() {
   useSyncExternalStore(registry.subscribe, registry.version)
   return registry
 }
 
-/** Whether an action may be run now. */
-export function useCan(name: ActionName, names = false): boolean {
-  return useSyncExternalStore(registry.subscribe, () => registry.can(name, names))
+/** Return whether an action can run. */
+export function useCan(name: ActionName, hasParameters = false): boolean {
+  return useSyncExternalStore(registry.subscribe, () => registry.can(name, hasParameters))
 }

@@ -1,4 +1,4 @@
-/** Every read of the server as TanStack query options: one key, one function, one place. */
+/** The reads of the server as TanStack query options: each key stands beside its function. */
 import { keepPreviousData, queryOptions } from '@tanstack/react-query'
 import {
   type CodetteBridge,
@@ -9,7 +9,7 @@ import {
   type SuggestRequest,
 } from '../bridge/codetteBridge'
 
-/** A read fails at once while offline: the page says so, and reads again when it is back. */
+/** Reads fail immediately while offline and are repeated on reconnect. */
 const read = (signal: AbortSignal) => ({ signal, queue: false })
 
 export const statusQuery = (bridge: CodetteBridge) =>
@@ -40,13 +40,13 @@ export const failuresQuery = (
     placeholderData: keepPreviousData,
   })
 
-export interface Found {
+export interface HitsAndSuggestions {
   hits: SearchResults
-  /** Why each fits; null for a collection that nothing can be suggested from. */
+  /** Null for a collection that does not support suggestions. */
   suggestions: Suggestions | null
 }
 
-/** Hits and the reasons for them are one answer: never the hits of one question with the reasons of another. */
+/** Hits and suggestions share one key, so both always belong to the same query. */
 export const answersQuery = (
   bridge: CodetteBridge,
   search: SearchRequest,
@@ -55,10 +55,10 @@ export const answersQuery = (
 ) =>
   queryOptions({
     queryKey: ['answers', search, suggest],
-    queryFn: async ({ signal }): Promise<Found> => {
+    queryFn: async ({ signal }): Promise<HitsAndSuggestions> => {
       const [hits, suggestions] = await Promise.all([
         bridge.search(search, read(signal)),
-        bridge.suggest(suggest, read(signal)).catch(nullIfRefused),
+        bridge.suggest(suggest, read(signal)).catch(nullIfUnsupported),
       ])
       return { hits, suggestions }
     },
@@ -67,7 +67,8 @@ export const answersQuery = (
     staleTime: 30_000,
   })
 
-function nullIfRefused(error: unknown): null {
+/** Treat a refusal as an unsupported collection, except for a missing API key. */
+function nullIfUnsupported(error: unknown): null {
   if (error instanceof ProblemError && !error.needsKey) return null
   throw error
 }
@@ -89,7 +90,7 @@ export const mapQuery = (bridge: CodetteBridge, collection: string, limit = 10_0
     structuralSharing: false,
   })
 
-/** The place of a question on the map of the same limit. */
+/** The position of a query on the map with the same limit. */
 export const placeQuery = (bridge: CodetteBridge, q: string, collection: string, limit = 10_000) =>
   queryOptions({
     queryKey: ['place', collection, q, limit],

@@ -3,7 +3,10 @@ export interface Backoff {
   readonly mostMs: number
 }
 
-/** Half of an exponential step for certain, the other half by chance, so that clients come back one by one. */
+/**
+ * Return the delay before an attempt: exponential, with the upper half random, so that the
+ * clients of a restarted server do not reconnect at the same moment.
+ */
 export function delayOf(
   attempt: number,
   { firstMs, mostMs }: Backoff,

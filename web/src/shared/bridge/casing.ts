@@ -1,6 +1,6 @@
-/** The wire speaks snake_case, the studio camelCase; this is the one place where they meet. */
+/** Converts between the snake_case of the server and the camelCase of the studio. */
 
-/** Members whose keys belong to the data, not to the protocol. */
+/** Members with keys from the data, which stay unchanged. */
 const OPAQUE = new Set(['parameters', 'row', 'facets', 'parts', 'where'])
 
 function camel(key: string): string {
@@ -13,14 +13,14 @@ function snake(key: string): string {
 
 function converted(value: unknown, rename: (key: string) => string): unknown {
   if (Array.isArray(value)) {
-    // Columns of numbers and names are many and need nothing.
-    return typeof value[0] === 'object' ? value.map((each) => converted(each, rename)) : value
+    // Arrays of numbers or strings can be long and contain no keys.
+    return typeof value[0] === 'object' ? value.map((item) => converted(item, rename)) : value
   }
   if (value === null || typeof value !== 'object') return value
   return Object.fromEntries(
-    Object.entries(value).map(([key, each]) => [
+    Object.entries(value).map(([key, member]) => [
       rename(key),
-      OPAQUE.has(key) ? each : converted(each, rename),
+      OPAQUE.has(key) ? member : converted(member, rename),
     ]),
   )
 }

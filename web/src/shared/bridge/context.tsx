@@ -1,28 +1,28 @@
 import { createContext, type ReactNode, useContext, useEffect, useSyncExternalStore } from 'react'
-import type { BridgeEvents, CodetteBridge, Connection, Topic } from './codetteBridge'
+import type { CodetteBridge, Connection, Topic } from './codetteBridge'
 
-interface Held {
+interface BridgeStore {
   bridge: CodetteBridge
   read: () => Connection
-  listen: (changed: () => void) => () => void
+  subscribe: (onChange: () => void) => () => void
 }
 
-const Context = createContext<Held | null>(null)
+const Context = createContext<BridgeStore | null>(null)
 
-/** A connection is a new object at each reading; React needs the same one until something changes. */
-function held(bridge: CodetteBridge): Held {
-  let last = bridge.connection
+/** Cache the connection: the bridge builds a new object on each read, React needs a stable one. */
+function createStore(bridge: CodetteBridge): BridgeStore {
+  let latest = bridge.connection
   bridge.on('connection_changed', (connection) => {
-    last = connection
+    latest = connection
   })
   return {
     bridge,
-    read: () => last,
-    listen: (changed) => bridge.on('connection_changed', changed),
+    read: () => latest,
+    subscribe: (onChange) => bridge.on('connection_changed', onChange),
   }
 }
 
-const made = new WeakMap<CodetteBridge, Held>()
+const stores = new WeakMap<CodetteBridge, BridgeStore>()
 
 export function BridgeProvider({
   bridge,
@@ -31,34 +31,25 @@ export function BridgeProvider({
   bridge: CodetteBridge
   children: ReactNode
 }) {
-  const value = made.get(bridge) ?? held(bridge)
-  made.set(bridge, value)
-  return <Context value={value}>{children}</Context>
+  const store = stores.get(bridge) ?? createStore(bridge)
+  stores.set(bridge, store)
+  return <Context value={store}>{children}</Context>
 }
 
-function useHeld(): Held {
-  const value = useContext(Context)
-  if (!value) throw new Error('There is no BridgeProvider above.')
-  return value
+function useStore(): BridgeStore {
+  const store = useContext(Context)
+  if (!store) throw new Error('useBridge needs a BridgeProvider above the component.')
+  return store
 }
 
 export function useBridge(): CodetteBridge {
-  return useHeld().bridge
+  return useStore().bridge
 }
 
 export function useConnection(): Connection & { online: boolean } {
-  const { read, listen } = useHeld()
-  const connection = useSyncExternalStore(listen, read)
+  const { read, subscribe } = useStore()
+  const connection = useSyncExternalStore(subscribe, read)
   return { ...connection, online: connection.state === 'connected' }
-}
-
-/** Hear an event while mounted. `handler` should be stable, or made by useCallback. */
-export function useBridgeEvent<K extends keyof BridgeEvents>(
-  event: K,
-  handler: (data: BridgeEvents[K]) => void,
-): void {
-  const bridge = useBridge()
-  useEffect(() => bridge.on(event, handler), [bridge, event, handler])
 }
 
 /** Subscribe to topics while mounted. */

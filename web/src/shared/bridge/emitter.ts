@@ -1,4 +1,4 @@
-/** Typed events. A handler that throws spoils nothing for the others. */
+/** Typed events. An error in one handler is logged and does not stop the others. */
 export class Emitter<Events extends object> {
   readonly #handlers = new Map<keyof Events, Set<(data: never) => void>>()
 

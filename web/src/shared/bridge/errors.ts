@@ -3,12 +3,12 @@ export interface FieldError {
   message: string
 }
 
-/** Everything that the bridge throws. */
+/** Base class of the errors that the bridge throws. */
 export class BridgeError extends Error {
   override name = 'BridgeError'
 }
 
-/** The server refused, and says why (RFC 9457). */
+/** The server returned an error status with an RFC 9457 problem. */
 export class ProblemError extends BridgeError {
   override name = 'ProblemError'
   readonly status: number
@@ -35,19 +35,28 @@ export class ProblemError extends BridgeError {
   }
 }
 
-/** The server was not reached; nothing was sent, or it is not known whether it arrived. */
+/** No response arrived. `maybeSent` states whether the server may have received the request. */
 export class OfflineError extends BridgeError {
   override name = 'OfflineError'
-  /** Whether the request may have reached the server. It is never sent again by itself. */
+  /** Whether the request may have reached the server. The bridge does not repeat such requests. */
   readonly maybeSent: boolean
 
   constructor(message: string, maybeSent: boolean) {
     super(message)
     this.maybeSent = maybeSent
   }
+
+  static unreachable(maybeSent: boolean): OfflineError {
+    return new OfflineError('The server is unreachable.', maybeSent)
+  }
+
+  static timeout(timeoutMs: number): OfflineError {
+    const seconds = timeoutMs / 1000
+    return new OfflineError(`The server did not respond within ${seconds} seconds.`, true)
+  }
 }
 
-/** The answer is not what this studio understands: another version of the server. */
+/** A response does not match its schema: the server has a different version. */
 export class ProtocolError extends BridgeError {
   override name = 'ProtocolError'
 }

@@ -8,20 +8,23 @@ export interface Waiting {
 
 interface Entry extends Waiting {
   readonly send: () => Promise<void>
-  readonly refuse: (error: Error) => void
+  readonly reject: (error: Error) => void
 }
 
-/** Requests that wait for the connection. Each leaves it before it is sent, so it is sent at most once. */
+/**
+ * Requests that wait for the connection. An entry leaves the queue before it is sent, so each is
+ * sent at most once.
+ */
 export class RequestQueue {
   readonly #entries: Entry[] = []
-  readonly #most: number
-  readonly #changed: () => void
+  readonly #limit: number
+  readonly #onChange: () => void
   #next = 1
   #flushing = false
 
-  constructor(most: number, changed: () => void) {
-    this.#most = most
-    this.#changed = changed
+  constructor(limit: number, onChange: () => void) {
+    this.#limit = limit
+    this.#onChange = onChange
   }
 
   get waiting(): readonly Waiting[] {
@@ -32,46 +35,46 @@ export class RequestQueue {
     return this.#entries.length
   }
 
-  /** Wait for the connection, then do it; an abort takes it out again. */
-  add<T>(label: string, work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
-    if (this.#entries.length >= this.#most) {
+  /** Queue a request and return its result. Aborting `signal` removes it. */
+  add<T>(label: string, request: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    if (this.#entries.length >= this.#limit) {
       return Promise.reject(
         new OfflineError(
-          `The server is not reached, and ${this.#most} requests wait already.`,
+          `The server is unreachable and the queue is full (${this.#limit}).`,
           false,
         ),
       )
     }
     return new Promise<T>((resolve, reject) => {
       const id = this.#next++
-      const send = () => work().then(resolve, reject)
-      this.#entries.push({ id, label, since: Date.now(), send, refuse: reject })
+      const send = () => request().then(resolve, reject)
+      this.#entries.push({ id, label, since: Date.now(), send, reject })
       signal?.addEventListener('abort', () => this.remove(id, signal.reason), { once: true })
-      this.#changed()
+      this.#onChange()
     })
   }
 
   remove(
     id: number,
-    reason: unknown = new OfflineError('Taken back before it was sent.', false),
+    reason: unknown = new OfflineError('Cancelled before it was sent.', false),
   ): boolean {
-    const at = this.#entries.findIndex((entry) => entry.id === id)
-    if (at < 0) return false
-    const [entry] = this.#entries.splice(at, 1)
-    entry?.refuse(reason as Error)
-    this.#changed()
+    const index = this.#entries.findIndex((entry) => entry.id === id)
+    if (index < 0) return false
+    const [entry] = this.#entries.splice(index, 1)
+    entry?.reject(reason as Error)
+    this.#onChange()
     return true
   }
 
-  /** Send what waits, in order, one at a time, while `may` says so. */
-  async flush(may: () => boolean): Promise<void> {
+  /** Send the entries in order, one at a time, while `canSend` returns true. */
+  async flush(canSend: () => boolean): Promise<void> {
     if (this.#flushing) return
     this.#flushing = true
     try {
-      while (may()) {
+      while (canSend()) {
         const entry = this.#entries.shift()
         if (!entry) return
-        this.#changed()
+        this.#onChange()
         await entry.send()
       }
     } finally {
@@ -80,8 +83,8 @@ export class RequestQueue {
   }
 
   clear(error: Error): void {
-    const gone = this.#entries.splice(0)
-    for (const entry of gone) entry.refuse(error)
-    if (gone.length) this.#changed()
+    const entries = this.#entries.splice(0)
+    for (const entry of entries) entry.reject(error)
+    if (entries.length) this.#onChange()
   }
 }

@@ -1,4 +1,4 @@
-/** What the server says, as valibot schemas of the camelCased answers; the types follow from them. */
+/** Valibot schemas of the camelCased responses, and the types inferred from them. */
 import * as v from 'valibot'
 
 const record = v.record(v.string(), v.unknown())
@@ -12,14 +12,14 @@ export const coverage = v.object({
   missing: v.number(),
   inFlight: v.number(),
   workers: v.number(),
-  /** Rows a second, over all workers. */
+  /** Rows per second over all workers. */
   rate: v.number(),
   /** Age of the oldest pending row. */
   lagSeconds: v.number(),
   ratio: v.number(),
   complete: v.boolean(),
   etaSeconds: v.nullable(v.number()),
-  /** Of the pending, those with an older vector; null where that is not known cheaply. */
+  /** Pending rows that have an outdated vector, or null if the server did not count them. */
   stale: v.nullish(v.number(), null),
 })
 
@@ -99,10 +99,12 @@ export const mode = v.picklist(['hybrid', 'semantic', 'keyword'])
 export const hit = v.object({
   key: v.string(),
   score: v.number(),
-  /** dense: cosine; keyword: BM25. A part is missing where it did not find the row. */
+  /**
+   * Cosine similarity (dense) and BM25 score (keyword). A missing ranking did not return the row.
+   */
   parts: v.record(v.string(), v.number()),
   content: v.string(),
-  /** HTML, escaped but for `mark`. */
+  /** Escaped HTML with `mark` elements. */
   snippet: v.nullable(v.string()),
   row: record,
 })
@@ -132,7 +134,7 @@ export const suggestions = v.object({
   suggestions: v.array(suggestion),
   context: record,
   timestamp: v.string(),
-  /** Why there is no suggestion, where there is none. */
+  /** The reason for an empty list. */
   message: v.nullish(v.string(), null),
 })
 
@@ -181,7 +183,7 @@ export const action = v.object({
   parameters: record,
   source: v.string(),
 })
-/** `hosts` is missing where the server is older than hosts. */
+/** A server without roles does not send `hosts`. */
 export const actionAck = v.object({ delivered: v.number(), hosts: v.optional(v.number()) })
 export const hosts = v.object({ hosts: v.array(v.string()) })
 export const frameError = v.object({ title: v.string(), detail: v.string(), status: v.number() })

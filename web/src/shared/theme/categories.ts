@@ -1,22 +1,23 @@
 const COLOURS = 14
 
-/** The custom property that colours a category, by its place among all, which must be sorted. */
+/** Return the custom property with the colour of a category. `all` must be sorted. */
 export function categoryVariable(category: string | null, all: readonly string[]): string {
-  const at = category === null ? -1 : all.indexOf(category)
-  return at < 0 ? '--ink-2' : `--cat-${(at % COLOURS) + 1}`
+  const index = category === null ? -1 : all.indexOf(category)
+  return index < 0 ? '--ink-2' : `--cat-${(index % COLOURS) + 1}`
 }
 
-/** The categories in the order that gives each its colour, here and on the map. */
-export function inOrder(categories: Iterable<string | null>): string[] {
-  const known = [...new Set(categories)].filter(
-    (each): each is string => each !== null && each !== '',
+/** Return the distinct categories, sorted: the order determines the colours in every view. */
+export function sortedCategories(categories: Iterable<string | null>): string[] {
+  const names = [...new Set(categories)].filter(
+    (name): name is string => name !== null && name !== '',
   )
-  return known.sort((a, b) => (a < b ? -1 : 1))
+  return names.sort((a, b) => (a < b ? -1 : 1))
 }
 
-/** A name from the data as a person reads it: `sound_design` is "Sound design". */
-export function spoken(name: string): string {
-  const SHORT: Record<string, string> = { eq: 'EQ', midi: 'MIDI' }
+const ABBREVIATIONS: Record<string, string> = { eq: 'EQ', midi: 'MIDI' }
+
+/** Return a name from the data for display: `sound_design` becomes "Sound design". */
+export function displayName(name: string): string {
   const words = name.replaceAll('_', ' ')
-  return SHORT[name] ?? words.charAt(0).toUpperCase() + words.slice(1)
+  return ABBREVIATIONS[name] ?? words.charAt(0).toUpperCase() + words.slice(1)
 }

@@ -1,21 +1,21 @@
-/** The theme: chosen, kept in this browser, set on the root element. */
+/** The theme: stored in the browser and set on the root element. */
 export type Theme = 'dark' | 'light' | 'system'
 
 const KEY = 'backline.theme'
 const listeners = new Set<() => void>()
 const light = globalThis.matchMedia?.('(prefers-color-scheme: light)')
 
-export function chosenTheme(): Theme {
+export function selectedTheme(): Theme {
   try {
-    const kept = localStorage.getItem(KEY)
-    return kept === 'light' || kept === 'system' ? kept : 'dark'
+    const stored = localStorage.getItem(KEY)
+    return stored === 'light' || stored === 'system' ? stored : 'dark'
   } catch {
     return 'dark'
   }
 }
 
-export function shownTheme(): 'dark' | 'light' {
-  const theme = chosenTheme()
+export function activeTheme(): 'dark' | 'light' {
+  const theme = selectedTheme()
   if (theme === 'system') return light?.matches ? 'light' : 'dark'
   return theme
 }
@@ -24,17 +24,17 @@ export function setTheme(theme: Theme): void {
   try {
     localStorage.setItem(KEY, theme)
   } catch {
-    // Storage is off: the choice lasts as long as the page.
+    // Storage is disabled: the theme lasts until the page is closed.
   }
-  show()
+  applyTheme()
 }
 
-function show(): void {
-  document.documentElement.dataset.theme = shownTheme()
+function applyTheme(): void {
+  document.documentElement.dataset.theme = activeTheme()
   for (const listener of listeners) listener()
 }
 
-light?.addEventListener('change', show)
+light?.addEventListener('change', applyTheme)
 
 export function onTheme(listener: () => void): () => void {
   listeners.add(listener)

@@ -1,4 +1,4 @@
-/** Short notices at the edge of the page, spoken by screen readers. */
+/** Short notices at the edge of the page, announced by screen readers. */
 import { useSyncExternalStore } from 'react'
 import type { ActionName } from '../actions/registry'
 import { useFacts } from '../actions/useAction'
@@ -12,28 +12,28 @@ export interface Notice {
   action?: ActionName
 }
 
-const LASTS_MS = 6_000
-const MOST = 3
+const DURATION_MS = 6_000
+const MAX_NOTICES = 3
 let notices: readonly Notice[] = []
-let next = 1
+let nextId = 1
 const listeners = new Set<() => void>()
 
-function keep(changed: readonly Notice[]): void {
+function setNotices(changed: readonly Notice[]): void {
   notices = changed
   for (const listener of listeners) listener()
 }
 
 export function dismiss(id?: number): void {
-  keep(id === undefined ? [] : notices.filter((notice) => notice.id !== id))
+  setNotices(id === undefined ? [] : notices.filter((notice) => notice.id !== id))
 }
 
-/** Say something. An error stays until it is dismissed; anything else goes by itself. */
+/** Show a notice. An error stays until it is dismissed, other notices disappear after 6 seconds. */
 export function notify(text: string, kind: Notice['kind'] = 'info', action?: ActionName): void {
-  const id = next++
-  // Undo and redo mean the last step: an older notice that offers them would mislead.
+  const id = nextId++
+  // Undo and redo apply to the last action, so an older notice must not offer them.
   const others = action ? notices.filter((notice) => notice.action === undefined) : notices
-  keep([...others, { id, kind, text, action }].slice(-MOST))
-  if (kind !== 'error') setTimeout(() => dismiss(id), LASTS_MS)
+  setNotices([...others, { id, kind, text, action }].slice(-MAX_NOTICES))
+  if (kind !== 'error') setTimeout(() => dismiss(id), DURATION_MS)
 }
 
 function subscribe(listener: () => void): () => void {
@@ -42,11 +42,11 @@ function subscribe(listener: () => void): () => void {
 }
 
 export function Notices() {
-  const shown = useSyncExternalStore(subscribe, () => notices)
-  useFacts({ 'notices.any': shown.length > 0 })
+  const visible = useSyncExternalStore(subscribe, () => notices)
+  useFacts({ 'notices.any': visible.length > 0 })
   return (
     <div className={css.notices} role="status" aria-live="polite">
-      {shown.map(({ id, kind, text, action }) => (
+      {visible.map(({ id, kind, text, action }) => (
         <div key={id} className={cx(css.notice, css[kind])}>
           <span>{text}</span>
           {action && (

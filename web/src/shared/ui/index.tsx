@@ -30,7 +30,7 @@ export function Button({ kind = 'plain', size = 'normal', className, ...rest }: 
   return <button type="button" className={cx(css.button, ...look, className)} {...rest} />
 }
 
-/** A button that runs an action: its name, shortcut and whether it can be run come from the table. */
+/** A button that runs an action. Its title, shortcut and state come from the registry. */
 export function ActionButton<N extends ActionName>({
   action,
   parameters,
@@ -68,10 +68,10 @@ function ActionHint({ action }: { action: ActionName }) {
 export function Keys({ shortcut }: { shortcut: string }) {
   return (
     <span className={css.keys}>
-      {shortcuts.spoken(shortcut).map((key, at) => (
-        // biome-ignore lint/suspicious/noArrayIndexKey: the keys of a chord have no other identity
-        <Fragment key={at}>
-          {at > 0 && ' '}
+      {shortcuts.keyLabels(shortcut).map((key, index) => (
+        // biome-ignore lint/suspicious/noArrayIndexKey: a key has no identity but its position
+        <Fragment key={index}>
+          {index > 0 && ' '}
           <kbd>{key}</kbd>
         </Fragment>
       ))}
@@ -86,9 +86,9 @@ export interface ChipProps extends ButtonHTMLAttributes<HTMLButtonElement> {
   pressed?: boolean
 }
 
-/** A choice that is on or off; without onClick, a label. */
+/** A toggle button, or a label if `onClick` is missing. */
 export function Chip({ colour, count, pressed, children, onClick, className, ...rest }: ChipProps) {
-  const inside = (
+  const content = (
     <>
       {colour && (
         <span className={css.dot} style={{ '--dot': `var(${colour})` } as CSSProperties} />
@@ -97,7 +97,7 @@ export function Chip({ colour, count, pressed, children, onClick, className, ...
       {count !== undefined && <span className={css.count}>{count}</span>}
     </>
   )
-  if (!onClick) return <span className={cx(css.chip, className)}>{inside}</span>
+  if (!onClick) return <span className={cx(css.chip, className)}>{content}</span>
   return (
     <button
       type="button"
@@ -106,17 +106,17 @@ export function Chip({ colour, count, pressed, children, onClick, className, ...
       onClick={onClick}
       {...rest}
     >
-      {inside}
+      {content}
     </button>
   )
 }
 
-/** How much of something: `value` from 0 to 1. */
+/** A meter with a value between 0 and 1. */
 export function Meter({ value, label, colour }: { value: number; label: string; colour?: string }) {
   const percent = Math.round(100 * Math.min(1, Math.max(0, value)))
   const style = { width: `${percent}%`, ...(colour && { '--meter': `var(${colour})` }) }
   return (
-    // biome-ignore lint/a11y/useSemanticElements: a meter element cannot be drawn alike everywhere
+    // biome-ignore lint/a11y/useSemanticElements: browsers style the meter element differently
     <div
       className={css.meterTrack}
       role="meter"
@@ -142,7 +142,7 @@ export function Panel({
   actions?: ReactNode
   children: ReactNode
   className?: string | undefined
-  /** Whether what it shows is still on its way. */
+  /** Whether the content is loading. */
   busy?: boolean
   ref?: Ref<HTMLElement>
 }) {
@@ -175,7 +175,7 @@ export function EmptyState({ title, children, actions }: StateProps) {
   )
 }
 
-/** What went wrong, in the server's words, and what can be done about it. */
+/** The server's explanation of an error, and the available remedies. */
 export function ErrorState({
   error,
   onRetry,
@@ -186,15 +186,15 @@ export function ErrorState({
   actions?: ReactNode
 }) {
   const { online } = useConnection()
-  // The bar at the top says loudly enough that the server is away.
-  if (error instanceof OfflineError && !online) return <AwayState />
+  // The offline bar at the top already reports the lost connection.
+  if (error instanceof OfflineError && !online) return <OfflineState />
   const needsKey = error instanceof ProblemError && error.needsKey
-  const request = error instanceof ProblemError ? error.requestId : null
+  const requestId = error instanceof ProblemError ? error.requestId : null
   return (
     <div className={cx(css.state, css.errorState)} role="alert">
       <h2>{titleOf(error)}</h2>
       <p>{error instanceof Error ? error.message : String(error)}</p>
-      {request && <p className="quiet">Request {request}</p>}
+      {requestId && <p className="quiet">Request ID {requestId}</p>}
       <div className={css.stateActions}>
         {onRetry && <Button onClick={onRetry}>Try again</Button>}
         {needsKey && <ActionButton action="session.enterKey" />}
@@ -204,17 +204,17 @@ export function ErrorState({
   )
 }
 
-function AwayState() {
+function OfflineState() {
   return (
     <EmptyState title="Waiting for the server">
-      This is read as soon as the server is back; nothing needs to be done.
+      This view loads when the connection is back.
     </EmptyState>
   )
 }
 
 function titleOf(error: unknown): string {
   if (error instanceof ProblemError) return error.title
-  return error instanceof OfflineError ? 'Server not reached' : 'Something went wrong'
+  return error instanceof OfflineError ? 'Server unreachable' : 'Something went wrong'
 }
 
 export function Skeleton({ height, width = '100%' }: { height: number; width?: number | string }) {
@@ -250,7 +250,7 @@ export function Dialog({
   onOpenChange: (open: boolean) => void
   title: string
   hideTitle?: boolean
-  /** Without the padding around the content. */
+  /** Render the content without padding. */
   bare?: boolean
   children: ReactNode
 }) {

@@ -1,0 +1,184 @@
+"""The commands `add` and `drop`: declare a table for embedding, and undo it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, get_args
+
+import typer
+
+from backline import config, errors, wiring
+from backline.cli.options import NO_FLAGS, AsJson, Flags, database_options
+from backline.cli.output import count, emit, out, say
+from backline.collections import check_column
+from backline.config import Settings
+from backline.postgres import migrate
+from backline.types import LongText, Model
+
+Template = Annotated[
+    str,
+    typer.Option(
+        "--text",
+        metavar="TEMPLATE",
+        help="Template of a row's text with column names in braces, such as '{title} {body}'. "
+        "NULL becomes an empty text; {{ and }} are literal braces.",
+        show_default=False,
+    ),
+]
+ModelSpec = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="local (384 dimensions, on this machine), openai (1536), openai/NAME@DIMENSIONS, "
+        "or hash@DIMENSIONS (vectors without meaning, for trials). See: backline model list.",
+    ),
+]
+
+
+@database_options()
+def add(
+    table: Annotated[str, typer.Argument(help="The table, as name or schema.name.")],
+    text: Template,
+    model: ModelSpec = "local",
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            help="Name of the collection. Set it to embed one table twice. Default: the table's "
+            "name.",
+            show_default=False,
+        ),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key",
+            metavar="COLUMN",
+            help="Unique NOT NULL column that identifies a row. Default: the primary key.",
+            show_default=False,
+        ),
+    ] = None,
+    column: Annotated[
+        str,
+        typer.Option(
+            "--column", metavar="COLUMN", help="Column for the vectors; created if it is missing."
+        ),
+    ] = "embedding",
+    column_type: Annotated[
+        str,
+        typer.Option(
+            "--column-type",
+            metavar="TYPE",
+            help="Type of a created column: vector, or halfvec (16-bit floats, half the space, and "
+            "an index up to 4,000 dimensions instead of 2,000).",
+        ),
+    ] = "vector",
+    long_text: Annotated[
+        str,
+        typer.Option(
+            "--long-text",
+            metavar="POLICY",
+            help="Handling of a text longer than the model's input. truncate: embed its beginning. "
+            "average: embed all of it in parts and store their mean. reject: make the row a dead "
+            "letter.",
+        ),
+    ] = "truncate",
+    flags: Flags = NO_FLAGS,
+    as_json: AsJson = False,
+) -> None:
+    """Declare a table for embedding and follow its edits."""
+    settings = config.load(**flags)
+    if column_type not in ("vector", "halfvec"):
+        raise errors.UsageError(f"--column-type is {column_type!r}; use vector or halfvec.")
+    policy = _policy(long_text)
+    added = asyncio.run(_add(settings, table, text, model, name, key, column, column_type, policy))
+    if as_json:
+        emit(added)
+        return
+    out.print(
+        f"Added {added['collection']}: {count(added['rows'], 'row')} of {added['table']}, text "
+        f"{text!r}, model {added['model']}, column {column}.",
+        markup=False,
+    )
+    out.print(f"Next: backline backfill {added['collection']}", markup=False)
+
+
+async def _add(
+    settings: Settings, table: str, text: str, spec: str, name: str | None,
+    key: str | None, column: str, column_type: str, long_text: LongText,
+) -> dict[str, Any]:  # fmt: skip
+    model = await wiring.resolve_model(settings, spec)
+    async with wiring.open_database(settings, migrated=False) as store:
+        for migration in await migrate.apply(store.connector, core_only=True):
+            say(f"Schema: applied {migration.version}_{migration.name}")
+        record = await store.find_table(table)
+        chosen = name or record["name"]
+        taken = [c for c in await store.collections() if c.name == chosen]
+        if taken:
+            raise errors.CollectionExistsError(
+                f"The collection {chosen!r} on {taken[0].table} exists already. Drop it first: "
+                f"backline drop {chosen}; or choose another --name."
+            )
+        existing = await store.embedding_column(record["oid"], column)
+        if existing is not None:
+            _check_existing(f"{record['schema']}.{record['name']}.{column}", *existing, model)
+        await store.add_collection(
+            chosen, record["oid"], key=key, template=text, column=column, model=model,
+            column_type=column_type, long_text=long_text,
+        )  # fmt: skip
+        collection = await store.collection(chosen)
+        coverage = await store.coverage(collection)
+        return {
+            "collection": chosen, "table": collection.table, "rows": coverage.rows,
+            "model": str(model), "column": column, "long_text": long_text,
+        }  # fmt: skip
+
+
+def _policy(text: str) -> LongText:
+    for policy in get_args(LongText):
+        if text == policy:
+            return policy  # type: ignore[no-any-return]
+    raise errors.UsageError(f"--long-text is {text!r}; use {', '.join(get_args(LongText))}.")
+
+
+def _check_existing(column: str, kind: str, dimensions: int | None, model: Model) -> None:
+    """Check an existing column like `check_column`, with a remedy for `add` in the message."""
+    try:
+        check_column(column, kind, dimensions, model)
+    except errors.DimensionMismatchError as error:
+        if kind not in ("vector", "halfvec"):
+            raise
+        raise errors.DimensionMismatchError(
+            f"{error} Use a separate column for these vectors: "
+            f"--column embedding_{model.dimensions}."
+        ) from None
+
+
+@database_options()
+def drop(
+    collection: Annotated[str, typer.Argument(help="The collection to drop.")],
+    column: Annotated[
+        bool,
+        typer.Option("--column", help="Drop the column with its vectors too. Default: keep it."),
+    ] = False,
+    flags: Flags = NO_FLAGS,
+    as_json: AsJson = False,
+) -> None:
+    """Undo add and keep the table.
+
+    Removes the triggers and the collection's records. The vectors stay too, without --column.
+    """
+    kept = asyncio.run(_drop(config.load(**flags), collection, column=column))
+    if as_json:
+        emit({"dropped": collection, "column_dropped": column})
+        return
+    outcome = "was dropped with its vectors" if column else "and its vectors stay"
+    out.print(f"Dropped the collection {collection}; the column {kept} {outcome}.", markup=False)
+
+
+async def _drop(settings: Settings, name: str, *, column: bool) -> str:
+    async with wiring.open_database(settings) as store:
+        collection = await store.collection(name)
+        await store.drop_collection(collection, drop_column=column)
+        return collection.embedding_column

@@ -1,0 +1,211 @@
+"""The table of commands. A command's module is imported when the command runs, not before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from typing import Annotated, Any, Final, NamedTuple
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+START: Final = "Start here"
+TABLES: Final = "Tables and collections"
+EMBED: Final = "Embed and verify"
+SEARCH: Final = "Search"
+SERVE: Final = "Serve"
+
+
+class Command(NamedTuple):
+    """A line of the overview, and the `module:name` in `backline.cli` that implements it."""
+
+    target: str
+    panel: str
+    summary: str
+
+
+COMMANDS: Final = {
+    "demo": Command(
+        "demo:demo", START, "Load the knowledge base, embed it, verify it and search it."
+    ),
+    "config": Command("config:config", START, "Show the settings and where each value comes from."),
+    "model": Command("model:app", START, "List models, download weights, change a model."),
+    "migrate": Command("migrate:migrate", TABLES, "Apply the pending migrations."),
+    "add": Command(
+        "collections:add", TABLES, "Declare a table for embedding and follow its edits."
+    ),
+    "drop": Command("collections:drop", TABLES, "Undo add and keep the table."),
+    "load": Command(
+        "load:load", TABLES, "Load JSONL, CSV or Parquet into a table, all records or none."
+    ),
+    "backfill": Command(
+        "backfill:backfill", EMBED, "Embed every row whose vector is missing or out of date."
+    ),
+    "sync": Command("sync:sync", EMBED, "Follow live edits and embed each one, until stopped."),
+    "status": Command("status:status", EMBED, "Show coverage, queue, failures, lag, rate and ETA."),
+    "verify": Command(
+        "verify:verify", EMBED, "Check every stored vector against its row and model."
+    ),
+    "reconcile": Command(
+        "reconcile:reconcile", EMBED, "Find and repair rows that the triggers missed."
+    ),
+    "failures": Command("failures:app", EMBED, "Dead letters: rows that failed permanently."),
+    "runs": Command("runs:app", EMBED, "Past and current backfills."),
+    "search": Command("search:search", SEARCH, "Find the rows that match a query, best first."),
+    "suggest": Command(
+        "suggest:suggest", SEARCH, "Rank advice for a question from the knowledge base."
+    ),
+    "index": Command(
+        "index:index",
+        SEARCH,
+        "Build the missing indexes for search: keywords, and HNSW for large tables.",
+    ),
+    "eval": Command(
+        "eval:evaluate",
+        SEARCH,
+        "Measure search on judged queries: nDCG@10, recall@100, MRR@10, latency.",
+    ),
+    "serve": Command("serve:serve", SERVE, "Serve the HTTP API, the WebSocket and the studio."),
+}
+
+
+class LazyCommands(Mapping[str, Any]):
+    """The commands by name; reading one imports its module."""
+
+    def __getitem__(self, name: str) -> Any:
+        return load(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class LazyGroup(TyperGroup):
+    """Lists the commands from `COMMANDS` and imports the one that runs."""
+
+    after_import: Callable[[], None] | None = None
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands: Any = LazyCommands()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in the order of the overview."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a placeholder that is enough for the overview."""
+        if cmd_name not in COMMANDS:
+            return None
+        _, panel, summary = COMMANDS[cmd_name]
+        return TyperCommand(cmd_name, help=summary, rich_help_panel=panel)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Import the command that the arguments name."""
+        name, placeholder, rest = super().resolve_command(ctx, args)
+        if name is None:
+            return name, placeholder, rest
+        command = self.commands[name]
+        if self.after_import is not None:
+            self.after_import()
+        return name, command, rest
+
+
+@cache
+def load(name: str) -> Any:
+    """Import a command's module and return the command, with `--verbose` added."""
+    module, attribute = COMMANDS[name].target.split(":")
+    implementation = getattr(import_module(f"backline.cli.{module}"), attribute)
+    if isinstance(implementation, typer.Typer):
+        command = typer.main.get_command(implementation)
+    else:
+        command = _command_of(implementation)
+    command.name = name
+    _add_verbose(command)
+    return command
+
+
+def _command_of(function: Callable[..., None]) -> Any:
+    holder = typer.Typer(add_completion=False)
+    holder.command()(function)
+    return typer.main.get_command(holder)
+
+
+def _add_verbose(command: Any) -> None:
+    if isinstance(command, TyperGroup):
+        for each in command.commands.values():
+            _add_verbose(each)
+    else:
+        command.params.append(_verbose_option())
+
+
+@cache
+def _verbose_option() -> Any:
+    """Return the option as typer builds it, without relying on typer's private classes."""
+
+    def options(
+        verbose: Annotated[
+            bool,
+            typer.Option(
+                "--verbose",
+                "-v",
+                callback=_log_to_console,
+                expose_value=False,
+                envvar="BACKLINE_VERBOSE",
+                show_envvar=False,
+                help="Log every step to standard error, and print the traceback of a bug. "
+                "Environment: BACKLINE_VERBOSE.",
+            ),
+        ] = False,
+    ) -> None: ...
+
+    return _command_of(options).params[0]
+
+
+def _log_to_console(value: bool) -> None:
+    from backline.cli.logs import log_to_console
+
+    log_to_console(verbose=value)
+
+
+app = typer.Typer(
+    name="backline",
+    cls=LazyGroup,
+    help="Keeps the embeddings behind your Postgres tables filled, fresh and searchable.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(requested: bool) -> None:
+    if requested:
+        from backline.cli import print_version
+
+        print_version()
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None: ...
+
+
+def command_line(after_import: Callable[[], None] | None = None) -> Any:
+    """Return the whole command line as one command.
+
+    Args:
+        after_import: called when the module of the command that runs has been imported.
+
+    """
+    group: Any = typer.main.get_command(app)
+    group.after_import = after_import
+    return group

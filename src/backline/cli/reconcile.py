@@ -1,0 +1,59 @@
+"""The command `reconcile`: find and repair drift between rows and vectors."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from backline import config, wiring
+from backline.cli.options import NO_FLAGS, AsJson, CollectionName, Flags, database_options
+from backline.cli.output import emit
+from backline.cli.report import show_reconciled
+from backline.cli.signals import stopping
+from backline.config import Settings
+from backline.reconcile import Reconciled, Reconciliation
+
+
+@database_options()
+def reconcile(
+    collection: CollectionName = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only report the drift; change nothing.")
+    ] = False,
+    after: Annotated[
+        str | None,
+        typer.Option(
+            "--after",
+            metavar="KEY",
+            help="Continue after this key, which a stopped reconciliation prints. Default: start "
+            "at the first row.",
+            show_default=False,
+        ),
+    ] = None,
+    flags: Flags = NO_FLAGS,
+    as_json: AsJson = False,
+) -> None:
+    """Find and repair rows that the triggers missed.
+
+    Triggers miss loads with triggers disabled, restored dumps and vectors edited by hand.
+    """
+    result = asyncio.run(_reconcile(config.load(**flags), collection, after, dry_run=dry_run))
+    if as_json:
+        emit({**asdict(result), "sound": result.sound})
+    else:
+        show_reconciled(result)
+    if not result.sound:
+        raise typer.Exit(1)
+
+
+async def _reconcile(
+    settings: Settings, name: str | None, after: str | None, *, dry_run: bool
+) -> Reconciled:
+    async with wiring.open_database(settings) as store:
+        collection = await store.collection(name)
+        reconciliation = Reconciliation(store, collection, dry_run=dry_run)
+        with stopping(reconciliation.stop):
+            return await reconciliation.run(after)

@@ -1,0 +1,137 @@
+"""The command `search`, and how hits are printed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, get_args
+
+import typer
+from rich.markup import escape
+
+from backline import config, errors, wiring
+from backline import search as library
+from backline.cli.options import (
+    NO_FLAGS,
+    AsJson,
+    Flags,
+    InCollection,
+    SearchMode,
+    StoreTransport,
+    database_options,
+)
+from backline.cli.output import emit, out, say
+from backline.config import Settings
+from backline.postgres.store import Store
+from backline.search import Mode, Query
+from backline.store import JobStore
+from backline.supabase.store import RestStore
+from backline.types import Collection, SearchHit
+
+
+@database_options(via=StoreTransport)
+def search(
+    query: Annotated[str, typer.Argument(help="The query, in plain words.")],
+    collection: InCollection = None,
+    mode: SearchMode = "hybrid",
+    limit: Annotated[
+        int,
+        typer.Option(
+            "--limit", help="Largest number of hits.", min=1, max=library.LARGEST_PAGE
+        ),
+    ] = 5,
+    offset: Annotated[
+        int,
+        typer.Option("--offset", help="Skip this many hits, for the pages after the first.", min=0),
+    ] = 0,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--where",
+            help="Only rows that meet this condition: \"category = 'mixing' and confidence >= 0.8 "
+            'and parameters.ratio > 3". Operators: = != < <= > >= in like ilike is null and or '
+            "not.",
+        ),
+    ] = None,
+    weight: Annotated[
+        float,
+        typer.Option(
+            "--weight",
+            help="Weight of words against meaning in a hybrid search, 0 to 1. Raise it for part "
+            "numbers and names, lower it for vague questions.",
+            min=0,
+            max=1,
+        ),
+    ] = library.DEFAULT_WEIGHT,
+    flags: Flags = NO_FLAGS,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Find the rows that match a query, best first."""
+    request = Query(query, mode_of(mode), limit, offset, where, weight, snippets=True)
+    hits = asyncio.run(_search(config.load(**flags), collection, request))
+    if as_json:
+        emit({"query": query, "mode": mode, "hits": [_hit(hit) for hit in hits]})
+        return
+    show_hits(hits)
+
+
+def mode_of(text: str) -> Mode:
+    """Return the search mode of that name.
+
+    Raises:
+        UsageError: no mode has that name.
+
+    """
+    for mode in library.MODES:
+        if mode == text:
+            return mode
+    raise errors.UsageError(f"--mode is {text!r}; use {', '.join(get_args(Mode))}.")
+
+
+async def _search(settings: Settings, name: str | None, query: Query) -> list[SearchHit]:
+    async with wiring.open_job_store(settings, "read") as store:
+        collection = await store.collection(name)
+        if query.mode != "semantic":
+            await ensure_keywords(store, collection)
+        if query.mode == "keyword":
+            return await library.search(store, collection, None, query)
+        async with wiring.embedder_for(settings, collection.model, say) as (embedder, _):
+            return await library.search(store, collection, embedder, query)
+
+
+async def ensure_keywords(store: JobStore, collection: Collection) -> None:
+    """Build the keyword index of a large table before the first search."""
+    if isinstance(store, RestStore):
+        await store.ensure_keywords(collection, say)
+    if not isinstance(store, Store):
+        return
+    if not (await library.keyword_index(store, collection)).built:
+        say(f"Indexing the keywords of {collection.name}, once.")
+        await library.ensure_index(store, collection)
+
+
+def _hit(hit: SearchHit) -> dict[str, Any]:
+    return {
+        "key": hit.key, "score": round(hit.score, 6), "parts": hit.parts, "content": hit.content,
+        "snippet": hit.snippet, "row": hit.row,
+    }  # fmt: skip
+
+
+def show_hits(hits: list[SearchHit]) -> None:
+    """Print hits with their scores; entries of the knowledge base with title and parameters."""
+    if not hits:
+        out.print("No hits. Is the collection embedded? See: backline status")
+    for rank, hit in enumerate(hits, start=1):
+        title = escape(str(hit.row.get("title") or hit.key))
+        parts = ", ".join(f"{name} {value:.2f}" for name, value in hit.parts.items())
+        out.print(f"{rank}. [bold]{title}[/bold]  {hit.score:.3f}  [dim]{parts}[/dim]")
+        out.print(f"   {hit.row.get('suggestion') or hit.content}", markup=False)
+        show_parameters(hit.row.get("parameters"))
+
+
+def show_parameters(parameters: Mapping[str, Any] | None) -> None:
+    """Print the parameters of an entry of the knowledge base in one line."""
+    if parameters:
+        text = ", ".join(f"{name} {json.dumps(value)}" for name, value in parameters.items())
+        out.print(f"   [dim]{escape(text)}[/dim]")

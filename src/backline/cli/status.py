@@ -1,0 +1,73 @@
+"""The command `status`: coverage and queue of each collection."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Any
+
+from backline import config, wiring
+from backline.cli.options import (
+    NO_FLAGS,
+    AsJson,
+    CollectionName,
+    Flags,
+    StoreTransport,
+    database_options,
+)
+from backline.cli.output import coverage_line, duration, emit, facts, out
+from backline.cli.report import LONG_TEXTS
+from backline.config import Settings
+from backline.types import Collection, Coverage
+
+
+@database_options(via=StoreTransport)
+def status(
+    collection: CollectionName = None, flags: Flags = NO_FLAGS, as_json: AsJson = False
+) -> None:
+    """Show coverage, queue, failures, lag, rate and ETA."""
+    result = asyncio.run(_status(config.load(**flags), collection))
+    if as_json:
+        emit({"collections": [_status_dict(each, coverage) for each, coverage in result]})
+        return
+    if not result:
+        out.print(
+            "No collections yet. Declare one: backline add TABLE --text '{column} …'", markup=False
+        )
+    for each, coverage in result:
+        _show(each, coverage)
+
+
+async def _status(settings: Settings, name: str | None) -> list[tuple[Collection, Coverage]]:
+    async with wiring.open_job_store(settings) as store:
+        selected = [await store.collection(name)] if name else await store.collections()
+        return [(each, await store.coverage(each)) for each in selected]
+
+
+def _show(collection: Collection, coverage: Coverage) -> None:
+    out.print(f"[bold]{collection.name}[/bold]  {coverage_line(coverage)}")
+    pairs = {
+        "table": f"{collection.table}.{collection.embedding_column}",
+        "model": str(collection.model),
+    }
+    if coverage.long:
+        pairs["long texts"] = f"{coverage.long:,} {LONG_TEXTS[collection.long_text]}"
+    if coverage.pending:
+        pairs["lag"] = f"{duration(coverage.lag_seconds)} (age of the oldest pending edit)"
+        pairs["rate"] = f"{coverage.rate:,.0f} rows/s by {coverage.workers} workers"
+        pairs["ETA"] = duration(coverage.eta_seconds)
+    facts(pairs)
+
+
+def _status_dict(collection: Collection, coverage: Coverage) -> dict[str, Any]:
+    return {
+        "collection": collection.name,
+        "table": collection.table,
+        "model": asdict(collection.model),
+        **asdict(coverage),
+        "missing": coverage.missing,
+        "coverage": coverage.ratio,
+        "complete": coverage.complete,
+        "long_text": collection.long_text,
+        "eta_seconds": coverage.eta_seconds,
+    }

@@ -1,0 +1,170 @@
+"""The verbs that need SQL access: declaring collections, and repairing their drift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from psycopg.rows import DictRow
+
+from backline import errors
+from backline.postgres.connector import Connector
+from backline.rpc import CollectionVerbs
+from backline.sql import query
+from backline.store import DriftPage
+from backline.types import Collection, LongText, Model
+
+# Schema changes and repairs give up on a lock held by another transaction, so that they do not
+# block the statements that queue behind them.
+_SCHEMA_LOCK = "set local lock_timeout = '5s'"
+_ROW_LOCK = "set local lock_timeout = '200ms'"
+
+
+class AdministrationVerbs(CollectionVerbs):
+    """Declares collections, inspects their tables, and finds and repairs drift."""
+
+    connector: Connector
+
+    async def collections(self) -> list[Collection]:
+        """Return every declared collection.
+
+        Raises:
+            NotMigratedError: the database has no Backline schema.
+            ExtensionMissingError: pgvector was dropped after the migration.
+
+        """
+        state = await self.connector.fetch_one(query("is_migrated"))
+        if not state["migrated"]:
+            raise errors.NotMigratedError
+        if not state["has_vector"]:
+            raise errors.ExtensionMissingError(
+                "pgvector was dropped from this database, and every vector with it. Enable it "
+                "again, declare the collections again (backline drop, backline add), and backfill."
+            )
+        return await super().collections()
+
+    async def find_table(self, name: str) -> DictRow:
+        """Return oid, schema, name and kind of a table, given as `table` or `schema.table`.
+
+        Raises:
+            TableNotFoundError: no such table exists; the message lists up to 20 that do.
+
+        """
+        rows = await self.connector.fetch(query("find_table"), {"table": name})
+        if rows:
+            return rows[0]
+        existing = await self.connector.fetch(query("tables_like"))
+        tables = ", ".join(row["name"] for row in existing) or "none"
+        raise errors.TableNotFoundError(
+            f"There is no table {name!r} in this database. Tables: {tables}."
+        )
+
+    async def embedding_column(self, table: int, column: str) -> tuple[str, int | None] | None:
+        """Return type and dimensions of a column, or None if it does not exist.
+
+        The dimensions are None if the type does not limit them.
+        """
+        values = {"table": table, "column": column}
+        rows = await self.connector.fetch(query("embedding_column"), values)
+        return (rows[0]["type"], rows[0]["dimensions"]) if rows else None
+
+    async def add_collection(
+        self, name: str, table: int, *, key: str | None, template: str, column: str, model: Model,
+        column_type: str = "vector", long_text: LongText = "truncate",
+    ) -> int:  # fmt: skip
+        """Declare a table for embedding; return the id of the collection.
+
+        Adds the vector column if it is missing, and the triggers that enqueue edited rows.
+        """
+        values = {
+            "name": name, "table": table, "key": key, "template": template, "column": column,
+            "column_type": column_type, "long_text": long_text, **_identity(model),
+        }  # fmt: skip
+        async with self.connector.transaction() as transaction:
+            await transaction.execute(_SCHEMA_LOCK)
+            rows = await transaction.fetch(query("add_collection"), values)
+        added = int(rows[0]["id"])
+        await self.recount(added)
+        return added
+
+    async def drop_collection(self, collection: Collection, *, drop_column: bool) -> None:
+        """Delete a collection and its triggers; with `drop_column`, also the column of vectors."""
+        values = {"collection": collection.id, "drop_column": drop_column}
+        async with self.connector.transaction() as transaction:
+            await transaction.execute(_SCHEMA_LOCK)
+            await transaction.execute(query("drop_collection"), values)
+
+    async def set_model(self, collection: Collection, model: Model) -> None:
+        """Declare another model for a collection, which makes every row due."""
+        values = {"collection": collection.id, **_identity(model)}
+        await self.connector.execute(query("set_model"), values)
+
+    async def recount(self, collection: int, *, correct: bool = True) -> dict[str, int]:
+        """Count the rows of a collection, and with `correct` repair its counters.
+
+        Returns:
+            The error of each counter that is wrong.
+        """
+        corrected: dict[str, int] = await self._rpc.value(
+            "recount", collection=collection, correct=correct
+        )
+        return corrected
+
+    async def hnsw_indexes(self, collection: Collection) -> list[str]:
+        """Return the names of the HNSW indexes on the vector column. Each slows every write."""
+        rows = await self.connector.fetch(query("hnsw_indexes"), {"collection": collection.id})
+        return [row["name"] for row in rows]
+
+    # --- reconcile ---
+
+    async def trigger_problems(self, collection: Collection) -> list[tuple[str, str]]:
+        """Return (name, problem) of the triggers that do not fire."""
+        rows = await self.connector.fetch(query("trigger_problems"), {"collection": collection.id})
+        return [(row["name"], row["problem"]) for row in rows]
+
+    async def install_triggers(self, collection: Collection) -> None:
+        """Create the triggers that enqueue edited rows again, replacing the old ones."""
+        async with self.connector.transaction() as transaction:
+            await transaction.execute(_SCHEMA_LOCK)
+            await transaction.execute(query("install_triggers"), {"collection": collection.id})
+
+    async def reconcile_page(
+        self, collection: Collection, after: str | None, limit: int, *, repair: bool
+    ) -> DriftPage:
+        """Find due rows without a job among the next `limit`, and with `repair` enqueue them.
+
+        Raises:
+            ContentionError: another transaction holds one of the rows; nothing was changed.
+
+        """
+        row = await self._reconcile(
+            "reconcile_page",
+            {"collection": collection.id, "after": after, "limit": limit, "repair": repair},
+        )
+        drift = [(item["problem"], item["key"]) for item in row["problems"]]
+        return DriftPage(row["scanned"], drift, row["last_key"])
+
+    async def reconcile_orphans(
+        self, collection: Collection, of: str, after: str | None, limit: int, *, repair: bool
+    ) -> DriftPage:
+        """Find `of` ("stamps", "jobs" or "failures") without a row; with `repair` delete them."""
+        row = await self._reconcile(
+            "reconcile_orphans",
+            {"collection": collection.id, "of": of, "after": after, "limit": limit,
+             "repair": repair},
+        )  # fmt: skip
+        return DriftPage(row["scanned"], [(of, key) for key in row["keys"]], row["last_key"])
+
+    async def _reconcile(self, verb: str, values: Mapping[str, Any]) -> DictRow:
+        async with self.connector.transaction() as transaction:
+            await transaction.execute(_ROW_LOCK)
+            return (await transaction.fetch(query(verb), values))[0]
+
+
+def _identity(model: Model) -> dict[str, Any]:
+    return {
+        "provider": model.provider,
+        "model": model.name,
+        "revision": model.revision,
+        "dimensions": model.dimensions,
+    }

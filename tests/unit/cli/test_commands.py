@@ -1,0 +1,61 @@
+"""The table of commands agrees with their modules, and start-up imports no more than it needs."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from backline.cli.commands import COMMANDS, command_line
+
+HEAVY = {
+    "dotenv", "fastapi", "httpx", "numpy", "openai", "openvino", "psycopg", "psycopg_pool",
+    "pydantic", "starlette", "structlog", "supabase", "uvicorn",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_overview_quotes_the_first_line_of_the_commands_help(name: str) -> None:
+    command = command_line().commands[name]
+    assert inspect.cleandoc(command.help).splitlines()[0] == COMMANDS[name].summary
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_named_as_in_the_table(name: str) -> None:
+    assert command_line().commands[name].name == name
+
+
+def modules_of(*arguments: str) -> set[str]:
+    """Return the modules that `backline ARGUMENTS` has imported when it ends."""
+    script = (
+        "import sys; sys.argv = ['backline', *sys.argv[1:]]\n"
+        "from backline.cli import main\n"
+        "try: main()\n"
+        "finally: print(*sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.split())
+
+
+def test_the_version_imports_the_standard_library_only() -> None:
+    modules = modules_of("--version")
+    assert not modules & (HEAVY | {"rich", "typer"})
+    assert len(modules) < 160
+    ours = {name for name in modules if name.startswith("backline")}
+    assert ours == {"backline", "backline.cli"}
+
+
+def test_the_overview_imports_no_command() -> None:
+    modules = modules_of("--help")
+    assert not modules & HEAVY
+    assert len(modules) < 330
+    ours = {name for name in modules if name.startswith("backline.")}
+    assert ours == {
+        "backline.cli", "backline.cli.commands", "backline.cli.entry", "backline.cli.output",
+        "backline.cli.signals", "backline.errors",
+    }  # fmt: skip

@@ -1,0 +1,33 @@
+"""The options of a worker, from settings and model."""
+
+from __future__ import annotations
+
+import pytest
+
+from backline.config import Settings
+from backline.types import Model
+from backline.wiring import LOCAL_BATCH_SIZE, worker_options
+
+LOCAL = Model("local", "all-MiniLM-L6-v2", "r", 384, 256)
+OPENAI = Model("openai", "text-embedding-3-small", "1", 1536)
+
+
+@pytest.mark.parametrize(
+    ("settings", "model", "expected"),
+    [
+        (Settings(), OPENAI, 50),
+        (Settings(), Model("hash", "hash", "1", 384), 50),
+        (Settings(), LOCAL, LOCAL_BATCH_SIZE),
+        (Settings(batch_size=50), LOCAL, 50),
+        (Settings(batch_size=7), OPENAI, 7),
+    ],
+)
+def test_the_batch_size_is_the_setting_or_the_default_of_the_provider(
+    settings: Settings, model: Model, expected: int
+) -> None:
+    assert worker_options(settings, model).batch_size == expected
+
+
+def test_a_token_budget_bounds_the_calls_of_a_local_model() -> None:
+    assert worker_options(Settings(), LOCAL).budget.max_tokens <= 8_192
+    assert worker_options(Settings(), OPENAI).budget.max_tokens == 300_000
