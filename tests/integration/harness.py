@@ -48,7 +48,7 @@ def texts(count: int, *, first: int = 1, replaced: Mapping[int, str] | None = No
 
 
 def quick_limiter(max_concurrency: int = 8, speed: float = 20.0) -> Limiter:
-    """Return a limiter whose clock runs `speed` times as fast and that waits as much less."""
+    """Return a limiter with a clock that runs `speed` times as fast, and shorter waits."""
 
     async def sleep(seconds: float) -> None:
         await asyncio.sleep(seconds / speed)
@@ -156,13 +156,13 @@ class World:
         """Execute a statement on the user's connection."""
         return await execute(self.user, statement, *params)
 
-    async def insert(self, *texts: str | None, first: int = 1) -> None:
+    async def insert(self, *bodies: str | None, first: int = 1) -> None:
         """Copy rows with these texts into the table, with ids from `first` on."""
         async with (
             self.user.cursor() as cursor,
             cursor.copy("copy notes (id, body) from stdin") as copy,
         ):
-            for row in enumerate(texts, first):
+            for row in enumerate(bodies, first):
                 await copy.write_row(row)
 
     async def bypassing_triggers(self, *statements: str, params: Any = None) -> None:
@@ -340,9 +340,9 @@ async def running(work: Any) -> AsyncIterator[asyncio.Task[Any]]:
 async def during_call(
     world: World, provider: StandInProvider, *, calls: int = 1, **options: Any
 ) -> AsyncIterator[asyncio.Task[BackfillReport]]:
-    """Run a backfill whose provider calls are held until the end of the block, then finish it.
+    """Run a backfill, and hold its provider calls until the end of the block.
 
-    The block begins when `calls` calls are in flight.
+    The block begins when `calls` calls are in flight; the backfill is finished after it.
     """
     async with running(world.fill(**options)) as filling:
         with provider.held():

@@ -78,7 +78,7 @@ async def test_limit_of_zero_disables_the_cache(world: World, provider: StandInP
 async def test_vector_trimmed_between_claim_and_write_is_embedded_again(
     world: World, provider: StandInProvider
 ) -> None:
-    """The worker whose cached vector has gone calls the provider, and the row is not lost."""
+    """The next run embeds the rows of the removed vectors again, and loses none of them."""
     await world.insert(*texts(40))
     await world.fill()
     await world.sql("delete from backline.stamps")

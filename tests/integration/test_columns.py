@@ -53,7 +53,7 @@ async def test_keys_of_every_type_are_followed(store: Store, key_type: str) -> N
         await world.check_complete()
 
 
-async def test_key_of_an_enum_in_another_schema(store: Store) -> None:
+async def test_key_may_be_an_enum_of_another_schema(store: Store) -> None:
     ddl = """
     create schema shop; create type shop."Size" as enum ('small', 'large');
     create domain shop.name as text check (value <> '');
@@ -85,7 +85,7 @@ UNUSUAL_NAMES = [
 
 
 @pytest.mark.parametrize("name", UNUSUAL_NAMES)
-async def test_unusual_identifiers_need_no_escaping(store: Store, name: str) -> None:
+async def test_unusual_identifiers_are_quoted(store: Store, name: str) -> None:
     """Schema, table, key, text and vector columns all have names made from the identifier."""
     quoted = sql.Identifier(name).as_string()
     other = sql.Identifier(name + "2").as_string()

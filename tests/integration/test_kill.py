@@ -57,11 +57,11 @@ BACKFILL_STEPS = [
 
 
 @pytest.mark.parametrize("step", BACKFILL_STEPS)
-async def test_backfill_killed_at_any_step_can_be_run_again(
+async def test_backfill_killed_at_any_step_is_completed_by_the_next_run(
     world: World, provider: StandInProvider, step: str
 ) -> None:
     await world.insert(*texts(60))
-    await world.sql("delete from backline.jobs where key::int > 30")  # half are found by the scan
+    await world.sql("delete from backline.jobs where key::int > 30")  # the scan finds this half
     await world.sql(
         "insert into backline.counter_deltas values (%s, 'rows', 0, 1)", world.collection.id
     )
@@ -84,7 +84,7 @@ async def test_backfill_killed_at_any_step_can_be_run_again(
     assert [row["state"] for row in states] == [first, "completed"]
 
 
-async def test_backfill_killed_during_embedding_can_be_run_again(
+async def test_backfill_killed_during_embedding_is_completed_by_the_next_run(
     world: World, provider: StandInProvider
 ) -> None:
     await world.insert(*texts(60))
@@ -104,7 +104,7 @@ async def test_backfill_killed_during_embedding_can_be_run_again(
 
 
 @pytest.mark.parametrize("step", ["fail:before", "fail:after"])
-async def test_backfill_killed_while_reporting_a_failure_can_be_run_again(
+async def test_backfill_killed_while_reporting_a_failure_is_completed_by_the_next_run(
     world: World, provider: StandInProvider, step: str
 ) -> None:
     provider.behave(reject_marker="POISON")

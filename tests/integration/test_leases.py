@@ -52,7 +52,7 @@ async def test_worker_keeps_its_rows_when_the_response_to_its_registration_is_lo
     await world.store.unregister(renewed)
 
 
-async def test_batch_whose_response_was_lost_is_leased_again(world: World) -> None:
+async def test_batch_is_leased_again_after_its_response_was_lost(world: World) -> None:
     await insert_unqueued(world, 3)
     lease = await world.store.register(world.collection, None, 20)
     first = await world.store.claim_batch(world.collection, lease.worker, None, None, 1)

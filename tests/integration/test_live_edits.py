@@ -22,9 +22,9 @@ from backline.postgres.store import Store, open_store
 from backline.types import Job
 
 
-async def fill(world: World, *texts: str | None) -> None:
+async def fill(world: World, *bodies: str | None) -> None:
     """Insert and embed rows."""
-    await world.insert(*texts)
+    await world.insert(*bodies)
     await world.fill()
     await world.check_complete()
 
@@ -106,7 +106,7 @@ async def test_copy_enqueues_its_rows(world: World) -> None:
     await world.check_consistent()
 
 
-async def test_changed_key_is_another_row(world: World) -> None:
+async def test_changed_key_enqueues_the_new_key(world: World) -> None:
     await fill(world, "one", "two")
     await world.sql("update notes set id = 10 where id = 1")
     assert list(await world.jobs()) == ["10"]
@@ -145,7 +145,7 @@ async def test_upsert_enqueues_inserted_and_updated_rows(world: World) -> None:
     await world.check_complete()
 
 
-async def test_merge_follows_each_branch(world: World) -> None:
+async def test_each_branch_of_merge_is_followed(world: World) -> None:
     await fill(world, "one", "two", "three")
     await world.sql(
         "merge into notes n using (values (1, 'ONE'), (2, 'gone'), (4, 'four')) v (id, body) "
@@ -310,7 +310,7 @@ async def test_session_settings_of_a_worker_do_not_change_the_text(
             assert report.due == 0
             await world.sql("delete from backline.stamps")
             await world.fill()
-            assert len(provider.calls) == 1  # the same text, whose vector is cached
+            assert len(provider.calls) == 1  # the vector of the same text is cached
 
 
 # --- sync -----------------------------------------------------------------------------------------

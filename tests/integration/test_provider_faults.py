@@ -309,7 +309,7 @@ async def test_sync_ends_when_the_provider_refuses_its_key(
 
 
 async def test_last_batch_with_a_failing_row_is_split(store: Store) -> None:
-    """No other call is left whose success would show that the provider works."""
+    """No later call can show that the provider works for other texts."""
     with PoisonousProvider("POISON") as provider:
         async with make_world(store, provider) as world:
             await world.set_max_attempts(1)

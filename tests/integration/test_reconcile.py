@@ -231,10 +231,10 @@ async def test_stale_keyword_index_is_rebuilt(filled: World) -> None:
     assert hit.key == "1"
 
 
-async def test_table_restored_from_a_dump_is_repaired_embedding_no_text_twice(
+async def test_repair_of_a_restored_table_embeds_no_text_twice(
     filled: World, provider: StandInProvider
 ) -> None:
-    """The dump has other rows, and no vectors."""
+    """The dump has older rows and no vectors."""
     await filled.bypassing_triggers(
         "truncate notes",
         "insert into notes select i, 'text ' || i from generate_series(11, 40) i",
@@ -247,7 +247,7 @@ async def test_table_restored_from_a_dump_is_repaired_embedding_no_text_twice(
     assert overpaid(provider) == {}
 
 
-async def test_missing_stamps_and_jobs_are_repaired_embedding_no_text_twice(
+async def test_repair_of_missing_stamps_and_jobs_embeds_no_text_twice(
     filled: World, provider: StandInProvider
 ) -> None:
     await filled.sql("update notes set body = 'edited' where id = 5")

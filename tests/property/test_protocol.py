@@ -261,7 +261,7 @@ class WorkerRules(Machine):
             assert self.locked, NOT_LOCKED
             return
         keys = {job.key for job in batch.jobs}
-        self.edited(keys)  # a batch whose response was lost is leased again, with a new time
+        self.edited(keys)  # a batch is leased again, with a new time, after a lost response
         if lost:
             self.unqueued |= keys
             return

@@ -42,7 +42,7 @@ async def test_edit_during_embedding_is_not_overwritten(
     assert overpaid(provider) == {}
 
 
-async def test_edit_that_restores_the_text_during_embedding_costs_nothing(
+async def test_edit_undone_during_embedding_embeds_no_text_twice(
     world: World, provider: StandInProvider
 ) -> None:
     await world.insert("old", "other")
@@ -82,7 +82,7 @@ async def test_truncate_during_embedding_leaves_no_record(
     await world.check_complete()
 
 
-async def test_key_change_during_embedding_costs_nothing(
+async def test_key_change_during_embedding_embeds_no_text_twice(
     world: World, provider: StandInProvider
 ) -> None:
     await world.insert("one", "two")
@@ -124,7 +124,7 @@ async def test_no_transaction_is_open_during_embedding(
 
 
 async def check_no_lasting_transaction(world: World) -> None:
-    """Assert that no session is in a transaction at all five looks, 50 ms apart."""
+    """Assert that no session is in a transaction in each of five samples, 50 ms apart."""
     pids: list[set[int]] = []
     for _ in range(5):
         pids.append({row["pid"] for row in await open_transactions(world.user)})
@@ -220,7 +220,7 @@ async def test_open_edit_does_not_block_the_scan(world: World, provider: StandIn
     assert overpaid(provider) == {}
 
 
-async def test_rejection_of_a_locked_row_waits_and_of_another_row_does_not(
+async def test_rejection_waits_only_for_the_locked_row(
     world: World, provider: StandInProvider
 ) -> None:
     provider.behave(reject_marker="POISON")
