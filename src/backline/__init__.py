@@ -1,8 +1,7 @@
 """Backline keeps the embeddings behind your Postgres tables filled, fresh and searchable.
 
-Everything in `__all__` is the public API; whatever else the package holds may change with any
-release. Names are imported when they are first used, so that `import backline` costs next to
-nothing.
+The names in `__all__` are the public API. Every other name may change with any release. A name is
+imported on its first use, which keeps `import backline` fast.
 
     import asyncio
     import backline
@@ -86,7 +85,7 @@ __all__ = [
     "verify",
 ]
 
-_HOMES: Final = {
+_NAMES_BY_MODULE: Final = {
     "backline.backfill": ("Backfill", "BackfillReport"),
     "backline.collections": ("check",),
     "backline.embedders.base": ("Embedder",),
@@ -110,8 +109,8 @@ _HOMES: Final = {
     "backline.verification": ("verify",),
     "backline.worker.options": ("WorkerOptions",),
 }
-_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES: Final = {
+_MODULE_OF: Final = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
+_SUBMODULES: Final = {
     "embedded": "backline.postgres.embedded",
     "errors": "backline.errors",
     "migrate": "backline.postgres.migrate",
@@ -120,10 +119,10 @@ _MODULES: Final = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(_MODULES[name])
-    if name in _HOME_OF:
-        return getattr(import_module(_HOME_OF[name]), name)
+    if name in _SUBMODULES:
+        return import_module(_SUBMODULES[name])
+    if name in _MODULE_OF:
+        return getattr(import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module 'backline' has no attribute {name!r}")
 
 

@@ -1,6 +1,6 @@
-"""Backfill: walk the table, enqueue what is due, drain the queue, and prove what was done.
+"""Backfill a collection: scan the table, embed every due row, and report from the database.
 
-There is no second write path: the workers that follow live edits drain a backfill too.
+A backfill uses the same worker and the same writes as live edits.
 """
 
 from __future__ import annotations
@@ -9,31 +9,39 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from backline import errors
 from backline.collections import check
 from backline.embedders.base import Embedder
 from backline.embedders.limiter import Limiter
-from backline.postgres.store import Store
 from backline.search.indexes import ROWS_WORTH_AN_INDEX, ensure_vectors
 from backline.store import JobStore
 from backline.types import Collection, Coverage, RunRecord
+from backline.worker.handler import BatchHandler, EmbedBatches
 from backline.worker.options import WorkerOptions
+from backline.worker.retry import retry_while_unavailable
 from backline.worker.scan import TableScan
 from backline.worker.tasks import beside
 from backline.worker.worker import Worker
 
+if TYPE_CHECKING:
+    from backline.postgres.store import Store
+
 PROGRESS_SECONDS: Final = 0.5
-REPORT_AGAIN_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+# Pauses between attempts to read the report over a connection that breaks.
+REPORT_PAUSES: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
 class IndexOutcome:
-    """What became of the vectors' HNSW index after the fill, and why where that asks for a reason.
+    """What a backfill did about the vectors' HNSW index.
 
-    `state` is one of search's (built, in place, not needed, not possible), or `left out`: it was
-    not wanted, or not the time for it, or could not be built. `seconds` is what building it took.
+    Attributes:
+        state: built, in place, not needed or not possible, as in search; or `left out`.
+        seconds: the time that building it took.
+        why: the reason of `left out`.
     """
 
     state: str
@@ -43,7 +51,7 @@ class IndexOutcome:
 
 @dataclass(frozen=True, slots=True)
 class BackfillReport:
-    """What one backfill did, as the database has it after the last commit."""
+    """What one backfill did, read from the database after the last commit."""
 
     run: int
     collection: str
@@ -74,7 +82,7 @@ class BackfillReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every row that has text is embedded, and none failed."""
+        """Whether every row that has text is embedded and none failed."""
         return self.coverage.complete and self.coverage.failed == 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -89,68 +97,72 @@ class BackfillReport:
         }
 
 
-Progress = Callable[[RunRecord, Coverage], None]
-Notice = Callable[[str], None]
+OnProgress = Callable[[RunRecord, Coverage], None]
+OnNotice = Callable[[str], None]
 
 
 class Backfill:
-    """One run over one collection."""
+    """One run over one collection.
+
+    `embedder` embeds the texts, or `handler`, which may send them to another process. The report
+    shows `settings`. With `build_index`, a run that fills a large table builds its HNSW index.
+    """
 
     def __init__(
         self,
         store: JobStore,
         collection: Collection,
-        embedder: Embedder,
+        embedder: Embedder | None,
         limiter: Limiter,
         options: WorkerOptions,
         settings: Mapping[str, Any] | None = None,
         *,
-        make_worker: type[Worker] = Worker,
+        handler: BatchHandler | None = None,
         build_index: bool = True,
     ) -> None:
         self._store = store
         self._collection = collection
-        self._embedder = embedder
+        self._handler = _handler_of(embedder, handler)
         self._limiter = limiter
         self._options = options
         self._settings = dict(settings or {})
-        self._make_worker = make_worker
         self._build_index = build_index
-        self._notice: Notice | None = None
+        self._on_notice: OnNotice | None = None
         self._notices: list[str] = []
         self._worker: Worker | None = None
         self._stopped_by: str | None = None
 
-    def stop(self, why: str = "stopped") -> None:
-        """Finish or give back what is in hand, and report what was done so far. Idempotent."""
-        self._stopped_by = self._stopped_by or why
+    def stop(self, reason: str = "stopped") -> None:
+        """Finish or release the rows in progress, and report what was done. Idempotent."""
+        self._stopped_by = self._stopped_by or reason
         if self._worker is not None:
             self._worker.stop()
 
     async def run(
-        self, on_progress: Progress | None = None, notice: Notice | None = None
+        self, on_progress: OnProgress | None = None, notice: OnNotice | None = None
     ) -> BackfillReport:
-        """Embed everything that is due; returns the report, also of a run that fell short.
+        """Embed every due row. Returns the report, also if the run was interrupted.
 
-        `notice` is told, as it comes, what the report has among its notices.
+        Args:
+            on_progress: called twice a second with the run and the coverage.
+            notice: called with each notice of the report as it arises.
 
         Raises:
             ConfigurationError: see `check`; nothing was spent.
-
         """
-        check(self._collection, self._embedder.model)
-        self._notice = notice
+        check(self._collection, self._handler.model)
+        self._on_notice = notice
         await self._store.release_dead_workers(self._collection)
         beside = [r.id for r in await self._store.runs(self._collection) if r.state == "running"]
         await self._warn_of_index()
         run = await self._store.start_run(self._collection, self._settings)
-        self._worker = self._make_worker(
-            self._store, self._collection, self._embedder, self._limiter, self._options, run
+        self._worker = Worker(
+            self._store, self._collection, self._handler, self._limiter, self._options, run
         )
         if self._stopped_by:
             self._worker.stop()
         try:
-            async with self._reporting(run, on_progress):
+            async with self._watching(run, on_progress):
                 await self._worker.drain(TableScan())
         except (errors.EmbedderError, errors.DatabaseError) as error:
             self._stopped_by = str(error)
@@ -160,93 +172,98 @@ class Backfill:
             raise
         if self._worker.run_state == "cancelling":
             self._stopped_by = self._stopped_by or "cancelled"
-        return await self._report_patiently(run, beside, self._worker)
+        return await self._finish(run, beside, self._worker)
 
-    # --- the index ---
+    # --- progress ---
 
-    async def _warn_of_index(self) -> None:
-        """Say so where most of a big table is about to be added to the graph of an HNSW index."""
-        if not isinstance(self._store, Store):
-            return
-        there = await self._store.hnsw_indexes(self._collection)
-        coverage = await self._store.coverage(self._collection)
-        due = coverage.rows - coverage.blank - coverage.embedded
-        if not there or due < ROWS_WORTH_AN_INDEX or due < coverage.rows / 2:
-            return
-        self._say(
-            f"About {due:,} of {coverage.rows:,} rows are to be embedded while the HNSW index "
-            f"{there[0]} is there: each vector is added to its graph, which takes many times as "
-            f"long as building it anew. Quicker: stop, drop index {there[0]}, and run this again; "
-            "it builds the index at the end."
-        )
-
-    def _say(self, notice: str) -> None:
-        self._notices.append(notice)
-        if self._notice is not None:
-            self._notice(notice)
-
-    async def _index(self) -> IndexOutcome:
-        """Build the vectors' index, where the table is filled and big enough for one."""
-        if not self._build_index:
-            return IndexOutcome("left out", why="not wanted")
-        if self._stopped_by or self._options.max_rows is not None:
-            return IndexOutcome("left out", why="the run did not fill the table")
-        if not isinstance(self._store, Store):
-            if (await self._store.coverage(self._collection)).embedded < ROWS_WORTH_AN_INDEX:
-                return IndexOutcome("not needed")
-            return IndexOutcome(
-                "left out",
-                why="building it takes a connection to Postgres. With one, run: "
-                f"backline index {self._collection.name}",
-            )
-        try:
-            made = await ensure_vectors(self._store, self._collection)
-        except errors.DatabaseError as error:  # what was embedded stays embedded
-            return IndexOutcome(
-                "left out", why=f"{error} Later, run: backline index {self._collection.name}"
-            )
-        return IndexOutcome(made.state, made.seconds)
-
-    def _reporting(
-        self, run: int, on_progress: Progress | None
+    def _watching(
+        self, run: int, on_progress: OnProgress | None
     ) -> AbstractAsyncContextManager[None]:
         return nullcontext() if on_progress is None else beside(self._watch(run, on_progress))
 
-    async def _watch(self, run: int, on_progress: Progress) -> None:
+    async def _watch(self, run: int, on_progress: OnProgress) -> None:
         while True:
-            with suppress(errors.DatabaseError):  # the worker waits for the database; so do we
+            with suppress(errors.DatabaseError):  # the worker retries; progress can wait
                 [record] = await self._store.runs(run=run)
                 on_progress(record, await self._store.coverage(self._collection))
             await asyncio.sleep(PROGRESS_SECONDS)
 
-    async def _report_patiently(
-        self, run: int, beside: list[int], worker: Worker
-    ) -> BackfillReport:
-        """The report, also where a connection breaks while it is read: the work is done."""
-        with suppress(
-            errors.DatabaseError
-        ):  # an index may take long, and no worker lives meanwhile
+    def _notify(self, notice: str) -> None:
+        self._notices.append(notice)
+        if self._on_notice is not None:
+            self._on_notice(notice)
+
+    # --- the index ---
+
+    async def _warn_of_index(self) -> None:
+        """Warn if most vectors of a large table are about to be added to an HNSW index."""
+        if (store := self._index_store()) is None:
+            return
+        indexes = await store.hnsw_indexes(self._collection)
+        coverage = await self._store.coverage(self._collection)
+        due = coverage.rows - coverage.blank - coverage.embedded
+        if not indexes or due < ROWS_WORTH_AN_INDEX or due < coverage.rows / 2:
+            return
+        self._notify(
+            f"About {due:,} of {coverage.rows:,} rows are to be embedded while the HNSW index "
+            f"{indexes[0]} exists. Adding vectors to it one at a time takes many times as long as "
+            f"building it at the end. Quicker: stop, drop index {indexes[0]}, and run this again; "
+            "it builds the index at the end."
+        )
+
+    async def _index(self) -> IndexOutcome:
+        """Build the vectors' index if the table is filled and large enough."""
+        if not self._build_index:
+            return IndexOutcome("left out", why="not requested")
+        if self._stopped_by or self._options.max_rows is not None:
+            return IndexOutcome("left out", why="the run did not fill the table")
+        if (store := self._index_store()) is None:
+            return await self._index_without_connection()
+        try:
+            result = await ensure_vectors(store, self._collection)
+        except errors.DatabaseError as error:  # what was embedded stays embedded
+            return IndexOutcome(
+                "left out", why=f"{error} Later, run: backline index {self._collection.name}"
+            )
+        return IndexOutcome(result.state, result.seconds)
+
+    def _index_store(self) -> Store | None:
+        """Return the store if it can build indexes."""
+        return cast("Store", self._store) if self._store.capabilities.indexes else None
+
+    async def _index_without_connection(self) -> IndexOutcome:
+        if (await self._store.coverage(self._collection)).embedded < ROWS_WORTH_AN_INDEX:
+            return IndexOutcome("not needed")
+        return IndexOutcome(
+            "left out",
+            why="building it takes a connection to Postgres. With one, run: "
+            f"backline index {self._collection.name}",
+        )
+
+    # --- the report ---
+
+    async def _finish(self, run: int, beside: list[int], worker: Worker) -> BackfillReport:
+        """End the run, build the index, and report. The rows are stored: an outage is retried."""
+        # Before the index: building it may take long, and no worker is registered meanwhile.
+        with suppress(errors.DatabaseError):
             await self._store.finish_run(run, self._state, {})
         index = await self._index()
-        for pause in REPORT_AGAIN_SECONDS:
-            try:
-                return await self._report(run, beside, worker, index)
-            except (errors.DatabaseUnavailableError, errors.ContentionError):
-                await asyncio.sleep(pause)
-        return await self._report(run, beside, worker, index)
+        return await retry_while_unavailable(
+            partial(self._report, run, beside, worker, index), REPORT_PAUSES
+        )
 
     async def _report(
         self, run: int, beside: list[int], worker: Worker, index: IndexOutcome
     ) -> BackfillReport:
         coverage = await self._store.coverage(self._collection)
         [record] = await self._store.runs(run=run)
-        if not _borne_out(record, coverage):
+        if not _counters_agree(record, coverage):
             await self._recount()
             coverage = await self._store.coverage(self._collection)
         report = BackfillReport(
             run=run,
             collection=record.collection,
-            model=str(self._embedder.model),
+            model=str(self._handler.model),
             state=self._state,
             settings=self._settings,
             scanned=record.scanned,
@@ -258,7 +275,7 @@ class Backfill:
             batches=record.batches,
             tokens=record.tokens,
             long=record.long,
-            long_keys=worker.stats.long,
+            long_keys=worker.stats.long_keys,
             long_text=self._collection.long_text,
             seconds=record.seconds,
             coverage=coverage,
@@ -279,18 +296,26 @@ class Backfill:
     async def _recount(self) -> None:
         try:
             await self._store.recount(self._collection.id)
-        except errors.StatementTimeoutError:  # the ledger is kept true by triggers all the same
-            self._say(
+        except errors.StatementTimeoutError:  # triggers keep the counters right in any case
+            self._notify(
                 "The rows could not be counted within the role's statement_timeout; the coverage "
-                "is that of the ledger."
+                "is that of the counters."
             )
 
 
-def _borne_out(record: RunRecord, coverage: Coverage) -> bool:
-    """Whether the walk met as many rows as the ledger has, and every one has its outcome.
+def _counters_agree(record: RunRecord, coverage: Coverage) -> bool:
+    """Return whether the scan saw as many rows as the counters say, each with an outcome.
 
-    Else rows came or went meanwhile, or something was done behind the triggers' back. Counting a
-    big table takes longer than anything else at the end of a run.
+    Otherwise rows were added or deleted during the run, or changed without the triggers. Only then
+    is the table counted, which takes longer than any other step at the end of a run.
     """
     outcomes = coverage.embedded + coverage.blank + coverage.pending + coverage.failed
     return record.scanned == coverage.rows == outcomes
+
+
+def _handler_of(embedder: Embedder | None, handler: BatchHandler | None) -> BatchHandler:
+    if handler is not None:
+        return handler
+    if embedder is None:
+        raise errors.UsageError("A backfill needs an embedder or a handler for its batches.")
+    return EmbedBatches(embedder)

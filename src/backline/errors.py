@@ -1,8 +1,8 @@
-"""Every error that Backline raises on purpose, in one tree.
+"""The errors of Backline, in one tree.
 
-The docstring of a class is its default message. A message says what is wrong, gives both numbers
-where two disagree, and names the remedy. `exit_code` is what the command line ends with: 2 for
-usage and configuration, 1 for work that fell short.
+The docstring of a class is its default message: what is wrong, then the remedy. If two numbers
+disagree, the message gives both. `exit_code` is the exit status of the command line: 2 for usage
+and configuration, 1 for work that was not finished.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import inspect
 
 
 class BacklineError(Exception):
-    """Backline could not do what was asked."""
+    """Backline could not finish the operation."""
 
     exit_code = 1
 
@@ -20,21 +20,21 @@ class BacklineError(Exception):
 
 
 class ConfigurationError(BacklineError):
-    """The settings do not fit together. Run the command with --help for what each one means."""
+    """The settings contradict each other. Run the command with --help to see their meaning."""
 
     exit_code = 2
 
 
 class MissingExtraError(ConfigurationError):
-    """A part of Backline that this needs is not installed. Run: pip install 'backline[all]'."""
+    """An optional package is not installed. Run: pip install 'backline[all]'."""
 
 
 class UsageError(ConfigurationError):
-    """The command was called with arguments that make no sense together."""
+    """The arguments are not valid. Run the command with --help to see what it accepts."""
 
 
 class DimensionMismatchError(ConfigurationError):
-    """The column and the model disagree on the number of dimensions."""
+    """The column and the model have different dimensions."""
 
 
 class ModelMismatchError(ConfigurationError):
@@ -67,25 +67,25 @@ class DatabaseFullError(DatabaseError):
 
 
 class ContentionError(DatabaseError):
-    """Another transaction was in the way for too long. The same statement may be tried again."""
+    """Another transaction held a lock for too long. Run the statement again."""
 
 
 class StatementTimeoutError(DatabaseError):
-    """The statement ran into the role's statement_timeout. Smaller pages may pass."""
+    """The statement exceeded the role's statement_timeout. Smaller pages may succeed."""
 
 
 class RowRefusedError(DatabaseError):
-    """Postgres refuses to store a row: a constraint or a trigger of the table forbids it."""
+    """Postgres refuses to store a row: it violates a constraint or a trigger of the table."""
 
 
 class PermissionDeniedError(DatabaseError):
-    """The database role may not do this. Use a role that owns the table or is in service_role."""
+    """The database role lacks a privilege. Use the table's owner or a member of service_role."""
 
     exit_code = 2
 
 
 class ProjectKeyError(PermissionDeniedError):
-    """The Supabase project refuses the key. Copy it anew from the dashboard, Settings, API Keys."""
+    """The Supabase project refuses the key. Copy it from the dashboard, Settings, API Keys."""
 
 
 class ExtensionMissingError(ConfigurationError):
@@ -97,7 +97,7 @@ class NotMigratedError(ConfigurationError):
 
 
 class TableNotFoundError(ConfigurationError):
-    """There is no such table."""
+    """The table does not exist."""
 
 
 class ColumnNotFoundError(ConfigurationError):
@@ -109,11 +109,11 @@ class KeyMissingError(ConfigurationError):
 
 
 class CollectionNotFoundError(ConfigurationError):
-    """There is no such collection. Declare it first: backline add TABLE --text '{column} …'."""
+    """The collection does not exist. Declare it first: backline add TABLE --text '{column} …'."""
 
 
 class CollectionExistsError(ConfigurationError):
-    """This table already is a collection. Run backline drop first to declare it anew."""
+    """A collection of this name exists. To declare it again, drop it first: backline drop NAME."""
 
 
 class InputFileError(ConfigurationError):
@@ -128,10 +128,10 @@ class EmbedderError(BacklineError):
 
 
 class ProviderUnavailableError(EmbedderError):
-    """The provider does not answer, or answers with a server error. The batch may be retried.
+    """The provider does not respond, or responds with a server error. The batch may be retried.
 
     Attributes:
-        status: the HTTP status, or None where there was no answer at all.
+        status: the HTTP status, or None without a response.
 
     """
 
@@ -141,10 +141,10 @@ class ProviderUnavailableError(EmbedderError):
 
 
 class RateLimitedError(EmbedderError):
-    """The provider asks to slow down. A deferral, not a failure: no attempt is counted.
+    """The provider's rate limit is reached. The batch is deferred; no attempt is counted.
 
     Attributes:
-        retry_after: seconds to wait that the provider named, or None where it named none.
+        retry_after: seconds to wait, from the provider's response, or None if it has none.
 
     """
 
@@ -154,56 +154,52 @@ class RateLimitedError(EmbedderError):
 
 
 class InputRejectedError(EmbedderError):
-    """The provider rejects at least one text of the batch. Retrying the same text cannot help."""
+    """The provider rejects at least one text of the batch. A retry of that text cannot succeed."""
 
 
 class ProviderRefusedError(EmbedderError):
-    """The provider refuses every request: wrong key, no credit, or unknown model."""
+    """The provider refuses every request. Check the key, the credit and the name of the model."""
 
     exit_code = 2
 
 
 class ModelNotFoundError(ConfigurationError):
-    """There is no such model. Run: backline model list."""
+    """The model does not exist. Run: backline model list."""
 
 
 class WeightsError(ConfigurationError):
     """The model's weights are missing or damaged. Run: backline model pull."""
 
 
-# --- work -----------------------------------------------------------------------------------------
-
-
-class RunCancelledError(BacklineError):
-    """The run was cancelled. What is embedded stays; the next run embeds what is left."""
+# --- runs -----------------------------------------------------------------------------------------
 
 
 class RunNotFoundError(BacklineError):
-    """There is no such run. See: backline runs list."""
+    """The run does not exist. See: backline runs list."""
 
 
 class RunEndedError(BacklineError):
-    """The run has ended already; there is nothing to cancel."""
+    """The run has ended already and cannot be cancelled."""
 
 
 class RunInProgressError(BacklineError):
-    """A run of this collection is under way. Cancel it first, or wait for its end."""
+    """Another run of this collection is in progress. Cancel it, or wait until it ends."""
 
 
 # --- server ---------------------------------------------------------------------------------------
 
 
 class OverloadedError(BacklineError):
-    """The server has more work than it can take at this moment. Send the request again later."""
+    """The server is overloaded. Send the request again later."""
 
 
 class UnauthorizedError(BacklineError):
-    """This needs the server's key: Authorization: Bearer KEY, or X-API-Key: KEY."""
+    """This request needs the server's key: Authorization: Bearer KEY, or X-API-Key: KEY."""
 
 
 class ForbiddenError(BacklineError):
-    """The server does not answer to this name, or not to pages of this origin."""
+    """The server does not accept this Host, or requests from pages of this Origin."""
 
 
 class TooLargeError(BacklineError):
-    """The request is larger than the server takes. Send it in parts."""
+    """The request is larger than the server accepts. Send it in parts."""

@@ -1,4 +1,4 @@
-"""What a backfill would take, without enqueuing, embedding or spending anything."""
+"""Estimate the cost of a backfill. Enqueues nothing and pays for nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backline.types import Collection, LongText
 PAGE: Final = 1000
 SAMPLE: Final = 64
 
-# Dollars a million tokens, https://platform.openai.com/docs/pricing, standard tier.
+# Dollars per million tokens, https://platform.openai.com/docs/pricing, standard tier.
 PRICES: Final = {
     "text-embedding-3-small": 0.02,
     "text-embedding-3-large": 0.13,
@@ -24,7 +24,19 @@ PRICES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """The cost of a backfill. `dollars` is None where the price is not known."""
+    """The cost of a backfill.
+
+    Attributes:
+        rows: rows of the table, of which `due` need embedding.
+        unique: distinct texts to embed.
+        duplicates: due rows with the text of another row.
+        cached: due rows with a vector in the cache.
+        tokens: tokens to embed.
+        long: texts that are longer than the model reads.
+        dollars: the price; None if it is not known.
+        seconds: the duration; None if it is not known.
+        time_basis: what `seconds` is calculated from.
+    """
 
     collection: str
     model: str
@@ -42,22 +54,22 @@ class Preview:
 
 
 async def estimate(store: JobStore, collection: Collection, embedder: Embedder) -> Preview:
-    """Scan the whole table and add up what is due."""
+    """Scan the whole table and add up the due rows."""
     rows = due = cached = tokens = long = 0
     seen: set[bytes] = set()
     sample: list[str] = []
     after: str | None = None
     while True:
         page = await store.scan_page(collection, after, PAGE)
-        wanted = [row for row in page if row.due and row.content]
-        fresh = _first_seen([row for row in wanted if not row.cached], seen)
-        counts = await asyncio.to_thread(embedder.count_tokens, [row.content for row in fresh])
-        most = embedder.model.max_tokens
-        rows, due = rows + len(page), due + len(wanted)
-        cached += sum(row.cached for row in wanted)
-        tokens += sum(_paid(count, most, collection.long_text) for count in counts)
-        long += sum(count > most for count in counts)
-        sample.extend(row.content for row in fresh[: SAMPLE - len(sample)])
+        to_fill = [row for row in page if row.due and row.content]
+        new = _distinct([row for row in to_fill if not row.cached], seen)
+        counts = await asyncio.to_thread(embedder.count_tokens, [row.content for row in new])
+        max_tokens = embedder.model.max_tokens
+        rows, due = rows + len(page), due + len(to_fill)
+        cached += sum(row.cached for row in to_fill)
+        tokens += sum(_paid(count, max_tokens, collection.long_text) for count in counts)
+        long += sum(count > max_tokens for count in counts)
+        sample.extend(row.content for row in new[: SAMPLE - len(sample)])
         if len(page) < PAGE:
             break
         after = page[-1].key
@@ -80,27 +92,27 @@ async def estimate(store: JobStore, collection: Collection, embedder: Embedder) 
     )
 
 
-def _paid(tokens: int, most: int, long_text: LongText) -> int:
-    """The tokens of a text that are sent, where the model reads `most` of them."""
-    if tokens <= most or long_text == "average":
+def _paid(tokens: int, max_tokens: int, long_text: LongText) -> int:
+    """Return how many tokens of a text are sent to a model that reads `max_tokens`."""
+    if tokens <= max_tokens or long_text == "average":
         return tokens
-    return most if long_text == "truncate" else 0
+    return max_tokens if long_text == "truncate" else 0
 
 
-def _first_seen(rows: list[ScannedRow], seen: set[bytes]) -> list[ScannedRow]:
-    """The rows whose text none before had; `seen` grows by their hashes."""
-    found = []
+def _distinct(rows: list[ScannedRow], seen: set[bytes]) -> list[ScannedRow]:
+    """Return the first row of each text that is not in `seen`, and add its hash to `seen`."""
+    distinct = []
     for row in rows:
         if row.content_hash not in seen:
             seen.add(row.content_hash)
-            found.append(row)
-    return found
+            distinct.append(row)
+    return distinct
 
 
 async def _time(
     store: JobStore, collection: Collection, embedder: Embedder, sample: list[str], texts: int
 ) -> tuple[float | None, str]:
-    """An estimate, and what it rests on: an earlier run, or a sample where that costs nothing."""
+    """Return the seconds and their basis: an earlier run, or a sample if embedding is free."""
     if texts == 0:
         return 0.0, "nothing to embed"
     for run in await store.runs(collection):
@@ -108,8 +120,8 @@ async def _time(
             rate = (run.embedded - run.reused) / run.seconds
             return texts / rate, f"at the {rate:,.0f} rows/s of run {run.id}"
     if embedder.model.provider == "openai":
-        return None, "no earlier run to judge by"
-    began = time.perf_counter()
+        return None, "no earlier run to calculate it from"
+    started = time.perf_counter()
     await embedder.embed(sample)
-    rate = len(sample) / (time.perf_counter() - began)
+    rate = len(sample) / (time.perf_counter() - started)
     return texts / rate, f"at the {rate:,.0f} texts/s of a sample of {len(sample)}"

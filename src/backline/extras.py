@@ -1,7 +1,7 @@
-"""What `pip install backline` leaves out, and the error for whoever needs it.
+"""Optional dependencies, and the error for a missing one.
 
-Each optional part is asked for where it is used first, before a connection is opened or a text is
-sent, so that a missing one costs nothing.
+Each is checked where it is used first, before a connection is opened or a text is sent, so that a
+missing one costs nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from backline.errors import MissingExtraError
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """One optional part of the installation.
+    """One optional dependency of the package.
 
     Attributes:
-        modules: all of what must be importable for it.
-        purpose: what needs it, as the beginning of a sentence.
-        otherwise: what to do without it.
+        modules: the modules that it installs.
+        purpose: the feature that needs it, as the subject of a sentence.
+        otherwise: an alternative that does not need it.
     """
 
     modules: tuple[str, ...]
@@ -38,7 +38,7 @@ EXTRAS: Final = {
     "openai": Extra(
         ("openai", "tiktoken"),
         "An openai/ model",
-        "take a local one, which is free: --model local",
+        "use a local one, which is free: --model local",
     ),
     "parquet": Extra(("pyarrow",), "Reading Parquet", "save the file as JSONL or CSV"),
     "supabase": Extra(
@@ -48,45 +48,45 @@ EXTRAS: Final = {
     ),
     "tokenizers": Extra(
         ("tokenizers",),
-        "A model whose tokenizer is not BERT's",
-        "take another one: backline model list",
+        "A model with another tokenizer than BERT's",
+        "use another one: backline model list",
     ),
 }
-"""Every optional part, by the name that pip takes. `all` is all of them."""
+"""The optional dependencies by extra, as in `pip install backline[EXTRA]`; `all` includes all."""
 
 
 def install(extra: str) -> str:
-    """The command that installs an extra."""
+    """Return the command that installs an extra."""
     return f"pip install 'backline[{extra}]'"
 
 
 def installed(extra: str) -> bool:
-    """Whether everything of an extra can be imported; nothing is."""
+    """Return whether every module of an extra can be imported. Imports none of them."""
     return all(importable(module) for module in EXTRAS[extra].modules)
 
 
 def require(extra: str) -> None:
-    """Do nothing where an extra is installed.
+    """Raise if an extra is not installed.
 
     Raises:
-        MissingExtraError: it is not; the message names the remedies.
+        MissingExtraError: it is missing; the message has the command that installs it.
     """
     if not installed(extra):
         raise missing(extra)
 
 
 def missing(extra: str) -> MissingExtraError:
-    """The error that says so, for who found it out by importing."""
+    """Return the error for a missing extra."""
     part = EXTRAS[extra]
     return MissingExtraError(
-        f"{part.purpose} needs {' and '.join(part.modules)}, which plain Backline leaves out. "
+        f"{part.purpose} needs {' and '.join(part.modules)}, which is not installed. "
         f"Run: {install(extra)}; or {part.otherwise}."
     )
 
 
 def importable(module: str) -> bool:
-    """Whether there is such a module; it is not imported."""
+    """Return whether a module can be imported. Does not import it."""
     try:
         return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # ValueError: something stands in for it that is no module
+    except (ImportError, ValueError):  # ValueError: sys.modules holds a placeholder
         return False

@@ -1,43 +1,45 @@
-"""Arrays in PostgreSQL's binary format, built for a whole batch at once.
+"""Arrays and vectors in PostgreSQL's binary format, encoded for a whole batch at once.
 
-The hot path of backfill and search: a join of bytes in place of a Python call for each float.
-Format: int32 number of dimensions, int32 whether there are NULLs, the elements' oid, then length
-and lower bound of the one dimension, then each element with its length, -1 for NULL
-(array_send in src/backend/utils/adt/arrayfuncs.c). A vector is int16 dimensions, int16 zero, and
-big-endian float4 (vector_send in pgvector).
+This is the hot path of backfill and search: it joins bytes instead of calling Python for each
+float. An array is int32 number of dimensions, int32 flag for NULLs, the elements' oid, then length
+and lower bound of its one dimension, then each element after its length, -1 for NULL (array_send in
+src/backend/utils/adt/arrayfuncs.c). A vector is int16 dimensions, int16 zero, and big-endian float4
+(vector_send in pgvector).
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import psycopg
-from numpy.typing import NDArray
 from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
 from backline.types import Vectors
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 BIGINT: Final = 20
 TEXT: Final = 25
 BYTEA: Final = 17
 REAL: Final = 700
-"""Oids of types that are the same in every database: src/include/catalog/pg_type.dat."""
+"""Oids of built-in types, the same in every database: src/include/catalog/pg_type.dat."""
 
 NULL: Final = struct.pack(">i", -1)
 
 
 class Array:
-    """A one-dimensional array as the server reads it."""
+    """A one-dimensional array in the binary format."""
 
     __slots__ = ("data",)
 
     def __init__(self, oid: int, elements: Sequence[bytes]) -> None:
-        """Join `elements`, each with its length before it, into an array of type `oid`."""
+        """Join `elements`, each encoded after its length, into an array of type `oid`."""
         if not elements:
             self.data = struct.pack(">iiI", 0, 0, oid)
             return
@@ -46,7 +48,7 @@ class Array:
 
 
 class _ArrayDumper(Dumper):
-    """Sends an Array as it is; the server knows its type from the function that takes it."""
+    """Sends an Array unchanged. Postgres infers its type from the function's parameter."""
 
     format = Format.BINARY
 
@@ -58,30 +60,32 @@ psycopg.adapters.register_dumper(Array, _ArrayDumper)
 
 
 def texts(values: Iterable[str]) -> Array:
-    """text[]; NUL cannot occur, since the values came from Postgres."""
+    """Return text[]. The values come from Postgres, so they contain no NUL."""
     return blobs([value.encode() for value in values], TEXT)
 
 
 def blobs(values: Iterable[bytes | None], oid: int = BYTEA) -> Array:
-    """bytea[], or another type of plain bytes."""
+    """Return bytea[], or an array of another type with the same binary format."""
     pack = struct.Struct(">i").pack
     return Array(oid, [NULL if v is None else pack(len(v)) + v for v in values])
 
 
 def bigints(values: Iterable[int | None]) -> Array:
-    """bigint[]."""
+    """Return bigint[]."""
     pack = struct.Struct(">iq").pack
     return Array(BIGINT, [NULL if v is None else pack(8, v) for v in values])
 
 
 def reals(values: Sequence[float] | NDArray[np.float32]) -> Array:
-    """real[]."""
+    """Return real[]."""
+    import numpy as np
+
     body, length = np.asarray(values, dtype=">f4").tobytes(), struct.pack(">i", 4)
     return Array(REAL, [length + body[at : at + 4] for at in range(0, len(body), 4)])
 
 
 def vector_elements(vectors: Vectors) -> list[bytes]:
-    """Each row of a float32 matrix of shape (n, dimensions) as an element of a vector[]."""
+    """Encode each row of a float32 matrix of shape (n, dimensions) as an element of vector[]."""
     count, dimensions = vectors.shape
     head = struct.pack(">ihh", 4 + 4 * dimensions, dimensions, 0)
     body = vectors.astype(">f4").tobytes()

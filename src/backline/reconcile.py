@@ -1,12 +1,11 @@
-"""Reconcile: find what happened behind the triggers' back, and send it through the queue.
+"""Find rows that changed without their triggers, and repair them through the queue.
 
-Page by page, by key, in short transactions beside workers and users. What is repaired stays
-repaired: one that was stopped goes on after the last key that it names, or begins again.
+Reads pages in key order, in short transactions beside workers and users. Repairs are permanent: a
+reconciliation that was stopped resumes after its last key, or starts again.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,10 +16,11 @@ from backline.postgres.store import Store
 from backline.search.indexes import ensure_keywords, set_keywords
 from backline.store import DriftPage
 from backline.types import Collection
+from backline.worker.retry import retry_while_unavailable
 
 PAGE: Final = 1000
 EXAMPLES: Final = 10
-# A row that somebody's open transaction holds is tried again after these pauses, in seconds.
+# Pauses in seconds between attempts to lock a row that an open transaction has locked.
 AGAIN_SECONDS: Final = (0.1, 0.3, 1.0, 2.0)
 
 ORPHANS: Final = {
@@ -29,9 +29,9 @@ ORPHANS: Final = {
     "failures": "dead letter of a row that does not exist",
 }
 TRIGGER: Final = "trigger that does not fire"
-LEDGER: Final = "count that is off"
+COUNTERS: Final = "wrong counter"
 KEYWORDS: Final = "keyword index that missed edits"
-# Signs that rows changed while no trigger fired: then the keyword index missed it as well.
+# Signs that rows changed without a trigger. The keyword index has missed those edits as well.
 UNNOTICED: Final = frozenset(
     {
         TRIGGER,
@@ -51,10 +51,10 @@ class Reconciled:
     """What a reconciliation found and did.
 
     Attributes:
-        rows: rows of the table that were looked at.
-        found: drift by its kind; `examples` holds up to ten keys or names of each.
+        rows: rows of the table that were checked.
+        found: drift by kind. `examples` holds up to ten keys or names of each.
         unrepaired: why a kind, or a key, could not be repaired.
-        last_key: the last key that was looked at; None once the walk has come to its end.
+        last_key: the last key that was checked; None after the end of the table.
     """
 
     collection: str
@@ -70,7 +70,7 @@ class Reconciled:
 
     @property
     def sound(self) -> bool:
-        """Whether no drift is left that nothing will repair."""
+        """Whether all drift is repaired or enqueued."""
         return not self.unrepaired and not self.stopped and not (self.dry_run and self.found)
 
     def add(self, kind: str, *names: str) -> None:
@@ -99,12 +99,12 @@ class Reconciliation:
         self._stopping = False
         self.result = Reconciled(collection.name, dry_run)
 
-    def stop(self, _why: str = "stopped") -> None:
-        """End after the page that is under way. Idempotent."""
+    def stop(self, _reason: str = "stopped") -> None:
+        """End after the present page. Idempotent."""
         self._stopping = True
 
     async def run(self, after: str | None = None) -> Reconciled:
-        """Reconcile everything, or the rows after key `after`.
+        """Reconcile the collection, or its rows after key `after`.
 
         Raises:
             ConfigurationError: the table or its column is gone.
@@ -113,14 +113,14 @@ class Reconciliation:
         check(self._collection, self._collection.model)
         if not self.result.dry_run:
             await self._store.release_dead_workers(self._collection)
-        await self._triggers()  # first: from then on, edits are noticed again
+        await self._triggers()  # first: from here on, triggers record edits again
         await self._rows(after)
         for of in ORPHANS:
             if not self._stopping:
                 await self._orphans(of)
         if not self._stopping:
             await self._keywords()
-            await self._ledger()
+            await self._counters()
         self.result.stopped = self._stopping
         return self.result
 
@@ -155,25 +155,25 @@ class Reconciliation:
             size = min(PAGE, 2 * size)
 
     async def _page(self, after: str | None, size: int) -> DriftPage:
-        """One page; the smallest is tried several times before it is given up."""
+        """Reconcile one page. A page of one row is tried several times."""
 
         async def attempt() -> DriftPage:
             return await self._store.reconcile_page(
                 self._collection, after, size, repair=not self.result.dry_run
             )
 
-        return await (_patiently(attempt) if size == 1 else attempt())
+        return await (_retry_locked(attempt) if size == 1 else attempt())
 
     def _take(self, page: DriftPage) -> None:
         self.result.rows += page.scanned
         for kind, key in page.found:
             self.result.add(kind, key)
-            waits = not self.result.dry_run and f"row {key}" not in self.result.unrepaired
-            self.result.enqueued += waits
+            enqueued = not self.result.dry_run and f"row {key}" not in self.result.unrepaired
+            self.result.enqueued += enqueued
         if self._on_page is not None:
             self._on_page(self.result.rows)
 
-    # --- what is left of rows that are gone ---------------------------------------------------
+    # --- records of deleted rows --------------------------------------------------------------
 
     async def _orphans(self, of: str) -> None:
         after: str | None = None
@@ -193,7 +193,7 @@ class Reconciliation:
         if self.result.dry_run:
             return await attempt(repair=False)
         try:
-            page = await _patiently(lambda: attempt(repair=True))
+            page = await _retry_locked(lambda: attempt(repair=True))
         except errors.ContentionError as error:
             self.result.unrepaired[ORPHANS[of]] = str(error)
             return await attempt(repair=False)
@@ -203,7 +203,7 @@ class Reconciliation:
     # --- what is derived from the rows --------------------------------------------------------
 
     async def _keywords(self) -> None:
-        """Index the keywords anew where rows changed unnoticed: nothing else tells which."""
+        """Rebuild the keyword index if rows changed without a trigger: nothing records which."""
         if not UNNOTICED & self.result.found.keys():
             return
         self.result.add(KEYWORDS, self._collection.name)
@@ -213,14 +213,18 @@ class Reconciliation:
             await set_keywords(self._store, self._collection)
             await ensure_keywords(self._store, self._collection)
 
-    async def _ledger(self) -> None:
-        async with _Reported(self.result, LEDGER):
-            off = await self._store.recount(self._collection.id, correct=not self.result.dry_run)
-            self.result.add(LEDGER, *(f"{measure} {by:+,}" for measure, by in off.items()))
+    async def _counters(self) -> None:
+        async with _Reported(self.result, COUNTERS):
+            differences = await self._store.recount(
+                self._collection.id, correct=not self.result.dry_run
+            )
+            self.result.add(
+                COUNTERS, *(f"{measure} {by:+,}" for measure, by in differences.items())
+            )
 
 
 class _Reported:
-    """What cannot be repaired is reported, and the rest goes on."""
+    """Reports a repair that fails, and lets the reconciliation continue."""
 
     def __init__(self, result: Reconciled, kind: str) -> None:
         self._result = result
@@ -240,25 +244,5 @@ class _Reported:
         return False
 
 
-async def _patiently(attempt: Callable[[], Awaitable[DriftPage]]) -> DriftPage:
-    for pause in AGAIN_SECONDS:
-        try:
-            return await attempt()
-        except errors.ContentionError:
-            await asyncio.sleep(pause)
-    return await attempt()
-
-
-async def reconcile(
-    store: Store,
-    collection: Collection,
-    *,
-    after: str | None = None,
-    dry_run: bool = False,
-    on_page: OnPage | None = None,
-) -> Reconciled:
-    """Find drift and repair it: what needs an embedding is enqueued, what is left over removed.
-
-    With `dry_run`, nothing is changed. `after` resumes a reconciliation that was stopped there.
-    """
-    return await Reconciliation(store, collection, dry_run=dry_run, on_page=on_page).run(after)
+async def _retry_locked(attempt: Callable[[], Awaitable[DriftPage]]) -> DriftPage:
+    return await retry_while_unavailable(attempt, AGAIN_SECONDS, retried=(errors.ContentionError,))

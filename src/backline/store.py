@@ -1,4 +1,4 @@
-"""The store that the engine works on: its verbs as a protocol, and the values they exchange."""
+"""The interface between the engine and a database: `JobStore` and the values it exchanges."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from backline.types import (
 
 @dataclass(frozen=True, slots=True)
 class LeasedBatch:
-    """What a walk over one page leased; `last_key` is None where the page was empty."""
+    """The due rows of one page, leased. `last_key` is None if the page was empty."""
 
     scanned: int
     last_key: str | None
@@ -35,7 +35,13 @@ class LeasedBatch:
 
 @dataclass(frozen=True, slots=True)
 class ScannedRow:
-    """One row of a walk, and whether it needs embedding; `cached` where its vector is at hand."""
+    """One row of a table scan.
+
+    Attributes:
+        due: the row needs embedding.
+        cached: the cache has a vector of its text.
+
+    """
 
     key: str
     due: bool
@@ -46,7 +52,7 @@ class ScannedRow:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedPage:
-    """What a check of one page of a table found; `problems` are (key, problem)."""
+    """The result of verifying one page of rows; `problems` are pairs (key, problem)."""
 
     scanned: int
     embedded: int
@@ -57,27 +63,50 @@ class VerifiedPage:
 
 @dataclass(frozen=True, slots=True)
 class DriftPage:
-    """What a reconciliation of one page found: (kind, key) of each."""
+    """The drift in one page of rows; `found` are pairs (kind, key)."""
 
     scanned: int
     found: list[tuple[str, str]]
     last_key: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class KeywordsPage:
+    """One indexed page of a table's keywords; `last` is True for the last page of the table."""
+
+    scanned: int
+    last_key: str | None
+    last: bool
+
+
 class NewVector(NamedTuple):
-    """A row to write; `element` is its vector as `pgvector.vector_elements` gives it, or NULL."""
+    """A row to write.
+
+    Attributes:
+        encoded: its vector, an item of `pgvector.vector_elements`, or `pgvector.NULL`.
+        lease: the lease of the job, or None to write without a job.
+        long: its text is longer than the model reads.
+
+    """
 
     key: str
     action: Action
     content_hash: bytes | None
-    element: bytes = pgvector.NULL
+    encoded: bytes = pgvector.NULL
     lease: int | None = None
     long: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A registered worker. `session` holds the advisory lock that shows that it lives."""
+    """A registered worker.
+
+    Attributes:
+        worker: its id.
+        session: the connection that holds the advisory lock of a living worker. None if
+            connections have no sessions; then only heartbeats show that it lives.
+
+    """
 
     worker: int
     session: AsyncConnection[DictRow] | None
@@ -85,7 +114,14 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the embedder did for the rows of one write; added to the run in the same transaction."""
+    """What embedding the rows of one write cost. The write adds it to the run.
+
+    Attributes:
+        batches: requests to the embedder.
+        tokens: tokens of all texts.
+        truncated: texts longer than the model reads.
+
+    """
 
     batches: int = 0
     tokens: int = 0
@@ -121,10 +157,10 @@ class Capabilities:
 
 
 class JobStore(Protocol):
-    """What the engine asks of a store, over Postgres (`Store`) or over PostgREST (`RestStore`).
+    """The verbs of the engine, over Postgres (`Store`) or PostgREST (`RestStore`).
 
-    What each verb means is said where `Store` has it. A verb may be called again when nobody knows
-    whether it was carried out.
+    `Store` documents each verb. A verb may be called again if its result was lost.
+
     """
 
     @property
@@ -142,6 +178,11 @@ class JobStore(Protocol):
     ) -> VerifiedPage: ...
     async def now(self) -> datetime: ...
     async def search_rows(self, values: Mapping[str, Any]) -> list[dict[str, Any]]: ...
+    async def needs_keywords(self, collection: Collection) -> bool: ...
+    async def build_keywords_page(
+        self, collection: Collection, after: str | None, *, wait: bool
+    ) -> KeywordsPage: ...
+    async def finish_keywords(self, collection: Collection) -> bool: ...
     async def scan_page(
         self, collection: Collection, after: str | None, limit: int
     ) -> list[ScannedRow]: ...
@@ -190,7 +231,7 @@ class JobStore(Protocol):
 
 
 def failed_row(row: FailedAttempt) -> dict[str, Any]:
-    """A failed attempt as `backline.fail` reads it."""
+    """Return a failed attempt as the JSON object that `backline.fail` reads."""
     return {
         "key": row.key, "content_hash": row.content_hash.hex(), "kind": row.kind,
         "error": row.error, "retry_in": row.retry_in, "lease": row.lease,

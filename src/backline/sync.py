@@ -1,4 +1,4 @@
-"""Follows live edits: woken by NOTIFY where the connection has a session, by polling where not."""
+"""Embed edits as they arrive, on NOTIFY over a direct connection, by polling over a pooler."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from backline.embedders.base import Embedder
 from backline.embedders.limiter import Limiter
 from backline.postgres.store import Store
 from backline.types import Collection
+from backline.worker.handler import EmbedBatches
 from backline.worker.options import WorkerOptions
 from backline.worker.tasks import beside
 from backline.worker.worker import Worker
 
 RECONNECT_SECONDS: Final = 1.0
-# A transaction pooler passes no notifications on, so there the table is asked this often.
+# Interval between two claims over a transaction pooler, which drops notifications.
 POLL_WITHOUT_SESSION: Final = 0.1
 
 
 class Sync:
-    """A worker that never finishes by itself."""
+    """A worker that embeds edits until it is stopped."""
 
     def __init__(
         self,
@@ -35,22 +36,23 @@ class Sync:
         options: WorkerOptions,
     ) -> None:
         poll = options.poll if store.connector.has_sessions else POLL_WITHOUT_SESSION
-        # Patience has no end here: the provider and the database come back when they come back.
+        # An outage of the provider or the database does not end a sync, however long it lasts.
         options = replace(options, give_up_after=None, max_rows=None, poll=poll)
         self._store = store
         self._collection = collection
-        self._worker = Worker(store, collection, embedder, limiter, options)
+        self._worker = Worker(store, collection, EmbedBatches(embedder), limiter, options)
 
     @property
-    def settled(self) -> int:
-        """Rows settled since the start."""
-        return self._worker.stats.settled
+    def processed(self) -> int:
+        """Rows processed since the start."""
+        return self._worker.stats.processed
 
-    def stop(self, _why: str = "stopped") -> None:
+    def stop(self, _reason: str = "stopped") -> None:
+        """Finish or release the rows in progress, and end `run`. Idempotent."""
         self._worker.stop()
 
     async def run(self) -> None:
-        """Follow until `stop`.
+        """Embed edits until `stop`.
 
         Raises:
             ProviderRefusedError: the provider refuses every request.
@@ -64,15 +66,15 @@ class Sync:
         return beside(self._listen()) if self._store.connector.has_sessions else nullcontext()
 
     async def _listen(self) -> None:
-        """Nudge the worker at every notification; a lost connection is made again."""
-        wanted = str(self._collection.id)
+        """Nudge the worker on every notification. A lost connection is opened again."""
+        payload = str(self._collection.id)
         while True:
             with suppress(psycopg.Error, errors.DatabaseError):
                 connection = await self._store.connector.dedicated()
                 async with connection:
                     await connection.execute("listen backline")
-                    self._worker.nudge()  # what came while nobody listened
-                    async for notice in connection.notifies():
-                        if notice.payload == wanted:
+                    self._worker.nudge()  # edits that came without a listener
+                    async for notification in connection.notifies():
+                        if notification.payload == payload:
                             self._worker.nudge()
             await asyncio.sleep(RECONNECT_SECONDS)

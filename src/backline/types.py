@@ -1,26 +1,27 @@
-"""The nouns of Backline as immutable values. Imports nothing of ours."""
+"""The immutable values that Backline's modules exchange."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-Vectors: TypeAlias = NDArray[np.float32]
+Vectors: TypeAlias = "NDArray[np.float32]"
 """A float32 matrix of shape (n, dimensions), C-contiguous, one row a text."""
 
 Purpose: TypeAlias = Literal["passage", "query"]
-"""What a text is embedded for; some models prefix queries and passages differently."""
+"""What a text is embedded as. Some models put different prefixes before queries and passages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What made a vector. Two vectors compare only if their Model is the same.
+    """The model that computed a vector. Vectors compare only if their models have one identity.
 
-    `max_tokens` is the longest input the model reads; it is no part of the identity.
+    `max_tokens` is the longest input that the model reads. It is not part of the identity.
     """
 
     provider: str
@@ -38,17 +39,21 @@ class Model:
 
 
 LongText: TypeAlias = Literal["truncate", "average", "reject"]
-"""What becomes of a text that is longer than the model reads: its beginning is embedded; or all of
-it in parts, and their mean is stored, weighted by tokens; or it goes to the dead letters."""
+"""The policy for texts that are longer than the model reads. "truncate" embeds the beginning;
+"average" embeds the text in parts and stores their mean, weighted by tokens; "reject" moves the row
+to the dead letters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A table declared for embedding, with what the catalog says of it now.
+    """A table declared for embedding, and the state of its table in the catalog.
 
-    `column_dimensions` is None where the column takes vectors of any length, and `column_type` is
-    None where the column is not there. `missing_grants` are the statements that would let the role
-    of this connection fill the column, `missing_to_read` those that would let it read the table.
+    Attributes:
+        column_type: None if the column does not exist.
+        column_dimensions: None if the column holds vectors of any dimensions.
+        missing_grants: statements that would permit this connection's role to fill the column.
+        missing_to_read: statements that would permit it to read the table.
+
     """
 
     id: int
@@ -72,18 +77,23 @@ class Collection:
     def table(self) -> str:
         return f"{self.table_schema}.{self.table_name}"
 
+    @property
+    def vector_column(self) -> str:
+        """The column of vectors with its table, for messages."""
+        return f"{self.table}.{self.embedding_column}"
+
 
 Action: TypeAlias = Literal["embed", "reuse", "blank", "up_to_date", "gone"]
-"""What a claimed row needs; `backline.claim` in the migrations says what each means."""
+"""What a claimed row needs; the SQL function `backline.claim` defines each."""
 
 
 class Job(NamedTuple):
-    """One claimed row: its text as it was at the claim, and the SHA-256 of that text.
+    """One claimed row: its text at the time of the claim, and the SHA-256 of that text.
 
-    `lease` names the claim: an answer that comes after a newer claim of the row ends nothing.
+    `lease` identifies the claim. A result that arrives after a newer claim does not end the job.
 
-    A named tuple, because one is made for every row of every backfill, and a frozen dataclass
-    takes four times as long to make.
+    A named tuple, since every row of a backfill makes one: a frozen dataclass takes four times as
+    long to construct.
     """
 
     key: str
@@ -95,12 +105,12 @@ class Job(NamedTuple):
 
 
 Outcome: TypeAlias = Literal["changed", "gone", "busy", "lost"]
-"""Why a row was not written; `backline.complete` in the migrations says what each means."""
+"""Why a row was not written; the SQL function `backline.complete` defines each."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """A row that could not be embedded. `retry_in` is seconds; None: a retry cannot help."""
+    """A row that could not be embedded. It is retried in `retry_in` seconds; None means never."""
 
     key: str
     content_hash: bytes
@@ -112,7 +122,7 @@ class FailedAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A dead letter."""
+    """A dead letter: a row that is not retried any more, with its last error."""
 
     key: str
     kind: str
@@ -124,12 +134,19 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What is embedded and what is not, counted by the database.
+    """How many rows of a collection are in which state, counted by the database.
 
-    `rows` = embedded + blank + pending + failed + missing. A blank row has no text and needs no
-    vector; a missing one was never enqueued. `rate` is rows a second over all living workers,
-    `lag_seconds` the age of the oldest pending job. `long` of the embedded have a text that is
-    longer than the model reads, and were dealt with as the collection declares.
+    `rows` = embedded + blank + pending + failed + missing.
+
+    Attributes:
+        blank: rows without text, which need no vector.
+        pending: rows with a job.
+        failed: dead letters.
+        in_flight: pending rows that a worker has leased.
+        rate: rows a second of all living workers together.
+        lag_seconds: age of the oldest pending job.
+        long: embedded rows with a text longer than the model reads.
+
     """
 
     rows: int
@@ -145,13 +162,14 @@ class Coverage:
 
     @property
     def missing(self) -> int:
+        """Rows that were never enqueued."""
         return max(0, self.rows - self.embedded - self.blank - self.pending - self.failed)
 
     @property
     def ratio(self) -> float:
         """Embedded rows over rows that have text; 1.0 for an empty table."""
-        wanted = self.rows - self.blank
-        return 1.0 if wanted <= 0 else min(1.0, self.embedded / wanted)
+        with_text = self.rows - self.blank
+        return 1.0 if with_text <= 0 else min(1.0, self.embedded / with_text)
 
     @property
     def complete(self) -> bool:
@@ -159,7 +177,7 @@ class Coverage:
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds until nothing is pending, at the present rate; None where nobody works."""
+        """Seconds until nothing is pending, at the present rate; None if the rate is 0."""
         if self.pending == 0:
             return 0.0
         return self.pending / self.rate if self.rate > 0 else None
@@ -167,7 +185,7 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One backfill as the database has it."""
+    """One backfill, as recorded in the database."""
 
     id: int
     collection: str
@@ -189,7 +207,7 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What `verify` found: every row is embedded, blank, or listed in `problems` by its kind."""
+    """The result of `verify`: each row is embedded, blank, or counted in `problems` by kind."""
 
     rows: int
     embedded: int
@@ -204,10 +222,16 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """A ranked row: key, score, the parts that the score is made of, and the row's columns.
+    """A ranked row.
 
-    `parts` holds `dense` (cosine similarity) and `keyword` (BM25), each where the row has it.
-    `snippet` is HTML: the passages with the query's words, these between <mark> and </mark>.
+    Attributes:
+        parts: the components of the score: `dense` (cosine similarity) and `keyword` (BM25), if
+            the row has them.
+        content: the row's text.
+        row: the row's columns.
+        snippet: HTML with the passages that match; the query's words stand between <mark> and
+            </mark>.
+
     """
 
     key: str

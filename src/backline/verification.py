@@ -9,15 +9,16 @@ from backline.store import JobStore
 from backline.types import Collection, Verification
 
 VERIFY_PAGE: Final = 2000
-
-
 EXAMPLES: Final = 10
 
 
 async def verify(
     store: JobStore, collection: Collection, on_page: Callable[[int], None] | None = None
 ) -> Verification:
-    """Check every row: its vector is there, right, and of the current text and model."""
+    """Check every row for a valid vector of its current text and model.
+
+    Calls `on_page` after each page with the number of rows checked so far.
+    """
     rows = embedded = blank = 0
     problems: dict[str, int] = {}
     examples: dict[str, list[str]] = {}

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from backline.store import JobStore
     from backline.supabase.keys import Access, ApiKey
     from backline.types import Collection, Model
+    from backline.worker.handler import BatchHandler
     from backline.worker.remote import Target
-    from backline.worker.worker import Worker
 
 Say = Callable[[str], None]
 
@@ -274,12 +274,11 @@ LOCAL_BUDGET: Final = Budget(max_tokens=8_192)
 
 @dataclass(frozen=True, slots=True)
 class WorkerParts:
-    """Everything that a worker needs beside its store and collection."""
+    """Everything that a worker needs besides its store and collection."""
 
-    embedder: Embedder
+    handler: BatchHandler
     limiter: Limiter
     options: WorkerOptions
-    make_worker: type[Worker]
 
 
 @asynccontextmanager
@@ -296,19 +295,20 @@ async def worker_parts(
     """
     options = worker_options(settings, collection.model, limit)
     if settings.via in ("postgres", "rest"):
-        from backline.worker.worker import Worker
+        from backline.worker.handler import EmbedBatches
 
         async with embedder_for(settings, collection.model, say) as (embedder, limiter):
-            yield WorkerParts(embedder, limiter, options, Worker)
+            yield WorkerParts(EmbedBatches(embedder), limiter, options)
         return
-    from backline.worker.remote import Remote, RemoteWorker
+    from backline.worker.remote import Remote, RemoteBatches
 
     target = _remote_target(settings)
     remote = Remote(target, collection)
     try:
         await remote.check()
         options = _remote_options(settings, target, options, collection.model)
-        yield WorkerParts(remote, limiter_for(settings, collection.model), options, RemoteWorker)
+        limiter = limiter_for(settings, collection.model)
+        yield WorkerParts(RemoteBatches(remote), limiter, options)
     finally:
         await remote.aclose()
 
@@ -360,7 +360,7 @@ def _remote_options(
     from backline.worker.remote import EDGE_BUDGET, EDGE_ROWS, EDGE_ROWS_COMPUTED
 
     options = replace(options, ahead=0, concurrency=settings.workers or 4)
-    if target.way == "api":
+    if target.transport == "api":
         return options
     most = EDGE_ROWS_COMPUTED if model.provider == "supabase" else EDGE_ROWS
     return replace(options, batch_size=min(options.batch_size, most), budget=EDGE_BUDGET)

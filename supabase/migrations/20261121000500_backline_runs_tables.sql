@@ -1,17 +1,17 @@
 -- Built by `make docs` from schema/tables/runs.sql. Edit that file instead.
 
--- Workers, and the backfills that they work for.
+-- Workers, and the backfills they belong to.
 
--- A worker's row is its lease: while it is alive, what it has claimed is its own.
+-- A worker's record is its lease. While it is valid, the worker's claims are valid.
 create table backline.workers (
   id            bigint generated always as identity primary key,
   collection_id int  not null,
   run_id        bigint,
   host          text not null,
   pid           int  not null,
-  has_session   boolean not null,           -- holds an advisory lock that dies with its connection
-  rate          real not null default 0,    -- rows a second, lately
-  replaces      bigint,                     -- who it was, before its connection was lost
+  has_session   boolean not null,           -- holds an advisory lock that is released with its connection
+  rate          real not null default 0,    -- recent rows per second
+  replaces      bigint,                     -- the id it had before it reconnected
   started_at    timestamptz not null default now(),
   expires_at    timestamptz not null
 );
@@ -24,7 +24,7 @@ create table backline.runs (
   state         text not null default 'running'
                 check (state in ('running', 'cancelling', 'cancelled', 'completed', 'interrupted')),
   settings      jsonb not null default '{}',
-  cursor        text,                       -- the last key that the walk has passed
+  cursor        text,                       -- the last key that was scanned
   scanned       bigint not null default 0,
   due           bigint not null default 0,
   report        jsonb,
@@ -33,16 +33,15 @@ create table backline.runs (
 );
 create index runs_by_collection on backline.runs (collection_id, id desc);
 
--- What the writes of a run did, a line a write: two lanes that commit at once never wait for one
--- another, as they would on one row of counters.
+-- Counts of a run, as one row per write. Concurrent write loops would contend for a single counter row.
 create table backline.run_counts (
   run_id    bigint not null,
   embedded  bigint not null default 0,
-  reused    bigint not null default 0,  -- of these, with a vector that was paid for before
+  reused    bigint not null default 0,  -- of these, copied from the cache
   failed    bigint not null default 0,
-  batches   bigint not null default 0,  -- requests to the embedder that were answered
+  batches   bigint not null default 0,  -- completed requests to the embedder
   tokens    bigint not null default 0,
-  truncated bigint not null default 0   -- rows whose text is longer than the model reads
+  truncated bigint not null default 0   -- rows with a text longer than the model reads
 );
 create index run_counts_by_run on backline.run_counts (run_id);
 

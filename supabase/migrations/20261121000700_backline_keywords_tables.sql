@@ -1,18 +1,19 @@
 -- Built by `make docs` from schema/tables/keywords.sql. Edit that file instead.
 
--- The keyword index.
+-- The keyword index: an inverted index in tables.
 
--- How a collection is indexed for keywords. A field that is named twice in the template weighs twice.
+-- How a collection is indexed for keywords. A field named twice in the template has twice the weight.
 create table backline.keyword_indexes (
   collection_id int      primary key,
-  language      text     not null default 'english',  -- as text: pg_upgrade refuses columns of type regconfig
+  -- text, because pg_upgrade rejects columns of type regconfig
+  language      text     not null default 'english',
   text_template text     not null,
-  text_sql      text     not null,           -- the template, compiled to an expression over the alias r
-  built_at      timestamptz                  -- null until every row of the table is in it
+  text_sql      text     not null,           -- the template as an expression over the alias r
+  built_at      timestamptz                  -- null until every row of the table is indexed
 );
 
--- A row's text as it stands in the postings. An edited row is a new document: the postings of the
--- old one stay where they are until a compaction, and count for nothing.
+-- A version of a row's text. An edit creates a new document. The postings of the old one are ignored and
+-- removed by the next compaction.
 create table backline.documents (
   collection_id int    not null,
   doc           bigint not null,
@@ -23,10 +24,10 @@ create table backline.documents (
 );
 create sequence backline.document_ids;
 
--- Who uses a term, as blocks of parallel arrays: a block is a sixth of the size of the same postings
--- as rows, and scores faster. Each statement that edits rows appends one small block a term, and so
--- waits for nobody; compaction merges them. A block of negative size lists documents that are gone.
--- A posting holds 1/tf and length/tf: what the BM25 formula needs beside the live average length.
+-- Postings of a term, in blocks of parallel arrays. A block is a sixth of the size of the same postings as
+-- rows, and is faster to score. Each statement that edits rows appends one small block per term, so that
+-- writers never wait. Compaction merges them. A block of negative size lists deleted documents. A posting
+-- stores 1/tf and length/tf, which BM25 combines with the current average length.
 create table backline.postings (
   collection_id int      not null,
   term          text     collate "C" not null,
@@ -36,11 +37,11 @@ create table backline.postings (
   lengths       real[]
 ) with (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.1);
 create index postings_by_term on backline.postings (collection_id, term) include (size);
--- Arrays of numbers hardly compress, and reading them is what a search does.
+-- Arrays of numbers hardly compress, and decompressing them would dominate the time of a search.
 alter table backline.postings alter docs set storage external, alter inverse_tfs set storage external,
   alter lengths set storage external;
 
--- Documents and their total length, as an append-only ledger, like backline.counter_deltas.
+-- Number and total length of documents, as append-only deltas like backline.counter_deltas.
 create table backline.document_counts (
   collection_id int    not null,
   documents     bigint not null,
@@ -48,7 +49,7 @@ create table backline.document_counts (
 );
 create index document_counts_by_collection on backline.document_counts (collection_id);
 
--- Words that people say for what the rows say otherwise: a query for the word also finds the meaning.
+-- Synonyms: a query with the word also finds the meaning.
 create table backline.synonyms (
   collection_id int  not null,
   word          text collate "C" not null check (word = lower(word)),

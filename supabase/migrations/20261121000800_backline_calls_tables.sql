@@ -1,10 +1,10 @@
 -- Built by `make docs` from schema/tables/calls.sql. Edit that file instead.
 
--- Results of PostgREST calls, kept so that a repeated call returns the first result.
+-- Results of PostgREST calls. A repeated call returns the result of the first one.
 
 create table backline.calls (
   id        uuid primary key,
-  answer    jsonb,
+  result    jsonb,
   called_at timestamptz not null default now()
 );
 

@@ -1,9 +1,9 @@
 -- Built by `make docs` from schema/functions/text.sql. Edit that file instead.
 
--- From a template to the text of a row.
+-- Compiles a template to the SQL expression that produces the text of a row.
 
--- The expression over alias r that a template stands for. NULL reads as nothing, the ends are
--- trimmed, '{{' and '}}' are literal braces.
+-- Returns a template as an expression over the alias r. NULL is empty, the ends are trimmed, and '{{' and
+-- '}}' are literal braces.
 create or replace function backline.compile_template(p_table regclass, p_template text) returns text
 language plpgsql stable set search_path = '' as $$
 declare

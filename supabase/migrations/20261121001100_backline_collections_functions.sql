@@ -1,15 +1,16 @@
 -- Built by `make docs` from schema/functions/collections.sql. Edit that file instead.
 
--- Declares and describes collections.
+-- Declares collections and describes them.
 
--- A pseudo-random vector, every component within -1 and 1 (Knuth's multiplicative hash of its number).
+-- A pseudo-random vector with components between -1 and 1, from Knuth's multiplicative hash of the
+-- component's number.
 create or replace function backline.projection(p_dimensions int) returns extensions.vector
 language sql immutable set search_path = '' as $$
   select array_agg((i * 2654435761 % 4294967296 / 2147483648.0 - 1)::real order by i)::extensions.vector
   from generate_series(1, p_dimensions::bigint) i;
 $$;
 
--- The id of a model, made where there is none.
+-- Returns the id of a model. Inserts the model if it does not exist.
 create or replace function backline.model_id(p_provider text, p_name text, p_revision text, p_dimensions int)
 returns int language plpgsql set search_path = '' as $$
 declare
@@ -40,9 +41,9 @@ begin
       format('%s is not a table. Backline writes vectors into tables, not into views', p_table);
   end if;
 
-  -- One column that tells rows apart: the primary key, or a unique NOT NULL column named by the caller.
-  -- The cast carries the column's collation, or its index could not be used; and no length, or a
-  -- character(8) would be cast to its first letter.
+  -- A single column identifies a row: the primary key, or a unique NOT NULL column named by p_key. The cast
+  -- includes the column's collation, without which its index is not used. It omits the length, because a cast
+  -- to character(8) would truncate.
   select a.attname, pg_catalog.format_type(a.atttypid, -1)
          || coalesce(' collate ' || quote_ident(l.nspname) || '.' || quote_ident(o.collname), '')
     into v_key, v_key_type
@@ -56,8 +57,11 @@ begin
   if v_key is null then
     raise exception using errcode = 'BL004', message = case
       when p_key is null then format(
-        'the table %s has no single-column primary key. Add one, or name a unique NOT NULL column with --key', p_table)
-      else format('the column %L of %s is not unique and NOT NULL (or does not exist), so it cannot tell rows apart', p_key, p_table)
+        'the table %s has no single-column primary key. Add one, or name a unique NOT NULL column '
+        'with --key', p_table)
+      else format(
+        'the column %L of %s does not exist or is not unique and NOT NULL, so it does not identify a row',
+        p_key, p_table)
       end;
   end if;
 
@@ -65,8 +69,8 @@ begin
   execute format('alter table %s add column if not exists %I %s', p_table, p_column,
                  format('extensions.%I(%s)', p_column_type, p_dimensions));
   insert into backline.collections
-    (name, table_schema, table_name, key_column, key_type, text_template, text_sql, embedding_column, model_id,
-     long_text)
+    (name, table_schema, table_name, key_column, key_type, text_template, text_sql,
+     embedding_column, model_id, long_text)
   values (p_name, v_schema, v_table, v_key, v_key_type, p_template, v_sql, p_column,
           backline.model_id(p_provider, p_model, p_revision, p_dimensions), p_long_text)
   returning id into v_id;
@@ -74,9 +78,9 @@ begin
   return v_id;
 end $$;
 comment on function backline.add_collection is
-  'API: declares a table for embedding: adds the column where it is missing, and the triggers.';
+  'API: declares a table for embedding. Adds the vector column if it is missing, and installs the triggers.';
 
--- Changes the model of a collection. Every row is due again; the next backfill embeds it anew.
+-- Changes the model of a collection. Every row becomes due, and the next backfill embeds it again.
 create or replace function backline.set_model(
   p_collection int, p_provider text, p_model text, p_revision text, p_dimensions int
 ) returns void language sql set search_path = '' as $$
@@ -84,7 +88,7 @@ create or replace function backline.set_model(
   set model_id = backline.model_id(p_provider, p_model, p_revision, p_dimensions)
   where id = p_collection;
 $$;
-comment on function backline.set_model is 'API: changes the model of a collection; its rows become due.';
+comment on function backline.set_model is 'API: changes the model of a collection. Its rows become due.';
 
 create or replace function backline.drop_collection(p_collection int, p_drop_column boolean) returns void
 language plpgsql set search_path = '' as $$
@@ -94,31 +98,36 @@ begin
   select * into strict c from backline.collections where id = p_collection for update;
   perform backline.remove_triggers(p_collection);
   if p_drop_column and to_regclass(format('%I.%I', c.table_schema, c.table_name)) is not null then
-    execute format('alter table %I.%I drop column if exists %I', c.table_schema, c.table_name, c.embedding_column);
+    execute format('alter table %I.%I drop column if exists %I',
+                   c.table_schema, c.table_name, c.embedding_column);
   end if;
   delete from backline.jobs where collection_id = p_collection;
   delete from backline.batch_leases where collection_id = p_collection;
   delete from backline.failures where collection_id = p_collection;
   delete from backline.stamps where collection_id = p_collection;
   delete from backline.workers where collection_id = p_collection;
-  delete from backline.run_counts n using backline.runs r where r.collection_id = p_collection and n.run_id = r.id;
+  delete from backline.run_counts n using backline.runs r
+  where r.collection_id = p_collection and n.run_id = r.id;
   delete from backline.runs where collection_id = p_collection;
   delete from backline.collections where id = p_collection;
   delete from backline.counter_deltas where collection_id = p_collection;
 end $$;
 comment on function backline.drop_collection is
-  'API: undoes add_collection; keeps the column with its vectors unless told to drop it.';
+  'API: reverses add_collection. Drops the vector column only if p_drop_column is true.';
 
--- What lets the current role read a column's table, or fill the column, of what it lacks: statements for
--- the table's owner to run. A table with row level security and no policy for the role would look empty,
--- and so, filled. The policies for the two have names of their own, so that the second finds its name free.
-create or replace function backline.missing_grants(p_table oid, p_column smallint, p_write boolean) returns text[]
-language sql stable set search_path = '' as $$
+-- Returns the statements that the table's owner must run so that the current role can read a table or, with
+-- p_write, fill one of its columns. A table with row level security and no policy for the role looks empty,
+-- so a backfill would report it as complete. The policies for reading and for writing have different names,
+-- so that both can exist.
+create or replace function backline.missing_grants(
+  p_table oid, p_column smallint, p_write boolean
+) returns text[] language sql stable set search_path = '' as $$
   select array_remove(array[
     case when not pg_catalog.has_schema_privilege(n.oid, 'usage')
          then format('grant usage on schema %I to %I', n.nspname, current_user) end,
     case when not (pg_catalog.has_any_column_privilege(k.oid, 'select') and (
-                     not p_write or coalesce(pg_catalog.has_column_privilege(k.oid, p_column, 'update'), true)))
+                     not p_write
+                     or coalesce(pg_catalog.has_column_privilege(k.oid, p_column, 'update'), true)))
          then format('grant select%s on %I.%I to %I', case when p_write then ', update' else '' end,
                      n.nspname, k.relname, current_user) end,
     case when pg_catalog.row_security_active(k.oid) and (
@@ -133,7 +142,7 @@ language sql stable set search_path = '' as $$
   from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace where k.oid = p_table;
 $$;
 
--- The collections with what the catalog says of their tables now.
+-- Returns the collections with the present state of their tables in the catalog.
 create or replace function backline.collection_records()
 returns table (id int, name text, table_schema text, table_name text, key_column text, text_template text,
                embedding_column text, max_attempts int, model_id int, provider text, model text,
@@ -154,8 +163,8 @@ language sql stable set search_path = '' as $$
   order by c.name;
 $$;
 
--- The same for any caller: all of them for those who may read Backline's own tables, for others those
--- whose table they may read, which is what they may search.
+-- Returns the collections that the caller can see. A role that can read backline.collections sees all of
+-- them. Any other role sees those with a table that it can read, which are the ones it can search.
 create or replace function backline.readable_collections() returns setof jsonb
 language plpgsql stable security definer set search_path = '' as $$
 declare

@@ -1,8 +1,9 @@
 -- Built by `make docs` from schema/functions/counters.sql. Edit that file instead.
 
--- Keeps the counters: triggers, compaction, recount.
+-- Maintains the counters: triggers, compaction, recount.
 
-create or replace function backline.count_jobs() returns trigger language plpgsql set search_path = '' as $$
+create or replace function backline.count_jobs() returns trigger
+language plpgsql set search_path = '' as $$
 begin
   insert into backline.counter_deltas (collection_id, measure, amount)
   select t.collection_id, 'pending', case tg_op when 'INSERT' then count(*) else -count(*) end
@@ -15,7 +16,8 @@ create or replace trigger count_inserted after insert on backline.jobs
 create or replace trigger count_deleted after delete on backline.jobs
   referencing old table as changed for each statement execute function backline.count_jobs();
 
-create or replace function backline.count_failures() returns trigger language plpgsql set search_path = '' as $$
+create or replace function backline.count_failures() returns trigger
+language plpgsql set search_path = '' as $$
 begin
   insert into backline.counter_deltas (collection_id, measure, amount)
   select t.collection_id, 'failed', case tg_op when 'INSERT' then count(*) else -count(*) end
@@ -28,7 +30,8 @@ create or replace trigger count_inserted after insert on backline.failures
 create or replace trigger count_deleted after delete on backline.failures
   referencing old table as changed for each statement execute function backline.count_failures();
 
-create or replace function backline.count_stamps() returns trigger language plpgsql set search_path = '' as $$
+create or replace function backline.count_stamps() returns trigger
+language plpgsql set search_path = '' as $$
 begin
   if tg_op <> 'INSERT' then
     with counted as (
@@ -36,7 +39,8 @@ begin
       from old_rows o where not o.stale group by o.collection_id, o.model_id, o.blank, o.long
     )
     insert into backline.counter_deltas (collection_id, measure, model_id, amount)
-    select c.collection_id, case when c.blank then 'blank' else 'embedded' end, c.model_id, -c.amount from counted c
+    select c.collection_id, case when c.blank then 'blank' else 'embedded' end, c.model_id, -c.amount
+    from counted c
     union all select c.collection_id, 'long', c.model_id, -c.amount from counted c where c.long;
   end if;
   if tg_op <> 'DELETE' then
@@ -45,7 +49,8 @@ begin
       from new_rows n where not n.stale group by n.collection_id, n.model_id, n.blank, n.long
     )
     insert into backline.counter_deltas (collection_id, measure, model_id, amount)
-    select c.collection_id, case when c.blank then 'blank' else 'embedded' end, c.model_id, c.amount from counted c
+    select c.collection_id, case when c.blank then 'blank' else 'embedded' end, c.model_id, c.amount
+    from counted c
     union all select c.collection_id, 'long', c.model_id, c.amount from counted c where c.long;
   end if;
   return null;
@@ -59,25 +64,26 @@ create or replace trigger count_updated after update on backline.stamps
 create or replace trigger count_deleted after delete on backline.stamps
   referencing old table as old_rows for each statement execute function backline.count_stamps();
 
--- Workers compact the ledger every few seconds; the keyword index goes with it.
+-- Merges the counter deltas of a collection and compacts its keyword index. Workers call it every few
+-- seconds. Deltas locked by a concurrent compaction are skipped.
 create or replace function backline.compact_counters(p_collection int) returns void
 language plpgsql set search_path = '' as $$
 begin
-  with gone as (
+  with deleted as (
     delete from backline.counter_deltas t
     where t.ctid in (select c.ctid from backline.counter_deltas c
                      where c.collection_id = p_collection for update skip locked)
     returning t.measure, t.model_id, t.amount
   )
   insert into backline.counter_deltas (collection_id, measure, model_id, amount)
-  select p_collection, g.measure, g.model_id, sum(g.amount) from gone g
+  select p_collection, g.measure, g.model_id, sum(g.amount) from deleted g
   group by g.measure, g.model_id having sum(g.amount) <> 0;
   perform backline.compact_keywords(p_collection);
 end $$;
 
--- Sets the ledger right by counting, and returns what it corrected. The count is one statement, so
--- one snapshot: what a concurrent transaction adds is counted by its own ledger line later, never
--- twice and never not at all. Recounts take turns, or two would make the same correction twice.
+-- Corrects the counters by counting, and returns the corrections. The count is one statement, hence one
+-- snapshot: a concurrent transaction adds its own delta when it commits, and is counted exactly once. The
+-- lock prevents two recounts from applying the same correction twice.
 create or replace function backline.recount(p_collection int, p_correct boolean default true) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -115,4 +121,4 @@ begin
   return v_corrected;
 end $$;
 comment on function backline.recount is
-  'API: recounts rows, embedded, blank, long, pending and failed; corrects the ledger, unless told not to, and returns by how much it is off.';
+  'API: returns how far the counters are off, and corrects them unless p_correct is false.';

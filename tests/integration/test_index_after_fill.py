@@ -74,7 +74,7 @@ async def test_large_table_is_indexed_after_the_fill(large: World) -> None:
 
 async def test_index_can_be_declined_and_built_by_a_later_run(large: World) -> None:
     report = await fill(large, build_index=False)
-    assert (report.index.state, report.index.why) == ("left out", "not wanted")
+    assert (report.index.state, report.index.why) == ("left out", "not requested")
     assert await indexes(large) == {}
     assert (await fill(large)).index.state == "built", "a later run did not build it"
 

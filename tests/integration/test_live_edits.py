@@ -339,7 +339,7 @@ async def test_text_stored_during_a_claim_is_not_embedded_again(
         jobs = await claim(*args)
         if [(job.key, job.action) for job in jobs] == [("2", "embed")]:
             claimed.set()
-            await eventually(lambda: sync.settled == 1, "the first row to be stored")
+            await eventually(lambda: sync.processed == 1, "the first row to be stored")
         return jobs
 
     monkeypatch.setattr(world.store, "claim", slow_claim)
@@ -349,7 +349,7 @@ async def test_text_stored_during_a_claim_is_not_embedded_again(
             await asyncio.to_thread(provider.wait_in_flight)
             await world.sql("insert into notes (id, body) values (2, 'same')")
             await asyncio.wait_for(claimed.wait(), 30)
-        await eventually(lambda: sync.settled == 2, "the second row to be stored")
+        await eventually(lambda: sync.processed == 2, "the second row to be stored")
     await world.check_complete()
     assert overpaid(provider) == {}
 
@@ -358,22 +358,22 @@ async def test_notify_wakes_sync(world: World) -> None:
     """The poll interval is an hour, so only a notification can wake the worker."""
     async with world.syncing(poll=3600) as sync:
         await world.sql("insert into notes (id, body) values (1, 'one')")
-        await eventually(lambda: sync.settled == 1, "the first edit")
+        await eventually(lambda: sync.processed == 1, "the first edit")
         await asyncio.sleep(0.2)  # until it waits again
         await world.sql("insert into notes (id, body) values (2, 'two')")
-        await eventually(lambda: sync.settled == 2, "the second edit")
+        await eventually(lambda: sync.processed == 2, "the second edit")
 
 
 async def test_sync_listens_again_after_losing_its_connection(world: World) -> None:
     async with world.syncing(poll=3600) as sync:
         await world.sql("insert into notes (id, body) values (1, 'one')")
-        await eventually(lambda: sync.settled == 1, "the first edit")
+        await eventually(lambda: sync.processed == 1, "the first edit")
         await world.sql(
             "select pg_terminate_backend(pid) from pg_stat_activity "
             "where application_name = 'backline' and datname = current_database()"
         )
         await world.sql("insert into notes (id, body) values (2, 'two')")
-        await eventually(lambda: sync.settled == 2, "the second edit")
+        await eventually(lambda: sync.processed == 2, "the second edit")
     await world.check_complete()
 
 
@@ -381,7 +381,7 @@ async def test_sync_polls_without_session_state(world: World) -> None:
     world.store.connector.has_sessions = False
     async with world.syncing(poll=3600) as sync:
         await world.sql("insert into notes (id, body) values (1, 'one')")
-        await eventually(lambda: sync.settled == 1, "the edit")
+        await eventually(lambda: sync.processed == 1, "the edit")
         listening = await world.sql(
             "select 1 from pg_stat_activity where query ilike 'listen%%' "
             "and datname = current_database()"

@@ -24,7 +24,7 @@ from backline.embedders.hash import HashEmbedder, hash_vectors
 from backline.estimation import estimate
 from backline.postgres.store import Store
 from backline.types import LongText
-from backline.worker.batching import windows
+from backline.worker.batching import split_text
 
 LONGEST = " ".join(f"In mix {n} the voice needs air around it." for n in range(2500))
 
@@ -123,7 +123,7 @@ async def test_repeated_parts_are_sent_once_and_weighted_by_their_count(
         await world.insert(text + "and an end")
         await world.fill()
         assert overpaid(provider) == {}
-        parts = windows(
+        parts = split_text(
             text + "and an end", world.embedder.model.max_tokens, world.embedder.truncate
         )
         assert len(parts) > len(provider.texts_embedded) == 2
@@ -215,7 +215,7 @@ async def test_local_model_embeds_the_parts_of_a_long_text(store: Store) -> None
             store, world.collection, embedder, quick_limiter(), world.options
         ).run()
         assert (report.embedded, report.long, report.long_keys) == (2, 1, ["2"])
-        parts = windows(text, embedder.model.max_tokens, embedder.truncate)
+        parts = split_text(text, embedder.model.max_tokens, embedder.truncate)
         assert "".join(parts) == text
         counts = embedder.count_tokens(parts)
         assert max(counts) <= embedder.model.max_tokens == 256

@@ -12,7 +12,7 @@ from tests.provider import StandInProvider
 
 from backline import search
 from backline.postgres.store import Store, open_store
-from backline.reconcile import KEYWORDS, LEDGER, TRIGGER, Reconciled, Reconciliation, reconcile
+from backline.reconcile import COUNTERS, KEYWORDS, TRIGGER, Reconciled, Reconciliation
 
 ROWS = 30
 
@@ -28,12 +28,12 @@ async def filled(world: World) -> World:
 async def reconcile_after_dry_run(world: World) -> Reconciled:
     """Reconcile after a dry run, which must find the same and change nothing."""
     before = await snapshot(world)
-    preview = await reconcile(world.store, world.collection, dry_run=True)
+    preview = await Reconciliation(world.store, world.collection, dry_run=True).run()
     assert await snapshot(world) == before
-    result = await reconcile(world.store, world.collection)
-    assert preview.found.keys() - {LEDGER} == result.found.keys() - {LEDGER}
-    assert {kind: preview.found[kind] for kind in preview.found.keys() - {LEDGER}} == {
-        kind: result.found[kind] for kind in result.found.keys() - {LEDGER}
+    result = await Reconciliation(world.store, world.collection).run()
+    assert preview.found.keys() - {COUNTERS} == result.found.keys() - {COUNTERS}
+    assert {kind: preview.found[kind] for kind in preview.found.keys() - {COUNTERS}} == {
+        kind: result.found[kind] for kind in result.found.keys() - {COUNTERS}
     }
     assert preview.sound is not bool(preview.found)
     assert result.sound
@@ -52,7 +52,7 @@ async def check_repaired(world: World) -> None:
     """Assert that a backfill completes the table and a second reconciliation finds nothing."""
     await world.fill()
     await world.check_complete()
-    again = await reconcile(world.store, world.collection)
+    again = await Reconciliation(world.store, world.collection).run()
     assert (again.found, again.sound) == ({}, True)
 
 
@@ -110,7 +110,7 @@ async def test_each_kind_of_drift_is_named_and_repaired(
     result = await reconcile_after_dry_run(filled)
     assert result.found.pop(kind) == 3
     assert len(result.examples[kind]) == 3
-    assert result.found.keys() <= {LEDGER, KEYWORDS}, "the drift was given another name as well"
+    assert result.found.keys() <= {COUNTERS, KEYWORDS}, "the drift was given another name as well"
     await check_repaired(filled)
     new = 3 if "enqueued" in kind or "unnoticed" in kind or "edit" in kind else 0
     assert provider.texts_embedded.total() == paid + new, "a text was embedded again"
@@ -200,7 +200,7 @@ async def test_triggers_that_the_role_may_not_create_are_reported(
     await filled.sql("grant select, update on notes to queue_worker")
     try:
         async with open_store(make_conninfo(database, user="queue_worker")) as limited:
-            result = await reconcile(limited, filled.collection)
+            result = await Reconciliation(limited, filled.collection).run()
     finally:
         await filled.sql("drop owned by queue_worker")
         await filled.sql("drop role queue_worker")
@@ -217,8 +217,8 @@ async def test_wrong_counters_are_corrected(filled: World) -> None:
         "insert into backline.counter_deltas values (%s, 'pending', 0, -7)", filled.collection.id
     )
     result = await reconcile_after_dry_run(filled)
-    assert result.found == {LEDGER: 2}
-    assert sorted(result.examples[LEDGER]) == ["pending +7", "rows -5"]
+    assert result.found == {COUNTERS: 2}
+    assert sorted(result.examples[COUNTERS]) == ["pending +7", "rows -5"]
     await check_repaired(filled)
 
 
@@ -263,7 +263,7 @@ async def test_locked_row_is_repaired_after_its_edit_commits(filled: World) -> N
     await filled.bypassing_triggers("update notes set embedding = null where id <= 20")
     async with filled.another_user() as slow:
         await execute(slow, "update notes set body = 'not committed' where id = 7")
-        async with running(reconcile(filled.store, filled.collection)) as reconciling:
+        async with running(Reconciliation(filled.store, filled.collection).run()) as reconciling:
             await asyncio.sleep(0.5)
             await slow.commit()
             result = await reconciling
@@ -278,7 +278,7 @@ async def test_row_locked_for_good_is_reported_and_delays_no_other(
     await filled.bypassing_triggers("update notes set embedding = null where id <= 20")
     async with filled.another_user() as slow:
         await execute(slow, "update notes set body = 'not committed' where id = 7")
-        result = await reconcile(filled.store, filled.collection)
+        result = await Reconciliation(filled.store, filled.collection).run()
         assert not result.sound
         assert list(result.unrepaired) == ["row 7"]
         assert result.found["vector that is gone"] == 20
@@ -295,7 +295,7 @@ async def test_stopped_reconciliation_continues_after_its_last_key(
     result = await work.run()
     assert (result.stopped, result.sound, result.last_key, result.rows) == (True, False, "10", 10)
     assert len(await filled.jobs()) == 10
-    result = await reconcile(filled.store, filled.collection, after=result.last_key)
+    result = await Reconciliation(filled.store, filled.collection).run(result.last_key)
     assert (result.rows, result.enqueued, result.sound, result.last_key) == (20, 20, True, None)
     await check_repaired(filled)
 
@@ -310,7 +310,7 @@ async def test_concurrent_workers_and_edits_cause_no_false_drift(
 
     async def reconcile_repeatedly() -> None:
         for _ in range(20):
-            result = await reconcile(filled.store, filled.collection)
+            result = await Reconciliation(filled.store, filled.collection).run()
             drift.append(result.found)
             assert result.sound
 

@@ -34,7 +34,7 @@ from tests.integration.oracle import NOT_QUEUED
 from backline import errors
 from backline.embedders.hash import HashEmbedder
 from backline.postgres.store import Store, open_store
-from backline.reconcile import reconcile
+from backline.reconcile import Reconciliation
 from backline.store import Lease
 from backline.types import FailedAttempt, Job
 
@@ -212,7 +212,7 @@ class UserRules(Machine):
         values = {"key": key, "other": other, "text": text}
         self.do(self.world.bypassing_triggers(EDITS[edit], params=values))
         self.waiting.clear()
-        result = self.do(reconcile(self.world.store, self.world.collection))
+        result = self.do(Reconciliation(self.world.store, self.world.collection).run())
         assert result.sound
 
 

@@ -1,4 +1,4 @@
-"""A stand-in for OpenAI's embeddings API: a real HTTP server that tests can script and question.
+"""A stand-in for OpenAI's embeddings API: a real HTTP server that tests script and inspect.
 
     with StandInProvider() as provider:
         client = AsyncOpenAI(base_url=provider.base_url, api_key=provider.api_key)
@@ -6,7 +6,7 @@
         …
         assert provider.texts_embedded == Counter({"a text": 1})
 
-`python -m tests.provider` is the same server as a process of its own.
+`python -m tests.provider` runs the same server as a separate process.
 """
 
 from tests.provider.behaviour import Behaviour, Failure

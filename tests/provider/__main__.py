@@ -1,4 +1,4 @@
-"""The stand-in as a process: prints its base URL, and serves until it is stopped."""
+"""Run the stand-in as a process: print its base URL, then serve until interrupted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.provider.standin import StandInProvider
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.provider", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="0, the default, selects a free port")
     parser.add_argument("--api-key", default="sk-stand-in", help="the one key that is accepted")
     parser.add_argument("--behave", default="{}", help="fields of Behaviour as a JSON object")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What the stand-in can be told to do."""
+"""The configurable behaviour of the stand-in."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ Spoil: TypeAlias = Literal[
     "not json",
     "no data",
 ]
-"""Ways in which an answer with status 200 is wrong ("reversed" is legal: clients go by index)."""
+"""Defects of a response with status 200. "reversed" is legal: clients sort by index."""
 
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """How every answer is made, until told otherwise.
+    """The behaviour of every response, until it is changed.
 
     Attributes:
-        delay_s: how long an answer takes.
-        held: answers wait until released, then are made.
+        delay_s: delay of a response.
+        held: responses are computed only after their release.
         down_until: connections are cut until this time (seconds since the epoch).
-        reject_marker: a request with this in any text is answered 400, with `reject_message`.
-        requests_per_minute: the limit within `limit_window_s`, really enforced; None is no limit.
+        reject_marker: requests with this in any text get status 400 and `reject_message`.
+        requests_per_minute: enforced limit within `limit_window_s`; None is no limit.
         tokens_per_minute: likewise.
-        limit_window_s: length of the window of both limits, so that a test can live through one.
-        announce_limits: name the limits in x-ratelimit-* headers.
-        ignore_base64: answer with lists of floats whatever was asked for, as some servers do.
-        refuse_dimensions: answer 400 to any request that names dimensions, as vLLM does for most.
-        ignore_dimensions: answer with the model's own dimensions whatever was asked for.
-        spoil: make an answer wrong.
+        limit_window_s: length of the window of both limits, short enough for a test.
+        announce_limits: send the limits in x-ratelimit-* headers.
+        ignore_base64: return lists of floats regardless of the requested encoding.
+        refuse_dimensions: return 400 for requests with dimensions, as vLLM does for most models.
+        ignore_dimensions: return the model's full dimensions regardless of the request.
+        spoil: make responses malformed.
         scale: length of the vectors.
-        trickle_s: the body of an answer arrives in twenty pieces over this time.
+        trickle_s: time over which the body of a response is sent, in twenty parts.
     """
 
     delay_s: float = 0.0
@@ -65,7 +65,7 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One answer that goes wrong: an HTTP status, or None for a connection that is cut."""
+    """One failing response: an HTTP status, or None for a cut connection."""
 
     status: int | None
     message: str = ""
@@ -75,13 +75,13 @@ class Failure:
 
 
 class RateWindow:
-    """Counts requests and tokens within the last `window` seconds, as x-ratelimit-* report them."""
+    """Counts requests and tokens within a sliding window, for x-ratelimit-* headers."""
 
     def __init__(self) -> None:
         self._spent: deque[tuple[float, int]] = deque()
 
     def admit(self, now: float, tokens: int, behaviour: Behaviour) -> float:
-        """Seconds to wait before this request fits; 0 takes it in."""
+        """Admit a request and return 0, or return the seconds until it fits."""
         self._forget(now, behaviour.limit_window_s)
         waits = [self._wait(now, tokens, behaviour, taken) for taken in range(len(self._spent) + 1)]
         wait = next(wait for wait in waits if wait is not None)
@@ -108,7 +108,7 @@ class RateWindow:
         return headers
 
     def _wait(self, now: float, tokens: int, behaviour: Behaviour, expired: int) -> float | None:
-        """The wait until the oldest `expired` requests are forgotten, if that is enough."""
+        """Return the wait until the oldest `expired` requests expire, or None if more must."""
         left = list(self._spent)[expired:]
         requests, limit = behaviour.requests_per_minute, behaviour.tokens_per_minute
         fits = requests is None or len(left) < requests
@@ -123,7 +123,7 @@ class RateWindow:
 
 
 def go_duration(seconds: float) -> str:
-    """As OpenAI writes durations: 120ms, 6m0s, 1.5s."""
+    """Format a duration like OpenAI: 120ms, 6m0s, 1.5s."""
     if seconds < 1:
         return f"{round(seconds * 1000)}ms"
     minutes, rest = divmod(seconds, 60)

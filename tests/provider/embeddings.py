@@ -1,4 +1,4 @@
-"""The rules of POST /v1/embeddings, as OpenAI's server applies them."""
+"""The rules of POST /v1/embeddings on OpenAI's server."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class EmbeddingsRequest:
     @classmethod
     def parse(cls, body: bytes) -> EmbeddingsRequest:
         fields = json.loads(body)
-        given = fields["input"]
+        texts = fields["input"]
         return cls(
-            texts=(given,) if isinstance(given, str) else tuple(given),
+            texts=(texts,) if isinstance(texts, str) else tuple(texts),
             model=fields["model"],
             dimensions=fields.get("dimensions"),
             base64=fields.get("encoding_format") == "base64",
@@ -45,26 +45,26 @@ class EmbeddingsRequest:
 
 
 def count_tokens(text: str) -> int:
-    """A quarter of the bytes, which is how OpenAI's server estimates before it counts."""
+    """Return a quarter of the bytes, the estimate of OpenAI's server."""
     return max(1, -(-len(text.encode("utf-8", "replace")) // 4))
 
 
 def _least_tokens(text: str) -> int:
-    """A sixth of the bytes: without the vocabulary, only what is surely too long is refused."""
+    """Return a sixth of the bytes, a lower bound that needs no vocabulary."""
     return -(-len(text.encode("utf-8", "replace")) // 6)
 
 
 def error(status: int, message: str, code: str | None = None, **headers: str) -> Answer:
     kind = "insufficient_quota" if code == "insufficient_quota" else "invalid_request_error"
     body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Answer(status, json.dumps(body).encode(), named)
+    dashed = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Answer(status, json.dumps(body).encode(), dashed)
 
 
 def refusal(
     request: EmbeddingsRequest, behaviour: Behaviour, models: dict[str, int]
 ) -> Answer | None:
-    """The error that this request deserves, if any."""
+    """Return the error of an invalid request, or None."""
     if request.model not in models:
         return error(404, f"The model `{request.model}` does not exist.", "model_not_found")
     if not request.texts or "" in request.texts:
@@ -105,9 +105,9 @@ def _refuse_content(
 
 
 def success(request: EmbeddingsRequest, behaviour: Behaviour, models: dict[str, int]) -> Answer:
-    """The vectors, as HashEmbedder makes them at the dimensions asked for."""
-    own = models[request.model]
-    dimensions = own if behaviour.ignore_dimensions else request.dimensions or own
+    """Return the vectors of HashEmbedder in the requested dimensions."""
+    full = models[request.model]
+    dimensions = full if behaviour.ignore_dimensions else request.dimensions or full
     vectors = _spoil(
         hash_vectors(request.texts, dimensions) * np.float32(behaviour.scale), behaviour
     )

@@ -1,4 +1,4 @@
-"""HTTP/1.1 over asyncio streams with h11, down where a connection can be cut in mid-answer."""
+"""HTTP/1.1 over asyncio streams with h11, which can cut a connection within a response."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Request:
 class Answer:
     """`status` None cuts the connection; `cut` cuts it halfway through the body.
 
-    With `trickle_s`, the body goes out in twenty pieces over that many seconds.
+    With `trickle_s`, the body is sent in twenty parts over that many seconds.
     """
 
     status: int | None
@@ -38,7 +38,7 @@ Handler = Callable[[Request], Awaitable[Answer]]
 async def serve_connection(
     handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
-    """Answer one request after another until the peer leaves or the connection is cut."""
+    """Serve requests in turn until the peer disconnects or the connection is cut."""
     connection = h11.Connection(h11.SERVER)
     try:
         with suppress(ConnectionError, h11.RemoteProtocolError):
@@ -87,7 +87,7 @@ async def _send(connection: h11.Connection, writer: asyncio.StreamWriter, answer
         await writer.drain()
         await asyncio.sleep(answer.trickle_s / 20)
     if answer.cut:
-        await asyncio.sleep(0.02)  # so that the half that was sent arrives before the reset
+        await asyncio.sleep(0.02)  # so that the first half arrives before the reset
         writer.transport.abort()
         return
     connection.send(h11.EndOfMessage())

@@ -1,4 +1,4 @@
-"""The stand-in: an HTTP server in a thread of its own, with a record of all that it was asked."""
+"""The stand-in: an HTTP server in a separate thread that records its requests."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ _POLL_S = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request to /v1/embeddings. `status` is None where the connection was cut.
+    """One request to /v1/embeddings. `status` is None if the connection was cut.
 
-    `dimensions` are those asked for, `base64` whether that encoding was; times are seconds since
-    the epoch.
+    `dimensions` and `base64` are those of the request; times are seconds since the epoch.
     """
 
     texts: tuple[str, ...]
@@ -41,10 +40,10 @@ class Call:
 
 
 class StandInProvider:
-    """OpenAI's embeddings API on 127.0.0.1, without OpenAI. Every method is safe from any thread.
+    """A server with OpenAI's embeddings API on 127.0.0.1. Its methods are thread-safe.
 
-    The vectors are those of `HashEmbedder` at the dimensions asked for. A text counts as embedded
-    (and as paid for) as soon as its answer is made, even if the caller has gone by then.
+    The vectors are those of `HashEmbedder` in the requested dimensions. A text counts as embedded
+    (and billed) once its response is computed, even if the caller has disconnected.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class StandInProvider:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
 
-    # --- telling it what to do ---
+    # --- scripting ---
 
     def behave(self, **changes: Any) -> None:
         """Change fields of `Behaviour`; the others stay as they are."""
@@ -87,15 +86,15 @@ class StandInProvider:
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """The next `times` calls are answered with `status` and embed nothing."""
-        named = dict(headers or {})
+        """Fail the next `times` calls with `status`, without embedding."""
+        fields = dict(headers or {})
         if retry_after is not None:
-            named["retry-after"] = str(retry_after)
+            fields["retry-after"] = str(retry_after)
         with self._lock:
-            self._failures.extend([Failure(status, message, code, named)] * times)
+            self._failures.extend([Failure(status, message, code, fields)] * times)
 
     def drop_next(self, *, times: int = 1, mid_answer: bool = False) -> None:
-        """The connections of the next `times` calls are cut; `mid_answer` after embedding."""
+        """Cut the connections of the next `times` calls; with `mid_answer`, after embedding."""
         with self._lock:
             self._failures.extend([Failure(None, mid_answer=mid_answer)] * times)
 
@@ -105,7 +104,7 @@ class StandInProvider:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Answers wait until the end of the block: rows can be edited while they are embedded."""
+        """Hold responses until the end of the block, so that rows can be edited meanwhile."""
         self.behave(held=True)
         try:
             yield
@@ -113,12 +112,12 @@ class StandInProvider:
             self.behave(held=False)
 
     def let(self, answers: int) -> None:
-        """Of the calls that are held, or will be, so many are answered."""
+        """Release that many held calls, present or future."""
         with self._lock:
             self._let += answers
 
     def reset(self) -> None:
-        """Forget calls, failures to come, limits and behaviour."""
+        """Reset recorded calls, pending failures, limits and behaviour."""
         with self._lock:
             self._behaviour = Behaviour()
             self._failures.clear()
@@ -127,7 +126,7 @@ class StandInProvider:
             self._window = RateWindow()
             self._peak_in_flight = self._in_flight
 
-    # --- asking it what happened ---
+    # --- inspection ---
 
     @property
     def base_url(self) -> str:
@@ -140,12 +139,12 @@ class StandInProvider:
 
     @property
     def texts_embedded(self) -> Counter[str]:
-        """How often each text was embedded with success."""
+        """How often each text was embedded successfully."""
         return Counter(text for call in self.calls if call.status == 200 for text in call.texts)
 
     @property
     def in_flight(self) -> int:
-        """Requests that have arrived and are not answered yet."""
+        """Requests without a response so far."""
         with self._lock:
             return self._in_flight
 
@@ -155,15 +154,15 @@ class StandInProvider:
             return self._peak_in_flight
 
     def wait_in_flight(self, count: int = 1, *, timeout: float = 60.0) -> None:
-        """Block until `count` requests are being answered or held."""
+        """Block until `count` requests are in progress or held."""
         self._wait(lambda: self.in_flight >= count, f"{count} requests in flight", timeout)
 
     def wait_calls(self, count: int = 1, *, timeout: float = 60.0) -> None:
-        """Block until `count` requests have been answered."""
+        """Block until `count` requests have a response."""
         self._wait(lambda: len(self.calls) >= count, f"{count} calls", timeout)
 
     def report(self) -> dict[str, Any]:
-        """What GET /_calls answers."""
+        """Return the body of GET /_calls."""
         return {
             "calls": [dataclasses.asdict(call) for call in self.calls],
             "texts_embedded": dict(self.texts_embedded),
@@ -178,7 +177,7 @@ class StandInProvider:
                 raise TimeoutError(f"The stand-in provider waited {timeout} s for {what}.")
             time.sleep(_POLL_S)
 
-    # --- its life ---
+    # --- life cycle ---
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -219,7 +218,7 @@ class StandInProvider:
                 task.cancel()
             await asyncio.gather(*connections, return_exceptions=True)
 
-    # --- answering ---
+    # --- responses ---
 
     async def _handle(self, request: Request) -> Answer:
         if request.path.startswith("/_"):
@@ -228,14 +227,14 @@ class StandInProvider:
             return Answer(None)
         if request.headers.get("authorization") != f"Bearer {self.api_key}":
             key = request.headers.get("authorization", "").removeprefix("Bearer ")
-            # OpenAI masks the key it echoes; others do not, so clients must mask it themselves.
+            # OpenAI masks the key that it echoes. Other servers do not, so clients must mask it.
             return error(401, f"Incorrect API key provided: {key}.", "invalid_api_key")
         if (request.method, request.path) != ("POST", "/v1/embeddings"):
             return error(404, f"Unknown request URL: {request.method} {request.path}.")
         return await self._handle_embeddings(EmbeddingsRequest.parse(request.body))
 
     def _handle_test(self, request: Request) -> Answer:
-        """The same verbs over HTTP, for tests in another process."""
+        """Run a method by HTTP, for tests in another process."""
         fields = json.loads(request.body or b"{}")
         match request.method, request.path:
             case "GET", "/_calls":
@@ -259,7 +258,7 @@ class StandInProvider:
             self._peak_in_flight = max(self._peak_in_flight, self._in_flight)
         try:
             await asyncio.sleep(self._behaviour.delay_s)
-            while self._is_held():  # noqa: ASYNC110  it is let go from another thread
+            while self._is_held():  # noqa: ASYNC110  another thread releases it
                 await asyncio.sleep(_POLL_S)
             answer = self._answer(request)
             self._record(request, answer.status, started)

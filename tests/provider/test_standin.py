@@ -1,4 +1,4 @@
-"""The stand-in does what tests rely on it for."""
+"""The behaviour of the stand-in that other tests rely on."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ async def embed(client: openai.AsyncOpenAI, *texts: str) -> int:
     return len(answer.data)
 
 
-async def test_texts_held_are_answered_when_let_go(
+async def test_held_texts_are_embedded_on_release(
     provider: StandInProvider, client: openai.AsyncOpenAI
 ) -> None:
     with provider.held():
-        asking = asyncio.create_task(embed(client, "a"))
+        call = asyncio.create_task(embed(client, "a"))
         await asyncio.to_thread(provider.wait_in_flight)
-        assert not asking.done()
+        assert not call.done()
         assert provider.texts_embedded == Counter()
-    assert await asking == 1
+    assert await call == 1
     assert provider.texts_embedded == Counter({"a": 1})
     assert (provider.in_flight, provider.peak_in_flight) == (0, 1)
 
 
-async def test_failures_come_in_order_and_then_end(
+async def test_failures_occur_in_order_and_then_end(
     provider: StandInProvider, client: openai.AsyncOpenAI
 ) -> None:
     provider.fail_next(500)
@@ -66,12 +66,14 @@ async def test_failures_come_in_order_and_then_end(
         with pytest.raises(openai.APIError):
             await embed(client, "a")
     assert await embed(client, "a") == 1
-    # Cut in mid-answer, a text was embedded and is paid for all the same.
+    # A text is embedded and billed even if its response is cut.
     assert [call.status for call in provider.calls] == [500, None, 200, 429, 429, 200]
     assert provider.texts_embedded == Counter({"a": 2})
 
 
-async def test_down_for_a_while(provider: StandInProvider, client: openai.AsyncOpenAI) -> None:
+async def test_outage_cuts_connections_for_its_duration(
+    provider: StandInProvider, client: openai.AsyncOpenAI
+) -> None:
     provider.go_down(0.15)
     with pytest.raises(openai.APIConnectionError):
         await embed(client, "a")
@@ -79,14 +81,18 @@ async def test_down_for_a_while(provider: StandInProvider, client: openai.AsyncO
     assert await embed(client, "a") == 1
 
 
-async def test_a_delay(provider: StandInProvider, client: openai.AsyncOpenAI) -> None:
+async def test_delay_postpones_the_response(
+    provider: StandInProvider, client: openai.AsyncOpenAI
+) -> None:
     provider.behave(delay_s=0.1)
     began = time.monotonic()
     await embed(client, "a")
     assert time.monotonic() - began >= 0.1
 
 
-async def test_limits_of_the_api(provider: StandInProvider, client: openai.AsyncOpenAI) -> None:
+async def test_limits_of_the_api_are_enforced(
+    provider: StandInProvider, client: openai.AsyncOpenAI
+) -> None:
     for texts in (["a"] * 2049, ["b" * 49_153], ["c" * 32_768] * 37, [""], []):
         with pytest.raises(openai.BadRequestError):
             await embed(client, *texts)
@@ -94,7 +100,7 @@ async def test_limits_of_the_api(provider: StandInProvider, client: openai.Async
     assert await embed(client, "b" * 49_152, *["c" * 32_768] * 35) == 36
 
 
-async def test_the_wrong_key(provider: StandInProvider) -> None:
+async def test_wrong_key_is_rejected(provider: StandInProvider) -> None:
     async with client_of(provider.base_url, "sk-wrong") as client:
         with pytest.raises(openai.AuthenticationError):
             await embed(client, "a")
@@ -116,7 +122,7 @@ async def test_rate_limits_are_enforced_and_announced(
     assert await embed(client, "c") == 1
 
 
-def test_a_window_admits_what_fits_and_tells_when_the_rest_does() -> None:
+def test_window_admits_requests_that_fit_and_returns_the_wait() -> None:
     window, behaviour = RateWindow(), Behaviour(requests_per_minute=3, tokens_per_minute=100)
     assert window.admit(0.0, 50, behaviour) == 0
     assert window.admit(10.0, 50, behaviour) == 0
@@ -136,13 +142,13 @@ def test_a_window_admits_what_fits_and_tells_when_the_rest_does() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0ms"), (0.12, "120ms"), (1.5, "1.5s"), (360, "6m0s")]
 )
-def test_durations_are_written_as_openai_writes_them(seconds: float, text: str) -> None:
+def test_durations_are_formatted_like_openais(seconds: float, text: str) -> None:
     assert go_duration(seconds) == text
 
 
 @pytest.fixture
 def process_url() -> Iterator[str]:
-    """The base URL of a stand-in in a process of its own."""
+    """The base URL of a stand-in in a separate process."""
     command = [sys.executable, "-m", "tests.provider", "--behave", '{"reject_marker": "BAD"}']
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -150,7 +156,7 @@ def process_url() -> Iterator[str]:
         process.kill()
 
 
-async def test_as_a_process_it_is_told_and_asked_over_http(process_url: str) -> None:
+async def test_process_is_scripted_and_inspected_over_http(process_url: str) -> None:
     root = process_url.removesuffix("/v1")
     async with client_of(process_url, "sk-stand-in") as client:
         with pytest.raises(openai.BadRequestError):

@@ -1,5 +1,4 @@
--- What a Supabase project has in every database server: its roles and their timeouts.
--- Run once by supabase_admin, who is the only superuser.
+-- Roles and timeouts of a Supabase server. Run once by supabase_admin, the only superuser.
 create role postgres login createdb createrole replication bypassrls password 'postgres';
 create role anon nologin noinherit;
 create role authenticated nologin noinherit;

@@ -1,4 +1,4 @@
--- What a new, empty Supabase project has in its database. Run by supabase_admin.
+-- The database of a new, empty Supabase project. Run by supabase_admin.
 alter schema public owner to postgres;
 grant usage on schema public to anon, authenticated, service_role;
 
@@ -6,11 +6,11 @@ create schema extensions;
 grant all on schema extensions to postgres;
 grant usage on schema extensions to anon, authenticated, service_role;
 
--- On the platform `postgres` may create the extensions of a list, as if they were trusted. Here the one
--- that matters is there already.
+-- On the platform, `postgres` can create a list of extensions as if they were trusted. Here the required one
+-- is created in advance.
 create extension vector with schema extensions;
 
--- Nothing that a migration makes is reachable through the API without a grant of its own.
+-- Functions that a migration creates are accessible through the API only with a grant.
 alter default privileges for role postgres revoke execute on functions from public;
 
 create schema auth;
@@ -26,7 +26,7 @@ create function auth.role() returns text language sql stable as $$
   select auth.jwt() ->> 'role'
 $$;
 
--- PostgREST learns of every change of the schema.
+-- Notifies PostgREST of every schema change.
 create function extensions.pgrst_changed() returns event_trigger language plpgsql as $$
 begin notify pgrst, 'reload schema'; end $$;
 create event trigger pgrst_ddl on ddl_command_end execute function extensions.pgrst_changed();

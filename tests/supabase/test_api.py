@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from backline import errors
-from backline.worker.remote import Remote, RemoteWorker, api_target
+from backline.worker.remote import Remote, api_target
 from tests.integration.harness import overpaid, running
 from tests.provider import StandInProvider
 from tests.supabase.function import provider_variables
@@ -34,11 +34,9 @@ async def api_world(
 ) -> AsyncIterator[RestWorld]:
     """A world whose worker drives the server."""
     async with rest_world(project, provider) as w:
-        remote = Remote(api_target(address, SecretStr(key)), w.collection)
-        w.embedder, made, w.make_worker = remote, w.embedder, RemoteWorker
+        w.remote = Remote(api_target(address, SecretStr(key)), w.collection)
         yield w
-        await remote.aclose()
-        await made.aclose()
+        await w.remote.aclose()
 
 
 def texts(count: int) -> list[str]:
@@ -118,12 +116,12 @@ async def test_a_server_on_another_database(
     variables = provider_variables(provider.base_url, provider.api_key)
     with stack.project() as other, server_running(other, **variables) as address:
         async with api_world(project, provider, address) as w:
-            assert isinstance(w.embedder, Remote)
+            assert w.remote is not None
             with pytest.raises(errors.CollectionNotFoundError, match="works on another database"):
-                await w.embedder.check()
+                await w.remote.check()
             async with rest_world(other, provider) as same:
                 await same.insert(*texts(40))
-                await w.embedder.check()
+                await w.remote.check()
                 await w.insert(*texts(40))
                 report = await w.fill()
                 assert "works on another database" in str(report.stopped_by)
@@ -132,6 +130,6 @@ async def test_a_server_on_another_database(
 
 async def test_nothing_answers(project: Project, provider: StandInProvider) -> None:
     async with api_world(project, provider, "http://127.0.0.1:9") as w:
-        assert isinstance(w.embedder, Remote)
+        assert w.remote is not None
         with pytest.raises(errors.ProviderUnavailableError, match="does not answer"):
-            await w.embedder.check()
+            await w.remote.check()

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from backline import errors
 from backline.supabase.keys import read_key
-from backline.worker.remote import Remote, RemoteWorker, edge_target
+from backline.worker.remote import Remote, edge_target
 from tests.integration.harness import overpaid, running
 from tests.provider import StandInProvider
 from tests.supabase.function import (
@@ -48,11 +48,9 @@ async def edge_world(
     """A world whose worker drives the function."""
     async with rest_world(project, provider) as w:
         key = read_key(SecretStr(project.keys.secret), "key")
-        remote = Remote(edge_target(project.api_url, key, None), w.collection)
-        w.embedder, made, w.make_worker = remote, w.embedder, RemoteWorker
+        w.remote = Remote(edge_target(project.api_url, key, None), w.collection)
         yield w
-        await remote.aclose()
-        await made.aclose()
+        await w.remote.aclose()
 
 
 def call(url: str, rows: Any, collection: str = "notes") -> httpx.Response:
@@ -302,8 +300,8 @@ async def test_what_is_found_before_anything_is_spent(
     project: Project, provider: StandInProvider, function: str
 ) -> None:
     async with edge_world(project, provider) as w:
-        remote = w.embedder
-        assert isinstance(remote, Remote)
+        remote = w.remote
+        assert remote is not None
         await remote.check()
         wrong = Remote(edge_target(project.api_url, None, SecretStr("wrong")), w.collection)
         with pytest.raises(errors.ProviderRefusedError, match="FUNCTION_SECRET"):

@@ -114,7 +114,7 @@ async def test_a_pooler_that_changes_the_server_at_every_turn_keeps_nothing(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The two connections of the trial meet different servers here, as they do by session."""
-    monkeypatch.setattr("backline.postgres.connector.HEARD_SECONDS", 1)
+    monkeypatch.setattr("backline.postgres.connector.NOTIFY_SECONDS", 1)
     url = project.stack.url(project.name, port=project.stack.rotating_pooler_port)
     with ExitStack() as open_connections:
         # Each in a transaction at first, so that there are three servers to take turns.

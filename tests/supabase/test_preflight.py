@@ -199,7 +199,7 @@ def test_pgvector_that_somebody_removed(backline: Cli, project: Project, command
     with as_superuser(project) as superuser:
         superuser.execute("drop extension vector cascade")
     said = refused(backline, command, *(["muddy"] if command == "search" else []))
-    assert "pgvector was removed" in said
+    assert "pgvector was dropped" in said
 
 
 @pytest.mark.parametrize("command", ["backfill", "verify", "search"])

@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from backline import errors, search
+from backline.search.indexes import ensure_keywords
 from backline.supabase.keys import choose_key
 from backline.supabase.store import open_rest_store
 from backline.verification import verify
@@ -127,10 +128,10 @@ async def test_a_big_table_s_keywords_are_indexed_on_its_first_search(project: P
         with pytest.raises(errors.UsageError, match="not built yet"):
             await search.search(world.rest, world.collection, None, question)
         project.gateway.cut_next(path=RPC + "build_keywords_page", after=True)
-        await world.rest.ensure_keywords(world.collection, said.append)
+        await ensure_keywords(world.rest, world.collection, notice=said.append)
         [hit] = await search.search(world.rest, world.collection, None, question)
         assert hit.content == "note number 1107"
-        await world.rest.ensure_keywords(world.collection, said.append)
+        await ensure_keywords(world.rest, world.collection, notice=said.append)
         assert said == ["Indexing the keywords of notes, once."]
 
 

@@ -187,7 +187,7 @@ def test_what_needs_a_connection_says_so_and_touches_nothing(
     variables = {**project.environment, **home}
     with_flag = InlineCli(tmp_path, variables)(*command, "--via", "rest", code=2).err
     by_setting = InlineCli(tmp_path, {**variables, "BACKLINE_VIA": "rest"})(*command, code=2).err
-    for said, what in ((with_flag, "--via goes"), (by_setting, "BACKLINE_VIA=rest goes")):
+    for said, what in ((with_flag, "--via works"), (by_setting, "BACKLINE_VIA=rest works")):
         assert "needs a connection to Postgres" in said and what in said
         assert "Set DATABASE_URL" in said
     assert not (tmp_path / "data").exists()

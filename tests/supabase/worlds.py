@@ -16,7 +16,7 @@ from backline.backfill import Backfill
 from backline.postgres.store import open_store
 from backline.supabase.keys import choose_key
 from backline.supabase.store import RestStore, open_rest_store
-from backline.worker.worker import Worker
+from backline.worker.remote import Remote, RemoteBatches
 from tests.integration.harness import NOTES, World, execute, make_world
 from tests.provider import StandInProvider
 from tests.supabase.stack import Project
@@ -34,14 +34,15 @@ async def rest_store(project: Project, key: str | None = None) -> AsyncIterator[
 
 @dataclass
 class RestWorld(World):
-    """A world whose `store` is a RestStore, and whose workers may be of another kind."""
+    """A world whose `store` is a RestStore, and whose rows another process may embed."""
 
-    make_worker: type[Worker] = Worker
+    remote: Remote | None = None
 
     def backfill(self, **options: Any) -> Backfill:
+        handler = None if self.remote is None else RemoteBatches(self.remote)
         return Backfill(
             self.store, self.collection, self.embedder, self.limiter,
-            replace(self.options, **options), make_worker=self.make_worker,
+            replace(self.options, **options), handler=handler,
         )  # fmt: skip
 
     @property

@@ -1,4 +1,4 @@
-"""Settings: which source wins, what is refused and how, and that no secret is ever shown."""
+"""Settings: precedence of the layers, refused values, and secrets that no text contains."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backline import config, errors
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder, and an environment in which nothing of ours is set."""
+    """An empty current folder, and an environment without any setting."""
     monkeypatch.chdir(tmp_path)
     for field in config.Settings.model_fields:
         for name in config.names_of(field):
@@ -19,13 +19,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_defaults_need_no_source() -> None:
+def test_defaults_have_no_origin() -> None:
     settings, origins = config.load_with_origins()
     assert (settings.batch_size, settings.workers, settings.database_url) == (50, None, None)
     assert origins == {}
 
 
-def test_each_source_beats_the_next(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_layer_precedes_the_next(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "backline.toml").write_text("batch_size = 1\n")
     assert config.load().batch_size == 1
     (folder / ".env").write_text("BATCH_SIZE=2\n")
@@ -37,7 +37,7 @@ def test_each_source_beats_the_next(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert config.load(batch_size=5).batch_size == 5
 
 
-def test_a_source_wins_whichever_of_its_names_it_uses(
+def test_precedence_does_not_depend_on_the_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / ".env").write_text("BACKLINE_DATABASE_URL=postgresql://from-file/x\n")
@@ -47,7 +47,7 @@ def test_a_source_wins_whichever_of_its_names_it_uses(
     assert url.get_secret_value() == "postgresql://from-environment/x"
 
 
-def test_the_first_name_wins_within_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_name_wins_within_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCH_SIZE", "7")
     monkeypatch.setenv("BACKLINE_BATCH_SIZE", "8")
     settings, origins = config.load_with_origins()
@@ -55,7 +55,7 @@ def test_the_first_name_wins_within_a_source(monkeypatch: pytest.MonkeyPatch) ->
     assert str(origins["batch_size"]) == "BACKLINE_BATCH_SIZE in the environment"
 
 
-def test_names_of_a_vite_and_supabase_project(folder: Path) -> None:
+def test_variables_of_a_vite_and_supabase_project_are_read(folder: Path) -> None:
     (folder / ".env.local").write_text(
         "VITE_SUPABASE_URL=https://p.supabase.co/\nVITE_SUPABASE_ANON_KEY=anon\n"
         "SUPABASE_SERVICE_ROLE_KEY='service'\nUSE_LOCAL_API=true\n"
@@ -86,7 +86,7 @@ VALUES = {
         for name in config.names_of(field)
     ],
 )  # fmt: skip
-def test_every_name_reaches_its_setting(
+def test_every_variable_sets_its_setting(
     name: str, field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     value = VALUES.get(field, "http://h/x" if field.endswith("_url") else "9")
@@ -95,29 +95,29 @@ def test_every_name_reaches_its_setting(
     assert origins == {field: config.Origin(name, "the environment")}
 
 
-def test_no_vite_name_reaches_a_secret_that_may_write() -> None:
+def test_secret_key_is_not_read_from_a_vite_variable() -> None:
     assert not [n for n in config.names_of("supabase_secret_key") if n.startswith("VITE_")]
 
 
 @pytest.mark.parametrize("name", ["WORKERS", "DATA_DIR", "LEASE_SECONDS", "workers"])
-def test_a_bare_name_is_somebody_elses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bare_field_name_is_not_a_setting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "3")
     assert config.load_with_origins()[1] == {}
 
 
-def test_an_empty_variable_is_an_unset_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_variable_counts_as_unset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / ".env").write_text("BATCH_SIZE=2\n")
     monkeypatch.setenv("BATCH_SIZE", "")
     assert config.load().batch_size == 2
 
 
-def test_an_empty_flag_is_refused() -> None:
-    """`--database-url "$UNSET"` must not quietly mean another database."""
+def test_empty_flag_is_refused() -> None:
+    """`--database-url "$UNSET"` must not silently select another database."""
     with pytest.raises(errors.ConfigurationError, match="--database-url is empty"):
         config.load(database_url="")
 
 
-def test_a_bad_value_is_named_with_its_source(folder: Path) -> None:
+def test_invalid_value_is_named_with_its_origin(folder: Path) -> None:
     (folder / ".env").write_text("BATCH_SIZE=0\nOPENAI_BASE_URL=localhost:1\n")
     with pytest.raises(errors.ConfigurationError) as caught:
         config.load()
@@ -125,20 +125,20 @@ def test_a_bad_value_is_named_with_its_source(folder: Path) -> None:
     assert "OPENAI_BASE_URL in .env must begin with http:// or https://" in str(caught.value)
 
 
-def test_an_unknown_key_of_the_toml_file_is_refused(folder: Path) -> None:
+def test_unknown_key_of_the_toml_file_is_refused(folder: Path) -> None:
     (folder / "backline.toml").write_text("batchsize = 10\n")
     with pytest.raises(errors.ConfigurationError, match="Did you mean batch_size"):
         config.load()
 
 
 @pytest.mark.parametrize("content", [b"batch_size = = 1", b"\xff\xfe"])
-def test_an_unreadable_file_is_named(folder: Path, content: bytes) -> None:
+def test_unreadable_file_is_named(folder: Path, content: bytes) -> None:
     (folder / "backline.toml").write_bytes(content)
     with pytest.raises(errors.ConfigurationError, match=r"backline\.toml cannot be read"):
         config.load()
 
 
-def test_secrets_are_in_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_text_contains_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = ["database_url", "openai_api_key", "supabase_key", "supabase_secret_key"]
     for field in [*secrets, "function_secret"]:
         monkeypatch.setenv(config.names_of(field)[0], "postgresql://u:hunter2@h/d")
@@ -146,7 +146,7 @@ def test_secrets_are_in_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump_json()}"
 
 
-def test_a_refused_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_message_about_an_invalid_value_omits_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "hunter2@host")
     with pytest.raises(errors.ConfigurationError) as caught:
         config.load()
@@ -158,6 +158,6 @@ def test_settings_are_frozen() -> None:
         config.load().batch_size = 3  # type: ignore[misc]
 
 
-def test_a_data_folder_of_home_is_expanded(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_home_is_expanded_in_the_data_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("HOME", str(folder))
     assert config.load(data_dir=Path("~/pg")).data_dir == folder / "pg"

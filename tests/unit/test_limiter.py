@@ -1,4 +1,4 @@
-"""The limiter, on a clock that only the tests move; and once on the real one."""
+"""The limiter, on a clock that the tests advance, and once on the real one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from backline.embedders.limiter import WINDOW_S, Limiter, Limits
 
 @dataclass
 class FakeTime:
-    """A clock that stands still, and wakes its sleepers in order when a test moves it."""
+    """A clock that advances only on request, and then wakes its sleepers in order."""
 
     now: float = 1000.0
     sleeps: list[float] = field(default_factory=list)
@@ -51,7 +51,7 @@ class FakeTime:
         self.now = target
 
     def limiter(self, **options: int | None) -> Limiter:
-        """A limiter on this clock, whose unnamed pauses are as long as they get."""
+        """Return a limiter on this clock, without jitter in its pauses."""
         arguments = {"max_concurrency": 4, **options}
         return Limiter(
             max_concurrency=arguments["max_concurrency"] or 4,
@@ -64,7 +64,7 @@ class FakeTime:
 
 
 async def start(limiter: Limiter, count: int, tokens: int = 1) -> list[asyncio.Task[object]]:
-    """So many acquisitions, in order, each a task of its own."""
+    """Start acquisitions in order, each in a separate task."""
     tasks = [asyncio.create_task(_acquire(limiter, tokens)) for _ in range(count)]
     for _ in range(10):
         await asyncio.sleep(0)
@@ -88,7 +88,7 @@ async def cancel(tasks: Sequence[asyncio.Task[object]]) -> None:
 # --- window ---------------------------------------------------------------------------------------
 
 
-async def test_no_more_calls_are_in_flight_than_the_window() -> None:
+async def test_calls_in_flight_never_exceed_the_window() -> None:
     limiter = FakeTime().limiter(max_concurrency=3)
     tasks = await start(limiter, 5)
     assert granted(tasks) == [0, 1, 2]
@@ -103,7 +103,7 @@ async def test_no_more_calls_are_in_flight_than_the_window() -> None:
     assert limiter.snapshot().in_flight == 2
 
 
-async def test_first_come_first_served_even_where_a_small_call_would_fit() -> None:
+async def test_small_call_does_not_overtake_a_large_one() -> None:
     fake = FakeTime()
     limiter = fake.limiter(tokens_per_minute=100)
     await start(limiter, 1, tokens=60)
@@ -114,7 +114,7 @@ async def test_first_come_first_served_even_where_a_small_call_would_fit() -> No
     assert granted([*large, *small]) == [0, 1]
 
 
-async def test_the_window_is_halved_at_a_429_and_grows_back_by_one_a_round() -> None:
+async def test_429_halves_the_window_which_grows_by_one_a_round() -> None:
     fake = FakeTime()
     limiter = fake.limiter(max_concurrency=8)
     limiter.defer(1.0)
@@ -137,7 +137,7 @@ async def test_the_window_is_halved_at_a_429_and_grows_back_by_one_a_round() -> 
     await cancel(tasks)
 
 
-async def test_the_window_does_not_grow_while_nobody_needs_it() -> None:
+async def test_unused_window_does_not_grow() -> None:
     limiter = FakeTime().limiter(max_concurrency=8)
     limiter.unavailable()
     for _ in range(50):
@@ -145,14 +145,14 @@ async def test_the_window_does_not_grow_while_nobody_needs_it() -> None:
     assert limiter.snapshot().window == 4
 
 
-async def test_the_window_never_falls_below_one() -> None:
+async def test_window_never_falls_below_one() -> None:
     limiter = FakeTime().limiter(max_concurrency=8)
     for _ in range(10):
         limiter.unavailable()
     assert limiter.snapshot().window == 1
 
 
-async def test_calls_that_fail_together_halve_the_window_once() -> None:
+async def test_concurrent_failures_halve_the_window_once() -> None:
     fake = FakeTime()
     limiter = fake.limiter(max_concurrency=8)
     fail = asyncio.Event()
@@ -178,7 +178,7 @@ async def test_calls_that_fail_together_halve_the_window_once() -> None:
 # --- pauses ---------------------------------------------------------------------------------------
 
 
-async def test_retry_after_stops_everybody_for_exactly_that_long() -> None:
+async def test_retry_after_pauses_all_calls_for_exactly_that_time() -> None:
     fake = FakeTime()
     limiter = fake.limiter()
     limiter.defer(7.5)
@@ -191,14 +191,14 @@ async def test_retry_after_stops_everybody_for_exactly_that_long() -> None:
     assert limiter.snapshot().blocked_for_s == 0
 
 
-async def test_a_shorter_retry_after_does_not_shorten_a_longer_one() -> None:
+async def test_shorter_retry_after_does_not_shorten_a_longer_one() -> None:
     limiter = FakeTime().limiter()
     limiter.defer(9.0)
     limiter.defer(2.0)
     assert limiter.snapshot().blocked_for_s == 9.0
 
 
-async def test_a_deferral_that_comes_while_others_wait_lengthens_their_wait() -> None:
+async def test_deferral_extends_the_wait_of_queued_calls() -> None:
     fake = FakeTime()
     limiter = fake.limiter()
     limiter.defer(2.0)
@@ -212,7 +212,7 @@ async def test_a_deferral_that_comes_while_others_wait_lengthens_their_wait() ->
 
 
 @pytest.mark.parametrize("named", [None, 0.0])
-async def test_unnamed_pauses_double_up_to_a_limit_and_start_anew_after_success(
+async def test_default_pauses_double_to_a_limit_and_reset_on_success(
     named: float | None,
 ) -> None:
     fake = FakeTime()
@@ -228,7 +228,7 @@ async def test_unnamed_pauses_double_up_to_a_limit_and_start_anew_after_success(
     assert limiter.snapshot().blocked_for_s == 1
 
 
-async def test_a_server_error_pauses_briefly_at_first() -> None:
+async def test_first_server_error_pauses_briefly() -> None:
     fake = FakeTime()
     limiter = fake.limiter()
     limiter.unavailable()
@@ -238,7 +238,7 @@ async def test_a_server_error_pauses_briefly_at_first() -> None:
     assert limiter.snapshot().blocked_for_s == 0.5
 
 
-async def test_jitter_takes_away_up_to_half_of_an_unnamed_pause() -> None:
+async def test_jitter_shortens_default_pauses_by_up_to_half() -> None:
     fake = FakeTime()
     limiter = Limiter(clock=fake.clock, sleep=fake.sleep, jitter=lambda: 0.0)
     limiter.defer(None)
@@ -248,7 +248,7 @@ async def test_jitter_takes_away_up_to_half_of_an_unnamed_pause() -> None:
 # --- budgets --------------------------------------------------------------------------------------
 
 
-async def test_requests_a_minute() -> None:
+async def test_requests_a_minute_are_limited() -> None:
     fake = FakeTime()
     limiter = fake.limiter(max_concurrency=100, requests_per_minute=2)
     await start(limiter, 1)
@@ -264,7 +264,7 @@ async def test_requests_a_minute() -> None:
     assert fake.sleeps == [50, 10]  # not one wake-up more than needed
 
 
-async def test_tokens_a_minute_and_a_call_over_the_whole_budget_goes_alone() -> None:
+async def test_tokens_a_minute_are_limited_and_an_oversized_call_runs_alone() -> None:
     fake = FakeTime()
     limiter = fake.limiter(max_concurrency=100, tokens_per_minute=100)
     tasks = await start(limiter, 1, tokens=1)
@@ -276,7 +276,7 @@ async def test_tokens_a_minute_and_a_call_over_the_whole_budget_goes_alone() -> 
     assert granted(tasks) == [0, 1, 2]
 
 
-async def test_limits_are_learned_from_headers_while_calls_wait() -> None:
+async def test_limits_in_headers_apply_to_queued_calls() -> None:
     fake = FakeTime()
     limiter = fake.limiter(max_concurrency=100, requests_per_minute=1)
     tasks = await start(limiter, 2)
@@ -294,7 +294,7 @@ async def test_limits_are_learned_from_headers_while_calls_wait() -> None:
     assert granted(await start(learning, 4)) == [0, 1, 2]
 
 
-async def test_what_others_spend_of_the_same_account_counts() -> None:
+async def test_use_by_other_clients_counts() -> None:
     fake = FakeTime()
     limiter = fake.limiter(max_concurrency=100)
     await start(limiter, 1)
@@ -305,7 +305,7 @@ async def test_what_others_spend_of_the_same_account_counts() -> None:
     assert granted(tasks) == [0, 1, 2, 3]
 
 
-async def test_headers_that_lag_behind_our_own_count_change_nothing() -> None:
+async def test_outdated_headers_have_no_effect() -> None:
     limiter = FakeTime().limiter(max_concurrency=100)
     await start(limiter, 3)
     limiter.observe(Limits(requests=5, requests_remaining=4, requests_reset_s=60))
@@ -315,7 +315,7 @@ async def test_headers_that_lag_behind_our_own_count_change_nothing() -> None:
 # --- cancellation ---------------------------------------------------------------------------------
 
 
-async def test_a_cancelled_waiter_leaks_nothing_and_lets_the_next_one_through() -> None:
+async def test_cancelled_waiter_leaks_nothing_and_unblocks_the_next() -> None:
     fake = FakeTime()
     limiter = fake.limiter(max_concurrency=1, tokens_per_minute=100)
     holder = await start(limiter, 1, tokens=10)
@@ -329,7 +329,7 @@ async def test_a_cancelled_waiter_leaks_nothing_and_lets_the_next_one_through() 
     assert limiter.snapshot().tokens_last_minute == 100
 
 
-async def test_a_waiter_cancelled_as_its_turn_comes_gives_it_back() -> None:
+async def test_waiter_cancelled_on_its_grant_returns_the_slot() -> None:
     fake = FakeTime()
     limiter = fake.limiter(max_concurrency=1)
     await start(limiter, 1)
@@ -344,7 +344,7 @@ async def test_a_waiter_cancelled_as_its_turn_comes_gives_it_back() -> None:
     assert limiter.snapshot().requests_last_minute == 2
 
 
-async def test_a_waiter_whose_cancellation_is_under_way_is_passed_over() -> None:
+async def test_waiter_being_cancelled_is_skipped() -> None:
     fake = FakeTime()
     limiter = fake.limiter(max_concurrency=1)
     await start(limiter, 1)
@@ -356,7 +356,7 @@ async def test_a_waiter_whose_cancellation_is_under_way_is_passed_over() -> None
     assert limiter.snapshot().in_flight == 1
 
 
-async def test_a_large_cancelled_waiter_frees_a_small_one_behind_it() -> None:
+async def test_cancelled_large_waiter_unblocks_a_small_one() -> None:
     fake = FakeTime()
     limiter = fake.limiter(tokens_per_minute=100)
     await start(limiter, 1, tokens=60)
@@ -366,7 +366,7 @@ async def test_a_large_cancelled_waiter_frees_a_small_one_behind_it() -> None:
     assert granted(waiting) == [1]
 
 
-async def test_a_slot_is_given_back_when_the_call_raises() -> None:
+async def test_slot_is_released_if_the_call_raises() -> None:
     limiter = FakeTime().limiter()
     with pytest.raises(ConnectionError):
         async with limiter.slot(5) as slot:
@@ -375,7 +375,7 @@ async def test_a_slot_is_given_back_when_the_call_raises() -> None:
     assert limiter.snapshot().in_flight == 0
 
 
-async def test_no_task_is_left_when_the_last_waiter_has_gone() -> None:
+async def test_no_task_remains_after_the_last_waiter() -> None:
     limiter = FakeTime().limiter()
     limiter.defer(100)
     tasks = await start(limiter, 3)
@@ -386,7 +386,7 @@ async def test_no_task_is_left_when_the_last_waiter_has_gone() -> None:
     assert limiter.snapshot().waiting == 0
 
 
-def test_a_window_of_nothing_is_refused() -> None:
+def test_window_of_zero_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Limiter(max_concurrency=0)
 
@@ -396,7 +396,7 @@ def test_a_window_of_nothing_is_refused() -> None:
 
 @dataclass(frozen=True)
 class Step:
-    """What one call of a random history is like."""
+    """One call of a random history."""
 
     tokens: int
     takes: float
@@ -418,7 +418,7 @@ histories = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(histories, st.integers(1, 5), st.integers(1, 6), st.integers(60, 150))
-def test_window_and_budgets_hold_in_any_history(
+def test_window_and_limits_hold_in_any_history(
     steps: list[Step], concurrency: int, rpm: int, tpm: int
 ) -> None:
     asyncio.run(_live_through(steps, concurrency, rpm, tpm))
@@ -466,7 +466,7 @@ async def _live_through(steps: list[Step], concurrency: int, rpm: int, tpm: int)
 
 @given(st.lists(st.sampled_from(["grant", "ok", "429", "down"]), max_size=60))
 @settings(max_examples=60, deadline=None)
-def test_nothing_is_granted_beyond_a_shrunken_window(moves: list[str]) -> None:
+def test_no_slot_is_granted_beyond_a_halved_window(moves: list[str]) -> None:
     asyncio.run(_shrink_and_grow(moves))
 
 
@@ -491,7 +491,7 @@ async def _shrink_and_grow(moves: list[str]) -> None:
 # --- the real clock -------------------------------------------------------------------------------
 
 
-async def test_on_the_real_clock() -> None:
+async def test_limits_hold_on_the_real_clock() -> None:
     limiter = Limiter(max_concurrency=2)
     in_flight = peak = 0
 

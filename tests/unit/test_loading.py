@@ -32,22 +32,22 @@ def test_jsonl_skips_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
         ("1.0e5", 1e5),
         ("", None),
         ("+49 30", "+49 30"),
-        ("9" * 19, "9" * 19),  # more than a bigint holds
+        ("9" * 19, "9" * 19),  # larger than a bigint
         (" 7", " 7"),
         ("true", "true"),
     ],
 )
-def test_csv_fields_are_what_they_plainly_are(tmp_path: Path, text: str, value: object) -> None:
+def test_csv_fields_become_numbers_null_or_text(tmp_path: Path, text: str, value: object) -> None:
     assert records(tmp_path, "a.csv", f"id,v\n1,{text}\n") == [{"id": 1, "v": value}]
 
 
-def test_csv_takes_a_byte_order_mark_and_quoted_newlines(tmp_path: Path) -> None:
-    found = records(tmp_path, "a.csv", '\ufeffid,t\r\n1,"a ""b""\r\nc"\r\n')
-    assert found == [{"id": 1, "t": 'a "b"\r\nc'}]
+def test_csv_accepts_a_byte_order_mark_and_quoted_newlines(tmp_path: Path) -> None:
+    rows = records(tmp_path, "a.csv", '\ufeffid,t\r\n1,"a ""b""\r\nc"\r\n')
+    assert rows == [{"id": 1, "t": 'a "b"\r\nc'}]
 
 
-def test_a_reader_reads_no_further_than_it_is_asked(tmp_path: Path) -> None:
-    """The last line is malformed, and the first ones come all the same."""
+def test_reader_is_lazy(tmp_path: Path) -> None:
+    """The last line is malformed, and the first ones are read before it."""
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n' * 10 + "broken\n")
     reader = loading.read(tmp_path / "a.jsonl")
     assert list(itertools.islice(reader, 10)) == [{"a": 1}] * 10
@@ -55,17 +55,17 @@ def test_a_reader_reads_no_further_than_it_is_asked(tmp_path: Path) -> None:
         next(reader)
 
 
-def test_numbers_keep_their_digits(tmp_path: Path) -> None:
+def test_large_integers_keep_their_digits(tmp_path: Path) -> None:
     number = 2**62 + 1
     assert records(tmp_path, "a.jsonl", json.dumps({"n": number})) == [{"n": number}]
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.json", "a.jsonl.gz"])
-def test_an_unknown_kind_of_file_names_those_that_are_known(tmp_path: Path, name: str) -> None:
+def test_unsupported_file_lists_the_supported_kinds(tmp_path: Path, name: str) -> None:
     with pytest.raises(errors.InputFileError, match=r"\.jsonl, \.ndjson, \.csv, \.parquet"):
         loading.read(tmp_path / name)
 
 
-def test_what_a_load_left_alone_is_the_rest() -> None:
+def test_unchanged_is_the_remainder_of_the_records() -> None:
     done = loading.Loaded("t", created=False, records=10, inserted=3, updated=2)
     assert done.unchanged == 5

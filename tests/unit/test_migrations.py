@@ -49,8 +49,10 @@ def test_only_files_of_the_music_studio_lack_the_core_prefix() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SQL)))
-def test_sql_files_are_short(file: Path) -> None:
-    assert len(file.read_text().splitlines()) <= 500
+def test_sql_files_are_short_and_narrow(file: Path) -> None:
+    lines = file.read_text().splitlines()
+    assert len(lines) <= 500
+    assert [line for line in lines if len(line) > 110] == []
 
 
 def test_nothing_is_built_after_a_freeze_without_a_change(released: Path) -> None:

@@ -77,7 +77,7 @@ async def embed(provider: StandInProvider, *texts: str, **settings: Any) -> Any:
         ({"model": "local/nomic:v1", "dimensions": 32}, 32, 32),
     ],
 )
-async def test_dimensions_are_sent_only_where_they_change_something(
+async def test_dimensions_are_sent_only_if_they_may_differ(
     provider: StandInProvider, settings: dict[str, Any], dimensions: int, sent: int | None
 ) -> None:
     vectors = await embed(provider, "muddy vocals", "boomy kick", **settings)
@@ -86,13 +86,13 @@ async def test_dimensions_are_sent_only_where_they_change_something(
     assert [call.dimensions for call in provider.calls] == [sent]
 
 
-async def test_vectors_travel_as_base64(provider: StandInProvider) -> None:
+async def test_vectors_are_requested_as_base64(provider: StandInProvider) -> None:
     await embed(provider, "a")
     assert [call.base64 for call in provider.calls] == [True]
 
 
 @pytest.mark.parametrize("behaviour", [{"ignore_base64": True}, {"spoil": "reversed"}])
-async def test_lists_of_numbers_and_any_order_are_understood(
+async def test_lists_of_numbers_and_any_order_are_accepted(
     provider: StandInProvider, behaviour: dict[str, Any]
 ) -> None:
     provider.behave(**behaviour)
@@ -108,7 +108,7 @@ async def test_vectors_are_scaled_to_unit_length(provider: StandInProvider, scal
 
 
 @pytest.mark.parametrize(("texts", "elsewhere"), [(2, False), (300, True)])
-async def test_a_large_answer_is_read_off_the_event_loop(
+async def test_large_response_is_parsed_off_the_event_loop(
     provider: StandInProvider, monkeypatch: pytest.MonkeyPatch, texts: int, elsewhere: bool
 ) -> None:
     readers: list[threading.Thread] = []
@@ -123,7 +123,7 @@ async def test_a_large_answer_is_read_off_the_event_loop(
     assert [reader is not threading.main_thread() for reader in readers] == [elsewhere]
 
 
-async def test_tokens_billed_are_added_up(provider: StandInProvider) -> None:
+async def test_billed_tokens_are_summed(provider: StandInProvider) -> None:
     embedder = OpenAIEmbedder(base_url=provider.base_url, api_key=KEY)
     await embedder.embed(["a" * 40])
     await embedder.embed(["b" * 20, "c"])
@@ -136,10 +136,10 @@ async def test_lone_surrogates_are_sent_as_question_marks(provider: StandInProvi
     assert provider.texts_embedded == Counter({"a?b": 1, "\U0001f39b\ufe0f <|endoftext|> \x00": 1})
 
 
-# --- dimensions that have to be found out ---------------------------------------------------------
+# --- unknown dimensions ---------------------------------------------------------------------------
 
 
-async def test_unknown_dimensions_are_asked_for_once(provider: StandInProvider) -> None:
+async def test_unknown_dimensions_are_requested_once(provider: StandInProvider) -> None:
     embedder = await OpenAIEmbedder.open("local/nomic:v1", base_url=provider.base_url, api_key=KEY)
     assert embedder.model.dimensions == 96
     assert (await embedder.embed(["a"])).shape == (1, 96)
@@ -148,7 +148,7 @@ async def test_unknown_dimensions_are_asked_for_once(provider: StandInProvider) 
     await embedder.aclose()
 
 
-async def test_known_or_given_dimensions_cost_no_call(provider: StandInProvider) -> None:
+async def test_published_or_given_dimensions_cost_no_call(provider: StandInProvider) -> None:
     for model, dimensions in (("text-embedding-3-small", None), ("tiny", 8)):
         embedder = await OpenAIEmbedder.open(
             model, dimensions, base_url=provider.base_url, api_key=KEY
@@ -157,13 +157,13 @@ async def test_known_or_given_dimensions_cost_no_call(provider: StandInProvider)
     assert provider.calls == []
 
 
-async def test_a_server_that_cannot_be_asked_says_so(provider: StandInProvider) -> None:
+async def test_failure_to_determine_dimensions_is_raised(provider: StandInProvider) -> None:
     provider.fail_next(503)
     with pytest.raises(ProviderUnavailableError):
         await OpenAIEmbedder.open("tiny", base_url=provider.base_url, api_key=KEY)
 
 
-async def test_a_server_without_the_parameter_is_asked_without_it(
+async def test_rejected_dimensions_parameter_is_left_out(
     provider: StandInProvider,
 ) -> None:
     provider.behave(refuse_dimensions=True)
@@ -177,15 +177,17 @@ async def test_a_server_without_the_parameter_is_asked_without_it(
 
 
 @pytest.mark.parametrize("behaviour", [{"refuse_dimensions": True}, {"ignore_dimensions": True}])
-async def test_other_dimensions_than_asked_for_name_both_numbers(
+async def test_error_about_other_dimensions_names_both_numbers(
     provider: StandInProvider, behaviour: dict[str, Any]
 ) -> None:
     provider.behave(**behaviour)
-    with pytest.raises(ProviderRefusedError, match=r"gives 96 .* 32 .* openai/local/nomic:v1@96"):
+    with pytest.raises(
+        ProviderRefusedError, match=r"returned 96 .* 32: .* openai/local/nomic:v1@96"
+    ):
         await embed(provider, "a", model="local/nomic:v1", dimensions=32)
 
 
-def test_dimensions_must_be_known_or_given() -> None:
+def test_unknown_dimensions_are_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError, match="openai/mystery@DIMENSIONS"):
         OpenAIEmbedder("mystery", api_key=KEY)
 
@@ -215,7 +217,7 @@ def test_dimensions_must_be_known_or_given() -> None:
         ({"status": 529}, ProviderUnavailableError),
     ],
 )
-async def test_every_status_means_one_error(
+async def test_each_status_maps_to_one_error(
     provider: StandInProvider, failure: dict[str, Any], expected: type[EmbedderError]
 ) -> None:
     provider.fail_next(**failure, message="These are the provider's own words.")
@@ -223,7 +225,7 @@ async def test_every_status_means_one_error(
         await embed(provider, "a")
     assert type(caught.value) is expected
     assert "These are the provider's own words." in str(caught.value)
-    assert f"answered {failure['status']} for text-embedding-3-small" in str(caught.value)
+    assert f"responded {failure['status']} for text-embedding-3-small" in str(caught.value)
     assert len(provider.calls) == 1, "an embedder makes one attempt"
     if isinstance(caught.value, ProviderUnavailableError):
         assert caught.value.status == failure["status"]
@@ -235,7 +237,7 @@ async def test_every_status_means_one_error(
         ({"retry-after": "7"}, 7.0),
         ({"retry-after": "0.25"}, 0.25),
         ({"retry-after-ms": "150", "retry-after": "1"}, 0.15),
-        # A year ahead: the suite may take long to come to this case.
+        # A year ahead, because the suite may run this case late.
         (
             {"retry-after": formatdate(time.time() + 31_536_000, usegmt=True)},
             pytest.approx(31_536_000, abs=7200),
@@ -260,7 +262,7 @@ async def test_every_status_means_one_error(
         ({"x-ratelimit-remaining-tokens": "9", "x-ratelimit-reset-tokens": "6m0s"}, None),
     ],
 )
-async def test_the_time_to_wait_comes_from_the_most_exact_header(
+async def test_wait_comes_from_the_most_precise_header(
     provider: StandInProvider, headers: dict[str, str], seconds: float | None
 ) -> None:
     provider.fail_next(429, headers=headers)
@@ -270,13 +272,13 @@ async def test_the_time_to_wait_comes_from_the_most_exact_header(
 
 
 @pytest.mark.parametrize("mid_answer", [False, True])
-async def test_a_cut_connection(provider: StandInProvider, mid_answer: bool) -> None:
+async def test_cut_connection_is_unavailable(provider: StandInProvider, mid_answer: bool) -> None:
     provider.drop_next(mid_answer=mid_answer)
     with pytest.raises(ProviderUnavailableError, match=r"127\.0\.0\.1:\d+ cannot be reached: \S"):
         await embed(provider, "a")
 
 
-async def test_nobody_listens() -> None:
+async def test_refused_connection_is_unavailable() -> None:
     with StandInProvider() as gone:
         pass
     with pytest.raises(ProviderUnavailableError, match=r"cannot be reached: .*Connect") as caught:
@@ -284,32 +286,32 @@ async def test_nobody_listens() -> None:
     assert caught.value.status is None
 
 
-async def test_no_answer_in_time(provider: StandInProvider) -> None:
+async def test_missing_response_times_out(provider: StandInProvider) -> None:
     with provider.held(), pytest.raises(ProviderUnavailableError, match="did not answer in time"):
         await embed(provider, "a", timeout=0.1)
 
 
-async def test_an_answer_that_trickles_in_is_given_up_in_time(provider: StandInProvider) -> None:
+async def test_slow_response_times_out_as_a_whole(provider: StandInProvider) -> None:
     provider.behave(trickle_s=4.0)
     began = time.monotonic()
     with pytest.raises(ProviderUnavailableError, match="did not answer in time"):
-        await embed(provider, "a", timeout=0.5)  # no single piece takes that long
+        await embed(provider, "a", timeout=0.5)  # no single part takes that long
     assert time.monotonic() - began < 3.9
 
 
-async def test_one_rejected_text_is_told_in_the_providers_words(provider: StandInProvider) -> None:
+async def test_rejected_text_quotes_the_provider(provider: StandInProvider) -> None:
     provider.behave(reject_marker="POISON", reject_message="I will not read POISON.")
     with pytest.raises(InputRejectedError, match=r"I will not read POISON\."):
         await embed(provider, "fine", "POISON")
     assert (await embed(provider, "fine")).shape == (1, 1536)
 
 
-async def test_too_long_a_text_is_rejected(provider: StandInProvider) -> None:
+async def test_text_over_the_limit_is_rejected(provider: StandInProvider) -> None:
     with pytest.raises(InputRejectedError, match="maximum context length is 8192"):
         await embed(provider, "word " * 10_000)
 
 
-async def test_an_unknown_model_names_the_remedy(provider: StandInProvider) -> None:
+async def test_unknown_model_names_the_remedy(provider: StandInProvider) -> None:
     with pytest.raises(ProviderRefusedError, match=r"does not exist\. Check the model's name"):
         await embed(provider, "a", model="text-embedding-9", dimensions=3)
 
@@ -320,11 +322,11 @@ async def test_an_unknown_model_names_the_remedy(provider: StandInProvider) -> N
         ("missing", "1 vectors for 2 texts"),
         ("extra", "3 vectors for 2 texts"),
         ("no data", "0 vectors for 2 texts"),
-        ("same index", "otherwise than 0 to 1"),
-        ("not json", "something that is no embedding"),
+        ("same index", "did not number its 2 vectors 0 to 1"),
+        ("not json", "something other than embeddings"),
     ],
 )
-async def test_an_answer_that_makes_no_sense_may_be_asked_for_again(
+async def test_malformed_response_may_be_retried(
     provider: StandInProvider, spoil: str, message: str
 ) -> None:
     provider.behave(spoil=spoil)
@@ -334,7 +336,7 @@ async def test_an_answer_that_makes_no_sense_may_be_asked_for_again(
 
 @pytest.mark.parametrize("spoil", ["not finite", "zero"])
 @pytest.mark.parametrize("ignore_base64", [True, False])
-async def test_a_text_without_a_usable_vector_is_rejected(
+async def test_text_without_a_usable_vector_is_rejected(
     provider: StandInProvider, spoil: str, ignore_base64: bool
 ) -> None:
     provider.behave(spoil=spoil, ignore_base64=ignore_base64)
@@ -342,23 +344,23 @@ async def test_a_text_without_a_usable_vector_is_rejected(
         await embed(provider, "a", "b")
 
 
-async def test_vectors_of_a_wrong_length_are_never_returned(provider: StandInProvider) -> None:
+async def test_vectors_of_wrong_dimensions_are_never_returned(provider: StandInProvider) -> None:
     provider.behave(spoil="short vector")
-    with pytest.raises(ProviderRefusedError, match=r"gives 1535 .* 1536"):
+    with pytest.raises(ProviderRefusedError, match=r"returned 1535 .* 1536"):
         await embed(provider, "a")
 
 
 # --- the key --------------------------------------------------------------------------------------
 
 
-async def test_the_key_shows_nowhere(
+async def test_key_never_appears_in_errors_logs_or_reprs(
     provider: StandInProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
     secret = "sk-proj-wrong-and-secret-42"
     caplog.set_level(logging.DEBUG)
     embedder = OpenAIEmbedder(base_url=provider.base_url, api_key=SecretStr(secret))
     with pytest.raises(ProviderRefusedError, match=r"Check OPENAI_API_KEY") as caught:
-        await embedder.embed(["a"])  # the stand-in quotes the wrong key in its answer
+        await embedder.embed(["a"])  # the stand-in quotes the rejected key in its response
     await embedder.aclose()
     shown = "".join(traceback.format_exception(caught.value)) + repr(embedder) + str(embedder)
     assert "[key]" in shown
@@ -368,12 +370,12 @@ async def test_the_key_shows_nowhere(
     assert secret not in caplog.text
 
 
-async def test_a_blank_around_the_key_is_forgiven(provider: StandInProvider) -> None:
+async def test_white_space_around_the_key_is_removed(provider: StandInProvider) -> None:
     assert (await embed(provider, "a", api_key=f" {KEY}\n")).shape == (1, 1536)
 
 
 @pytest.mark.parametrize("key", ["", "  ", "sk-\u201cquoted\u201d-secret", "sk-two\nlines-secret"])
-def test_a_key_that_is_none_is_refused_without_quoting_it(key: str) -> None:
+def test_invalid_key_is_rejected_without_quoting_it(key: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         OpenAIEmbedder(api_key=key)
     assert "secret" not in str(caught.value)
@@ -381,18 +383,18 @@ def test_a_key_that_is_none_is_refused_without_quoting_it(key: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["localhost:11434/v1", "ftp://host/v1", "http://", "//host"])
-def test_a_base_url_that_is_none_is_refused(url: str) -> None:
+def test_invalid_base_url_is_rejected(url: str) -> None:
     with pytest.raises(ConfigurationError, match="OPENAI_BASE_URL does not begin with http"):
         OpenAIEmbedder(api_key=KEY, base_url=url)
 
 
-def test_a_password_in_the_base_url_is_not_shown() -> None:
+def test_password_in_the_base_url_is_hidden() -> None:
     embedder = OpenAIEmbedder(api_key=KEY, base_url="https://me:hunter2@host.example/v1")
     assert "hunter2" not in repr(embedder)
     assert "host.example" in repr(embedder)
 
 
-def test_which_servers_are_openais_own() -> None:
+def test_openai_is_recognized_in_every_region() -> None:
     assert is_openai(None)
     assert is_openai("https://eu.api.openai.com/v1")
     assert not is_openai("https://api.openai.com.example.net/v1")
@@ -402,7 +404,7 @@ def test_which_servers_are_openais_own() -> None:
 # --- limits ---------------------------------------------------------------------------------------
 
 
-async def test_limits_of_every_answer_are_passed_on(provider: StandInProvider) -> None:
+async def test_limits_of_every_response_are_reported(provider: StandInProvider) -> None:
     seen: list[Limits] = []
     provider.behave(requests_per_minute=1, tokens_per_minute=100)
     await embed(provider, "a" * 40, on_limits=seen.append)
@@ -414,7 +416,7 @@ async def test_limits_of_every_answer_are_passed_on(provider: StandInProvider) -
     assert seen[0].requests_reset_s == pytest.approx(60, abs=5)
 
 
-def test_answers_without_limits_tell_nothing() -> None:
+def test_responses_without_limits_report_nothing() -> None:
     assert parse_limits({"content-type": "application/json"}) is None
     assert parse_limits({"x-ratelimit-limit-requests": "many"}) is None
     assert parse_retry_after({"x-ratelimit-limit-requests": "3"}) is None
@@ -438,13 +440,13 @@ def test_answers_without_limits_tell_nothing() -> None:
         (None, None),
     ],
 )
-def test_durations(text: str | None, seconds: float | None) -> None:
+def test_durations_are_parsed(text: str | None, seconds: float | None) -> None:
     assert parse_duration(text) == (None if seconds is None else pytest.approx(seconds))
 
 
 # --- tokens ---------------------------------------------------------------------------------------
 
-# Texts with their true count in cl100k_base, which the estimate must reach.
+# Texts with their true counts in cl100k_base, which the estimate must reach.
 TRUE_COUNTS = [
     ("The vocals sound muddy because the low mids build up; cut around 300 hertz.", 19),
     ("Wenn der Gesang dumpf klingt, senken Sie dreihundert Hertz ab.", 21),
@@ -480,20 +482,20 @@ def toy_encoding() -> tiktoken.Encoding:
 
 
 @pytest.mark.parametrize(("text", "true_count"), TRUE_COUNTS)
-def test_the_estimate_leans_to_too_many(text: str, true_count: int) -> None:
+def test_estimate_reaches_the_true_count(text: str, true_count: int) -> None:
     estimate = EstimatingCounter().count(text)
     assert true_count <= estimate <= 2 * true_count + 1
 
 
 @pytest.mark.parametrize("text", ["", " ", "a", "word " * 5000, "\U0001f39b" * 400, "  " * 9000])
-def test_the_estimate_is_never_below_a_quarter_of_the_bytes(text: str) -> None:
+def test_estimate_is_at_least_a_quarter_of_the_bytes(text: str) -> None:
     assert EstimatingCounter().count(text) >= max(1, len(text.encode()) / 4)
 
 
 @pytest.mark.parametrize(
     "unit", ["word ", "\U0001f39b\ufe0f", "\u97f3\u697d", "x\ud800", "a1!\n", "  "]
 )
-def test_an_estimated_cut_is_the_longest_beginning_that_fits(unit: str) -> None:
+def test_estimated_truncation_keeps_the_longest_prefix(unit: str) -> None:
     text, counter = unit * 500, EstimatingCounter()
     cut = counter.truncate(text, 100)
     assert text.startswith(cut)
@@ -502,7 +504,7 @@ def test_an_estimated_cut_is_the_longest_beginning_that_fits(unit: str) -> None:
     assert counter.truncate("short", 100) == "short"
 
 
-def test_exact_counts_take_special_tokens_for_ordinary_text(
+def test_exact_count_treats_special_tokens_as_text(
     toy_encoding: tiktoken.Encoding,
 ) -> None:
     counter = ExactCounter(toy_encoding)
@@ -512,22 +514,22 @@ def test_exact_counts_take_special_tokens_for_ordinary_text(
 
 
 @pytest.mark.parametrize("limit", range(1, 16))
-def test_an_exact_cut_is_a_beginning_that_fits(toy_encoding: tiktoken.Encoding, limit: int) -> None:
+def test_exact_truncation_is_a_fitting_prefix(toy_encoding: tiktoken.Encoding, limit: int) -> None:
     counter = ExactCounter(toy_encoding)
     text = " the mix\ud83d\ude00 \U0001f39b\ufe0f 123456 the  \n mixing"
     cut = counter.truncate(text, limit)
     assert text.startswith(cut)
     assert counter.count(cut) <= limit
     assert counter.truncate(cut, limit) == cut
-    # Nothing more than a character of up to four bytes, or a word, is left off needlessly.
+    # Truncation removes at most one character of up to four bytes, or one word, too many.
     assert counter.count(text[: len(cut) + 4]) > limit - 4
 
 
-def test_an_exact_cut_of_plain_words_is_the_longest(toy_encoding: tiktoken.Encoding) -> None:
+def test_exact_truncation_of_words_is_the_longest(toy_encoding: tiktoken.Encoding) -> None:
     assert ExactCounter(toy_encoding).truncate(" the mixing the" * 9, 4) == " the mixing the"
 
 
-def test_an_exact_cut_fits_even_where_what_is_left_splits_into_more_tokens() -> None:
+def test_exact_truncation_fits_if_the_rest_splits_into_more_tokens() -> None:
     ranks = {bytes([byte]): byte for byte in range(256)}
     ranks |= {b"\xf0\x9f": 256, b"y\xf0\x9f": 257, b"xy\xf0\x9f": 258}
     encoding = tiktoken.Encoding(
@@ -540,7 +542,7 @@ def test_an_exact_cut_fits_even_where_what_is_left_splits_into_more_tokens() -> 
     assert counter.truncate(text, 4) == "z xy"
 
 
-async def test_the_embedder_counts_and_cuts_with_its_counter(
+async def test_embedder_uses_its_token_counter(
     toy_encoding: tiktoken.Encoding,
 ) -> None:
     embedder = OpenAIEmbedder(api_key=KEY, counter=ExactCounter(toy_encoding))
@@ -551,7 +553,7 @@ async def test_the_embedder_counts_and_cuts_with_its_counter(
 
 @pytest.fixture
 def no_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty cache of tiktoken's, and an address for the vocabulary where nobody listens."""
+    """Empty tiktoken's cache, and point the vocabulary at a port without a listener."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/cl100k_base.tiktoken"
@@ -562,7 +564,7 @@ def no_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     tokens._load_encoding.cache_clear()
 
 
-def test_offline_the_estimate_takes_over_at_once_and_once_only(
+def test_offline_falls_back_to_the_estimate_after_one_attempt(
     no_vocabulary: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     began = time.monotonic()
@@ -574,7 +576,7 @@ def test_offline_the_estimate_takes_over_at_once_and_once_only(
     assert caplog.records == []
 
 
-def test_a_damaged_vocabulary_is_not_used(no_vocabulary: Path) -> None:
+def test_damaged_vocabulary_is_ignored(no_vocabulary: Path) -> None:
     path = tokens._cache_path()
     assert path is not None
     assert path.parent == no_vocabulary
@@ -583,7 +585,7 @@ def test_a_damaged_vocabulary_is_not_used(no_vocabulary: Path) -> None:
 
 
 @pytest.mark.parametrize(("sent", "kept"), [(b"vocabulary", True), (b"a login page", False)])
-def test_the_vocabulary_is_fetched_and_checked(
+def test_vocabulary_is_fetched_and_verified(
     no_vocabulary: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes, kept: bool
 ) -> None:
     class Handler(BaseHTTPRequestHandler):
@@ -606,9 +608,7 @@ def test_the_vocabulary_is_fetched_and_checked(
     assert [file.read_bytes() for file in files] == ([sent] if kept else [])
 
 
-def test_a_cache_that_is_switched_off_is_respected(
-    no_vocabulary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disabled_cache_is_respected(no_vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
     assert isinstance(tokens.load_counter(may_download=True), EstimatingCounter)
 
@@ -616,7 +616,7 @@ def test_a_cache_that_is_switched_off_is_respected(
 @pytest.mark.skipif(
     not (tokens._cache_path() or Path("-")).is_file(), reason="tiktoken's cache lacks cl100k_base"
 )
-def test_with_the_vocabulary_at_hand_counts_are_exact() -> None:
+def test_counts_are_exact_with_the_vocabulary() -> None:
     counter = tokens.load_counter(may_download=False)
     assert isinstance(counter, ExactCounter)
     assert [(text, counter.count(text)) for text, _ in TRUE_COUNTS] == TRUE_COUNTS

@@ -1,4 +1,4 @@
-"""The public API: what it holds, that every name has its words, and that importing is cheap."""
+"""The public API: its names, their docstrings, and the cost of the import."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ FROZEN = {
 }  # fmt: skip
 
 
-def test_the_surface_is_frozen() -> None:
-    """A change here is a change for every user: say so in CHANGELOG.md."""
+def test_the_public_names_are_frozen() -> None:
+    """A change here affects every user and needs an entry in CHANGELOG.md."""
     assert set(backline.__all__) == FROZEN
     assert backline.__all__ == sorted(backline.__all__)
     assert set(dir(backline)) >= FROZEN
 
 
 @pytest.mark.parametrize("name", sorted(FROZEN))
-def test_every_name_is_there_and_says_what_it_is_for(name: str) -> None:
-    found = getattr(backline, name)
-    own = inspect.getdoc(found) or ""
-    assert len(own.split()) >= 3
-    if dataclasses.is_dataclass(found):
-        assert not own.startswith(f"{name}("), "the docstring is the generated one"
+def test_every_public_name_has_a_docstring(name: str) -> None:
+    value = getattr(backline, name)
+    docstring = inspect.getdoc(value) or ""
+    assert len(docstring.split()) >= 3
+    if dataclasses.is_dataclass(value):
+        assert not docstring.startswith(f"{name}("), "the docstring is the generated one"
 
 
 @pytest.mark.parametrize("name", ["Backfill", "Limiter", "Reconciliation", "Store", "Sync"])
-def test_every_public_method_says_what_it_does(name: str) -> None:
-    silent = [
+def test_public_methods_have_docstrings(name: str) -> None:
+    undocumented = [
         method
-        for method, found in inspect.getmembers(getattr(backline, name), inspect.isfunction)
-        if not method.startswith("_") and not inspect.getdoc(found)
+        for method, function in inspect.getmembers(getattr(backline, name), inspect.isfunction)
+        if not method.startswith("_") and not inspect.getdoc(function)
     ]
     plain = {"aclose", "compact", "drop_collection", "finish_run", "set_model", "start_run"}
-    assert set(silent) <= plain | {"stop", "verify_page"}
+    assert set(undocumented) <= plain | {"stop", "verify_page"}
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+def test_an_unknown_name_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nope"):
         _ = backline.nope
 
@@ -60,10 +60,10 @@ print(time.process_time() - began, *({"numpy", "psycopg", "openai", "pydantic"} 
 """
 
 
-def test_importing_is_cheap() -> None:
-    """Under 0.3 s of processor time, and nothing large comes with it."""
-    said = subprocess.run(
+def test_the_import_is_fast_and_loads_no_large_module() -> None:
+    """Less than 0.3 s of processor time."""
+    output = subprocess.run(
         [sys.executable, "-c", PROBE], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert said[1:] == []
-    assert float(said[0]) < 0.3
+    assert output[1:] == []
+    assert float(output[0]) < 0.3

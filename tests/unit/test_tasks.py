@@ -1,4 +1,4 @@
-"""Tasks end, whatever becomes of a cancellation."""
+"""Tasks end even if a cancellation is lost."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ async def failing(error: Exception) -> None:
     raise error
 
 
-async def test_errors_are_returned_and_ends_are_not() -> None:
+async def test_end_tasks_returns_errors_only() -> None:
     error = ValueError("wrong")
-    made = [asyncio.create_task(work) for work in (failing(error), forever(), asyncio.sleep(0))]
+    tasks_ = [asyncio.create_task(work) for work in (failing(error), forever(), asyncio.sleep(0))]
     await asyncio.sleep(0.01)
-    assert await end_tasks(*made) == [error]
-    assert all(task.done() for task in made)
-    assert await end_tasks(*made) == [error]
+    assert await end_tasks(*tasks_) == [error]
+    assert all(task.done() for task in tasks_)
+    assert await end_tasks(*tasks_) == [error]
     assert await end_tasks() == []
 
 
-async def test_a_task_that_swallows_a_cancellation_is_cancelled_again(
+async def test_task_that_loses_a_cancellation_is_cancelled_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tasks, "AGAIN_SECONDS", 0.01)

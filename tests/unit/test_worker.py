@@ -1,4 +1,4 @@
-"""What a worker does without a database."""
+"""Parts of a worker that need no database."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from backline.postgres.connector import Connector
 from backline.postgres.store import Store
 from backline.store import Lease
 from backline.types import Collection, Job
+from backline.worker.handler import EmbedBatches
 from backline.worker.options import WorkerOptions
 from backline.worker.worker import Worker
 
@@ -24,37 +25,37 @@ def worker() -> Worker:
         "vector", 8,
     )  # fmt: skip
     store = Store(Connector("postgresql://nobody@127.0.0.1:1/none"))
-    return Worker(store, collection, embedder, Limiter(), WorkerOptions())
+    return Worker(store, collection, EmbedBatches(embedder), Limiter(), WorkerOptions())
 
 
 @pytest.mark.parametrize("ticks", range(5))
-async def test_a_cancellation_that_comes_with_a_nudge_is_heeded(ticks: int) -> None:
-    """Else the claims of a worker that was refused went on for ever, one time in four."""
-    waiting = worker()
-    task = asyncio.create_task(waiting._wait(60))
+async def test_cancellation_that_arrives_with_a_nudge_is_not_lost(ticks: int) -> None:
+    """A lost cancellation kept the claim loop of a refused worker alive, one time in four."""
+    idle = worker()
+    task = asyncio.create_task(idle._claim_loop.wait(60))
     await asyncio.sleep(0.01)
-    waiting.nudge()
+    idle.nudge()
     for _ in range(ticks):
         await asyncio.sleep(0)
-    if task.cancel():  # False where it had ended already
+    if task.cancel():  # False if it has ended already
         with pytest.raises(asyncio.CancelledError):
             await task
 
 
-async def test_a_claim_that_is_tried_again_is_made_under_the_lease_of_then(
+async def test_retried_claim_uses_the_present_lease(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A claim under the lease that was lost is nobody's, and another worker does it too."""
-    asking, tried = worker(), []
+    """Rows claimed under a lost lease would be claimed by another worker as well."""
+    claiming, leases = worker(), []
 
     async def claim(_collection: Collection, lease: int, _limit: int) -> list[Job]:
-        tried.append(lease)
-        if len(tried) == 1:
-            asking._lease = Lease(2, None)  # as a heartbeat does meanwhile
+        leases.append(lease)
+        if len(leases) == 1:
+            claiming._lease.current = Lease(2, None)  # as a heartbeat does
             raise errors.DatabaseUnavailableError("restarting")
         return []
 
-    asking._lease = Lease(1, None)
-    monkeypatch.setattr(asking._store, "claim", claim)
-    assert await asking._next_jobs(10) == []
-    assert tried == [1, 2]
+    claiming._lease.current = Lease(1, None)
+    monkeypatch.setattr(claiming._store, "claim", claim)
+    assert await claiming._claims.next_jobs(10) == []
+    assert leases == [1, 2]

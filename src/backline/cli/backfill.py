@@ -120,12 +120,12 @@ async def backfill_collection(
         run = Backfill(
             store,
             collection,
-            parts.embedder,
+            None,
             parts.limiter,
             parts.options,
             wiring.shown_settings(settings, parts.options),
             build_index=index,
-            make_worker=parts.make_worker,
+            handler=parts.handler,
         )
         with stopping(run.stop), BackfillProgress(quiet=quiet) as progress:
             return await run.run(progress, say)

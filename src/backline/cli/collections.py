@@ -13,7 +13,7 @@ from backline.cli.output import count, emit, out, say
 from backline.collections import check_column
 from backline.config import Settings
 from backline.postgres import migrate
-from backline.types import LongText, Model
+from backline.types import LongText
 
 Template = Annotated[
     str,
@@ -110,8 +110,9 @@ async def _add(
 ) -> dict[str, Any]:  # fmt: skip
     model = await wiring.resolve_model(settings, spec)
     async with wiring.open_database(settings, migrated=False) as store:
-        for migration in await migrate.apply(store.connector, core_only=True):
-            say(f"Schema: applied {migration.version}_{migration.name}")
+        applied = await migrate.apply(store.connector, core_only=True)
+        if applied:
+            say(f"Schema: {count(len(applied), 'migration')} applied")
         record = await store.find_table(table)
         chosen = name or record["name"]
         taken = [c for c in await store.collections() if c.name == chosen]
@@ -122,7 +123,12 @@ async def _add(
             )
         existing = await store.embedding_column(record["oid"], column)
         if existing is not None:
-            _check_existing(f"{record['schema']}.{record['name']}.{column}", *existing, model)
+            kind, dimensions = existing
+            check_column(
+                f"{record['schema']}.{record['name']}.{column}", kind, dimensions, model,
+                remedy="Use a separate column for these vectors: "
+                f"--column embedding_{model.dimensions}.",
+            )  # fmt: skip
         await store.add_collection(
             chosen, record["oid"], key=key, template=text, column=column, model=model,
             column_type=column_type, long_text=long_text,
@@ -140,19 +146,6 @@ def _policy(text: str) -> LongText:
         if text == policy:
             return policy  # type: ignore[no-any-return]
     raise errors.UsageError(f"--long-text is {text!r}; use {', '.join(get_args(LongText))}.")
-
-
-def _check_existing(column: str, kind: str, dimensions: int | None, model: Model) -> None:
-    """Check an existing column like `check_column`, with a remedy for `add` in the message."""
-    try:
-        check_column(column, kind, dimensions, model)
-    except errors.DimensionMismatchError as error:
-        if kind not in ("vector", "halfvec"):
-            raise
-        raise errors.DimensionMismatchError(
-            f"{error} Use a separate column for these vectors: "
-            f"--column embedding_{model.dimensions}."
-        ) from None
 
 
 @database_options()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
@@ -166,9 +167,14 @@ def _verbose_option() -> Any:
 
 
 def _log_to_console(value: bool) -> None:
-    from backline.cli.logs import log_to_console
+    """Configure the log, unless the command has imported nothing that writes to it.
 
-    log_to_console(verbose=value)
+    The modules that log import structlog with the command. It costs 0.07 s, a fifth of `status`.
+    """
+    if value or "structlog" in sys.modules:
+        from backline.cli.logs import log_to_console
+
+        log_to_console(verbose=value)
 
 
 app = typer.Typer(

@@ -39,7 +39,11 @@ async def _demo(settings: Settings, *, quiet: bool) -> dict[str, Any]:
     async with wiring.open_database(settings, migrated=False) as store:
         say(f"Database: {wiring.describe_database(settings, store)}")
         applied, loaded = await seed(store)
-        say(f"Schema: {'applied ' + ', '.join(applied) if applied else 'up to date'}")
+        say(
+            f"Schema: {count(len(applied), 'migration')} applied"
+            if applied
+            else "Schema: up to date"
+        )
         entries = count(loaded.records, "entry", "entries")
         say(f"Knowledge base: {entries}, {loaded.inserted:,} new")
         collection = await store.collection(COLLECTION)

@@ -23,11 +23,9 @@ from backline.cli.options import (
 )
 from backline.cli.output import emit, out, say
 from backline.config import Settings
-from backline.postgres.store import Store
 from backline.search import Mode, Query
-from backline.store import JobStore
-from backline.supabase.store import RestStore
-from backline.types import Collection, SearchHit
+from backline.search.indexes import index_for_search
+from backline.types import SearchHit
 
 
 @database_options(via=StoreTransport)
@@ -93,22 +91,11 @@ async def _search(settings: Settings, name: str | None, query: Query) -> list[Se
     async with wiring.open_job_store(settings, "read") as store:
         collection = await store.collection(name)
         if query.mode != "semantic":
-            await ensure_keywords(store, collection)
+            await index_for_search(store, collection, say)
         if query.mode == "keyword":
             return await library.search(store, collection, None, query)
         async with wiring.embedder_for(settings, collection.model, say) as (embedder, _):
             return await library.search(store, collection, embedder, query)
-
-
-async def ensure_keywords(store: JobStore, collection: Collection) -> None:
-    """Build the keyword index of a large table before the first search."""
-    if isinstance(store, RestStore):
-        await store.ensure_keywords(collection, say)
-    if not isinstance(store, Store):
-        return
-    if not (await library.keyword_index(store, collection)).built:
-        say(f"Indexing the keywords of {collection.name}, once.")
-        await library.ensure_index(store, collection)
 
 
 def _hit(hit: SearchHit) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from backline import config, wiring
 from backline.cli.entry import tune_garbage_collector
 from backline.cli.logs import log_for_server
 from backline.cli.options import NO_FLAGS, Flags, Workers, database_options
-from backline.cli.output import say
+from backline.cli.output import count, say
 from backline.cli.signals import stopping
 from backline.config import Settings
 from backline.postgres import migrate
@@ -95,7 +95,6 @@ async def _prepare(settings: Settings, store: Store) -> None:
     if settings.database_url is None:
         applied = await migrate.apply(store.connector)
         if applied:
-            names = ", ".join(each.name for each in applied)
-            say(f"Schema: applied {names} to the embedded database.")
+            say(f"Schema: {count(len(applied), 'migration')} applied to the embedded database.")
     else:
         await wiring.require_schema(store)

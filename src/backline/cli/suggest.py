@@ -12,9 +12,10 @@ from backline import config, wiring
 from backline import search as library
 from backline.cli.options import NO_FLAGS, AsJson, Flags, InCollection, database_options
 from backline.cli.output import emit, out, say
-from backline.cli.search import ensure_keywords, show_parameters
+from backline.cli.search import show_parameters
 from backline.config import Settings
 from backline.search import Context, Suggestions
+from backline.search.indexes import index_for_search
 
 
 @database_options()
@@ -62,6 +63,6 @@ async def _suggest(
 ) -> Suggestions:
     async with wiring.open_database(settings) as store:
         collection = await store.collection(name)
-        await ensure_keywords(store, collection)
+        await index_for_search(store, collection, say)
         async with wiring.embedder_for(settings, collection.model, say) as (embedder, _):
             return await library.suggest(store, collection, embedder, prompt, context, limit=limit)

@@ -31,4 +31,4 @@ async def _sync(settings: Settings, name: str | None) -> None:
             say(f"Following {collection.name} ({collection.model}). Stop with Ctrl-C.")
             with stopping(live.stop):
                 await live.run()
-            say(f"Stopped; {count(live.settled, 'row')} processed.")
+            say(f"Stopped; {count(live.processed, 'row')} processed.")

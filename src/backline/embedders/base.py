@@ -1,4 +1,4 @@
-"""The seam to every embedding provider: texts in, a float32 matrix out."""
+"""The interface of every embedder: texts in, a float32 matrix out."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from backline.types import Model, Purpose, Vectors
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Turns texts into vectors. Safe to share between tasks of one event loop.
+    """Computes vectors of texts. Tasks of one event loop may share an embedder.
 
-    An embedder never retries and never sleeps: it makes one attempt and raises one of
-    `RateLimitedError`, `ProviderUnavailableError`, `InputRejectedError`, `ProviderRefusedError`.
-    Retrying, splitting and waiting are the worker's, once for all providers.
+    An embedder makes one attempt, and raises `RateLimitedError`, `ProviderUnavailableError`,
+    `InputRejectedError` or `ProviderRefusedError` if it fails. It never retries or sleeps: the
+    worker retries, splits batches and waits, for all providers alike.
     """
 
     @property
     def model(self) -> Model:
-        """The identity that every vector of this embedder is stamped with."""
+        """The identity that is stored with every vector of this embedder."""
         ...
 
     @property
     def free(self) -> bool:
-        """True where a vector is cheaper to compute again than to look up in a cache."""
+        """True if computing a vector again is cheaper than looking it up in the cache."""
         ...
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose = "passage") -> Vectors:
@@ -32,16 +32,16 @@ class Embedder(Protocol):
 
         Returns:
             float32 matrix of shape (len(texts), model.dimensions), finite, every row of unit
-            length. An empty sequence gives shape (0, dimensions) and calls nobody.
+            length. An empty sequence returns shape (0, dimensions) without a call to the provider.
         """
         ...
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text as the model counts them, before any truncation."""
+        """Count the tokens of each text as the model does, before truncation."""
         ...
 
     def truncate(self, text: str) -> str:
-        """The longest beginning of `text` that the model reads whole; `text` itself if it fits."""
+        """Return the longest prefix of `text` within the model's limit, or `text` if it fits."""
         ...
 
     async def aclose(self) -> None:
@@ -51,10 +51,10 @@ class Embedder(Protocol):
 
 @runtime_checkable
 class SharesBatches(Protocol):
-    """An embedder that computes the texts of all calls at the same time together, by itself.
+    """An embedder that batches texts across concurrent calls.
 
-    Where `shares_batches` is true, nobody needs to gather calls into larger ones: each is answered
-    as soon as its own texts are done.
+    If `shares_batches` is true, callers need not merge calls into larger ones. Each call returns as
+    soon as its own texts are done.
     """
 
     @property

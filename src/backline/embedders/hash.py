@@ -1,19 +1,18 @@
-"""An embedder that needs no model: the hash of a text, spread over a unit vector.
+"""An embedder without a model: it expands the hash of a text into a unit vector.
 
-The vectors carry no meaning: equal texts are equal, any two different texts are near-orthogonal,
-however alike they read. It stands in wherever only the machinery matters: tests, benchmarks, and
-trying Backline out without a key.
+The vectors have no meaning. Equal texts have equal vectors, and different texts near-orthogonal
+ones. It serves tests, benchmarks and trials, which need vectors but no model and no key.
 
 Construction, revision "v1":
 
 1. `digest = SHA-256(UTF-8(text))`; its first two little-endian 64-bit words are `start` and
    `step`, `step` made odd.
-2. Word `j` is `mix(start + (j + 1) * step)` modulo 2**64, where `mix` is the finaliser of
+2. Word `j` is `mix(start + (j + 1) * step)` modulo 2**64, where `mix` is the finalizer of
    SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-3. Each word is cut, low bits first, into four signed 16-bit components. Each component is made odd,
-   so that no vector is ever zero and the components have mean zero.
-4. The vector is scaled to unit length. The squared length is an integer under 2**44, exact in
-   float64 in any order of summing, so every machine gives the same bits.
+3. Each word is split, low bits first, into four signed 16-bit components. Each component is made
+   odd, so that no vector is zero and the components have mean zero.
+4. The vector is scaled to unit length. The squared length is an integer under 2**44, which float64
+   sums exactly in any order, so every machine computes the same bits.
 """
 
 from __future__ import annotations
@@ -29,27 +28,26 @@ from backline.errors import ConfigurationError
 from backline.types import Model, Purpose, Vectors
 
 MAX_DIMENSIONS = 16_000
-"""What a pgvector column holds at most."""
+"""Limit of a pgvector column."""
 
 MAX_TOKENS = 8192
 CHARACTERS_PER_TOKEN = 4
 
 _MAKE_ODD = np.uint64(0x0001_0001_0001_0001)
-# Components expanded at once: 64 rows of 384 keep every intermediate array inside the L2 cache,
-# which measured 1.6 times as fast as expanding 4,096 rows at once.
+# Components expanded at a time. Intermediate arrays of 64 rows of 384 stay in the L2 cache, which
+# is 1.6 times as fast as expanding 4,096 rows.
 _COMPONENTS_AT_ONCE = 64 * 384
-# Components computed between two turns of the event loop: about 4 ms.
+# Components computed before control returns to the event loop: about 4 ms.
 _COMPONENTS_PER_TURN = 2048 * 384
 
 
 class HashEmbedder:
-    """Embeds a text as its SHA-256 digest spread over `dimensions` components of a unit vector.
+    """Expands the SHA-256 digest of a text into a unit vector of `dimensions` components.
 
-    Free, instant, the same on every machine, and without any meaning: see the module's text for
-    the construction. A token is counted as four characters.
+    The module's docstring specifies the construction. Four characters count as one token.
 
     Raises:
-        ConfigurationError: `dimensions` is not within 1 and 16,000.
+        ConfigurationError: `dimensions` is not between 1 and 16,000.
     """
 
     def __init__(self, dimensions: int = 384) -> None:
@@ -64,7 +62,7 @@ class HashEmbedder:
         return True
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose = "passage") -> Vectors:
-        """Embed `texts`; `purpose` makes no difference, and no length is too long."""
+        """Embed `texts` of any length; `purpose` has no effect."""
         dimensions = self._model.dimensions
         vectors = np.empty((len(texts), dimensions), dtype=np.float32)
         step = _COMPONENTS_PER_TURN // dimensions
@@ -76,31 +74,31 @@ class HashEmbedder:
         return vectors
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """A quarter of the characters of each text, rounded up, and at least one."""
+        """Return a quarter of each text's characters, rounded up, and at least 1."""
         return [max(1, -(-len(text) // CHARACTERS_PER_TOKEN)) for text in texts]
 
     def truncate(self, text: str) -> str:
         return text[: MAX_TOKENS * CHARACTERS_PER_TOKEN]
 
     async def aclose(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there are no resources to release."""
 
     def __repr__(self) -> str:
         return f"HashEmbedder(dimensions={self._model.dimensions})"
 
 
 def hash_model(dimensions: int) -> Model:
-    """The Model of a HashEmbedder, without making one."""
+    """Return the Model of a HashEmbedder without creating one."""
     if not 1 <= dimensions <= MAX_DIMENSIONS:
         raise ConfigurationError(
-            f"The hash embedder was asked for {dimensions} dimensions; "
-            f"it makes 1 to {MAX_DIMENSIONS}, for example hash@384."
+            f"The hash embedder cannot compute {dimensions} dimensions; "
+            f"it supports 1 to {MAX_DIMENSIONS}, for example hash@384."
         )
     return Model("hash", "hash", "v1", dimensions, MAX_TOKENS)
 
 
 def hash_vectors(texts: Sequence[str], dimensions: int, *, out: Vectors | None = None) -> Vectors:
-    """The vectors of `texts`, float32 of shape (len(texts), dimensions), in `out` where given."""
+    """Return float32 vectors of shape (len(texts), dimensions), written to `out` if given."""
     vectors = np.empty((len(texts), dimensions), dtype=np.float32) if out is None else out
     seeds = _seeds(texts)
     step = max(1, _COMPONENTS_AT_ONCE // dimensions)
@@ -111,7 +109,7 @@ def hash_vectors(texts: Sequence[str], dimensions: int, *, out: Vectors | None =
 
 
 def _seeds(texts: Sequence[str]) -> NDArray[np.uint64]:
-    """The SHA-256 digest of each text, as four words. Lone surrogates keep their own bytes."""
+    """Return the SHA-256 digest of each text as four words; lone surrogates pass unchanged."""
     sha256 = hashlib.sha256
     digests = b"".join([sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts])
     return np.frombuffer(digests, dtype="<u8").reshape(-1, 4).astype(np.uint64, copy=False)
@@ -132,7 +130,7 @@ def _expand(seeds: NDArray[np.uint64], out: Vectors) -> None:
 
 
 def _mix(words: NDArray[np.uint64]) -> None:
-    """SplitMix64's finaliser, in place: every bit of a word comes to depend on every other."""
+    """Apply SplitMix64's finalizer in place, so that each bit depends on every other bit."""
     scratch = np.empty_like(words)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         np.right_shift(words, np.uint64(shift), out=scratch)

@@ -1,9 +1,9 @@
-"""The pace of calls to one provider, shared by all workers of a process.
+"""Limit the rate of calls to one provider, for all workers of a process.
 
-A call goes out once three things allow it: the provider has not asked to wait, the minute's budget
-of requests and tokens has room, and fewer calls are in flight than the window. The window follows
-AIMD, as TCP's does (Jacobson, "Congestion avoidance and control", 1988): it grows by one for each
-round of successes and is halved at the first sign of overload.
+A call starts once the provider's pause is over, the budget of requests and tokens a minute has
+room, and the calls in flight are fewer than the window. The window follows AIMD, as in TCP
+(Jacobson, "Congestion avoidance and control", 1988): it grows by one for each round of successes
+and is halved on overload.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 WINDOW_S = 60.0
-"""What "a minute" means: no stretch of this length ever holds more than the limits."""
+"""Length of the sliding window of the limits "a minute"."""
 
-# Of a pause that the provider does not name: the first one after a 429, the first one after no
-# answer (which a restart or a lost packet explains), and the longest.
+# Pauses when the provider names none: the first after a 429, the first after a missing response
+# (usually a restart or a lost packet), and the longest.
 _FIRST_DEFERRAL_S = 1.0
 _FIRST_OUTAGE_S = 0.25
 _LONGEST_PAUSE_S = 30.0
@@ -30,12 +30,12 @@ _LONGEST_PAUSE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a provider says of its limits, in x-ratelimit-* headers; None where it says nothing.
+    """A provider's limits from the x-ratelimit-* headers of a response; None for missing ones.
 
     Attributes:
         requests: requests a minute.
-        requests_remaining: how many of them are left.
-        requests_reset_s: seconds until all of them are back.
+        requests_remaining: requests left.
+        requests_reset_s: seconds until `requests_remaining` is back at `requests`.
         tokens: tokens a minute; `tokens_remaining` and `tokens_reset_s` likewise.
     """
 
@@ -49,13 +49,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class LimiterSnapshot:
-    """The limiter at one moment.
+    """The state of a limiter at one moment.
 
     Attributes:
-        window: how many calls may be in flight now; `max_concurrency` at most.
-        blocked_for_s: seconds that the provider is not to be called at all.
-        requests_last_minute: calls begun within the last 60 s; `tokens_last_minute` likewise.
-        requests_per_minute: the limit, None where none is set or learned.
+        window: limit of calls in flight, up to `max_concurrency`.
+        waiting: calls in the queue.
+        blocked_for_s: seconds until the provider's pause is over.
+        requests_last_minute: calls started within the last 60 s; `tokens_last_minute` likewise.
+        requests_per_minute: the limit, or None if none is configured or reported.
     """
 
     in_flight: int
@@ -71,12 +72,12 @@ class LimiterSnapshot:
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """Leave to make one call.
+    """Permission for one call.
 
     Attributes:
-        tokens: that the call was said to take.
-        granted: when it was granted, by the limiter's clock.
-        waited_s: how long it was waited for.
+        tokens: declared tokens of the call.
+        granted: time of the grant, by the limiter's clock.
+        waited_s: seconds between the request and the grant.
     """
 
     tokens: int
@@ -92,8 +93,8 @@ class _Waiter:
 
 
 @dataclass(frozen=True, slots=True)
-class _Others:
-    """What others spend of the same budget, as the provider's last answer showed."""
+class _ExternalUse:
+    """The part of the budget that other clients used, by the provider's last response."""
 
     until: float = -math.inf
     requests: int = 0
@@ -101,20 +102,20 @@ class _Others:
 
 
 class Limiter:
-    """Paces the calls to one provider, first come, first served. For one event loop.
+    """Grants calls to one provider, first come, first served, within one event loop.
 
         async with limiter.slot(tokens):
             vectors = await embedder.embed(texts)
         limiter.succeeded()
 
-    After its slot, a task reports how the call went: `succeeded`, `defer` or `unavailable`. Those
-    of calls that began before the window was last halved do not halve it again.
+    After its slot, a task reports the outcome of the call: `succeeded`, `defer` or `unavailable`.
+    Outcomes of calls that started before the window was last halved do not halve it again.
 
     Args:
-        max_concurrency: calls in flight at most. The window starts there.
-        requests_per_minute: a limit to keep besides the one that the provider names.
-        tokens_per_minute: likewise. A single call over it goes alone.
-        clock: seconds that never go back.
+        max_concurrency: limit of calls in flight, and the initial window.
+        requests_per_minute: a limit in addition to the provider's.
+        tokens_per_minute: likewise. A single call above it runs alone.
+        clock: a monotonic clock in seconds.
         sleep: waits by that clock.
         jitter: a number from 0 to 1, to spread the pauses of several processes.
     """
@@ -140,19 +141,19 @@ class Limiter:
         self._in_flight = 0
         self._spent: deque[Slot] = deque()
         self._spent_tokens = 0
-        self._others = _Others()
+        self._external = _ExternalUse()
         self._waiters: deque[_Waiter] = deque()
         self._timer: asyncio.Task[None] | None = None
         self._timer_due = math.inf
         self._epoch = 0
-        self._strikes = 0
+        self._overloads = 0  # since the last success
         self._epochs: WeakKeyDictionary[asyncio.Task[object], int] = WeakKeyDictionary()
 
-    # --- taking turns ---
+    # --- slots ---
 
     @asynccontextmanager
     async def slot(self, tokens: int) -> AsyncIterator[Slot]:
-        """Wait for leave to make a call of `tokens`, and give it back at the end of the block."""
+        """Wait for a slot for a call of `tokens`, and release it at the end of the block."""
         slot = await self.acquire(tokens)
         try:
             yield slot
@@ -160,7 +161,7 @@ class Limiter:
             self.release()
 
     async def acquire(self, tokens: int) -> Slot:
-        """Wait for leave to make a call of `tokens`. `release` must follow."""
+        """Wait for a slot for a call of `tokens`. The caller must `release` it."""
         now = self._clock()
         waiter = _Waiter(Slot(tokens), now, asyncio.get_running_loop().create_future())
         self._waiters.append(waiter)
@@ -175,23 +176,23 @@ class Limiter:
         return waiter.slot
 
     def release(self) -> None:
-        """Give leave back: the call is over, however it went."""
+        """Release the slot after the call, whatever its outcome."""
         self._in_flight -= 1
         self._dispatch()
 
-    # --- how calls went ---
+    # --- outcomes of calls ---
 
     def succeeded(self) -> None:
-        """The last call of this task was answered."""
+        """Report that the last call of this task succeeded."""
         if self._is_stale():
             return
-        self._strikes = 0
+        self._overloads = 0
         if self._waiters or self._in_flight >= int(self._window):
             self._window = min(float(self._max), self._window + 1 / self._window)
         self._dispatch()
 
     def defer(self, retry_after: float | None = None) -> None:
-        """The provider asked to slow down, for `retry_after` seconds where it named a time."""
+        """Report that the provider is overloaded, for `retry_after` seconds if it named a time."""
         if not self._is_stale():
             self._shrink()
             if not retry_after:
@@ -200,14 +201,14 @@ class Limiter:
         self._dispatch()
 
     def unavailable(self) -> None:
-        """The provider did not answer, or answered with a server error."""
+        """Report a missing response or a server error."""
         if not self._is_stale():
             self._shrink()
             self._block(self._pause(_FIRST_OUTAGE_S))
         self._dispatch()
 
     def observe(self, limits: Limits) -> None:
-        """Learn from the headers of an answer, at any time and in any order."""
+        """Apply the limits in a response's headers, at any time and in any order."""
         if limits.requests is not None:
             self._requests_per_minute = _least(self._own_limits[0], limits.requests)
         if limits.tokens is not None:
@@ -217,11 +218,11 @@ class Limiter:
         requests = _used(limits.requests, limits.requests_remaining) - len(self._spent)
         tokens = _used(limits.tokens, limits.tokens_remaining) - self._spent_tokens
         reset = max(limits.requests_reset_s or 0.0, limits.tokens_reset_s or 0.0)
-        self._others = _Others(now + min(reset, WINDOW_S), max(0, requests), max(0, tokens))
+        self._external = _ExternalUse(now + min(reset, WINDOW_S), max(0, requests), max(0, tokens))
         self._dispatch()
 
     def snapshot(self) -> LimiterSnapshot:
-        """The state of this moment, for status displays."""
+        """Return the current state, for status displays."""
         now = self._clock()
         self._forget(now)
         return LimiterSnapshot(
@@ -239,18 +240,18 @@ class Limiter:
     # --- the window and the pauses ---
 
     def _is_stale(self) -> bool:
-        """Whether the calling task's last call began before the window was last halved."""
+        """Return whether the task's last call started before the window was last halved."""
         task = asyncio.current_task()
         return task is not None and self._epochs.get(task, self._epoch) < self._epoch
 
     def _shrink(self) -> None:
         self._window = max(1.0, self._window / 2)
         self._epoch += 1
-        self._strikes += 1
+        self._overloads += 1
 
     def _pause(self, first: float) -> float:
-        """Twice as long at each strike in a row, between half and the whole of that."""
-        longest = min(_LONGEST_PAUSE_S, first * 2.0 ** min(self._strikes - 1, 16))
+        """Return a pause that doubles with each consecutive overload, shortened by jitter."""
+        longest = min(_LONGEST_PAUSE_S, first * 2.0 ** min(self._overloads - 1, 16))
         return longest * (0.5 + 0.5 * self._jitter())
 
     def _block(self, seconds: float) -> None:
@@ -259,7 +260,7 @@ class Limiter:
     # --- the queue ---
 
     def _dispatch(self) -> None:
-        """Let go everybody who may go now; come back when the next one may."""
+        """Grant every slot that is due, and set the timer for the next one."""
         while self._waiters:
             waiter, now = self._waiters[0], self._clock()
             if not waiter.granted.done():
@@ -280,7 +281,7 @@ class Limiter:
         waiter.granted.set_result(None)
 
     def _abandon(self, waiter: _Waiter) -> None:
-        """A cancelled waiter leaves the queue; if its turn had just come, it gives that back."""
+        """Remove a cancelled waiter; if it was just granted a slot, return the slot's budget."""
         if waiter.granted.cancelled():
             self._dispatch()
             return
@@ -290,20 +291,21 @@ class Limiter:
         self.release()
 
     def _due(self, tokens: int, now: float) -> float:
-        """When a call of `tokens` may go; infinite while that takes another call to end."""
+        """Return when a call of `tokens` may start; infinity if another call must end first."""
         if self._in_flight >= int(self._window):
             return math.inf
         return max(self._blocked_until, self._budget_due(tokens, now))
 
     def _budget_due(self, tokens: int, now: float) -> float:
-        """When enough of what was spent is a minute old for a call of `tokens` to fit."""
+        """Return when enough of the used budget expires for a call of `tokens`."""
         self._forget(now)
-        requests = len(self._spent) + self._others.requests
-        spent = self._spent_tokens + self._others.tokens
+        requests = len(self._spent) + self._external.requests
+        spent = self._spent_tokens + self._external.tokens
         if self._fits(requests, spent, tokens):
             return now
         expiries = [(slot.granted + WINDOW_S, 1, slot.tokens) for slot in self._spent]
-        expiries.append((self._others.until, self._others.requests, self._others.tokens))
+        external = self._external
+        expiries.append((external.until, external.requests, external.tokens))
         for expiry, count, size in sorted(expiries):
             requests, spent = requests - count, spent - size
             if self._fits(requests, spent, tokens):
@@ -311,7 +313,7 @@ class Limiter:
         return now
 
     def _fits(self, requests: int, spent: int, tokens: int) -> bool:
-        """Whether one more call of `tokens` keeps both limits. A call over the limit goes alone."""
+        """Return whether a call of `tokens` fits both limits. A call above a limit runs alone."""
         rpm, tpm = self._requests_per_minute, self._tokens_per_minute
         return (rpm is None or requests < max(1, rpm)) and (
             tpm is None or spent == 0 or spent + tokens <= tpm
@@ -320,22 +322,22 @@ class Limiter:
     def _forget(self, now: float) -> None:
         while self._spent and self._spent[0].granted + WINDOW_S <= now:
             self._spent_tokens -= self._spent.popleft().tokens
-        if self._others.until <= now:
-            self._others = _Others()
+        if self._external.until <= now:
+            self._external = _ExternalUse()
 
     # --- the timer ---
 
     def _arm(self, due: float) -> None:
-        """Have `_dispatch` run at `due`; never, if that is infinite."""
+        """Run `_dispatch` at `due`; cancel the timer if that is infinity."""
         if due == self._timer_due:
             return
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._timer_due = None, due
         if due < math.inf:
-            self._timer = asyncio.get_running_loop().create_task(self._ring(due))
+            self._timer = asyncio.get_running_loop().create_task(self._wake_at(due))
 
-    async def _ring(self, due: float) -> None:
+    async def _wake_at(self, due: float) -> None:
         while (wait := due - self._clock()) > 0:
             await self._sleep(wait)
         self._timer, self._timer_due = None, math.inf

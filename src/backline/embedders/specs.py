@@ -1,11 +1,14 @@
-"""From a specification, such as `openai/text-embedding-3-small@512`, to an embedder."""
+"""Parse embedder specifications, such as `openai/text-embedding-3-small@512`, and open them.
+
+`PROVIDERS` lists every provider with its functions to parse, describe and open a specification.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from pydantic import SecretStr
 
@@ -16,7 +19,6 @@ from backline.embedders.limiter import Limits
 from backline.embedders.openai.models import (
     DEFAULT_MODEL,
     OPENAI_MODELS,
-    PROVIDER,
     is_openai,
     openai_model,
 )
@@ -27,24 +29,24 @@ Provider: TypeAlias = Literal["local", "hash", "openai", "supabase"]
 
 DEFAULT_LOCAL_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_HASH_DIMENSIONS = 384
-# What a server without accounts is sent, because the SDK insists on a key.
+# Sent to servers that need no key, because the SDK requires one.
 _PLACEHOLDER_KEY = "no-key-needed"
 _FORMS = (
     "local, local/NAME, local:/path/to/folder, hash, hash@DIMENSIONS, "
     "openai, openai/NAME, openai/NAME@DIMENSIONS, supabase/gte-small"
 )
-# What Supabase's Edge Runtime has in it. Nobody promises that its vectors are those of the weights
-# of that name on a hub, so the model is another one, and runs nowhere else.
+# The model built into Supabase's Edge Runtime. Its vectors may differ from those of the gte-small
+# weights on the Hugging Face hub, so it is a separate model.
 SUPABASE_MODEL = Model("supabase", "gte-small", "edge-runtime", 384, 512)
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedderSpec:
-    """Which embedder is meant. `str()` gives its canonical form, which parses to the same.
+    """A parsed specification. `str()` returns its canonical form, which parses to an equal spec.
 
     Attributes:
         name: of the model; for a local folder, `local:` and its path.
-        dimensions: those asked for, or None for the model's own.
+        dimensions: the requested dimensions, or None for the model's default.
     """
 
     provider: Provider
@@ -60,14 +62,14 @@ class EmbedderSpec:
 
 @dataclass(frozen=True, slots=True)
 class EmbedderOptions:
-    """How to reach and run an embedder, whichever it is; each uses what concerns it.
+    """How to reach and run an embedder. Each provider uses the options that apply to it.
 
     Attributes:
-        openai_base_url: another server that speaks OpenAI's API; it may need no key.
-        timeout_s: for one call to a provider.
-        local_engine: what computes a local model; "auto" takes the fastest there is.
-        local_threads: processor threads of a local model; None takes all.
-        on_limits: called with the rate limits that a provider's answer names.
+        openai_base_url: another server with OpenAI's API; it may need no key.
+        timeout_s: time limit of one call to a provider.
+        local_engine: engine for local models; "auto" selects the fastest available.
+        local_threads: processor threads of a local model; None uses all.
+        on_limits: called with the rate limits in a provider's response.
     """
 
     openai_api_key: SecretStr | str | None = field(default=None, repr=False)
@@ -79,26 +81,28 @@ class EmbedderOptions:
 
 
 def parse_spec(text: str) -> EmbedderSpec:
-    """Read a specification.
+    """Parse a specification.
 
     Raises:
-        ModelNotFoundError: it is in none of the forms, or names a provider that there is not.
+        ModelNotFoundError: the form, the provider or the model does not exist.
         ConfigurationError: the dimensions are out of range.
     """
     text = text.strip()
     if text.startswith("local:") and text != "local:":
         return EmbedderSpec("local", text)
-    if text in ("supabase", "supabase/gte-small"):
-        return EmbedderSpec("supabase", SUPABASE_MODEL.name)
-    match = re.fullmatch(r"(local|hash|openai)(?:/([^@]+))?(?:@([0-9]{1,6}))?", text)
-    if match is None:
-        raise ModelNotFoundError(f"There is no model {text!r}. {available()}")
+    match = re.fullmatch(r"([a-z]+)(?:/([^@]+))?(?:@([0-9]{1,6}))?", text)
+    if match is None or match[1] not in PROVIDERS:
+        raise _no_model(text)
     provider, name, digits = match.groups()
-    return _SPECS[provider](text, name, int(digits) if digits else None)
+    return PROVIDERS[provider].parse(text, name, int(digits) if digits else None)
+
+
+def _no_model(text: str) -> ModelNotFoundError:
+    return ModelNotFoundError(f"There is no model {text!r}. {available()}")
 
 
 def available() -> str:
-    """What can be asked for, as one line for an error message."""
+    """Return one line for error messages that lists the forms and the models."""
     from backline.embedders.local.catalog import MODELS
 
     return (
@@ -110,84 +114,43 @@ def available() -> str:
 async def open_embedder(
     spec: EmbedderSpec | str, options: EmbedderOptions | None = None
 ) -> Embedder:
-    """Open the embedder that `spec` names. The caller closes it with `aclose()`.
+    """Open the embedder of a specification. The caller closes it with `aclose()`.
 
     Raises:
         ModelNotFoundError: there is no such model.
-        ConfigurationError: an option is missing or wrong, OPENAI_API_KEY above all.
-        MissingExtraError: what the provider needs is not installed.
-        WeightsError: a local model's weights cannot be had.
-        EmbedderError: a server was asked for its dimensions and did not say.
+        ConfigurationError: an option is missing or invalid, such as OPENAI_API_KEY.
+        MissingExtraError: the provider needs an extra that is not installed.
+        WeightsError: the weights of a local model are missing and cannot be fetched.
+        EmbedderError: a server did not return the dimensions of its model.
     """
     spec = parse_spec(spec) if isinstance(spec, str) else spec
-    options = options or EmbedderOptions()
-    if spec.provider == "hash":
-        return HashEmbedder(spec.dimensions or DEFAULT_HASH_DIMENSIONS)
-    if spec.provider == "local":
-        return await _open_local(spec, options)
-    if spec.provider == "supabase":
-        raise ConfigurationError(
-            "supabase/gte-small runs in Supabase's Edge Runtime only. Backfill with: --via edge. "
-            "Search by keywords, --mode keyword, or from another Edge Function."
-        )
-    return await _open_openai(spec, options)
+    return await PROVIDERS[spec.provider].open(spec, options or EmbedderOptions())
 
 
 def describe(spec: EmbedderSpec | str) -> Model | None:
-    """The identity of a model without opening it, so that a mismatch costs nothing to find.
+    """Return the identity of a model without opening it, to detect a mismatch at no cost.
 
     Returns:
-        The Model, or None where only opening it can tell: a local folder, or another server's
+        The Model, or None if it is known only after opening: a local folder, or another server's
         model without dimensions.
 
     Raises:
         ModelNotFoundError: there is no such model.
-        ConfigurationError: it cannot give the dimensions asked for.
+        ConfigurationError: the model does not support the requested dimensions.
     """
     spec = parse_spec(spec) if isinstance(spec, str) else spec
-    if spec.provider == "hash":
-        return hash_model(spec.dimensions or DEFAULT_HASH_DIMENSIONS)
-    if spec.provider == "openai":
-        return openai_model(spec.name, spec.dimensions)
-    if spec.provider == "supabase":
-        return SUPABASE_MODEL
-    return _describe_local(spec)
+    return PROVIDERS[spec.provider].describe(spec)
 
 
-# --- one provider each ----------------------------------------------------------------------------
+# --- local ----------------------------------------------------------------------------------------
 
 
-def _local_spec(text: str, name: str | None, dimensions: int | None) -> EmbedderSpec:
+def _parse_local(text: str, name: str | None, dimensions: int | None) -> EmbedderSpec:
     if dimensions is not None:
         raise ConfigurationError(
-            f"{text}: a local model has dimensions of its own. Leave off @{dimensions}."
+            f"{text}: the dimensions of a local model are fixed. Leave off @{dimensions}."
         )
     return EmbedderSpec("local", name or DEFAULT_LOCAL_MODEL)
-
-
-def _hash_spec(text: str, name: str | None, dimensions: int | None) -> EmbedderSpec:
-    if name is not None:
-        raise ModelNotFoundError(f"There is no model {text!r}. {available()}")
-    hash_model(DEFAULT_HASH_DIMENSIONS if dimensions is None else dimensions)
-    return EmbedderSpec("hash", "hash", dimensions)
-
-
-def _openai_spec(_text: str, name: str | None, dimensions: int | None) -> EmbedderSpec:
-    openai_model(name or DEFAULT_MODEL, dimensions)
-    return EmbedderSpec("openai", name or DEFAULT_MODEL, dimensions)
-
-
-_SPECS: dict[str, Callable[[str, str | None, int | None], EmbedderSpec]] = {
-    "local": _local_spec,
-    "hash": _hash_spec,
-    PROVIDER: _openai_spec,
-}
-
-
-async def _open_local(spec: EmbedderSpec, options: EmbedderOptions) -> Embedder:
-    from backline.embedders.local import open_local
-
-    return await open_local(spec.name, engine=options.local_engine, threads=options.local_threads)
 
 
 def _describe_local(spec: EmbedderSpec) -> Model | None:
@@ -197,6 +160,42 @@ def _describe_local(spec: EmbedderSpec) -> Model | None:
         return None
     info = find_model(spec.name)
     return Model("local", info.name, info.short_revision, info.dimensions, info.max_tokens)
+
+
+async def _open_local(spec: EmbedderSpec, options: EmbedderOptions) -> Embedder:
+    from backline.embedders.local import open_local
+
+    return await open_local(spec.name, engine=options.local_engine, threads=options.local_threads)
+
+
+# --- hash -----------------------------------------------------------------------------------------
+
+
+def _parse_hash(text: str, name: str | None, dimensions: int | None) -> EmbedderSpec:
+    if name is not None:
+        raise _no_model(text)
+    hash_model(DEFAULT_HASH_DIMENSIONS if dimensions is None else dimensions)
+    return EmbedderSpec("hash", "hash", dimensions)
+
+
+def _describe_hash(spec: EmbedderSpec) -> Model:
+    return hash_model(spec.dimensions or DEFAULT_HASH_DIMENSIONS)
+
+
+async def _open_hash(spec: EmbedderSpec, _options: EmbedderOptions) -> Embedder:
+    return HashEmbedder(spec.dimensions or DEFAULT_HASH_DIMENSIONS)
+
+
+# --- openai ---------------------------------------------------------------------------------------
+
+
+def _parse_openai(_text: str, name: str | None, dimensions: int | None) -> EmbedderSpec:
+    openai_model(name or DEFAULT_MODEL, dimensions)
+    return EmbedderSpec("openai", name or DEFAULT_MODEL, dimensions)
+
+
+def _describe_openai(spec: EmbedderSpec) -> Model | None:
+    return openai_model(spec.name, spec.dimensions)
 
 
 async def _open_openai(spec: EmbedderSpec, options: EmbedderOptions) -> Embedder:
@@ -219,7 +218,44 @@ def _require_key(options: EmbedderOptions) -> SecretStr | str:
         return key
     if is_openai(options.openai_base_url):
         raise ConfigurationError(
-            "OpenAI needs a key: set OPENAI_API_KEY. Without one, the local models are free, "
-            "and OPENAI_BASE_URL names any server that speaks OpenAI's API."
+            "OpenAI needs a key: set OPENAI_API_KEY. Local models are free and need none, and "
+            "OPENAI_BASE_URL selects another server with OpenAI's API."
         )
     return _PLACEHOLDER_KEY
+
+
+# --- supabase -------------------------------------------------------------------------------------
+
+
+def _parse_supabase(text: str, name: str | None, dimensions: int | None) -> EmbedderSpec:
+    if name not in (None, SUPABASE_MODEL.name) or dimensions is not None:
+        raise _no_model(text)
+    return EmbedderSpec("supabase", SUPABASE_MODEL.name)
+
+
+def _describe_supabase(_spec: EmbedderSpec) -> Model:
+    return SUPABASE_MODEL
+
+
+async def _open_supabase(_spec: EmbedderSpec, _options: EmbedderOptions) -> Embedder:
+    raise ConfigurationError(
+        "supabase/gte-small runs in Supabase's Edge Runtime only. Backfill with: --via edge. "
+        "Search by keywords, --mode keyword, or from another Edge Function."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Provider:
+    """Functions of one provider; `parse` takes the text, the model's name and the dimensions."""
+
+    parse: Callable[[str, str | None, int | None], EmbedderSpec]
+    describe: Callable[[EmbedderSpec], Model | None]
+    open: Callable[[EmbedderSpec, EmbedderOptions], Awaitable[Embedder]]
+
+
+PROVIDERS: Final[dict[str, _Provider]] = {
+    "local": _Provider(_parse_local, _describe_local, _open_local),
+    "hash": _Provider(_parse_hash, _describe_hash, _open_hash),
+    "openai": _Provider(_parse_openai, _describe_openai, _open_openai),
+    "supabase": _Provider(_parse_supabase, _describe_supabase, _open_supabase),
+}

@@ -1,6 +1,6 @@
-"""The seam to Postgres: fetch, execute, copy, transaction. Speaks SQL, knows no domain.
+"""The interface to Postgres: fetch, execute, copy and transactions. It knows no domain.
 
-Driver errors become ours here and nowhere else, by SQLSTATE and never by reading prose.
+Driver errors are translated here, by their SQLSTATE and not by their text.
 """
 
 from __future__ import annotations
@@ -24,60 +24,61 @@ from backline.postgres.sqlstate import translate
 Params: TypeAlias = Mapping[str, Any] | Sequence[Any]
 Statement: TypeAlias = str | sql.SQL | sql.Composed
 
-# A notification takes milliseconds; through a pooler that keeps no process it never comes.
-HEARD_SECONDS: Final = 5.0
+# A notification arrives within milliseconds, and through a transaction pooler not at all.
+NOTIFY_SECONDS: Final = 5.0
 
-# More than the largest write of vectors; what the system does not allow it cuts down.
+# More than the largest write of vectors. The kernel reduces it to the system's limit.
 WRITE_BUFFER_BYTES: Final = 4 << 20
 
-# select() knows no descriptor above 1,023, and is all that Windows has.
+# select() fails for descriptors above 1,023. Windows has no other selector.
 _Selector: Final = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
 async def keeps_sessions(connector: Connector, connection: AsyncConnection[DictRow]) -> bool:
-    """Whether settings, locks and LISTEN of a connection outlive a transaction.
+    """Return whether session state (SET, advisory locks, LISTEN) survives a transaction.
 
-    A server names its process when a client connects. A pooler makes a name up, because it cannot
-    know yet which process will serve the client. Whether it keeps that process for the client is
-    tried: a notification reaches who listens only where it does. Where none comes in time, that is
-    taken for a no, which costs polling in place of LISTEN and nothing else.
+    A direct connection reports the PID of its backend. A pooler reports an invented one, and then
+    a notification decides: it arrives only if the pooler keeps a backend for each client. A false
+    no costs polling instead of LISTEN.
     """
-    told = pooling(connector.conninfo)
-    if told is not None:
-        return told == "session"
-    process = await _process_of(connection)
-    if process == connection.info.backend_pid:
+    mode = pooling(connector.conninfo)
+    if mode is not None:
+        return mode == "session"
+    backend = await _backend_of(connection)
+    if backend == connection.info.backend_pid:
         return True
     other = await connector.dedicated()
     try:
-        if await _process_of(other) == process:  # it serves both, so it is kept for neither
+        if await _backend_of(other) == backend:  # one backend serves both connections
             return False
-        return await _is_heard(connection, other)
+        return await _is_notified(connection, other)
     finally:
         await other.close()
 
 
-async def _process_of(connection: AsyncConnection[DictRow]) -> int:
+async def _backend_of(connection: AsyncConnection[DictRow]) -> int:
     row = await (await connection.execute("select pg_backend_pid() as pid")).fetchone()
     assert row is not None  # noqa: S101  a query without FROM has one row
     return int(row["pid"])
 
 
-async def _is_heard(listener: AsyncConnection[DictRow], speaker: AsyncConnection[DictRow]) -> bool:
-    """Whether a connection that does nothing is told what another one says."""
+async def _is_notified(
+    listener: AsyncConnection[DictRow], sender: AsyncConnection[DictRow]
+) -> bool:
+    """Return whether a notification from `sender` reaches `listener` while that is idle."""
     channel = f"backline_probe_{uuid4().hex}"
     await listener.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
-    await speaker.execute("select pg_notify(%s, '')", (channel,))
-    heard = [n async for n in listener.notifies(timeout=HEARD_SECONDS, stop_after=1)]
+    await sender.execute("select pg_notify(%s, '')", (channel,))
+    notices = [n async for n in listener.notifies(timeout=NOTIFY_SECONDS, stop_after=1)]
     await listener.execute(sql.SQL("unlisten {}").format(sql.Identifier(channel)))
-    return bool(heard)
+    return bool(notices)
 
 
 async def _check(connection: AsyncConnection[DictRow]) -> None:
-    """Find out whether an idle connection still is one, before it is lent.
+    """Check that an idle connection is still open before the pool lends it.
 
-    A server that went away has closed the socket, which is asked without a round trip; only where
-    there is something to read is it found out what.
+    A server that stopped has closed the socket, which makes it readable. Only a readable socket
+    costs a round trip.
     """
     with _Selector() as selector:
         selector.register(connection, selectors.EVENT_READ)
@@ -86,7 +87,7 @@ async def _check(connection: AsyncConnection[DictRow]) -> None:
 
 
 class Transaction:
-    """One open transaction. Every statement in it commits or none does."""
+    """One open transaction: all of its statements commit, or none does."""
 
     def __init__(self, connection: AsyncConnection[DictRow]) -> None:
         self._connection = connection
@@ -98,7 +99,7 @@ class Transaction:
     async def fetch_tuples(
         self, statement: Statement, params: Params | None = None
     ) -> list[tuple[Any, ...]]:
-        """The rows as tuples, in binary: for the statements that carry every row of a table."""
+        """Return rows as tuples in the binary format, for statements that read whole tables."""
         async with self._connection.cursor(binary=True, row_factory=tuple_row) as cursor:
             await cursor.execute(_query(statement), params)
             return await cursor.fetchall()
@@ -110,7 +111,7 @@ class Transaction:
     async def copy_rows(
         self, statement: Statement, rows: AsyncIterator[Sequence[Any]], types: Sequence[str]
     ) -> int:
-        """COPY … FROM STDIN of Python values, row by row; returns how many."""
+        """Run COPY … FROM STDIN with rows of Python values; return their number."""
         written = 0
         async with self._connection.cursor().copy(_query(statement)) as copy:
             if types:
@@ -122,21 +123,21 @@ class Transaction:
 
 
 def _query(statement: Statement) -> LiteralString | sql.SQL | sql.Composed:
-    # Every string comes from the package's own .sql files; identifiers are composed by psycopg.sql.
+    # Every string comes from the package's .sql files. psycopg.sql composes identifiers.
     return statement
 
 
 class Connector:
     """A pool of connections to one database.
 
-    Prepared statements stay off, so that a transaction pooler may hand every transaction to
-    another server connection.
+    Prepared statements are disabled, since a transaction pooler may run each transaction on
+    another backend.
     """
 
     def __init__(self, conninfo: str, *, size: int = 6) -> None:
         self.conninfo = conninfo
         self.where = address(conninfo)
-        self.has_sessions = pooling(conninfo) != "transaction"  # `open` finds out
+        self.has_sessions = pooling(conninfo) != "transaction"  # `open` verifies it
         self._pool: AsyncConnectionPool[AsyncConnection[DictRow]] = AsyncConnectionPool(
             conninfo,
             min_size=0,
@@ -159,7 +160,13 @@ class Connector:
         }
 
     async def open(self) -> None:
-        """Connect once, so that a wrong URL or password is found now and said plainly."""
+        """Connect once, so that a wrong URL or password fails here, and open the pool.
+
+        Raises:
+            ConfigurationError: the connection string is malformed.
+            DatabaseUnavailableError: the server cannot be reached, or refuses the login.
+
+        """
         require_readable(self.conninfo)
         connection = await self.dedicated()
         try:
@@ -173,18 +180,18 @@ class Connector:
         await self._pool.close()
 
     async def revive(self) -> None:
-        """Connect now: the server is back, and the pool may be in a long pause between attempts."""
+        """Connect now. After an outage the pool pauses for long between its attempts."""
         await self._pool.resize(1, self._pool.max_size)
         await self._pool.resize(0, self._pool.max_size)
 
     async def dedicated(self) -> AsyncConnection[DictRow]:
-        """A connection outside the pool, for LISTEN, for session locks and for slow DDL."""
+        """Open a connection outside the pool, for LISTEN, session locks and slow DDL."""
         with self._translated():
             return await AsyncConnection.connect(self.conninfo, **self._options(autocommit=True))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
-        """A transaction on a pooled connection."""
+        """Run the block in a transaction on a pooled connection."""
         with self._translated():
             async with self._pool.connection() as connection, connection.transaction():
                 if not _reads_dates(connection):
@@ -206,7 +213,7 @@ class Connector:
     async def fetch_on(
         self, session: AsyncConnection[DictRow], statement: Statement, params: Params | None = None
     ) -> DictRow:
-        """The first row of a statement on a dedicated connection."""
+        """Return the first row of a statement on a dedicated connection."""
         with self._translated():
             return (await Transaction(session).fetch(statement, params))[0]
 
@@ -216,7 +223,7 @@ class Connector:
                 return await Transaction(connection).execute(statement, params)
 
     async def _configure(self, connection: AsyncConnection[DictRow]) -> None:
-        """Whatever the database's own style, timestamps come in the one that the driver reads."""
+        """Set the date style that the driver reads; a database may have another default."""
         _buffer_whole_writes(connection.fileno())
         if self.has_sessions:
             await connection.execute(_ISO_DATES.format(sql.SQL("set")))
@@ -226,10 +233,10 @@ class Connector:
 
 
 def _buffer_whole_writes(descriptor: int) -> None:
-    """Let the kernel take a write of some hundred vectors at once, as far as the system allows.
+    """Enlarge the send buffer of a Unix socket, so that one write holds hundreds of vectors.
 
-    A Unix socket takes 200 kB otherwise, and between two of these portions Postgres waits for the
-    event loop, which embeds: a tenth of a backfill's time. A TCP socket's buffer grows by itself.
+    Its default is 200 kB. Between two such parts Postgres waits for the event loop, which is busy
+    embedding: that took a tenth of a backfill's time. TCP sizes its buffer automatically.
     """
     if not hasattr(socket, "AF_UNIX"):
         return
@@ -246,7 +253,7 @@ def _reads_dates(connection: AsyncConnection[DictRow]) -> bool:
 
 
 class _Translated:
-    """Turns driver errors that leave the block into ours."""
+    """Translates driver errors that leave the block into Backline's."""
 
     def __init__(self, where: str) -> None:
         self._where = where

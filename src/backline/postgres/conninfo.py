@@ -1,4 +1,4 @@
-"""What a database URL says, and what its server says when nobody gets in; never its secret."""
+"""Read database URLs, and explain failed connections without revealing the password."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from backline import errors
 
 _SHAPE: Final = "It should look like postgresql://user:password@host:5432/database."
 _ENCODE: Final = (
-    "Characters of the password that mean something in a URL must be percent-encoded: "
+    "Reserved characters in the password must be percent-encoded: "
     "@ as %40, / as %2F, ? as %3F, % as %25."
 )
 
 
 def address(conninfo: str) -> str:
-    """Host, port and database of a connection string: what may be shown, without any secret."""
+    """Return host, port and database of a connection string, without its password."""
     try:
         require_readable(conninfo)
     except errors.ConfigurationError:
         return "the given URL"
     parts = conninfo_to_dict(conninfo)
     host = parts.get("host") or "localhost"
-    shown = "the embedded server" if str(host).startswith("/") else str(host)
+    name = "the embedded server" if str(host).startswith("/") else str(host)
     port = f":{parts['port']}" if parts.get("port") else ""
-    return f"{shown}{port}/{parts.get('dbname') or 'postgres'}"
+    return f"{name}{port}/{parts.get('dbname') or 'postgres'}"
 
 
 def require_readable(conninfo: str) -> None:
-    """Refuse what is no connection string, or one whose password would be read as something else.
+    """Raise unless a text is a connection string that libpq reads as its author meant it.
 
-    libpq's own words are not passed on, because they quote what they could not read.
+    The messages of libpq are not passed on, because they quote the text and with it the password.
 
     Raises:
-        ConfigurationError: says what it is instead, or how to write it.
+        ConfigurationError: it is a key, a web address, a template or malformed.
 
     """
     if re.match(r"sb_(secret|publishable)_|eyJ", conninfo):
         raise errors.ConfigurationError(
-            "The database URL is an API key. Take the connection string from the dashboard "
+            "The database URL is an API key. Copy the connection string from the dashboard "
             "(Connect); a key goes into SUPABASE_SECRET_KEY, for --via rest."
         )
     if re.match(r"https?://", conninfo):
         raise errors.ConfigurationError(
-            f"The database URL is a web address. {_SHAPE} Supabase's dashboard has it under "
-            "Connect; the web address goes into SUPABASE_URL, for --via rest."
+            f"The database URL is a web address. {_SHAPE} Copy it from Supabase's dashboard "
+            "(Connect); the web address goes into SUPABASE_URL, for --via rest."
         )
     if "[YOUR-PASSWORD]" in conninfo:
         raise errors.ConfigurationError(
-            "The database URL still says [YOUR-PASSWORD]. Put the database's password in its place."
+            "The database URL contains [YOUR-PASSWORD]. Replace it with the database's password."
         )
     if _has_open_password(conninfo):
         raise errors.ConfigurationError(f"The database URL cannot be read. {_ENCODE}")
@@ -65,12 +65,12 @@ def require_readable(conninfo: str) -> None:
 
 
 def _has_open_password(conninfo: str) -> bool:
-    """Whether libpq would read a part of the password as the host, the port or the database.
+    """Return whether libpq would read part of the password as host, port or database.
 
-    It takes for user and password what is before the first @, if no / comes before that.
+    libpq reads the text before the first @ as user and password, if it contains no /.
     """
-    scheme, found, rest = conninfo.partition("://")
-    if not found or scheme not in ("postgresql", "postgres"):
+    scheme, separator, rest = conninfo.partition("://")
+    if not separator or scheme not in ("postgresql", "postgres"):
         return False
     login = re.match(r"[^@/]*@", rest)
     place = rest[login.end() :] if login else rest
@@ -80,9 +80,9 @@ def _has_open_password(conninfo: str) -> bool:
 
 
 def pooling(conninfo: str) -> Literal["transaction", "session"] | None:
-    """What an address says of a pooler behind it; None: it says nothing.
+    """Return the mode of the pooler that an address implies, or None if it implies none.
 
-    Supabase's poolers work by transaction at port 6543 and by session at 5432.
+    Supabase's poolers use transaction mode at port 6543 and session mode at 5432.
     """
     try:
         parts = conninfo_to_dict(conninfo)
@@ -94,44 +94,48 @@ def pooling(conninfo: str) -> Literal["transaction", "session"] | None:
     return "session" if supabase else None
 
 
-def no_entry(error: Exception, where: str) -> errors.BacklineError:
-    """Why nobody gets in.
+def connection_error(error: Exception, where: str) -> errors.BacklineError:
+    """Return the Backline error for a failed connection.
 
-    libpq gives no SQLSTATE then, and a pooler gives XX000 whatever it is, so that here, and nowhere
-    else, words are read.
+    libpq has no SQLSTATE for one, and poolers use XX000 for all of them. Only here the text of an
+    error decides.
     """
     if isinstance(error, psycopg.ProgrammingError):
         return errors.ConfigurationError(f"The database URL cannot be read. {_SHAPE}")
-    # libpq's hints, such as "Is the server running …?", are lines that begin with a tab.
-    said = [line for line in str(error).strip().splitlines() if not line.startswith("\t")]
-    last = said[-1] if said else type(error).__name__
+    message = _last_line(error)
     if re.search(r"tenant(/user| or user) .*not found", str(error), re.IGNORECASE):
         return errors.ProjectPausedError(
-            f"The pooler at {where} knows no such project: {last}. If it is paused, restore it in "
-            "the dashboard. If not, copy the connection string again (Connect): its host and its "
-            "user, postgres.PROJECT, must be exactly those."
+            f"The pooler at {where} knows no such project: {message}. If it is paused, restore it "
+            "in the dashboard. If not, copy the connection string again (Connect): its host and "
+            "its user, postgres.PROJECT, must be exact."
         )
     if re.search(
         r"password authentication failed|no password supplied|role \"|no such user", str(error)
     ):
         return errors.DatabaseAuthenticationError(
-            f"Postgres at {where} refused the login: {last}. "
+            f"Postgres at {where} refused the login: {message}. "
             "Check the user name and the password in the database URL."
         )
     return errors.DatabaseUnavailableError(
-        f"Postgres at {where} cannot be reached: {last}. {_remedy(str(error), where)}"
+        f"Postgres at {where} cannot be reached: {message}. {_remedy(str(error), where)}"
     )
 
 
-def _remedy(said: str, where: str) -> str:
-    if re.search(r"max.{0,8}client|too many (clients|connections)|connection slots", said, re.I):
+def _last_line(error: Exception) -> str:
+    """Return the last line of libpq's message. Its hints are lines that begin with a tab."""
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("\t")]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _remedy(message: str, where: str) -> str:
+    if re.search(r"max.{0,8}client|too many (clients|connections)|connection slots", message, re.I):
         return (
-            "All of its connections are taken: stop what else uses it, or use the transaction "
-            "pooler (port 6543), which serves more clients."
+            "All of its connections are in use: stop other clients, or use the transaction pooler "
+            "(port 6543), which serves more of them."
         )
     if re.match(r"db\.[a-z0-9]+\.supabase\.(co|com|in|red):?", where):
         return (
-            "A direct connection needs IPv6, and a paused project has no address at all: use the "
-            "session pooler's connection string (dashboard, Connect), or restore the project."
+            "A direct connection needs IPv6, and a paused project has no address: use the session "
+            "pooler's connection string (dashboard, Connect), or restore the project."
         )
     return "Check the database URL, and that the server is running."

@@ -1,4 +1,4 @@
-"""Applies the numbered migrations, in the history table that the Supabase CLI uses as well."""
+"""Apply the numbered migrations, and record them in the Supabase CLI's history table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from backline import errors
 from backline.postgres.connector import Connector, Transaction
 from backline.sql import Migration, migrations, query
 
-# Any two processes that migrate at once take turns; the number is arbitrary but ours.
+# The advisory lock that serializes concurrent migrations: 'back' in ASCII.
 _LOCK = 0x6261636B
 _HISTORY = """
 create schema if not exists supabase_migrations;
@@ -18,24 +18,22 @@ create table if not exists supabase_migrations.schema_migrations (
   version text primary key, statements text[], name text
 );
 """
-
-
 _VECTOR = """
 create schema if not exists extensions;
 create extension if not exists vector with schema extensions;
 """
 
-# Everything but the music studio's table, for databases that have a table of their own.
+# Names of all migrations but those of the music studio's table.
 _CORE = re.compile(r"^backline")
 
 
 async def pending(connector: Connector, *, core_only: bool = False) -> list[Migration]:
-    """The migrations that this database has not had, in order."""
-    there = await connector.fetch_one(
-        "select to_regclass('supabase_migrations.schema_migrations') is not null as there"
+    """Return the migrations that this database lacks, in order."""
+    history = await connector.fetch_one(
+        "select to_regclass('supabase_migrations.schema_migrations') is not null as exists"
     )
     applied: set[str] = set()
-    if there["there"]:
+    if history["exists"]:
         rows = await connector.fetch("select version from supabase_migrations.schema_migrations")
         applied = {row["version"] for row in rows}
     return [
@@ -46,9 +44,9 @@ async def pending(connector: Connector, *, core_only: bool = False) -> list[Migr
 
 
 async def apply(connector: Connector, *, core_only: bool = False) -> list[Migration]:
-    """Apply what is pending, each migration in a transaction of its own; returns what was applied.
+    """Apply the pending migrations, each in its own transaction; return those applied.
 
-    With `core_only`, only Backline's own schema, and not the table `music_knowledge`.
+    With `core_only`, leaves out the table `music_knowledge`.
 
     Raises:
         ExtensionMissingError: the server has no pgvector, or the role may not enable it.
@@ -56,13 +54,13 @@ async def apply(connector: Connector, *, core_only: bool = False) -> list[Migrat
 
     """
     applied: list[Migration] = []
-    waiting = await pending(connector, core_only=core_only)
-    if waiting:
+    missing = await pending(connector, core_only=core_only)
+    if missing:
         await _prepare(connector)
-    for migration in waiting:
+    for migration in missing:
         async with connector.transaction() as transaction:
             await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
-            if await _had(transaction, migration):  # another process was quicker
+            if await _is_applied(transaction, migration):  # by another process meanwhile
                 continue
             schema = await _vector_schema(transaction)
             await transaction.execute("set local lock_timeout = '5s'")
@@ -77,7 +75,7 @@ async def apply(connector: Connector, *, core_only: bool = False) -> list[Migrat
 
 
 async def _prepare(connector: Connector) -> None:
-    """Make the history, and enable pgvector where it is not enabled yet."""
+    """Create the history table, and enable pgvector."""
     async with connector.transaction() as transaction:
         await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
         await transaction.execute(_HISTORY)
@@ -91,12 +89,12 @@ async def _prepare(connector: Connector) -> None:
     except errors.PermissionDeniedError as error:
         raise errors.ExtensionMissingError(
             "pgvector is not enabled in this database, and this role may not enable it. "
-            "On Supabase, enable `vector` in the dashboard (Database, Extensions); elsewhere let a "
-            "superuser run: create extension vector. Then: backline migrate."
+            "On Supabase, enable `vector` in the dashboard (Database, Extensions). Elsewhere, let "
+            "a superuser run: create extension vector. Then run: backline migrate."
         ) from error
 
 
-async def _had(transaction: Transaction, migration: Migration) -> bool:
+async def _is_applied(transaction: Transaction, migration: Migration) -> bool:
     rows = await transaction.fetch(
         "select 1 from supabase_migrations.schema_migrations where version = %s",
         [migration.version],
@@ -105,7 +103,7 @@ async def _had(transaction: Transaction, migration: Migration) -> bool:
 
 
 async def _vector_schema(transaction: Transaction) -> str:
-    """Where pgvector is installed, or is going to be."""
+    """Return the schema of pgvector, or the one in which it will be installed."""
     installed = await transaction.fetch(query("vector_schema"))
     if installed:
         return str(installed[0]["schema"])
@@ -116,7 +114,7 @@ async def _vector_schema(transaction: Transaction) -> str:
 
 
 def _for_schema(text: str, schema: str) -> str:
-    """The migration with pgvector's own schema in place of Supabase's `extensions`."""
+    """Return a migration with Supabase's schema `extensions` replaced by that of pgvector."""
     if schema == "extensions":
         return text
     quoted = sql.Identifier(schema).as_string(None)

@@ -1,4 +1,4 @@
-"""Driver errors become Backline's here and nowhere else: by SQLSTATE, never by reading prose."""
+"""Translate driver errors into Backline's, by their SQLSTATE and not by their text."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from backline import errors
-from backline.postgres.conninfo import no_entry
+from backline.postgres.conninfo import connection_error
 
-# The first two characters of a SQLSTATE are its class; the longest match decides.
+# The first two characters of a SQLSTATE are its class. The longest matching prefix decides.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
     "08": errors.DatabaseUnavailableError,
@@ -32,7 +32,7 @@ _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
     "22": errors.RowRefusedError,
     "23": errors.RowRefusedError,
     "P0001": errors.RowRefusedError,  # what triggers raise
-    "P0002": errors.CollectionNotFoundError,  # the protocol's functions look for nothing else
+    "P0002": errors.CollectionNotFoundError,  # raised by `select … into strict`
     "42P01": errors.TableNotFoundError,
     "42703": errors.ColumnNotFoundError,
     "BL001": errors.UsageError,
@@ -44,22 +44,22 @@ _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
 
 
 def translate(error: psycopg.Error | PoolTimeout, where: str) -> errors.BacklineError:
-    """The Backline error for a driver error; `where` is the server, without its password."""
+    """Return the Backline error for a driver error. `where` is the address of the server."""
     state = error.sqlstate if isinstance(error, psycopg.Error) else None
     if state is None or not isinstance(error, psycopg.Error):
-        return no_entry(error, where)
+        return connection_error(error, where)
     kind = kind_of(state)
-    said = error.diag.message_primary or str(error)
+    message = error.diag.message_primary or str(error)
     if state.startswith("BL"):
-        return kind(said)
+        return kind(message)
     if kind is errors.NotMigratedError:
         return kind()
     remedy = (inspect.getdoc(kind) or "").partition(". ")[2]
-    return kind(f"Postgres at {where} says: {said} [{state}]. {remedy}".strip())
+    return kind(f"Postgres at {where} says: {message} [{state}]. {remedy}".strip())
 
 
 def kind_of(sqlstate: str) -> type[errors.BacklineError]:
-    """The class of error that a SQLSTATE stands for."""
+    """Return the class of error for a SQLSTATE."""
     return next(
         (_BY_SQLSTATE[sqlstate[:n]] for n in (5, 3, 2) if sqlstate[:n] in _BY_SQLSTATE),
         errors.DatabaseError,

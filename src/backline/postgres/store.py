@@ -10,7 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import repeat
-from typing import Any
+from typing import Any, Final
 
 from psycopg.rows import DictRow
 
@@ -19,11 +19,20 @@ from backline.postgres.administration import AdministrationVerbs
 from backline.postgres.connector import Connector
 from backline.rpc import QueueVerbs, RunVerbs
 from backline.sql import queries, query
-from backline.store import NO_USAGE, Capabilities, Lease, LeasedBatch, NewVector, Usage
+from backline.store import (
+    NO_USAGE,
+    Capabilities,
+    KeywordsPage,
+    Lease,
+    LeasedBatch,
+    NewVector,
+    Usage,
+)
 from backline.types import Collection, Job, Outcome
 
 # A lost claim costs nothing, so the commit of one does not wait for the disk.
 _ASYNCHRONOUS = "set local synchronous_commit = off"
+_KEYWORDS_PAGE: Final = 2000
 
 
 class PostgresRpc:
@@ -72,6 +81,36 @@ class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
         vector = values["vector"]
         encoded = {**values, "vector": None if vector is None else pgvector.reals(vector)}
         return await self.connector.fetch(queries("search.sql")["search"], encoded)
+
+    # --- keywords ---
+
+    async def needs_keywords(self, collection: Collection) -> bool:
+        """Return whether rows are missing from the keyword index, so that it must be built."""
+        row = await self.connector.fetch_one(
+            queries("search.sql")["keyword_index"], {"collection": collection.id}
+        )
+        return not row["built"]
+
+    async def build_keywords_page(
+        self, collection: Collection, after: str | None, *, wait: bool
+    ) -> KeywordsPage:
+        """Index the keywords of one page of rows. Locked rows are skipped unless `wait`."""
+        row = await self.connector.fetch_one(
+            queries("search.sql")["build_keywords_page"],
+            {"collection": collection.id, "after": after, "limit": _KEYWORDS_PAGE, "wait": wait},
+        )
+        return KeywordsPage(row["scanned"], row["last_key"], row["scanned"] < _KEYWORDS_PAGE)
+
+    async def finish_keywords(self, collection: Collection) -> bool:
+        """Return whether every row is indexed; if so, merge the index's small blocks."""
+        values = {"collection": collection.id}
+        row = await self.connector.fetch_one(queries("search.sql")["keywords_are_built"], values)
+        if not row["built"]:
+            return False
+        await self.connector.execute(queries("search.sql")["compact_keywords"], values)
+        for table in ("postings", "documents"):  # index-only scans need the visibility map
+            await self.connector.execute(f"vacuum (analyze) backline.{table}")
+        return True
 
     # --- jobs ---
 
@@ -123,7 +162,7 @@ class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
         cache: bool,
         usage: Usage = NO_USAGE,
     ) -> list[tuple[str, Outcome]]:
-        """Store vectors of rows whose text is unchanged and end their jobs, in one transaction.
+        """Store the vectors of unchanged rows and end their jobs, in one transaction.
 
         The same transaction adds `usage` to the run, and with `cache` keeps each vector in the
         cache under the hash of its text.
@@ -136,7 +175,7 @@ class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
             "keys": pgvector.texts([row.key for row in rows]),
             "actions": pgvector.texts([row.action for row in rows]),
             "hashes": pgvector.blobs([row.content_hash for row in rows]),
-            "vectors": pgvector.Array(await self._vector_oid(), [row.element for row in rows]),
+            "vectors": pgvector.Array(await self._vector_oid(), [row.encoded for row in rows]),
             "batches": usage.batches, "tokens": usage.tokens, "truncated": usage.truncated,
             "model": collection.model_id,
             "leases": pgvector.bigints([row.lease for row in rows]),

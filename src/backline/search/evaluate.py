@@ -1,8 +1,8 @@
-"""How well a search ranks: the field's measures over judged queries in BEIR's folder layout.
+"""Measure how well a search ranks, over judged queries in BEIR's folder layout.
 
 A folder holds `corpus.jsonl` (_id, title, text), `queries.jsonl` (_id, text) and `qrels/*.tsv` or
-`qrels.tsv` (query-id, corpus-id, score). The measures are those of trec_eval: nDCG with the judged
-score as gain and log2(rank + 1) as discount; means are over the queries that have a relevant row.
+`qrels.tsv` (query-id, corpus-id, score). The measures are those of trec_eval: nDCG uses the judged
+score as gain and log2(rank + 1) as discount. Means cover the queries that have a relevant row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from psycopg import sql
 from backline import errors, loading
 from backline.embedders.base import Embedder
 from backline.postgres.store import Store
-from backline.search.ranking import Mode, Query, clean_text, embed_query, rank_rows
+from backline.search.ranking import (
+    DEFAULT_WEIGHT,
+    Mode,
+    Query,
+    clean_text,
+    embed_query,
+    rank_rows,
+)
 from backline.types import Collection, Model
 
 DEPTH: Final = 100
@@ -40,7 +47,7 @@ Judgments = Mapping[str, Mapping[str, int]]
 
 
 def ndcg(ranking: Sequence[str], relevance: Mapping[str, int], k: int = 10) -> float:
-    """Normalised discounted cumulative gain of the first `k`; 0 where nothing is relevant."""
+    """Return the normalized discounted cumulative gain at `k`; 0 without a relevant row."""
     ideal = _gain(sorted(relevance.values(), reverse=True)[:k])
     return _gain([relevance.get(key, 0) for key in ranking[:k]]) / ideal if ideal else 0.0
 
@@ -50,21 +57,21 @@ def _gain(scores: Iterable[int]) -> float:
 
 
 def recall(ranking: Sequence[str], relevance: Mapping[str, int], k: int = 100) -> float:
-    """The share of the relevant rows that are among the first `k`."""
+    """Return the share of the relevant rows that are among the first `k`."""
     relevant = {key for key, score in relevance.items() if score > 0}
     return len(relevant & set(ranking[:k])) / len(relevant) if relevant else 0.0
 
 
 def reciprocal_rank(ranking: Sequence[str], relevance: Mapping[str, int], k: int = 10) -> float:
-    """One over the rank of the first relevant row; 0 where none is among the first `k`."""
+    """Return 1 / rank of the first relevant row; 0 if the first `k` contain none."""
     for rank, key in enumerate(ranking[:k], start=1):
         if relevance.get(key, 0) > 0:
             return 1 / rank
     return 0.0
 
 
-def precise_first(ranking: Sequence[str], relevance: Mapping[str, int]) -> float:
-    """1 where the first row is relevant."""
+def precision_at_1(ranking: Sequence[str], relevance: Mapping[str, int]) -> float:
+    """Return 1 if the first row is relevant, else 0."""
     return float(bool(ranking) and relevance.get(ranking[0], 0) > 0)
 
 
@@ -73,7 +80,7 @@ def precise_first(ranking: Sequence[str], relevance: Mapping[str, int]) -> float
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Judged queries; `corpus` is None where the rows are expected to be in the database."""
+    """Judged queries; `corpus` is None if the rows are expected in the database."""
 
     name: str
     split: str
@@ -83,25 +90,19 @@ class Dataset:
 
 
 def read_dataset(folder: Path, split: str | None = None) -> Dataset:
-    """Read a folder; without `split`, its test, dev or train judgments, whichever come first.
+    """Read a folder's judgments of `split`, or the first split of test, dev and train.
 
-    Only queries with a relevant row are kept.
+    Queries without a relevant row are dropped.
 
     Raises:
-        InputFileError: a file is missing or does not read; the message names it.
+        InputFileError: a file is missing or does not parse; the message names it.
     """
     file = _judgments_file(folder, split)
     judgments: dict[str, dict[str, int]] = {}
     for query, row, score in _judgment_rows(file):
         if score > 0:
             judgments.setdefault(query, {})[row] = score
-    texts = {
-        query: text for query, text in _queries(folder / "queries.jsonl") if query in judgments
-    }
-    missing = sorted(judgments.keys() - texts.keys())
-    if missing or not texts:
-        what = f"no query {missing[0]!r}, which {file} judges" if missing else "no judged query"
-        raise errors.InputFileError(f"{folder / 'queries.jsonl'} has {what}.")
+    texts = _judged_queries(folder / "queries.jsonl", file, judgments)
     corpus = folder / "corpus.jsonl"
     return Dataset(
         folder.resolve().name, file.stem, corpus if corpus.is_file() else None, texts, judgments
@@ -109,18 +110,17 @@ def read_dataset(folder: Path, split: str | None = None) -> Dataset:
 
 
 def _judgments_file(folder: Path, split: str | None) -> Path:
-    found = sorted([*folder.glob("qrels/*.tsv"), *folder.glob("qrels.tsv")])
-    if not found:
+    files = sorted([*folder.glob("qrels/*.tsv"), *folder.glob("qrels.tsv")])
+    if not files:
         raise errors.InputFileError(
             f"{folder} holds no judgments. Expected qrels/test.tsv with query-id, corpus-id, score."
         )
-    wanted = [split] if split else [*_SPLITS, *(file.stem for file in found)]
-    for name in wanted:
-        for file in found:
-            if file.stem == name:
-                return file
+    by_split = {file.stem: file for file in reversed(files)}
+    for name in [split] if split else [*_SPLITS, files[0].stem]:
+        if name in by_split:
+            return by_split[name]
     raise errors.InputFileError(
-        f"{folder} has no split {split!r}; it has: {', '.join(file.stem for file in found)}."
+        f"{folder} has no split {split!r}; it has: {', '.join(file.stem for file in files)}."
     )
 
 
@@ -138,6 +138,17 @@ def _judgment_rows(file: Path) -> Iterator[tuple[str, str, int]]:
                 ) from None
 
 
+def _judged_queries(file: Path, qrels: Path, judgments: Judgments) -> dict[str, str]:
+    """Return the texts of the judged queries, and raise InputFileError if one is missing."""
+    texts = {query: text for query, text in _queries(file) if query in judgments}
+    missing = sorted(judgments.keys() - texts.keys())
+    if missing:
+        raise errors.InputFileError(f"{file} has no query {missing[0]!r}, which {qrels} judges.")
+    if not texts:
+        raise errors.InputFileError(f"{file} has no judged query.")
+    return texts
+
+
 def _queries(file: Path) -> Iterator[tuple[str, str]]:
     if not file.is_file():
         raise errors.InputFileError(f"There is no file {file}.")
@@ -147,15 +158,17 @@ def _queries(file: Path) -> Iterator[tuple[str, str]]:
             yield str(record["_id"]), str(record["text"])
         except (ValueError, KeyError, TypeError):
             raise errors.InputFileError(
-                f"{file}, line {number} is no JSON object with _id and text."
+                f"{file}, line {number} is not a JSON object with _id and text."
             ) from None
 
 
 async def load_corpus(store: Store, dataset: Dataset, model: Model) -> Collection:
-    """Load a dataset's corpus into a table of its own and declare it; the caller fills it.
+    """Load a dataset's corpus into a new table and declare it as a collection, still unfilled.
+
+    A corpus that was kept from an earlier evaluation of the same model is reused.
 
     Raises:
-        InputFileError: there is no corpus, or it does not read.
+        InputFileError: the dataset has no corpus, or the corpus does not parse.
     """
     if dataset.corpus is None:
         raise errors.InputFileError(
@@ -163,11 +176,11 @@ async def load_corpus(store: Store, dataset: Dataset, model: Model) -> Collectio
             "--collection NAME."
         )
     name = "eval_" + re.sub(r"\W", "_", dataset.name)[:40]
-    known = {each.name: each for each in await store.collections()}
-    if name in known and known[name].model.identity == model.identity:
-        return known[name]
-    if name in known:
-        await unload(store, known[name])
+    existing = next((each for each in await store.collections() if each.name == name), None)
+    if existing is not None:
+        if existing.model.identity == model.identity:
+            return existing
+        await unload(store, existing)
     await loading.load(store, dataset.corpus, f'public."{name}"', key="_id")
     table = await store.find_table(f'public."{name}"')
     await store.add_collection(
@@ -177,7 +190,7 @@ async def load_corpus(store: Store, dataset: Dataset, model: Model) -> Collectio
 
 
 async def unload(store: Store, collection: Collection) -> None:
-    """Forget a corpus: its collection and its table."""
+    """Drop the collection and the table of a corpus."""
     await store.drop_collection(collection, drop_column=False)
     table = sql.Identifier(collection.table_schema, collection.table_name)
     await store.connector.execute(sql.SQL("drop table {}").format(table))
@@ -188,10 +201,11 @@ async def unload(store: Store, collection: Collection) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One mode over all queries. The arrays have one value a query, in the dataset's order.
+    """The results of one mode. Each array has one value a query, in the dataset's order.
 
     Attributes:
-        search_ms: milliseconds of the search alone; embedding the query is in `embedding_ms`.
+        search_ms: milliseconds of the search alone.
+        embedding_ms: milliseconds of embedding the query.
     """
 
     mode: Mode
@@ -227,34 +241,32 @@ async def evaluate(
     mode: Mode = "hybrid",
     weight: float | None = None,
 ) -> Evaluation:
-    """Run every query, one after another, and measure what comes back.
+    """Run every query in turn and measure the rankings.
 
     Raises:
         UsageError, ModelMismatchError: as `backline.search.search`.
     """
     rankings: dict[str, list[str]] = {}
     times: list[tuple[float, float]] = []
+    weight = DEFAULT_WEIGHT if weight is None else weight
     for key, text in dataset.queries.items():
-        query = (
-            Query(text, mode, DEPTH) if weight is None else Query(text, mode, DEPTH, weight=weight)
-        )
-        asked = clean_text(text)
-        began = time.perf_counter()
-        vector = None if mode == "keyword" else await embed_query(collection, embedder, asked)
-        ready = time.perf_counter()
-        hits = await rank_rows(store, collection, query, asked, vector)
-        times.append((1000 * (time.perf_counter() - ready), 1000 * (ready - began)))
+        query = Query(clean_text(text), mode, DEPTH, weight=weight)
+        started = time.perf_counter()
+        vector = None if mode == "keyword" else await embed_query(collection, embedder, query.text)
+        embedded = time.perf_counter()
+        hits = await rank_rows(store, collection, query, query.text, vector)
+        times.append((1000 * (time.perf_counter() - embedded), 1000 * (embedded - started)))
         rankings[key] = [hit.key for hit in hits]
-    return await asyncio.to_thread(measured, mode, rankings, dataset.judgments, np.array(times))
+    return await asyncio.to_thread(measure, mode, rankings, dataset.judgments, np.array(times))
 
 
-def measured(
+def measure(
     mode: Mode,
     rankings: Mapping[str, Sequence[str]],
     judgments: Judgments,
     times: NDArray[np.float64],
 ) -> Evaluation:
-    """The measures of given rankings; `times` is (queries, 2): search and embedding, in ms."""
+    """Compute all measures; `times` has shape (queries, 2): search and embedding, in ms."""
     pairs = [(ranking, judgments[key]) for key, ranking in rankings.items()]
     return Evaluation(
         mode,
@@ -262,7 +274,7 @@ def measured(
         np.array([ndcg(*pair) for pair in pairs]),
         np.array([recall(*pair) for pair in pairs]),
         np.array([reciprocal_rank(*pair) for pair in pairs]),
-        np.array([precise_first(*pair) for pair in pairs]),
+        np.array([precision_at_1(*pair) for pair in pairs]),
         times[:, 0],
         times[:, 1],
     )
@@ -273,9 +285,9 @@ def measured(
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Whether one mean truly is above another: a paired bootstrap over the queries.
+    """A paired bootstrap test of the difference between two means over the same queries.
 
-    `low` and `high` bound the difference with 95 % confidence; `p_value` is two-sided.
+    `low` and `high` are the 95 % confidence interval of the difference; `p_value` is two-sided.
     """
 
     difference: float
@@ -287,9 +299,9 @@ class Comparison:
 def compare(
     one: NDArray[np.float64], other: NDArray[np.float64], resamples: int = RESAMPLES, seed: int = 0
 ) -> Comparison:
-    """Compare two systems on the same queries; both arrays have one value a query.
+    """Compare two systems; each array has one value a query, in the same order.
 
-    The p-value is the share of resamples of the centred differences whose mean is at least as far
+    The p-value is the share of resamples of the centered differences with a mean at least as far
     from zero as the observed one (Efron and Tibshirani 1993, chapter 16).
     """
     differences = one - other

@@ -1,17 +1,17 @@
-"""The language of `--where`: a condition on a table's own columns, parsed to a tree.
+"""Parse the conditions of `--where` on a table's columns into a tree.
 
     category = 'mixing' and (confidence >= 0.8 or not parameters.ratio > 3)
     topic in ('eq', 'compression') and title like 'De-ess%' and parameters.attack_ms is not null
 
-The tree goes to Postgres as one parameter, where `backline.compile_filter` checks it against the
-table. No part of a condition ever becomes SQL text here.
+Postgres receives the tree as one parameter, and `backline.compile_filter` checks it against the
+table. This module never turns a condition into SQL text.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NoReturn, TypeAlias
 
 from backline import errors
@@ -42,41 +42,49 @@ _WORDS: Final = frozenset(
 
 
 def parse(condition: str) -> Filter:
-    """The tree of a condition; its form is described at `backline.compile_filter`.
+    """Parse a condition into the tree that `backline.compile_filter` documents.
 
     Raises:
-        UsageError: the condition does not parse; the message shows where.
+        UsageError: the condition does not parse; the message gives the position.
     """
     if len(condition) > LONGEST:
         raise errors.UsageError(
-            f"The condition is {len(condition):,} characters long; at most {LONGEST:,} are read."
+            f"The condition is {len(condition):,} characters long; the limit is {LONGEST:,}."
         )
-    return _Parser(condition).whole()
+    return _Parser(condition).parse()
 
 
-def checked(tree: Any, depth: int = 0) -> Filter:
-    """A tree that somebody else made, if its shape is right; columns and types Postgres checks.
+def validate(tree: Any, depth: int = 0) -> Filter:
+    """Return a tree received from outside if it has the right form. Postgres checks its columns.
 
     Raises:
-        UsageError: it has not the form that `backline.compile_filter` describes.
+        UsageError: the tree does not have the form that `backline.compile_filter` documents.
     """
-    if depth > DEEPEST:
-        raise errors.UsageError(f"The condition is nested more than {DEEPEST} deep.")
+    _check_depth(depth)
     if not isinstance(tree, dict):
-        raise errors.UsageError(f"A condition's tree is made of objects, not of {_shown(tree)}.")
+        raise errors.UsageError(f"A condition's tree consists of objects, not of {_short(tree)}.")
     op = tree.get("op")
     if op in ("and", "or", "not"):
-        args = tree.get("args")
-        if not isinstance(args, list) or not args or (op == "not" and len(args) > 1):
-            few = "of one condition" if op == "not" else "of conditions"
-            raise errors.UsageError(f"The operator {op!r} needs `args`, a list {few}.")
-        for each in args:
-            checked(each, depth + 1)
+        for each in _operands(op, tree):
+            validate(each, depth + 1)
     elif isinstance(op, str) and op in _OPERATORS:
         _check_comparison(op, tree)
     else:
-        raise errors.UsageError(f"There is no operator {_shown(op)} for a condition.")
+        raise errors.UsageError(f"There is no operator {_short(op)} for a condition.")
     return tree
+
+
+def _check_depth(depth: int) -> None:
+    if depth > DEEPEST:
+        raise errors.UsageError(f"The condition is nested more than {DEEPEST} deep.")
+
+
+def _operands(op: str, tree: Filter) -> list[Any]:
+    args = tree.get("args")
+    if not isinstance(args, list) or not args or (op == "not" and len(args) > 1):
+        kind = "of one condition" if op == "not" else "of conditions"
+        raise errors.UsageError(f"The operator {op!r} needs `args`, a list {kind}.")
+    return args
 
 
 def _check_comparison(op: str, tree: Filter) -> None:
@@ -88,17 +96,16 @@ def _check_comparison(op: str, tree: Filter) -> None:
     if op == "in" and not (isinstance(value, list) and value):
         raise errors.UsageError("The operator 'in' needs `value`, a list with at least one value.")
     if op not in _WITHOUT_VALUE and value is None:
-        raise errors.UsageError(
-            f"The operator {op!r} needs a `value`; for none there is 'is null'."
-        )
+        raise errors.UsageError(f"The operator {op!r} needs a `value`; use 'is null' for NULL.")
     if not all(map(_is_storable, _leaves([path, value]))):
         raise errors.UsageError(
-            "The condition holds what no row can: NUL, half of a surrogate pair, NaN or infinity."
+            "The condition holds a value that no row can hold: "
+            "NUL, half of a surrogate pair, NaN or infinity."
         )
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """The texts, numbers and so on that a JSON value is made of."""
+    """Yield the scalars of a JSON value, including the keys of its objects."""
     parts = [*value, *value.values()] if isinstance(value, dict) else value
     if not isinstance(parts, list):
         yield value
@@ -113,32 +120,36 @@ def _is_storable(leaf: Any) -> bool:
     return not isinstance(leaf, float) or math.isfinite(leaf)
 
 
-def _shown(value: Any) -> str:
+def _short(value: Any) -> str:
     return repr(value)[:50]
 
 
+_Token: TypeAlias = tuple[str, str, int]
+"""Kind, text and position in the condition."""
+
+
 class _Parser:
-    """Recursive descent over the tokens, `or` binding weakest."""
+    """Recursive descent over the tokens; `or` binds weakest."""
 
     def __init__(self, condition: str) -> None:
         self._condition = condition
         self._tokens = self._split(condition)
         self._at = 0
 
-    def whole(self) -> Filter:
-        tree = self._either(0)
+    def parse(self) -> Filter:
+        tree = self._any_of(0)
         if self._peek() is not None:
             self._fail("and, or, or the end")
         return tree
 
-    def _split(self, condition: str) -> list[tuple[str, str, int]]:
-        tokens: list[tuple[str, str, int]] = []
+    def _split(self, condition: str) -> list[_Token]:
+        tokens: list[_Token] = []
         at = 0
         end = len(condition.rstrip())
         while at < end:
             match = _TOKEN.match(condition, at)
             if match is None or match.lastgroup is None:
-                self._refuse("a column, an operator or a value", at)
+                self._reject("a column, an operator or a value", at)
             kind, text = match.lastgroup, match[match.lastgroup]
             if kind == "name" and text.lower() in _WORDS:
                 kind, text = "word", text.lower()
@@ -146,26 +157,26 @@ class _Parser:
             at = match.end()
         return tokens
 
-    def _either(self, depth: int) -> Filter:
-        return self._joined("or", depth)
+    def _any_of(self, depth: int) -> Filter:
+        return self._sequence("or", self._all_of, depth)
 
-    def _joined(self, op: str, depth: int) -> Filter:
-        """Terms between `op`; `or` is made of `and`s, and `and` of single conditions."""
-        if depth > DEEPEST:
-            raise errors.UsageError(f"The condition is nested more than {DEEPEST} deep.")
-        part = self._term if op == "and" else lambda at: self._joined("and", at)
-        args = [part(depth + 1)]
+    def _all_of(self, depth: int) -> Filter:
+        return self._sequence("and", self._term, depth)
+
+    def _sequence(self, op: str, operand: Callable[[int], Filter], depth: int) -> Filter:
+        """Parse operands separated by `op`."""
+        _check_depth(depth)
+        args = [operand(depth + 1)]
         while self._take("word", op):
-            args.append(part(depth + 1))
+            args.append(operand(depth + 1))
         return args[0] if len(args) == 1 else {"op": op, "args": args}
 
     def _term(self, depth: int) -> Filter:
         if self._take("word", "not"):
-            if depth > DEEPEST:
-                raise errors.UsageError(f"The condition is nested more than {DEEPEST} deep.")
+            _check_depth(depth)
             return {"op": "not", "args": [self._term(depth + 1)]}
         if self._take("sign", "("):
-            tree = self._either(depth + 1)
+            tree = self._any_of(depth + 1)
             self._need("sign", ")")
             return tree
         return self._comparison()
@@ -182,11 +193,14 @@ class _Parser:
                 value: Any = self._values() if word == "in" else self._value()
                 tree: Filter = {"op": word, "path": path, "value": value}
                 return {"op": "not", "args": [tree]} if negated else tree
+        return {"op": self._operator(negated=negated), "path": path, "value": self._value()}
+
+    def _operator(self, *, negated: bool) -> str:
         token = self._peek()
         if negated or token is None or token[1] not in _COMPARISONS:
             self._fail("in, like or ilike" if negated else "an operator such as = or >=")
         self._at += 1
-        return {"op": _COMPARISONS[token[1]], "path": path, "value": self._value()}
+        return _COMPARISONS[token[1]]
 
     def _values(self) -> list[Scalar]:
         self._need("sign", "(")
@@ -210,7 +224,7 @@ class _Parser:
             return float(text) if re.search(r"[.eE]", text) else int(text)
         return text == "true"
 
-    def _peek(self) -> tuple[str, str, int] | None:
+    def _peek(self) -> _Token | None:
         return self._tokens[self._at] if self._at < len(self._tokens) else None
 
     def _take(self, kind: str, text: str) -> bool:
@@ -229,15 +243,15 @@ class _Parser:
 
     def _fail(self, expected: str) -> NoReturn:
         token = self._peek()
-        self._refuse(expected, len(self._condition) if token is None else token[2])
+        self._reject(expected, len(self._condition) if token is None else token[2])
 
-    def _refuse(self, expected: str, at: int) -> NoReturn:
+    def _reject(self, expected: str, at: int) -> NoReturn:
         at += len(self._condition[at:]) - len(self._condition[at:].lstrip())
         rest = self._condition[at : at + 30].strip()
-        found = repr(rest) if rest else "the end"
+        actual = repr(rest) if rest else "the end"
         raise errors.UsageError(
-            f"The condition does not read at character {at + 1}: expected {expected}, "
-            f"found {found}. For example: category = 'mixing' and parameters.ratio > 3."
+            f"The condition does not parse at character {at + 1}: expected {expected}, "
+            f"found {actual}. For example: category = 'mixing' and parameters.ratio > 3."
         )
 
 

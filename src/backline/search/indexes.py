@@ -1,12 +1,13 @@
-"""The indexes behind search: keywords for every table, HNSW for large ones; and its recall."""
+"""The indexes behind search: keywords for every table, HNSW for large ones; and their recall."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias, cast
 
 import psycopg
 from psycopg import AsyncConnection
@@ -17,27 +18,31 @@ from backline.postgres.connector import Transaction
 from backline.postgres.sqlstate import translate
 from backline.postgres.store import Store
 from backline.sql import queries
+from backline.store import JobStore
 from backline.types import Collection
 
-# Below this, comparing every row takes a few milliseconds and finds every neighbour.
 ROWS_WORTH_AN_INDEX: Final = 10_000
-PAGE: Final = 2000
-ROUNDING: Final = 1e-6  # of a float32 distance
+"""Below this, comparing every row takes a few milliseconds and finds every neighbour."""
+
 LOCK_TIMEOUT: Final = "10s"
-SMALLEST_MEMORY: Final = 64 << 20
-LARGEST_MEMORY: Final = 2 << 30
+_ROUNDING: Final = 1e-6  # of a float32 distance
+_MIN_BUILD_MEMORY: Final = 64 << 20
+_MAX_BUILD_MEMORY: Final = 2 << 30
 
 OnPage = Callable[[int], None]
+"""Called after each page of the keyword index, with the rows scanned so far."""
 
+Notice = Callable[[str], None]
+"""Called with one line of text when an index is about to be built."""
 
 VectorIndexState: TypeAlias = Literal["built", "in place", "not needed", "not possible"]
-"""What became of a vector index: "not needed" below ROWS_WORTH_AN_INDEX embedded rows, "not
-possible" over 4,000 dimensions; both leave a search that compares every row."""
+"""Result of ensuring a vector index. "not needed" is below ROWS_WORTH_AN_INDEX embedded rows, "not
+possible" above 4,000 dimensions. In both cases a search compares every row."""
 
 
 @dataclass(frozen=True, slots=True)
 class VectorIndex:
-    """The HNSW index of a collection; `seconds` is what building it took."""
+    """The HNSW index of a collection; `seconds` is the duration of the build."""
 
     name: str
     state: VectorIndexState
@@ -66,7 +71,7 @@ class Indexes:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """How many of the truly nearest rows a search by the index finds, on average and at worst."""
+    """The share of the nearest rows that an index search returns: mean and worst of all queries."""
 
     queries: int
     k: int
@@ -82,25 +87,48 @@ async def ensure_index(
     smallest: int = ROWS_WORTH_AN_INDEX,
     on_page: OnPage | None = None,
 ) -> Indexes:
-    """Make both indexes where they are missing; call it at the end of a backfill.
+    """Build both indexes of a collection where they are missing.
 
-    Nobody's reads or writes wait: the vector index is made concurrently, the keyword index page by
-    page. Tables of fewer than `smallest` embedded rows need no vector index. `rebuild` makes both
-    anew; `on_page` is told the rows that the keyword index has walked.
+    Reads and writes continue meanwhile: the vector index is built concurrently, the keyword index
+    page by page.
+
+    Args:
+        store: the database.
+        collection: the collection to index.
+        rebuild: build both indexes again.
+        smallest: embedded rows below which a table gets no vector index.
+        on_page: called with the rows scanned so far, after each page of the keyword index.
 
     Raises:
-        ContentionError: another transaction held the table for too long. A half-made index may be
-            left, which Postgres does not use, and the next call replaces.
+        ContentionError: another transaction held the table for too long. It may leave an invalid
+            index, which Postgres ignores and the next call replaces.
     """
-    keywords = await ensure_keywords(store, collection, rebuild=rebuild, on_page=on_page)
+    started = time.monotonic()
+    if rebuild:
+        await set_keywords(store, collection)
+    await ensure_keywords(store, collection, on_page=on_page)
+    seconds = time.monotonic() - started
+    keywords = replace(await keyword_index(store, collection), seconds=seconds)
     return Indexes(await ensure_vectors(store, collection, smallest, rebuild=rebuild), keywords)
+
+
+async def index_for_search(
+    store: JobStore, collection: Collection, notice: Notice | None = None
+) -> None:
+    """Build what the first search of a large table needs: its keywords, then its vector index.
+
+    Small tables are indexed when they are declared. Over PostgREST only the keywords are built.
+    """
+    built = await ensure_keywords(store, collection, notice=notice)
+    if built and store.capabilities.indexes:
+        await ensure_vectors(cast("Store", store), collection)
 
 
 # --- keywords -------------------------------------------------------------------------------------
 
 
 async def keyword_index(store: Store, collection: Collection) -> KeywordIndex:
-    """What the keyword index is and how far it has come."""
+    """Return the settings and the progress of the keyword index."""
     row = await store.connector.fetch_one(
         queries("search.sql")["keyword_index"], {"collection": collection.id}
     )
@@ -114,19 +142,14 @@ async def set_keywords(
     template: str | None = None,
     language: str | None = None,
 ) -> None:
-    """Choose which text is indexed for keywords, and in which language. The index starts anew.
+    """Set the text and the language of the keyword index, which empties the index.
 
     Raises:
-        UsageError: Postgres has no such text search configuration, or the template does not read.
+        UsageError: Postgres has no such text search configuration, or the template does not parse.
         ColumnNotFoundError: the template names a column that the table does not have.
     """
     if language is not None:
-        rows = await store.connector.fetch(queries("search.sql")["text_search_configurations"])
-        known = [str(row["name"]) for row in rows]
-        if language.removeprefix("pg_catalog.") not in known:
-            raise errors.UsageError(
-                f"There is no language {language!r} in this Postgres. It knows: {', '.join(known)}."
-            )
+        await _require_language(store, language)
     async with store.connector.transaction() as transaction:
         await transaction.execute("set local lock_timeout = '10s'")
         await transaction.execute(
@@ -135,56 +158,68 @@ async def set_keywords(
         )
 
 
-async def ensure_keywords(
-    store: Store, collection: Collection, *, rebuild: bool = False, on_page: OnPage | None = None
-) -> KeywordIndex:
-    """Index the keywords of every row that is not in the index yet."""
-    started = time.monotonic()
-    if rebuild:
-        await set_keywords(store, collection)
-    if not (await keyword_index(store, collection)).built:
-        wait = False
-        while not await _walked(store, collection, wait=wait, on_page=on_page):
-            wait = True  # for whoever was editing rows that the walk left out, should they give up
-        await _compact(store, collection)
-    found = await keyword_index(store, collection)
-    return KeywordIndex(
-        found.language,
-        found.text_template,
-        found.built,
-        found.documents,
-        time.monotonic() - started,
-    )
-
-
-async def _compact(store: Store, collection: Collection) -> None:
-    """Merge the walk's small blocks, and let index-only scans see that they are merged."""
-    await store.connector.execute(
-        queries("search.sql")["compact_keywords"], {"collection": collection.id}
-    )
-    for table in ("postings", "documents"):
-        await store.connector.execute(f"vacuum (analyze) backline.{table}")
-
-
-async def _walked(
-    store: Store, collection: Collection, *, wait: bool, on_page: OnPage | None
-) -> bool:
-    """Scan the table once; answers whether every row is indexed now."""
-    after, walked = None, 0
-    while True:
-        page = await store.connector.fetch_one(
-            queries("search.sql")["build_keywords_page"],
-            {"collection": collection.id, "after": after, "limit": PAGE, "wait": wait},
+async def _require_language(store: Store, language: str) -> None:
+    rows = await store.connector.fetch(queries("search.sql")["text_search_configurations"])
+    languages = [str(row["name"]) for row in rows]
+    if language.removeprefix("pg_catalog.") not in languages:
+        raise errors.UsageError(
+            f"There is no language {language!r} in this Postgres. "
+            f"Its languages: {', '.join(languages)}."
         )
-        after, walked = page["last_key"], walked + page["scanned"]
+
+
+async def ensure_keywords(
+    store: JobStore,
+    collection: Collection,
+    *,
+    on_page: OnPage | None = None,
+    notice: Notice | None = None,
+) -> bool:
+    """Index the keywords of every row that is not indexed yet, over either transport.
+
+    Returns:
+        Whether anything was missing.
+    """
+    if not await store.needs_keywords(collection):
+        return False
+    if notice is not None:
+        notice(f"Indexing the keywords of {collection.name}, once.")
+    wait = False
+    while not await _index_all(store, collection, wait=wait, on_page=on_page):
+        wait = True  # for rows that another transaction had locked during the first scan
+    return True
+
+
+async def _index_all(
+    store: JobStore, collection: Collection, *, wait: bool, on_page: OnPage | None
+) -> bool:
+    """Scan the table once; return whether every row is indexed now."""
+    after, scanned, last = None, 0, False
+    while not last:
+        page = await store.build_keywords_page(collection, after, wait=wait)
+        after, scanned, last = page.last_key, scanned + page.scanned, page.last
         if on_page is not None:
-            on_page(walked)
-        if page["scanned"] < PAGE:
-            break
-    row = await store.connector.fetch_one(
-        queries("search.sql")["keywords_are_built"], {"collection": collection.id}
-    )
-    return bool(row["built"])
+            on_page(scanned)
+    return await store.finish_keywords(collection)
+
+
+class KeywordIndexer:
+    """Indexes each collection on its first search in this process.
+
+    Concurrent searches wait for the index. Later searches send no query to check it.
+    """
+
+    def __init__(self) -> None:
+        self._built: set[int] = set()
+        self._building = asyncio.Lock()
+
+    async def ensure(self, store: JobStore, collection: Collection) -> None:
+        """Index the keywords that are missing."""
+        if collection.id in self._built:
+            return
+        async with self._building:
+            await ensure_keywords(store, collection)
+            self._built.add(collection.id)
 
 
 # --- vectors --------------------------------------------------------------------------------------
@@ -197,98 +232,110 @@ async def ensure_vectors(
     *,
     rebuild: bool = False,
 ) -> VectorIndex:
-    """Make the HNSW index where the table is large enough for one and has none."""
-    there = await store.connector.fetch_one(
+    """Build the HNSW index of a table with at least `smallest` embedded rows that has none."""
+    row = await store.connector.fetch_one(
         queries("search.sql")["vector_index"], {"collection": collection.id}
     )
-    name, rows = there["name"], there["rows"]
-    if there["present"] and not rebuild:
+    name, rows = row["name"], row["rows"]
+    if row["present"] and not rebuild:
         return VectorIndex(name, "in place", rows)
     if rows < smallest:
         return VectorIndex(name, "not needed", rows)
-    if not there["possible"]:
+    if not row["possible"]:
         return VectorIndex(name, "not possible", rows)
     started = time.monotonic()
-    await _build(store, there)
+    await _build(store, row)
     return VectorIndex(name, "built", rows, time.monotonic() - started)
 
 
-async def _build(store: Store, there: DictRow) -> None:
-    """Make the index on a connection of its own, in memory that holds the whole graph.
+async def _build(store: Store, row: DictRow) -> None:
+    """Build the index over a dedicated connection, with memory for the whole graph.
 
-    Through a transaction pooler the database's own limits hold: a setting would not reach the
-    build, which cannot be in a transaction, and would stay with whoever gets the connection next.
+    Through a transaction pooler the server's own settings apply. A SET would not reach the build,
+    which cannot run in a transaction, and would leak into the pooler's next client.
     """
     session = await store.connector.dedicated()
-    memory = min(LARGEST_MEMORY, max(SMALLEST_MEMORY, int(there["bytes"] * 1.2))) >> 10
-    settings = (
-        f"set lock_timeout = '{LOCK_TIMEOUT}'",
-        "set statement_timeout = 0",
-        f"set maintenance_work_mem = {memory}",
-    )
     try:
-        for setting in settings if store.connector.has_sessions else ():
-            await _execute(store, session, setting)
-        # What an interrupted build left behind is invalid, and would keep the name.
-        await _execute(store, session, there["unmake"])
-        await _make(store, session, there)
+        await _Build(store, session, row).run()
     finally:
         await session.close()
 
 
-async def _make(store: Store, session: AsyncConnection[DictRow], there: DictRow) -> None:
-    try:
-        await _execute(store, session, there["make"])
-    except errors.StatementTimeoutError as error:
-        await _execute(store, session, there["unmake"])
-        raise errors.StatementTimeoutError(
-            f"{error} The index takes longer than this connection may: build it with the direct "
-            "connection or the session pooler (port 5432) in DATABASE_URL: backline index."
-        ) from error
-    except errors.DatabaseFullError:
-        # Parallel builds share memory through /dev/shm, which containers keep small.
-        await _execute(store, session, there["unmake"])
-        if not store.connector.has_sessions:
+class _Build:
+    """One build of an HNSW index; `row` is that of `backline.vector_index`."""
+
+    def __init__(self, store: Store, session: AsyncConnection[DictRow], row: DictRow) -> None:
+        self._store = store
+        self._session = session
+        self._create: str = row["make"]
+        self._drop: str = row["unmake"]
+        self._memory = min(_MAX_BUILD_MEMORY, max(_MIN_BUILD_MEMORY, int(row["bytes"] * 1.2)))
+
+    async def run(self) -> None:
+        if self._store.connector.has_sessions:
+            await self._execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
+            await self._execute("set statement_timeout = 0")
+            await self._execute(f"set maintenance_work_mem = {self._memory >> 10}")
+        # An interrupted build leaves an invalid index that occupies the name.
+        await self._execute(self._drop)
+        try:
+            await self._execute(self._create)
+        except errors.StatementTimeoutError as error:
+            await self._execute(self._drop)
+            raise errors.StatementTimeoutError(
+                f"{error} The index takes longer than this connection may: build it with the "
+                "direct connection or the session pooler (port 5432) in DATABASE_URL: "
+                "backline index."
+            ) from error
+        except errors.DatabaseFullError:
+            await self._execute(self._drop)
+            if not self._store.connector.has_sessions:
+                raise
+            await self._create_in_one_process()
+        except errors.ContentionError:
+            with suppress(errors.ContentionError):
+                await self._execute(self._drop)
             raise
-        await _execute(store, session, "set max_parallel_maintenance_workers = 0")
-        await _execute(store, session, there["make"])
-    except errors.ContentionError:
-        with suppress(errors.ContentionError):
-            await _execute(store, session, there["unmake"])
-        raise
+
+    async def _create_in_one_process(self) -> None:
+        """Build without parallel workers, which share memory in /dev/shm; containers limit it."""
+        await self._execute("set max_parallel_maintenance_workers = 0")
+        await self._execute(self._create)
+
+    async def _execute(self, statement: str) -> None:
+        try:
+            await Transaction(self._session).execute(statement)
+        except psycopg.Error as error:
+            raise translate(error, self._store.connector.where) from error
 
 
-async def _execute(store: Store, session: AsyncConnection[DictRow], statement: str) -> None:
-    try:
-        await Transaction(session).execute(statement)
-    except psycopg.Error as error:
-        raise translate(error, store.connector.where) from error
+# --- recall ---------------------------------------------------------------------------------------
 
 
 async def recall(store: Store, collection: Collection, samples: int = 100, k: int = 10) -> Recall:
-    """Compare what a search by the index finds with what comparing every row finds.
+    """Compare the results of index searches with those of comparing every row.
 
-    The queries are stored vectors; that each of them finds itself is not counted. Rows as near as
-    the last of the truly nearest count as found, for of equal texts any will do.
+    The queries are stored vectors, and the match of each with itself is not counted. A row as near
+    as the last of the k nearest counts as a match, because equal texts are interchangeable.
     """
     vectors = await store.connector.fetch(
         queries("search.sql")["sample_vectors"], {"collection": collection.id, "count": samples}
     )
     shares = []
     for row in vectors:
-        found = await _distances(store, collection, row["vector"], k + 1, exact=False)
+        approximate = await _distances(store, collection, row["vector"], k + 1, exact=False)
         truth = await _distances(store, collection, row["vector"], k + 1, exact=True)
-        shares.append(share_found(found[1:], truth[1:]))
+        shares.append(share_found(approximate[1:], truth[1:]))
     if not shares:
         return Recall(0, k, 1.0, 1.0)
     return Recall(len(shares), k, sum(shares) / len(shares), min(shares))
 
 
-def share_found(found: Sequence[float], truth: Sequence[float]) -> float:
-    """The share of the nearest rows that were found, by the distances of both."""
+def share_found(approximate: Sequence[float], truth: Sequence[float]) -> float:
+    """Return the share of the nearest rows that a search returned, by the distances of both."""
     if not truth:
         return 1.0
-    return sum(distance <= max(truth) + ROUNDING for distance in found) / len(truth)
+    return sum(distance <= max(truth) + _ROUNDING for distance in approximate) / len(truth)
 
 
 async def _distances(

@@ -1,4 +1,4 @@
-"""One query against one collection. The ranking itself is the SQL function `backline.search`."""
+"""Run one query against one collection. The SQL function `backline.search` does the ranking."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from backline import errors
-from backline.collections import require_column
+from backline.collections import check_dimensions, check_model, require_column
 from backline.embedders.base import Embedder
-from backline.search.filters import Filter, checked, parse
+from backline.search.filters import Filter, parse, validate
 from backline.store import JobStore
 from backline.types import Collection, SearchHit
 
 Mode: TypeAlias = Literal["hybrid", "semantic", "keyword"]
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 
-# How much the keywords count beside the meaning; docs/explanation/search.md has the measurements.
 DEFAULT_WEIGHT: Final = 0.4
+"""Weight of keywords against meaning in a hybrid search. The benchmarks show how it was chosen."""
+
 LARGEST_PAGE: Final = 1000
 DEEPEST_ROW: Final = 10_000
 MARK_BEGIN: Final = "\ue000"
@@ -28,14 +29,14 @@ MARK_END: Final = "\ue001"
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is asked of a collection.
+    """A search query and its options.
 
     Attributes:
         mode: "hybrid" by meaning and keywords, "semantic" by meaning, "keyword" by words.
-        offset: rows to leave out, for the pages after the first.
+        offset: rows to skip, for the pages after the first.
         where: a condition on the table's columns; see `backline.search.filters`.
         weight: of the keywords in a hybrid search, from 0 (meaning only) to 1 (keywords only).
-        snippets: whether hits carry the passages that the query's words are in.
+        snippets: whether hits carry the passages that contain the query's words.
     """
 
     text: str
@@ -50,15 +51,15 @@ class Query:
 async def search(
     store: JobStore, collection: Collection, embedder: Embedder | None, query: Query | str
 ) -> list[SearchHit]:
-    """The rows that answer a query, best first.
+    """Return the rows that match a query, best first.
 
-    The embedder is one of the collection's own model; mode "keyword" needs none.
+    The embedder must be of the collection's model. Mode "keyword" needs none.
 
     Raises:
-        UsageError: the query is empty, a number is out of range, the filter does not read, or the
+        UsageError: the query is empty, a number is out of range, the filter does not parse, or the
             keyword index is not built.
-        ModelMismatchError: the collection is embedded with another model than the query would be.
-        TableNotFoundError, ColumnNotFoundError: the table or its column is gone.
+        ModelMismatchError: the embedder's model is not the collection's.
+        TableNotFoundError, ColumnNotFoundError: the table or its vector column does not exist.
         ColumnNotFoundError: the filter names a column that the table does not have.
     """
     query = Query(query) if isinstance(query, str) else query
@@ -74,24 +75,22 @@ async def search(
 async def semantic(
     store: JobStore, collection: Collection, embedder: Embedder, query: str, limit: int = 10
 ) -> list[SearchHit]:
-    """The rows whose vectors are nearest to the query's, best first; scores are cosines."""
+    """Return the rows nearest in meaning to the query, best first; scores are cosines."""
     return await search(store, collection, embedder, Query(query, "semantic", limit))
 
 
 async def keyword(
     store: JobStore, collection: Collection, query: str, limit: int = 10
 ) -> list[SearchHit]:
-    """The rows that share words with the query, best first; scores are BM25."""
+    """Return the rows that share words with the query, best first; scores are BM25."""
     return await search(store, collection, None, Query(query, "keyword", limit))
 
 
 async def rank_rows(
     store: JobStore, collection: Collection, query: Query, text: str, vector: Sequence[float] | None
 ) -> list[SearchHit]:
-    """The hits for a query whose vector is at hand, None in mode "keyword"."""
-    condition = query.where
-    if condition is not None:
-        condition = parse(condition) if isinstance(condition, str) else checked(condition)
+    """Return the hits for a query that is embedded already; `vector` is None in mode "keyword"."""
+    condition = _condition(query.where)
     rows = await store.search_rows(
         {
             "collection": collection.id, "mode": query.mode, "text": text,
@@ -104,19 +103,25 @@ async def rank_rows(
     return [_hit(row) for row in rows]
 
 
+def _condition(where: str | Filter | None) -> Filter | None:
+    if where is None:
+        return None
+    return parse(where) if isinstance(where, str) else validate(where)
+
+
 def clean_text(text: str) -> str:
-    """The query as Postgres and a tokenizer can read it: no NUL, no half of a surrogate pair."""
+    """Return the query without NUL and lone surrogates, which Postgres and tokenizers reject."""
     return text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8").strip()
 
 
 def check(query: Query, text: str) -> None:
-    """Refuse what cannot be searched for.
+    """Raise an error for a query that cannot run.
 
     Raises:
-        UsageError: says what is wrong with the query.
+        UsageError: names the option that is out of range.
     """
     if not text:
-        raise errors.UsageError("The query is empty. Say what to look for.")
+        raise errors.UsageError("The query is empty. Enter the text to search for.")
     if query.mode not in MODES:
         raise errors.UsageError(f"The mode is {query.mode!r}; use {', '.join(MODES)}.")
     if not 1 <= query.limit <= LARGEST_PAGE:
@@ -128,7 +133,7 @@ def check(query: Query, text: str) -> None:
 
 
 async def embed_query(collection: Collection, embedder: Embedder | None, text: str) -> list[float]:
-    """The query's vector, made by the collection's own model.
+    """Return the query's vector, computed by the collection's own model.
 
     Raises:
         UsageError: there is no embedder.
@@ -136,17 +141,8 @@ async def embed_query(collection: Collection, embedder: Embedder | None, text: s
     """
     if embedder is None:
         raise errors.UsageError("Searching by meaning needs an embedder. Or search by keyword.")
-    if embedder.model.identity != collection.model.identity:
-        raise errors.ModelMismatchError(
-            f"The collection {collection.name!r} is embedded with {collection.model}, the query "
-            f"would be with {embedder.model}. Vectors of two models cannot be compared."
-        )
-    if collection.column_dimensions not in (None, collection.model.dimensions):
-        raise errors.DimensionMismatchError(
-            f"The column {collection.table}.{collection.embedding_column} holds "
-            f"{collection.column_dimensions} dimensions, the model {collection.model} gives "
-            f"{collection.model.dimensions}. See: backline backfill {collection.name}."
-        )
+    check_model(collection, embedder.model)
+    check_dimensions(collection, embedder.model)
     [vector] = await embedder.embed([embedder.truncate(text)], purpose="query")
     values: list[float] = vector.tolist()
     return values
@@ -156,12 +152,12 @@ def _hit(row: Mapping[str, Any]) -> SearchHit:
     parts = {name: row[name] for name in ("dense", "keyword") if row[name] is not None}
     record: dict[str, Any] = row["record"]
     return SearchHit(
-        row["key"], row["score"], parts, row["content"], record, marked(row["snippet"])
+        row["key"], row["score"], parts, row["content"], record, to_html(row["snippet"])
     )
 
 
-def marked(snippet: str | None) -> str | None:
-    """A snippet as HTML: everything escaped but the marks."""
+def to_html(snippet: str | None) -> str | None:
+    """Return a snippet as HTML, with everything escaped except the marks."""
     if snippet is None:
         return None
     escaped = html.escape(snippet, quote=False)

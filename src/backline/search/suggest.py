@@ -1,8 +1,7 @@
-"""Suggestions: what an assistant tells a person who asks for advice, or that it knows nothing.
+"""Suggestions: ranked advice for a prompt, or a plain statement that nothing relevant is known.
 
-A suggestion is a hit of the hybrid search, weighed by how sure its entry is and how well it fits
-what the caller says of the track, without near-duplicates. The thresholds were measured on the
-judged questions that ship; docs/explanation/search.md has the numbers.
+A suggestion is a hit of the hybrid search, rescored by its confidence and its match with the track.
+Near-duplicates are dropped. The thresholds were tuned on the judged questions in the package.
 """
 
 from __future__ import annotations
@@ -19,20 +18,29 @@ from backline.search.ranking import DEFAULT_WEIGHT, Query, search
 from backline.sql import queries
 from backline.types import Collection, SearchHit
 
-# The mean evidence of the best three hits below which a prompt is not about anything known. Of the
-# questions that ship it lets 95 in 100 through, and of those off topic 5 in 100.
 RELEVANT: Final = 0.35
-# A single hit with less evidence is left out, however good the others are.
+"""Mean evidence of the best three hits below which a prompt counts as off topic. It accepts 95 % of
+the questions in the package and 5 % of those off topic."""
+
 RELEVANT_HIT: Final = 0.30
-WORTHWHILE: Final = 0.55
-# BM25 is divided by this, as in the SQL function `backline.search`.
+"""Evidence below which a single hit is dropped, regardless of the others."""
+
+RELATIVE_EVIDENCE: Final = 0.55
+"""Share of the strongest hit's evidence below which a hit is dropped."""
+
 KEYWORD_SCALE: Final = 16
+"""Divisor of BM25, the same as in the SQL function `backline.search`."""
+
 CANDIDATES: Final = 30
-# What fits the track counts for so much more, in units of the score.
-BONUS: Final = 0.05
-# How much of a suggestion's worth is that it says something new (Carbonell and Goldstein 1998).
+CONTEXT_BONUS: Final = 0.05
+"""Added to the score for each match with the track, and subtracted for a mismatch."""
+
 NOVELTY: Final = 0.3
+"""Weight of novelty against score in maximal marginal relevance (Carbonell and Goldstein 1998)."""
+
 DUPLICATE: Final = 0.92
+"""Cosine similarity above which two suggestions count as duplicates."""
+
 NOTHING_KNOWN: Final = "Nothing relevant is known about this."
 
 _MARKED: Final = re.compile(r"<mark>(.*?)</mark>")
@@ -40,7 +48,7 @@ _MARKED: Final = re.compile(r"<mark>(.*?)</mark>")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the caller says of the track. All of it is optional and only shifts the order.
+    """Facts about the track. All are optional and affect only the order of the suggestions.
 
     Attributes:
         focus: a category or topic of the collection, such as "mixing" or "gain staging".
@@ -59,9 +67,9 @@ class Suggestion:
     """One piece of advice.
 
     Attributes:
-        score: what the order is by: relevance, confidence and fit together.
+        score: the sort key, from relevance, confidence and fit with the track.
         relevance: the score of the hybrid search.
-        reason: in words, why this is suggested.
+        reason: a sentence that explains the suggestion.
     """
 
     key: str
@@ -78,7 +86,7 @@ class Suggestion:
 
 @dataclass(frozen=True, slots=True)
 class Suggestions:
-    """The answer to a prompt; where nothing relevant is known, `known` is False."""
+    """The suggestions for a prompt; `known` is False if nothing relevant is known."""
 
     prompt: str
     known: bool
@@ -96,98 +104,101 @@ async def suggest(
     limit: int = 5,
     relevant: float = RELEVANT,
 ) -> Suggestions:
-    """Advice for a prompt, the most useful first, or a plain "nothing known".
+    """Return advice for a prompt, the most useful first, or "nothing known".
 
-    `relevant` is the bar of the mean evidence of the best three hits: raise it to answer less.
+    `relevant` is the threshold of the mean evidence of the best three hits. A higher value
+    suggests less.
 
     Raises:
         UsageError, ModelMismatchError: as `backline.search.search`.
     """
     hits = await search(store, collection, embedder, Query(prompt, limit=CANDIDATES, snippets=True))
-    if not _about_something_known(hits, relevant):
+    if not _is_on_topic(hits, relevant):
         return Suggestions(prompt, known=False, message=NOTHING_KNOWN)
-    weighed = sorted(
-        (_weighed(hit, context or Context()) for hit in _worthwhile(hits)),
+    ranking = sorted(
+        (_suggestion(hit, context or Context()) for hit in _strong_hits(hits)),
         key=lambda each: (-each.score, each.key),
     )
-    alike = await _similarities(store, collection, [each.key for each in weighed])
-    chosen = tuple(diverse(weighed, alike, limit))
-    return Suggestions(prompt, known=True, message=_message(chosen), suggestions=chosen)
+    similarities = await _similarities(store, collection, [each.key for each in ranking])
+    selected = tuple(diversify(ranking, similarities, limit))
+    return Suggestions(prompt, known=True, message=_message(selected), suggestions=selected)
 
 
 def evidence(hit: SearchHit) -> float:
-    """What speaks for a hit by itself, about 0 to 1: cosine and words, at a fixed weight.
+    """Return the absolute relevance of a hit, about 0 to 1: cosine and BM25 at a fixed weight.
 
-    Its score, by contrast, is made to order one query's hits: what resembles a poor best answer
-    scores as high as what resembles a good one.
+    The score of a hit is relative: it orders the hits of one query, and a poor best hit scores as
+    high as a good one.
     """
     dense, words = (hit.parts.get(leg, 0.0) for leg in ("dense", "keyword"))
     return (1 - DEFAULT_WEIGHT) * dense + DEFAULT_WEIGHT * words / KEYWORD_SCALE
 
 
-def _about_something_known(hits: Sequence[SearchHit], relevant: float) -> bool:
+def _is_on_topic(hits: Sequence[SearchHit], relevant: float) -> bool:
     best = [evidence(hit) for hit in hits[:3]]
     return bool(best) and sum(best) / len(best) >= relevant
 
 
-def _worthwhile(hits: Sequence[SearchHit]) -> Iterator[SearchHit]:
-    """The hits that hold up beside the one with the most evidence."""
-    bar = max(RELEVANT_HIT, WORTHWHILE * max(map(evidence, hits)))
+def _strong_hits(hits: Sequence[SearchHit]) -> Iterator[SearchHit]:
+    """Yield the best hit and the hits with enough evidence beside the strongest one."""
+    threshold = max(RELEVANT_HIT, RELATIVE_EVIDENCE * max(map(evidence, hits)))
     best = hits[0].key
-    return (hit for hit in hits if evidence(hit) >= bar or hit.key == best)
+    return (hit for hit in hits if evidence(hit) >= threshold or hit.key == best)
 
 
-def _message(chosen: Sequence[Suggestion]) -> str:
-    return "One suggestion." if len(chosen) == 1 else f"{len(chosen)} suggestions."
+def _message(selected: Sequence[Suggestion]) -> str:
+    return "One suggestion." if len(selected) == 1 else f"{len(selected)} suggestions."
 
 
-# --- weight and reason ----------------------------------------------------------------------------
+# --- score and reason -----------------------------------------------------------------------------
 
 
-def _weighed(hit: SearchHit, context: Context) -> Suggestion:
+def _suggestion(hit: SearchHit, context: Context) -> Suggestion:
     row = hit.row
     confidence = row.get("confidence")
-    fits = list(fitting(row, context))
-    sure = 1.0 if confidence is None else 0.85 + 0.15 * float(confidence)
+    matches = list(context_matches(row, context))
+    certainty = 1.0 if confidence is None else 0.85 + 0.15 * float(confidence)
     return Suggestion(
         key=hit.key,
         title=str(row.get("title") or hit.content[:80]),
         advice=str(row.get("suggestion") or hit.content),
         parameters=row.get("parameters") or {},
         confidence=None if confidence is None else float(confidence),
-        score=hit.score * sure + BONUS * sum(sign for sign, _ in fits),
+        score=hit.score * certainty + CONTEXT_BONUS * sum(sign for sign, _ in matches),
         relevance=hit.score,
-        reason=_reason(hit, confidence, [why for sign, why in fits if sign > 0]),
+        reason=_reason(hit, confidence, [why for sign, why in matches if sign > 0]),
         category=row.get("category"),
         topic=row.get("topic"),
     )
 
 
-def fitting(row: Mapping[str, Any], context: Context) -> Iterator[tuple[int, str]]:
-    """What speaks for an entry in this context (1) and what against it (-1), each with why."""
-    focus = _plain(context.focus)
-    if focus and focus in (_plain(row.get("category")), _plain(row.get("topic"))):
-        yield 1, f"is about {focus}, as asked"
-    text = _plain(f"{row.get('title', '')} {row.get('topic', '')} {row.get('suggestion', '')}")
-    for wanted in (context.genre, context.track_type):
-        word = _plain(wanted).removesuffix("s")
+def context_matches(row: Mapping[str, Any], context: Context) -> Iterator[tuple[int, str]]:
+    """Yield each match (1) and mismatch (-1) of an entry with the context, and its reason."""
+    focus = _normalized(context.focus)
+    if focus and focus in (_normalized(row.get("category")), _normalized(row.get("topic"))):
+        yield 1, f"is about {focus}, as requested"
+    text = _normalized(f"{row.get('title', '')} {row.get('topic', '')} {row.get('suggestion', '')}")
+    for term in (context.genre, context.track_type):
+        word = _normalized(term).removesuffix("s")
         if word and re.search(rf"\b{re.escape(word)}", text):
-            yield 1, f"speaks of {_plain(wanted)}"
-    tempo = _range((row.get("parameters") or {}).get("tempo_bpm"))
+            yield 1, f"covers {_normalized(term)}"
+    tempo = _tempo_range((row.get("parameters") or {}).get("tempo_bpm"))
     if context.bpm is not None and tempo is not None:
-        low, high = tempo
-        if low <= context.bpm <= high:
-            yield 1, f"suits {context.bpm:g} bpm"
-        else:
-            yield -1, f"is for {low:g} to {high:g} bpm"
+        yield _tempo_match(context.bpm, *tempo)
 
 
-def _plain(text: object) -> str:
+def _tempo_match(bpm: float, low: float, high: float) -> tuple[int, str]:
+    if low <= bpm <= high:
+        return 1, f"suits {bpm:g} bpm"
+    return -1, f"is for {low:g} to {high:g} bpm"
+
+
+def _normalized(text: object) -> str:
     return str(text or "").replace("_", " ").strip().lower()
 
 
-def _range(value: object) -> tuple[float, float] | None:
-    """A tempo or a range of tempos; a single one stands for what is within a tenth of it."""
+def _tempo_range(value: object) -> tuple[float, float] | None:
+    """Return a range of tempos; a single tempo stands for the range within 10 % of it."""
     if isinstance(value, int | float):
         return 0.9 * value, 1.1 * value
     if (
@@ -199,8 +210,8 @@ def _range(value: object) -> tuple[float, float] | None:
     return None
 
 
-def _reason(hit: SearchHit, confidence: float | None, fits: Sequence[str]) -> str:
-    """Why, in one sentence: shared words, closeness in meaning, fit, confidence."""
+def _reason(hit: SearchHit, confidence: float | None, matches: Sequence[str]) -> str:
+    """Return one sentence that names shared words, similarity, context matches and confidence."""
     marked = _MARKED.findall(hit.snippet or "")
     words = list(dict.fromkeys(html.unescape(word).lower() for word in marked))
     parts = []
@@ -209,7 +220,7 @@ def _reason(hit: SearchHit, confidence: float | None, fits: Sequence[str]) -> st
     dense = hit.parts.get("dense")
     if dense is not None and dense >= 0.3:
         parts.append(f"is {'very ' if dense >= 0.6 else ''}close in meaning ({dense:.2f})")
-    parts.extend(fits)
+    parts.extend(matches)
     if confidence is not None:
         parts.append(f"confidence {confidence:.2f}")
     sentence = "; ".join(parts)
@@ -219,24 +230,27 @@ def _reason(hit: SearchHit, confidence: float | None, fits: Sequence[str]) -> st
 # --- diversity ------------------------------------------------------------------------------------
 
 
-def diverse(
-    weighed: Sequence[Suggestion], alike: Mapping[tuple[str, str], float], limit: int
+def diversify(
+    ranking: Sequence[Suggestion], similarities: Mapping[tuple[str, str], float], limit: int
 ) -> Iterator[Suggestion]:
-    """Maximal marginal relevance: each next one is good, and unlike those before it.
+    """Yield suggestions by maximal marginal relevance, without near-duplicates.
 
-    `alike` holds the cosine similarity of pairs of keys, the smaller key first. What is all but the
-    same as one before it never comes.
+    `similarities` holds the cosine similarity of pairs of keys, the smaller key first.
     """
-    rest, chosen = list(weighed), list[Suggestion]()
+    rest, selected = list(ranking), list[Suggestion]()
 
-    def likeness(each: Suggestion) -> float:
-        return max((alike.get(_pair(each.key, other.key), 0.0) for other in chosen), default=0.0)
+    def similarity(each: Suggestion) -> float:
+        pairs = (_pair(each.key, other.key) for other in selected)
+        return max((similarities.get(pair, 0.0) for pair in pairs), default=0.0)
 
-    while rest and len(chosen) < limit:
-        best = max(rest, key=lambda each: (1 - NOVELTY) * each.score - NOVELTY * likeness(each) / 3)
+    def marginal_relevance(each: Suggestion) -> float:
+        return (1 - NOVELTY) * each.score - NOVELTY * similarity(each) / 3
+
+    while rest and len(selected) < limit:
+        best = max(rest, key=marginal_relevance)
         rest.remove(best)
-        if likeness(best) < DUPLICATE:
-            chosen.append(best)
+        if similarity(best) < DUPLICATE:
+            selected.append(best)
             yield best
 
 

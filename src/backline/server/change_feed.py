@@ -194,7 +194,7 @@ def _is_news(
 
 
 def _counts(coverage: Coverage) -> tuple[int, ...]:
-    """Return the figures whose change is an event, without the clock and the rate."""
+    """Return the figures that make an event when they change. The clock and the rate do not."""
     return (
         coverage.rows, coverage.embedded, coverage.blank, coverage.pending, coverage.failed,
         coverage.in_flight, coverage.workers,

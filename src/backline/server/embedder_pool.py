@@ -219,7 +219,7 @@ def _shortened(model: Model, name: str, dimensions: int | None) -> Model:
     """Return an OpenAI model with other dimensions than a collection's.
 
     Raises:
-        UsageError: the model is another provider's, whose dimensions are fixed.
+        UsageError: the model belongs to another provider and has fixed dimensions.
     """
     if model.provider == "openai":
         shortened = describe(f"openai/{model.name}@{dimensions}")

@@ -1,4 +1,4 @@
-"""Live sync inside the server: one worker for each collection whose model the server can open."""
+"""Live sync inside the server, with one worker for each collection that it can embed."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ async def handle_exception(request: Request, error: Exception) -> JSONResponse:
 
 
 def _wrong_method(request: Request) -> Problem:
-    """Return the problem for a path whose routes accept other methods than the request's."""
+    """Return the problem for a path that accepts other methods than the request's."""
     allowed = tuple(
         method
         for method in METHODS

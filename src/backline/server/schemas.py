@@ -19,8 +19,8 @@ Topic = Literal["run_progress", "coverage_changed", "failure_added"]
 Name = Annotated[str, Field(max_length=200, description="A collection's name.")]
 
 
-def round_trips(value: Any) -> Any:
-    """Return a value that every JSON reader accepts; raise ValueError for one that some refuse."""
+def portable_json(value: Any) -> Any:
+    """Return the value. Raise ValueError for one that not every JSON reader accepts."""
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
@@ -293,7 +293,7 @@ class SuggestContext(BaseModel):
     """Facts about the track, all optional."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(round_trips)]]
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(portable_json)]]
 
     type: str | None = Field(None, max_length=200, description="Topic of the advice: mixing, …")
     mood: str | None = Field(None, max_length=200)
@@ -381,7 +381,7 @@ class Failed(BaseModel):
 class Upserted(BaseModel):
     success: bool = Field(description="True if no row failed.")
     processed: int = Field(description="Rows in the request.")
-    updated: int = Field(description="Rows whose vector was stored.")
+    updated: int = Field(description="Rows that got a new vector.")
     skipped: list[Skipped]
     failed: list[Failed]
     dimensions: int

@@ -12,13 +12,13 @@ from starlette.requests import HTTPConnection
 
 from backline.config import Settings
 from backline.postgres.store import Store
+from backline.search.indexes import KeywordIndexer
 from backline.server.auth import AccessPolicy, RateLimit
 from backline.server.backfills import Backfills
 from backline.server.broadcast import Broadcaster
 from backline.server.change_feed import ChangeFeed
 from backline.server.embedder_pool import EmbedderPool
 from backline.server.facets import FacetCache
-from backline.server.keywords import KeywordIndexer
 from backline.server.live_sync import LiveSync
 from backline.server.map import MapCache
 from backline.server.metrics import Metrics

@@ -27,7 +27,8 @@ from backline.server.reads import RowAction, RowState
 from backline.store import NewVector
 from backline.types import Action, Collection
 from backline.worker import batching
-from backline.worker.backlog import PendingText, cut_to_fit, too_long
+from backline.worker.backlog import PendingText
+from backline.worker.handler import EmbedBatches
 
 # No registered worker: the rows of a request belong to no job lease.
 NO_WORKER: Final = 0
@@ -44,7 +45,7 @@ R = TypeVar("R")
 
 @cache
 def outcomes() -> Mapping[str, str]:
-    """Return the sentence for each reason why a row was skipped; the Edge Function has the same."""
+    """Return the sentence for each reason to skip a row. The Edge Function uses the same file."""
     text = files("backline.data").joinpath("outcomes.json").read_text(encoding="utf-8")
     sentences: dict[str, str] = json.loads(text)
     return sentences
@@ -73,6 +74,7 @@ class _Write(NamedTuple):
     row: _Row
     action: Action
     element: bytes = pgvector.NULL
+    long: bool = False
 
 
 @dataclass(slots=True)
@@ -86,7 +88,7 @@ class Upsert:
     updated: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    _long: set[bytes] = field(default_factory=set)  # hashes of texts that exceed the model's limit
+    _rows: dict[bytes, list[_Row]] = field(default_factory=dict)  # to embed, by the text's hash
 
     async def run(self, rows: Sequence[schemas.UpsertRow]) -> schemas.Upserted:
         """Store all rows that can be stored.
@@ -95,10 +97,12 @@ class Upsert:
             EmbedderError: the provider failed, and every row failed with it.
         """
         began = time.perf_counter()
-        pending = await self._store_without_embedding(await self._inspect(rows))
+        for row in await self._store_without_embedding(await self._inspect(rows)):
+            self._rows.setdefault(row.content_hash, []).append(row)
+        texts = [PendingText(key, same[0].text) for key, same in self._rows.items()]
         last: errors.EmbedderError | None = None
-        for batch in _batches(pending, self.batch_size):
-            last = await self._embed_and_store(batch) or last
+        for start in range(0, len(texts), self.batch_size):
+            last = await self._embed_and_store(texts[start : start + self.batch_size]) or last
         if last is not None and len(self.failed) == len(rows):
             raise last
         return self._report(len(rows), began)
@@ -128,7 +132,7 @@ class Upsert:
         return await reads.inspect(self.store, self.collection, keys, hashes)
 
     async def _store_without_embedding(self, rows: list[_Row]) -> list[_Row]:
-        """Store blank rows and rows with a cached vector; returns the rows to embed."""
+        """Store blank rows and rows with a cached vector. Returns the rows to embed."""
         self._skip([row.id for row in rows if row.action == "changed"], "changed")
         await self._write([_Write(row, "blank") for row in rows if row.action == "blank"])
         lost = await self._write([_Write(row, "reuse") for row in rows if row.action == "reuse"])
@@ -136,72 +140,67 @@ class Upsert:
 
     # --- embedding ---
 
-    async def _embed_and_store(self, rows: list[_Row]) -> errors.EmbedderError | None:
-        """Embed and store a batch. A rejected batch is halved, so that a text fails alone."""
+    async def _embed_and_store(self, texts: list[PendingText]) -> errors.EmbedderError | None:
+        """Cut or reject long texts, and embed and store the others. Returns the last error."""
+        prepare = EmbedBatches(self.pooled.embedder).prepare
+        await asyncio.to_thread(prepare, texts, self.collection.long_text)
+        last: errors.EmbedderError | None = None
+        for text in texts:
+            if text.rejection is not None:
+                last = self._fail([text], errors.InputRejectedError(text.rejection.error))
+        accepted = [text for text in texts if text.rejection is None]
+        return await self._embed_in_halves(accepted) or last
+
+    async def _embed_in_halves(self, texts: list[PendingText]) -> errors.EmbedderError | None:
+        """Embed and store texts, halving a rejected batch until a rejected text stands alone."""
+        if not texts:
+            return None
         try:
-            elements = await self._embed(rows)
+            await self._embed(texts)
         except errors.InputRejectedError as error:
-            texts = len({row.text for row in rows})
-            if texts == 1:
-                return self._fail(rows, error)
-            halves = [
-                await self._embed_and_store(half) for half in _batches(rows, (texts + 1) // 2)
+            if len(texts) == 1:
+                return self._fail(texts, error)
+            errors_of_halves = [
+                await self._embed_in_halves([texts[i] for i in half])
+                for half in batching.bisect(range(len(texts)))
             ]
-            return halves[0] or halves[1]
+            return errors_of_halves[0] or errors_of_halves[1]
         except errors.EmbedderError as error:
-            return self._fail(rows, error)
-        await self._write([_Write(row, "embed", elements[row.text]) for row in rows])
+            return self._fail(texts, error)
+        await self._write([write for text in texts for write in self._writes(text)])
         return None
 
-    def _fail(self, rows: Sequence[_Row], error: errors.EmbedderError) -> errors.EmbedderError:
-        self.failed |= {row.id: str(error) for row in rows}
+    def _fail(
+        self, texts: Sequence[PendingText], error: errors.EmbedderError
+    ) -> errors.EmbedderError:
+        for text in texts:
+            self.failed |= {row.id: str(error) for row in self._rows[text.content_hash]}
         return error
 
-    async def _embed(self, rows: list[_Row]) -> dict[str, bytes]:
-        """Embed each distinct text once; returns the vectors in the store's encoding."""
-        pending = await asyncio.to_thread(self._pending_texts, rows)
-        parts = [part for text in pending for part in (text.windows or [text])]
-        plan = batching.plan([part.item for part in parts], BUDGET, sort_by_length=False)
-        for batch in plan:
-            await self._embed_batch([parts[i] for i in batch])
-        self._long |= {text.content_hash for text in pending if text.long}
-        by_hash = {text.content_hash: _element(text) for text in pending}
-        return {row.text: by_hash[row.content_hash] for row in rows}
-
-    async def _embed_batch(self, parts: Sequence[PendingText]) -> None:
+    async def _embed(self, texts: Sequence[PendingText]) -> None:
+        """Set the vector of each text, or of each of its parts."""
         embedder, limiter = self.pooled.embedder, self.pooled.limiter
-        try:
-            async with limiter.slot(sum(part.tokens for part in parts)):
-                vectors = await embedder.embed([part.text for part in parts])
-        except errors.RateLimitedError as error:
-            limiter.defer(error.retry_after)
-            raise
-        for part, vector in zip(parts, np.asarray(vectors), strict=True):
-            part.vector = vector
+        parts = [part for text in texts for part in (text.parts or [text])]
+        plan = batching.plan([part.item for part in parts], BUDGET, sort_by_length=False)
+        for batch in [[parts[i] for i in indices] for indices in plan]:
+            try:
+                async with limiter.slot(sum(part.tokens for part in batch)):
+                    vectors = await embedder.embed([part.text for part in batch])
+            except errors.RateLimitedError as error:
+                limiter.defer(error.retry_after)
+                raise
+            for part, vector in zip(batch, np.asarray(vectors), strict=True):
+                part.vector = vector
 
-    def _pending_texts(self, rows: list[_Row]) -> list[PendingText]:
-        """Return the distinct texts, with long ones cut as the collection declares.
-
-        Raises:
-            InputRejectedError: a text is too long, and the collection rejects long texts.
-        """
-        embedder, long_text = self.pooled.embedder, self.collection.long_text
-        hashes = {row.text: row.content_hash for row in rows}
-        limit = embedder.model.max_tokens
-        texts = [
-            PendingText(hashes[text], text, count, long=count > limit)
-            for text, count in zip(hashes, embedder.count_tokens(list(hashes)), strict=True)
-        ]
-        long = [text for text in texts if text.long]
-        if long and long_text == "reject":
-            raise too_long(long[0], embedder)
-        cut_to_fit(long, embedder, long_text)
-        return texts
+    def _writes(self, text: PendingText) -> list[_Write]:
+        element = _element(text)
+        rows = self._rows[text.content_hash]
+        return [_Write(row, "embed", element, text.long) for row in rows]
 
     # --- writing ---
 
     async def _write(self, writes: list[_Write]) -> list[_Row]:
-        """Store rows, retrying locked ones; returns the rows whose cached vector is gone."""
+        """Store rows, retrying locked ones. Returns the rows that lost their cached vector."""
         lost: list[_Row] = []
         for attempt in range(BUSY_TRIES):
             if not writes:
@@ -218,12 +217,10 @@ class Upsert:
         return lost
 
     async def _complete(self, writes: Sequence[_Write]) -> list[tuple[str, str]]:
-        """Store vectors; returns (key, outcome) of the rows that were not written."""
+        """Store vectors. Returns (key, outcome) of the rows that were not written."""
         rows = [
-            NewVector(
-                row.key, action, row.content_hash, element, long=row.content_hash in self._long
-            )
-            for row, action, element in writes
+            NewVector(row.key, action, row.content_hash, element, long=long)
+            for row, action, element, long in writes
         ]
         unwritten = await self.store.complete(
             self.collection, NO_WORKER, None, rows, cache=not self.pooled.embedder.free
@@ -270,7 +267,7 @@ async def _in_halves(
 
 
 def _invalid_key(_row: _SentRow, _error: errors.RowRefusedError) -> RowState:
-    """Return the state of a row whose id has another type than the key, such as a word."""
+    """Return the state for an id of another type than the key, such as a word for a number."""
     return RowState("gone", None)
 
 
@@ -284,7 +281,7 @@ def _sent_row(row: schemas.UpsertRow) -> _SentRow:
 
 def _element(text: PendingText) -> bytes:
     """Return the vector of a text in the store's encoding: the mean of its parts, if it has any."""
-    vector = text.mean() if text.windows else np.asarray(text.vector).reshape(1, -1)
+    vector = text.mean() if text.parts else np.asarray(text.vector).reshape(1, -1)
     return pgvector.vector_elements(np.asarray(vector))[0]
 
 
@@ -294,18 +291,6 @@ def _is_storable(text: str) -> bool:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
         return False
-
-
-def _batches(rows: list[_Row], size: int) -> list[list[_Row]]:
-    """Cut rows into batches of `size` distinct texts, keeping rows of one text together."""
-    by_text: dict[str, list[_Row]] = {}
-    for row in rows:
-        by_text.setdefault(row.text, []).append(row)
-    groups = list(by_text.values())
-    return [
-        [row for group in groups[start : start + size] for row in group]
-        for start in range(0, len(groups), size)
-    ]
 
 
 def status_and_body(upserted: schemas.Upserted) -> tuple[int, dict[str, Any]]:

@@ -37,7 +37,7 @@ class Frame(schemas.Body):
 
     type: Annotated[str, Field(max_length=100)]
     # Sent back in a pong and forwarded in an action, so every client must be able to parse it.
-    data: Annotated[dict[str, Any], AfterValidator(schemas.round_trips)] = Field(
+    data: Annotated[dict[str, Any], AfterValidator(schemas.portable_json)] = Field(
         default_factory=dict
     )
     id: Annotated[str, Field(max_length=200)] | int | None = None

@@ -1,4 +1,4 @@
-"""SQL lives in files: named statements in queries.sql, numbered migrations in migrations/."""
+"""Load SQL from its files: named statements from queries.sql, migrations from migrations/."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
 
 @cache
 def queries(file: str = "queries.sql") -> dict[str, str]:
-    """The statements of a file by name, without their comments."""
+    """Return the statements of a file by name, without their comments."""
     text = files(__name__).joinpath(file).read_text(encoding="utf-8")
     parts = _NAME.split(text)[1:]
     return {name: _statement(body) for name, body in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def query(name: str) -> str:
-    """One statement of queries.sql."""
+    """Return one statement of queries.sql."""
     return queries()[name]
 
 
@@ -30,7 +30,7 @@ def _statement(body: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One numbered migration; never edited once it has shipped."""
+    """One numbered migration. It does not change after its release."""
 
     version: str
     name: str
@@ -39,11 +39,11 @@ class Migration:
 
 @cache
 def migrations() -> tuple[Migration, ...]:
-    """All migrations, in order. File names are <14 digits>_<name>.sql."""
+    """Return all migrations in order. Their files are named <14 digits>_<name>.sql."""
     folder = files(__name__).joinpath("migrations")
-    found = []
+    unsorted = []
     for entry in folder.iterdir():
         version, _, name = entry.name.removesuffix(".sql").partition("_")
         if entry.name.endswith(".sql"):
-            found.append(Migration(version, name, entry.read_text(encoding="utf-8")))
-    return tuple(sorted(found, key=lambda migration: migration.version))
+            unsorted.append(Migration(version, name, entry.read_text(encoding="utf-8")))
+    return tuple(sorted(unsorted, key=lambda migration: migration.version))

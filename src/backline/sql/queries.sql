@@ -1,34 +1,35 @@
--- The statements that the store sends, by name. The rules are in the functions of the migrations.
+-- Statements of the store. The rules they apply are in schema/functions.
 
 -- name: is_migrated
--- Whether the protocol's functions are there at all, and pgvector still with them.
+-- Whether the schema is installed, and pgvector with it.
 select to_regclass('backline.collections') is not null as migrated,
   exists (select from pg_catalog.pg_extension where extname = 'vector') as has_vector
 
 -- name: vector_schema
--- The schema that pgvector lives in, null where it is not installed in this database.
+-- The schema and version of pgvector. No row if it is not installed in this database.
 select n.nspname as schema, x.extversion as version from pg_catalog.pg_extension x
 join pg_catalog.pg_namespace n on n.oid = x.extnamespace where x.extname = 'vector'
 
 -- name: vector_available
--- Whether the server could install pgvector.
+-- Whether pgvector can be installed on this server.
 select exists (select from pg_catalog.pg_available_extensions where name = 'vector') as available
 
 -- name: collections
--- The collections with what the catalog says of their tables now.
+-- The collections with the present state of their tables in the catalog.
 select * from backline.collection_records()
 
 -- name: find_table
--- A table by the name that a person wrote, in the search path or qualified.
+-- A table by name, qualified or from the search path.
 select k.oid, n.nspname as schema, k.relname as name, k.relkind::text as kind
 from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
 where k.oid = to_regclass(%(table)s)
 
 -- name: tables_like
--- What to suggest when a table is not there.
+-- Suggestions if a table does not exist.
 select n.nspname || '.' || k.relname as name from pg_catalog.pg_class k
 join pg_catalog.pg_namespace n on n.oid = k.relnamespace
-where k.relkind in ('r', 'p') and n.nspname not in ('pg_catalog', 'information_schema', 'backline', 'supabase_migrations')
+where k.relkind in ('r', 'p')
+  and n.nspname not in ('pg_catalog', 'information_schema', 'backline', 'supabase_migrations')
 order by 1 limit 20
 
 -- name: embedding_column
@@ -68,7 +69,7 @@ from backline.claim_batch(%(collection)s, %(worker)s, %(run)s, %(after)s, %(limi
 select backline.end_finished_batches(%(worker)s, %(leases)s)
 
 -- name: vector_oid
--- The type of one vector, for arrays that are sent in binary.
+-- The OID of the vector type, for arrays in binary format.
 select t.oid::bigint as oid from pg_catalog.pg_extension x
 join pg_catalog.pg_depend d on d.refobjid = x.oid and d.refclassid = 'pg_extension'::regclass
   and d.classid = 'pg_type'::regclass
@@ -151,7 +152,7 @@ select * from backline.reconcile_page(%(collection)s, %(after)s, %(limit)s, %(re
 select * from backline.reconcile_orphans(%(collection)s, %(of)s, %(after)s, %(limit)s, %(repair)s)
 
 -- name: hnsw_indexes
--- The HNSW indexes that read the vectors' column: each new vector is added to their graphs.
+-- The HNSW indexes on the vector column. Each write updates their graphs.
 select distinct format('%%I.%%I', n.nspname, k.relname) as name
 from backline.collections c
 join pg_catalog.pg_attribute t on t.attname = c.embedding_column
@@ -167,4 +168,5 @@ where c.id = %(collection)s order by 1
 select clock_timestamp() as now
 
 -- name: scan_page
-select key, due, content, content_hash, cached from backline.scan_page(%(collection)s, %(after)s, %(limit)s, true)
+select key, due, content, content_hash, cached
+from backline.scan_page(%(collection)s, %(after)s, %(limit)s, true)

@@ -1,4 +1,4 @@
--- The statements that search sends, by name. The rules are in the functions of the migration.
+-- Statements of search. The rules they apply are in schema/functions.
 
 -- name: search
 select * from backline.search(%(collection)s, %(mode)s, %(text)s, %(vector)s::real[], %(limit)s,
@@ -8,7 +8,7 @@ select * from backline.search(%(collection)s, %(mode)s, %(text)s, %(vector)s::re
 select * from backline.query_terms(%(collection)s, %(text)s)
 
 -- name: keyword_index
--- How a collection is indexed for keywords, and how far that is.
+-- How a collection is indexed for keywords, and how many documents are indexed.
 select k.language::text as language, k.text_template, k.built_at is not null as built,
        (select coalesce(sum(n.documents), 0)::bigint from backline.document_counts n
         where n.collection_id = k.collection_id) as documents

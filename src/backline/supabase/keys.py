@@ -1,4 +1,4 @@
-"""API keys of a Supabase project: which kind a key is, and which one a task needs."""
+"""API keys of a Supabase project: the kind of a key, and the key that a task needs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pydantic import SecretStr
 from backline import errors
 
 Access: TypeAlias = Literal["read", "write"]
-"""What a key may do: a publishable (anon) key reads what row level security lets it, a secret
+"""The access of a key: a publishable (anon) key reads what row level security permits, a secret
 (service_role) key also writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key and what it may do."""
+    """A key and its access."""
 
     secret: SecretStr
     access: Access
@@ -31,15 +31,15 @@ class ApiKey:
 
     @property
     def is_jwt(self) -> bool:
-        """A legacy key, which is a JWT; others are opaque and may travel in `apikey` only."""
+        """Return whether this is a legacy key. Only those may be sent as a bearer token."""
         return not self.text.startswith("sb_")
 
 
 def read_key(secret: SecretStr, setting: str) -> ApiKey:
-    """Tell the kind of a key from the key itself; `setting` names it in an error.
+    """Return a key with its access, which its text determines. `setting` names it in an error.
 
     Raises:
-        ProjectKeyError: it is no key of a Supabase project, or it has expired.
+        ProjectKeyError: the text is not a key of a Supabase project, or the key has expired.
 
     """
     text = secret.get_secret_value().strip()
@@ -52,8 +52,8 @@ def read_key(secret: SecretStr, setting: str) -> ApiKey:
     role = claims.get("role")
     if role not in ("anon", "service_role"):
         raise errors.ProjectKeyError(
-            f"{setting} holds no key of a Supabase project: those begin with sb_publishable_ or "
-            "sb_secret_, or are JWTs of the role anon or service_role. Copy it anew from the "
+            f"{setting} holds no key of a Supabase project. Keys begin with sb_publishable_ or "
+            "sb_secret_, or are JWTs of the role anon or service_role. Copy the key from the "
             "dashboard, Settings, API Keys."
         )
     if claims.get("exp", time.time()) < time.time():
@@ -65,7 +65,7 @@ def read_key(secret: SecretStr, setting: str) -> ApiKey:
 
 
 def _claims(token: str) -> dict[str, Any]:
-    """What a JWT says of itself; its signature is the project's to check."""
+    """Return the claims of a JWT. The project verifies its signature."""
     try:
         body = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
@@ -79,27 +79,16 @@ def _utc(seconds: float) -> str:
 
 
 def choose_key(publishable: SecretStr | None, secret: SecretStr | None, need: Access) -> ApiKey:
-    """The key for a task: the secret one, or, for a search, the publishable one where it is alone.
+    """Return the key for a task: the secret one, or for reads the publishable one.
 
     Raises:
-        ProjectKeyError: no key is set, or only one that may not do this, or one that is in the
-            place of the other.
+        ProjectKeyError: no key with the needed access is set, or a key is set under the name of the
+            other kind.
 
     """
     read = read_key(publishable, "SUPABASE_PUBLISHABLE_KEY") if publishable else None
     write = read_key(secret, "SUPABASE_SECRET_KEY") if secret else None
-    if read is not None and read.access == "write":
-        raise errors.ProjectKeyError(
-            "The setting for the publishable key holds a secret key. Under that name, and above "
-            "all as VITE_…, it reaches browsers: revoke it in the dashboard, and set the new one "
-            "as SUPABASE_SECRET_KEY."
-        )
-    if write is not None and write.access == "read":
-        raise errors.ProjectKeyError(
-            "The setting for the secret key holds a publishable (anon) key, which may not write: "
-            "row level security would discard every vector. Set the secret (service_role) key, "
-            "from the dashboard, Settings, API Keys."
-        )
+    _check_names(read, write)
     if write is not None:
         return write
     if read is None:
@@ -111,7 +100,23 @@ def choose_key(publishable: SecretStr | None, secret: SecretStr | None, need: Ac
         return read
     raise errors.ProjectKeyError(
         "Only a publishable (anon) key is set. With it, row level security would discard every "
-        "write without an error, and Backline's own tables cannot be read: nothing would be "
-        "embedded. Set SUPABASE_SECRET_KEY to the secret (service_role) key, from the dashboard, "
-        "Settings, API Keys. A search needs only the publishable one."
+        "write without an error, and Backline's own tables cannot be read. Set SUPABASE_SECRET_KEY "
+        "to the secret (service_role) key, from the dashboard, Settings, API Keys. A search needs "
+        "only the publishable one."
     )
+
+
+def _check_names(publishable: ApiKey | None, secret: ApiKey | None) -> None:
+    """Raise if a key is set under the name of the other kind."""
+    if publishable is not None and publishable.access == "write":
+        raise errors.ProjectKeyError(
+            "The setting for the publishable key holds a secret key. Under that name, and above "
+            "all as VITE_…, it reaches browsers: revoke it in the dashboard, and set the new one "
+            "as SUPABASE_SECRET_KEY."
+        )
+    if secret is not None and secret.access == "read":
+        raise errors.ProjectKeyError(
+            "The setting for the secret key holds a publishable (anon) key, which may not write: "
+            "row level security would discard every vector. Set the secret (service_role) key, "
+            "from the dashboard, Settings, API Keys."
+        )

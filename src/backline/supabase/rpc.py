@@ -68,7 +68,7 @@ def encode_rows(rows: Sequence[NewVector]) -> Mapping[str, list[Any]]:
         "keys": [row.key for row in rows],
         "actions": [row.action for row in rows],
         "hashes": [row.content_hash for row in rows],
-        "vectors": [vector_text(row.element) for row in rows],
+        "vectors": [vector_text(row.encoded) for row in rows],
         "leases": [row.lease for row in rows],
         "long": [row.long for row in rows],
     }

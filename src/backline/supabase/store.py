@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from backline.rpc import CollectionVerbs, QueueVerbs, RunVerbs
 from backline.store import (
     NO_USAGE,
     Capabilities,
+    KeywordsPage,
     Lease,
     LeasedBatch,
     NewVector,
@@ -43,7 +44,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
         self.project = project
         # The latest lease that each worker has received from `claim`.
         self._known: dict[int, int] = {}
-        # The key after which each worker requested a batch whose result has not arrived.
+        # The key after which each worker requested a batch, until the response arrives.
         self._unanswered: dict[int, str | None] = {}
 
     @property
@@ -104,31 +105,30 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
         )
         return rows
 
-    async def ensure_keywords(self, collection: Collection, say: Callable[[str], None]) -> None:
-        """Build the keyword index of a large table, which declaring the table leaves out.
+    # --- keywords ---
 
-        Does nothing with a publishable key, which may not write: the search then raises.
+    async def needs_keywords(self, collection: Collection) -> bool:
+        """Return whether the keyword index must be built.
+
+        False for a publishable key, which may not build it: the search then raises.
         """
         if self.project.key.access != "write":
-            return
-        if await self._rpc.value("keywords_built", collection=collection.id):
-            return
-        say(f"Indexing the keywords of {collection.name}, once.")
-        wait = False
-        while not await self._index_keywords(collection, wait=wait):
-            wait = True  # for the transactions whose rows the first scan skipped
+            return False
+        return not await self._rpc.value("keywords_built", collection=collection.id)
 
-    async def _index_keywords(self, collection: Collection, *, wait: bool) -> bool:
-        """Index the keywords of every row that is not locked; return whether none is missing."""
-        after = None
-        while True:
-            page = await self._rpc.record(
-                "build_keywords_page", collection=collection.id, after=after,
-                limit=KEYWORDS_PAGE, wait=wait,
-            )  # fmt: skip
-            after = page["last_key"]
-            if page["scanned"] < KEYWORDS_PAGE:
-                return bool(await self._rpc.value("finish_keywords", collection=collection.id))
+    async def build_keywords_page(
+        self, collection: Collection, after: str | None, *, wait: bool
+    ) -> KeywordsPage:
+        """Index the keywords of one page of rows. Locked rows are skipped unless `wait`."""
+        page = await self._rpc.record(
+            "build_keywords_page", collection=collection.id, after=after,
+            limit=KEYWORDS_PAGE, wait=wait,
+        )  # fmt: skip
+        return KeywordsPage(page["scanned"], page["last_key"], page["scanned"] < KEYWORDS_PAGE)
+
+    async def finish_keywords(self, collection: Collection) -> bool:
+        """Return whether every row is indexed; if so, merge the index's small blocks."""
+        return bool(await self._rpc.value("finish_keywords", collection=collection.id))
 
     # --- jobs ---
 
@@ -145,7 +145,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
     async def _claim(self, collection: Collection, worker: int, limit: int) -> list[Job]:
         rows = await self._rpc.rows(
             "claim", collection=collection.id, worker=worker, limit=limit,
-            model=collection.model_id, known_lease=self._known.get(worker, 0),
+            model=collection.model_id, received_lease=self._known.get(worker, 0),
         )  # fmt: skip
         jobs = [
             Job(key, action, content, digest and bytes.fromhex(digest), attempts, lease)
@@ -167,7 +167,8 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
         self._unanswered[worker] = after
         page = await self.project.call(
             "claim_batch", repeated="again", collection=collection.id, worker=worker, run=run,
-            after=after, limit=limit, model=collection.model_id, known=list(known), again=again,
+            after=after, limit=limit, model=collection.model_id,
+            unfinished=list(known), again=again,
         )  # fmt: skip
         del self._unanswered[worker]
         return LeasedBatch(page["scanned"], page["last_key"], list(_jobs(page)))
@@ -182,7 +183,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
         cache: bool,
         usage: Usage = NO_USAGE,
     ) -> list[tuple[str, Outcome]]:
-        """Store vectors of rows whose text is unchanged and end their jobs; see `Store`.
+        """Store the vectors of unchanged rows and end their jobs; see `Store`.
 
         Each request is a transaction, and carries at most `MOST_NUMBERS` vector components.
         """

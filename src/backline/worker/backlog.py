@@ -1,4 +1,4 @@
-"""What a worker has in hand: each different text once, with every row that waits for its vector."""
+"""Texts that a worker has claimed: each distinct text once, with every row that has it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from backline.types import Job, LongText, Vectors
 from backline.worker import batching
 
 SMALLEST_MEAN: Final = 1e-6
+ERROR_LENGTH: Final = 2000
 
 
 class Rejection(NamedTuple):
@@ -25,107 +26,117 @@ class Rejection(NamedTuple):
 
     kind: str
     error: str
-    retry_in: float | None
+    retry_in: float | None = None
+
+    @classmethod
+    def of(cls, kind: str, error: object, retry_in: float | None = None) -> Rejection:
+        """Return a rejection with the message of an error, cut to `ERROR_LENGTH`."""
+        return cls(kind, str(error)[:ERROR_LENGTH], retry_in)
 
 
 @dataclass(slots=True, eq=False)
 class PendingText:
-    """One text on its way. Rows that share it wait together, so it is sent and paid for once.
+    """A text to embed, with all rows that have it. It is embedded and paid for once.
 
-    A unit stays known until every row of it is settled, so that a row that is claimed while its
-    text is in flight, or while its vector is being written, joins it.
+    The backlog keeps it until its last row is processed. A row claimed while the text is being
+    embedded, or while its vector is being written, joins it.
 
-    A text that is longer than the model reads may be embedded in `windows`: units of their own,
-    which have their jobs in common with the `whole`, and bring it their vectors.
+    A text that is longer than the model reads may be embedded in `parts`. Each part shares the
+    jobs of the text, and the vector of the text is the mean of theirs.
     """
 
     content_hash: bytes
     text: str
-    tokens: int
-    long: bool
+    tokens: int = 0
+    long: bool = False
     jobs: list[Job] = field(default_factory=list)
-    unsettled: int = 0
-    element: bytes | None = None  # its vector, once there, in the form that the store takes
-    verdict: Rejection | None = None
+    open_rows: int = 0  # rows that are not processed yet
+    encoded: bytes | None = None  # the vector in the form that the store takes
+    rejection: Rejection | None = None
     faults: int = 0
     faults_since: float = 0.0
-    whole: PendingText | None = None
-    windows: list[PendingText] = field(default_factory=list)
-    weight: int = 0  # of a window: its tokens, as often as the text has it
+    part_of: PendingText | None = None
+    parts: list[PendingText] = field(default_factory=list)
+    weight: int = 0  # of a part: its tokens, times its occurrences in the text
     vector: NDArray[np.float32] | None = None
 
     @property
-    def settles(self) -> PendingText:
-        """The unit that the database hears of."""
-        return self.whole or self
+    def whole(self) -> PendingText:
+        """The text that the rows have: this one, or the one that it is a part of."""
+        return self.part_of or self
 
     @property
     def abandoned(self) -> bool:
-        """Whether it is a window of a text that has failed by now."""
-        return self.whole is not None and self.whole.verdict is not None
+        """Whether this is a part of a text that has been rejected."""
+        return self.part_of is not None and self.part_of.rejection is not None
 
-    def cut(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
-        """Embed this text in these windows; those that repeat are embedded once."""
-        times = Counter(texts)
-        self.windows = [
+    def split(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
+        """Embed this text in these parts. Equal parts are embedded once."""
+        occurrences = Counter(texts)
+        self.parts = [
             PendingText(
-                b"", text, count, long=True, jobs=self.jobs, whole=self, weight=times[text] * count
+                b"", text, count, long=True, jobs=self.jobs, part_of=self,
+                weight=occurrences[text] * count,
             )
             for text, count in dict(zip(texts, tokens, strict=True)).items()
-        ]
-        self.tokens = sum(window.tokens for window in self.windows)
+        ]  # fmt: skip
+        self.tokens = sum(part.tokens for part in self.parts)
 
     def mean(self) -> Vectors | None:
-        """The unit vector of all windows' mean, weighted by tokens; None until all are there."""
-        vectors = [window.vector for window in self.windows if window.vector is not None]
-        if len(vectors) < len(self.windows):
+        """Return the unit vector of the parts' mean, weighted by tokens.
+
+        Returns:
+            float32 of shape (1, dimensions), or None until every part has its vector.
+        """
+        vectors = [part.vector for part in self.parts if part.vector is not None]
+        if len(vectors) < len(self.parts):
             return None
-        mean = np.average(np.stack(vectors), axis=0, weights=[w.weight for w in self.windows])
+        mean = np.average(np.stack(vectors), axis=0, weights=[part.weight for part in self.parts])
         length = float(np.linalg.norm(mean))
-        # Windows that cancel out have no mean direction: the first one speaks for the text.
+        # A mean of zero has no direction: the vector of the first part stands for the text.
         mean = vectors[0] if length < SMALLEST_MEAN else mean / length
         return np.asarray(mean, dtype=np.float32).reshape(1, -1)
 
     @property
     def item(self) -> batching.Item:
-        # Four bytes a character at most; the estimate of a quarter of the bytes only needs a bound
-        # for scripts outside ASCII, and encoding every text again would cost more than it saves.
+        """The cost of the text in a batch."""
+        # `isascii` is much cheaper than encoding every text a second time.
         size = len(self.text) if self.text.isascii() else len(self.text.encode("utf-8", "replace"))
         return batching.Item(self.tokens, size)
 
 
-def cut_to_fit(units: Iterable[PendingText], embedder: Embedder, long_text: LongText) -> None:
-    """Do with texts that are longer than the model reads what a collection declares.
+def cut_to_fit(pending: Iterable[PendingText], embedder: Embedder, long_text: LongText) -> None:
+    """Truncate or split texts that are longer than the model reads, as the collection declares.
 
-    Tokenizing a long text takes a while: call it in a thread.
+    Blocks while it tokenizes: call it in a thread.
     """
-    most = embedder.model.max_tokens
-    for unit in units:
-        if unit.long and long_text == "truncate":
-            unit.text, unit.tokens = embedder.truncate(unit.text), most
-        elif unit.long and long_text == "average":
-            parts = batching.windows(unit.text, most, embedder.truncate)
-            unit.cut(parts, embedder.count_tokens(parts))
+    max_tokens = embedder.model.max_tokens
+    for each in pending:
+        if each.long and long_text == "truncate":
+            each.text, each.tokens = embedder.truncate(each.text), max_tokens
+        elif each.long and long_text == "average":
+            parts = batching.split_text(each.text, max_tokens, embedder.truncate)
+            each.split(parts, embedder.count_tokens(parts))
 
 
-def too_long(unit: PendingText, embedder: Embedder) -> errors.InputRejectedError:
-    """What is said of a long text where the collection declares that there be none."""
+def too_long(pending: PendingText, embedder: Embedder) -> errors.InputRejectedError:
+    """Return the error for a long text of a collection declared with `--long-text reject`."""
     return errors.InputRejectedError(
-        f"The text has {unit.tokens:,} tokens, the model reads {embedder.model.max_tokens:,}, and "
-        "the collection is declared with --long-text reject. Shorten the text, or declare the "
+        f"The text has {pending.tokens:,} tokens, the model reads {embedder.model.max_tokens:,}, "
+        "and the collection is declared with --long-text reject. Shorten the text, or declare the "
         "collection anew with --long-text truncate or average."
     )
 
 
 class Backlog:
-    """Units waiting to be embedded, cut into batches when a lane asks for one."""
+    """Texts that wait to be embedded, cut into batches when an embed loop takes one."""
 
     def __init__(self, budget: batching.Budget, *, sort_by_length: bool) -> None:
         self._budget = budget
         self._sort = sort_by_length
-        self._units: dict[bytes, PendingText] = {}
-        self._ended: list[PendingText] | None = None  # while they are remembered
-        self._ready: deque[PendingText] = deque()
+        self._texts: dict[bytes, PendingText] = {}
+        self._finished: list[PendingText] | None = None  # a list inside `keep_finished`
+        self._unplanned: deque[PendingText] = deque()
         self._planned: deque[list[PendingText]] = deque()
         self._waiting = 0
         self._changed = asyncio.Condition()
@@ -133,53 +144,57 @@ class Backlog:
         self.more_coming = False
 
     def __len__(self) -> int:
-        """Units that no lane has taken yet."""
+        """Return the number of texts, or parts of texts, that no embed loop has taken yet."""
         return self._waiting
 
     @contextmanager
-    def remembering(self) -> Iterator[None]:
-        """Keep known, until the end of the block, the units whose last row is written within it.
+    def keep_finished(self) -> Iterator[None]:
+        """Keep finished texts until the end of the block.
 
-        The rows of a claim may have been looked at before that, and found to need embedding.
+        A claim may read its rows before the last row of such a text is written. It then lists
+        other rows of the text for embedding.
         """
-        self._ended = []
+        self._finished = []
         try:
             yield
         finally:
-            ended, self._ended = self._ended, None
-            for unit in ended:
-                if unit.unsettled == 0:
-                    self._units.pop(unit.content_hash, None)
+            finished, self._finished = self._finished, None
+            for each in finished:
+                if each.open_rows == 0:
+                    self._texts.pop(each.content_hash, None)
 
-    def known(self, content_hash: bytes) -> PendingText | None:
-        return self._units.get(content_hash)
+    def find(self, content_hash: bytes) -> PendingText | None:
+        """Return the text with this hash, if it has rows that are not processed."""
+        return self._texts.get(content_hash)
 
-    async def add(self, units: Iterable[PendingText]) -> None:
-        """Take new units in."""
+    async def add(self, pending: Iterable[PendingText]) -> None:
+        """Add new texts."""
         async with self._changed:
-            for unit in units:
-                self._units[unit.content_hash] = unit
-                self._ready.extend(unit.windows or [unit])
-                self._waiting += len(unit.windows) or 1
+            for each in pending:
+                self._texts[each.content_hash] = each
+                self._unplanned.extend(each.parts or [each])
+                self._waiting += len(each.parts) or 1
             self._changed.notify_all()
 
-    async def put_back(self, units: Sequence[PendingText]) -> None:
-        """Units that a lane could not deliver, to go first when it is time."""
+    async def put_back(self, batch: Sequence[PendingText]) -> None:
+        """Return a batch that was not embedded. It is the next to be taken."""
         async with self._changed:
-            self._planned.appendleft(list(units))
-            self._waiting += len(units)
+            self._planned.appendleft(list(batch))
+            self._waiting += len(batch)
             self._changed.notify_all()
 
-    def settle(self, unit: PendingText) -> None:
-        """One row of the unit is written or given up; the last one ends the unit."""
-        unit.unsettled -= 1
-        if unit.unsettled == 0 and unit.element is not None and self._ended is not None:
-            self._ended.append(unit)
-        elif unit.unsettled == 0:
-            self._units.pop(unit.content_hash, None)
+    def finish_row(self, pending: PendingText) -> None:
+        """Record that one row of the text is processed. The last row removes the text."""
+        pending.open_rows -= 1
+        if pending.open_rows:
+            return
+        if pending.encoded is not None and self._finished is not None:
+            self._finished.append(pending)
+        else:
+            self._texts.pop(pending.content_hash, None)
 
     async def next_batch(self) -> list[PendingText] | None:
-        """The next batch to embed; waits for one, and answers None once the backlog is closed."""
+        """Wait for the next batch to embed, and return it; None once the backlog is closed."""
         async with self._changed:
             while True:
                 if self._closed:
@@ -187,30 +202,32 @@ class Backlog:
                 if not self._planned:
                     self._plan()
                 if self._planned:
-                    batch = self._planned.popleft()
-                    self._waiting -= len(batch)
-                    if wanted := [unit for unit in batch if not unit.abandoned]:
-                        return wanted
+                    planned = self._planned.popleft()
+                    self._waiting -= len(planned)
+                    if batch := [each for each in planned if not each.abandoned]:
+                        return batch
                     continue
                 await self._changed.wait()
 
     async def flush(self) -> None:
-        """Say that nothing more is coming soon: a batch that is not full may go."""
+        """Let batches that are not full be taken, because no more texts are expected soon."""
         async with self._changed:
             self.more_coming = False
             self._changed.notify_all()
 
     async def close(self) -> None:
+        """Make `next_batch` return None from now on."""
         async with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def _plan(self) -> None:
-        units = list(self._ready)
-        if not units or (self.more_coming and len(units) < self._budget.max_items):
+        texts = list(self._unplanned)
+        if not texts or (self.more_coming and len(texts) < self._budget.max_items):
             return
-        batches = batching.plan([u.item for u in units], self._budget, sort_by_length=self._sort)
-        self._ready.clear()
+        items = [each.item for each in texts]
+        batches = batching.plan(items, self._budget, sort_by_length=self._sort)
+        self._unplanned.clear()
         if self.more_coming and len(batches) > 1:  # the last is probably not full: let it grow
-            self._ready.extend(units[i] for i in batches.pop())
-        self._planned.extend([units[i] for i in batch] for batch in batches)
+            self._unplanned.extend(texts[i] for i in batches.pop())
+        self._planned.extend([texts[i] for i in batch] for batch in batches)

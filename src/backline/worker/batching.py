@@ -1,4 +1,4 @@
-"""Cutting work into batches that one provider call can carry. Pure: indices in, indices out."""
+"""Cut texts into batches for one provider call, and long texts into parts. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 Batch: TypeAlias = tuple[int, ...]
-"""Positions in the sequence that was planned."""
+"""Positions in the planned sequence."""
 
 
 class Item(NamedTuple):
-    """What the cost of one text is.
+    """The cost of one text.
 
     Attributes:
-        tokens: as the model counts them.
+        tokens: as counted by the model.
         bytes: length in UTF-8.
     """
 
@@ -24,10 +24,10 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What one call carries at most.
+    """The limits of one call.
 
-    OpenAI refuses a request of over 300,000 tokens, and estimates them as a quarter of the bytes:
-    text of few tokens a byte is refused on the estimate, text of many on the count. Both are kept.
+    OpenAI refuses a request of more than 300,000 tokens. It applies the limit to the count and to
+    an estimate of a quarter of the bytes, so batches keep both.
     """
 
     max_items: int = 50
@@ -40,10 +40,10 @@ class Budget:
 
 
 def plan(items: Sequence[Item], budget: Budget, *, sort_by_length: bool) -> list[Batch]:
-    """Cut `items` into batches that keep `budget`; an item over it alone makes its own batch.
+    """Cut `items` into batches within `budget`. An item that exceeds it gets its own batch.
 
-    With `sort_by_length`, batches hold texts of similar length, longest first, so that a local
-    model pads little and the last batch to finish is a short one. Without, the order is kept.
+    With `sort_by_length`, batches hold texts of similar length, longest first: a local model pads
+    little, and the last batch to finish is a short one. Otherwise the order is kept.
     """
     order: Sequence[int] = range(len(items))
     if sort_by_length:
@@ -61,10 +61,10 @@ def plan(items: Sequence[Item], budget: Budget, *, sort_by_length: bool) -> list
 
 
 def bisect(batch: Sequence[int]) -> tuple[Batch, Batch]:
-    """Halve a batch that was rejected, to find the culprit. The left half is the larger.
+    """Halve a batch to isolate the item that makes it fail. The left half is the larger.
 
     Raises:
-        ValueError: the batch has a single item, which is the culprit itself.
+        ValueError: the batch has a single item.
     """
     if len(batch) < 2:
         raise ValueError(f"A batch of {len(batch)} cannot be split.")
@@ -73,11 +73,11 @@ def bisect(batch: Sequence[int]) -> tuple[Batch, Batch]:
 
 
 def unique(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
-    """Find duplicates, so that the same text is sent once.
+    """Find duplicates, so that equal texts are sent once.
 
     Returns:
-        `firsts`, where each different key first stands, in order; and `inverse`, for each key its
-        position in `firsts`. `keys[firsts[inverse[i]]] == keys[i]` for every i.
+        `firsts`, the index of the first occurrence of each distinct key, in order; and `inverse`,
+        the position in `firsts` of every key: `keys[firsts[inverse[i]]] == keys[i]`.
     """
     position: dict[Hashable, int] = {}
     firsts: list[int] = []
@@ -90,21 +90,21 @@ def unique(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
     return firsts, inverse
 
 
-def windows(text: str, max_tokens: int, truncate: Callable[[str], str]) -> list[str]:
-    """Cut a text into parts that the model reads whole, between words where there are any.
+def split_text(text: str, max_tokens: int, truncate: Callable[[str], str]) -> list[str]:
+    """Split a text into parts that the model reads whole, between words if possible.
 
     Args:
         text: not blank.
-        max_tokens: what the model reads at most.
-        truncate: the longest beginning of a text that the model reads whole.
+        max_tokens: the most tokens that the model reads.
+        truncate: returns the longest prefix of a text that the model reads whole.
 
     Raises:
         ValueError: not even one character fits.
     """
     parts: list[str] = []
-    reach = CHARACTERS_A_TOKEN * max_tokens
+    reach = CHARACTERS_PER_TOKEN * max_tokens
     while text:
-        # Never the whole rest: a long text would be counted anew, to its end, for every part.
+        # Truncating the whole rest would tokenize a long text to its end for every part.
         ahead = text[:reach]
         part = truncate(ahead)
         if part == ahead and len(ahead) < len(text):
@@ -112,25 +112,25 @@ def windows(text: str, max_tokens: int, truncate: Callable[[str], str]) -> list[
             continue
         if not part:
             raise ValueError(f"No part of {text[:20]!r} has at most {max_tokens} tokens.")
-        part = part if part == text else _to_the_word(part)
+        part = part if part == text else _without_last_word(part)
         if part.strip():
             parts.append(part)
         text = text[len(part) :]
     return parts
 
 
-CHARACTERS_A_TOKEN: Final = 8
-"""More than a token has on average in any language, so that few parts are looked for twice."""
+CHARACTERS_PER_TOKEN: Final = 8
+"""More than the average of any language, so that few parts are truncated twice."""
 
 
-def _to_the_word(part: str) -> str:
-    """A beginning without its last word, which was probably cut, unless that is all there is."""
+def _without_last_word(part: str) -> str:
+    """Return the part without its last word, which is probably cut, unless nothing remains."""
     end = max(part.rfind(space) for space in " \n\t") + 1
     return part[:end] if part[:end].strip() else part
 
 
 class _OpenBatch:
-    """The batch being filled, with its running sums."""
+    """The batch that is being filled, with its running sums."""
 
     def __init__(self, budget: Budget) -> None:
         self.indices: list[int] = []

@@ -14,9 +14,19 @@ LARGEST_CLAIM: Final = 2000
 class WorkerOptions:
     """How a worker works. Times are seconds.
 
-    `ahead` is how many rows to hold ready at least. Many, where the embedder is on this machine:
-    batches of texts of one length come from a long list of them. `cache_bytes` is what the cache of
-    vectors that were paid for may take in the database; 0 keeps none.
+    Attributes:
+        batch_size: texts in one call of the embedder, at most.
+        concurrency: calls of the embedder at the same time.
+        lease: time without a heartbeat after which other workers take the rows.
+        give_up_after: length of an outage of the provider or the database that ends the work with
+            an error. None: never.
+        grace: time that batches in flight get to finish after a stop.
+        ahead: rows to keep claimed, at least. A local model needs many, because batches of texts
+            of similar length are cut from a long list.
+        poll: interval between two claims from an empty queue.
+        max_rows: rows to process, at most. None: no limit.
+        cache_bytes: size to which the database's cache of paid vectors is trimmed. 0: no cache.
+        budget: tokens and bytes in one call of the embedder, at most.
     """
 
     batch_size: int = 50

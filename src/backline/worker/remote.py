@@ -1,54 +1,55 @@
-"""Rows that somebody else embeds and stores: a Backline server, or the Edge Function of a project.
+"""Have rows embedded and stored by another process: a Backline server or an Edge Function.
 
-Both take the same request, `{rows: [{id, text}]}`, and answer row by row. The worker is the one
-that also embeds by itself: it claims, splits, waits and buries in the same way. In place of a
-matrix it gets an answer, and then it asks the database what is stored, because only that counts.
+Both take the same request, `{rows: [{id, text}]}`, and respond row by row. The worker claims,
+splits and retries as usual, then asks its own database which rows are stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
-from uuid import uuid4
 
 import httpx
 from pydantic import SecretStr
 
-from backline import errors, pgvector
-from backline.store import NewVector
+from backline import errors
 from backline.supabase.keys import ApiKey
-from backline.types import Collection, FailedAttempt, Job, Model, Purpose, Vectors
+from backline.types import Collection, LongText, Model
 from backline.worker.backlog import PendingText
 from backline.worker.batching import Budget
-from backline.worker.worker import ERROR_LENGTH, Worker
-from backline.worker.writer import Write
+from backline.worker.handler import BatchResult, StoredBatch
 
-Way: TypeAlias = Literal["api", "edge"]
+RemoteTransport: TypeAlias = Literal["api", "edge"]
 
 FUNCTION: Final = "upsert-embeddings"
-# What one request to the function holds: 200 rows, or 200 KB of text, took it 0.2 s of processor
-# time with 1,536 dimensions, where Supabase gives it two.
+# The limits of one request to the function. 200 rows of 1,536 dimensions, or 200 KB of text, took
+# it 0.2 s of processor time. Supabase allows 2 s.
 EDGE_BUDGET: Final = Budget(max_tokens=60_000, max_bytes_over_4=50_000)
 EDGE_ROWS: Final = 200
-# gte-small is computed in the function's own two seconds.
+# The function computes gte-small within those 2 s.
 EDGE_ROWS_COMPUTED: Final = 10
-# The platform ends a function's request after 150 s without an answer.
+# The platform ends a request to a function after 150 s without a response.
 EDGE_SECONDS: Final = 160.0
 API_SECONDS: Final = 120.0
-SAID: Final = 500
-# Not a status of HTTP's: Supabase's, for a function that ran out of processor time or memory.
+MESSAGE_LENGTH: Final = 500
+CHARACTERS_PER_TOKEN: Final = 4
+# Supabase's own statuses: a function ran out of processor time or memory; the project is paused.
 OUT_OF_RESOURCES: Final = 546
 PAUSED: Final = 540
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where rows go, and what is sent with them to be let in."""
+    """Where rows are sent, and the headers that authorize the request.
 
-    way: Way
+    Attributes:
+        about: the URL that describes the collections of the service.
+        timeout: seconds.
+    """
+
+    transport: RemoteTransport
     url: str
     headers: Mapping[str, str]
     about: str
@@ -56,130 +57,96 @@ class Target:
 
     @property
     def where(self) -> str:
-        name = "Edge Function" if self.way == "edge" else "Backline server"
+        """The name of the target in messages."""
+        name = "Edge Function" if self.transport == "edge" else "Backline server"
         return f"{name} at {urlsplit(self.url).netloc}"
 
 
 def api_target(url: str, key: SecretStr | None) -> Target:
-    """A Backline server."""
+    """Return the target of a Backline server."""
     headers = {} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}
     return Target("api", f"{url}/api/{FUNCTION}", headers, f"{url}/api/status", API_SECONDS)
 
 
 def edge_target(project_url: str, key: ApiKey | None, secret: SecretStr | None) -> Target:
-    """The Edge Function of a project; its caller shows a secret key of it, or its own secret."""
+    """Return the target of an Edge Function, called with a key of its project or its own secret."""
     url = f"{project_url}/functions/v1/{FUNCTION}"
     headers = {}
     if key is not None:
         headers["apikey"] = key.text
-        if key.is_jwt:  # what the platform itself checks where verify_jwt is left on
+        if key.is_jwt:  # the platform checks this header if verify_jwt is left on
             headers["Authorization"] = f"Bearer {key.text}"
     if secret is not None:
         headers["X-API-Key"] = secret.get_secret_value()
     return Target("edge", url, headers, url, EDGE_SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of the rows of a request, by key; a row in neither mapping is stored."""
-
-    sent: list[tuple[PendingText, Job]]
-    skipped: Mapping[str, str]
-    failed: Mapping[str, str]
-
-
 class Remote:
-    """An embedder that stores as well; one attempt a call, like every embedder.
-
-    It counts no tokens and cuts no text: the other side does, and the hash that guards a row is of
-    its whole text.
-    """
+    """A client of a remote service for one collection. Makes one attempt a call."""
 
     def __init__(self, target: Target, collection: Collection) -> None:
         self.target = target
-        self._collection = collection
+        self.collection = collection
         self._http = httpx.AsyncClient(
             headers={"Accept": "application/json", **target.headers},
             timeout=httpx.Timeout(target.timeout, connect=10),
         )
 
-    @property
-    def model(self) -> Model:
-        return replace(self._collection.model, max_tokens=1 << 40)
-
-    @property
-    def free(self) -> bool:
-        return False
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """A quarter of the characters, which is about right and enough to cut batches by."""
-        return [len(text) // 4 + 1 for text in texts]
-
-    def truncate(self, text: str) -> str:
-        return text
-
-    async def embed(self, texts: Sequence[str], *, purpose: Purpose = "passage") -> Vectors:
-        """Refused: only rows of the collection's table go to the other side."""
-        raise errors.UsageError(
-            f"The {self.target.where} embeds rows of a table, not single texts."
-        )
-
     async def aclose(self) -> None:
+        """Close its connections."""
         await self._http.aclose()
 
     async def check(self) -> None:
-        """Ask the other side whether it embeds this collection, and with the same model.
+        """Check that the remote service embeds this collection with the same model.
 
         Raises:
-            ConfigurationError, EmbedderError: it does not, or does not let us in, or is not there.
-
+            ConfigurationError, EmbedderError: it does not, or refuses access, or is not running.
         """
-        found = await self._exchange(
+        about = await self._exchange(
             self._http.build_request(
-                "GET", self.target.about, params={"collection": self._collection.name}
+                "GET", self.target.about, params={"collection": self.collection.name}
             )
         )
-        model = self._model_in(found)
-        given = Model(model["provider"], model["name"], model["revision"], model["dimensions"])
-        if given.identity != self._collection.model.identity:
+        fields = self._model_in(about)
+        model = Model(fields["provider"], fields["name"], fields["revision"], fields["dimensions"])
+        if model.identity != self.collection.model.identity:
             raise errors.ModelMismatchError(
-                f"The {self.target.where} embeds {self._collection.name!r} with {given} revision "
-                f"{given.revision}; here it is {self._collection.model} revision "
-                f"{self._collection.model.revision}. Both must see the same database."
+                f"The {self.target.where} embeds {self.collection.name!r} with {model} revision "
+                f"{model.revision}; here it is {self.collection.model} revision "
+                f"{self.collection.model.revision}. Both must see the same database."
             )
 
-    def _model_in(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The collection's model in what the other side says of itself."""
-        known = [found] if self.target.way == "edge" else found.get("collections", [])
-        name = "collection" if self.target.way == "edge" else "name"
-        for each in known:
-            if each.get(name) == self._collection.name:
-                model: Mapping[str, Any] = each["model"]
-                return model
-        names = ", ".join(str(each.get(name)) for each in known) or "none"
-        raise errors.CollectionNotFoundError(
-            f"The {self.target.where} has no collection {self._collection.name!r}; it has: "
-            f"{names}. It works on another database."
-        )
-
-    async def send(self, sent: list[tuple[PendingText, Job]]) -> Answer:
-        """Have rows embedded and stored.
+    async def upsert(self, rows: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        """Have rows, as (key, text), embedded and stored. Returns the response.
 
         Raises:
             EmbedderError: one of the four, for the whole request.
-
         """
-        rows = [{"id": job.key, "text": unit.text} for unit, job in sent]
-        answer = await self._exchange(
+        return await self._exchange(
             self._http.build_request(
-                "POST", self.target.url, json={"rows": rows, "collection": self._collection.name}
+                "POST",
+                self.target.url,
+                json={
+                    "rows": [{"id": key, "text": text} for key, text in rows],
+                    "collection": self.collection.name,
+                },
             ),
             rows=len(rows),
         )
-        return Answer(
-            sent,
-            {str(each["id"]): each["reason"] for each in answer["skipped"]},
-            {str(each["id"]): each["error"] for each in answer["failed"]},
+
+    def _model_in(self, about: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the collection's model as the remote service describes it."""
+        edge = self.target.transport == "edge"
+        collections = [about] if edge else about.get("collections", [])
+        name = "collection" if edge else "name"
+        for each in collections:
+            if each.get(name) == self.collection.name:
+                model: Mapping[str, Any] = each["model"]
+                return model
+        names = ", ".join(str(each.get(name)) for each in collections) or "none"
+        raise errors.CollectionNotFoundError(
+            f"The {self.target.where} has no collection {self.collection.name!r}; it has: "
+            f"{names}. It works on another database."
         )
 
     async def _exchange(self, request: httpx.Request, rows: int = 0) -> dict[str, Any]:
@@ -195,6 +162,43 @@ class Remote:
         raise translate(response, body or {}, self.target, rows)
 
 
+class RemoteBatches:
+    """Sends batches to a remote service, which embeds and stores them.
+
+    Texts are sent whole, because the hash that guards a row is that of its whole text. The
+    service counts tokens and cuts long texts.
+    """
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+
+    @property
+    def model(self) -> Model:
+        """The model of the collection. `Remote.check` compares it with that of the service."""
+        return self._remote.collection.model
+
+    @property
+    def free(self) -> bool:
+        """False: the remote service may pay for vectors."""
+        return False
+
+    def prepare(self, texts: Sequence[PendingText], _long_text: LongText) -> None:
+        """Estimate tokens, which is enough to cut batches."""
+        for each in texts:
+            each.tokens = len(each.text) // CHARACTERS_PER_TOKEN + 1
+
+    async def handle(self, batch: Sequence[PendingText]) -> BatchResult:
+        """Send every row of a batch."""
+        sent = [(text, job) for text in batch for job in text.jobs]
+        response = await self._remote.upsert([(job.key, text.text) for text, job in sent])
+        return StoredBatch(
+            self._remote.target.where,
+            sent,
+            {str(each["id"]): each["reason"] for each in response["skipped"]},
+            {str(each["id"]): each["error"] for each in response["failed"]},
+        )
+
+
 def _body(response: httpx.Response) -> dict[str, Any] | None:
     try:
         body = response.json()
@@ -206,24 +210,25 @@ def _body(response: httpx.Response) -> dict[str, Any] | None:
 def translate(
     response: httpx.Response, body: Mapping[str, Any], target: Target, rows: int
 ) -> errors.BacklineError:
-    """The error for an answer that is no success; `rows` is how many were sent."""
+    """Return the error for a response that is not a success. `rows` is how many were sent."""
     status = response.status_code
-    said = str(body.get("detail") or body.get("message") or response.reason_phrase)[:SAID]
-    says = f"The {target.where} says: {said.rstrip('.')} ({status})."
+    reason = str(body.get("detail") or body.get("message") or response.reason_phrase)
+    reason = reason[:MESSAGE_LENGTH]
+    message = f"The {target.where} responds: {reason.rstrip('.')} ({status})."
     kind = str(body.get("type", "")).rpartition(":")[2]
     if status == 429:
-        return errors.RateLimitedError(says, retry_after=_retry_after(response))
+        return errors.RateLimitedError(message, retry_after=_retry_after(response))
     if status in (413, OUT_OF_RESOURCES) and rows > 1:
-        return errors.InputRejectedError(says)  # fewer at once may pass
+        return errors.InputRejectedError(message)  # a smaller request may pass
     if status == 413 or kind == "InputRejectedError":
-        return errors.InputRejectedError(said)
+        return errors.InputRejectedError(reason)
     if status >= 500 and status != PAUSED and kind != "ProviderRefusedError":
-        return errors.ProviderUnavailableError(says, status=status)
-    return errors.ProviderRefusedError(f"{says} {_remedy(status, target)}".strip())
+        return errors.ProviderUnavailableError(message, status=status)
+    return errors.ProviderRefusedError(f"{message} {_remedy(status, target)}".strip())
 
 
 def _remedy(status: int, target: Target) -> str:
-    edge = target.way == "edge"
+    edge = target.transport == "edge"
     if status in (200, 404):
         return (
             f"Is the function deployed? Run: supabase functions deploy {FUNCTION}."
@@ -232,7 +237,7 @@ def _remedy(status: int, target: Target) -> str:
         )
     if status in (401, 403):
         return (
-            "Set SUPABASE_SECRET_KEY or FUNCTION_SECRET to what the function knows, and "
+            "Set SUPABASE_SECRET_KEY or FUNCTION_SECRET to the value that the function has, and "
             "verify_jwt = false for it in supabase/config.toml."
             if edge
             else "Set BACKLINE_API_KEY to the server's key."
@@ -245,92 +250,3 @@ def _retry_after(response: httpx.Response) -> float | None:
         return float(response.headers["retry-after"])
     except (KeyError, ValueError):
         return None
-
-
-class RemoteWorker(Worker):
-    """A worker whose embedder, a `Remote`, stores too."""
-
-    async def _ask(self, units: list[PendingText]) -> Answer:
-        assert isinstance(self._embedder, Remote)  # noqa: S101
-        return await self._embedder.send([(unit, job) for unit in units for job in unit.jobs])
-
-    async def _accepted(self, units: list[PendingText], answer: Answer) -> None:
-        """End what is stored; send a text that failed among others again, by itself.
-
-        By itself its failure has a status, which says whose fault it is. What was stored of it is
-        known to the other side and costs nothing.
-        """
-        self.stats.requests += 1
-        failed = [unit for unit in units if any(job.key in answer.failed for job in unit.jobs)]
-        if len(units) == 1:
-            await self._confirm([e for e in answer.sent if e[1].key not in answer.failed], answer)
-            await self._bury([e for e in answer.sent if e[1].key in answer.failed], answer)
-            return
-        await self._confirm([e for e in answer.sent if e[0] not in failed], answer)
-        for unit in failed:
-            await self._deliver([unit])
-
-    async def _confirm(self, rows: Sequence[tuple[PendingText, Job]], answer: Answer) -> None:
-        """Ask the database which rows are stored, and end their jobs.
-
-        Raises:
-            ProviderRefusedError: the other side says that it stored a row, and it is not there.
-
-        """
-        if not rows:
-            return
-        new = [
-            NewVector(job.key, "up_to_date", job.content_hash, lease=job.lease) for _, job in rows
-        ]
-        left = dict(await self._patiently(self._confirmation(new)))
-        for key, outcome in left.items():
-            if outcome == "unstored" and key not in answer.skipped:
-                raise self._not_stored(key)
-        writes = [Write(row, unit) for row, (unit, _) in zip(new, rows, strict=True)]
-        late = self._late({id(unit): unit for unit, _ in rows}.values(), answer)
-        self._settled([write for write in writes if left.get(write.row.key) != "busy"])
-        await self._writer.put(
-            [write for write in writes if left.get(write.row.key) == "busy"] + late
-        )
-
-    def _confirmation(
-        self, rows: Sequence[NewVector]
-    ) -> Callable[[], Awaitable[list[tuple[str, str]]]]:
-        """One confirmation, which counts once however often it is asked for."""
-        return partial(
-            self._store.confirm, self._collection, self._lease.worker, self._run, rows, uuid4()
-        )
-
-    def _late(self, units: Iterable[PendingText], answer: Answer) -> list[Write]:
-        """Rows that joined a text after it was sent; they and later ones take it from the cache."""
-        sent = {job.key for _, job in answer.sent}
-        writes = []
-        for unit in units:
-            if unit.element is not None:
-                continue
-            unit.element = pgvector.NULL
-            writes += [
-                Write(NewVector(job.key, "reuse", job.content_hash, lease=job.lease), unit)
-                for job in unit.jobs
-                if job.key not in sent
-            ]
-        return writes
-
-    def _not_stored(self, key: str) -> errors.ProviderRefusedError:
-        assert isinstance(self._embedder, Remote)  # noqa: S101
-        return errors.ProviderRefusedError(
-            f"The {self._embedder.target.where} says that it stored row {key}, and this database "
-            "has no vector of its text: the other side works on another database. Give both the "
-            "same one."
-        )
-
-    async def _bury(self, failed: Sequence[tuple[PendingText, Job]], answer: Answer) -> None:
-        """Rows that the other side was sent alone, and that its database would not store."""
-        writes = self._late({id(unit): unit for unit, _ in failed}.values(), answer)
-        for unit, job in failed:
-            error = answer.failed[job.key][:ERROR_LENGTH]
-            attempt = FailedAttempt(
-                job.key, unit.content_hash, "refused", error, None, lease=job.lease
-            )
-            writes.append(Write(NewVector(job.key, job.action, unit.content_hash), unit, attempt))
-        await self._writer.put(writes)

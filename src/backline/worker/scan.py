@@ -1,4 +1,4 @@
-"""Scan a whole table by key and lease what is due."""
+"""Scan a whole table in key order and lease the rows that are due."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ SMALLEST_PAGE: Final = 50
 
 
 class TableScan:
-    """A walk over a whole table, page by page, leasing what is due as the worker has room.
+    """A scan of a whole table, page by page, that leases due rows as the worker has room.
 
-    By key and never by offset: the set of rows to embed shrinks while it is walked.
+    Pages start after a key, not at an offset: the set of due rows shrinks during the scan.
     """
 
     def __init__(self, after: str | None = None) -> None:
-        self.explored = False
+        self.reached_end = False
         self._after = after
         self._largest = LARGEST_CLAIM
-        self._held: deque[tuple[str | None, int]] = deque()
+        self._deferred: deque[tuple[str | None, int]] = deque()  # pages: key before, rows
 
     @property
     def finished(self) -> bool:
-        return self.explored and not self._held
+        """Whether every page has been leased."""
+        return self.reached_end and not self._deferred
 
     async def claim(
         self, store: JobStore, collection: Collection, worker: int, run: int | None, limit: int,
-        known: Iterable[int],
+        open_batches: Iterable[int],
     ) -> list[Job]:  # fmt: skip
-        """Lease what is due in the next page; `known` are the pages that are not finished."""
-        if self.explored:
-            return await self._claim_held(store, collection, worker, run, known)
+        """Lease the due rows of the next page. `open_batches` are leases that are not finished."""
+        if self.reached_end:
+            return await self._claim_deferred(store, collection, worker, run, open_batches)
         size = min(limit, self._largest)
         try:
-            page = await store.claim_batch(collection, worker, run, self._after, size, known)
+            page = await store.claim_batch(collection, worker, run, self._after, size, open_batches)
         except (errors.ContentionError, errors.StatementTimeoutError) as error:
             if size > SMALLEST_PAGE:
                 self._largest = max(SMALLEST_PAGE, size // 2)
             elif isinstance(error, errors.ContentionError):
-                await self._pass_by(store, collection)
+                await self._defer(store, collection)
             else:
                 raise
             return []
@@ -52,27 +53,29 @@ class TableScan:
         self._largest = min(LARGEST_CLAIM, 2 * self._largest)
         return page.jobs
 
-    async def _pass_by(self, store: JobStore, collection: Collection) -> None:
-        """Somebody's open transaction holds a row of this page: come back to it at the end."""
-        self._held.append((self._after, SMALLEST_PAGE))
+    async def _defer(self, store: JobStore, collection: Collection) -> None:
+        """Leave this page for the end of the scan: a row of it is locked."""
+        self._deferred.append((self._after, SMALLEST_PAGE))
         rows = await store.scan_page(collection, self._after, SMALLEST_PAGE)
         self._advance(rows[-1].key if rows else None, at_end=len(rows) < SMALLEST_PAGE)
 
     def _advance(self, last_key: str | None, *, at_end: bool) -> None:
         self._after = last_key if last_key is not None else self._after
-        self.explored = at_end
+        self.reached_end = at_end
 
-    async def _claim_held(
+    async def _claim_deferred(
         self, store: JobStore, collection: Collection, worker: int, run: int | None,
-        known: Iterable[int],
+        open_batches: Iterable[int],
     ) -> list[Job]:  # fmt: skip
-        """Try a page that was passed by again, in halves: the rows beside the held one can go."""
-        after, size = self._held.popleft()
+        """Lease a deferred page. Halve it while it is locked: only its locked half has to wait."""
+        after, size = self._deferred.popleft()
         try:
-            return (await store.claim_batch(collection, worker, run, after, size, known)).jobs
+            page = await store.claim_batch(collection, worker, run, after, size, open_batches)
         except errors.ContentionError:
             half = max(1, size // 2)
-            self._held.append((after, half))
+            self._deferred.append((after, half))
+        else:
+            return page.jobs
         if size > half and (rows := await store.scan_page(collection, after, half)):
-            self._held.append((rows[-1].key, size - half))
+            self._deferred.append((rows[-1].key, size - half))
         return []

@@ -1,9 +1,9 @@
-"""The end of tasks, for certain."""
+"""End tasks reliably."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -11,27 +11,44 @@ AGAIN_SECONDS: Final = 2.0
 
 
 async def end_tasks(*tasks: asyncio.Task[Any]) -> list[BaseException]:
-    """Cancel tasks until each has ended; returns the errors of those that failed.
+    """Cancel tasks until each has ended, and return the errors of those that failed.
 
-    To cancel them once may not do. Before Python 3.12, what waits under a time limit, as the pool
-    does for a connection, swallows a cancellation that comes as the wait succeeds; and where an
-    error of the database comes in its place, whoever is patient tries again.
+    One cancel() is not enough. Before Python 3.12, asyncio.wait_for loses a cancellation that
+    arrives as the wait succeeds, and a retry loop ignores one that surfaces as a database error.
     """
-    open_: set[asyncio.Task[Any]] = {task for task in tasks if not task.done()}
-    while open_:
-        for task in open_:
+    running: set[asyncio.Task[Any]] = {task for task in tasks if not task.done()}
+    while running:
+        for task in running:
             task.cancel()
-        _, open_ = await asyncio.wait(open_, timeout=AGAIN_SECONDS)
+        _, running = await asyncio.wait(running, timeout=AGAIN_SECONDS)
     errors = (None if task.cancelled() else task.exception() for task in tasks)
     return [error for error in errors if error is not None]
 
 
 @asynccontextmanager
 async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Do some work beside a block, until the end of the block; raises what the work failed with."""
+    """Run a coroutine as a task until the end of the block. Raises its error, if it failed."""
     task = asyncio.create_task(work)
     try:
         yield
     finally:
         for error in await end_tasks(task):
             raise error
+
+
+async def first_failure(main: asyncio.Task[None], helpers: Sequence[asyncio.Task[None]]) -> None:
+    """Wait for `main`, or raise the error of the first helper that fails before."""
+    await asyncio.wait({main, *helpers}, return_when=asyncio.FIRST_COMPLETED)
+    while not main.done():
+        for helper in helpers:
+            if helper.done():
+                helper.result()
+        await asyncio.wait(
+            {main, *(h for h in helpers if not h.done())}, return_when=asyncio.FIRST_COMPLETED
+        )
+    main.result()
+
+
+def has_failed(task: asyncio.Task[None]) -> bool:
+    """Return whether a task ended with an error."""
+    return task.done() and not task.cancelled() and task.exception() is not None

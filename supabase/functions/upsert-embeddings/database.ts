@@ -18,7 +18,7 @@ export interface Collection {
 
 export type Action = "embed" | "reuse" | "blank" | "up_to_date" | "changed" | "gone";
 
-/** A row to store; `vector` is null for a blank row and for one whose vector is in the cache. */
+/** A row to store. `vector` is null if the row is blank or its vector is in the cache. */
 export interface NewVector {
   readonly key: string;
   readonly action: Action;
@@ -42,7 +42,7 @@ const NO_WORKER = 0;
 export class Database {
   constructor(private readonly settings: Settings) {}
 
-  /** Return the named collection; without a name the only one, or music_knowledge. */
+  /** Return the named collection. Without a name, return the only one or music_knowledge. */
   async collection(name: string | null): Promise<Collection> {
     const rows = (await this.call("collections", {})) as Record<string, unknown>[];
     const row = rows.find((each) =>
@@ -82,7 +82,7 @@ export class Database {
     );
   }
 
-  /** Store the rows whose text is unchanged; returns by key why the others were not written. */
+  /** Store rows with unchanged text. Returns by key why the others were not written. */
   async complete(collection: Collection, rows: NewVector[]): Promise<Map<string, string>> {
     const unwritten = await this.call("complete", {
       call: crypto.randomUUID(),
@@ -113,7 +113,7 @@ export class Database {
     }
   }
 
-  /** Send one request; returns null if no response arrives. */
+  /** Send one request. Returns null if no response arrives. */
   private async post(name: string, body: string): Promise<Response | null> {
     const key = this.settings.secretKey;
     const headers = new Headers({ "content-type": "application/json", apikey: key });

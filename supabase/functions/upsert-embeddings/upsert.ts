@@ -99,7 +99,7 @@ export class Upsert {
     );
   }
 
-  /** Store blank rows and rows with a cached vector; returns the rows to embed. */
+  /** Store blank rows and rows with a cached vector. Returns the rows to embed. */
   private async storeWithoutEmbedding(hashed: HashedRow[]): Promise<InspectedRow[]> {
     const states = await this.inspect(hashed);
     const rows = this.uniqueKeys(
@@ -164,7 +164,7 @@ export class Upsert {
     for (const row of rows) this.failed.set(row.id, this.rejection);
   }
 
-  /** Store rows; returns those whose cached vector is gone. */
+  /** Store rows. Returns those that lost their cached vector. */
   private async store(writes: Write[]): Promise<InspectedRow[]> {
     if (writes.length === 0) return [];
     let unwritten: Map<string, string>;

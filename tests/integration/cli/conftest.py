@@ -1,4 +1,4 @@
-"""The program as its users have it: a process, its exit code, and what it wrote where."""
+"""Fixtures that run `backline` as a process and read its exit code and its output."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BACKLINE = str(Path(sys.executable).with_name("backline"))
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended."""
+    """The exit code and the output of a finished command."""
 
     code: int
     out: str
@@ -33,16 +33,16 @@ class Outcome:
 
     @property
     def json(self) -> dict[str, Any]:
-        """The one object on standard output; fails where there is anything else."""
+        """Return the JSON object on standard output; fail if there is any other output."""
         assert self.out.endswith("\n") and self.out.count("\n") == 1, (self.out, self.err)
-        found = json.loads(self.out)
-        assert isinstance(found, dict)
-        return found
+        result = json.loads(self.out)
+        assert isinstance(result, dict)
+        return result
 
 
 @dataclass
 class Cli:
-    """Runs `backline` in a folder of its own, with an environment of its own."""
+    """Runs `backline` in a separate folder, with a separate environment."""
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Cli:
     def __call__(
         self, *args: str, code: int | None = 0, program: str = BACKLINE, **environment: str
     ) -> Outcome:
-        """Run to the end; `code` is the exit code that must come, None for any."""
+        """Run a command to its end and require the exit code `code`; None accepts any."""
         done = subprocess.run(
             [program, *args],
             cwd=self.folder,
@@ -67,7 +67,7 @@ class Cli:
         return outcome
 
     def start(self, *args: str, **environment: str) -> subprocess.Popen[str]:
-        """Start it and leave it running."""
+        """Start a command and return its process."""
         return subprocess.Popen(
             [BACKLINE, *args],
             cwd=self.folder,
@@ -78,25 +78,25 @@ class Cli:
         )
 
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
-        ours = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
-        return {**ours, **self.environment, **more}
+        inherited = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+        return {**inherited, **self.environment, **more}
 
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Cli:
-    """The program without any database."""
+    """Return a `Cli` without a database."""
     return Cli(tmp_path)
 
 
 @pytest.fixture
 def cli(tmp_path: Path, database: str) -> Cli:
-    """The program over a migrated database."""
+    """Return a `Cli` with a migrated database."""
     return Cli(tmp_path, {"DATABASE_URL": database})
 
 
 @pytest.fixture
 def sql(database: str) -> Iterator[Sql]:
-    """Statements over the same database."""
+    """Return a connection to the database of `cli`."""
     with psycopg.connect(database, autocommit=True) as connection:
         yield Sql(connection)
 
@@ -112,7 +112,7 @@ class Sql:
 
 @pytest.fixture
 def tickets(sql: Sql) -> None:
-    """A table of 120 rows with different texts."""
+    """Create the table `tickets` with 120 different texts."""
     sql("create table tickets (id int primary key, title text, body text)")
     sql(
         "insert into tickets select i, 'ticket ' || i, 'body of ' || i "
@@ -122,14 +122,14 @@ def tickets(sql: Sql) -> None:
 
 @pytest.fixture
 def collection(cli: Cli, tickets: None) -> str:
-    """`tickets`, declared for the hash model."""
+    """Declare `tickets` for the hash model."""
     cli("add", "tickets", "--text", "{title} {body}", "--model", "hash@8")
     return "tickets"
 
 
 @pytest.fixture
 def paid(cli: Cli, tickets: None, provider: StandInProvider) -> StandInProvider:
-    """`tickets`, declared for a model of the stand-in provider, which the program is told of."""
+    """Declare `tickets` for a model of the stand-in provider, whose URL and key are set."""
     cli.environment |= {"OPENAI_API_KEY": provider.api_key, "OPENAI_BASE_URL": provider.base_url}
     cli("add", "tickets", "--text", "{title} {body}", "--model", "openai/text-embedding-3-small@8")
     return provider
@@ -157,7 +157,7 @@ class TcpServer:
 
 @pytest.fixture(scope="session")
 def tcp_server(clean_environment: None) -> Iterator[TcpServer]:
-    """A Postgres that listens on a port and asks for a password, as a real one does."""
+    """Start a Postgres that listens on a TCP port and requires a password."""
     data = Path(tempfile.mkdtemp(prefix="backline-tcp-")) / "postgres"
     server = TcpServer(_free_port())
     with psycopg.connect(embedded.start(data), autocommit=True) as connection:

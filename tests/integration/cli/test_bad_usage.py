@@ -1,4 +1,4 @@
-"""Wrong tables, columns, models and collections: found before anything is embedded or paid for."""
+"""Wrong tables, columns, models and collections are reported before any text is embedded."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ create table narrow (id int primary key, t text, embedding extensions.vector(384
         ("tickets --text {title} --column-type text", "UsageError", "vector or halfvec"),
     ],
 )
-def test_add_refuses(
+def test_add_refuses_what_cannot_work(
     cli: Cli, sql: Sql, tickets: None, arguments: str, kind: str, pattern: str
 ) -> None:
     sql(TABLES)
-    said = cli("add", *arguments.split(), "--json", code=2).json["error"]
-    assert said["kind"] == kind, said
-    assert re.search(pattern, said["message"]), said
+    error = cli("add", *arguments.split(), "--json", code=2).json["error"]
+    assert error["kind"] == kind, error
+    assert re.search(pattern, error["message"]), error
     names = [row[0] for row in sql("select name from backline.collections")]
     assert names == ["music_knowledge"]
 
 
-def test_a_second_add(cli: Cli, collection: str) -> None:
-    said = cli("add", "tickets", "--text", "{title}", "--json", code=2).json["error"]
-    assert said["kind"] == "CollectionExistsError"
-    assert "backline drop tickets" in said["message"]
-    assert "--name" in said["message"]
+def test_a_second_add_names_the_ways_out(cli: Cli, collection: str) -> None:
+    error = cli("add", "tickets", "--text", "{title}", "--json", code=2).json["error"]
+    assert error["kind"] == "CollectionExistsError"
+    assert "backline drop tickets" in error["message"]
+    assert "--name" in error["message"]
 
 
 def test_a_table_may_be_embedded_twice_under_two_names(cli: Cli, collection: str) -> None:
@@ -68,17 +68,19 @@ def test_a_table_may_be_embedded_twice_under_two_names(cli: Cli, collection: str
 
 
 @pytest.mark.parametrize("command", ["backfill", "sync", "verify", "status", "failures list"])
-def test_an_unknown_collection(cli: Cli, collection: str, command: str) -> None:
+def test_an_unknown_collection_lists_the_declared_ones(
+    cli: Cli, collection: str, command: str
+) -> None:
     ended = cli(*command.split(), "nope", code=2)
     assert "There is no collection 'nope'; declared: music_knowledge, tickets." in ended.err
     assert "backline add TABLE" in ended.err
 
 
-def test_no_key_for_openai(cli: Cli, paid: StandInProvider) -> None:
+def test_a_missing_openai_key_is_named(cli: Cli, paid: StandInProvider) -> None:
     del cli.environment["OPENAI_API_KEY"], cli.environment["OPENAI_BASE_URL"]
-    said = cli("backfill", "tickets", "--json", code=2).json["error"]
-    assert said["kind"] == "ConfigurationError"
-    assert "set OPENAI_API_KEY" in said["message"]
+    error = cli("backfill", "tickets", "--json", code=2).json["error"]
+    assert error["kind"] == "ConfigurationError"
+    assert "set OPENAI_API_KEY" in error["message"]
 
 
 def test_a_wrong_key_spends_nothing_and_loses_nothing(cli: Cli, paid: StandInProvider) -> None:
@@ -90,27 +92,29 @@ def test_a_wrong_key_spends_nothing_and_loses_nothing(cli: Cli, paid: StandInPro
     assert cli("backfill", "tickets", "--json").json["embedded"] == 120
 
 
-def test_a_base_url_that_nobody_answers(cli: Cli, paid: StandInProvider) -> None:
-    nobody = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "BACKLINE_GIVE_UP_AFTER": "0.5"}
-    ended = cli("backfill", "tickets", code=1, **nobody)
+def test_an_unreachable_base_url_stops_the_backfill_without_losing_rows(
+    cli: Cli, paid: StandInProvider
+) -> None:
+    unreachable = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "BACKLINE_GIVE_UP_AFTER": "0.5"}
+    ended = cli("backfill", "tickets", code=1, **unreachable)
     assert re.search(r"127\.0\.0\.1:9.*cannot be reached", ended.out)
     assert "run the same command again" in ended.out
     assert cli("backfill", "tickets", "--json").json["complete"]
 
 
-def test_a_base_url_that_is_none(cli: Cli, paid: StandInProvider) -> None:
-    said = cli("backfill", "--json", code=2, OPENAI_BASE_URL="localhost:11434").json["error"]
-    assert "OPENAI_BASE_URL in the environment must begin with http" in said["message"]
+def test_a_malformed_base_url_is_refused(cli: Cli, paid: StandInProvider) -> None:
+    error = cli("backfill", "--json", code=2, OPENAI_BASE_URL="localhost:11434").json["error"]
+    assert "OPENAI_BASE_URL in the environment must begin with http" in error["message"]
 
 
-def test_a_column_of_other_dimensions_is_found_before_anything_is_paid(
+def test_a_column_of_other_dimensions_is_reported_before_any_request(
     cli: Cli, paid: StandInProvider, sql: Sql
 ) -> None:
     sql("alter table tickets alter column embedding type extensions.vector(1536)")
-    said = cli("backfill", "tickets", "--json", code=2).json["error"]
-    assert said["kind"] == "DimensionMismatchError"
+    error = cli("backfill", "tickets", "--json", code=2).json["error"]
+    assert error["kind"] == "DimensionMismatchError"
     for part in ("1536", "8", "backline model use tickets openai/text-embedding-3-small@1536"):
-        assert part in said["message"]
+        assert part in error["message"]
     assert paid.calls == []
 
 
@@ -120,10 +124,10 @@ def test_the_remedy_for_other_dimensions_works(cli: Cli, paid: StandInProvider, 
     assert cli("backfill", "tickets", "--json").json["complete"]
 
 
-def test_an_unknown_engine_names_those_that_there_are(cli: Cli) -> None:
-    said = cli("search", "muddy", "--json", code=2, BACKLINE_LOCAL_ENGINE="abacus").json["error"]
-    assert "abacus" in said["message"]
-    assert "numpy" in said["message"]
+def test_an_unknown_engine_lists_the_available_ones(cli: Cli) -> None:
+    error = cli("search", "muddy", "--json", code=2, BACKLINE_LOCAL_ENGINE="abacus").json["error"]
+    assert "abacus" in error["message"]
+    assert "numpy" in error["message"]
 
 
 @pytest.mark.parametrize(
@@ -133,13 +137,13 @@ def test_an_unknown_engine_names_those_that_there_are(cli: Cli) -> None:
         ("drop table tickets", "TableNotFoundError", "backline drop tickets"),
     ],
 )
-def test_what_is_gone_is_named(
+def test_a_dropped_table_or_column_is_named(
     cli: Cli, collection: str, sql: Sql, change: str, kind: str, remedy: str
 ) -> None:
     sql(change)
-    said = cli("backfill", "tickets", "--json", code=2).json["error"]
-    assert said["kind"] == kind
-    assert remedy in said["message"]
+    error = cli("backfill", "tickets", "--json", code=2).json["error"]
+    assert error["kind"] == kind
+    assert remedy in error["message"]
     assert cli("drop", "tickets", "--json").json["dropped"] == "tickets"
 
 
@@ -159,12 +163,12 @@ def test_what_is_gone_is_named(
         "status --bogus",
     ],
 )
-def test_a_wrong_call_is_one_object_with_the_way_to_help(bare: Cli, arguments: str) -> None:
+def test_a_wrong_call_prints_one_object_that_names_the_help(bare: Cli, arguments: str) -> None:
     outcome = bare(*arguments.split(), "--json", code=2)
-    said = outcome.json["error"]
-    assert said["kind"] == "UsageError"
-    assert re.search(r"\. See: backline[a-z ]* --help$", said["message"]), said
-    assert said["message"] in outcome.err
+    error = outcome.json["error"]
+    assert error["kind"] == "UsageError"
+    assert re.search(r"\. See: backline[a-z ]* --help$", error["message"]), error
+    assert error["message"] in outcome.err
 
 
 def test_a_call_without_arguments_shows_the_help(bare: Cli) -> None:
@@ -173,12 +177,12 @@ def test_a_call_without_arguments_shows_the_help(bare: Cli) -> None:
 
 BROKEN = """
 import backline.cli, backline.cli.status
-backline.cli.status.coverage_line = None  # no known bug is left to try this with, so one is made
+backline.cli.status.coverage_line = None  # inject a bug
 backline.cli.main()
 """
 
 
-def test_a_bug_is_one_line_with_its_place_and_with_verbose_a_traceback(cli: Cli) -> None:
+def test_a_bug_is_reported_in_one_line_and_verbose_adds_the_traceback(cli: Cli) -> None:
     plain = cli("-c", BROKEN, "status", code=1, program=sys.executable)
     assert re.search(r"TypeError: .*\(status\.py:\d+\)\. This is a bug in Backline", plain.err)
     assert "Traceback" not in plain.err

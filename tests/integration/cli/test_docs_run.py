@@ -1,4 +1,4 @@
-"""Every shell block of the README and the quickstart runs, in order, in an empty home."""
+"""The shell blocks of the README and the quickstart run in order, in an empty home."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BLOCK = re.compile(r"(?P<skip><!-- not run: [^>]+ -->\n)?```sh\n(?P<script>.*?)`
 
 
 def blocks(page: str) -> list[str]:
-    found = BLOCK.finditer((ROOT / page).read_text())
-    return [block["script"] for block in found if not block["skip"]]
+    matches = BLOCK.finditer((ROOT / page).read_text())
+    return [block["script"] for block in matches if not block["skip"]]
 
 
 @pytest.mark.parametrize(
-    ("page", "count", "said"),
+    ("page", "count", "expected"),
     [
         ("README.md", 2, ["Verify music_knowledge: passed", "1. Refund not received"]),
         (
@@ -30,12 +30,12 @@ def blocks(page: str) -> list[str]:
         ),
     ],
 )
-def test_the_shell_blocks_run(tmp_path: Path, page: str, count: int, said: list[str]) -> None:
+def test_the_shell_blocks_run(tmp_path: Path, page: str, count: int, expected: list[str]) -> None:
     scripts = blocks(page)
     assert len(scripts) == count
     commands = str(Path(sys.executable).parent)
     venv = Path(commands).parent
-    # The same targets from another folder; the environment that runs this test is the one set up.
+    # Runs the same targets from another folder, with the environment that runs this test.
     make = f'make() {{ command make -f {ROOT}/Makefile VENV={venv} -o {venv}/.ready "$@"; }}'
     environment = {
         **os.environ,
@@ -47,5 +47,5 @@ def test_the_shell_blocks_run(tmp_path: Path, page: str, count: int, said: list[
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout, done.stderr)
-    for words in said:
+    for words in expected:
         assert words in done.stdout, (words, done.stdout)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a second process: what is in flight is finished or given back, never lost."""
+"""Ctrl-C, SIGTERM and a second process: rows in flight are finished or released, never lost."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ from tests.provider import StandInProvider
 
 
 def wait_for_rows(sql: Sql, count: int) -> None:
-    """Wait until so many rows are embedded."""
+    """Wait until `count` rows are embedded."""
     deadline = time.monotonic() + 20
     while sql("select count(*) from tickets where embedding is not null")[0][0] < count:
         assert time.monotonic() < deadline, "nothing was embedded"
+        time.sleep(0.05)
+
+
+def wait_for_runs(sql: Sql, count: int) -> None:
+    """Wait until `count` runs are registered."""
+    deadline = time.monotonic() + 60
+    while sql("select count(*) from backline.runs")[0][0] < count:
+        assert time.monotonic() < deadline, f"fewer than {count} runs"
         time.sleep(0.05)
 
 
@@ -27,7 +35,7 @@ def ended(process: subprocess.Popen[str], within: float = 60) -> tuple[int, str,
 
 
 def held(sql: Sql) -> int:
-    """Rows that some worker, dead or alive, still holds."""
+    """Return the number of rows that any worker holds, alive or dead."""
     count: int = sql(
         "select (select count(*) from backline.jobs where worker_id is not null) "
         "+ (select count(*) from backline.batch_leases p cross join unnest(p.keys))"
@@ -36,7 +44,7 @@ def held(sql: Sql) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_backfill_reports_and_the_next_one_embeds_what_is_left(
+def test_a_stopped_backfill_reports_and_the_next_one_embeds_the_remaining_rows(
     cli: Cli, paid: StandInProvider, sql: Sql, number: signal.Signals
 ) -> None:
     paid.behave(delay_s=0.2)
@@ -53,11 +61,11 @@ def test_a_stopped_backfill_reports_and_the_next_one_embeds_what_is_left(
     paid.behave(delay_s=0)
     rest = cli("backfill", "tickets", "--json").json
     assert rest["embedded"] == 120 - report["embedded"]
-    assert max(paid.texts_embedded.values()) == 1  # nothing was paid for twice
+    assert max(paid.texts_embedded.values()) == 1  # no text was sent twice
     assert cli("verify", "tickets", "--json").json["passed"]
 
 
-def test_a_second_ctrl_c_ends_it_at_once(cli: Cli, paid: StandInProvider, sql: Sql) -> None:
+def test_a_second_ctrl_c_ends_the_process(cli: Cli, paid: StandInProvider, sql: Sql) -> None:
     with paid.held():
         process = cli.start("backfill", "tickets", "--batch-size", "5", "--json")
         paid.wait_in_flight(1)
@@ -66,14 +74,16 @@ def test_a_second_ctrl_c_ends_it_at_once(cli: Cli, paid: StandInProvider, sql: S
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         code, out, _ = ended(process)
-        assert time.monotonic() - began < 4.5  # the grace is 5
+        assert time.monotonic() - began < 4.5  # the grace period is 5
         assert code == 130
         assert json.loads(out)["error"]["kind"] == "Stopped" if out else True
     rest = cli("backfill", "tickets", "--json").json
     assert (rest["embedded"], rest["complete"]) == (120, True)
 
 
-def test_a_killed_backfill_is_taken_over(cli: Cli, paid: StandInProvider, sql: Sql) -> None:
+def test_the_next_backfill_takes_over_the_rows_of_a_killed_one(
+    cli: Cli, paid: StandInProvider, sql: Sql
+) -> None:
     paid.behave(delay_s=0.2)
     process = cli.start("backfill", "tickets", "--batch-size", "5", "--workers", "1")
     wait_for_rows(sql, 10)
@@ -86,12 +96,13 @@ def test_a_killed_backfill_is_taken_over(cli: Cli, paid: StandInProvider, sql: S
     assert states == ["completed", "interrupted"]
 
 
-def test_two_backfills_share_the_work(cli: Cli, paid: StandInProvider) -> None:
-    paid.behave(delay_s=0.15)
+def test_two_backfills_share_the_queue(cli: Cli, paid: StandInProvider, sql: Sql) -> None:
     command = ("backfill", "tickets", "--batch-size", "5", "--workers", "1", "--json")
-    first = cli.start(*command)
-    paid.wait_calls(2)
-    second = cli.start(*command)
+    with paid.held():  # the first cannot end before the second has started
+        first = cli.start(*command)
+        paid.wait_in_flight(1)
+        second = cli.start(*command)
+        wait_for_runs(sql, 2)
     reports = [json.loads(ended(process, 60)[1]) for process in (first, second)]
     assert [report["complete"] for report in reports] == [True, True]
     assert sum(report["embedded"] for report in reports) == 120
@@ -99,13 +110,13 @@ def test_two_backfills_share_the_work(cli: Cli, paid: StandInProvider) -> None:
     assert max(paid.texts_embedded.values()) == 1
 
 
-def test_a_run_is_watched_and_cancelled_from_elsewhere(
+def test_another_process_watches_and_cancels_a_run(
     cli: Cli, paid: StandInProvider, sql: Sql
 ) -> None:
     paid.behave(delay_s=0.2)
     process = cli.start("backfill", "tickets", "--batch-size", "5", "--workers", "1", "--json")
     wait_for_rows(sql, 5)
-    with paid.held():  # else it may be through before it is told
+    with paid.held():  # keeps the run from ending before the cancellation
         run = cli("runs", "list", "--json").json["runs"][0]["id"]
         watching = cli.start("runs", "watch", str(run))
         assert cli("runs", "cancel", str(run), "--json").json == {"run": run, "cancelling": True}
@@ -116,7 +127,7 @@ def test_a_run_is_watched_and_cancelled_from_elsewhere(
     assert "is not running" in cli("runs", "cancel", str(run), code=1).out
 
 
-def test_sync_follows_edits_until_it_is_stopped(cli: Cli, collection: str, sql: Sql) -> None:
+def test_sync_embeds_edits_until_it_is_stopped(cli: Cli, collection: str, sql: Sql) -> None:
     process = cli.start("sync", "tickets")
     cli("backfill", "tickets", "--json")
     sql("update tickets set title = 'edited' where id = 7")

@@ -19,7 +19,7 @@ CORPUS = [("d1", "Tuba", "A brass instrument."), ("d2", "Oboe", "A reed instrume
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A BEIR folder of two questions."""
+    """A BEIR folder of two queries."""
     (tmp_path / "qrels").mkdir()
     rows = [{"_id": key, "title": title, "text": text} for key, title, text in CORPUS]
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def invoke(database: str, *args: str) -> Any:
-    """The JSON that a command writes; raises what the command raises."""
+    """Run a command; return its JSON or raise its exception."""
     result = CliRunner().invoke(app, [*args, "--json"], env={"DATABASE_URL": database})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -43,7 +43,7 @@ def invoke(database: str, *args: str) -> Any:
 
 @pytest.fixture
 def kept(database: str, folder: Path) -> str:
-    """A database where an evaluation has kept its corpus; the collection's name is in `name`."""
+    """A database with the corpus of an evaluation; `name` returns the collection's name."""
     invoke(database, "eval", str(folder), "--model", "hash@16", "--keep", "--mode", "keyword")
     return database
 
@@ -52,24 +52,24 @@ def name(folder: Path) -> str:
     return f"eval_{folder.name}"
 
 
-def test_eval_measures_and_leaves_nothing(database: str, folder: Path) -> None:
+def test_eval_measures_and_drops_its_corpus(database: str, folder: Path) -> None:
     compare = ("--model", "hash@16", "--compare", "keyword", "semantic")
-    found = invoke(database, "eval", str(folder), *compare)
-    keyword, semantic = found["results"]
+    result = invoke(database, "eval", str(folder), *compare)
+    keyword, semantic = result["results"]
     assert (keyword["mode"], semantic["mode"]) == ("keyword", "semantic")
     # q1 finds d1 first; q2 finds d2 first and misses d1: (1 + 2 / (2 + 1 / log2 3)) / 2.
     assert keyword["ndcg@10"] == pytest.approx((1 + 2 / 2.6309) / 2, abs=1e-4)
     assert (keyword["recall@100"], keyword["mrr@10"], keyword["first_relevant"]) == (0.75, 1, 1)
-    assert found["comparison"]["difference"] == pytest.approx(
+    assert result["comparison"]["difference"] == pytest.approx(
         keyword["ndcg@10"] - semantic["ndcg@10"], abs=1e-4
     )
     with pytest.raises(errors.CollectionNotFoundError):
         invoke(database, "search", "tuba", "-c", name(folder))
 
 
-def test_search_by_every_mode_with_a_condition(kept: str, folder: Path) -> None:
+def test_search_in_every_mode_with_a_condition(kept: str, folder: Path) -> None:
     for mode in ("hybrid", "semantic", "keyword"):
-        found = invoke(
+        result = invoke(
             kept,
             "search",
             "brass tuba",
@@ -80,7 +80,7 @@ def test_search_by_every_mode_with_a_condition(kept: str, folder: Path) -> None:
             "--where",
             "title = 'Tuba'",
         )
-        [hit] = found["hits"]
+        [hit] = result["hits"]
         assert hit["key"] == "d1"
         assert hit["row"]["title"] == "Tuba"
     assert hit["snippet"] == "<mark>Tuba</mark> A <mark>brass</mark> instrument"
@@ -89,7 +89,7 @@ def test_search_by_every_mode_with_a_condition(kept: str, folder: Path) -> None:
     assert len(again["hits"]) == 1
 
 
-def test_people_read_hits(kept: str, folder: Path) -> None:
+def test_hits_are_printed_for_people(kept: str, folder: Path) -> None:
     result = CliRunner().invoke(
         app, ["search", "tuba", "-c", name(folder), "--mode", "keyword"], env={"DATABASE_URL": kept}
     )
@@ -98,39 +98,41 @@ def test_people_read_hits(kept: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "says"),
+    ("args", "message"),
     [
         (["--mode", "fuzzy"], "hybrid, semantic, keyword"),
         (["--where", "title ="], "character 8"),
         (["--where", "colour = 1"], "Its columns: _id, title, text"),
     ],
 )
-def test_wrong_arguments_are_refused(kept: str, folder: Path, args: list[str], says: str) -> None:
-    with pytest.raises(errors.ConfigurationError, match=says):
+def test_invalid_arguments_are_rejected(
+    kept: str, folder: Path, args: list[str], message: str
+) -> None:
+    with pytest.raises(errors.ConfigurationError, match=message):
         invoke(kept, "search", "tuba", "-c", name(folder), *args)
 
 
-def test_index_reports_and_changes_the_keywords(kept: str, folder: Path) -> None:
-    found = invoke(kept, "index", name(folder), "--check", "5")
-    assert found["vectors"]["state"] == "not needed"
-    assert found["keywords"]["documents"] == len(CORPUS)
-    assert found["recall"] == {"queries": 5, "k": 10, "mean": 1.0, "worst": 1.0}
+def test_index_reports_and_changes_keyword_settings(kept: str, folder: Path) -> None:
+    result = invoke(kept, "index", name(folder), "--check", "5")
+    assert result["vectors"]["state"] == "not needed"
+    assert result["keywords"]["documents"] == len(CORPUS)
+    assert result["recall"] == {"queries": 5, "k": 10, "mean": 1.0, "worst": 1.0}
     changed = invoke(kept, "index", name(folder), "--keywords", "{title}", "--language", "simple")
     assert changed["keywords"]["text_template"] == "{title}"
     assert invoke(kept, "search", "brass", "-c", name(folder), "--mode", "keyword")["hits"] == []
 
 
-def test_the_first_search_of_a_large_table_indexes_it(database: str, tmp_path: Path) -> None:
+def test_first_search_of_a_large_table_indexes_it(database: str, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(f'{{"id": {n}, "body": "tuba {n}"}}\n' for n in range(1, 1500)))
     invoke(database, "load", str(file), "--table", "big")
     invoke(database, "add", "big", "--text", "{body}", "--model", "hash@8")
-    found = invoke(database, "search", "777", "-c", "big", "--mode", "keyword")
-    assert [hit["key"] for hit in found["hits"]] == ["777"]
+    result = invoke(database, "search", "777", "-c", "big", "--mode", "keyword")
+    assert [hit["key"] for hit in result["hits"]] == ["777"]
 
 
-def test_suggest_knows_nothing_of_an_empty_base(kept: str, folder: Path) -> None:
-    found = invoke(kept, "suggest", "asdf qwer", "-c", name(folder))
-    assert found["known"] is False
-    assert found["message"] == "Nothing relevant is known about this."
-    assert found["suggestions"] == []
+def test_suggest_reports_that_nothing_is_known(kept: str, folder: Path) -> None:
+    result = invoke(kept, "suggest", "asdf qwer", "-c", name(folder))
+    assert result["known"] is False
+    assert result["message"] == "Nothing relevant is known about this."
+    assert result["suggestions"] == []

@@ -1,4 +1,4 @@
-"""The vector index: made concurrently, only where it pays, and never at the price of rows."""
+"""The vector index: built concurrently, only for large tables, and without losing rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COUNT = 3000
 
 
 def clustered(count: int, dimensions: int, seed: int = 3) -> NDArray[np.float32]:
-    """PendingText vectors around 40 centres, as texts lie around their subjects."""
+    """Return unit vectors around 40 centers, which resemble texts of 40 subjects."""
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((40, dimensions))
     vectors = centres[rng.integers(0, 40, count)] + 0.6 * rng.standard_normal((count, dimensions))
@@ -38,7 +38,7 @@ async def filled(docs: Documents, dimensions: int, count: int = COUNT) -> NDArra
 
 
 async def plan(docs: Documents, vector: NDArray[np.float32], *, exact: bool = False) -> str:
-    """How Postgres can read the nearest rows, in the very statement that a search runs."""
+    """Return the plan of the statement that a search runs for the nearest rows."""
     [row] = await docs.sql(
         "select finding as statement from backline.search_statement(%s, 'semantic', null, %s)",
         docs.collection.id, exact,
@@ -60,7 +60,7 @@ async def plan(docs: Documents, vector: NDArray[np.float32], *, exact: bool = Fa
 @pytest.mark.parametrize(
     ("dimensions", "column_type"), [(32, "vector"), (32, "halfvec"), (2100, "vector")]
 )
-async def test_the_index_is_used_and_recalls(
+async def test_index_is_used_with_high_recall(
     store: Store, dimensions: int, column_type: str
 ) -> None:
     docs = await declare(store, dimensions, column_type)
@@ -80,10 +80,8 @@ async def test_the_index_is_used_and_recalls(
 
 
 @pytest.mark.parametrize("column", ["embedding", "(embedding::extensions.vector(16))"])
-async def test_an_index_in_full_precision_that_is_there_serves(
-    docs: Documents, column: str
-) -> None:
-    """Whoever has indexed the column already needs no second index of it."""
+async def test_existing_index_in_full_precision_is_used(docs: Documents, column: str) -> None:
+    """A column with an index needs no second one."""
     if column != "embedding":
         await docs.sql("alter table docs alter embedding type extensions.vector")
     vectors = await filled(docs, 16, 300)
@@ -91,8 +89,8 @@ async def test_an_index_in_full_precision_that_is_there_serves(
     await docs.store.connector.execute(
         f"create index mine on docs using hnsw ({column} extensions.vector_cosine_ops){where}"
     )
-    found = await search.ensure_index(docs.store, docs.collection, smallest=100)
-    assert found.vectors.state == "in place"
+    result = await search.ensure_index(docs.store, docs.collection, smallest=100)
+    assert result.vectors.state == "in place"
     assert "Index Scan using mine" in await plan(docs, vectors[0])
 
 
@@ -103,18 +101,18 @@ async def test_an_index_in_full_precision_that_is_there_serves(
         "((embedding::extensions.halfvec(16)) extensions.halfvec_cosine_ops) where rating > 0.6",
     ],
 )
-async def test_an_index_that_cannot_serve_is_none(docs: Documents, index: str) -> None:
-    """By the expression of an index that leaves rows out, all would be scanned in half."""
+async def test_unusable_index_is_not_used(docs: Documents, index: str) -> None:
+    """A partial or mismatching index must not cast the scan of all rows to half precision."""
     vectors = await filled(docs, 16, 300)
     await docs.store.connector.execute(f"create index mine on docs using hnsw {index}")
     assert "halfvec" not in await plan(docs, vectors[0])
-    found = await search.ensure_index(docs.store, docs.collection, smallest=100)
-    assert found.vectors.state == "built"
+    result = await search.ensure_index(docs.store, docs.collection, smallest=100)
+    assert result.vectors.state == "built"
     assert "Index Scan using docs_embedding_hnsw" in await plan(docs, vectors[0])
 
 
-async def test_what_the_index_finds_is_compared_once_more_in_full(docs: Documents) -> None:
-    """Thirty rows, of which half precision can tell eight apart; the last is the nearest."""
+async def test_index_results_are_reranked_in_full_precision(docs: Documents) -> None:
+    """Half precision distinguishes 8 of the 30 rows; the last is the nearest."""
     await docs.sql("insert into docs (body) select 'n' from generate_series(1, 30) returning 1")
     vectors = np.zeros((30, 16), np.float32)
     vectors[:, 0], vectors[:, 1] = 1, np.linspace(0.1005, 0.1, 30)
@@ -133,8 +131,8 @@ async def test_what_the_index_finds_is_compared_once_more_in_full(docs: Document
     assert [row["key"] for row in nearest] == best
 
 
-async def test_recall_tells_a_bad_index(docs: Documents) -> None:
-    """A graph with two neighbours a row is too thin to find one's way in."""
+async def test_recall_detects_a_bad_index(docs: Documents) -> None:
+    """A graph with two neighbours a row is too sparse to navigate."""
     await filled(docs, 16)
     await docs.store.connector.execute(
         "create index docs_embedding_hnsw on docs using hnsw "
@@ -145,7 +143,7 @@ async def test_recall_tells_a_bad_index(docs: Documents) -> None:
     assert recalled.worst < recalled.mean
 
 
-async def test_small_tables_need_none_and_a_second_call_does_nothing(docs: Documents) -> None:
+async def test_small_table_needs_no_index_and_a_second_call_does_nothing(docs: Documents) -> None:
     await filled(docs, 16, 50)
     first = await search.ensure_index(docs.store, docs.collection)
     assert first.vectors.state == "not needed"
@@ -160,8 +158,8 @@ async def test_small_tables_need_none_and_a_second_call_does_nothing(docs: Docum
 
 
 @pytest.mark.parametrize("mode", ["semantic", "hybrid"])
-async def test_a_narrow_filter_returns_all_that_exist(docs: Documents, mode: search.Mode) -> None:
-    """Ten rows of three thousand, all of them far from the query."""
+async def test_narrow_filter_returns_all_matching_rows(docs: Documents, mode: search.Mode) -> None:
+    """Ten of three thousand rows match, all far from the query."""
     vectors = await filled(docs, 16)
     await search.ensure_index(docs.store, docs.collection, smallest=1000)
     distances = vectors @ vectors[0]
@@ -172,8 +170,8 @@ async def test_a_narrow_filter_returns_all_that_exist(docs: Documents, mode: sea
     assert {int(hit.key) for hit in hits} == set(far.tolist())
 
 
-async def test_an_index_scan_that_gives_up_is_made_good(docs: Documents) -> None:
-    """hnsw.max_scan_tuples ends an iterative scan; the search must not end with it."""
+async def test_search_continues_after_an_abandoned_index_scan(docs: Documents) -> None:
+    """hnsw.max_scan_tuples ends an iterative scan, but must not end the search."""
     vectors = await filled(docs, 16)
     await search.ensure_index(docs.store, docs.collection, smallest=1000)
     far = np.argsort(vectors @ vectors[0])[:10] + 1
@@ -189,7 +187,7 @@ async def test_an_index_scan_that_gives_up_is_made_good(docs: Documents) -> None
     assert {int(row["key"]) for row in rows} == set(far.tolist())
 
 
-async def test_a_held_table_ends_the_build_and_the_next_call_makes_it(
+async def test_locked_table_aborts_the_build_and_the_next_call_builds_it(
     docs: Documents, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await filled(docs, 16, 50)
@@ -210,7 +208,7 @@ VALID = (
 )
 
 
-async def test_writers_go_on_while_the_index_is_made(docs: Documents) -> None:
+async def test_writes_continue_during_the_build(docs: Documents) -> None:
     await filled(docs, 16)
     building = asyncio.create_task(search.ensure_index(docs.store, docs.collection, smallest=1000))
     for n in range(20):
@@ -218,12 +216,12 @@ async def test_writers_go_on_while_the_index_is_made(docs: Documents) -> None:
     assert (await building).vectors.state == "built"
 
 
-async def test_an_invalid_leftover_is_replaced(docs: Documents) -> None:
+async def test_invalid_index_is_replaced(docs: Documents) -> None:
     await filled(docs, 16, 50)
     await search.ensure_index(docs.store, docs.collection, smallest=10)
     await docs.sql(
         "update pg_index set indisvalid = false where indexrelid = 'docs_embedding_hnsw'::regclass "
         "returning 1"
     )
-    found = await search.ensure_index(docs.store, docs.collection, smallest=10)
-    assert found.vectors.state == "built"
+    result = await search.ensure_index(docs.store, docs.collection, smallest=10)
+    assert result.vectors.state == "built"

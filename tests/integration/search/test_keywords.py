@@ -1,4 +1,4 @@
-"""BM25 over Postgres: the right scores, kept right by every kind of edit."""
+"""BM25 over Postgres: correct scores, also after every kind of edit."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ WORDS = [f"w{n}" for n in range(400)]
 
 
 def zipf_text(rng: random.Random, length: int) -> str:
-    """Words as they are in a language: a few everywhere, most of them rare."""
+    """Return words with the frequencies of natural language."""
     return " ".join(
         WORDS[min(int(rng.paretovariate(0.7)) - 1, len(WORDS) - 1)] for _ in range(length)
     )
 
 
 def bm25(documents: dict[str, str], query: str) -> dict[str, float]:
-    """The textbook formula over whitespace-separated words."""
+    """Compute the textbook formula over words separated by white space."""
     counts = {key: Counter(text.split()) for key, text in documents.items()}
     average = sum(sum(c.values()) for c in counts.values()) / len(counts)
     scores: dict[str, float] = defaultdict(float)
@@ -53,8 +53,8 @@ async def check_against_textbook(docs: Documents, query: str, limit: int = 10) -
         assert hit.parts == {"keyword": hit.score}
 
 
-async def check_ledgers(docs: Documents) -> None:
-    """The sums say what counting says."""
+async def check_counts(docs: Documents) -> None:
+    """Assert that the stored counts equal a recount."""
     [row] = await docs.sql(
         "select "
         "(select sum(documents) from backline.document_counts where collection_id = %s) as n, "
@@ -78,7 +78,7 @@ async def check_ledgers(docs: Documents) -> None:
 
 
 async def until(docs: Documents, statement: str) -> None:
-    """Wait, at most ten seconds, for a statement to find something."""
+    """Wait at most ten seconds until a statement returns a row."""
     for _ in range(1000):
         if await docs.sql(statement):
             return
@@ -88,20 +88,20 @@ async def until(docs: Documents, statement: str) -> None:
 
 @pytest.fixture
 async def plain(docs: Documents) -> Documents:
-    """Documents whose words are indexed as they stand."""
+    """Documents indexed without stemming."""
     await search.set_keywords(docs.store, docs.collection, language="simple")
     return docs
 
 
-async def test_scores_are_the_textbooks(plain: Documents) -> None:
+async def test_scores_equal_the_textbook_formula(plain: Documents) -> None:
     rng = random.Random(7)
     await plain.insert(*(zipf_text(rng, rng.randint(3, 60)) for _ in range(900)))
     for words in (["w350"], ["w0"], ["w0", "w1", "w2"], ["w399", "w0", "w17", "w1"], ["w5"] * 3):
         await check_against_textbook(plain, " ".join(words))
 
 
-async def test_pruning_loses_nothing(plain: Documents) -> None:
-    """Enough documents that the frequent words are read for the contenders only."""
+async def test_pruning_loses_no_hit(plain: Documents) -> None:
+    """There are enough documents that frequent words are read for candidates only."""
     rng = random.Random(11)
     await plain.insert(*(zipf_text(rng, rng.randint(3, 30)) for _ in range(9000)))
     for _ in range(12):
@@ -109,15 +109,15 @@ async def test_pruning_loses_nothing(plain: Documents) -> None:
         await check_against_textbook(plain, query)
 
 
-async def test_pruning_keeps_whom_the_words_to_come_can_still_lift(plain: Documents) -> None:
-    """Twelve words as telling as each other, too many postings to read in one round."""
+async def test_pruning_keeps_documents_that_later_words_can_raise(plain: Documents) -> None:
+    """Twelve equally frequent words, with too many postings for one round."""
     rng = random.Random(13)
     await plain.insert(*(" ".join(rng.choices(WORDS[:12], k=5)) for _ in range(6000)))
     await check_against_textbook(plain, " ".join(WORDS[:12]), 50)
 
 
-async def test_candidates_for_a_hybrid_search_are_scored_exactly(plain: Documents) -> None:
-    """Fewer stay in the running than for a ranking, but each is scored by every word."""
+async def test_candidates_of_a_hybrid_search_are_scored_exactly(plain: Documents) -> None:
+    """Fewer candidates remain than for a ranking, but each is scored by every word."""
     rng = random.Random(17)
     await plain.insert(*(zipf_text(rng, rng.randint(3, 30)) for _ in range(9000)))
     rows = await plain.sql("select id::text as key, body from docs")
@@ -125,11 +125,11 @@ async def test_candidates_for_a_hybrid_search_are_scored_exactly(plain: Document
     also = [str(key) for key in range(1, 9000, 300)]
     for _ in range(8):
         query = " ".join(rng.choice(WORDS[:40]) for _ in range(3)) + " w0 w1 " + rng.choice(WORDS)
-        found = await plain.sql(
+        rows = await plain.sql(
             "select key, score from backline.keyword_candidates(%s, %s, 50, %s, p_rest => 0.3)",
             plain.collection.id, query, also,
         )  # fmt: skip
-        scores = {str(row["key"]): float(str(row["score"])) for row in found}
+        scores = {str(row["key"]): float(str(row["score"])) for row in rows}
         expected = dict(bm25(texts, query))
         assert len(scores) >= 50
         assert {key for key in also if key in expected} <= set(scores)
@@ -139,7 +139,7 @@ async def test_candidates_for_a_hybrid_search_are_scored_exactly(plain: Document
             assert score == pytest.approx(expected.get(key, 0), abs=2e-4)
 
 
-async def test_every_edit_is_followed(plain: Documents) -> None:
+async def test_index_follows_every_edit(plain: Documents) -> None:
     rng = random.Random(3)
     await plain.insert(*(zipf_text(rng, 20) for _ in range(300)))
     for round_ in range(4):
@@ -150,13 +150,13 @@ async def test_every_edit_is_followed(plain: Documents) -> None:
         await plain.sql("update docs set id = id + 100000 where id %% 11 = %s returning 1", round_)
         await plain.sql("update docs set body = null where id %% 13 = %s returning 1", round_)
         await plain.insert(*(zipf_text(rng, 10) for _ in range(20)), None, "")
-        await check_ledgers(plain)
+        await check_counts(plain)
         if round_ == 2:
             merged = await plain.sql(
                 "select backline.compact_keywords(%s, true)", plain.collection.id
             )
             assert merged != [{"compact_keywords": 0}]
-            await check_ledgers(plain)
+            await check_counts(plain)
         for query in ("w0 w3", "w30 w2 w77", "w1"):
             rows = await plain.sql("select id::text as key, coalesce(body, '') as body from docs")
             expected = bm25({str(r["key"]): str(r["body"]) for r in rows}, query)
@@ -164,13 +164,13 @@ async def test_every_edit_is_followed(plain: Documents) -> None:
             assert {hit.key: pytest.approx(hit.score, abs=2e-4) for hit in hits} == dict(expected)
 
 
-async def test_a_rollback_leaves_nothing(plain: Documents) -> None:
+async def test_rollback_leaves_the_index_unchanged(plain: Documents) -> None:
     await plain.insert("w1 w2")
     with pytest.raises(ZeroDivisionError):
         async with plain.store.connector.transaction() as transaction:
             await transaction.execute("insert into docs (body) values ('w1 w9')")
             raise ZeroDivisionError
-    await check_ledgers(plain)
+    await check_counts(plain)
     assert await search.keyword(plain.store, plain.collection, "w9") == []
 
 
@@ -178,18 +178,18 @@ async def test_truncate_empties_the_index(plain: Documents) -> None:
     await plain.insert("w1 w2", "w3")
     await plain.sql("truncate docs; select 1")
     await plain.insert("w3 w4")
-    await check_ledgers(plain)
+    await check_counts(plain)
     [hit] = await search.keyword(plain.store, plain.collection, "w3")
     assert hit.content == "w3 w4"
 
 
-async def test_gone_documents_never_crowd_out_the_living(plain: Documents) -> None:
+async def test_deleted_documents_do_not_displace_existing_ones(plain: Documents) -> None:
     await plain.insert(*["w1"] * 500)
     await plain.sql("delete from docs where id <= 495 returning 1")
     assert len(await search.keyword(plain.store, plain.collection, "w1", 10)) == 5
 
 
-async def test_other_columns_and_vectors_cost_the_index_nothing(plain: Documents) -> None:
+async def test_edits_of_other_columns_do_not_touch_the_index(plain: Documents) -> None:
     await plain.insert("w1 w2", "w3")
     state = "select doc, key from backline.documents order by 1"
     before = await plain.sql(state)
@@ -199,16 +199,16 @@ async def test_other_columns_and_vectors_cost_the_index_nothing(plain: Documents
 
 
 @pytest.mark.parametrize("statement", ["index_statement", "unindex_statement"])
-async def test_a_plan_made_for_one_row_serves_for_thousands(
+async def test_trigger_plan_for_one_row_scales_to_thousands(
     docs: Documents, statement: str
 ) -> None:
-    """Sessions keep the plans of triggers: none may compare each row with every other."""
+    """Sessions cache the plans of triggers, so no plan may compare each row with every other."""
     one_row = "select 'x'::text collate \"C\" as key, 'one two'::text as content"
     [made] = await docs.sql(
         f"select backline.{statement}(%s, %s) as statement", docs.collection.id, one_row
     )
     async with docs.store.connector.transaction() as transaction:
-        # As the triggers have it; most of the tables that they read are empty here.
+        # The statements of the triggers; most of their tables are empty here.
         await transaction.execute("set local enable_seqscan = off")
         plan = await transaction.fetch("explain " + str(made["statement"]).replace("%", "%%"))
     lines = [row["QUERY PLAN"] for row in plan]
@@ -219,12 +219,12 @@ async def test_a_plan_made_for_one_row_serves_for_thousands(
 
 
 def inner(plan: list[str]) -> str:
-    """The second child of the join whose plan begins on the first line: what it reads again."""
+    """Return the inner side of the join that begins on the first line of the plan."""
     depth = plan[1].index("->")
     return [line for line in plan[1:] if line[depth : depth + 2] == "->"][1]
 
 
-async def test_writers_wait_for_nobody(plain: Documents, database: str) -> None:
+async def test_writers_do_not_block_each_other(plain: Documents, database: str) -> None:
     await plain.insert("w1 w2", "w1 w3")
     async with open_store(database) as other, plain.store.connector.transaction() as first:
         await first.execute("update docs set body = 'w1 w5' where id = 1")
@@ -233,12 +233,12 @@ async def test_writers_wait_for_nobody(plain: Documents, database: str) -> None:
             await second.execute("update docs set body = 'w1 w5' where id = 2")
             await second.execute("insert into docs (body) values ('w1 w5')")
             await second.fetch("select backline.compact_keywords(%s, true)", [plain.collection.id])
-    await check_ledgers(plain)
+    await check_counts(plain)
     assert len(await search.keyword(plain.store, plain.collection, "w5")) == 3
 
 
-async def test_a_large_table_is_built_beside_its_writers(docs: Documents, database: str) -> None:
-    """While one edit is open: the walk passes it by, and waits for it only at the end."""
+async def test_large_table_is_indexed_while_writes_continue(docs: Documents, database: str) -> None:
+    """The first scan skips the row of an open edit; the last one waits for it."""
     await docs.sql(
         "insert into docs (body) select 'tuba ' || n from generate_series(1, 5000) n returning 1"
     )
@@ -254,12 +254,12 @@ async def test_a_large_table_is_built_beside_its_writers(docs: Documents, databa
         built = await building
     assert built.keywords.built
     assert built.keywords.documents == 5000
-    await check_ledgers(docs)
+    await check_counts(docs)
     [hit] = await search.keyword(docs.store, docs.collection, "oboe")
     assert hit.key == "77"
 
 
-async def test_an_edit_given_up_is_indexed_as_it_was(docs: Documents, database: str) -> None:
+async def test_row_of_a_rolled_back_edit_is_indexed(docs: Documents, database: str) -> None:
     await docs.sql(
         "insert into docs (body) select 'tuba ' || n from generate_series(1, 1500) n returning 1"
     )
@@ -273,7 +273,7 @@ async def test_an_edit_given_up_is_indexed_as_it_was(docs: Documents, database: 
                 raise ZeroDivisionError
         await building
     assert len(await search.keyword(docs.store, docs.collection, "77")) == 1
-    await check_ledgers(docs)
+    await check_counts(docs)
 
 
 @pytest.mark.parametrize(
@@ -287,19 +287,19 @@ async def test_an_edit_given_up_is_indexed_as_it_was(docs: Documents, database: 
         ("set attack_ms first", "attack"),
     ],
 )
-async def test_finds(docs: Documents, body: str, query: str) -> None:
+async def test_query_matches_document(docs: Documents, body: str, query: str) -> None:
     await docs.insert(body, "something else entirely")
     [hit] = await search.keyword(docs.store, docs.collection, query)
     assert hit.content == body
 
 
-async def test_guesses_only_for_words_that_nobody_uses(docs: Documents) -> None:
+async def test_fuzzy_matching_applies_only_to_unused_words(docs: Documents) -> None:
     await docs.insert("a warm tone", "the swarm of bees")
     [hit] = await search.keyword(docs.store, docs.collection, "swarm")
     assert hit.content == "the swarm of bees"
 
 
-async def test_a_field_named_twice_weighs_twice(store: Store) -> None:
+async def test_field_named_twice_has_twice_the_weight(store: Store) -> None:
     await store.connector.execute("create table t (id int primary key, title text, body text)")
     table = await store.find_table("t")
     from backline.embedders.hash import hash_model
@@ -317,18 +317,18 @@ async def test_a_field_named_twice_weighs_twice(store: Store) -> None:
     assert hits[0].score > hits[1].score
 
 
-async def test_no_text_breaks_its_writers_statement(docs: Documents) -> None:
+async def test_no_text_makes_its_insert_fail(docs: Documents) -> None:
     many = " ".join(f"word{n}" for n in range(300_000))
     await docs.insert(many, "x" * 3_000_000, "-".join(["ab"] * 50_000), "'\\:*&|!<->()\u0001")
     assert (await search.keyword(docs.store, docs.collection, "word7"))[0].key == "1"
 
 
-async def test_unknown_languages_are_refused(docs: Documents) -> None:
+async def test_unknown_language_is_rejected(docs: Documents) -> None:
     with pytest.raises(errors.UsageError, match="english"):
         await search.set_keywords(docs.store, docs.collection, language="klingon")
 
 
-async def test_dropping_leaves_nothing(docs: Documents) -> None:
+async def test_drop_removes_all_index_data(docs: Documents) -> None:
     await docs.insert("w1 w2")
     await docs.store.drop_collection(docs.collection, drop_column=False)
     for table in ("documents", "postings", "document_counts", "keyword_indexes"):
@@ -343,7 +343,7 @@ async def test_dropping_leaves_nothing(docs: Documents) -> None:
     await docs.insert("still writable")
 
 
-async def test_workers_compact_what_writers_leave(docs: Documents) -> None:
+async def test_workers_compact_the_index(docs: Documents) -> None:
     for n in range(70):
         await docs.insert(f"tuba {n}")
     await docs.store.compact(docs.collection)
@@ -353,7 +353,7 @@ async def test_workers_compact_what_writers_leave(docs: Documents) -> None:
     assert built.documents == 70
 
 
-async def test_compactions_at_once_do_not_meet(docs: Documents, database: str) -> None:
+async def test_concurrent_compactions_do_not_conflict(docs: Documents, database: str) -> None:
     for n in range(10):
         await docs.insert(f"tuba {n}")
     with psycopg.connect(database) as holder:

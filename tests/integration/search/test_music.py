@@ -1,4 +1,4 @@
-"""The advice base that ships, with the model that ships: its answers, and its silence.
+"""The packaged advice base with the default model: its suggestions, and off-topic prompts.
 
 The floors are a little under what was measured, so that a change for the worse is noticed and a
 rounding is not.
@@ -64,89 +64,89 @@ async def filled(music: str) -> AsyncIterator[tuple[Store, Collection, Embedder]
 Filled = tuple[Store, Collection, Embedder]
 
 
-async def test_answers_the_judged_questions(filled: Filled) -> None:
-    """A third of the questions, to be quick: `backline eval` asks them all."""
+async def test_ranking_quality_on_the_judged_questions(filled: Filled) -> None:
+    """Uses a third of the questions for speed; `backline eval` runs all."""
     store, collection, embedder = filled
     whole = evaluate.read_dataset(QUESTIONS)
     some = dict(list(whole.queries.items())[::3])
     part = evaluate.Dataset(whole.name, whole.split, None, some, whole.judgments)
-    found = {
+    results = {
         mode: await evaluate.evaluate(store, collection, embedder, part, mode)
         for mode in search.MODES
     }
-    means = {mode: float(result.ndcg_10.mean()) for mode, result in found.items()}
+    means = {mode: float(result.ndcg_10.mean()) for mode, result in results.items()}
     assert means["hybrid"] >= 0.83
     assert means["hybrid"] >= max(means["keyword"], means["semantic"])
-    assert found["hybrid"].first.mean() >= 0.9
-    assert found["hybrid"].recall_100.mean() >= 0.96
+    assert results["hybrid"].first.mean() >= 0.9
+    assert results["hybrid"].recall_100.mean() >= 0.96
 
 
-async def test_knows_what_it_does_not_know(filled: Filled) -> None:
+async def test_off_topic_prompts_get_no_suggestions(filled: Filled) -> None:
     store, collection, embedder = filled
     lines = (QUESTIONS / "queries.jsonl").read_text("utf-8").splitlines()
     questions = [json.loads(line) for line in lines]
     off = [q["text"] for q in questions if q["metadata"]["kind"] == "off_topic"]
     on = [q["text"] for q in questions if q["metadata"]["kind"] != "off_topic"][::6]
-    refused = [not (await search.suggest(store, collection, embedder, text)).known for text in off]
-    answered = [(await search.suggest(store, collection, embedder, text)).known for text in on]
-    assert np.mean(refused) >= 0.88
-    assert np.mean(answered) >= 0.9
+    rejected = [not (await search.suggest(store, collection, embedder, text)).known for text in off]
+    accepted = [(await search.suggest(store, collection, embedder, text)).known for text in on]
+    assert np.mean(rejected) >= 0.88
+    assert np.mean(accepted) >= 0.9
 
 
-async def test_suggests_with_parameters_confidence_and_a_reason(filled: Filled) -> None:
+async def test_suggestion_has_parameters_confidence_and_reason(filled: Filled) -> None:
     store, collection, embedder = filled
     prompt = "my vocals sound muddy and boxy"
-    answer = await search.suggest(
+    result = await search.suggest(
         store, collection, embedder, prompt, Context(focus="eq", track_type="vocals")
     )
-    assert answer.known
-    first = answer.suggestions[0]
+    assert result.known
+    first = result.suggestions[0]
     assert first.title == "Clear muddy vocals at 200 to 400 Hz"
     assert first.parameters["frequency_hz"] == 300
     assert first.confidence == pytest.approx(0.9)
     assert "muddy" in first.reason
-    assert "is about eq, as asked" in first.reason
-    assert len({each.key for each in answer.suggestions}) == len(answer.suggestions) <= 5
+    assert "is about eq, as requested" in first.reason
+    assert len({each.key for each in result.suggestions}) == len(result.suggestions) <= 5
 
 
-async def test_says_plainly_that_nothing_is_known(filled: Filled) -> None:
-    answer = await search.suggest(*filled, "best pizza near me")
-    assert (answer.known, answer.suggestions) == (False, ())
-    assert answer.message == "Nothing relevant is known about this."
+async def test_unknown_topic_returns_nothing_known(filled: Filled) -> None:
+    result = await search.suggest(*filled, "best pizza near me")
+    assert (result.known, result.suggestions) == (False, ())
+    assert result.message == "Nothing relevant is known about this."
 
 
-async def test_the_context_moves_what_fits_it_up(filled: Filled) -> None:
+async def test_context_raises_matching_suggestions(filled: Filled) -> None:
     prompt = "sidechain compression on the kick"
     free = await search.suggest(*filled, prompt)
     bound = await search.suggest(*filled, prompt, Context(genre="house", bpm=128))
     title = "Create an EDM pumping sidechain"
     [before], [after] = [
-        [each for each in answer.suggestions if each.title == title] for answer in (free, bound)
+        [each for each in result.suggestions if each.title == title] for result in (free, bound)
     ]
     assert after.score == pytest.approx(before.score + 0.1)
     assert after.relevance == pytest.approx(before.relevance)
-    assert "speaks of house; suits 128 bpm" in after.reason
+    assert "covers house; suits 128 bpm" in after.reason
 
 
-async def test_a_table_without_title_and_asked_as_is_embedded_as_topic_category_suggestion(
+async def test_row_without_title_and_asked_as_embeds_topic_category_and_suggestion(
     filled: Filled,
 ) -> None:
     store, collection, _ = filled
-    [known] = await store.connector.fetch(
+    [row] = await store.connector.fetch(
         "select text_sql from backline.collections where id = %s", [collection.id]
     )
     [row] = await store.connector.fetch(
-        f"select {known['text_sql']} as text from (select 'eq' as topic, 'mixing' as category, "
+        f"select {row['text_sql']} as text from (select 'eq' as topic, 'mixing' as category, "
         "'' as title, 'Cut at 300 Hz.' as suggestion, '' as asked_as) r"
     )
     assert row["text"] == "eq mixing Cut at 300 Hz."
 
 
-# --- as the web client calls it -------------------------------------------------------------------
+# --- calls of the web client ----------------------------------------------------------------------
 
 
 def as_anon(url: str, statement: str, *params: object) -> list[dict[str, Any]]:
-    """What a statement returns to the public key's role, in a transaction that cannot write."""
+    """Return the rows of a statement for the public key's role, in a read-only transaction."""
     with psycopg.connect(url, row_factory=dict_row) as connection:
         connection.read_only = True
         connection.execute("set local role anon")
@@ -163,11 +163,11 @@ def test_anon_searches_by_keywords(music: str) -> None:
     assert as_anon(music, search_, "'; zzyzx --", None, 5) == []
 
 
-def test_anon_gets_suggestions_or_none(music: str) -> None:
+def test_anon_gets_suggestions_or_nothing_known(music: str) -> None:
     ask = "select * from public.get_music_suggestions(%s, %s)"
     [first, *_] = as_anon(music, ask, "my vocals sound muddy and boxy", None)
     assert "vocal" in first["title"].lower()
-    assert first["reason"].startswith("Shares telling words")
+    assert first["reason"].startswith("Shares distinctive words")
     assert as_anon(music, ask, "best pizza near me", None) == []
     assert as_anon(music, ask, " ", None) == []
     fitting = as_anon(music, ask, "my vocals sound muddy and boxy", "Gain staging")
@@ -193,7 +193,7 @@ def test_anon_matches_a_vector(music: str) -> None:
     assert [row["score"] for row in rows] == sorted((r["score"] for r in rows), reverse=True)
 
 
-def test_the_functions_obey_the_tables_policies(music: str) -> None:
+def test_functions_respect_row_level_security(music: str) -> None:
     with psycopg.connect(music) as connection:
         connection.execute('drop policy "anyone reads" on public.music_knowledge')
         connection.execute(
@@ -208,7 +208,7 @@ def test_the_functions_obey_the_tables_policies(music: str) -> None:
 
 
 @pytest.mark.parametrize("table", ["collections", "postings", "documents", "stamps", "synonyms"])
-def test_anon_reads_nothing_of_the_private_schema(music: str, table: str) -> None:
+def test_anon_cannot_read_the_private_schema(music: str, table: str) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         as_anon(music, f"select * from backline.{table}")
 
@@ -222,7 +222,7 @@ def test_anon_reads_nothing_of_the_private_schema(music: str, table: str) -> Non
         "backline.allow_search('anon')", "backline.build_keywords_page(1, null, 10)",
     ],
 )  # fmt: skip
-def test_anon_may_not_change_anything(music: str, call: str) -> None:
+def test_anon_cannot_change_anything(music: str, call: str) -> None:
     with (
         psycopg.connect(music) as connection,
         pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for function"),

@@ -1,4 +1,4 @@
-"""One search over both legs: filters, row level security, pages, snippets, and any query at all."""
+"""Search in all modes: scores, filters, row level security, pages, snippets and odd queries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from backline.search.ranking import rank_rows
 
 
 def directions(count: int) -> NDArray[np.float32]:
-    """PendingText vectors that turn away from the first, one by one."""
+    """Return unit vectors with growing angles to the first."""
     angles = np.linspace(0, np.pi / 2, count, dtype=np.float32)
     vectors = np.zeros((count, DIMENSIONS), np.float32)
     vectors[:, 0], vectors[:, 1] = np.cos(angles), np.sin(angles)
@@ -32,7 +32,7 @@ FIRST = [1.0] + [0.0] * (DIMENSIONS - 1)
 
 @pytest.fixture
 async def filled(docs: Documents) -> Documents:
-    """200 rows, each a little further from FIRST than the one before it."""
+    """200 rows with growing distances to FIRST."""
     await docs.sql(
         "insert into docs (body, kind, rating, facts) select 'tuba number ' || n, "
         "case n %% 4 when 0 then 'brass' else 'wood' end, n / 200.0, "
@@ -45,12 +45,12 @@ async def filled(docs: Documents) -> Documents:
 
 
 async def nearest(docs: Documents, query: Query, vector: list[float] | None = None) -> list[str]:
-    asked = vector if query.mode != "keyword" else None
-    hits = await rank_rows(docs.store, docs.collection, query, query.text, asked or FIRST)
+    query_vector = vector if query.mode != "keyword" else None
+    hits = await rank_rows(docs.store, docs.collection, query, query.text, query_vector or FIRST)
     return [hit.key for hit in hits]
 
 
-async def test_a_vector_arrives_to_the_last_bit(docs: Documents) -> None:
+async def test_query_vector_keeps_every_bit(docs: Documents) -> None:
     made = np.random.default_rng(1).normal(size=384).tolist()
     sent = np.array([*made, 0, -0.0, 1e-45, 3.4e38, np.inf, -np.inf], np.float32)
     for vector in (sent, sent.tolist(), sent[:0]):
@@ -61,7 +61,7 @@ async def test_a_vector_arrives_to_the_last_bit(docs: Documents) -> None:
         assert came.tobytes() == np.array(vector, np.float32).tobytes()
 
 
-async def test_by_meaning_is_by_cosine(filled: Documents) -> None:
+async def test_semantic_search_ranks_by_cosine(filled: Documents) -> None:
     query = Query("x", "semantic", 5)
     hits = await rank_rows(filled.store, filled.collection, query, "x", FIRST)
     expected = directions(200) @ np.array(FIRST, np.float32)
@@ -79,10 +79,10 @@ def fused(
     words: NDArray[np.float64],
     weight: float,
 ) -> NDArray[np.float64]:
-    """The scores that a hybrid search should give these rows; `words` is their BM25."""
+    """Return the expected hybrid scores of these rows; `words` is their BM25."""
     dense = (vectors @ query).astype(np.float64)
     best_fifty = np.zeros(len(dense), bool)
-    keys = np.array([str(row + 1) for row in range(len(dense))])  # they decide between equals
+    keys = np.array([str(row + 1) for row in range(len(dense))])  # keys break ties
     best_fifty[np.lexsort((keys, -dense))[:50]] = True
     best_fifty[[at for at in np.lexsort((keys, -words))[:50] if words[at] > 0]] = True
     above = [float(leg.max() - np.median(leg[best_fifty])) for leg in (words, dense)]
@@ -97,7 +97,7 @@ def fused(
 
 
 async def bm25(docs: Documents, text: str, count: int) -> NDArray[np.float64]:
-    """The keyword score of each of the rows 1 to `count`, 0 where it has none of the words."""
+    """Return the keyword scores of the rows 1 to `count`, 0 without a match."""
     scores = np.zeros(count)
     for hit in await search.keyword(docs.store, docs.collection, text, count):
         scores[int(hit.key) - 1] = hit.score
@@ -107,27 +107,27 @@ async def bm25(docs: Documents, text: str, count: int) -> NDArray[np.float64]:
 @pytest.mark.parametrize("weight", [0.0, 0.25, 0.4, 1.0])
 @pytest.mark.parametrize("gap", [0.0, 0.2, 0.6])
 @pytest.mark.parametrize("text", ["number 150", "tuba 3 4 5 6 7 8 9", "tuba"])
-async def test_hybrid_adds_both_parts_by_the_weight(
+async def test_hybrid_score_is_the_weighted_sum(
     filled: Documents, text: str, gap: float, weight: float
 ) -> None:
-    """The nearest row's cosine is 1 less the gap; the wider it is, the more the query is moved."""
-    asked = np.zeros(DIMENSIONS, np.float32)
-    asked[0], asked[2] = 1 - gap, np.sqrt(1 - (1 - gap) ** 2)
+    """The nearest row's cosine is 1 - gap; a wider gap moves the query further."""
+    vector = np.zeros(DIMENSIONS, np.float32)
+    vector[0], vector[2] = 1 - gap, np.sqrt(1 - (1 - gap) ** 2)
     query = Query(text, "hybrid", 200, weight=weight)
-    hits = await rank_rows(filled.store, filled.collection, query, text, asked.tolist())
+    hits = await rank_rows(filled.store, filled.collection, query, text, vector.tolist())
     vectors, words = directions(200), await bm25(filled, text, 200)
-    expected = fused(vectors, asked, words, weight)
+    expected = fused(vectors, vector, words, weight)
     assert len(hits) == 200
     for hit in hits:
         row = int(hit.key) - 1
-        assert hit.parts["dense"] == pytest.approx(float(vectors[row] @ asked), abs=1e-6)
+        assert hit.parts["dense"] == pytest.approx(float(vectors[row] @ vector), abs=1e-6)
         assert hit.parts.get("keyword", 0) == pytest.approx(words[row])
         assert hit.score == pytest.approx(expected[row], abs=1e-5)
     assert sorted(hits, key=lambda hit: (-hit.score, hit.key)) == hits
 
 
-async def test_hybrid_scores_the_words_of_rows_that_only_meaning_finds(filled: Documents) -> None:
-    """Every row has the word, and the nearest ten are not among the first fifty of the equals."""
+async def test_hybrid_adds_keyword_scores_to_semantic_candidates(filled: Documents) -> None:
+    """Every row has the word, and the nearest ten are not among the first fifty by key."""
     query = Query("number", "hybrid", 10, weight=0.05)
     vector = directions(200)[150].tolist()
     hits = await rank_rows(filled.store, filled.collection, query, query.text, vector)
@@ -137,8 +137,8 @@ async def test_hybrid_scores_the_words_of_rows_that_only_meaning_finds(filled: D
         assert hit.parts["keyword"] == pytest.approx(words[int(hit.key) - 1])
 
 
-async def test_words_count_for_more_the_better_they_tell_rows_apart(docs: Documents) -> None:
-    """One row has the word and the other is nearer: it depends on who else has the word."""
+async def test_rare_words_have_more_weight(docs: Documents) -> None:
+    """One row has the word, the other is nearer; the word's frequency decides."""
     order = {}
     for others in ("zither", "oboe"):
         await docs.sql("truncate docs restart identity")
@@ -150,7 +150,7 @@ async def test_words_count_for_more_the_better_they_tell_rows_apart(docs: Docume
 
 
 @pytest.mark.parametrize(("near", "moved"), [(0.2, False), (1.0, True)])
-async def test_what_resembles_the_best_answer_follows_it(
+async def test_rows_similar_to_the_best_hit_rank_higher(
     docs: Documents, near: float, moved: bool
 ) -> None:
     """The second and the third row are as near to the query; the second is nearer to the first.
@@ -163,15 +163,15 @@ async def test_what_resembles_the_best_answer_follows_it(
         vectors[row, 0], vectors[row, 1] = np.cos(angle), np.sin(angle)
     await docs.embed(vectors)
     hits = await rank_rows(docs.store, docs.collection, Query("oboe", "hybrid", 4), "oboe", FIRST)
-    found = {hit.key: hit for hit in hits}
+    by_key = {hit.key: hit for hit in hits}
     assert hits[0].key == "1"
-    assert found["2"].parts["dense"] == pytest.approx(found["3"].parts["dense"], abs=1e-6)
-    ahead = found["2"].score - found["3"].score
+    assert by_key["2"].parts["dense"] == pytest.approx(by_key["3"].parts["dense"], abs=1e-6)
+    ahead = by_key["2"].score - by_key["3"].score
     assert ahead > 0.2 if moved else 0 <= ahead < 0.01
 
 
-async def test_a_best_answer_that_is_the_opposite_of_the_query(docs: Documents) -> None:
-    """A query that is moved halfway to its opposite is nowhere, and has no length to divide by."""
+async def test_best_hit_opposite_to_the_query_gives_finite_scores(docs: Documents) -> None:
+    """Moving a query halfway to its opposite yields the zero vector, which has no direction."""
     await docs.insert("oboe solo", "tuba solo")
     vectors = np.zeros((2, DIMENSIONS), np.float32)
     vectors[:, 0], vectors[1, 1] = (-1, 0), 1
@@ -182,17 +182,17 @@ async def test_a_best_answer_that_is_the_opposite_of_the_query(docs: Documents) 
     assert all(abs(hit.score) <= 1 for hit in hits)
 
 
-async def test_a_vector_of_zeros_has_no_cosine(docs: Documents) -> None:
-    """One such row took away the order of all others; a query of zeros leaves the words."""
+async def test_zero_vector_has_no_cosine(docs: Documents) -> None:
+    """One such row must not break the order of the others; a zero query leaves only keywords."""
     await docs.insert("oboe solo", "tuba solo", "cello solo")
     vectors = np.zeros((3, DIMENSIONS), np.float32)
     vectors[0, :2], vectors[1, :2] = (0.8, 0.6), (0.6, 0.8)
     await docs.embed(vectors)
-    asked: list[tuple[search.Mode, str]] = [
+    queries: list[tuple[search.Mode, str]] = [
         ("hybrid", "cello"), ("semantic", "cello"), ("hybrid", "drum"),
     ]  # fmt: skip
-    for mode, text in asked:
-        query = Query(text, mode, 3, weight=0.99)  # the row of zeros is best where it has the word
+    for mode, text in queries:
+        query = Query(text, mode, 3, weight=0.99)  # the zero row is best if it has the word
         hits = await rank_rows(docs.store, docs.collection, query, text, FIRST)
         parts = {hit.key: hit.parts for hit in hits}
         assert [key for key in parts if key != "3"] == ["1", "2"]
@@ -205,27 +205,27 @@ async def test_a_vector_of_zeros_has_no_cosine(docs: Documents) -> None:
     assert np.isfinite(hits[0].score)
 
 
-async def test_hybrid_scores_a_row_by_both_legs_whichever_found_it(filled: Documents) -> None:
-    """Row 200 is far beyond the nearest hundred, and only its words bring it in."""
+async def test_hybrid_scores_every_candidate_by_both_parts(filled: Documents) -> None:
+    """Row 200 is not among the nearest hundred; only its words make it a candidate."""
     query = Query("200", "hybrid", 1, weight=0.9)
     [hit] = await rank_rows(filled.store, filled.collection, query, "200", FIRST)
     assert hit.key == "200"
     assert hit.parts["dense"] == pytest.approx(0, abs=1e-6)
 
 
-async def test_rows_that_say_the_same_have_the_same_words(docs: Documents) -> None:
-    """Whether meaning found them as well or not; their scores are added up in different orders."""
+async def test_equal_texts_have_equal_keyword_scores(docs: Documents) -> None:
+    """This holds for semantic and other candidates, although their sums run in another order."""
     await docs.insert(*["warm tape hiss under a brittle choir"] * 120, *["a brittle harp"] * 7)
     every_other_is_far = [row + 300 * (row % 2) for row in range(120)]
     await docs.embed(directions(600)[[*every_other_is_far, *[599] * 7]])
     query = Query("hiss choir tape brittle", "hybrid", 40, weight=1.0)
     hits = await rank_rows(docs.store, docs.collection, query, query.text, FIRST)
     assert len({hit.parts["keyword"] for hit in hits}) == 1
-    assert {int(hit.key) % 2 for hit in hits} == {0, 1}  # neither the near nor the far come first
+    assert {int(hit.key) % 2 for hit in hits} == {0, 1}  # neither near nor far rows come first
     assert [hit.key for hit in hits] == sorted(hit.key for hit in hits)
 
 
-async def test_words_find_rows_without_a_vector(filled: Documents) -> None:
+async def test_keywords_match_rows_without_a_vector(filled: Documents) -> None:
     await filled.insert("a brand new oboe")
     for mode in ("hybrid", "keyword"):
         query = Query("oboe", mode, 1, weight=1.0)
@@ -249,12 +249,12 @@ FILTERS: list[tuple[str, Callable[[int], bool]]] = [
 
 
 @pytest.mark.parametrize("mode", search.MODES)
-async def test_filters_keep_exactly_the_rows_they_name(
+async def test_filter_returns_exactly_the_matching_rows(
     filled: Documents, mode: search.Mode
 ) -> None:
     for where, holds in FILTERS:
-        found = await nearest(filled, Query("tuba", mode, 200, where=where))
-        assert sorted(map(int, found)) == [n for n in range(1, 201) if holds(n)], where
+        keys = await nearest(filled, Query("tuba", mode, 200, where=where))
+        assert sorted(map(int, keys)) == [n for n in range(1, 201) if holds(n)], where
 
 
 REFUSED = [
@@ -266,13 +266,13 @@ REFUSED = [
 ]
 
 
-async def test_filters_that_make_no_sense_are_refused(filled: Documents) -> None:
-    for where, error, says in REFUSED:
-        with pytest.raises(error, match=says):
+async def test_invalid_filters_are_rejected(filled: Documents) -> None:
+    for where, error, message in REFUSED:
+        with pytest.raises(error, match=message):
             await nearest(filled, Query("tuba", "hybrid", where=where))
 
 
-async def test_pages_are_one_ranking(filled: Documents) -> None:
+async def test_pages_concatenate_to_one_ranking(filled: Documents) -> None:
     whole = await nearest(filled, Query("tuba number 42", "hybrid", 60))
     pages = [
         key for offset in range(0, 60, 7)
@@ -282,7 +282,7 @@ async def test_pages_are_one_ranking(filled: Documents) -> None:
     assert await nearest(filled, Query("tuba", "hybrid", 10, 200)) == []
 
 
-async def test_another_models_vectors_are_not_compared(filled: Documents) -> None:
+async def test_vectors_of_other_models_are_ignored(filled: Documents) -> None:
     [other] = await filled.sql(
         "select backline.model_id('hash', 'other', 'v0', %s) as id", DIMENSIONS
     )
@@ -299,16 +299,16 @@ async def test_another_models_vectors_are_not_compared(filled: Documents) -> Non
     assert len(hits) == 200
 
 
-async def test_the_querys_model_must_be_the_collections(filled: Documents) -> None:
+async def test_query_of_another_model_is_rejected(filled: Documents) -> None:
     with pytest.raises(errors.ModelMismatchError, match="cannot be compared"):
         await search.semantic(filled.store, filled.collection, HashEmbedder(8), "tuba")
 
 
 @pytest.mark.parametrize("mode", search.MODES)
-async def test_row_level_security_holds(
+async def test_row_level_security_applies_in_every_mode(
     filled: Documents, database: str, mode: search.Mode
 ) -> None:
-    """A role that may see 20 of 200 rows finds 20, those, and nothing of the others."""
+    """A role that may read 20 of 200 rows gets exactly those 20."""
     await filled.sql("alter table docs enable row level security; select 1")
     await filled.sql("create policy few on docs for select using (id > 180); select 1")
     await filled.sql("drop role if exists searcher; create role searcher; select 1")
@@ -333,13 +333,13 @@ async def test_row_level_security_holds(
     await filled.sql("drop owned by searcher; drop role searcher; select 1")
 
 
-async def test_snippets_mark_what_matched_and_escape_the_rest(docs: Documents) -> None:
+async def test_snippets_mark_matches_and_escape_the_rest(docs: Documents) -> None:
     await docs.insert(
         "Cut 3 dB and the vocals get clearer, <b>200</b> Hz & up. " + "Filler words here. " * 60
     )
-    for asked in ("vocal", "vocl"):
+    for text in ("vocal", "vocl"):
         [hit] = await search.search(
-            docs.store, docs.collection, None, Query(asked, "keyword", snippets=True)
+            docs.store, docs.collection, None, Query(text, "keyword", snippets=True)
         )
         assert hit.snippet is not None
         assert "<mark>vocals</mark>" in hit.snippet
@@ -357,7 +357,7 @@ QUERIES = [
 
 
 @pytest.mark.parametrize("mode", search.MODES)
-async def test_any_query_is_answered(docs: Documents, mode: search.Mode) -> None:
+async def test_odd_queries_do_not_fail(docs: Documents, mode: search.Mode) -> None:
     await docs.insert("a tuba", "an oboe", "x-y z")
     await docs.embed()
     for query in QUERIES:
@@ -371,33 +371,33 @@ async def test_any_query_is_answered(docs: Documents, mode: search.Mode) -> None
             assert tuba.content == "a tuba", query
 
 
-async def test_empty_queries_are_refused(docs: Documents) -> None:
+async def test_empty_query_is_rejected(docs: Documents) -> None:
     for query in ("", "   ", "\0", "\n\t"):
         with pytest.raises(errors.UsageError, match="empty"):
             await search.search(docs.store, docs.collection, docs.embedder, query)
 
 
-async def test_numbers_out_of_range_are_refused(docs: Documents) -> None:
-    for query, says in (
+async def test_options_out_of_range_are_rejected(docs: Documents) -> None:
+    for query, message in (
         (Query("x", limit=0), "limit"),
         (Query("x", limit=1001), "limit"),
         (Query("x", offset=-1), "offset"),
         (Query("x", weight=1.5), "weight"),
         (Query("x", mode="fuzzy"), "hybrid, semantic, keyword"),  # type: ignore[arg-type]
     ):
-        with pytest.raises(errors.UsageError, match=says):
+        with pytest.raises(errors.UsageError, match=message):
             await search.search(docs.store, docs.collection, docs.embedder, query)
 
 
-async def test_an_empty_table_has_no_hits(docs: Documents) -> None:
+async def test_empty_table_has_no_hits(docs: Documents) -> None:
     for mode in search.MODES:
         assert (
             await search.search(docs.store, docs.collection, docs.embedder, Query("x", mode)) == []
         )
 
 
-async def test_a_search_writes_nothing(docs: Documents, database: str) -> None:
-    """So it runs on a replica, and PostgREST may call it by GET."""
+async def test_search_is_read_only(docs: Documents, database: str) -> None:
+    """A read-only search runs on a replica, and PostgREST may call it by GET."""
     await docs.insert("a tuba")
     await docs.embed()
     async with open_store(database) as other, other.connector.transaction() as transaction:

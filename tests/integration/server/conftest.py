@@ -1,4 +1,4 @@
-"""A world of notes, and a server over it."""
+"""A world with the table notes, and a server over it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from backline.postgres.store import Store
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """Warnings only: a line for every request helps nobody here."""
+    """Log warnings only, not every request."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     yield
     structlog.reset_defaults()
@@ -29,7 +29,7 @@ async def world(store: Store) -> AsyncIterator[World]:
 
 
 @pytest.fixture
-async def s(world: World) -> AsyncIterator[Served]:
+async def server(world: World) -> AsyncIterator[Served]:
     """A server without a worker, on loopback, without a key."""
     async with served(world.store) as made:
         yield made
@@ -37,7 +37,7 @@ async def s(world: World) -> AsyncIterator[Served]:
 
 @pytest.fixture
 async def paid(store: Store, provider: StandInProvider) -> AsyncIterator[World]:
-    """Notes whose vectors a provider sells."""
+    """Notes embedded by the stand-in provider."""
     async with notes(store, provider) as made:
         yield made
 

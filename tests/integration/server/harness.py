@@ -1,4 +1,4 @@
-"""A real server on a real socket, in the test's own event loop, and clients that speak to it."""
+"""A server on a real socket in the test's event loop, and its HTTP and WebSocket clients."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from backline.postgres.store import Store
 from backline.server import create_app, uvicorn
 from backline.server.services import Services
 
-# How long anything may take on a busy machine; nobody waits longer than it takes.
-PATIENCE_S = 60.0
+# Timeout of every wait, long enough for a busy machine.
+TIMEOUT_S = 60.0
 
 NOTES = "create table notes (id bigint primary key, body text, kind text, title text)"
 
 
 @dataclass
 class Served:
-    """A running server. `http` sends no key unless one was given to `served`."""
+    """A running server. `http` sends the key given to `served`."""
 
     url: str
     services: Services
@@ -37,69 +37,69 @@ class Served:
     sockets: list[Socket] = field(default_factory=list)
 
     async def get(self, path: str, status: int = 200, **params: Any) -> Any:
-        answer = await self.http.get(path, params=params)
-        return self._checked(answer, status)
+        response = await self.http.get(path, params=params)
+        return self._checked(response, status)
 
     async def post(self, path: str, body: Any = None, status: int = 200) -> Any:
-        answer = await self.http.post(path, json={} if body is None else body)
-        return self._checked(answer, status)
+        response = await self.http.post(path, json={} if body is None else body)
+        return self._checked(response, status)
 
     @staticmethod
-    def _checked(answer: httpx2.Response, status: int) -> Any:
-        assert answer.status_code == status, (answer.status_code, answer.text)
-        kind = answer.headers["content-type"]
+    def _checked(response: httpx2.Response, status: int) -> Any:
+        assert response.status_code == status, (response.status_code, response.text)
+        kind = response.headers["content-type"]
         assert kind == ("application/json" if status < 400 else "application/problem+json")
-        return answer.json()
+        return response.json()
 
     async def socket(self, **options: Any) -> Socket:
-        """A WebSocket that has been greeted."""
-        options = {"open_timeout": PATIENCE_S, "compression": None, **options}
+        """Open a WebSocket and read its greeting."""
+        options = {"open_timeout": TIMEOUT_S, "compression": None, **options}
         connection = await websockets.connect(self.url.replace("http", "ws") + "/ws", **options)
-        made = Socket(connection)
-        self.sockets.append(made)
-        assert (await made.read())["type"] == "connected"
-        return made
+        socket = Socket(connection)
+        self.sockets.append(socket)
+        assert (await socket.read())["type"] == "connected"
+        return socket
 
 
 @dataclass
 class Socket:
     connection: websockets.ClientConnection
 
-    async def say(self, kind: str, /, **data: Any) -> None:
+    async def send(self, kind: str, /, **data: Any) -> None:
         await self.connection.send(json.dumps({"type": kind, "data": data, "id": kind}))
 
     async def read(self) -> dict[str, Any]:
-        found = json.loads(await asyncio.wait_for(self.connection.recv(), PATIENCE_S))
-        assert isinstance(found, dict)
-        return found
+        frame = json.loads(await asyncio.wait_for(self.connection.recv(), TIMEOUT_S))
+        assert isinstance(frame, dict)
+        return frame
 
     async def until(self, kind: str) -> dict[str, Any]:
-        """The data of the next frame of a type; the others are let pass."""
-        async with asyncio.timeout(PATIENCE_S):
+        """Return the data of the next frame of a type, ignoring others."""
+        async with asyncio.timeout(TIMEOUT_S):
             while True:
-                found = await self.read()
-                if found["type"] == kind:
-                    return dict(found["data"])
+                frame = await self.read()
+                if frame["type"] == kind:
+                    return dict(frame["data"])
 
-    async def ask(self, kind: str, answer: str, /, **data: Any) -> dict[str, Any]:
-        """Say something and wait for the answer, which carries the id of the question."""
-        await self.say(kind, **data)
-        async with asyncio.timeout(PATIENCE_S):
+    async def request(self, kind: str, reply: str, /, **data: Any) -> dict[str, Any]:
+        """Send a frame and return the data of its reply, which has the same id."""
+        await self.send(kind, **data)
+        async with asyncio.timeout(TIMEOUT_S):
             while True:
-                found = await self.read()
-                if found.get("id") == kind:
-                    assert found["type"] == answer, found
-                    return dict(found["data"])
+                frame = await self.read()
+                if frame.get("id") == kind:
+                    assert frame["type"] == reply, frame
+                    return dict(frame["data"])
 
-    async def told(self) -> list[str]:
-        """The types of all that was sent to it until now, heartbeats aside.
+    async def received(self) -> list[str]:
+        """Return the types of all unread frames except heartbeats.
 
-        The answer to a ping waits for its turn behind them, so that nothing is missed.
+        The reply to a ping comes after them, so none is missed.
         """
-        await self.say("ping")
+        await self.send("ping")
         types = []
-        while (found := await self.read()).get("id") != "ping":
-            types.append(str(found["type"]))
+        while (frame := await self.read()).get("id") != "ping":
+            types.append(str(frame["type"]))
         return [each for each in types if each != "heartbeat"]
 
 
@@ -107,9 +107,11 @@ class Socket:
 async def served(
     store: Store, *, worker: bool = False, key: str | None = None, **settings: Any
 ) -> AsyncIterator[Served]:
-    """A server over a store; it must end well."""
-    given = Settings(api_key=None if key is None else SecretStr(key), lease_seconds=20, **settings)
-    app = create_app(store, given, worker=worker, where="the test's Postgres")
+    """Run a server over a store, and check that it shuts down."""
+    server_settings = Settings(
+        api_key=None if key is None else SecretStr(key), lease_seconds=20, **settings
+    )
+    app = create_app(store, server_settings, worker=worker, where="the test's Postgres")
     server = uvicorn.make_server(app)
     ready = asyncio.Event()
     server.ready = ready.set
@@ -118,27 +120,27 @@ async def served(
     url = uvicorn.address_of(bound)
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     try:
-        await asyncio.wait_for(ready.wait(), PATIENCE_S)
-        async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S, headers=headers) as http:
-            made = Served(url, app.state.services, http)
-            yield made
-            for socket in made.sockets:
+        await asyncio.wait_for(ready.wait(), TIMEOUT_S)
+        async with httpx2.AsyncClient(base_url=url, timeout=TIMEOUT_S, headers=headers) as http:
+            running = Served(url, app.state.services, http)
+            yield running
+            for socket in running.sockets:
                 await socket.connection.close()
     finally:
         server.stop()
-        await asyncio.wait_for(task, PATIENCE_S)
+        await asyncio.wait_for(task, TIMEOUT_S)
 
 
 @asynccontextmanager
 async def notes(store: Store, provider: StandInProvider | None = None) -> AsyncIterator[World]:
-    """The table `notes`, whose text is its body, with hash vectors or those of a provider."""
+    """Create the table `notes`, embedded by the hash embedder or by a provider."""
     embedder = HashEmbedder(8) if provider is None else None
     async with make_world(store, provider, ddl=NOTES, embedder=embedder) as made:
         yield made
 
 
 def with_provider(provider: StandInProvider) -> dict[str, Any]:
-    """The settings by which a server reaches the stand-in."""
+    """Return the settings of a server that uses the stand-in provider."""
     return {
         "openai_api_key": SecretStr(provider.api_key),
         "openai_base_url": provider.base_url,

@@ -1,4 +1,4 @@
-"""What the studio shows and does, over HTTP, each answer compared with the database."""
+"""The HTTP API of the studio, each response compared with the database."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ async def fill(world: World, count: int = 12) -> None:
     await search.ensure_index(world.store, world.collection)
 
 
-async def test_status_says_what_the_database_says(s: Served, world: World) -> None:
+async def test_status_agrees_with_the_database(server: Served, world: World) -> None:
     await fill(world)
     await world.sql("insert into notes (id, body) values (90, null), (91, 'not yet')")
-    found = await s.get("/api/status")
-    [collection] = [c for c in found["collections"] if c["name"] == "notes"]
+    result = await server.get("/api/status")
+    [collection] = [c for c in result["collections"] if c["name"] == "notes"]
     assert collection["table"] == "public.notes"
     assert collection["model"] == {
         "provider": "hash", "name": "hash", "revision": "v1", "dimensions": 8,
@@ -40,34 +40,49 @@ async def test_status_says_what_the_database_says(s: Served, world: World) -> No
     coverage = collection["coverage"]
     assert (coverage["rows"], coverage["embedded"], coverage["pending"]) == (14, 12, 2)
     assert coverage["complete"] is False
-    assert found["server"]["worker"] is False
-    assert found["database"] == {"where": "the test's Postgres", "ok": True}
-    assert found["auth"] == {"key_required_for_writes": False, "key_required_for_reads": False}
-    [only] = (await s.get("/api/coverage", collection="notes"))["collections"]
+    assert result["server"]["worker"] is False
+    assert result["database"] == {"where": "the test's Postgres", "ok": True}
+    assert result["auth"] == {"key_required_for_writes": False, "key_required_for_reads": False}
+    [only] = (await server.get("/api/coverage", collection="notes"))["collections"]
     assert only["coverage"]["rows"] == 14
 
 
+async def test_rows_with_an_older_vector_are_counted_as_stale(world: World, server: Served) -> None:
+    await world.insert("one", "two", "three")
+    await world.fill()
+    await world.store.connector.execute("insert into notes (id, body) values (4, 'four')")
+    await world.store.connector.execute("update notes set body = body || '!' where id < 3")
+    [only] = (await server.get("/api/coverage", collection="notes"))["collections"]
+    assert (only["coverage"]["pending"], only["coverage"]["stale"]) == (3, 2)
+    [collection] = [
+        c for c in (await server.get("/api/status"))["collections"] if c["name"] == "notes"
+    ]
+    assert collection["coverage"]["stale"] == 2
+
+
 @pytest.mark.parametrize("mode", ["hybrid", "semantic", "keyword"])
-async def test_search_answers_as_the_library_does(
-    s: Served, world: World, mode: search.Mode
+async def test_search_agrees_with_the_library(
+    server: Served, world: World, mode: search.Mode
 ) -> None:
     await fill(world)
-    asked = {"query": "alpha note number 7", "collection": "notes", "mode": mode, "limit": 5}
-    found = await s.post("/api/search", asked)
-    right = await search.search(
+    request = {"query": "alpha note number 7", "collection": "notes", "mode": mode, "limit": 5}
+    result = await server.post("/api/search", request)
+    expected = await search.search(
         world.store,
         world.collection,
         world.embedder,
         Query("alpha note number 7", mode, 5, snippets=True),
     )
-    assert [hit["key"] for hit in found["hits"]] == [hit.key for hit in right]
-    assert found["hits"][0]["key"] == "7"
-    assert found["hits"][0]["parts"] == pytest.approx(right[0].parts)
-    assert found["hits"][0]["row"]["title"] == "Note 7"
-    assert "embedding" not in found["hits"][0]["row"]
-    assert found["hits"][0]["snippet"] == right[0].snippet
-    by_address = await s.get("/api/search", q="alpha note number 7", collection="notes", mode=mode)
-    assert [hit["key"] for hit in by_address["hits"]][:5] == [hit.key for hit in right]
+    assert [hit["key"] for hit in result["hits"]] == [hit.key for hit in expected]
+    assert result["hits"][0]["key"] == "7"
+    assert result["hits"][0]["parts"] == pytest.approx(expected[0].parts)
+    assert result["hits"][0]["row"]["title"] == "Note 7"
+    assert "embedding" not in result["hits"][0]["row"]
+    assert result["hits"][0]["snippet"] == expected[0].snippet
+    by_address = await server.get(
+        "/api/search", q="alpha note number 7", collection="notes", mode=mode
+    )
+    assert [hit["key"] for hit in by_address["hits"]][:5] == [hit.key for hit in expected]
 
 
 @pytest.mark.parametrize(
@@ -78,29 +93,31 @@ async def test_search_answers_as_the_library_does(
         {"op": "=", "path": ["kind"], "value": "odd"},
     ],
 )
-async def test_search_filters_and_pages(s: Served, world: World, where: Any) -> None:
+async def test_search_filters_and_pages(server: Served, world: World, where: Any) -> None:
     await fill(world)
-    asked = {"query": "alpha", "collection": "notes", "mode": "keyword", "where": where}
-    whole = await s.post("/api/search", {**asked, "limit": 100})
+    request = {"query": "alpha", "collection": "notes", "mode": "keyword", "where": where}
+    whole = await server.post("/api/search", {**request, "limit": 100})
     keys = [hit["key"] for hit in whole["hits"]]
     assert sorted(map(int, keys)) == [1, 3, 5, 7, 9, 11]
-    pages = [await s.post("/api/search", {**asked, "limit": 4, "offset": at}) for at in (0, 4)]
+    pages = [
+        await server.post("/api/search", {**request, "limit": 4, "offset": at}) for at in (0, 4)
+    ]
     assert [hit["key"] for page in pages for hit in page["hits"]] == keys
 
 
-async def test_a_search_that_cannot_be_is_explained(s: Served, world: World) -> None:
+async def test_impossible_searches_are_explained(server: Served, world: World) -> None:
     await fill(world, 2)
-    there_is_none = await s.post("/api/search", {"query": "x", "collection": "songs"}, 404)
-    assert "'songs'" in there_is_none["detail"] and "notes" in there_is_none["detail"]
-    column = await s.post(
+    missing = await server.post("/api/search", {"query": "x", "collection": "songs"}, 404)
+    assert "'songs'" in missing["detail"] and "notes" in missing["detail"]
+    column = await server.post(
         "/api/search", {"query": "x", "collection": "notes", "where": "nope = 1"}, 422
     )
     assert "nope" in column["detail"]
-    typo = await s.post("/api/search", {"query": "x", "colection": "notes"}, 422)
+    typo = await server.post("/api/search", {"query": "x", "colection": "notes"}, 422)
     assert typo["errors"][0]["field"] == "body.colection"
     assert typo["type"] == "urn:backline:problem:validation"
     assert typo["instance"] == "/api/search"
-    long = await s.post("/api/search", {"query": "x" * 2001, "collection": "notes"}, 422)
+    long = await server.post("/api/search", {"query": "x" * 2001, "collection": "notes"}, 422)
     assert "2,001" in long["detail"] and "2,000" in long["detail"]
 
 
@@ -113,37 +130,35 @@ async def test_a_search_that_cannot_be_is_explained(s: Served, world: World) -> 
     ],
     ids=str,
 )  # fmt: skip
-async def test_a_filter_that_is_none_is_the_callers_mistake(
-    s: Served, world: World, where: Any
-) -> None:
+async def test_invalid_filters_are_client_errors(server: Served, world: World, where: Any) -> None:
     await fill(world, 2)
     body = json.dumps({"query": "alpha", "collection": "notes", "mode": "keyword", "where": where})
-    answer = await s.http.post(
+    response = await server.http.post(
         "/api/search", content=body, headers={"Content-Type": "application/json"}
     )
-    assert answer.status_code == 422, answer.text
+    assert response.status_code == 422, response.text
 
 
-async def test_null_in_a_filter_finds_what_has_no_value(s: Served, world: World) -> None:
+async def test_null_in_a_filter_matches_null(server: Served, world: World) -> None:
     await world.sql(
         "insert into notes (id, body, kind) values (1, 'alpha', null), (2, 'alpha', 'x')"
     )
-    asked = {"query": "alpha", "collection": "notes", "mode": "keyword", "where": {"kind": None}}
-    assert [hit["key"] for hit in (await s.post("/api/search", asked))["hits"]] == ["1"]
+    request = {"query": "alpha", "collection": "notes", "mode": "keyword", "where": {"kind": None}}
+    assert [hit["key"] for hit in (await server.post("/api/search", request))["hits"]] == ["1"]
 
 
 @pytest.mark.parametrize("value", ['"\\ud800"', "NaN", "-Infinity", '{"a": ["\\udfff"]}'])
-async def test_a_context_that_cannot_be_given_back_is_refused(s: Served, value: str) -> None:
-    answer = await s.http.post(
+async def test_context_that_is_not_valid_json_is_refused(server: Served, value: str) -> None:
+    response = await server.http.post(
         "/api/suggest", content=f'{{"prompt": "x", "context": {{"own": {value}}}}}',
         headers={"Content-Type": "application/json"},
     )  # fmt: skip
-    assert answer.status_code == 422, answer.text
-    assert "own" in answer.json()["detail"]
+    assert response.status_code == 422, response.text
+    assert "own" in response.json()["detail"]
 
 
-async def test_a_column_of_other_dimensions_is_a_conflict_with_both_numbers(
-    s: Served, world: World
+async def test_dimension_mismatch_is_a_conflict_with_both_numbers(
+    server: Served, world: World
 ) -> None:
     await fill(world, 2)
     await world.sql(
@@ -154,21 +169,21 @@ async def test_a_column_of_other_dimensions_is_a_conflict_with_both_numbers(
         ("/api/runs", {"collection": "notes"}),
         ("/api/upsert-embeddings", {"collection": "notes", "rows": [{"id": 1, "text": "x"}]}),
     ):
-        problem = await s.post(path, body, 409)
+        problem = await server.post(path, body, 409)
         assert "3 dimensions" in problem["detail"] and "8" in problem["detail"]
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
         (Model("local", "all-MiniLM-L6-v2", "an-old-revision", 384), "an-old-revision"),
-        (Model("local", "somebodys-own", "r", 384), "BACKLINE_LOCAL_MODEL_FOLDER"),
+        (Model("local", "a-custom-model", "r", 384), "BACKLINE_LOCAL_MODEL_FOLDER"),
         (Model("openai", "text-embedding-3-small", "v1", 384), "OPENAI_API_KEY"),
     ],
     ids=str,
 )
-async def test_a_model_that_this_server_does_not_have_is_a_conflict_with_the_remedy(
-    s: Served, world: World, model: Model, said: str
+async def test_unavailable_model_is_a_conflict_with_the_remedy(
+    server: Served, world: World, model: Model, message: str
 ) -> None:
     await fill(world, 2)
     await world.sql(
@@ -181,80 +196,79 @@ async def test_a_model_that_this_server_does_not_have_is_a_conflict_with_the_rem
         ("/api/runs", {"collection": "notes"}),
         ("/api/upsert-embeddings", {"collection": "notes", "rows": [row]}),
     ):
-        assert said in (await s.post(path, body, 409))["detail"]
+        assert message in (await server.post(path, body, 409))["detail"]
     keyword = {"query": "alpha", "collection": "notes", "mode": "keyword"}
-    assert len((await s.post("/api/search", keyword))["hits"]) == 2
-    status = await s.get("/api/status")
+    assert len((await server.post("/api/search", keyword))["hits"]) == 2
+    status = await server.get("/api/status")
     assert model.name in [c["model"]["name"] for c in status["collections"]]
 
 
-async def test_a_run_is_started_followed_and_ends(s: Served, world: World) -> None:
+async def test_run_starts_and_completes(server: Served, world: World) -> None:
     await world.insert(*(f"text {n}" for n in range(300)))
-    started = (await s.post("/api/runs", {"collection": "notes", "batch_size": 7}, 202))["run"]
+    started = (await server.post("/api/runs", {"collection": "notes", "batch_size": 7}, 202))["run"]
     assert started["settings"]["batch_size"] == 7
 
     async def ended() -> bool:
-        return bool((await s.get(f"/api/runs/{started['id']}"))["run"]["state"] == "completed")
+        return bool((await server.get(f"/api/runs/{started['id']}"))["run"]["state"] == "completed")
 
     await eventually(ended, "the run to end")
-    run = (await s.get("/api/runs", collection="notes"))["runs"][0]
+    run = (await server.get("/api/runs", collection="notes"))["runs"][0]
     assert (run["id"], run["embedded"], run["failed"]) == (started["id"], 300, 0)
     assert run["finished_at"] is not None
     await world.check_complete()
-    problem = await s.post(f"/api/runs/{run['id']}/cancel", status=409)
+    problem = await server.post(f"/api/runs/{run['id']}/cancel", status=409)
     assert "has ended already" in problem["detail"]
-    await s.post("/api/runs/987654/cancel", status=404)
-    await s.get("/api/runs/987654", 404)
+    await server.post("/api/runs/987654/cancel", status=404)
+    await server.get("/api/runs/987654", 404)
 
 
-async def test_a_run_is_cancelled(paid_server: Served, paid: World, provider: Any) -> None:
+async def test_run_is_cancelled(paid_server: Served, paid: World, provider: Any) -> None:
     await paid.insert(*(f"text {n}" for n in range(500)))
     provider.behave(delay_s=0.3)
-    asked = {"collection": "notes", "batch_size": 5}
-    run = (await paid_server.post("/api/runs", asked, 202))["run"]
+    request = {"collection": "notes", "batch_size": 5}
+    run = (await paid_server.post("/api/runs", request, 202))["run"]
     again = await paid_server.post("/api/runs", {"collection": "notes"}, 409)
     assert f"under way: {run['id']}" in again["detail"]
     cancelled = (await paid_server.post(f"/api/runs/{run['id']}/cancel", status=202))["run"]
     assert cancelled["state"] == "cancelling"
 
     async def ended() -> bool:
-        found = await paid_server.get(f"/api/runs/{run['id']}")
-        return bool(found["run"]["state"] == "cancelled")
+        result = await paid_server.get(f"/api/runs/{run['id']}")
+        return bool(result["run"]["state"] == "cancelled")
 
     await eventually(ended, "the run to be cancelled")
     await paid.check_consistent_except_unqueued()
 
 
-async def test_a_run_that_is_seen_to_be_over_may_be_followed_by_another(
-    s: Served, world: World, monkeypatch: pytest.MonkeyPatch
+async def test_next_run_waits_for_the_report_of_an_ended_run(
+    server: Served, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though its report is not written yet."""
     await world.insert("one", "two")
-    written, report = asyncio.Event(), world.store.run_failures
+    released, run_failures = asyncio.Event(), world.store.run_failures
 
-    async def late(run: int) -> Any:
-        await written.wait()
-        return await report(run)
+    async def delayed(run: int) -> Any:
+        await released.wait()
+        return await run_failures(run)
 
-    monkeypatch.setattr(world.store, "run_failures", late)
-    first = (await s.post("/api/runs", {"collection": "notes"}, 202))["run"]
+    monkeypatch.setattr(world.store, "run_failures", delayed)
+    first = (await server.post("/api/runs", {"collection": "notes"}, 202))["run"]
 
     async def ended() -> bool:
-        return bool((await s.get(f"/api/runs/{first['id']}"))["run"]["state"] == "completed")
+        return bool((await server.get(f"/api/runs/{first['id']}"))["run"]["state"] == "completed")
 
     await eventually(ended, "the run to end")
     monkeypatch.setattr(backfills, "REPORT_SECONDS", 0.01)
-    refused = await s.post("/api/runs", {"collection": "notes"}, 409)
+    refused = await server.post("/api/runs", {"collection": "notes"}, 409)
     assert "has ended, but its index is still being built" in refused["detail"]
     monkeypatch.setattr(backfills, "REPORT_SECONDS", 60)
-    asking = asyncio.create_task(s.post("/api/runs", {"collection": "notes"}, 202))
+    starting = asyncio.create_task(server.post("/api/runs", {"collection": "notes"}, 202))
     await asyncio.sleep(0.1)
-    assert not asking.done()
-    written.set()
-    assert (await asking)["run"]["id"] > first["id"]
+    assert not starting.done()
+    released.set()
+    assert (await starting)["run"]["id"] > first["id"]
 
 
-async def test_dead_letters_are_paged_and_sent_again(
+async def test_dead_letters_are_paged_and_requeued(
     paid_server: Served, paid: World, provider: Any
 ) -> None:
     provider.behave(reject_marker="poison")
@@ -282,46 +296,48 @@ async def test_dead_letters_are_paged_and_sent_again(
     await paid.check_complete()
 
 
-async def test_facets_are_the_columns_of_few_values(s: Served, world: World) -> None:
+async def test_facets_are_the_columns_with_few_values(server: Served, world: World) -> None:
     await fill(world)
-    found = await s.get("/api/facets", collection="notes")
-    assert found["facets"] == {
+    result = await server.get("/api/facets", collection="notes")
+    assert result["facets"] == {
         "kind": [{"value": "even", "count": 6}, {"value": "odd", "count": 6}]
     }
 
 
-async def test_the_map_lays_out_every_row_and_keeps_it(s: Served, world: World) -> None:
+async def test_map_places_every_row_and_is_cached(server: Served, world: World) -> None:
     await fill(world)
-    made = await s.get("/api/map", collection="notes")
+    made = await server.get("/api/map", collection="notes")
     assert made["count"] == made["total"] == 12
     assert sorted(made["keys"], key=int) == [str(n) for n in range(1, 13)]
     assert dict(zip(made["keys"], made["titles"], strict=True))["3"] == "Note 3"
     assert set(made["categories"]) == {"odd", "even"}
     assert max(map(abs, made["x"])) == pytest.approx(1)
     assert max(map(abs, made["y"])) == pytest.approx(1)
-    place = await s.get("/api/map/query", q="alpha note number 3", collection="notes")
+    place = await server.get("/api/map/query", q="alpha note number 3", collection="notes")
     at = made["keys"].index("3")
     assert (place["x"], place["y"]) == pytest.approx((made["x"][at], made["y"][at]), abs=1e-3)
-    assert (await s.get("/api/map", collection="notes"))["computed_at"] == made["computed_at"]
-    few = await s.get("/api/map", collection="notes", limit=3)
+    assert (await server.get("/api/map", collection="notes"))["computed_at"] == made["computed_at"]
+    few = await server.get("/api/map", collection="notes", limit=3)
     assert few["count"] == 3 and few["total"] == 12
 
 
-async def test_the_worker_inside_embeds_edits_and_leaves_in_good_order(world: World) -> None:
-    async with served(world.store, worker=True) as s:
-        assert (await s.get("/api/status"))["server"]["worker"] is True
+async def test_live_sync_embeds_edits_and_stops_cleanly(world: World) -> None:
+    async with served(world.store, worker=True) as server:
+        assert (await server.get("/api/status"))["server"]["worker"] is True
         await world.insert("a live edit")
         await world.wait_until_idle()
-        coverage = (await s.get("/api/coverage", collection="notes"))["collections"][0]["coverage"]
+        coverage = (await server.get("/api/coverage", collection="notes"))["collections"][0][
+            "coverage"
+        ]
         assert (coverage["embedded"], coverage["workers"]) == (1, 1)
     await world.check_complete()
 
 
-async def test_a_stopped_server_gives_back_what_it_has_in_hand(paid: World, provider: Any) -> None:
+async def test_stopped_server_releases_its_rows(paid: World, provider: Any) -> None:
     await paid.insert(*(f"text {n}" for n in range(3000)))
-    async with served(paid.store, **with_provider(provider)) as s:
-        provider.behave(delay_s=0.3)  # 22 s for all of them
-        run = (await s.post("/api/runs", {"collection": "notes", "batch_size": 5}, 202))["run"]
+    async with served(paid.store, **with_provider(provider)) as server:
+        provider.behave(delay_s=0.3)  # 22 s for all rows
+        run = (await server.post("/api/runs", {"collection": "notes", "batch_size": 5}, 202))["run"]
         await asyncio.to_thread(provider.wait_in_flight)
     [record] = await paid.store.runs(run=run["id"])
     assert record.state == "interrupted"
@@ -331,15 +347,15 @@ async def test_a_stopped_server_gives_back_what_it_has_in_hand(paid: World, prov
     await paid.check_complete()
 
 
-async def test_the_worker_inside_follows_what_is_declared_later(
+async def test_live_sync_picks_up_new_collections_and_models(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new collection, and a new model of an old one."""
+    """A new collection, and a new model of an existing one."""
     monkeypatch.setattr("backline.server.live_sync.POLL_SECONDS", 0.2)
-    async with served(world.store, worker=True) as s:
+    async with served(world.store, worker=True) as server:
         await world.insert("one")
         await world.wait_until_idle()
-        # The column first: a model that does not fit it is looked at again after half a minute.
+        # Change the column first: a model that does not fit is retried only after 30 s.
         await world.sql(
             "alter table notes drop column embedding, add column embedding extensions.vector(12)"
         )
@@ -353,28 +369,28 @@ async def test_the_worker_inside_follows_what_is_declared_later(
         await world.sql("insert into songs values (1, 'a song')")
         await world.insert("two", first=2)
 
-        async def followed() -> bool:
-            found = (await s.get("/api/coverage"))["collections"]
+        async def embedded() -> bool:
+            found = (await server.get("/api/coverage"))["collections"]
             covered = {each["name"]: each["coverage"] for each in found}
             return bool(covered["songs"]["embedded"] == 1 == covered["notes"]["embedded"])
 
-        await eventually(followed, "both to be followed")
+        await eventually(embedded, "both collections to be embedded")
         rows = await world.sql(
             "select extensions.vector_dims(embedding) as n from notes where id = 2"
         )
         assert rows[0]["n"] == 12
 
 
-async def test_the_actions_of_the_studio(s: Served) -> None:
-    found = (await s.get("/api/actions"))["actions"]
+async def test_actions_of_the_studio_are_listed(server: Served) -> None:
+    found = (await server.get("/api/actions"))["actions"]
     assert {"name", "title", "category", "contexts", "undoable"} <= set(found[0])
     assert len({each["id"] for each in found}) == len(found)
 
 
-async def test_figures_for_prometheus(s: Served, world: World) -> None:
+async def test_metrics_for_prometheus(server: Served, world: World) -> None:
     await fill(world)
-    await s.get("/api/search", q="alpha", collection="notes")
-    text = (await s.http.get("/metrics")).text
+    await server.get("/api/search", q="alpha", collection="notes")
+    text = (await server.http.get("/metrics")).text
     figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert figures['backline_rows{collection="notes",state="embedded"}'] == "12.0"
     assert figures['backline_coverage_ratio{collection="notes"}'] == "1.0"

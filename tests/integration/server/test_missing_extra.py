@@ -1,4 +1,4 @@
-"""A server whose installation lacks what a collection's provider needs."""
+"""A server without the extra that a collection's provider needs."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from tests.integration.server.harness import served, with_provider
 from tests.provider import StandInProvider
 
 
-async def test_it_answers_with_the_remedy_and_serves_all_else(
+async def test_missing_extra_is_reported_with_its_remedy(
     paid: World, provider: StandInProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await paid.insert("my vocals sound muddy")
-    async with served(paid.store, **with_provider(provider)) as s:
+    async with served(paid.store, **with_provider(provider)) as server:
         monkeypatch.setitem(sys.modules, "tiktoken", None)
-        asked = {"model": paid.collection.model.name, "input": "mud"}
+        request = {"model": paid.collection.model.name, "input": "mud"}
         refused = [
-            await s.post("/v1/embeddings", asked, 409),
-            await s.post("/api/runs", {"collection": "notes"}, 409),
-            await s.post("/api/search", {"collection": "notes", "query": "mud"}, 409),
+            await server.post("/v1/embeddings", request, 409),
+            await server.post("/api/runs", {"collection": "notes"}, 409),
+            await server.post("/api/search", {"collection": "notes", "query": "mud"}, 409),
         ]
         for problem in refused:
             assert problem["type"] == "urn:backline:problem:MissingExtraError"
             assert "pip install 'backline[openai]'" in problem["detail"]
         assert provider.calls == []
         words = {"collection": "notes", "query": "mud", "mode": "keyword"}
-        await s.post("/api/search", words, 200)
-        assert (await s.get("/api/runs"))["runs"] == []
+        await server.post("/api/search", words, 200)
+        assert (await server.get("/api/runs"))["runs"] == []

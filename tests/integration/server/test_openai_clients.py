@@ -1,4 +1,4 @@
-"""The official clients of OpenAI, and LangChain, with the server in OpenAI's place."""
+"""OpenAI's official clients and LangChain against the server."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ JS = Path(__file__).parent / "js"
 TEXTS = ["muddy vocals", "a longer text about the low end of a mix", "é ü 漢字 🎛️"]
 
 
-def client_of(s: Served, key: str = "none needed") -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{s.url}/v1", api_key=key, max_retries=0)
+def client_of(server: Served, key: str = "none needed") -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
 
 
-async def test_python_lists_singles_floats_and_base64(s: Served) -> None:
-    async with client_of(s) as client:
-        right = hash_vectors(TEXTS, 384)
+async def test_python_client_reads_lists_floats_and_base64(server: Served) -> None:
+    async with client_of(server) as client:
+        expected = hash_vectors(TEXTS, 384)
         many = await client.embeddings.create(model="hash", input=TEXTS)  # base64 on the wire
         assert [each.index for each in many.data] == [0, 1, 2]
-        assert np.array_equal(np.array([e.embedding for e in many.data], np.float32), right)
+        assert np.array_equal(np.array([e.embedding for e in many.data], np.float32), expected)
         one = await client.embeddings.create(model="hash", input=TEXTS[0], encoding_format="float")
-        assert np.array_equal(np.array(one.data[0].embedding, np.float32), right[0])
+        assert np.array_equal(np.array(one.data[0].embedding, np.float32), expected[0])
         assert one.usage.prompt_tokens == one.usage.total_tokens == 3
         assert one.model == "hash"
         raw = await client.embeddings.with_raw_response.create(
@@ -45,8 +45,10 @@ async def test_python_lists_singles_floats_and_base64(s: Served) -> None:
         assert isinstance(json.loads(raw.text)["data"][0]["embedding"], str)
 
 
-async def test_python_dimensions_and_models(s: Served, world: World) -> None:
-    async with client_of(s) as client:
+async def test_python_client_chooses_dimensions_and_lists_models(
+    server: Served, world: World
+) -> None:
+    async with client_of(server) as client:
         few = await client.embeddings.create(model="hash", input="x", dimensions=16)
         assert len(few.data[0].embedding) == 16
         assert "hash@8" in [model.id async for model in client.models.list()]
@@ -54,8 +56,8 @@ async def test_python_dimensions_and_models(s: Served, world: World) -> None:
             await client.embeddings.create(model="hash@8", input="x", dimensions=9)
 
 
-async def test_python_errors_are_its_own(world: World) -> None:
-    async with served(world.store, key="the key") as s, client_of(s, "wrong") as client:
+async def test_python_client_raises_its_own_errors(world: World) -> None:
+    async with served(world.store, key="the key") as server, client_of(server, "wrong") as client:
         with pytest.raises(openai.AuthenticationError, match="key"):
             await client.embeddings.create(model="hash", input="x")
         client.api_key = "the key"
@@ -69,29 +71,29 @@ async def test_python_errors_are_its_own(world: World) -> None:
         assert (await client.embeddings.create(model="hash", input="x")).data
 
 
-async def test_the_local_model_gives_the_vectors_that_it_gives_anywhere(s: Served) -> None:
+async def test_local_model_returns_the_same_vectors_as_in_process(server: Served) -> None:
     embedder = await open_embedder("local")
-    right = await embedder.embed(TEXTS)
+    expected = await embedder.embed(TEXTS)
     await embedder.aclose()
-    async with client_of(s) as client:
-        found = await client.embeddings.create(model="local/all-MiniLM-L6-v2", input=TEXTS)
-        given = np.array([each.embedding for each in found.data], np.float32)
-        assert np.allclose(given, right, atol=1e-5)
+    async with client_of(server) as client:
+        result = await client.embeddings.create(model="local/all-MiniLM-L6-v2", input=TEXTS)
+        given = np.array([each.embedding for each in result.data], np.float32)
+        assert np.allclose(given, expected, atol=1e-5)
 
 
-async def test_javascript(s: Served) -> None:
-    found = await run_js(s.url)
-    right = hash_vectors(TEXTS, 384)
-    assert np.allclose(np.array(found["many"], np.float32), right, atol=1e-7)
-    assert np.allclose(np.array(found["one"], np.float32), right[0], atol=1e-7)
-    assert np.allclose(np.array(found["floats"], np.float32), right[1], atol=1e-7)
-    assert found["few"] == 16
-    assert found["refused"] == {"status": 404, "code": "ModelNotFoundError"}
-    assert found["usage"]["total_tokens"] > 0
+async def test_javascript_client(server: Served) -> None:
+    result = await run_js(server.url)
+    expected = hash_vectors(TEXTS, 384)
+    assert np.allclose(np.array(result["many"], np.float32), expected, atol=1e-7)
+    assert np.allclose(np.array(result["one"], np.float32), expected[0], atol=1e-7)
+    assert np.allclose(np.array(result["floats"], np.float32), expected[1], atol=1e-7)
+    assert result["few"] == 16
+    assert result["refused"] == {"status": 404, "code": "ModelNotFoundError"}
+    assert result["usage"]["total_tokens"] > 0
 
 
 async def run_js(url: str) -> Any:
-    """Run the script with the real npm package."""
+    """Run a script that uses OpenAI's npm package."""
     node = shutil.which("node")
     if node is None or not (JS / "node_modules" / "openai").is_dir():
         pytest.skip("OpenAI's JavaScript client is not installed. Run: make js")
@@ -104,25 +106,25 @@ async def run_js(url: str) -> Any:
     return json.loads(out)
 
 
-async def test_langchain(s: Served) -> None:
+async def test_langchain(server: Served) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # LangChain's own, of its imports
+        warnings.simplefilter("ignore")  # raised by LangChain's imports
         from langchain_openai import OpenAIEmbeddings
     with openai.DefaultHttpxClient() as unused:
         async with openai.DefaultAsyncHttpxClient() as http:
             embeddings = OpenAIEmbeddings(
-                model="hash", openai_api_base=f"{s.url}/v1", openai_api_key=SecretStr("none"),
+                model="hash", openai_api_base=f"{server.url}/v1", openai_api_key=SecretStr("none"),
                 check_embedding_ctx_length=False, http_client=unused, http_async_client=http,
             )  # fmt: skip
             documents = await embeddings.aembed_documents(TEXTS)
             query = await embeddings.aembed_query(TEXTS[0])
-    right = hash_vectors(TEXTS, 384)
-    assert np.allclose(np.array(documents, np.float32), right, atol=1e-7)
-    assert np.allclose(np.array(query, np.float32), right[0], atol=1e-7)
+    expected = hash_vectors(TEXTS, 384)
+    assert np.allclose(np.array(documents, np.float32), expected, atol=1e-7)
+    assert np.allclose(np.array(query, np.float32), expected[0], atol=1e-7)
 
 
-async def test_requests_of_the_same_moment_are_computed_together(
-    s: Served, monkeypatch: pytest.MonkeyPatch
+async def test_concurrent_requests_share_batches(
+    server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
     original = Batcher._next_parts
@@ -133,46 +135,50 @@ async def test_requests_of_the_same_moment_are_computed_together(
         return taken
 
     monkeypatch.setattr(Batcher, "_next_parts", counting)
-    async with client_of(s) as client:
+    async with client_of(server) as client:
         vectors: dict[int, Any] = {}
         await client.embeddings.create(model="local/all-MiniLM-L6-v2", input="warm")
         await asyncio.gather(*(one_local(client, n, vectors) for n in range(40)))
     assert max(sizes) > 1
     embedder = await open_embedder("local")
-    right = await embedder.embed([f"text {n}" for n in range(40)])
+    expected = await embedder.embed([f"text {n}" for n in range(40)])
     await embedder.aclose()
-    assert all(np.allclose(vectors[n], right[n], atol=1e-5) for n in range(40))
+    assert all(np.allclose(vectors[n], expected[n], atol=1e-5) for n in range(40))
 
 
 async def one_local(client: openai.AsyncOpenAI, n: int, vectors: dict[int, Any]) -> None:
-    found = await client.embeddings.create(model="local/all-MiniLM-L6-v2", input=f"text {n}")
-    vectors[n] = np.array(found.data[0].embedding, np.float32)
+    result = await client.embeddings.create(model="local/all-MiniLM-L6-v2", input=f"text {n}")
+    vectors[n] = np.array(result.data[0].embedding, np.float32)
 
 
-async def test_the_text_of_a_caller_who_hangs_up_is_not_paid_for(
+async def test_text_of_a_disconnected_client_is_not_embedded(
     paid_server: Served, provider: StandInProvider
 ) -> None:
-    """Two calls keep both lanes busy; the third waits, and goes before its turn comes."""
+    """Two calls occupy both tasks of the batcher; the third waits and is cancelled."""
     model = "openai/text-embedding-3-small"
     async with client_of(paid_server) as client:
         with provider.held():
             busy = []
             for n in range(2):
                 busy.append(asyncio.create_task(_embed(client, model, f"busy {n}")))
-                await eventually(lambda: provider.in_flight == len(busy), "it to be on its way")
-            gone = asyncio.create_task(_embed(client, model, "gone"))
-            await eventually(lambda: waiting(paid_server), "it to wait for its turn")
-            gone.cancel()
-            await eventually(lambda: not waiting(paid_server), "the server to notice that it went")
+                await eventually(
+                    lambda: provider.in_flight == len(busy), "the call to be in flight"
+                )
+            cancelled = asyncio.create_task(_embed(client, model, "cancelled"))
+            await eventually(lambda: waiting(paid_server), "the call to wait")
+            cancelled.cancel()
+            await eventually(
+                lambda: not waiting(paid_server), "the server to notice the disconnect"
+            )
         await asyncio.gather(*busy)
         await _embed(client, model, "after")
     assert set(provider.texts_embedded) == {"busy 0", "busy 1", "after"}
 
 
-def waiting(s: Served) -> bool:
-    """Whether a call that somebody waits for has not begun."""
-    gatherers = [opened.embedder._calls for opened in s.services.embedder_pool._open.values()]
-    return any(not call.result.cancelled() for each in gatherers for call in each._calls)
+def waiting(server: Served) -> bool:
+    """Return whether a call waits for its batch."""
+    batchers = [pooled.embedder._calls for pooled in server.services.embedder_pool._open.values()]
+    return any(not call.result.cancelled() for each in batchers for call in each._calls)
 
 
 async def _embed(client: openai.AsyncOpenAI, model: str, text: str) -> Any:

@@ -1,4 +1,4 @@
-"""Who may do what, over real HTTP; and that no secret comes out."""
+"""Access control over HTTP, and that no response or log contains a secret."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.integration.harness import World
 from tests.integration.server.harness import Served, served
 from tests.provider import StandInProvider
 
-KEY = "a-key-that-nobody-guesses"
+KEY = "a-key-that-is-hard-to-guess"
 WRITES = [
     ("/api/runs", {"collection": "notes"}),
     ("/api/runs/1/cancel", {}),
@@ -34,14 +34,14 @@ READS = [
     {"Authorization": f"Basic {KEY}"}, {"X-API-Key": "schlüssel"}, {"X-API-Key": ""},
 ])  # fmt: skip
 async def test_writes_need_the_key_and_reads_do_not(world: World, headers: dict[str, str]) -> None:
-    async with served(world.store, key=KEY) as s:
-        s.http.headers.pop("Authorization")
+    async with served(world.store, key=KEY) as server:
+        server.http.headers.pop("Authorization")
         for path, body in WRITES:
-            answer = await s.http.post(path, json=body, headers=_encoded(headers))
-            assert answer.status_code == 401, path
-            assert answer.headers["www-authenticate"] == "Bearer"
-            assert KEY not in answer.text
-        assert (await s.get("/api/status"))["auth"]["key_required_for_writes"] is True
+            response = await server.http.post(path, json=body, headers=_encoded(headers))
+            assert response.status_code == 401, path
+            assert response.headers["www-authenticate"] == "Bearer"
+            assert KEY not in response.text
+        assert (await server.get("/api/status"))["auth"]["key_required_for_writes"] is True
     assert await world.store.runs() == []
 
 
@@ -50,55 +50,55 @@ def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
 
 
 @pytest.mark.parametrize("header", [("X-API-Key", KEY), ("Authorization", f"bearer {KEY}")])
-async def test_the_key_opens(world: World, header: tuple[str, str]) -> None:
-    async with served(world.store, key=KEY, protect_reads=True) as s:
-        s.http.headers.pop("Authorization")
+async def test_key_authorizes_protected_reads(world: World, header: tuple[str, str]) -> None:
+    async with served(world.store, key=KEY, protect_reads=True) as server:
+        server.http.headers.pop("Authorization")
         for path in READS:
-            assert (await s.http.get(path)).status_code == 401, path
+            assert (await server.http.get(path)).status_code == 401, path
         for path in ("/health", "/health/ready"):
-            assert (await s.http.get(path)).status_code == 200
-        s.http.headers[header[0]] = header[1]
-        assert (await s.get("/api/status"))["auth"]["key_required_for_reads"] is True
-        await s.post("/api/runs", {"collection": "notes"}, 202)
+            assert (await server.http.get(path)).status_code == 200
+        server.http.headers[header[0]] = header[1]
+        assert (await server.get("/api/status"))["auth"]["key_required_for_reads"] is True
+        await server.post("/api/runs", {"collection": "notes"}, 202)
 
 
-async def test_the_shared_secret_of_the_edge_function_is_the_key_where_there_is_no_other(
+async def test_function_secret_is_the_default_key(
     world: World,
 ) -> None:
-    async with served(world.store, function_secret=SecretStr("shared")) as s:
-        await s.post("/api/failures/retry", status=401)
-        s.http.headers["Authorization"] = "Bearer shared"
-        await s.post("/api/failures/retry")
+    async with served(world.store, function_secret=SecretStr("shared")) as server:
+        await server.post("/api/failures/retry", status=401)
+        server.http.headers["Authorization"] = "Bearer shared"
+        await server.post("/api/failures/retry")
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[::1", "a b"])
-async def test_another_name_for_this_machine_is_not_answered_to(s: Served, host: str) -> None:
-    """A page that rebinds its own name to 127.0.0.1 gets nothing."""
+async def test_foreign_host_names_are_refused(server: Served, host: str) -> None:
+    """DNS rebinding: a page that points its own name at 127.0.0.1 is refused."""
     for path in ("/api/status", "/", "/metrics"):
-        answer = await s.http.get(path, headers={"Host": host})
-        assert answer.status_code in (400, 403), (host, answer.status_code)
+        response = await server.http.get(path, headers={"Host": host})
+        assert response.status_code in (400, 403), (host, response.status_code)
 
 
 @pytest.mark.parametrize(
     "host", ["localhost", "localhost:9999", "127.0.0.1", "[::1]:80", "LOCALHOST."]
 )
-async def test_this_machines_names_are_answered_to(s: Served, host: str) -> None:
-    assert (await s.http.get("/api/status", headers={"Host": host})).status_code == 200
+async def test_loopback_host_names_are_accepted(server: Served, host: str) -> None:
+    assert (await server.http.get("/api/status", headers={"Host": host})).status_code == 200
 
 
-async def test_pages_of_other_origins(world: World) -> None:
-    async with served(world.store, cors_origins=("https://studio.example",)) as s:
-        mine = s.url
+async def test_foreign_origins_may_not_write(world: World) -> None:
+    async with served(world.store, cors_origins=("https://studio.example",)) as server:
+        own = server.url
         for origin, status, allowed in (
-            ("https://evil.example", 403, None), ("null", 403, None), (mine, 200, None),
+            ("https://evil.example", 403, None), ("null", 403, None), (own, 200, None),
             ("https://studio.example", 200, "https://studio.example"),
         ):  # fmt: skip
             headers = {"Origin": origin}
-            answer = await s.http.post("/api/failures/retry", json={}, headers=headers)
-            assert answer.status_code == status, origin
-            read = await s.http.get("/api/status", headers=headers)
+            response = await server.http.post("/api/failures/retry", json={}, headers=headers)
+            assert response.status_code == status, origin
+            read = await server.http.get("/api/status", headers=headers)
             assert read.headers.get("access-control-allow-origin") == allowed
-        preflight = await s.http.options(
+        preflight = await server.http.options(
             "/api/runs",
             headers={
                 "Origin": "https://studio.example",
@@ -111,48 +111,50 @@ async def test_pages_of_other_origins(world: World) -> None:
         assert "access-control-allow-credentials" not in preflight.headers
 
 
-async def test_a_form_of_another_page_cannot_write(s: Served, world: World) -> None:
-    """A simple request needs no preflight, so its type must not be taken for JSON."""
+async def test_form_of_a_foreign_page_cannot_write(server: Served, world: World) -> None:
+    """A simple request has no preflight, so its body must not be parsed as JSON."""
     for kind in ("text/plain", "application/x-www-form-urlencoded"):
-        answer = await s.http.post(
+        response = await server.http.post(
             "/api/runs", content='{"collection": "notes"}', headers={"Content-Type": kind}
         )
-        assert answer.status_code == 422, kind
+        assert response.status_code == 422, kind
     assert await world.store.runs() == []
 
 
-async def test_limits_on_size_and_rate(world: World) -> None:
-    async with served(world.store, max_body_bytes=2000, rate_limit=2.0) as s:
+async def test_body_size_and_request_rate_are_limited(world: World) -> None:
+    async with served(world.store, max_body_bytes=2000, rate_limit=2.0) as server:
         big = {"query": "x" * 3000}
-        assert "2,000 bytes" in (await s.post("/api/search", big, 413))["detail"]
+        assert "2,000 bytes" in (await server.post("/api/search", big, 413))["detail"]
 
         async def pieces() -> Any:
             for _ in range(30):
                 yield b"x" * 100
 
-        answer = await s.http.post(
+        response = await server.http.post(
             "/api/search", content=pieces(), headers={"Content-Type": "application/json"}
         )
-        assert answer.status_code == 413
-        assert answer.headers["content-type"] == "application/problem+json"
-        answers = [await s.http.get("/api/actions") for _ in range(25)]
-        statuses = [answer.status_code for answer in answers]
+        assert response.status_code == 413
+        assert response.headers["content-type"] == "application/problem+json"
+        responses = [await server.http.get("/api/actions") for _ in range(25)]
+        statuses = [response.status_code for response in responses]
         assert statuses.count(200) in range(17, 22)
         assert statuses[-1] == 429
-        assert int(answers[-1].headers["retry-after"]) >= 1
-        assert (await s.http.get("/health")).status_code == 200
+        assert int(responses[-1].headers["retry-after"]) >= 1
+        assert (await server.http.get("/health")).status_code == 200
 
 
-async def test_headers_of_every_answer(s: Served) -> None:
+async def test_every_response_has_the_security_headers(server: Served) -> None:
     for path in ("/api/status", "/", "/nothing", "/docs", "/metrics"):
-        headers = (await s.http.get(path, headers={"Accept": "text/html"})).headers
+        headers = (await server.http.get(path, headers={"Accept": "text/html"})).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
         assert "default-src 'self'" in headers["content-security-policy"]
-        assert "script-src" not in headers["content-security-policy"]  # as default-src: none inline
+        assert (
+            "script-src" not in headers["content-security-policy"]
+        )  # default-src applies: no inline scripts
         assert len(headers["x-request-id"]) == 32
         assert "server" not in headers
-    odd = await s.http.get("/api/actions", headers={"X-Request-ID": "a\tb" * 40})
+    odd = await server.http.get("/api/actions", headers={"X-Request-ID": "a\tb" * 40})
     assert len(odd.headers["x-request-id"]) == 32
 
 
@@ -160,16 +162,16 @@ async def test_headers_of_every_answer(s: Served) -> None:
     "/../pyproject.toml", "/assets/../../app.py", "/%2e%2e/%2e%2e/app.py",
     "/assets/%2e%2e%2f..%2fapp.py",    "//etc/passwd", "/%00", "/assets/missing.js", "/app.py",
 ])  # fmt: skip
-async def test_no_file_but_the_studios_is_served(s: Served, path: str) -> None:
-    reader, writer = await asyncio.open_connection(*s.url.removeprefix("http://").split(":"))
+async def test_only_files_of_the_studio_are_served(server: Served, path: str) -> None:
+    reader, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"))
     writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-    answer = await reader.read()
+    response = await reader.read()
     writer.close()
     await writer.wait_closed()
-    assert answer.startswith((b"HTTP/1.1 404", b"HTTP/1.1 400")), answer[:200]
+    assert response.startswith((b"HTTP/1.1 404", b"HTTP/1.1 400")), response[:200]
 
 
-async def test_no_secret_in_any_answer_or_log(
+async def test_no_secret_in_any_response_or_log(
     paid: World, provider: StandInProvider, capsys: pytest.CaptureFixture[str]
 ) -> None:
     structlog.configure(
@@ -183,20 +185,20 @@ async def test_no_secret_in_any_answer_or_log(
         paid.store, key=KEY, openai_api_key=SecretStr(provider.api_key),
         openai_base_url=provider.base_url,
         database_url=SecretStr(f"postgresql://u:{password}@h/d"),
-    ) as s:  # fmt: skip
-        said = ""
+    ) as server:  # fmt: skip
+        responses = ""
         for path in READS:
-            said += (await s.http.get(path)).text
+            responses += (await server.http.get(path)).text
         for path, body in WRITES:
-            said += (await s.http.post(path, json=body)).text
-        client = await s.socket()
-        await client.ask("auth", "error", key=f"{KEY}x")
-        await client.ask("auth", "authenticated", key=KEY)
-        said += json.dumps(await client.ask("get_status", "status"))
-        await s.http.get(f"/api/search?q=x&key={KEY}")
+            responses += (await server.http.post(path, json=body)).text
+        client = await server.socket()
+        await client.request("auth", "error", key=f"{KEY}x")
+        await client.request("auth", "authenticated", key=KEY)
+        responses += json.dumps(await client.request("get_status", "status"))
+        await server.http.get(f"/api/search?q=x&key={KEY}")
     captured = capsys.readouterr()
     logged = captured.out + captured.err
     assert '"event": "request"' in logged
     for secret in (KEY, provider.api_key, password):
-        assert secret not in said
+        assert secret not in responses
         assert secret not in logged

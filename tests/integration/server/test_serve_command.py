@@ -1,4 +1,4 @@
-"""`backline serve` as its users have it: a process, from its first line to its exit code."""
+"""`backline serve` as a process, from its first line to its exit code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import httpx2
 import pytest
 from tests.conftest import server_folder
 from tests.integration.harness import World, eventually
-from tests.integration.server.harness import PATIENCE_S, with_provider
+from tests.integration.server.harness import TIMEOUT_S, with_provider
 from tests.provider import StandInProvider
 
 BACKLINE = str(Path(sys.executable).with_name("backline"))
@@ -26,7 +26,7 @@ BACKLINE = str(Path(sys.executable).with_name("backline"))
 
 @dataclass
 class Process:
-    """A server, what it has written to standard error, and where it listens."""
+    """A server process with the lines of its standard error."""
 
     process: asyncio.subprocess.Process
     lines: list[str] = field(default_factory=list)
@@ -38,8 +38,8 @@ class Process:
 
     @property
     def url(self) -> str:
-        found = [re.search(r"Serving .* on (http://\S+)", line) for line in self.lines]
-        return next((match[1] for match in found if match), "")
+        matches = [re.search(r"Serving .* on (http://\S+)", line) for line in self.lines]
+        return next((match[1] for match in matches if match), "")
 
     async def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
@@ -58,27 +58,29 @@ async def process(folder: Path, *args: str, **environment: str) -> AsyncIterator
             env={**os.environ, **environment}, stderr=asyncio.subprocess.PIPE,
         )
     )  # fmt: skip
-    reading = asyncio.create_task(made.read())
+    reader = asyncio.create_task(made.read())
     try:
-        await eventually(lambda: made.url or made.process.returncode is not None, "it to serve", 60)
+        await eventually(
+            lambda: made.url or made.process.returncode is not None, "the server to listen", 60
+        )
         yield made
     finally:
         if made.process.returncode is None:
             made.process.kill()
         await made.process.wait()
-        await reading
+        await reader
 
 
-async def test_it_serves_follows_edits_and_ends_in_good_order(
+async def test_server_embeds_edits_and_exits_cleanly(
     world: World, database: str, tmp_path: Path
 ) -> None:
     async with process(tmp_path, DATABASE_URL=database) as served:
         assert served.url.startswith("http://127.0.0.1:"), served.lines
-        async with httpx2.AsyncClient(base_url=served.url, timeout=PATIENCE_S) as http:
+        async with httpx2.AsyncClient(base_url=served.url, timeout=TIMEOUT_S) as http:
             await world.insert("a live edit")
             await world.wait_until_idle()
-            found = await http.get("/api/status", headers={"X-Request-ID": "mine"})
-            assert found.json()["server"]["worker"] is True
+            status = await http.get("/api/status", headers={"X-Request-ID": "mine"})
+            assert status.json()["server"]["worker"] is True
             page = await http.get("/", headers={"Accept": "text/html"})
             assert page.status_code == 200 and "<html" in page.text
         assert await served.end() == 0, served.lines
@@ -88,17 +90,17 @@ async def test_it_serves_follows_edits_and_ends_in_good_order(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_stopped_in_the_middle_of_a_run_it_gives_its_rows_back(
+async def test_stopped_server_releases_the_rows_of_its_run(
     paid: World, database: str, provider: StandInProvider, tmp_path: Path, number: int
 ) -> None:
     await paid.insert(*(f"text {n}" for n in range(3000)))
-    provider.behave(delay_s=0.3)  # 22 s for all of them
+    provider.behave(delay_s=0.3)  # 22 s for all rows
     settings = with_provider(provider)
     async with process(
         tmp_path, "--no-worker", DATABASE_URL=database, OPENAI_API_KEY=provider.api_key,
         OPENAI_BASE_URL=settings["openai_base_url"],
     ) as served:  # fmt: skip
-        async with httpx2.AsyncClient(base_url=served.url, timeout=PATIENCE_S) as http:
+        async with httpx2.AsyncClient(base_url=served.url, timeout=TIMEOUT_S) as http:
             body = {"collection": "notes", "batch_size": 5}
             assert (await http.post("/api/runs", json=body)).status_code == 202
             await asyncio.to_thread(provider.wait_calls, 10)
@@ -112,7 +114,7 @@ async def test_stopped_in_the_middle_of_a_run_it_gives_its_rows_back(
     await paid.check_complete()
 
 
-async def test_killed_it_loses_nothing(
+async def test_killed_server_loses_nothing(
     paid: World, database: str, provider: StandInProvider, tmp_path: Path
 ) -> None:
     await paid.insert(*(f"text {n}" for n in range(200)))
@@ -132,12 +134,12 @@ async def test_killed_it_loses_nothing(
     assert await paid.jobs() == {}
 
 
-async def test_the_embedded_database_is_brought_up_to_date(tmp_path: Path) -> None:
+async def test_embedded_database_is_migrated(tmp_path: Path) -> None:
     with server_folder() as data:
         async with process(tmp_path, "--no-worker", BACKLINE_DATA_DIR=str(data)) as served:
             assert served.url, served.lines
             assert any("applied" in line and "embedded" in line for line in served.lines)
-            async with httpx2.AsyncClient(base_url=served.url, timeout=PATIENCE_S) as http:
+            async with httpx2.AsyncClient(base_url=served.url, timeout=TIMEOUT_S) as http:
                 status = (await http.get("/api/status")).json()
                 assert [c["name"] for c in status["collections"]] == ["music_knowledge"]
                 assert str(data) in status["database"]["where"]
@@ -145,7 +147,7 @@ async def test_the_embedded_database_is_brought_up_to_date(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("args", "environment", "said"),
+    ("args", "environment", "message"),
     [
         (["--host", "0.0.0.0"], {}, "BACKLINE_API_KEY"),
         (["--protect-reads"], {}, "BACKLINE_API_KEY"),
@@ -154,16 +156,16 @@ async def test_the_embedded_database_is_brought_up_to_date(tmp_path: Path) -> No
         ([], {"BACKLINE_MAX_ROWS": "many"}, "BACKLINE_MAX_ROWS"),
     ],
 )
-async def test_it_refuses_to_start(
-    tmp_path: Path, args: list[str], environment: dict[str, str], said: str, database: str
+async def test_invalid_settings_prevent_the_start(
+    tmp_path: Path, args: list[str], environment: dict[str, str], message: str, database: str
 ) -> None:
     async with process(tmp_path, *args, **{"DATABASE_URL": database, **environment}) as served:
         assert await asyncio.wait_for(served.process.wait(), 30) == 2
-    assert said in "\n".join(served.lines)
+    assert message in "\n".join(served.lines)
     assert "secret-p" not in "\n".join(served.lines)
 
 
-async def test_another_ones_database_is_not_migrated(empty_database: str, tmp_path: Path) -> None:
+async def test_external_database_is_not_migrated(empty_database: str, tmp_path: Path) -> None:
     async with process(tmp_path, DATABASE_URL=empty_database) as served:
         assert await asyncio.wait_for(served.process.wait(), 30) == 2
     assert "backline migrate" in "\n".join(served.lines)

@@ -1,4 +1,4 @@
-"""`POST /api/upsert-embeddings`: what is stored is right, whatever was sent."""
+"""`POST /api/upsert-embeddings` stores only vectors of the rows' own texts."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def body(*rows: tuple[Any, str]) -> dict[str, Any]:
 
 async def test_rows_are_embedded_and_stored(paid_server: Served, paid: World) -> None:
     await paid.insert("one", "two", "one", None)
-    found = await paid_server.post(PATH, body((1, "one"), ("2", " two\n"), (3, "one"), (4, "")))
-    took = found.pop("took_ms")
+    result = await paid_server.post(PATH, body((1, "one"), ("2", " two\n"), (3, "one"), (4, "")))
+    took = result.pop("took_ms")
     assert took > 0
-    assert found == {
+    assert result == {
         "success": True, "processed": 4, "updated": 4, "skipped": [], "failed": [],
         "dimensions": 8, "model": "openai/text-embedding-3-small (8 dimensions)",
     }  # fmt: skip
     await paid.check_complete()
 
 
-async def test_the_same_text_is_never_paid_for_twice(
+async def test_same_text_is_embedded_once(
     paid_server: Served, paid: World, provider: StandInProvider
 ) -> None:
     await paid.insert("one", "two", "one")
@@ -45,72 +45,72 @@ async def test_the_same_text_is_never_paid_for_twice(
     await paid.check_consistent()
 
 
-async def test_what_differs_or_is_not_there_is_skipped_and_costs_nothing(
+async def test_changed_and_missing_rows_are_skipped_without_embedding(
     paid_server: Served, paid: World, provider: StandInProvider
 ) -> None:
     await paid.insert("today's text", "two")
     sent = body(
-        (1, "yesterday's text"), (2, "two"), (77, "nobody"), ("word", "x"),
+        (1, "yesterday's text"), (2, "two"), (77, "no row"), ("word", "x"),
         ("99999999999999999999", "x"), ("a\0b", "x"),
     )  # fmt: skip
-    found = await paid_server.post(PATH, sent, 207)
-    reasons = {each["id"]: each["reason"] for each in found["skipped"]}
+    result = await paid_server.post(PATH, sent, 207)
+    reasons = {each["id"]: each["reason"] for each in result["skipped"]}
     assert reasons.pop("1").startswith("The row's text differs")
     assert reasons == dict.fromkeys(["77", "word", "99999999999999999999", "a\0b"], GONE)
-    assert (found["updated"], found["processed"], found["success"]) == (1, 6, True)
+    assert (result["updated"], result["processed"], result["success"]) == (1, 6, True)
     assert dict(provider.texts_embedded) == {"two": 1}
     await paid.check_consistent()
     assert await paid.jobs() == {"1": None}
 
 
-async def test_an_id_is_the_rows_however_it_is_written(s: Served, world: World) -> None:
+async def test_every_spelling_of_an_id_finds_its_row(server: Served, world: World) -> None:
     await world.insert("one")
-    found = await s.post(PATH, body((" 007".replace("7", "1"), "one")))
-    assert found["updated"] == 1
-    twice = await s.post(PATH, body(("1", "one"), ("01", "another")), 207)
+    result = await server.post(PATH, body((" 007".replace("7", "1"), "one")))
+    assert result["updated"] == 1
+    twice = await server.post(PATH, body(("1", "one"), ("01", "another")), 207)
     assert [each["id"] for each in twice["skipped"]] == ["01"]
     await world.check_complete()
 
 
-async def test_an_edit_while_it_is_embedded_wins(
+async def test_edit_during_embedding_is_not_overwritten(
     paid_server: Served, paid: World, provider: StandInProvider
 ) -> None:
     await paid.insert("before")
     with provider.held():
-        asked = asyncio.create_task(paid_server.post(PATH, body((1, "before")), 207))
-        await eventually(lambda: provider.in_flight, "the text to be on its way")
+        request = asyncio.create_task(paid_server.post(PATH, body((1, "before")), 207))
+        await eventually(lambda: provider.in_flight, "the text to be in flight")
         await paid.sql("update notes set body = 'after' where id = 1")
-    [skipped] = (await asked)["skipped"]
+    [skipped] = (await request)["skipped"]
     assert skipped["id"] == "1" and "differs" in skipped["reason"]
     await paid.check_consistent()
     await paid.fill()
     await paid.check_complete()
 
 
-async def test_a_row_that_is_held_is_waited_for_a_moment_only(s: Served, world: World) -> None:
+async def test_locked_row_is_skipped_after_a_short_wait(server: Served, world: World) -> None:
     await world.insert("one", "two")
     async with world.another_user() as other:
         await other.execute("update notes set title = 'x' where id = 1")
-        found = await s.post(PATH, body((1, "one"), (2, "two")), 207)
-    assert found["updated"] == 1
-    assert [each["id"] for each in found["skipped"]] == ["1"]
-    assert "open transaction" in found["skipped"][0]["reason"]
+        result = await server.post(PATH, body((1, "one"), (2, "two")), 207)
+    assert result["updated"] == 1
+    assert [each["id"] for each in result["skipped"]] == ["1"]
+    assert "open transaction" in result["skipped"][0]["reason"]
     await world.check_consistent()
 
 
-async def test_a_text_that_is_rejected_harms_its_own_row_alone(
+async def test_rejected_text_fails_only_its_own_row(
     paid_server: Served, paid: World, provider: StandInProvider
 ) -> None:
     provider.behave(reject_marker="poison")
     await paid.insert("one", "poison", "three")
-    found = await paid_server.post(PATH, body((1, "one"), (2, "poison"), (3, "three")), 207)
-    assert (found["success"], found["updated"]) == (False, 2)
-    [failed] = found["failed"]
+    result = await paid_server.post(PATH, body((1, "one"), (2, "poison"), (3, "three")), 207)
+    assert (result["success"], result["updated"]) == (False, 2)
+    [failed] = result["failed"]
     assert failed["id"] == "2" and "does not accept" in failed["error"]
     await paid.check_consistent()
 
 
-async def test_a_row_that_postgres_refuses_harms_itself_alone(s: Served, world: World) -> None:
+async def test_refused_row_fails_alone(server: Served, world: World) -> None:
     await world.insert("one", "two", "three")
     await world.sql(
         "create function no() returns trigger language plpgsql as "
@@ -119,39 +119,39 @@ async def test_a_row_that_postgres_refuses_harms_itself_alone(s: Served, world: 
     await world.sql(
         "create trigger no before update of embedding on notes for each row execute function no()"
     )
-    found = await s.post(PATH, body((1, "one"), (2, "two"), (3, "three")), 207)
-    assert found["updated"] == 2
-    assert found["failed"][0]["id"] == "2" and "not this one" in found["failed"][0]["error"]
+    result = await server.post(PATH, body((1, "one"), (2, "two"), (3, "three")), 207)
+    assert result["updated"] == 2
+    assert result["failed"][0]["id"] == "2" and "not this one" in result["failed"][0]["error"]
     await world.check_consistent()
 
 
-@pytest.mark.parametrize(("status", "answered"), [(429, 429), (500, 503), (401, 502)])
-async def test_a_provider_that_fails_is_no_success(
-    paid_server: Served, paid: World, provider: StandInProvider, status: int, answered: int
+@pytest.mark.parametrize(("status", "expected"), [(429, 429), (500, 503), (401, 502)])
+async def test_provider_failure_is_an_error(
+    paid_server: Served, paid: World, provider: StandInProvider, status: int, expected: int
 ) -> None:
     await paid.insert("one")
     provider.fail_next(status, times=5, retry_after=7 if status == 429 else None)
-    answer = await paid_server.http.post(PATH, json=body((1, "one")))
-    assert answer.status_code == answered, answer.text
-    assert answer.headers.get("retry-after") == {429: "7", 503: "1"}.get(answered)
-    assert provider.api_key not in answer.text
+    response = await paid_server.http.post(PATH, json=body((1, "one")))
+    assert response.status_code == expected, response.text
+    assert response.headers.get("retry-after") == {429: "7", 503: "1"}.get(expected)
+    assert provider.api_key not in response.text
     await paid.check_consistent()
 
 
-async def test_more_rows_than_are_taken(world: World) -> None:
-    async with served(world.store, max_rows=3) as s:
-        problem = await s.post(PATH, body(*((n, "x") for n in range(4))), 413)
+async def test_too_many_rows_are_refused(world: World) -> None:
+    async with served(world.store, max_rows=3) as server:
+        problem = await server.post(PATH, body(*((n, "x") for n in range(4))), 413)
         assert "4 rows" in problem["detail"] and "3" in problem["detail"]
 
 
-async def test_keys_of_another_type(store: Any, provider: StandInProvider) -> None:
+async def test_uuid_keys(store: Any, provider: StandInProvider) -> None:
     ddl = NOTES.replace("id bigint", "id uuid")
     key = uuid.uuid4()
     async with (
         make_world(store, provider, ddl=ddl) as world,
-        served(store, **with_provider(provider)) as s,
+        served(store, **with_provider(provider)) as server,
     ):
         await world.sql("insert into notes (id, body) values (%s, 'one')", key)
-        found = await s.post(PATH, body((str(key).upper(), "one"), ("not-a-uuid", "x")), 207)
-        assert (found["updated"], len(found["skipped"])) == (1, 1)
+        result = await server.post(PATH, body((str(key).upper(), "one"), ("not-a-uuid", "x")), 207)
+        assert (result["updated"], len(result["skipped"])) == (1, 1)
         await world.check_complete()

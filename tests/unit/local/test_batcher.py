@@ -1,4 +1,4 @@
-"""Sub-batches that callers share: who gets what, and what a bad caller does to the others."""
+"""Sub-batches across calls: their contents, and isolation of failing calls."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ POISON = 666
 
 
 class Streams:
-    """A shared queue whose engine is held until it is released, and remembers what it was given.
+    """A batcher with an engine that blocks until released, and records its sub-batches.
 
-    A text's vector is its first id.
+    The vector of a text is its first id.
     """
 
     def __init__(self, streams: int) -> None:
@@ -50,7 +50,7 @@ class Streams:
         return np.array([[text[0]] for text in texts], dtype=np.float32)
 
     def occupy(self) -> list[Future[bool]]:
-        """Keep every thread busy, so that what is added waits until `release`."""
+        """Keep every thread busy, so that added texts wait for `released`."""
         count = len(self.executor._threads)
         return [self.executor.submit(lambda: self.released.wait(10), URGENT) for _ in range(count)]
 
@@ -58,7 +58,7 @@ class Streams:
         return self.shared.add([text(length, first + at) for at, length in enumerate(lengths)])
 
     def compute(self, *calls: Sequence[int]) -> list[list[int]]:
-        """The sub-batches of calls that come while all streams are taken."""
+        """Return the sub-batches of calls that arrive while all streams are busy."""
         self.occupy()
         futures = [self.add(*lengths) for lengths in calls]
         self.released.set()
@@ -95,7 +95,7 @@ def two() -> Iterator[Streams]:
     st.booleans(),
 )
 @settings(max_examples=60)
-def test_every_caller_gets_its_own_vectors_from_sub_batches_within_the_budget(
+def test_each_call_gets_its_vectors_from_sub_batches_within_the_limit(
     calls: list[list[int]], streams: int, held: bool
 ) -> None:
     shared = Streams(streams)
@@ -117,8 +117,8 @@ def test_every_caller_gets_its_own_vectors_from_sub_batches_within_the_budget(
             assert len(batch) * max(batch) <= 1.5 * BATCH_TOKENS
 
 
-def test_what_one_caller_leaves_over_is_computed_with_the_next_ones(one: Streams) -> None:
-    """85 texts fill a sub-batch; alone, each caller's last two would be one of their own."""
+def test_remaining_texts_are_computed_with_the_next_call(one: Streams) -> None:
+    """85 texts fill a sub-batch. Without batching, the last two of each call would form one."""
     seen = one.compute([12] * 87, [12] * 87, [12] * 81)
     assert [len(batch) for batch in seen] == [85, 85, 85]
 
@@ -129,21 +129,21 @@ def test_sub_batches_hold_texts_of_similar_length(one: Streams) -> None:
     assert max(map(len, seen)) >= 20
 
 
-def test_small_work_is_divided_over_the_streams(two: Streams) -> None:
+def test_small_call_is_divided_over_the_streams(two: Streams) -> None:
     assert [len(batch) for batch in two.compute([27] * 50)] == [25, 25]
 
 
-def test_large_work_fills_its_sub_batches_and_ends_even(two: Streams) -> None:
+def test_large_call_fills_sub_batches_and_ends_evenly(two: Streams) -> None:
     sizes = [len(batch) for batch in two.compute([32] * 136)]
     assert sorted(sizes, reverse=True) == [32, 32, 32, 20, 20]
 
 
-def test_nothing_is_answered_with_nothing(one: Streams) -> None:
+def test_empty_call_returns_an_empty_matrix(one: Streams) -> None:
     assert one.add().result(timeout=10).shape == (0, 1)
 
 
-def test_a_caller_that_fails_harms_no_other(one: Streams) -> None:
-    """Nobody knows which text of a sub-batch it was, so the callers' parts are tried alone."""
+def test_failing_call_does_not_affect_others(one: Streams) -> None:
+    """The error does not name its text, so the parts of each call are computed again alone."""
     one.occupy()
     before, poisoned, after = one.add(9), one.add(9, 9, first=POISON), one.add(9, first=5)
     one.released.set()
@@ -153,7 +153,7 @@ def test_a_caller_that_fails_harms_no_other(one: Streams) -> None:
         poisoned.result(timeout=10)
 
 
-def test_what_a_failed_call_still_has_waiting_is_dropped(one: Streams) -> None:
+def test_waiting_texts_of_a_failed_call_are_dropped(one: Streams) -> None:
     one.occupy()
     poisoned, other = one.add(*[1_024] * 9, first=POISON), one.add(1_000)
     one.released.set()
@@ -162,7 +162,7 @@ def test_what_a_failed_call_still_has_waiting_is_dropped(one: Streams) -> None:
     assert sum(map(len, one.seen)) == 2
 
 
-def test_what_a_caller_that_left_still_has_waiting_is_dropped(one: Streams) -> None:
+def test_waiting_texts_of_a_cancelled_call_are_dropped(one: Streams) -> None:
     gone = one.add(*[1_024] * 9)
     assert one.entered.acquire(timeout=10)
     assert gone.cancel()
@@ -174,7 +174,7 @@ def test_what_a_caller_that_left_still_has_waiting_is_dropped(one: Streams) -> N
         gone.result(timeout=10)
 
 
-def test_an_answer_of_the_wrong_shape_is_an_error_and_not_an_endless_wait() -> None:
+def test_result_of_wrong_shape_is_an_error() -> None:
     executor = PriorityExecutor(1, "test")
     shared = Batcher(
         lambda texts: np.zeros((len(texts), 3), dtype=np.float32),
@@ -185,7 +185,7 @@ def test_an_answer_of_the_wrong_shape_is_an_error_and_not_an_endless_wait() -> N
     executor.close()
 
 
-def test_more_urgent_work_waits_for_one_sub_batch_at_most(one: Streams) -> None:
+def test_urgent_work_waits_for_at_most_one_sub_batch(one: Streams) -> None:
     passages = one.add(*[1_024] * 5)
     assert one.entered.acquire(timeout=10)
     urgent = one.executor.submit(lambda: len(one.seen), URGENT)
@@ -194,8 +194,8 @@ def test_more_urgent_work_waits_for_one_sub_batch_at_most(one: Streams) -> None:
     assert passages.result(timeout=10).shape == (5, 1)
 
 
-def test_other_work_waits_for_no_more_than_one_sub_batch_a_stream(two: Streams) -> None:
-    """However many calls there were: a call does not queue for its every sub-batch."""
+def test_other_work_waits_for_at_most_one_sub_batch_a_stream(two: Streams) -> None:
+    """This holds for any number of calls, because a call does not queue each of its sub-batches."""
     two.occupy()
     calls = [two.add(*[1_024] * 5) for _ in range(20)]
     other = two.executor.submit(lambda: len(two.seen), NORMAL)
@@ -205,7 +205,7 @@ def test_other_work_waits_for_no_more_than_one_sub_batch_a_stream(two: Streams) 
         call.result(timeout=10)
 
 
-def test_closing_computes_what_waits_and_refuses_more(two: Streams) -> None:
+def test_close_computes_waiting_texts_and_rejects_more(two: Streams) -> None:
     two.occupy()
     calls = [two.add(*[1_024] * 5) for _ in range(3)]
     closing = threading.Thread(target=two.executor.close)

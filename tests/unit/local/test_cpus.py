@@ -22,14 +22,14 @@ def test_quota_is_read_in_whole_processors(tmp_path: Path, text: str, quota: int
     assert cpus._cgroup_quota(tmp_path, "") == quota
 
 
-def test_the_tightest_quota_on_the_way_up_counts(tmp_path: Path) -> None:
+def test_lowest_quota_of_the_ancestors_applies(tmp_path: Path) -> None:
     write(tmp_path / "cpu.max", "max 100000")
     write(tmp_path / "a" / "cpu.max", "300000 100000")
     write(tmp_path / "a" / "b" / "cpu.max", "800000 100000")
     assert cpus._cgroup_quota(tmp_path, "a/b") == 3
 
 
-def test_own_group_is_the_unified_one(tmp_path: Path) -> None:
+def test_own_cgroup_is_the_unified_one(tmp_path: Path) -> None:
     write(tmp_path / "cgroup", "1:cpu:/old\n0::/user.slice/app\n")
     assert cpus._own_cgroup(tmp_path / "cgroup") == "user.slice/app"
     assert cpus._own_cgroup(tmp_path / "missing") == ""

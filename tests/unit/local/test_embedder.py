@@ -1,4 +1,4 @@
-"""The embedder's promises, with the real model where the model matters."""
+"""The contract of the local embedder, with the real model where the model matters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_vectors_are_float32_of_unit_length_in_order(minilm: LocalEmbedder
     assert texts[nearest] == "a kick drum"
 
 
-async def test_nothing_in_gives_nothing_out(minilm: LocalEmbedder) -> None:
+async def test_no_texts_give_an_empty_matrix(minilm: LocalEmbedder) -> None:
     purposes: tuple[Purpose, ...] = ("passage", "query")
     for purpose in purposes:
         vectors = await minilm.embed([], purpose=purpose)
@@ -41,7 +41,7 @@ async def test_nothing_in_gives_nothing_out(minilm: LocalEmbedder) -> None:
         assert vectors.dtype == np.float32
 
 
-async def test_odd_texts_are_embedded_and_leave_the_others_alone(minilm: LocalEmbedder) -> None:
+async def test_odd_texts_are_embedded_and_do_not_affect_others(minilm: LocalEmbedder) -> None:
     vectors = await minilm.embed([*ODD, TEXTS[0]])
     assert np.isfinite(vectors).all()
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
@@ -50,16 +50,14 @@ async def test_odd_texts_are_embedded_and_leave_the_others_alone(minilm: LocalEm
 
 
 @pytest.mark.parametrize("engine", ["numpy", "openvino-f32"])
-async def test_same_text_gives_the_same_vector_in_any_company(
-    minilm_folder: Path, engine: str
-) -> None:
+async def test_vector_does_not_depend_on_the_other_texts(minilm_folder: Path, engine: str) -> None:
     if engine.startswith("openvino"):
         pytest.importorskip("openvino")
     local = await open_local(engine=engine)
-    company = [*TEXTS[:12], "mud " * 300, "hi"]
-    together = await local.embed(company)
-    backwards = await local.embed(company[::-1])
-    alone = np.concatenate([await local.embed([text]) for text in company])
+    texts = [*TEXTS[:12], "mud " * 300, "hi"]
+    together = await local.embed(texts)
+    backwards = await local.embed(texts[::-1])
+    alone = np.concatenate([await local.embed([text]) for text in texts])
     await local.aclose()
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(together, backwards[::-1], atol=1e-5)
@@ -73,7 +71,7 @@ async def test_query_and_passage_of_a_model_without_prefixes_agree(minilm: Local
     assert (passages * queries).sum(axis=1).min() > 0.9999
 
 
-async def test_count_and_truncate_speak_of_what_embed_reads(minilm: LocalEmbedder) -> None:
+async def test_count_and_truncate_agree_with_embed(minilm: LocalEmbedder) -> None:
     long = "mud " * 400
     assert minilm.count_tokens(["kick drum", long]) == [4, 402]
     kept = minilm.truncate(long)
@@ -82,11 +80,11 @@ async def test_count_and_truncate_speak_of_what_embed_reads(minilm: LocalEmbedde
     assert whole @ cut > 0.9999
 
 
-# --- scheduling: with an engine that the test holds and releases ----------------------------------
+# --- scheduling, with an engine that the test blocks and releases ---------------------------------
 
 
 class HeldEngine:
-    """Computes nothing: waits until released, and keeps what it was given, in order."""
+    """Blocks until it is released, computes nothing, and records its sub-batches in order."""
 
     name, precision, threads, streams, batch_tokens = "held", "f32", 1, 1, 1
 
@@ -126,13 +124,13 @@ async def held(engine: HeldEngine, tiny_folder: Path) -> AsyncIterator[LocalEmbe
 async def started(
     local: LocalEmbedder, engine: HeldEngine, texts: list[str]
 ) -> asyncio.Task[Vectors]:
-    """A call whose first sub-batch has reached the engine."""
+    """Start a call and return it once its first sub-batch has reached the engine."""
     task = asyncio.create_task(local.embed(texts))
     assert await asyncio.to_thread(engine.entered.wait, 10)
     return task
 
 
-async def test_the_event_loop_runs_while_the_engine_computes(
+async def test_event_loop_runs_while_the_engine_computes(
     held: LocalEmbedder, engine: HeldEngine
 ) -> None:
     task = await started(held, engine, ["drums"])
@@ -143,9 +141,7 @@ async def test_the_event_loop_runs_while_the_engine_computes(
     assert (await task).shape == (1, 4)
 
 
-async def test_a_query_overtakes_passages_that_wait(
-    held: LocalEmbedder, engine: HeldEngine
-) -> None:
+async def test_query_overtakes_waiting_passages(held: LocalEmbedder, engine: HeldEngine) -> None:
     passages = await started(held, engine, ["drums drums drums"] * 5)
     query = asyncio.create_task(held.embed(["drums"], purpose="query"))
     await asyncio.sleep(0.05)
@@ -154,7 +150,7 @@ async def test_a_query_overtakes_passages_that_wait(
     assert engine.seen == [5, 3, 5, 5, 5, 5]
 
 
-async def test_what_a_cancelled_call_still_had_queued_is_dropped(
+async def test_cancelled_call_drops_its_queued_texts(
     held: LocalEmbedder, engine: HeldEngine
 ) -> None:
     task = await started(held, engine, ["drums"] * 20)
@@ -166,7 +162,7 @@ async def test_what_a_cancelled_call_still_had_queued_is_dropped(
     assert len(engine.seen) == 2
 
 
-async def test_engine_failure_is_a_provider_failure_and_the_next_call_works(
+async def test_engine_failure_is_a_provider_error_and_the_next_call_works(
     held: LocalEmbedder, engine: HeldEngine
 ) -> None:
     engine.failing = True
@@ -176,10 +172,10 @@ async def test_engine_failure_is_a_provider_failure_and_the_next_call_works(
     engine.failing = False
     engine.released.set()
     assert (await held.embed(["drums"])).shape == (1, 4)
-    assert len(engine.seen) <= 3, "what a failed call still had queued was computed"
+    assert len(engine.seen) <= 3, "queued texts of a failed call were computed"
 
 
-async def test_a_repeated_query_is_computed_once(held: LocalEmbedder, engine: HeldEngine) -> None:
+async def test_repeated_query_is_computed_once(held: LocalEmbedder, engine: HeldEngine) -> None:
     engine.released.set()
     first = await held.embed(["drums", "drums", "pan wide"], purpose="query")
     assert engine.texts == 2
@@ -188,7 +184,7 @@ async def test_a_repeated_query_is_computed_once(held: LocalEmbedder, engine: He
     assert engine.texts == 2
 
 
-async def test_many_queries_are_spread_over_sub_batches(
+async def test_many_queries_are_divided_into_sub_batches(
     held: LocalEmbedder, engine: HeldEngine
 ) -> None:
     engine.released.set()
@@ -197,14 +193,14 @@ async def test_many_queries_are_spread_over_sub_batches(
     assert sorted(engine.seen) == [3, 4, 5, 6, 7, 8, 9, 10, 11]
 
 
-async def test_passages_are_not_remembered(held: LocalEmbedder, engine: HeldEngine) -> None:
+async def test_passage_vectors_are_not_cached(held: LocalEmbedder, engine: HeldEngine) -> None:
     engine.released.set()
     await held.embed(["drums"])
     await held.embed(["drums"])
     assert len(engine.seen) == 2
 
 
-async def test_remembered_vector_is_not_the_callers_to_change(
+async def test_changing_a_returned_vector_leaves_the_cache_intact(
     held: LocalEmbedder, engine: HeldEngine
 ) -> None:
     engine.released.set()
@@ -212,7 +208,7 @@ async def test_remembered_vector_is_not_the_callers_to_change(
     assert (await held.embed(["drums"], purpose="query")).max() == 0.5
 
 
-async def test_the_least_recent_query_is_forgotten_first(
+async def test_least_recent_query_is_evicted_first(
     held: LocalEmbedder, engine: HeldEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedder, "QUERY_CACHE_SIZE", 2)
@@ -224,38 +220,38 @@ async def test_the_least_recent_query_is_forgotten_first(
     assert len(engine.seen) == 4
 
 
-async def test_a_closed_embedder_says_so_and_closes_twice(held: LocalEmbedder) -> None:
+async def test_closed_embedder_raises_and_closes_twice(held: LocalEmbedder) -> None:
     await held.aclose()
     await held.aclose()
     with pytest.raises(ProviderUnavailableError, match="closed"):
         await held.embed(["drums"])
 
 
-async def test_a_text_that_was_counted_is_not_tokenised_again(
+async def test_counted_text_is_not_tokenized_again(
     minilm: LocalEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [*TEXTS, "mud " * 400, TEXTS[0], *ODD]
     expected = await minilm.embed(texts)
     minilm.count_tokens(texts[:-1])
-    tokenised: list[str] = []
+    tokenized: list[str] = []
     encode = WordPieceTokenizer.encode
 
-    def watched(self: WordPieceTokenizer, some: Sequence[str], prefix: str = "") -> list[TokenIds]:
-        tokenised.extend(some)
-        return encode(self, some, prefix)
+    def record(self: WordPieceTokenizer, part: Sequence[str], prefix: str = "") -> list[TokenIds]:
+        tokenized.extend(part)
+        return encode(self, part, prefix)
 
-    monkeypatch.setattr(WordPieceTokenizer, "encode", watched)
+    monkeypatch.setattr(WordPieceTokenizer, "encode", record)
     vectors = await minilm.embed(texts)
-    assert tokenised == texts[-1:]
+    assert tokenized == texts[-1:]
     np.testing.assert_allclose(vectors, expected, atol=1e-3)
-    minilm.count_tokens([f"{i}" for i in range(3 * embedder.TOKENISED_TEXTS)])
-    assert len(minilm._tokenised) <= embedder.TOKENISED_TEXTS
+    minilm.count_tokens([f"{i}" for i in range(3 * embedder.TOKEN_CACHE_SIZE)])
+    assert len(minilm._token_cache) <= embedder.TOKEN_CACHE_SIZE
 
 
-async def test_a_text_that_was_counted_and_cut_is_not_tokenised_again(
+async def test_counted_and_truncated_text_is_not_tokenized_again(
     minilm: LocalEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Abstracts were read three times over: to count, to cut, and to embed."""
+    """Long texts were tokenized three times: to count, to truncate, and to embed."""
     long = "unbelievably muddy vocals " * 200
     kept = minilm.truncate(long)
     expected = await minilm.embed([kept])
@@ -265,14 +261,12 @@ async def test_a_text_that_was_counted_and_cut_is_not_tokenised_again(
     np.testing.assert_allclose(await minilm.embed([kept]), expected, atol=1e-3)
 
 
-async def test_calls_at_the_same_time_share_sub_batches(
-    held: LocalEmbedder, engine: HeldEngine
-) -> None:
+async def test_concurrent_calls_share_sub_batches(held: LocalEmbedder, engine: HeldEngine) -> None:
     engine.batch_tokens = 64
-    local = LocalEmbedder(held._known, engine, held._tokenizer)
+    local = LocalEmbedder(held._info, engine, held._tokenizer)
     first = await started(local, engine, ["drums"])
     texts = ["wide " * i for i in range(1, 6)]
-    local.count_tokens(texts)  # or they are tokenised, and queued, once the thread is free
+    local.count_tokens(texts)  # else they are tokenized and queued after the thread is free
     later = [asyncio.create_task(local.embed([text])) for text in texts]
     await asyncio.sleep(0.05)
     engine.released.set()

@@ -51,7 +51,7 @@ def random_ids(lengths: tuple[int, ...], highest: int = 60) -> list[np.ndarray]:
     ],
     ids=["bert", "wrapped", "xlm-roberta", "float16"],
 )
-def test_engine_agrees_with_the_encoder_written_out(
+def test_engine_agrees_with_the_plain_encoder(
     tmp_path: Path, name: str, pooling: Pooling, variant: dict[str, str]
 ) -> None:
     folder = write_tiny_model(tmp_path / "model", **variant)  # type: ignore[arg-type]
@@ -64,14 +64,14 @@ def test_engine_agrees_with_the_encoder_written_out(
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_vector_does_not_depend_on_the_company_it_is_in(tiny_folder: Path, name: str) -> None:
+def test_vector_does_not_depend_on_the_sub_batch(tiny_folder: Path, name: str) -> None:
     engine, texts = start(tiny_folder, "mean", name), random_ids(LENGTHS)
     together = engine.forward(texts)
     alone = np.concatenate([engine.forward([ids]) for ids in texts])
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_bf16_engine_is_near_the_float32_one(tiny_folder: Path) -> None:
+def test_bf16_engine_is_close_to_float32(tiny_folder: Path) -> None:
     texts = random_ids(LENGTHS)
     exact = start(tiny_folder, "mean", "openvino-f32")
     fast = start(tiny_folder, "mean", "openvino-bf16")
@@ -79,7 +79,7 @@ def test_bf16_engine_is_near_the_float32_one(tiny_folder: Path) -> None:
     assert (exact.forward(texts) * fast.forward(texts)).sum(axis=1).min() > 0.999
 
 
-def test_auto_takes_openvino_where_it_is_installed(tiny_folder: Path) -> None:
+def test_auto_selects_openvino_if_installed(tiny_folder: Path) -> None:
     engine = start_engine("auto", read_bert(tiny_folder, "mean"), 2)
     try:
         import openvino  # noqa: F401
@@ -90,7 +90,7 @@ def test_auto_takes_openvino_where_it_is_installed(tiny_folder: Path) -> None:
     assert engine.threads == 2
 
 
-def test_auto_falls_back_to_numpy_and_a_named_engine_says_what_to_install(
+def test_auto_falls_back_to_numpy_and_a_named_engine_names_the_remedy(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("openvino", "openvino_import"):
@@ -105,12 +105,12 @@ def test_auto_falls_back_to_numpy_and_a_named_engine_says_what_to_install(
     assert start_engine("auto", bert, 2).name == "numpy"
 
 
-def test_unknown_engine_is_refused_with_the_known_ones(tiny_folder: Path) -> None:
+def test_unknown_engine_lists_the_engines(tiny_folder: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"warp.*auto, openvino.*numpy"):
         start_engine("warp", read_bert(tiny_folder, "mean"), 2)
 
 
-def test_openvino_reports_to_nobody(tiny_folder: Path, tmp_path: Path) -> None:
+def test_openvino_sends_no_telemetry(tiny_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     program = (
         "import sys\nfrom pathlib import Path\n"
@@ -132,13 +132,13 @@ def test_openvino_reports_to_nobody(tiny_folder: Path, tmp_path: Path) -> None:
     assert list(home.iterdir()) == []
 
 
-def test_erf_is_right_to_four_ten_millionths() -> None:
+def test_erf_is_accurate_to_four_ten_millionths() -> None:
     x = np.linspace(-6, 6, 20_001, dtype=np.float32)
     expected = np.array([math.erf(value) for value in x.tolist()])
     assert np.abs(erf(x) - expected).max() < 4e-7
 
 
-def test_blas_is_limited_while_anyone_computes_and_restored_after() -> None:
+def test_blas_is_limited_during_computation_and_restored_after() -> None:
     def threads() -> set[int]:
         return {pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
 
@@ -151,8 +151,8 @@ def test_blas_is_limited_while_anyone_computes_and_restored_after() -> None:
         assert threads() == {2}
 
 
-def test_what_would_compute_is_said_before_a_model_is_loaded(tmp_path: Path) -> None:
-    """`model list` must not name another engine than the one that then computes."""
+def test_chosen_engine_is_the_one_that_starts(tmp_path: Path) -> None:
+    """`model list` must name the engine that then computes."""
     folder = write_tiny_model(tmp_path / "model")
     for name in ("auto", "numpy", "openvino", "openvino-f32", "openvino-bf16"):
         choice = choose_engine(name, 2)
@@ -162,13 +162,13 @@ def test_what_would_compute_is_said_before_a_model_is_loaded(tmp_path: Path) -> 
         )  # fmt: skip
 
 
-def test_the_slow_engine_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_engine_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     choice = choose_engine("auto", 2)
     assert choice.name == "numpy"
     assert choice.remedy == "pip install openvino"
 
 
-def test_an_engine_that_there_is_not_is_answered_with_those_that_there_are() -> None:
+def test_unknown_engine_is_rejected_before_loading() -> None:
     with pytest.raises(ConfigurationError, match="auto, openvino, openvino-f32"):
         choose_engine("onnx")

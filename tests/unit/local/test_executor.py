@@ -10,7 +10,7 @@ from backline.embedders.local.executor import NORMAL, URGENT, PriorityExecutor
 from backline.errors import ProviderUnavailableError
 
 
-def test_urgent_work_overtakes_what_waits_and_equals_keep_their_order() -> None:
+def test_urgent_work_overtakes_and_equal_priorities_keep_their_order() -> None:
     executor, gate = PriorityExecutor(1, "test"), threading.Event()
     done: list[str] = []
     futures: list[Future[object]] = [executor.submit(gate.wait)]
@@ -35,7 +35,7 @@ def test_cancelled_work_is_never_run() -> None:
     assert done == ["next"]
 
 
-def test_errors_reach_the_waiter_and_the_thread_lives_on() -> None:
+def test_error_reaches_the_caller_and_the_thread_survives() -> None:
     executor = PriorityExecutor(1, "test")
     with pytest.raises(ZeroDivisionError):
         executor.submit(lambda: 1 / 0).result(timeout=60)
@@ -43,7 +43,7 @@ def test_errors_reach_the_waiter_and_the_thread_lives_on() -> None:
     executor.close()
 
 
-def test_close_finishes_what_is_queued_ends_the_threads_and_refuses_more() -> None:
+def test_close_finishes_queued_work_and_rejects_more() -> None:
     before = threading.active_count()
     executor = PriorityExecutor(3, "test")
     done: list[int] = []

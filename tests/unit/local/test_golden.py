@@ -1,4 +1,4 @@
-"""Vectors against those of the reference implementation (tests/golden/make_golden.py)."""
+"""Compare vectors with those of the reference implementation (tests/golden/make_golden.py)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def golden() -> tuple[list[str], Vectors]:
         return [json.loads(line)["text"] for line in lines], stored["vectors"]
 
 
-async def test_numpy_engine_computes_what_the_reference_computes(minilm_folder: Path) -> None:
+async def test_numpy_engine_matches_the_reference(minilm_folder: Path) -> None:
     texts, expected = golden()
     embedder = await open_local("all-MiniLM-L6-v2", engine="numpy")
     try:
@@ -31,7 +31,7 @@ async def test_numpy_engine_computes_what_the_reference_computes(minilm_folder: 
     assert (vectors * expected).sum(axis=1).min() >= 0.99999
 
 
-async def test_default_engine_stays_within_a_thousandth_of_the_reference(
+async def test_default_engine_is_within_a_thousandth_of_the_reference(
     minilm: LocalEmbedder,
 ) -> None:
     texts, expected = golden()

@@ -1,4 +1,4 @@
-"""Specifications, folders of any BERT-family model, and what is refused."""
+"""Loading of models in the catalog and of folders, and the errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def test_minilm_has_its_published_identity(minilm: LocalEmbedder) -> None:
     assert minilm.free is False
 
 
-async def test_info_tells_what_it_runs_on(minilm_folder: Path) -> None:
+async def test_info_describes_model_and_engine(minilm_folder: Path) -> None:
     embedder = await open_local(engine="numpy", threads=1)
     info = embedder.info()
     await embedder.aclose()
@@ -32,7 +32,7 @@ async def test_info_tells_what_it_runs_on(minilm_folder: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["numpy", "openvino-f32"])
 @pytest.mark.parametrize("pooling", ["mean", "cls", None])
-async def test_folder_is_embedded_as_its_pooling_file_says(
+async def test_folder_uses_its_pooling_file(
     tmp_path: Path, pooling: str | None, engine: str
 ) -> None:
     if engine.startswith("openvino"):
@@ -48,7 +48,7 @@ async def test_folder_is_embedded_as_its_pooling_file_says(
     assert embedder.model.dimensions == 32
 
 
-async def test_xlm_roberta_folder_counts_positions_past_the_padding_id(tmp_path: Path) -> None:
+async def test_xlm_roberta_positions_start_after_the_padding_id(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "multilingual", family="xlm-roberta")
     embedder = await open_local(f"local:{folder}", engine="numpy")
     vectors = await embedder.embed(["gently pan drums", "mud " * 100])
@@ -61,7 +61,7 @@ async def test_xlm_roberta_folder_counts_positions_past_the_padding_id(tmp_path:
     )
 
 
-async def test_folder_named_as_a_known_model_is_used_by_its_conventions(tmp_path: Path) -> None:
+async def test_folder_with_a_catalog_name_uses_its_conventions(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "e5-small-v2")
     embedder = await open_local(f"local:{folder}", engine="numpy")
     passage, query = (
@@ -112,7 +112,7 @@ async def test_missing_file_is_named(tiny_folder: Path, missing: str) -> None:
         ({"hidden_size": None}, "hidden_size"),
     ],
 )
-async def test_model_that_would_be_computed_wrongly_is_refused(
+async def test_unsupported_model_is_rejected(
     tiny_folder: Path, change: dict[str, object], message: str
 ) -> None:
     config = json.loads((tiny_folder / "config.json").read_text()) | change
@@ -122,19 +122,19 @@ async def test_model_that_would_be_computed_wrongly_is_refused(
         await open_local(f"local:{tiny_folder}", engine="numpy")
 
 
-async def test_damaged_weights_are_a_weights_error(tiny_folder: Path) -> None:
+async def test_damaged_weights_raise_weights_error(tiny_folder: Path) -> None:
     (tiny_folder / "model.safetensors").write_bytes(b"\0" * 100)
-    with pytest.raises(WeightsError, match="no readable weights"):
+    with pytest.raises(WeightsError, match="not a readable weights"):
         await open_local(f"local:{tiny_folder}", engine="numpy")
 
 
-async def test_pooling_that_no_engine_computes_is_refused(tmp_path: Path) -> None:
+async def test_unsupported_pooling_is_rejected(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "model", pooling="max")
     with pytest.raises(WeightsError, match="neither mean nor cls"):
         await open_local(f"local:{folder}")
 
 
-async def test_wrong_arguments_are_refused() -> None:
+async def test_invalid_arguments_are_rejected() -> None:
     with pytest.raises(ConfigurationError, match="no engine 'warp'"):
         await open_local(engine="warp")
     with pytest.raises(ConfigurationError, match="threads is 0"):
@@ -143,7 +143,7 @@ async def test_wrong_arguments_are_refused() -> None:
         await open_local("no-such-model")
 
 
-def test_known_models_are_found_with_and_without_their_organisation() -> None:
+def test_models_are_found_with_and_without_organization() -> None:
     for info in MODELS.values():
         assert find_model(info.name) is find_model(info.repository) is info
         assert len(info.revision) == 40

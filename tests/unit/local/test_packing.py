@@ -15,17 +15,19 @@ def ids(*lengths: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("rounded", [False, True])
 @pytest.mark.parametrize("multiple", [1, 16])
-def test_every_token_is_spread_to_its_place_and_comes_back(rounded: bool, multiple: int) -> None:
+def test_padding_and_packing_are_inverse(rounded: bool, multiple: int) -> None:
     texts = ids(5, 17, 1, 9)
     batch = pack(texts, width_multiple=multiple, rounded=rounded)
-    rectangle = batch.ids[batch.spread]
+    rectangle = batch.ids[batch.to_padded]
     for row, text in enumerate(texts):
         assert rectangle[row, : len(text)].tolist() == text.tolist()
     tokens = sum(map(len, texts))
-    assert rectangle.reshape(-1)[batch.back][:tokens].tolist() == np.concatenate(texts).tolist()
+    assert (
+        rectangle.reshape(-1)[batch.to_packed][:tokens].tolist() == np.concatenate(texts).tolist()
+    )
 
 
-def test_positions_start_anew_in_every_text(tiny_folder: Path) -> None:
+def test_positions_restart_in_every_text(tiny_folder: Path) -> None:
     bert = read_bert(tiny_folder, "mean")
     batch = pack(ids(3, 2))
     places = [0, 1, 2, 0, 1]
@@ -41,10 +43,10 @@ def test_only_padding_is_masked() -> None:
 
 def test_without_rounding_there_is_no_padding() -> None:
     assert len(pack(ids(7, 7, 7)).ids) == 21
-    assert pack(ids(7, 7)).spread.shape == (2, 7)
+    assert pack(ids(7, 7)).to_padded.shape == (2, 7)
 
 
-def test_few_sizes_cover_all_and_waste_at_most_a_quarter() -> None:
+def test_few_sizes_suffice_and_waste_at_most_a_quarter() -> None:
     sizes = [rounded_size(n) for n in range(1, 1_025)]
     assert all(n <= size for n, size in enumerate(sizes, 1))
     assert all(size <= max(n * 1.25, n + 15) for n, size in enumerate(sizes, 1))

@@ -1,4 +1,4 @@
-"""What every tokenizer does: ours, and the library's, which ours is compared with too."""
+"""The contract of every tokenizer: ours, and the library's, the reference for ours."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def tokenizer(request: pytest.FixtureRequest, minilm_folder: Path) -> TextTokeni
 
 @pytest.fixture(scope="module")
 def reference(minilm_folder: Path) -> Tokenizer:
-    """The library itself, with nothing of ours."""
-    found = Tokenizer.from_file(str(minilm_folder / "tokenizer.json"))
-    found.no_padding()
-    found.enable_truncation(256)
-    return found
+    """The library without our wrapper."""
+    tokenizer = Tokenizer.from_file(str(minilm_folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(256)
+    return tokenizer
 
 
-def test_encodes_with_special_tokens_and_without_padding(tokenizer: TextTokenizer) -> None:
+def test_ids_have_special_tokens_and_no_padding(tokenizer: TextTokenizer) -> None:
     encoded = tokenizer.encode(["my vocals sound muddy", ""])
     assert encoded[0].tolist()[0] == 101
     assert encoded[0].tolist()[-1] == 102
     assert encoded[1].tolist() == [101, 102]
 
 
-def test_cuts_at_the_limit_and_keeps_the_closing_token(tokenizer: TextTokenizer) -> None:
+def test_long_text_is_truncated_before_the_closing_token(tokenizer: TextTokenizer) -> None:
     (ids,) = tokenizer.encode(["mud " * 1_000])
     assert len(ids) == 256
     assert ids[-1] == 102
@@ -64,13 +64,13 @@ def test_special_token_text_is_harmless(tokenizer: TextTokenizer, text: str) -> 
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "\ud83c\udfa4", "nul\x00", "\U0001f3a4"])
-def test_text_that_utf8_cannot_hold_is_read(tokenizer: TextTokenizer, text: str) -> None:
+def test_text_with_lone_surrogates_is_tokenized(tokenizer: TextTokenizer, text: str) -> None:
     assert len(tokenizer.encode([text])[0]) == tokenizer.count([text])[0] >= 2
     assert tokenizer.truncate(text) == text
 
 
 @pytest.mark.parametrize("count", [1, 100, 254, 255, 256, 1_000])
-def test_count_is_taken_before_any_cut(tokenizer: TextTokenizer, count: int) -> None:
+def test_count_precedes_truncation(tokenizer: TextTokenizer, count: int) -> None:
     assert tokenizer.count(["mud " * count]) == [count + 2]
 
 
@@ -86,7 +86,7 @@ def test_count_is_taken_before_any_cut(tokenizer: TextTokenizer, count: int) -> 
         "supercalifragilisticexpialidocious " * 60,
     ],
 )
-def test_truncate_gives_the_beginning_that_is_encoded(tokenizer: TextTokenizer, text: str) -> None:
+def test_truncate_returns_the_encoded_prefix(tokenizer: TextTokenizer, text: str) -> None:
     kept = tokenizer.truncate(text)
     assert text.startswith(kept)
     assert tokenizer.count([kept])[0] <= 256
@@ -110,18 +110,18 @@ def test_truncate_leaves_room_for_the_prefix(tokenizer: TextTokenizer) -> None:
         "…" * 100_000,
         "ボーカル" * 25_000,
         ("word" * 20 + " ") * 1_250,
-        # 4,000 characters in 250 tokens, then a word that is one unknown token only if seen whole
+        # 4,000 characters in 250 tokens, then a word that is one unknown token only as a whole
         "characteristics " * 250 + "xz" * 150 + " tail" * 20,
     ],
 )
-def test_reading_only_the_beginning_of_a_long_text_changes_nothing(
+def test_partial_tokenization_of_a_long_text_has_equal_ids(
     tokenizer: TextTokenizer, reference: Tokenizer, text: str
 ) -> None:
     assert tokenizer.encode([text])[0].tolist() == reference.encode(text).ids
 
 
-def test_long_prose_is_not_tokenised_whole(minilm_folder: Path) -> None:
-    """A word that stands behind the limit is not even looked at."""
+def test_long_prose_is_tokenized_only_up_to_the_limit(minilm_folder: Path) -> None:
+    """Words beyond the limit are not tokenized."""
     own = open_tokenizer(minilm_folder / "tokenizer.json", 256)
     assert isinstance(own, WordPieceTokenizer)
     own.encode(["my vocals sound muddy " * 3_000 + "unlooked"])
@@ -137,7 +137,7 @@ def test_unreadable_tokenizer_is_a_weights_error(tmp_path: Path) -> None:
             open_tokenizer(path, 256)
 
 
-# --- which one is taken ---------------------------------------------------------------------------
+# --- choice of the tokenizer ----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def described(minilm_folder: Path) -> dict[str, Any]:
         ("post_processor", "type", "ByteLevel"),
     ],
 )
-def test_what_is_not_berts_own_is_left_to_the_library(
+def test_other_tokenizers_use_the_library(
     described: dict[str, Any], part: str, key: str, value: object
 ) -> None:
     assert read_settings(described) is not None
@@ -167,14 +167,14 @@ def test_what_is_not_berts_own_is_left_to_the_library(
 @pytest.mark.parametrize(
     "added", [{"content": "two words"}, {"normalized": True}, {"single_word": True}]
 )
-def test_special_tokens_of_other_kinds_are_left_to_the_library(
+def test_other_special_tokens_use_the_library(
     described: dict[str, Any], added: dict[str, Any]
 ) -> None:
     first, *rest = described["added_tokens"]
     assert read_settings({**described, "added_tokens": [{**first, **added}, *rest]}) is None
 
 
-def test_the_older_form_of_berts_ends_is_read(described: dict[str, Any]) -> None:
+def test_older_form_of_the_post_processor_is_supported(described: dict[str, Any]) -> None:
     older = {"type": "BertProcessing", "sep": ["[SEP]", 102], "cls": ["[CLS]", 101]}
     settings = read_settings({**described, "post_processor": older})
     assert settings == read_settings(described)

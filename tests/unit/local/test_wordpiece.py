@@ -1,4 +1,4 @@
-"""Our WordPiece gives the ids of Hugging Face's `tokenizers`, for every character and any text."""
+"""Our WordPiece returns the ids of Hugging Face's `tokenizers`, for every character and text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from backline.embedders.local.tokenizers.characters import (
 from backline.embedders.local.tokenizers.wordpiece import WordPieceTokenizer, read_settings
 
 LIMIT = 24
-# All of the two planes that text is written in and of the tags, and some of every other one.
+# All of the two planes in common use and of the tags, and a sample of the others.
 MANY = [
     code
     for code in (*range(0xD800), *range(0xE000, 0x110000))
@@ -33,7 +33,7 @@ MANY = [
 
 
 class Pair:
-    """Ours and the library's, of one tokenizer.json."""
+    """Our tokenizer and the library's, for one tokenizer.json."""
 
     def __init__(self, raw: dict[str, Any], limit: int = LIMIT) -> None:
         read = read_settings(raw)
@@ -70,12 +70,12 @@ def cased(described: dict[str, Any]) -> Pair:
 
 
 def words(codes: Iterable[int]) -> str:
-    """Every character within a word and beside one."""
+    """Return each character within a word and beside one."""
     return " ".join(f"mu{chr(code)}d" for code in codes)
 
 
 @pytest.mark.parametrize(("kind", "step"), [("pair", 1), ("cased", 5)])
-def test_every_character_is_read_as_the_library_reads_it(
+def test_every_character_matches_the_library(
     kind: str, step: int, request: pytest.FixtureRequest
 ) -> None:
     both: Pair = request.getfixturevalue(kind)
@@ -89,13 +89,13 @@ def test_every_character_is_read_as_the_library_reads_it(
 
 
 def after_each(normalizer: normalizers.Normalizer) -> dict[int, str]:
-    """What becomes of each character behind an "a"."""
+    """Return the normalized text of each character after an "a"."""
     text = normalizer.normalize_str("|b|".join(f"a{chr(code)}" for code in MANY))
     return dict(zip(MANY, text.split("|b|"), strict=True))
 
 
-def test_the_classes_of_characters_are_the_librarys() -> None:
-    """Whatever Unicode version this Python has."""
+def test_character_classes_match_the_library() -> None:
+    """They must not depend on the Unicode version of Python."""
     nothing = {"handle_chinese_chars": False, "lowercase": False}
     cleaned = after_each(
         normalizers.BertNormalizer(clean_text=True, strip_accents=False, **nothing)
@@ -108,10 +108,10 @@ def test_the_classes_of_characters_are_the_librarys() -> None:
     assert removed == CONTROL | private
     assert {code for code, became in cleaned.items() if became == "a "} == SPACES
     assert {code for code, became in stripped.items() if became == "a"} == MARKS
-    found = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(
+    spans = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(
         " ".join(chr(code) * 2 for code in MANY)
     )
-    assert {ord(word) for word, _span in found if len(word) == 1} == PUNCTUATION
+    assert {ord(word) for word, _span in spans if len(word) == 1} == PUNCTUATION
 
 
 PIECES = st.one_of(
@@ -126,7 +126,7 @@ TEXTS = st.lists(PIECES, max_size=14).map("".join)
 
 @given(text=TEXTS)
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_text_is_read_as_the_library_reads_it(pair: Pair, cased: Pair, text: str) -> None:
+def test_any_text_matches_the_library(pair: Pair, cased: Pair, text: str) -> None:
     readable = text.encode("utf-8", "replace").decode()
     pair.compare(readable)
     cased.compare(readable)
@@ -134,7 +134,7 @@ def test_any_text_is_read_as_the_library_reads_it(pair: Pair, cased: Pair, text:
 
 @given(text=TEXTS)
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_truncate_keeps_is_the_longest_beginning_that_fits(pair: Pair, text: str) -> None:
+def test_truncate_keeps_the_longest_prefix_that_fits(pair: Pair, text: str) -> None:
     own = pair.own
     kept = own.truncate(text)
     assert text.startswith(kept)
@@ -147,17 +147,17 @@ def test_what_truncate_keeps_is_the_longest_beginning_that_fits(pair: Pair, text
         assert own.count([text[: len(kept) + 1]])[0] > len(ids)
 
 
-def test_a_character_that_is_several_tokens_is_kept_whole_or_not_at_all(pair: Pair) -> None:
-    text = "한" * 20  # three letters and as many tokens each
+def test_character_of_several_tokens_is_never_split(pair: Pair) -> None:
+    text = "한" * 20  # three letters and three tokens each
     kept = pair.own.truncate(text)
     assert pair.own.count([kept])[0] <= LIMIT < pair.own.count([kept + "한"])[0]
 
 
-def test_lone_surrogates_are_dropped_as_what_replaces_them_is(pair: Pair) -> None:
+def test_lone_surrogates_are_removed_like_their_replacement(pair: Pair) -> None:
     assert pair.own.encode(["mu\ud800ddy"])[0].tolist() == pair.own.encode(["muddy"])[0].tolist()
 
 
-def test_the_memory_of_words_is_bounded(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_of_chunks_is_bounded(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wordpiece, "_CACHED_CHUNKS", 10)
     pair.own.encode([f"word{i}" for i in range(100)])
     assert len(pair.own._cache) <= 10
@@ -167,26 +167,24 @@ def test_the_memory_of_words_is_bounded(pair: Pair, monkeypatch: pytest.MonkeyPa
     assert pair.own._cache == {}
 
 
-def test_words_that_come_again_and_again_are_not_forgotten(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frequent_words_stay_cached(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wordpiece, "_CACHED_CHUNKS", 10)
     pair.own._cache.clear()
     pair.own._older.clear()
-    read: list[str] = []
-    really = WordPieceTokenizer._read
+    encoded: list[str] = []
+    chunk_ids = WordPieceTokenizer._chunk_ids
 
-    def watched(self: WordPieceTokenizer, chunk: str) -> Iterator[int]:
-        read.append(chunk)
-        return really(self, chunk)
+    def record(self: WordPieceTokenizer, chunk: str) -> Iterator[int]:
+        encoded.append(chunk)
+        return chunk_ids(self, chunk)
 
-    monkeypatch.setattr(WordPieceTokenizer, "_read", watched)
+    monkeypatch.setattr(WordPieceTokenizer, "_chunk_ids", record)
     for i in range(100):
         pair.own.encode([f"muddy word{i}"])
-    assert read.count("muddy") == 1
+    assert encoded.count("muddy") == 1
 
 
-def test_a_tiny_vocabulary_of_another_kind(tmp_path: Path) -> None:
+def test_other_vocabulary_matches_the_library(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "tiny")
     both = Pair(json.loads((folder / "tokenizer.json").read_text()))
     for text in ("my vocals", "Überlaut [CLS] pan!", "", "drums123", "żółć"):

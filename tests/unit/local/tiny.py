@@ -26,7 +26,7 @@ def write_tiny_model(
     seed: int = 7,
     pooling: str | None = None,
 ) -> Path:
-    """Write config.json, tokenizer.json and model.safetensors, and a pooling file if asked."""
+    """Write config.json, tokenizer.json, model.safetensors and optionally a pooling file."""
     folder.mkdir(parents=True)
     tokenizer = _unigram() if family == "xlm-roberta" else _wordpiece()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -44,7 +44,7 @@ def write_tiny_model(
 
 
 def naive_vector(folder: Path, ids: list[int], pooling: str = "mean") -> Floats:
-    """The encoder written out in float64, one text at a time: what engines are compared with."""
+    """Compute the encoder plainly in float64, one text at a time, as the reference of engines."""
     w = {k.removeprefix("bert."): v.astype(np.float64) for k, v in _load(folder).items()}
     config = json.loads((folder / "config.json").read_text())
     start = config["pad_token_id"] + 1 if config["model_type"] == "xlm-roberta" else 0
@@ -149,7 +149,7 @@ def _wordpiece() -> Tokenizer:
 
 
 def _unigram() -> Tokenizer:
-    """The kind of tokenizer that XLM-R has: sentence pieces, <s> text </s>, padding id 1."""
+    """A tokenizer like XLM-R's: sentence pieces, <s> text </s>, padding id 1."""
     pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -5.0)]
     pieces += [(f"▁{word}", -3.0) for word in dict.fromkeys(WORDS.split())]
     pieces += [(letter, -8.0) for letter in "abcdefghijklmnopqrstuvwxyz"]

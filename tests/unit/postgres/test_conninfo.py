@@ -1,4 +1,4 @@
-"""A database URL is never shown with its password, and says what is wrong with it."""
+"""Database URLs: what they imply, what is wrong with them, and that no message has the password."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import psycopg
 import pytest
 
 from backline import errors
-from backline.postgres.conninfo import address, no_entry, pooling, require_readable
+from backline.postgres.conninfo import address, connection_error, pooling, require_readable
 
 HOST = "aws-1-eu-west-1.pooler.supabase.com"
 
 
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "expected"),
     [
         ("postgresql://u:hush@db.example:5433/app", "db.example:5433/app"),
         ("postgres://u:hush@db.example", "db.example/postgres"),
@@ -25,9 +25,9 @@ HOST = "aws-1-eu-west-1.pooler.supabase.com"
         ("postgresql:///app?host=db.example&user=me@home", "db.example/app"),
     ],
 )
-def test_what_is_shown_is_the_address(url: str, shown: str) -> None:
+def test_address_omits_the_password(url: str, expected: str) -> None:
     require_readable(url)
-    assert address(url) == shown
+    assert address(url) == expected
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_what_is_shown_is_the_address(url: str, shown: str) -> None:
         ("postgresql://u:hush@db.example/app?hush=1", "postgresql://user:password"),
     ],
 )
-def test_what_cannot_be_read_is_refused_without_being_quoted(url: str, remedy: str) -> None:
+def test_malformed_url_is_refused_without_being_quoted(url: str, remedy: str) -> None:
     with pytest.raises(errors.ConfigurationError) as refused:
         require_readable(url)
     assert remedy in str(refused.value)
@@ -66,12 +66,12 @@ def test_what_cannot_be_read_is_refused_without_being_quoted(url: str, remedy: s
         ("nothing", None),
     ],
 )
-def test_what_an_address_says_of_a_pooler(url: str, mode: str | None) -> None:
+def test_address_implies_the_mode_of_a_pooler(url: str, mode: str | None) -> None:
     assert pooling(url) == mode
 
 
 @pytest.mark.parametrize(
-    ("where", "said", "kind", "remedy"),
+    ("where", "message", "kind", "remedy"),
     [
         (HOST, "FATAL:  Tenant or user not found", errors.ProjectPausedError, "restore it"),
         (
@@ -101,9 +101,9 @@ def test_what_an_address_says_of_a_pooler(url: str, mode: str | None) -> None:
         ("h", "Connection refused", errors.DatabaseUnavailableError, "server is running"),
     ],
 )  # fmt: skip
-def test_who_is_not_let_in_learns_why(
-    where: str, said: str, kind: type[errors.BacklineError], remedy: str
+def test_failed_connection_is_explained(
+    where: str, message: str, kind: type[errors.BacklineError], remedy: str
 ) -> None:
-    found = no_entry(psycopg.OperationalError(said), where)
-    assert type(found) is kind
-    assert remedy in str(found) and said in str(found)
+    error = connection_error(psycopg.OperationalError(message), where)
+    assert type(error) is kind
+    assert remedy in str(error) and message in str(error)

@@ -1,4 +1,4 @@
-"""The measures agree with trec_eval, and the comparison tells a difference from chance."""
+"""The measures agree with trec_eval, and the comparison separates differences from noise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "trec.json").read_te
         ("mrr@10", evaluate.reciprocal_rank),
     ],
 )
-def test_measures_are_trec_evals(measure: str, ours: object) -> None:
+def test_measures_equal_those_of_trec_eval(measure: str, ours: object) -> None:
     assert callable(ours)
     values = []
     for query, ranking in GOLDEN["rankings"].items():
@@ -32,16 +32,16 @@ def test_measures_are_trec_evals(measure: str, ours: object) -> None:
     assert len(set(values)) > 5
 
 
-def test_nothing_relevant_and_nothing_found_are_zero() -> None:
+def test_measures_are_zero_without_relevant_rows() -> None:
     assert evaluate.ndcg(["a"], {"a": 0}) == 0
     assert evaluate.ndcg([], {"a": 1}) == 0
     assert evaluate.recall([], {"a": 1}) == 0
     assert evaluate.reciprocal_rank(["b"] * 10 + ["a"], {"a": 1}) == 0
-    assert evaluate.precise_first(["b", "a"], {"a": 1}) == 0
-    assert evaluate.precise_first(["a", "b"], {"a": 1}) == 1
+    assert evaluate.precision_at_1(["b", "a"], {"a": 1}) == 0
+    assert evaluate.precision_at_1(["a", "b"], {"a": 1}) == 1
 
 
-def test_a_steady_difference_is_real_and_noise_is_not() -> None:
+def test_steady_difference_is_significant_and_noise_is_not() -> None:
     rng = np.random.default_rng(1)
     base = rng.random(200)
     steady = evaluate.compare(base + 0.05 + 0.02 * rng.standard_normal(200), base)
@@ -53,17 +53,17 @@ def test_a_steady_difference_is_real_and_noise_is_not() -> None:
     assert chance.p_value > 0.05
 
 
-def test_the_p_value_is_two_sided_and_calibrated() -> None:
-    """Of systems that differ by chance alone, one in twenty is called different."""
+def test_p_value_is_two_sided_and_calibrated() -> None:
+    """Of systems that differ by chance alone, 5 % are reported as different."""
     rng = np.random.default_rng(2)
-    called = sum(
+    significant = sum(
         evaluate.compare(rng.random(100), rng.random(100), 500, seed).p_value < 0.05
         for seed in range(300)
     )
-    assert 4 <= called <= 32
+    assert 4 <= significant <= 32
 
 
-def test_equal_systems_do_not_differ() -> None:
+def test_equal_systems_have_p_value_one() -> None:
     same = np.array([0.1, 0.9])
     assert evaluate.compare(same, same).p_value == 1.0
 
@@ -75,17 +75,17 @@ def folder(path: Path, qrels: str, queries: str = '{"_id": "q1", "text": "one"}\
     return path
 
 
-def test_reads_a_beir_folder(tmp_path: Path) -> None:
-    found = evaluate.read_dataset(
+def test_beir_folder_is_read_without_irrelevant_judgments(tmp_path: Path) -> None:
+    dataset = evaluate.read_dataset(
         folder(tmp_path, "query-id\tcorpus-id\tscore\nq1\ta\t2\nq1\tb\t0\nq1\tc\t1\n")
     )
-    assert found.queries == {"q1": "one"}
-    assert found.judgments == {"q1": {"a": 2, "c": 1}}
-    assert (found.split, found.corpus) == ("dev", None)
+    assert dataset.queries == {"q1": "one"}
+    assert dataset.judgments == {"q1": {"a": 2, "c": 1}}
+    assert (dataset.split, dataset.corpus) == ("dev", None)
 
 
 @pytest.mark.parametrize(
-    ("qrels", "queries", "says"),
+    ("qrels", "queries", "message"),
     [
         ("q1\ta\tx\n", '{"_id": "q1", "text": "one"}\n', r"dev\.tsv, line 1"),
         ("q2\ta\t1\n", '{"_id": "q1", "text": "one"}\n', "no query 'q2'"),
@@ -93,12 +93,14 @@ def test_reads_a_beir_folder(tmp_path: Path) -> None:
         ("q1\ta\t0\n", '{"_id": "q1", "text": "one"}\n', "no judged query"),
     ],
 )
-def test_names_the_file_that_is_wrong(tmp_path: Path, qrels: str, queries: str, says: str) -> None:
-    with pytest.raises(errors.InputFileError, match=says):
+def test_error_names_the_malformed_file(
+    tmp_path: Path, qrels: str, queries: str, message: str
+) -> None:
+    with pytest.raises(errors.InputFileError, match=message):
         evaluate.read_dataset(folder(tmp_path, qrels, queries))
 
 
-def test_names_the_splits_that_there_are(tmp_path: Path) -> None:
+def test_error_names_the_existing_splits(tmp_path: Path) -> None:
     with pytest.raises(errors.InputFileError, match="it has: dev"):
         evaluate.read_dataset(folder(tmp_path, "q1\ta\t1\n"), "test")
     with pytest.raises(errors.InputFileError, match="no judgments"):

@@ -1,4 +1,4 @@
-"""The language of --where: what it reads, and how it refuses the rest."""
+"""The conditions of --where: which ones parse, and the errors for the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from backline import errors
 from backline.search import parse_filter
-from backline.search.filters import checked
+from backline.search.filters import validate
 
 
 @pytest.mark.parametrize(
@@ -30,11 +30,11 @@ from backline.search.filters import checked
         ("tags.0 = 'x'", {"op": "=", "path": ["tags", "0"], "value": "x"}),
     ],
 )
-def test_reads(condition: str, tree: object) -> None:
+def test_condition_parses_to_its_tree(condition: str, tree: object) -> None:
     assert parse_filter(condition) == tree
 
 
-def test_and_binds_stronger_than_or_and_not_strongest() -> None:
+def test_not_binds_tighter_than_and_which_binds_tighter_than_or() -> None:
     tree = parse_filter("not a = 1 and b = 2 or c = 3 and (d = 4 or e = 5)")
     assert tree["op"] == "or"
     left, right = tree["args"]
@@ -44,22 +44,22 @@ def test_and_binds_stronger_than_or_and_not_strongest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("condition", "at"),
+    ("condition", "position"),
     [
         ("", 1), ("a", 2), ("a = ", 5), ("a = b", 5), ("a = 1 b", 7), ("(a = 1", 7), ("a in ()", 7),
         ("a = 'x", 5), ("a; drop table t", 2), ("a = 1 -- x", 7), ("a = null", 5), ("= 1", 1),
         ("a is 3", 6), ("a not = 1", 7), ("a = 1.2.3", 5), ("and", 1), ("a = 1 and", 10),
     ],
 )  # fmt: skip
-def test_says_where_it_stops_reading(condition: str, at: int) -> None:
-    with pytest.raises(errors.UsageError, match=f"character {at}:"):
+def test_syntax_error_names_its_position(condition: str, position: int) -> None:
+    with pytest.raises(errors.UsageError, match=f"character {position}:"):
         parse_filter(condition)
 
 
 @pytest.mark.parametrize(
     "condition", ["(" * 200 + "a = 1", "not " * 200 + "a = 1", "a = 1 or " * 900]
 )
-def test_refuses_what_is_too_deep_or_too_long(condition: str) -> None:
+def test_condition_that_is_too_deep_or_too_long_is_rejected(condition: str) -> None:
     with pytest.raises(errors.UsageError, match=r"deep|long"):
         parse_filter(condition)
 
@@ -67,7 +67,7 @@ def test_refuses_what_is_too_deep_or_too_long(condition: str) -> None:
 @given(
     st.text(alphabet="ab.'\"()=<>!,0 1\\;-andornotiskelu%_\n", max_size=60) | st.text(max_size=60)
 )
-def test_reads_or_refuses_anything(condition: str) -> None:
+def test_any_text_parses_or_raises_usage_error(condition: str) -> None:
     try:
         tree = parse_filter(condition)
     except errors.UsageError:
@@ -88,14 +88,14 @@ COMPARED = {"op": "=", "path": ["a"], "value": 1}
         {"op": "=", "path": ["a"], "value": {"in": ["a jsonb column"]}},
     ],
 )
-def test_a_tree_of_the_right_shape_is_taken_as_it_is(tree: dict[str, Any]) -> None:
-    assert checked(tree) is tree
+def test_well_formed_tree_is_returned_unchanged(tree: dict[str, Any]) -> None:
+    assert validate(tree) is tree
 
 
 @pytest.mark.parametrize(
-    ("tree", "said"),
+    ("tree", "message"),
     [
-        ([], "made of objects"),
+        ([], "consists of objects"),
         ({}, "no operator None"),
         ({"op": "xor", "args": [COMPARED]}, "no operator 'xor'"),
         ({"op": {"a": 1}}, "no operator"),
@@ -118,14 +118,14 @@ def test_a_tree_of_the_right_shape_is_taken_as_it_is(tree: dict[str, Any]) -> No
     ],
     ids=str,
 )
-def test_a_tree_of_another_shape_is_refused(tree: Any, said: str) -> None:
-    with pytest.raises(errors.UsageError, match=re.escape(said)):
-        checked(tree)
+def test_malformed_tree_is_rejected(tree: Any, message: str) -> None:
+    with pytest.raises(errors.UsageError, match=re.escape(message)):
+        validate(tree)
 
 
-def test_a_tree_that_is_too_deep_is_refused() -> None:
+def test_tree_that_is_too_deep_is_rejected() -> None:
     tree: dict[str, Any] = COMPARED
     for _ in range(100):
         tree = {"op": "not", "args": [tree]}
     with pytest.raises(errors.UsageError, match="nested more than 40"):
-        checked(tree)
+        validate(tree)

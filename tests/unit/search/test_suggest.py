@@ -1,4 +1,4 @@
-"""The order of suggestions: fit to the context, and nothing said twice."""
+"""The order of suggestions: matches with the context, and no near-duplicates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backline.search.suggest import Context, Suggestion, diverse, fitting
+from backline.search.suggest import Context, Suggestion, context_matches, diversify
 
 ROW: dict[str, Any] = {
     "title": "Pump the pads", "topic": "side_chain", "category": "mixing",
@@ -27,29 +27,29 @@ ROW: dict[str, Any] = {
         (Context(bpm=90), [-1]),
     ],
 )
-def test_fit(context: Context, signs: list[int]) -> None:
-    assert [sign for sign, _ in fitting(ROW, context)] == signs
+def test_matches_raise_and_mismatches_lower_the_score(context: Context, signs: list[int]) -> None:
+    assert [sign for sign, _ in context_matches(ROW, context)] == signs
 
 
-def test_a_tempo_stands_for_what_is_near_it() -> None:
+def test_single_tempo_matches_within_ten_percent() -> None:
     row = {"parameters": {"tempo_bpm": 100}}
-    assert [s for s, _ in fitting(row, Context(bpm=108))] == [1]
-    assert [s for s, _ in fitting(row, Context(bpm=140))] == [-1]
-    assert list(fitting({"parameters": {"tempo_bpm": "fast"}}, Context(bpm=100))) == []
+    assert [s for s, _ in context_matches(row, Context(bpm=108))] == [1]
+    assert [s for s, _ in context_matches(row, Context(bpm=140))] == [-1]
+    assert list(context_matches({"parameters": {"tempo_bpm": "fast"}}, Context(bpm=100))) == []
 
 
 def entry(key: str, score: float) -> Suggestion:
     return Suggestion(key, key, "", {}, 0.8, score, score, "")
 
 
-def test_near_duplicates_come_once_and_variety_comes_first() -> None:
-    weighed = [entry("a", 0.9), entry("b", 0.89), entry("c", 0.85), entry("d", 0.5)]
-    alike = {("a", "b"): 0.97, ("a", "c"): 0.8, ("b", "c"): 0.8, ("a", "d"): 0.1}
-    assert [each.key for each in diverse(weighed, alike, 10)] == ["a", "c", "d"]
+def test_near_duplicates_appear_once_and_novel_entries_come_first() -> None:
+    ranking = [entry("a", 0.9), entry("b", 0.89), entry("c", 0.85), entry("d", 0.5)]
+    similarities = {("a", "b"): 0.97, ("a", "c"): 0.8, ("b", "c"): 0.8, ("a", "d"): 0.1}
+    assert [each.key for each in diversify(ranking, similarities, 10)] == ["a", "c", "d"]
     closer = {("a", "b"): 0.9, ("a", "c"): 0.1, ("b", "c"): 0.1}
-    assert [each.key for each in diverse(weighed, closer, 2)] == ["a", "c"]
+    assert [each.key for each in diversify(ranking, closer, 2)] == ["a", "c"]
 
 
-def test_without_likeness_the_order_is_the_scores() -> None:
-    weighed = [entry("a", 0.9), entry("b", 0.8), entry("c", 0.7)]
-    assert [each.key for each in diverse(weighed, {}, 2)] == ["a", "b"]
+def test_dissimilar_entries_are_ordered_by_score() -> None:
+    ranking = [entry("a", 0.9), entry("b", 0.8), entry("c", 0.7)]
+    assert [each.key for each in diversify(ranking, {}, 2)] == ["a", "b"]

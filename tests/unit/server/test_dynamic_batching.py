@@ -1,4 +1,4 @@
-"""Micro-batching: who goes with whom, who is dropped, who is refused."""
+"""Dynamic batching: the batches, cancelled calls, rejected texts and overload."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from backline.server.metrics import Metrics
 from backline.types import Model, Purpose, Vectors
 
 
-class Gated:
-    """The hash embedder behind a gate; remembers what came to it, and may reject a text."""
+class GatedEmbedder:
+    """The hash embedder behind a gate. It records its calls and may reject a text."""
 
     def __init__(self, poison: str | None = None) -> None:
         self._inner = HashEmbedder(8)
@@ -52,25 +52,25 @@ class Gated:
     async def aclose(self) -> None: ...
 
 
-def gathered(embedder: Embedder, *texts: Sequence[str]) -> list[asyncio.Task[Vectors]]:
+def concurrent_calls(embedder: Embedder, *texts: Sequence[str]) -> list[asyncio.Task[Vectors]]:
     batcher = DynamicBatcher(embedder, "passage", concurrency=1)
     return [asyncio.create_task(batcher.embed(each)) for each in texts]
 
 
-async def test_the_first_goes_at_once_and_the_others_together() -> None:
-    embedder = Gated()
-    tasks = gathered(embedder, ["a"], ["b", "c"], ["d"])
+async def test_first_call_starts_at_once_and_the_others_form_a_batch() -> None:
+    embedder = GatedEmbedder()
+    tasks = concurrent_calls(embedder, ["a"], ["b", "c"], ["d"])
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert embedder.calls == [["a"]] or embedder.calls == [["a", "b", "c", "d"]]
     embedder.gate.set()
-    found = await asyncio.gather(*tasks)
-    assert np.array_equal(np.concatenate(found), hash_vectors(["a", "b", "c", "d"], 8))
+    results = await asyncio.gather(*tasks)
+    assert np.array_equal(np.concatenate(results), hash_vectors(["a", "b", "c", "d"], 8))
     assert len(embedder.calls) <= 2
 
 
-async def test_what_comes_while_the_model_works_goes_together() -> None:
-    embedder = Gated()
+async def test_calls_during_a_computation_form_one_batch() -> None:
+    embedder = GatedEmbedder()
     batcher = DynamicBatcher(embedder, "passage", concurrency=1)
     first = asyncio.create_task(batcher.embed(["a"]))
     await asyncio.sleep(0.01)
@@ -81,90 +81,90 @@ async def test_what_comes_while_the_model_works_goes_together() -> None:
     assert embedder.calls == [["a"], ["b", "c", "d", "e", "f"]]
 
 
-async def test_a_batch_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_batch_size_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dynamic_batching, "MAX_TEXTS", 4)
-    embedder = Gated()
+    embedder = GatedEmbedder()
     batcher = DynamicBatcher(embedder, "passage", concurrency=1)
     tasks = [asyncio.create_task(batcher.embed(["x"]))]
     await asyncio.sleep(0.01)
     tasks += [asyncio.create_task(batcher.embed([str(n)] * 3)) for n in range(3)]
     tasks += [asyncio.create_task(batcher.embed(["long"] * 9))]
     embedder.gate.set()
-    found = await asyncio.gather(*tasks)
+    results = await asyncio.gather(*tasks)
     assert [len(call) for call in embedder.calls] == [1, 3, 3, 3, 9]
-    assert [len(each) for each in found] == [1, 3, 3, 3, 9]
+    assert [len(each) for each in results] == [1, 3, 3, 3, 9]
 
 
-async def test_work_of_a_caller_who_has_gone_is_dropped() -> None:
-    embedder = Gated()
+async def test_cancelled_call_is_not_computed() -> None:
+    embedder = GatedEmbedder()
     batcher = DynamicBatcher(embedder, "passage", concurrency=1)
     first = asyncio.create_task(batcher.embed(["a"]))
     await asyncio.sleep(0.01)
-    gone, stays = [asyncio.create_task(batcher.embed([text])) for text in ("gone", "stays")]
+    cancelled, kept = [asyncio.create_task(batcher.embed([text])) for text in ("cancelled", "kept")]
     await asyncio.sleep(0.01)
-    gone.cancel()
+    cancelled.cancel()
     embedder.gate.set()
-    await asyncio.gather(first, stays)
-    assert embedder.calls == [["a"], ["stays"]]
+    await asyncio.gather(first, kept)
+    assert embedder.calls == [["a"], ["kept"]]
 
 
-async def test_a_rejected_text_is_its_own_callers_matter() -> None:
-    embedder = Gated(poison="poison")
+async def test_rejected_text_fails_only_its_own_call() -> None:
+    embedder = GatedEmbedder(poison="poison")
     batcher = DynamicBatcher(embedder, "passage", concurrency=1)
     first = asyncio.create_task(batcher.embed(["a"]))
     await asyncio.sleep(0.01)
     tasks = [asyncio.create_task(batcher.embed([text])) for text in ("b", "poison", "c")]
     embedder.gate.set()
     await first
-    found = await asyncio.gather(*tasks, return_exceptions=True)
-    assert isinstance(found[1], errors.InputRejectedError)
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results[1], errors.InputRejectedError)
     assert np.array_equal(await tasks[0], hash_vectors(["b"], 8))
     assert np.array_equal(await tasks[2], hash_vectors(["c"], 8))
 
 
-async def test_more_than_can_wait_is_refused_now(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_overload_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dynamic_batching, "MAX_WAITING", 5)
-    embedder = Gated()
+    embedder = GatedEmbedder()
     batcher = DynamicBatcher(embedder, "passage", concurrency=1)
     first = asyncio.create_task(batcher.embed(["a"]))
     await asyncio.sleep(0.01)
-    waits = asyncio.create_task(batcher.embed(["b"] * 5))
+    waiting = asyncio.create_task(batcher.embed(["b"] * 5))
     await asyncio.sleep(0.01)
     with pytest.raises(errors.OverloadedError, match="5 texts are waiting"):
         await batcher.embed(["c"])
     embedder.gate.set()
-    await asyncio.gather(first, waits)
+    await asyncio.gather(first, waiting)
     assert len(await batcher.embed(["c"])) == 1
 
 
-async def test_calls_to_a_model_that_shares_its_batches_are_answered_one_by_one() -> None:
-    embedder = Gated()
+async def test_calls_to_a_sharing_model_are_passed_through() -> None:
+    embedder = GatedEmbedder()
     embedder.gate.set()
     batcher = DynamicBatcher(embedder, "passage", concurrency=1, pass_through=True)
-    found = await asyncio.gather(*(batcher.embed([text]) for text in "abc"))
+    results = await asyncio.gather(*(batcher.embed([text]) for text in "abc"))
     assert embedder.calls == [["a"], ["b"], ["c"]]
-    assert np.array_equal(np.concatenate(found), hash_vectors(["a", "b", "c"], 8))
+    assert np.array_equal(np.concatenate(results), hash_vectors(["a", "b", "c"], 8))
 
 
-async def test_more_than_a_sharing_model_can_hold_is_refused_until_callers_go(
+async def test_overload_of_a_sharing_model_ends_with_cancellation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dynamic_batching, "MAX_WAITING", 5)
-    embedder = Gated()
+    embedder = GatedEmbedder()
     batcher = DynamicBatcher(embedder, "passage", pass_through=True)
-    waits = asyncio.create_task(batcher.embed(["a"] * 5))
+    waiting = asyncio.create_task(batcher.embed(["a"] * 5))
     await asyncio.sleep(0)
     with pytest.raises(errors.OverloadedError, match="5 texts are waiting"):
         await batcher.embed(["b"])
-    waits.cancel()
-    await asyncio.gather(waits, return_exceptions=True)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
     embedder.gate.set()
     assert len(await batcher.embed(["b"])) == 1
 
 
 @pytest.mark.parametrize("shares", [True, False])
-async def test_a_server_gathers_for_models_that_do_not_share_their_batches(shares: bool) -> None:
-    embedder = Gated()
+async def test_only_models_that_do_not_share_are_batched(shares: bool) -> None:
+    embedder = GatedEmbedder()
     embedder.shares_batches = shares
     shared = PooledEmbedder(embedder, Metrics())
     calls = [asyncio.create_task(shared.embed_call([text])) for text in "abcdefghij"]

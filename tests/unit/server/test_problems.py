@@ -1,4 +1,4 @@
-"""One map from errors to answers, which leaves none out and gives nothing away."""
+"""The map from errors to responses is complete and reveals no secrets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def tree(kind: type[errors.BacklineError]) -> list[type[errors.BacklineError]]:
 
 
 @pytest.mark.parametrize("kind", tree(errors.BacklineError), ids=lambda kind: kind.__name__)
-def test_every_error_has_a_status_and_keeps_its_words(kind: type[errors.BacklineError]) -> None:
+def test_every_error_has_a_status_and_keeps_its_message(kind: type[errors.BacklineError]) -> None:
     problem = problem_of(kind("what is wrong, and the remedy"))
     assert problem.status in TITLES
     assert problem.detail == "what is wrong, and the remedy"
@@ -40,7 +40,7 @@ def test_every_error_has_a_status_and_keeps_its_words(kind: type[errors.Backline
         (errors.UsageError(), 422, None),
     ],
 )
-def test_the_statuses_that_clients_act_on(
+def test_status_and_retry_after(
     error: errors.BacklineError, status: int, retry_after: int | None
 ) -> None:
     problem = problem_of(error)
@@ -49,13 +49,13 @@ def test_the_statuses_that_clients_act_on(
     assert headers.get("retry-after") == (None if retry_after is None else str(retry_after))
 
 
-def test_a_bug_says_nothing_of_itself() -> None:
+def test_internal_errors_reveal_nothing() -> None:
     problem = problem_of(KeyError("postgresql://user:secret@host"))
     assert problem.status == 500
     assert "secret" not in str(problem.body("/x", "id"))
 
 
-def test_what_was_sent_is_not_repeated() -> None:
+def test_invalid_values_are_not_repeated() -> None:
     error = RequestValidationError(
         [{"loc": ("body", "api_key"), "msg": "too long", "type": "x", "input": "the secret"}]
     )

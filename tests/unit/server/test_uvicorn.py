@@ -1,4 +1,4 @@
-"""The command line's quickness, and the sockets that the server listens on."""
+"""The listening socket, and that the command line does not import the server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backline import errors
 from backline.server import uvicorn
 
 
-def test_the_command_line_does_not_load_the_server() -> None:
+def test_command_line_does_not_import_the_server() -> None:
     code = (
         "import sys; from backline.cli.commands import command_line;"
         "[*command_line().commands.values()];"
@@ -23,18 +23,18 @@ def test_the_command_line_does_not_load_the_server() -> None:
     assert done.stdout.strip() == "[]"
 
 
-async def test_answers_are_not_held_back() -> None:
-    """Without TCP_NODELAY, an answer in two parts takes 40 ms more."""
+async def test_accepted_connections_have_tcp_nodelay() -> None:
+    """Without TCP_NODELAY, a response in two parts takes 40 ms longer."""
     accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    class Looking(asyncio.Protocol):
+    class Recorder(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            found = transport.get_extra_info("socket")
-            accepted.set_result(found.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            accepted_socket = transport.get_extra_info("socket")
+            accepted.set_result(accepted_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
             transport.close()
 
     bound = uvicorn.bind("127.0.0.1", 0)
-    server = await asyncio.get_running_loop().create_server(Looking, sock=bound)
+    server = await asyncio.get_running_loop().create_server(Recorder, sock=bound)
     _, writer = await asyncio.open_connection(*bound.getsockname())
     assert await accepted == 1
     writer.close()
@@ -42,7 +42,7 @@ async def test_answers_are_not_held_back() -> None:
     await server.wait_closed()
 
 
-def test_a_taken_port_is_said_plainly() -> None:
+def test_port_in_use_is_a_configuration_error() -> None:
     with uvicorn.bind("127.0.0.1", 0) as bound:
         bound.listen()
         port = bound.getsockname()[1]
@@ -50,6 +50,6 @@ def test_a_taken_port_is_said_plainly() -> None:
             uvicorn.bind("127.0.0.1", port)
 
 
-def test_an_address_that_is_not_ours() -> None:
+def test_address_of_another_machine_is_a_configuration_error() -> None:
     with pytest.raises(errors.ConfigurationError, match=r"203\.0\.113\.7"):
         uvicorn.bind("203.0.113.7", 0)

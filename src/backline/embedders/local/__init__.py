@@ -1,4 +1,4 @@
-"""Embeddings on this machine's processor: no key, no torch, no network once weights are here."""
+"""Embeddings on this machine's processor, without a key, torch, or (after one pull) a network."""
 
 from backline.embedders.local.catalog import DEFAULT_MODEL, MODELS, ModelInfo, find_model
 from backline.embedders.local.embedder import LocalEmbedder, LocalInfo

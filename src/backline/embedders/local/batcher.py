@@ -1,8 +1,7 @@
-"""Sub-batches that the texts of all callers share, so that the streams compute full ones.
+"""Batch texts across concurrent calls into sub-batches of the size that is fastest.
 
-A caller's texts seldom fill a whole number of sub-batches. Computed by themselves, what is left
-over makes small ones, which take longer a token, or all of the caller's are smaller than is fast: a
-backfill of captions lost a tenth to that.
+A call rarely fills a whole number of sub-batches, and small ones cost more time a token. Computing
+each call alone made a backfill of captions a tenth slower.
 """
 
 from __future__ import annotations
@@ -21,22 +20,24 @@ from backline.types import Vectors
 
 Forward = Callable[[Sequence[TokenIds]], Vectors]
 
-_RECTANGLE: Final = 1.5
-"""Padding is cheap where attention is: at 32 tokens a text it is an eighth of the work."""
+_MAX_PADDED: Final = 1.5
+"""Limit of a sub-batch's padded size, as a multiple of its tokens. Only attention computes padding;
+at 32 tokens a text that is an eighth of the work."""
 
-_SMALLEST: Final = 128
-"""Tokens below which the weights are read from memory more often than the even spread gains."""
+_MIN_TOKENS: Final = 128
+"""Smallest even share of a stream. Below it, reading the weights more often costs more time than
+the even division saves."""
 
 
-class Part(NamedTuple):
-    """What a sub-batch has of one call: positions of texts in it."""
+class BatchPart(NamedTuple):
+    """The texts of one request in a sub-batch, as positions in the request."""
 
-    call: Call
+    request: Request
     positions: list[int]
 
 
-class Call:
-    """Texts that wait for their vectors together, longest first."""
+class Request:
+    """The texts of one call, sorted by length, longest first."""
 
     __slots__ = ("future", "order", "taken", "texts", "tokens", "unfinished", "vectors")
 
@@ -51,7 +52,7 @@ class Call:
         self.unfinished = len(texts)
 
     def take(self, batch: SubBatch) -> list[int]:
-        """Positions of the next texts that fit into `batch`, which are taken by this."""
+        """Remove the next texts that fit into `batch`, and return their positions."""
         first = self.taken
         while self.taken < len(self.order):
             length = len(self.texts[self.order[self.taken]])
@@ -61,8 +62,8 @@ class Call:
             self.tokens -= length
         return self.order[first : self.taken]
 
-    def settle(self, error: BaseException | None = None) -> None:
-        """Answer the caller, unless it has left or was answered before."""
+    def finish(self, error: BaseException | None = None) -> None:
+        """Resolve the future, unless it is cancelled or resolved already."""
         if not self.future.done() and self.future.set_running_or_notify_cancel():
             if error is None:
                 self.future.set_result(self.vectors)
@@ -71,21 +72,25 @@ class Call:
 
 
 class SubBatch:
-    """The sub-batch that is being filled, as running sums."""
+    """The size of a sub-batch while it is filled.
 
-    __slots__ = ("_count", "_places", "_tokens", "_total", "_width")
+    Args:
+        max_tokens: limit of the sum of its texts' tokens.
+        max_padded: limit of its texts times the longest of them, which is what attention computes.
+    """
 
-    def __init__(self, tokens: int, places: float) -> None:
-        """Take `tokens`, and so many `places` in the rectangle that attention needs."""
-        self._tokens = tokens
-        self._places = places
+    __slots__ = ("_count", "_max_padded", "_max_tokens", "_total", "_width")
+
+    def __init__(self, max_tokens: int, max_padded: float) -> None:
+        self._max_tokens = max_tokens
+        self._max_padded = max_padded
         self._count = self._total = self._width = 0
 
     def add(self, length: int) -> bool:
-        """Count in a text of `length` tokens, if it fits or is the first."""
+        """Add a text of `length` tokens if it fits or is the first; return whether it was added."""
         width = max(self._width, length)
         if self._count and (
-            self._total + length > self._tokens or (self._count + 1) * width > self._places
+            self._total + length > self._max_tokens or (self._count + 1) * width > self._max_padded
         ):
             return False
         self._count, self._total, self._width = self._count + 1, self._total + length, width
@@ -93,10 +98,10 @@ class SubBatch:
 
 
 class Batcher:
-    """Computes the texts of any number of callers, first come, first served.
+    """Computes the texts of concurrent requests, first come, first served.
 
-    A stream that is free takes the next texts, longest first, of the call that has waited longest,
-    and goes on with the next call's where these do not fill a sub-batch of `batch_tokens`.
+    An idle stream takes the longest remaining texts of the oldest request. If these do not fill a
+    sub-batch of `batch_tokens`, it adds texts of the next request.
     """
 
     def __init__(
@@ -116,83 +121,94 @@ class Batcher:
         self._batch_tokens = batch_tokens
         self._dimensions = dimensions
         self._lock = threading.Lock()
-        self._calls: deque[Call] = deque()
-        self._busy = 0  # streams that compute, or are asked to
+        self._requests: deque[Request] = deque()
+        self._busy = 0  # streams that compute, or are queued to
         self._share: int | None = None
 
     def add(self, texts: Sequence[TokenIds]) -> Future[Vectors]:
-        """Vectors of `texts`, in order. Cancelling the future drops those that wait.
+        """Queue texts; the future holds their vectors, in order.
+
+        Cancelling the future drops the texts that are still waiting.
 
         Raises:
             ProviderUnavailableError: the executor is closed.
         """
-        call = Call(texts, self._dimensions)
+        request = Request(texts, self._dimensions)
         if not texts:
-            call.settle()
-            return call.future
+            request.finish()
+            return request.future
         with self._lock:
             for _ in range(min(len(texts), self._streams - self._busy)):
                 self._executor.submit(self._compute_next, self._priority)
                 self._busy += 1
-            self._calls.append(call)
+            self._requests.append(request)
             self._share = None
-        return call.future
+        return request.future
 
     def _compute_next(self) -> None:
-        """Compute one sub-batch, and queue for the next one behind what is more urgent."""
+        """Compute one sub-batch, then queue for the next one behind more urgent work."""
         if parts := self._next_parts():
             self._compute(parts)
-            self._executor.go_on(self._compute_next, self._priority)
+            self._executor.resubmit(self._compute_next, self._priority)
 
-    def _next_parts(self) -> list[Part]:
-        """The texts of the next sub-batch; with none, the stream that asks is free."""
+    def _next_parts(self) -> list[BatchPart]:
+        """Take the texts of the next sub-batch; without any, mark this stream as idle."""
         with self._lock:
-            self._calls = deque(call for call in self._calls if not call.future.done())
-            batch, parts = SubBatch(self._budget(), _RECTANGLE * self._batch_tokens), list[Part]()
-            while self._calls:
-                call = self._calls[0]
-                if positions := call.take(batch):
-                    parts.append(Part(call, positions))
-                if call.taken < len(call.order):
+            self._requests = deque(each for each in self._requests if not each.future.done())
+            batch = SubBatch(self._next_size(), _MAX_PADDED * self._batch_tokens)
+            parts = list[BatchPart]()
+            while self._requests:
+                request = self._requests[0]
+                if positions := request.take(batch):
+                    parts.append(BatchPart(request, positions))
+                if request.taken < len(request.order):
                     break
-                self._calls.popleft()
+                self._requests.popleft()
             self._busy -= not parts
             return parts
 
-    def _budget(self) -> int:
-        """Tokens of the next sub-batch: the last ones are even, so that no stream idles long."""
-        waiting = sum(call.tokens for call in self._calls)
+    def _next_size(self) -> int:
+        """Return the tokens of the next sub-batch.
+
+        The last round is divided evenly over the streams, so that they finish together.
+        """
+        waiting = sum(request.tokens for request in self._requests)
         if waiting > self._batch_tokens * self._streams:
             return self._batch_tokens
         if self._share is None:
             even = -(-waiting // self._streams)
-            self._share = min(self._batch_tokens, max(even, _SMALLEST))
+            self._share = min(self._batch_tokens, max(even, _MIN_TOKENS))
         return self._share
 
-    def _compute(self, parts: Sequence[Part]) -> None:
+    def _compute(self, parts: Sequence[BatchPart]) -> None:
         try:
-            vectors = self._forward([call.texts[at] for call, places in parts for at in places])
+            vectors = self._forward(
+                [request.texts[at] for request, positions in parts for at in positions]
+            )
             done = 0
-            for call, positions in parts:
-                call.vectors[positions] = vectors[done : done + len(positions)]
+            for request, positions in parts:
+                request.vectors[positions] = vectors[done : done + len(positions)]
                 done += len(positions)
-        except BaseException as error:  # the caller gets it, whatever it is
-            self._failed(parts, error)
+        except BaseException as error:  # every error belongs to the callers
+            self._fail(parts, error)
         else:
-            self._finished(parts)
+            self._finish(parts)
 
-    def _failed(self, parts: Sequence[Part], error: BaseException) -> None:
-        """Whose text it was is not known: only a call that fails by itself is told."""
+    def _fail(self, parts: Sequence[BatchPart], error: BaseException) -> None:
+        """Fail the request of a single part. Compute several parts again, one at a time.
+
+        The error does not name the text that caused it, and must not fail the other requests.
+        """
         if len(parts) > 1:
             for part in parts:
                 self._compute([part])
             return
         with self._lock:
-            parts[0].call.settle(error)
+            parts[0].request.finish(error)
 
-    def _finished(self, parts: Sequence[Part]) -> None:
+    def _finish(self, parts: Sequence[BatchPart]) -> None:
         with self._lock:
-            for call, positions in parts:
-                call.unfinished -= len(positions)
-                if call.unfinished == 0:
-                    call.settle()
+            for request, positions in parts:
+                request.unfinished -= len(positions)
+                if request.unfinished == 0:
+                    request.finish()

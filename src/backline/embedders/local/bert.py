@@ -1,4 +1,4 @@
-"""The BERT encoder as data: its configuration and its weights, read from a model folder."""
+"""Read the configuration and the weights of a BERT encoder from a model folder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from backline.errors import WeightsError
 Matrix = NDArray[np.float32]
 
 _PAST_PADDING = ("roberta", "xlm-roberta", "camembert")
-"""Families that number positions from the padding id on; BERT numbers them from 0."""
+"""Families with positions that start after the padding id. BERT's positions start at 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class BertConfig:
-    """Sizes of the encoder, under the names of the model's config.json."""
+    """Sizes of the encoder, named as in the model's config.json."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -38,7 +38,7 @@ class BertConfig:
 
     @property
     def max_tokens(self) -> int:
-        """The longest input that there is a position embedding for."""
+        """The longest input that has position embeddings."""
         return self.max_position_embeddings - self.position_offset
 
 
@@ -52,7 +52,7 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class LayerNorm:
-    """Scale and shift of a layer normalisation, both of shape (hidden,)."""
+    """Scale and shift of a layer normalization, both of shape (hidden,)."""
 
     scale: Matrix
     shift: Matrix
@@ -60,7 +60,7 @@ class LayerNorm:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One encoder layer. `attention_in` is query, key and value in one (3 hidden, hidden)."""
+    """One encoder layer. `attention_in` concatenates query, key and value: (3 hidden, hidden)."""
 
     attention_in: Dense
     attention_out: Dense
@@ -72,7 +72,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Bert:
-    """A whole encoder. `positions` has the row of token type 0 added and starts at position 0."""
+    """An encoder. `positions` includes the embedding of token type 0 and starts at position 0."""
 
     config: BertConfig
     pooling: Pooling
@@ -82,7 +82,7 @@ class Bert:
     layers: tuple[Layer, ...]
 
     def without_layers(self) -> Bert:
-        """The embedding tables alone, for an engine that keeps the layers in its own form."""
+        """Return the embedding tables alone, for an engine with its own copy of the layers."""
         return replace(self, layers=())
 
 
@@ -90,7 +90,7 @@ def read_config(folder: Path) -> BertConfig:
     """Parse config.json.
 
     Raises:
-        WeightsError: it is missing, or the model is none that the engines compute exactly.
+        WeightsError: the file is missing, or the engines cannot compute this model exactly.
     """
     path = folder / CONFIG_FILE
     try:
@@ -115,25 +115,25 @@ def read_config(folder: Path) -> BertConfig:
             position_offset=raw["pad_token_id"] + 1 if family in _PAST_PADDING else 0,
         )
     except (OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path} is no readable model configuration: {error!r}") from error
+        raise WeightsError(f"{path} is not a readable model configuration: {error!r}") from error
 
 
 def read_bert(folder: Path, pooling: Pooling) -> Bert:
-    """Read the encoder of a model folder as float32, whatever floating type it is stored in.
+    """Read the encoder of a model folder, and convert its weights to float32.
 
     Raises:
-        WeightsError: a file is missing or damaged, or holds no such encoder.
+        WeightsError: a file is missing or damaged, or is not a BERT encoder.
     """
     config, path = read_config(folder), folder / WEIGHTS_FILE
     try:
         with safe_open(path, framework="numpy") as file:
             return _Reader(file).bert(config, pooling)
     except (OSError, SafetensorError, TypeError) as error:
-        raise WeightsError(f"{path} is no readable weights file: {error}") from error
+        raise WeightsError(f"{path} is not a readable weights file: {error}") from error
 
 
 class _Reader:
-    """Names of tensors as every BERT checkpoint has them, with or without a leading "bert."."""
+    """Reads tensors by their names in BERT checkpoints, with or without a leading "bert."."""
 
     def __init__(self, file: safe_open) -> None:
         self._file = file
@@ -174,7 +174,7 @@ class _Reader:
 
     def _tensor(self, name: str) -> Matrix:
         if name not in self._names:
-            raise WeightsError(f"The weights hold no tensor {name!r}: this is no BERT encoder.")
+            raise WeightsError(f"The weights have no tensor {name!r}: this is not a BERT encoder.")
         stored = self._file.get_tensor(self._names[name])  # type: ignore[no-untyped-call]
         return np.ascontiguousarray(stored, dtype=np.float32)
 
@@ -184,7 +184,7 @@ def _tensor_names(file: safe_open) -> list[str]:
 
 
 def _bare(name: str) -> str:
-    """The tensor's name without the name of the model that wraps the encoder."""
+    """Remove the prefix of the model that wraps the encoder."""
     for wrapper in ("bert.", "roberta."):
         name = name.removeprefix(wrapper)
     return name

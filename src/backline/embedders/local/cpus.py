@@ -1,4 +1,4 @@
-"""What this process may use of the machine."""
+"""Count the processors that this process may use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def usable_cpus() -> int:
-    """Processors that this process may run on: its affinity, less any container's quota."""
+    """Return the processors of this process: its affinity, limited by the container's quota."""
     quota = _cgroup_quota(Path("/sys/fs/cgroup"), _own_cgroup(Path("/proc/self/cgroup")))
     return max(1, min(_affinity(), quota or _affinity()))
 
@@ -19,7 +19,7 @@ def _affinity() -> int:
 
 
 def _own_cgroup(listing: Path) -> str:
-    """The process's path in the cgroup v2 hierarchy; "" where there is none."""
+    """Return the process's path in the cgroup v2 hierarchy, or "" without one."""
     try:
         lines = listing.read_text().splitlines()
     except OSError:
@@ -28,7 +28,7 @@ def _own_cgroup(listing: Path) -> str:
 
 
 def _cgroup_quota(root: Path, group: str) -> int | None:
-    """The tightest cpu.max on the way from the process's group up to the root, in whole CPUs."""
+    """Return the lowest cpu.max of the process's group and its ancestors, in whole CPUs."""
     at, quotas = root / group, []
     while True:
         quotas.append(_read_quota(at / "cpu.max"))
@@ -40,7 +40,7 @@ def _cgroup_quota(root: Path, group: str) -> int | None:
 
 
 def _read_quota(path: Path) -> int | None:
-    """CPUs granted by one cpu.max file, "<quota> <period>" in microseconds or "max <period>"."""
+    """Parse one cpu.max file: "<quota> <period>" in microseconds, or "max <period>"."""
     try:
         quota, period = path.read_text().split()
         return max(1, int(quota) // int(period))

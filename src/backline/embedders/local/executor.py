@@ -1,4 +1,4 @@
-"""Threads that take the most urgent work first."""
+"""A thread pool that runs the most urgent work first."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _Entry = tuple[int, int, "Future[Any] | None", Callable[[], Any]]
 
 
 class PriorityExecutor:
-    """A fixed number of threads over one priority queue; equal priorities run in order.
+    """A fixed number of threads over one priority queue. Equal priorities run in order.
 
-    A search waits for at most one sub-batch that already runs, never for the thousands that a
-    backfill has queued. A cancelled future's work is dropped unrun.
+    A search waits for at most one running sub-batch, never for the thousands that a backfill has
+    queued. The work of a cancelled future is skipped.
     """
 
     def __init__(self, threads: int, name: str) -> None:
@@ -38,7 +38,7 @@ class PriorityExecutor:
             thread.start()
 
     def submit(self, work: Callable[[], T], priority: int = NORMAL) -> Future[T]:
-        """Queue `work`; the future holds what it returns or raises.
+        """Queue `work`; the future holds its result or error.
 
         Raises:
             ProviderUnavailableError: the executor is closed.
@@ -50,12 +50,12 @@ class PriorityExecutor:
             self._queue.put((priority, next(self._order), future, work))
         return future
 
-    def go_on(self, work: Callable[[], object], priority: int = NORMAL) -> None:
-        """Queue `work` that a thread of this executor found to do: even when closed, it is done."""
+    def resubmit(self, work: Callable[[], object], priority: int = NORMAL) -> None:
+        """Queue `work` from a thread of this executor. A closed executor still runs it."""
         self._queue.put((priority, next(self._order), Future(), work))
 
     def close(self) -> None:
-        """Finish what is queued, then end the threads. Blocking; idempotent."""
+        """Run the queued work, then end the threads. Blocking and idempotent."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -71,13 +71,13 @@ class PriorityExecutor:
                 return
             if future.set_running_or_notify_cancel():
                 _complete(future, work)
-            del future, work  # an idle thread must not keep the last batch alive
+            del future, work  # else an idle thread keeps the last batch in memory
 
 
 def _complete(future: Future[T], work: Callable[[], T]) -> None:
     try:
         result = work()
-    except BaseException as error:  # the waiter gets it, whatever it is
+    except BaseException as error:  # every error belongs to the caller
         future.set_exception(error)
     else:
         future.set_result(result)

@@ -1,7 +1,7 @@
-"""Files of one commit on the Hugging Face hub: from the user's hub cache, else over HTTP.
+"""Fetch files of one commit on the Hugging Face hub, from the user's hub cache or over HTTP.
 
-The variables are those of `huggingface_hub`, which with all that it brings would be 30 MB more to
-install, for three files: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HF_HUB_CACHE, HF_HOME.
+The environment variables are those of `huggingface_hub`: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE,
+HF_HUB_CACHE and HF_HOME. The package itself would add 30 MB to the install, to fetch three files.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import httpx
 
 DEFAULT_ENDPOINT: Final = "https://huggingface.co"
 HUB_TIMEOUT_S: Final = 3.0
-"""A hub that does not answer the first request within this time is not tried any further."""
+"""Time limit of the first response. After it, the hub counts as unreachable."""
 STALL_S: Final = 10.0
-"""A download that brings nothing for so long is broken off, and continued from where it was."""
+"""Time without data after which a download is interrupted, and resumed where it stopped."""
 ATTEMPTS: Final = 5
 _TRUE: Final = {"1", "ON", "YES", "TRUE"}
 
 
 class HubError(Exception):
-    """The hub did not give the files; the message is half a sentence that says why."""
+    """The hub did not serve the files. The message is a clause that gives the reason."""
 
 
 def endpoint() -> str:
-    """The hub's address: HF_ENDPOINT, which mirrors are named by, or huggingface.co."""
+    """Return the hub's address: HF_ENDPOINT, for mirrors, or huggingface.co."""
     return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
 
 
 def copy_cached(repository: str, revision: str, names: Sequence[str], folder: Path) -> bool:
-    """Copy the files from the cache that `huggingface_hub` keeps; False where one is not there."""
+    """Copy the files from the cache of `huggingface_hub`; return False if one is missing."""
     cache = _cache() / f"models--{repository.replace('/', '--')}" / "snapshots" / revision
     if not all((cache / name).is_file() for name in names):
         return False
@@ -44,14 +44,14 @@ def copy_cached(repository: str, revision: str, names: Sequence[str], folder: Pa
 
 
 def download(repository: str, revision: str, names: Sequence[str], folder: Path) -> None:
-    """Fetch the files into `folder`; a connection that breaks is taken up where it broke.
+    """Download the files into `folder`, and resume interrupted downloads.
 
     Raises:
-        HubError: the hub is switched off, cannot be reached, or refuses.
+        HubError: the hub is disabled, unreachable, or refuses the request.
         OSError: a file cannot be written.
     """
     if _is_set("HF_HUB_OFFLINE") or _is_set("TRANSFORMERS_OFFLINE"):
-        raise HubError("the hub is switched off by HF_HUB_OFFLINE")
+        raise HubError("HF_HUB_OFFLINE disables the hub")
     timeout = httpx.Timeout(HUB_TIMEOUT_S, connect=HUB_TIMEOUT_S)
     base = f"{endpoint()}/{repository}/resolve/{revision}"
     try:
@@ -59,14 +59,14 @@ def download(repository: str, revision: str, names: Sequence[str], folder: Path)
             _receive(client, f"{base}/{names[0]}", folder / names[0])
             client.timeout = httpx.Timeout(STALL_S, connect=HUB_TIMEOUT_S)
             for name in names[1:]:
-                _receive_whole(client, f"{base}/{name}", folder / name)
+                _receive_with_retries(client, f"{base}/{name}", folder / name)
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise HubError(f"the hub cannot be reached: {_first_line(error)}") from error
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # ValueError: a proxy's URL
         raise HubError(f"the hub failed: {_first_line(error)}") from error
 
 
-def _receive_whole(client: httpx.Client, url: str, target: Path) -> None:
+def _receive_with_retries(client: httpx.Client, url: str, target: Path) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return _receive(client, url, target)
@@ -78,23 +78,27 @@ def _receive_whole(client: httpx.Client, url: str, target: Path) -> None:
 
 
 def _receive(client: httpx.Client, url: str, target: Path) -> None:
-    """Bring what `target` still lacks; a server that knows no ranges sends the whole again."""
-    have = target.stat().st_size if target.exists() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
-    with client.stream("GET", url, headers=headers) as answer:
-        if answer.status_code not in (200, 206):
-            raise HubError(f"the hub answers {answer.status_code} for {url}{_hint(answer)}")
-        with target.open("ab" if answer.status_code == 206 else "wb") as file:
-            for block in answer.iter_bytes():  # as they come: none is lost where the next does not
+    """Download the rest of `target`, or all of it if the server does not support ranges."""
+    size = target.stat().st_size if target.exists() else 0
+    headers = {"Range": f"bytes={size}-"} if size else {}
+    with client.stream("GET", url, headers=headers) as response:
+        if response.status_code not in (200, 206):
+            raise HubError(f"the hub responds {response.status_code} for {url}{_hint(response)}")
+        with target.open("ab" if response.status_code == 206 else "wb") as file:
+            for block in response.iter_bytes():  # written at once, so that a retry resumes here
                 file.write(block)
 
 
-def _hint(answer: httpx.Response) -> str:
-    return "; is HF_TOKEN right?" if answer.status_code in (401, 403) else ""
+def _hint(response: httpx.Response) -> str:
+    return "; check HF_TOKEN" if response.status_code in (401, 403) else ""
 
 
 def _headers() -> dict[str, str]:
-    """Identity, so that a range counts the bytes of the file; httpx keeps the token to one host."""
+    """Return the headers of every request.
+
+    Identity encoding makes a range count the bytes of the file. On a redirect to another host,
+    httpx removes the token.
+    """
     token = _token()
     return {
         "User-Agent": "backline",
@@ -104,19 +108,19 @@ def _headers() -> dict[str, str]:
 
 
 def _token() -> str | None:
-    """HF_TOKEN, or what `hf auth login` left."""
-    given = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
-    if given is None and not _is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+    """Return HF_TOKEN, or the token that `hf auth login` stored."""
+    token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
+    if token is None and not _is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
         try:
-            given = Path(os.environ.get("HF_TOKEN_PATH") or _home() / "token").read_text()
+            token = Path(os.environ.get("HF_TOKEN_PATH") or _home() / "token").read_text()
         except (OSError, ValueError):
             return None
-    return "".join((given or "").split()) or None
+    return "".join((token or "").split()) or None
 
 
 def _cache() -> Path:
-    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    return Path(named).expanduser() if named else _home() / "hub"
+    path = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    return Path(path).expanduser() if path else _home() / "hub"
 
 
 def _home() -> Path:

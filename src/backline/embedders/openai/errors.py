@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server says when it does not embed, in Backline's own terms."""
+"""Translate errors and rate-limit headers of OpenAI-compatible servers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from backline.errors import (
 _INPUT_STATUSES = {400, 413, 422}
 _BUSY_STATUSES = {408, 409, 425}
 _NO_CREDIT_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
-_MAX_WORDS = 500
+_MAX_CHARACTERS = 500
 
 _REMEDIES = {
     401: "Check OPENAI_API_KEY.",
@@ -35,16 +35,18 @@ _REMEDIES = {
 def translate(
     error: openai.APIError | TimeoutError, *, provider: str, model: str, key: str
 ) -> EmbedderError:
-    """The error of ours that says what `error` of the SDK means for the batch that met it.
+    """Return Backline's error for an error of the SDK.
 
-    Some servers quote the key that they refuse: it is blotted out of their words.
+    Some servers quote a rejected key in their message, so the key is removed from it.
     """
     if isinstance(error, openai.APITimeoutError | TimeoutError):
         return ProviderUnavailableError(f"{provider} did not answer in time.")
     if not isinstance(error, openai.APIStatusError):
         return ProviderUnavailableError(f"{provider} cannot be reached: {_reason(error)}")
-    words = _shortened(provider_words(error).replace(key, "[key]"))
-    return _translate_status(error, f"{provider} answered {error.status_code} for {model}: {words}")
+    words = _shorten(provider_message(error).replace(key, "[key]"))
+    return _translate_status(
+        error, f"{provider} responded {error.status_code} for {model}: {words}"
+    )
 
 
 def _translate_status(error: openai.APIStatusError, message: str) -> EmbedderError:
@@ -60,20 +62,20 @@ def _translate_status(error: openai.APIStatusError, message: str) -> EmbedderErr
     return ProviderRefusedError(f"{message} {_REMEDIES.get(status, _REMEDIES[404])}")
 
 
-def provider_words(error: openai.APIStatusError) -> str:
-    """The provider's own message, whichever of the usual shapes it came in."""
+def provider_message(error: openai.APIStatusError) -> str:
+    """Return the provider's message from any of the usual forms of an error body."""
     body: object = error.body
     while isinstance(body, Mapping):
         body = next((body[k] for k in ("error", "message", "detail") if body.get(k)), "")
     return " ".join(str(body or error.response.reason_phrase).split())
 
 
-def _shortened(words: str) -> str:
-    return words if len(words) <= _MAX_WORDS else words[:_MAX_WORDS] + "…"
+def _shorten(message: str) -> str:
+    return message if len(message) <= _MAX_CHARACTERS else message[:_MAX_CHARACTERS] + "…"
 
 
 def _reason(error: openai.APIError) -> str:
-    """Why there was no answer: the system's words stand at the far end of the chain of causes."""
+    """Return the message of the innermost cause, which is the operating system's."""
     cause: BaseException = error
     while (deeper := cause.__cause__ or cause.__context__) is not None:
         cause = deeper
@@ -84,7 +86,7 @@ def _reason(error: openai.APIError) -> str:
 
 
 def parse_limits(headers: Mapping[str, str]) -> Limits | None:
-    """The x-ratelimit-* headers of any answer; None where there are none."""
+    """Parse the x-ratelimit-* headers of a response; None if it has none."""
     limits = Limits(
         requests=_integer(headers.get("x-ratelimit-limit-requests")),
         requests_remaining=_integer(headers.get("x-ratelimit-remaining-requests")),
@@ -97,19 +99,19 @@ def parse_limits(headers: Mapping[str, str]) -> Limits | None:
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the provider asks to wait, from the most exact header that it sent."""
+    """Return the requested wait in seconds, from the most precise header in the response."""
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
-    asked = headers.get("retry-after")
-    named = parse_duration(asked) if asked else None
-    if named is None and asked:
-        named = _until(asked)
-    return named if named is not None else _until_reset(parse_limits(headers))
+    header = headers.get("retry-after")
+    seconds = parse_duration(header) if header else None
+    if seconds is None and header:
+        seconds = _until(header)
+    return seconds if seconds is not None else _until_reset(parse_limits(headers))
 
 
 def _until_reset(limits: Limits | None) -> float | None:
-    """When the budget that ran out comes back, where the provider names no other time."""
+    """Return the seconds until an exhausted limit resets, without a Retry-After header."""
     if limits is None:
         return None
     pairs = (
@@ -125,7 +127,7 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s|us|µs|ns)")
 
 
 def parse_duration(value: str | None) -> float | None:
-    """Seconds of "12", "1.5", or a duration as Go writes it: "120ms", "6m0s", "1h2m3.5s"."""
+    """Parse seconds, "12" or "1.5", or a Go duration: "120ms", "6m0s", "1h2m3.5s"."""
     if value is None:
         return None
     value = value.strip()
@@ -135,7 +137,7 @@ def parse_duration(value: str | None) -> float | None:
 
 
 def _until(date: str) -> float | None:
-    """Seconds until an HTTP date, and 0 if it is past."""
+    """Return the seconds until an HTTP date, or 0 if it is past."""
     try:
         return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
     except (ValueError, OverflowError):
@@ -143,7 +145,7 @@ def _until(date: str) -> float | None:
 
 
 def _number(value: str | None) -> float | None:
-    """A non-negative finite number."""
+    """Parse a non-negative finite number; None for anything else."""
     try:
         number = float(value) if value is not None else -1.0
     except ValueError:

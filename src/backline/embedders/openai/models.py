@@ -1,4 +1,4 @@
-"""The models of OpenAI's own embeddings API, known without asking it."""
+"""The models of OpenAI's embeddings API."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ PROVIDER = "openai"
 DEFAULT_MODEL = "text-embedding-3-small"
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 MAX_TOKENS = 8192
-# OpenAI publishes no revision of an embedding model: a name stands for one set of weights for
-# ever, and new weights come under a new name.
+# OpenAI publishes no revisions of embedding models: a name refers to one set of weights, and new
+# weights have a new name.
 _REVISION = "v1"
 
 
 @dataclass(frozen=True, slots=True)
 class OpenAIModel:
-    """What is known of a model: its own dimensions, and whether it can give fewer."""
+    """A model's name, its full dimensions, and whether it can return fewer."""
 
     name: str
     dimensions: int
@@ -37,27 +37,25 @@ OPENAI_MODELS = {
 
 
 def openai_model(name: str, dimensions: int | None = None) -> Model | None:
-    """The identity of a model, as far as its dimensions are known or given.
+    """Return the identity of a model with given or published dimensions.
 
     Returns:
-        The Model, or None for an unknown name without `dimensions`: ask its server.
+        The Model, or None for another server's model without `dimensions`, which its server knows.
 
     Raises:
-        ConfigurationError: the model cannot give that many dimensions.
+        ConfigurationError: the model cannot return that many dimensions.
     """
-    known = OPENAI_MODELS.get(name)
+    entry = OPENAI_MODELS.get(name)
     if dimensions is not None and dimensions < 1:
-        raise ConfigurationError(
-            f"{name} was asked for {dimensions} dimensions; it must be over 0."
-        )
-    if known is None:
+        raise ConfigurationError(f"{name} cannot return {dimensions} dimensions; the least is 1.")
+    if entry is None:
         return None if dimensions is None else as_model(name, dimensions)
-    if dimensions is not None and not _can_give(known, dimensions):
-        fewer = "1 to " if known.can_shorten else ""
+    if dimensions is not None and not _supports(entry, dimensions):
+        fewer = "1 to " if entry.can_shorten else ""
         raise ConfigurationError(
-            f"{name} was asked for {dimensions} dimensions; it gives {fewer}{known.dimensions}."
+            f"{name} cannot return {dimensions} dimensions; it returns {fewer}{entry.dimensions}."
         )
-    return as_model(name, dimensions or known.dimensions)
+    return as_model(name, dimensions or entry.dimensions)
 
 
 def as_model(name: str, dimensions: int) -> Model:
@@ -65,10 +63,10 @@ def as_model(name: str, dimensions: int) -> Model:
 
 
 def is_openai(base_url: str | None) -> bool:
-    """Whether `base_url` is OpenAI's own API, in any of its regions."""
+    """Return whether `base_url` is OpenAI's API, in any region."""
     host = urlsplit(base_url or DEFAULT_BASE_URL).hostname or ""
     return host == "api.openai.com" or host.endswith(".api.openai.com")
 
 
-def _can_give(model: OpenAIModel, dimensions: int) -> bool:
+def _supports(model: OpenAIModel, dimensions: int) -> bool:
     return dimensions == model.dimensions or (model.can_shorten and dimensions < model.dimensions)

@@ -1,4 +1,4 @@
-"""Reading the body of an answer of /v1/embeddings, trusting nothing in it."""
+"""Parse and validate the body of a response of /v1/embeddings."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from backline.types import Vectors
 
 
 class MalformedResponseError(ValueError):
-    """The answer is not what the API promises. The text reads on after the provider's name."""
+    """The response violates the API. The message continues a sentence that names the provider."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingResponse:
-    """Vectors of unit length in the order of the texts, and the tokens that were billed."""
+    """Vectors of unit length in the order of the texts, and the billed tokens."""
 
     vectors: Vectors
     prompt_tokens: int
 
 
 def read_response(body: bytes, texts: int) -> EmbeddingResponse:
-    """Read the vectors of `texts` texts.
+    """Return the vectors of `texts` texts.
 
     Raises:
-        MalformedResponseError: not JSON of the promised shape, or another number of vectors.
-        InputRejectedError: a vector has no direction: it holds no finite number, or only zeros.
+        MalformedResponseError: the body is not JSON of the API's form, or has another number of
+            vectors.
+        InputRejectedError: a vector has no direction: it is not finite, or all zeros.
     """
     try:
         fields = json.loads(body)
@@ -41,17 +42,17 @@ def read_response(body: bytes, texts: int) -> EmbeddingResponse:
         raise
     except (ValueError, TypeError, KeyError) as error:
         raise MalformedResponseError(
-            f"answered with something that is no embedding: {error}"
+            f"returned something other than embeddings: {error}"
         ) from error
     return EmbeddingResponse(_unit_length(vectors), _prompt_tokens(fields))
 
 
 def _in_order(data: list[dict[str, Any]], texts: int) -> list[dict[str, Any]]:
     if len(data) != texts:
-        raise MalformedResponseError(f"answered with {len(data)} vectors for {texts} texts")
+        raise MalformedResponseError(f"returned {len(data)} vectors for {texts} texts")
     ordered = sorted(data, key=lambda item: int(item["index"]))
     if [item["index"] for item in ordered] != list(range(texts)):
-        raise MalformedResponseError(f"numbered {texts} vectors otherwise than 0 to {texts - 1}")
+        raise MalformedResponseError(f"did not number its {texts} vectors 0 to {texts - 1}")
     return ordered
 
 
@@ -66,7 +67,7 @@ def _unit_length(vectors: NDArray[np.float32]) -> Vectors:
     unusable = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
     if unusable.size:
         raise InputRejectedError(
-            f"The provider gave no usable vector for {unusable.size} of {len(vectors)} texts: "
+            f"The provider returned no usable vector for {unusable.size} of {len(vectors)} texts: "
             "not finite, or all zeros."
         )
     return np.ascontiguousarray(vectors / lengths, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Counting tokens: exactly where the model's vocabulary is at hand, else by a cautious estimate."""
+"""Count tokens: exactly if the model's vocabulary is available, else by a high estimate."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import tiktoken
 
-_ENCODING = "cl100k_base"  # of every OpenAI embedding model so far
+_ENCODING = "cl100k_base"  # used by every OpenAI embedding model so far
 _VOCABULARY_URL = f"https://openaipublic.blob.core.windows.net/encodings/{_ENCODING}.tiktoken"
 _VOCABULARY_SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 _DOWNLOAD_TIMEOUT_S = 3.0
 
 
 class TokenCounter(Protocol):
-    """Counts tokens of a text, and finds the longest beginning of at most so many tokens."""
+    """Counts the tokens of a text, and truncates a text to a number of tokens."""
 
     def count(self, text: str) -> int: ...
 
@@ -33,7 +33,7 @@ class TokenCounter(Protocol):
 
 
 class ExactCounter:
-    """Counts with the model's own byte-pair encoding; special tokens count as ordinary text."""
+    """Counts with the model's byte-pair encoding. Special tokens count as ordinary text."""
 
     def __init__(self, encoding: tiktoken.Encoding) -> None:
         self._encoding = encoding
@@ -46,21 +46,21 @@ class ExactCounter:
         if len(tokens) <= max_tokens:
             return text
         for length in range(max_tokens, 0, -1):
-            # A cut within a character drops that character.
+            # A cut inside a character drops the character.
             beginning = self._encoding.decode(tokens[:length], errors="ignore")
-            # Cut off from what follows, the last word may split into one token more than before.
+            # A truncated last word may split into one more token.
             if self.count(beginning) <= max_tokens:
                 return text[: len(beginning)]
         return ""
 
 
 class EstimatingCounter:
-    """Estimates from the kinds of bytes in a text, leaning to too many.
+    """Estimates tokens from the kinds of bytes in a text, erring on the high side.
 
-    The weights were fitted to cl100k_base so that prose in eighteen languages, source code, JSON,
-    numbers, URLs and emoji are all estimated at their true count or above; English prose at 1.6
-    times it. Noise, such as base64 or random letters, has up to twice its estimate. Never less
-    than a quarter of the bytes, which is what OpenAI's server itself estimates.
+    The weights were fitted to cl100k_base. Prose in eighteen languages, source code, JSON, numbers,
+    URLs and emoji never exceed their estimate; English prose gets 1.6 times its true count. Noise,
+    such as base64 or random letters, has up to twice its estimate. The estimate is at least a
+    quarter of the bytes, which is OpenAI's own estimate.
     """
 
     def count(self, text: str) -> int:
@@ -76,16 +76,16 @@ class EstimatingCounter:
 
 
 def well_formed(text: str) -> str:
-    """`text` with a question mark for each lone surrogate, which UTF-8 cannot carry."""
+    """Replace lone surrogates, which UTF-8 cannot encode, by question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def load_counter(*, may_download: bool) -> TokenCounter:
-    """The exact counter of OpenAI's embedding models, else the estimate. Blocks: use a thread.
+    """Return the exact counter of OpenAI's models, or the estimate. Blocking: use a thread.
 
     Args:
-        may_download: fetch the vocabulary (1.7 MB) where tiktoken's cache lacks it. Tried once a
-            process, given up silently after three seconds.
+        may_download: fetch the vocabulary (1.7 MB) if it is not in tiktoken's cache. The download
+            is tried once a process and has a silent time limit of three seconds.
     """
     encoding = _load_encoding(may_download=may_download)
     return EstimatingCounter() if encoding is None else ExactCounter(encoding)
@@ -96,14 +96,14 @@ def _load_encoding(*, may_download: bool) -> tiktoken.Encoding | None:
     path = _cache_path()
     if path is None or not (_is_intact(path) or (may_download and _download(path))):
         return None
-    # The file is checked first because tiktoken fetches a missing one without any time limit.
+    # The file is checked above, because tiktoken downloads a missing one without a time limit.
     import tiktoken
 
     return tiktoken.get_encoding(_ENCODING)
 
 
 def _cache_path() -> Path | None:
-    """Where tiktoken looks for the vocabulary; None where its cache is switched off."""
+    """Return tiktoken's path of the vocabulary; None if its cache is disabled."""
     default = Path(tempfile.gettempdir()) / "data-gym-cache"
     folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR", default))
     name = hashlib.sha1(_VOCABULARY_URL.encode(), usedforsecurity=False).hexdigest()
@@ -130,7 +130,7 @@ def _download(path: Path) -> bool:
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(content)
         Path(file.name).replace(path)
-    except OSError:  # URLError and TimeoutError are among these
+    except OSError:  # the base of URLError and TimeoutError
         return False
     return True
 
@@ -146,14 +146,14 @@ def _fetch(url: str, deadline: float) -> bytes:
 
 
 def _weights(text: str) -> NDArray[np.int64]:
-    """Hundredths of a token that each UTF-8 byte of `text` is taken for."""
+    """Return the estimate of each UTF-8 byte, in hundredths of a token."""
     encoded = np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8)
     weights: NDArray[np.int64] = _BYTE_WEIGHTS[encoded]
     return weights
 
 
 def _byte_weights() -> NDArray[np.int64]:
-    weights = np.full(256, 56, dtype=np.int64)  # parts of characters beyond ASCII
+    weights = np.full(256, 56, dtype=np.int64)  # bytes of characters beyond ASCII
     weights[0xF0:] = 130  # the first byte of four: emoji
     for characters, weight in (
         ("".join(map(chr, range(128))), 100),  # control characters

@@ -24,7 +24,7 @@ router = APIRouter(prefix="/api", tags=["upsert"], dependencies=[WRITE])
     },
 )
 async def upsert_embeddings(services: TheServices, request: schemas.UpsertRequest) -> JSONResponse:
-    """Embed rows and store those whose text equals the text in the table."""
+    """Embed rows, and store the vector of each row that still has the sent text."""
     limit = services.settings.max_rows
     if len(request.rows) > limit:
         raise errors.TooLargeError(

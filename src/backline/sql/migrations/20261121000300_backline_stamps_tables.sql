@@ -2,32 +2,32 @@
 
 -- What each stored vector was made from, and the cache of vectors by content.
 
--- A stamp says what the stored vector was made from. `blank` stamps a row that has no text and so,
--- rightly, no vector. `stale` is set the moment the row's text changes. `long` marks a text that is
--- longer than the model reads.
+-- A stamp records what the stored vector was made from. `blank` marks a row without text, which has no
+-- vector. `stale` is set in the transaction that changes the row's text. `long` marks a text longer than the
+-- model reads.
 --
--- The fingerprint tells a vector that somebody else put there. It is the vector's inner product with
--- the model's projection, a fixed pseudo-random vector: two unrelated vectors of unit length have it equal
--- within the tolerance once in some 5,000 times. A hash would miss none, and take 3 µs a row of 384
--- dimensions, 17 of 1,536, where this takes 0.4 and 1; and it survives a move to a machine, a version
--- or a column type that rounds the last digit otherwise.
+-- The fingerprint detects a vector that another program has written. It is the inner product of the vector
+-- and the model's projection, a fixed pseudo-random vector. Two unrelated unit vectors have the same
+-- fingerprint, within the tolerance, once in about 5,000 times. A hash would miss none, but takes 3 µs a row
+-- of 384 dimensions and 17 µs of 1,536, instead of 0.4 and 1 µs. The fingerprint also tolerates rounding by
+-- another machine, version or column type.
 create table backline.stamps (
   collection_id int   not null,
   key           text  collate "C" not null,
   model_id      int   not null,
-  content_hash  bytea not null,             -- sha256 of the UTF-8 text
+  content_hash  bytea not null,             -- SHA-256 of the UTF-8 text
   blank         boolean not null default false,
   stale         boolean not null default false,
   long          boolean not null default false,
-  fingerprint   real,                       -- null where there is no vector
+  fingerprint   real,                       -- null without a vector
   stamped_at    timestamptz not null default clock_timestamp(),
   primary key (key, collection_id)
 );
 create index stamps_long on backline.stamps (collection_id, key) where long;
 
--- Vectors by content: the same text is never paid for twice. Unlogged: it is only a cache, and a
--- crash of the server may empty it. trim_vectors() keeps it within a bound. `cut` says how the vector
--- of a text that is longer than the model reads was made; it is of use to collections that do likewise.
+-- A cache of vectors by content, so that no text is embedded twice. The table is unlogged: a crash of the
+-- server may empty it. trim_vectors() bounds its size. `cut` records how a text longer than the model reads
+-- was embedded. Only collections with the same setting reuse such a vector.
 create unlogged table backline.vectors (
   model_id     int   not null,
   content_hash bytea not null,

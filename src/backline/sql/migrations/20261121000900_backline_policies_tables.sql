@@ -1,10 +1,8 @@
 -- Built by `make docs` from schema/tables/policies.sql. Edit that file instead.
 
--- Policies of the tables above.
-
--- Row level security keeps everybody out of Backline's own tables but their owner, and roles that bypass
--- it, as service_role does on Supabase. On other servers, and for a role of your own that is a member of
--- service_role, a table without a policy looks empty; so service_role gets one for each.
+-- Row level security hides Backline's tables from all roles except their owner and roles with BYPASSRLS, such
+-- as service_role on Supabase. On other servers, and for members of service_role, a table without a policy
+-- looks empty. Each table therefore has a policy for service_role.
 do $$
 declare
   v_table regclass;
@@ -16,6 +14,7 @@ begin
     select c.oid from pg_catalog.pg_class c
     where c.relnamespace = 'backline'::regnamespace and c.relkind = 'r' and c.relrowsecurity
   loop
-    execute format('create policy "service role" on %s to service_role using (true) with check (true)', v_table);
+    execute format('create policy "service role" on %s to service_role '
+                   'using (true) with check (true)', v_table);
   end loop;
 end $$;

@@ -1,19 +1,19 @@
 -- Built by `make docs` from schema/functions/triggers.sql. Edit that file instead.
 
--- The triggers of a collection's table, and what they do to the queue.
+-- The triggers of a collection's table, and the functions that they call.
 
--- Every function that makes the text of a row pins the settings that texts depend on: a row has one
--- text, whoever reads it, or an edit would be missed and a hash would never match again.
+-- Every function that computes the text of a row fixes the settings that the text depends on. The text must
+-- be the same in every session, or hashes would not match and edits would be missed.
 
--- The trigger functions of one collection. They are generated because a function that knows its
--- table's columns compares a thousand changed rows in one plan; security definer, because whoever
--- edits the table need not have any right in this schema.
+-- Generates the trigger functions of one collection. With the table's columns in its source, a function
+-- compares a thousand changed rows in one plan. The functions are security definer, because a role that edits
+-- the table needs no rights in this schema.
 create or replace function backline.install_triggers(p_collection int) returns void
 language plpgsql set search_path = '' as $$
 declare
   c backline.collections;
   v_table text;
-  -- The body goes in as a literal: a column may be named like any delimiter.
+  -- The body is inserted as a literal, because a column name can contain any delimiter.
   v_create constant text := 'create or replace function backline.%I() returns trigger '
     'language plpgsql security definer '
     'set search_path = '''' set timezone = ''UTC'' set datestyle = ''ISO, YMD'' '
@@ -33,7 +33,7 @@ begin
     end $f$, c.id, c.key_column);
   execute format(v_create, 'c' || c.id || '_inserted', v_body);
 
-  -- A row is known by its key, so a changed key is a delete and an insert.
+  -- The key identifies a row, so changing it is a delete and an insert.
   v_body := format($f$
     begin
       perform backline.forget(%1$s, array(
@@ -77,12 +77,14 @@ begin
                                                       when 'update' then 'updated'
                                                       else 'deleted' end);
   end loop;
-  -- Backline's own write sets backline.writing, so that storing a vector compares no text.
+  -- Backline sets backline.writing during its own writes. The trigger then skips the comparison of texts.
   execute format('create trigger %I after insert on %s referencing new table as new_rows '
                  'for each statement execute function backline.%I()',
                  'backline_c' || c.id || '_insert', v_table, 'c' || c.id || '_inserted');
-  execute format('create trigger %I after update on %s referencing old table as old_rows new table as new_rows '
-                 'for each statement when (current_setting(''backline.writing'', true) is distinct from ''%s'') '
+  execute format('create trigger %I after update on %s referencing '
+                 'old table as old_rows new table as new_rows '
+                 'for each statement '
+                 'when (current_setting(''backline.writing'', true) is distinct from ''%s'') '
                  'execute function backline.%I()',
                  'backline_c' || c.id || '_update', v_table, c.id, 'c' || c.id || '_updated');
   execute format('create trigger %I after delete on %s referencing old table as old_rows '
@@ -105,7 +107,7 @@ begin
   end loop;
 end $$;
 
--- The triggers of a collection that do not fire.
+-- Returns the triggers of a collection that do not fire.
 create or replace function backline.trigger_problems(p_collection int) returns table (name text, problem text)
 language sql stable rows 8 set search_path = '' as $$
   select e.name, case when t.oid is null then 'missing' else 'disabled' end
@@ -113,17 +115,17 @@ language sql stable rows 8 set search_path = '' as $$
   cross join lateral (
     select 'backline_' || k.kind || c.id || '_' || v.event as name
     from unnest(array['insert', 'update', 'delete', 'truncate']) v(event)
-    cross join (select 'c' as kind union all
-                select 'k' where to_regclass('backline.keyword_indexes') is not null) k) e
+    cross join (values ('c'), ('k')) k(kind)) e
   left join pg_catalog.pg_trigger t on t.tgname = e.name
     and t.tgrelid = to_regclass(format('%I.%I', c.table_schema, c.table_name))
   where c.id = p_collection and (t.oid is null or t.tgenabled not in ('O', 'A'))
   order by 1;
 $$;
-comment on function backline.trigger_problems is 'API: the triggers of a collection that are missing or disabled.';
+comment on function backline.trigger_problems is
+  'API: returns the triggers of a collection that are missing or disabled.';
 
--- A live edit: the row needs embedding, now. Whoever holds its old text loses the lease, so that
--- the new text need not wait for a slow call to end.
+-- Enqueues edited rows with priority 0. A worker that holds the old text loses its lease, so that the new
+-- text need not wait for a slow embedding call.
 create or replace function backline.enqueue_edits(p_collection int, p_keys text[]) returns void
 language plpgsql set search_path = ''
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
@@ -147,7 +149,7 @@ begin
   perform pg_catalog.pg_notify('backline', p_collection::text);
 end $$;
 
--- A deleted row leaves nothing behind.
+-- Deletes the jobs, stamps and dead letters of deleted rows.
 create or replace function backline.forget(p_collection int, p_keys text[]) returns void
 language plpgsql set search_path = ''
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off

@@ -89,7 +89,7 @@ export class Shortcuts {
     return this.#changes[name] !== undefined
   }
 
-  /** Return another action with the same shortcut, or with one where either is a prefix. */
+  /** Return the action with a conflicting shortcut: equal, or one is a prefix of the other. */
   conflict(name: ActionName, shortcut: string): ActionName | null {
     const conflicting = ACTIONS.find((action) => {
       const other = action.name === name ? null : this.of(action.name)

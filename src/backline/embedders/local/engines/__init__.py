@@ -1,1 +1,1 @@
-"""Engines that compute the encoder."""
+"""Engines that compute the BERT encoder: OpenVINO, and numpy as the fallback."""

@@ -1,4 +1,4 @@
-"""The seam between the embedder and what computes the encoder."""
+"""The interface of an engine that computes the encoder."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from backline.types import Vectors
 
 
 class Engine(Protocol):
-    """Runs the encoder on one sub-batch. `forward` may be called from `streams` threads at once."""
+    """Runs the encoder on one sub-batch. Up to `streams` threads may call `forward` at a time."""
 
     @property
     def name(self) -> str:
-        """Its name among `ENGINES`, without the precision."""
+        """Name in `ENGINES`, without the precision."""
         ...
 
     @property
     def precision(self) -> str:
-        """The type that matrix products are computed in: "f32" or "bf16"."""
+        """Type of the matrix products: "f32" or "bf16"."""
         ...
 
     @property
     def threads(self) -> int:
-        """Processor threads in all."""
+        """Total number of processor threads."""
         ...
 
     @property
     def streams(self) -> int:
-        """How many sub-batches are worth computing at the same time."""
+        """Number of sub-batches to compute concurrently."""
         ...
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens of a sub-batch at which this engine is fastest."""
+        """Tokens a sub-batch at which this engine is fastest."""
         ...
 
     def forward(self, texts: Sequence[TokenIds]) -> Vectors:
-        """Encode, pool and normalise to unit length.
+        """Encode, pool and normalize to unit length.
 
         Args:
             texts: at least one text, each of at least one token.

@@ -1,4 +1,4 @@
-"""Keeping numpy's BLAS to one thread while the numpy engine computes."""
+"""Limit numpy's BLAS to one thread while the numpy engine computes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 class SingleThreadedBlas:
-    """A context manager for any number of threads; BLAS's own setting returns with the last one.
+    """A context manager that several threads may enter; the last one restores BLAS's setting.
 
-    The engine's streams already use every processor. BLAS threads of their own on top would spin
-    for one another: on 2 processors the engine then runs at a third of its speed.
+    The engine's streams use every processor already. Additional BLAS threads wait for each other in
+    spin locks, which on 2 processors cuts the engine's speed to a third.
 
-    threadpoolctl comes with Backline; where it was taken out, results are the same and slower.
+    Without the package threadpoolctl, results are the same but slower.
     """
 
     def __init__(self) -> None:

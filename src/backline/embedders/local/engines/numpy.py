@@ -1,4 +1,4 @@
-"""The BERT encoder in plain numpy, float32: the engine that works wherever Backline does."""
+"""The BERT encoder in plain numpy, float32: runs on every platform that Backline supports."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from backline.embedders.local.tokenizers.base import TokenIds
 from backline.types import Vectors
 
 _ERF_BLOCK = 8_192
-"""Values per block of `_gelu`: 32 KB, so that its dozen passes stay in the L1 cache."""
+"""Values a block of `_gelu`: 32 KB, so that its dozen passes stay in the L1 cache."""
 
-# erf(x) = x P(x²)/Q(x²) on |x| ≤ 4, where float32 has erf(4) = 1; largest error in float32 4e-7.
-# The minimax coefficients of Eigen's float erf (Eigen/src/Core/MathFunctionsImpl.h, MPL-2.0),
-# also used by XLA; tested against math.erf.
+# erf(x) = x P(x²)/Q(x²) on |x| ≤ 4; in float32, erf(4) = 1. The largest error is 4e-7.
+# The minimax coefficients are those of Eigen's float erf (Eigen/src/Core/MathFunctionsImpl.h,
+# MPL-2.0), which XLA uses too.
 _ERF_P = (
     -2.72614225801306e-10,
     2.77068142495902e-08,
@@ -37,7 +37,7 @@ _ERF_Q = (
 
 
 class NumpyEngine:
-    """Implements `Engine`: one stream for every processor, each with single-threaded BLAS."""
+    """Implements `Engine`: one stream a processor, each with single-threaded BLAS."""
 
     name = "numpy"
     precision = "f32"
@@ -53,7 +53,7 @@ class NumpyEngine:
             return self._forward(pack(texts))
 
     def _forward(self, batch: PackedBatch) -> Vectors:
-        state = self._normalise(embed_tokens(self._bert, batch), self._bert.embedding_norm)
+        state = self._layer_norm(embed_tokens(self._bert, batch), self._bert.embedding_norm)
         for layer in self._bert.layers:
             state = self._layer(layer, state, batch)
         return pool(state, batch, self._bert.pooling)
@@ -62,24 +62,24 @@ class NumpyEngine:
         attended = self._attend(_dense(state, layer.attention_in), batch)
         attended = _dense(attended, layer.attention_out)
         attended += state
-        state = self._normalise(attended, layer.attention_norm)
+        state = self._layer_norm(attended, layer.attention_norm)
         fed = _dense(_gelu(_dense(state, layer.feed_in)), layer.feed_out)
         fed += state
-        return self._normalise(fed, layer.feed_norm)
+        return self._layer_norm(fed, layer.feed_norm)
 
     def _attend(self, projected: Matrix, batch: PackedBatch) -> Matrix:
-        """Multi-head attention of each text within itself; `projected` is (T, 3 hidden)."""
-        config, (texts, width) = self._bert.config, batch.spread.shape
+        """Compute multi-head attention within each text; `projected` is (T, 3 hidden)."""
+        config, (texts, width) = self._bert.config, batch.to_padded.shape
         heads = (texts, width, 3, config.num_attention_heads, config.head_size)
-        query, key, value = projected[batch.spread].reshape(heads).transpose(2, 0, 3, 1, 4)
+        query, key, value = projected[batch.to_padded].reshape(heads).transpose(2, 0, 3, 1, 4)
         scores = query @ key.swapaxes(-1, -2)
         scores *= np.float32(config.head_size**-0.5)
         scores += batch.bias
         mixed: Matrix = (_softmax(scores) @ value).transpose(0, 2, 1, 3)
-        return mixed.reshape(texts * width, config.hidden_size)[batch.back]
+        return mixed.reshape(texts * width, config.hidden_size)[batch.to_packed]
 
-    def _normalise(self, state: Matrix, norm: LayerNorm) -> Matrix:
-        """Layer normalisation over the last axis, in place."""
+    def _layer_norm(self, state: Matrix, norm: LayerNorm) -> Matrix:
+        """Apply layer normalization over the last axis, in place."""
         state -= state.mean(axis=-1, keepdims=True)
         squares = np.einsum("ij,ij->i", state, state)[:, None]
         squares /= np.float32(state.shape[-1])
@@ -104,7 +104,7 @@ def _softmax(scores: Matrix) -> Matrix:
 
 
 def _gelu(state: Matrix) -> Matrix:
-    """Exact GELU, x/2 (1 + erf(x/√2)), in place (Hendrycks & Gimpel, arXiv 1606.08415)."""
+    """Apply exact GELU, x/2 (1 + erf(x/√2)), in place (Hendrycks & Gimpel, arXiv 1606.08415)."""
     flat = state.reshape(-1)
     for start in range(0, flat.size, _ERF_BLOCK):
         block = flat[start : start + _ERF_BLOCK]
@@ -116,7 +116,7 @@ def _gelu(state: Matrix) -> Matrix:
 
 
 def erf(x: Matrix) -> Matrix:
-    """The error function of float32 values, to within 4e-7."""
+    """Return the error function of float32 values, to within 4e-7."""
     x = np.clip(x, -4, 4)
     square = x * x
     result = _polynomial(square, _ERF_P)
@@ -126,7 +126,7 @@ def erf(x: Matrix) -> Matrix:
 
 
 def _polynomial(x: Matrix, coefficients: tuple[float, ...]) -> Matrix:
-    """Horner's rule, highest power first."""
+    """Evaluate a polynomial by Horner's rule; coefficients start with the highest power."""
     result = x * np.float32(coefficients[0])
     for coefficient in coefficients[1:-1]:
         result += np.float32(coefficient)

@@ -1,8 +1,8 @@
-"""The BERT encoder on OpenVINO: the fast engine, built from the weights with no file in between.
+"""The BERT encoder on OpenVINO: the fast engine, with a graph built directly from the weights.
 
-Why OpenVINO: on processors with AMX or AVX-512 BF16 its bfloat16 products run at several times the
-float32 peak, while vectors keep a cosine of 0.9999 with float32's. Why shapes are rounded: it
-compiles kernels for every new shape, some 5 ms each, and its attention is a quarter faster where
+On processors with AMX or AVX-512 BF16, OpenVINO's bfloat16 products run at several times the
+float32 peak, and vectors keep a cosine of 0.9999 with those of float32. Shapes are rounded, because
+OpenVINO compiles kernels for each new shape, about 5 ms each. Its attention is a quarter faster if
 the width is a multiple of 16.
 """
 
@@ -29,23 +29,23 @@ from backline.types import Vectors
 
 Precision: TypeAlias = Literal["f32", "bf16"]
 _Node: TypeAlias = Any
-"""A node of the graph; OpenVINO's Python API is untyped."""
+"""A node of the graph. OpenVINO's Python API is untyped."""
 
 _WIDTH_MULTIPLE = 16
-"""An AMX tile has 16 rows: a width of 32 takes 30 µs a token, 33 takes 38 µs."""
+"""Rows of an AMX tile: a width of 32 takes 30 µs a token, 33 takes 38 µs."""
 
 
 def native_precision() -> Precision:
-    """bfloat16 where the processor multiplies it in hardware, else float32."""
+    """Return "bf16" if the processor multiplies bfloat16 in hardware, else "f32"."""
     hint = ov.Core().get_property("CPU", "INFERENCE_PRECISION_HINT")
     return "bf16" if hint == ov.Type.bf16 else "f32"
 
 
 class OpenVinoEngine:
-    """Implements `Engine`: one stream of one thread for every processor.
+    """Implements `Engine`: one stream of one thread a processor.
 
-    Many independent streams beat one that all threads share, as a small encoder's layers are too
-    short to be split well.
+    Independent streams are faster than one stream over all threads: the layers of a small encoder
+    are too short to divide efficiently.
     """
 
     name = "openvino"
@@ -66,10 +66,16 @@ class OpenVinoEngine:
 
     def _inputs(self, batch: PackedBatch) -> list[Any]:
         pooled = _pooling_matrix(batch, self._tables.pooling)
-        return [embed_tokens(self._tables, batch), batch.spread, batch.back, batch.bias, pooled]
+        return [
+            embed_tokens(self._tables, batch),
+            batch.to_padded,
+            batch.to_packed,
+            batch.bias,
+            pooled,
+        ]
 
     def _request(self) -> Any:
-        """This thread's own request: requests may run at the same time, one may not."""
+        """Return this thread's inference request, which two threads may not share."""
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled.create_infer_request()
         return self._local.request
@@ -81,15 +87,16 @@ def _options(threads: int, precision: Precision) -> dict[str, str]:
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": str(threads),
         "NUM_STREAMS": str(threads),
-        # A pinned thread waits for its processor even while another one is idle.
+        # A pinned thread waits for its processor even if another one is idle.
         "ENABLE_CPU_PINNING": "NO",
     }
 
 
 def _pooling_matrix(batch: PackedBatch, pooling: Pooling) -> Matrix:
-    """Which tokens make each text's vector, shape (texts, T): 1, exact in bfloat16, or 0.
+    """Return the weight of each token in each text's vector, shape (texts, T).
 
-    The sum stands for the mean, as the length is normalised afterwards.
+    Weights are 0 or 1, which are exact in bfloat16. The sum replaces the mean, because the length
+    is normalized afterwards.
     """
     texts = len(batch.lengths)
     matrix = np.zeros((rounded_size(texts), len(batch.ids)), dtype=np.float32)
@@ -101,41 +108,42 @@ def _pooling_matrix(batch: PackedBatch, pooling: Pooling) -> Matrix:
 
 
 def _graph(bert: Bert) -> ov.Model:
-    """Token embeddings (T, hidden) to one row a text; the other inputs are those of PackedBatch.
+    """Build the graph from token embeddings (T, hidden) to one row a text.
 
-    Pooling is part of the graph because the plugin computes whatever follows the last product in
-    float32: without it that is the whole residual stream, a tenth slower.
+    The other inputs are those of PackedBatch. Pooling is part of the graph, because the plugin
+    computes everything after the last product in float32. Without pooling that is the whole
+    residual stream, which is a tenth slower.
     """
     hidden = bert.config.hidden_size
     embedded = op.parameter(ov.PartialShape([-1, hidden]), ov.Type.f32, name="embedded")
-    spread = op.parameter(ov.PartialShape([-1, -1]), ov.Type.i32, name="spread")
-    back = op.parameter(ov.PartialShape([-1]), ov.Type.i32, name="back")
+    to_padded = op.parameter(ov.PartialShape([-1, -1]), ov.Type.i32, name="to_padded")
+    to_packed = op.parameter(ov.PartialShape([-1]), ov.Type.i32, name="to_packed")
     bias = op.parameter(ov.PartialShape([-1, 1, 1, -1]), ov.Type.f32, name="bias")
     pooled = op.parameter(ov.PartialShape([-1, -1]), ov.Type.f32, name="pooled")
-    builder = _Builder(bert, spread, back, bias)
-    state = builder.normalise(embedded, bert.embedding_norm)
+    builder = _Builder(bert, to_padded, to_packed, bias)
+    state = builder.layer_norm(embedded, bert.embedding_norm)
     for layer in bert.layers:
         state = builder.layer(state, layer)
     rows = op.matmul(pooled, state, transpose_a=False, transpose_b=False)
-    return ov.Model([rows], [embedded, spread, back, bias, pooled], "encoder")
+    return ov.Model([rows], [embedded, to_padded, to_packed, bias, pooled], "encoder")
 
 
 class _Builder:
-    """Adds the encoder's parts to a graph, in forms that the plugin fuses."""
+    """Adds the encoder's parts to a graph, in patterns that the plugin fuses."""
 
-    def __init__(self, bert: Bert, spread: _Node, back: _Node, bias: _Node) -> None:
+    def __init__(self, bert: Bert, to_padded: _Node, to_packed: _Node, bias: _Node) -> None:
         self._config = bert.config
-        self._spread, self._back, self._bias = spread, back, bias
+        self._to_padded, self._to_packed, self._bias = to_padded, to_packed, bias
 
     def layer(self, state: _Node, layer: Layer) -> _Node:
         attended = self._dense(self._attend(state, layer.attention_in), layer.attention_out)
-        state = self.normalise(op.add(attended, state), layer.attention_norm)
+        state = self.layer_norm(op.add(attended, state), layer.attention_norm)
         inner = op.gelu(self._dense(state, layer.feed_in), "erf")
         fed = self._dense(inner, layer.feed_out)
-        return self.normalise(op.add(fed, state), layer.feed_norm)
+        return self.layer_norm(op.add(fed, state), layer.feed_norm)
 
     def _attend(self, state: _Node, projection: Dense) -> _Node:
-        """Attention that the plugin computes in one kernel: three products, no split of one."""
+        """Add attention with three separate products, which the plugin fuses into one kernel."""
         query, key, value = (
             self._heads(self._dense(state, part)) for part in _parts(projection, self._config)
         )
@@ -143,15 +151,15 @@ class _Builder:
         mixed = op.matmul(op.softmax(scores, -1), value, transpose_a=False, transpose_b=False)
         joined = op.transpose(mixed, _ints(0, 2, 1, 3))
         merged = op.reshape(joined, _ints(-1, self._config.hidden_size), special_zero=False)
-        return op.gather(merged, self._back, np.int32(0))
+        return op.gather(merged, self._to_packed, np.int32(0))
 
     def _heads(self, projected: _Node) -> _Node:
-        """(T, hidden) to (texts, heads, S, head size)."""
-        rectangle = op.gather(projected, self._spread, np.int32(0))
+        """Reshape (T, hidden) to (texts, heads, S, head size)."""
+        rectangle = op.gather(projected, self._to_padded, np.int32(0))
         shape = _ints(0, 0, self._config.num_attention_heads, self._config.head_size)
         return op.transpose(op.reshape(rectangle, shape, special_zero=True), _ints(0, 2, 1, 3))
 
-    def normalise(self, state: _Node, norm: LayerNorm) -> _Node:
+    def layer_norm(self, state: _Node, norm: LayerNorm) -> _Node:
         scaled = op.mvn(
             state,
             _ints(-1),
@@ -168,7 +176,7 @@ class _Builder:
 
 
 def _parts(projection: Dense, config: Any) -> list[Dense]:
-    """The query, key and value projections apart, the query's scaled by 1/√(head size)."""
+    """Split into query, key and value projections; scale the query's by 1/√(head size)."""
     weights = np.split(projection.weight, 3)
     biases = np.split(projection.bias, 3)
     scale = np.float32(config.head_size**-0.5)

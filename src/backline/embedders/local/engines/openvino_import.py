@@ -1,8 +1,8 @@
-"""OpenVINO, imported without its telemetry.
+"""Import OpenVINO without its telemetry.
 
-`import openvino` alone reports itself to Google Analytics: it writes an identifier to ~/intel and
-starts a process that sends an event, unless openvino_telemetry cannot be imported. Whoever embeds
-locally does so to keep to their machine, so for the length of this import it cannot be.
+`import openvino` reports to Google Analytics: it writes an identifier to ~/intel and starts a
+process that sends an event, unless openvino_telemetry cannot be imported. Local embedding must not
+send anything, so this module blocks the telemetry package during the import.
 """
 
 from __future__ import annotations

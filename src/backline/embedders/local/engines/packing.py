@@ -1,8 +1,8 @@
-"""Texts of different lengths as one matrix of tokens, with no padding where most of the work is.
+"""Pack texts of different lengths into one matrix of tokens, without padding.
 
-The dense layers, nine tenths of the arithmetic, treat every token alone: they run on the tokens of
-all texts laid end to end. Only attention needs a rectangle, one row a text; `spread` gathers tokens
-into it and `back` gathers them out again.
+Dense layers are nine tenths of the arithmetic and process each token independently, so they run on
+the concatenated tokens. Only attention needs a padded rectangle with one row a text: `to_padded`
+gathers tokens into it, and `to_packed` gathers them out again.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from backline.types import Vectors
 Indices = NDArray[np.int32]
 
 _MASKED = np.float32(-1e9)
-"""Added to the score of a padding key: exp of it is 0 in float32 and in bfloat16."""
+"""Added to the score of a padding key; its exp is 0 in float32 and in bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """One sub-batch. T tokens laid end to end, filled up to whatever length the engine wants.
+    """One sub-batch: T concatenated tokens, including zeros at the end if T was rounded up.
 
     Attributes:
         ids: token ids, shape (T,).
-        spread: shape (texts, S): which of the T tokens stands in each place of the rectangle.
-        back: shape (T,): the place of each token in the flattened rectangle.
+        to_padded: shape (texts, S): index among the T tokens for each cell of the rectangle.
+        to_packed: shape (T,): index in the flattened rectangle for each token.
         bias: float32, shape (texts, 1, 1, S): 0 for tokens, about -infinity for padding.
-        starts: of each text among the T tokens, shape (texts,).
+        starts: index of each text's first token, shape (texts,).
         lengths: tokens of each text, shape (texts,).
     """
 
     ids: Indices
-    spread: Indices
-    back: Indices
+    to_padded: Indices
+    to_packed: Indices
     bias: Matrix
     starts: Indices
     lengths: Indices
@@ -48,12 +48,12 @@ class PackedBatch:
 def pack(
     texts: Sequence[TokenIds], *, width_multiple: int = 1, rounded: bool = False
 ) -> PackedBatch:
-    """Lay texts end to end.
+    """Concatenate texts and compute the indices of their padded rectangle.
 
     Args:
-        texts: the token ids of each, none of them empty.
+        texts: the token ids of each text; no text may be empty.
         width_multiple: the rectangle's width S is rounded up to a multiple of this.
-        rounded: round T up to one of few sizes, for engines that compile for each.
+        rounded: round T up to one of few sizes, for engines that compile a kernel for each size.
     """
     lengths = np.array([len(text) for text in texts], dtype=np.int32)
     starts = np.zeros_like(lengths)
@@ -63,9 +63,9 @@ def pack(
     mask = columns < lengths[:, None]
     rows = rounded_size(tokens) if rounded else tokens
     return PackedBatch(
-        ids=_filled(np.concatenate(texts), rows),
-        spread=np.where(mask, starts[:, None] + columns, 0).astype(np.int32),
-        back=_filled(np.flatnonzero(mask), rows),
+        ids=_zero_padded(np.concatenate(texts), rows),
+        to_padded=np.where(mask, starts[:, None] + columns, 0).astype(np.int32),
+        to_packed=_zero_padded(np.flatnonzero(mask), rows),
         bias=np.where(mask, np.float32(0), _MASKED)[:, None, None, :],
         starts=starts,
         lengths=lengths,
@@ -73,23 +73,23 @@ def pack(
 
 
 def rounded_size(tokens: int) -> int:
-    """The next of few sizes: multiples of 16, then four sizes for every doubling from 64 on."""
+    """Round up to one of few sizes: multiples of 16, then four sizes a doubling from 64 on."""
     step = max(16, 1 << max(0, (tokens - 1).bit_length() - 3))
     return -(-tokens // step) * step
 
 
-def _filled(values: NDArray[np.integer], size: int) -> Indices:
-    """`values` and then zeros; what is computed for the zeros is never read."""
-    filled = np.zeros(size, dtype=np.int32)
-    filled[: len(values)] = values
-    return filled
+def _zero_padded(values: NDArray[np.integer], size: int) -> Indices:
+    """Append zeros up to `size`. Nothing reads the results that are computed for them."""
+    padded = np.zeros(size, dtype=np.int32)
+    padded[: len(values)] = values
+    return padded
 
 
 def embed_tokens(bert: Bert, batch: PackedBatch) -> Matrix:
-    """Word plus position embeddings, shape (T, hidden), before their layer normalisation.
+    """Return word plus position embeddings, shape (T, hidden), before layer normalization.
 
-    Positions are added text by text: gathered for all tokens they would be a second matrix of a
-    megabyte and more, whose fresh pages cost four times what the sums do.
+    Positions are added text by text. Gathering them for all tokens allocates a second matrix of
+    over a megabyte, and its page faults take four times as long as the additions.
     """
     state = bert.words[batch.ids]
     for start, length in zip(batch.starts.tolist(), batch.lengths.tolist(), strict=True):
@@ -98,7 +98,7 @@ def embed_tokens(bert: Bert, batch: PackedBatch) -> Matrix:
 
 
 def pool(states: Matrix, batch: PackedBatch, pooling: Pooling) -> Vectors:
-    """One vector of unit length a text, from its tokens' states (T, hidden)."""
+    """Pool token states (T, hidden) into one vector of unit length a text."""
     if pooling == "cls":
         rows = states[batch.starts]
     else:
@@ -109,6 +109,6 @@ def pool(states: Matrix, batch: PackedBatch, pooling: Pooling) -> Vectors:
 
 
 def unit_length(rows: Matrix) -> Vectors:
-    """Rows divided by their length, as torch.nn.functional.normalize does (no division by 0)."""
+    """Divide rows by their length, as torch.nn.functional.normalize does (never by 0)."""
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
     return np.ascontiguousarray(rows / np.maximum(lengths, np.float32(1e-12))[:, None])

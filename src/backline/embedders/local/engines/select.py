@@ -1,4 +1,4 @@
-"""Which engine computes, chosen at run time."""
+"""Choose and start the engine at run time."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from backline.errors import ConfigurationError
 from backline.extras import importable
 
 ENGINES = ("auto", "openvino", "openvino-f32", "openvino-bf16", "numpy")
-"""auto: openvino where it is installed and starts, else numpy. openvino: in bfloat16 where the
-processor multiplies it in hardware, else in float32; the two suffixed names fix the precision."""
+"""auto: openvino if it is installed and starts, else numpy. openvino: bfloat16 if the processor
+multiplies it in hardware, else float32. The two suffixed names fix the precision."""
 
 REMEDY = "pip install openvino"
-"""It is a part of the plain install, except where it has no wheels, and on Linux on ARM, where they
+"""The base install includes OpenVINO on every platform with wheels, except Linux on ARM, where they
 need glibc 2.35."""
 
 _log = logging.getLogger(__name__)
@@ -25,9 +25,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """What would compute a local model here: engine, precision ("f32" or "bf16") and threads.
+    """The engine for local models on this machine: name, precision ("f32" or "bf16") and threads.
 
-    `remedy` is what to run for the engine made for speed, None where it is the one.
+    `remedy` is the command that installs the faster engine; None if that engine is in use.
     """
 
     name: str
@@ -37,13 +37,13 @@ class EngineChoice:
 
 
 def choose_engine(name: str = "auto", threads: int | None = None) -> EngineChoice:
-    """Say which engine `start_engine` takes, without loading a model.
+    """Return the engine that `start_engine` would start, without loading a model.
 
     Raises:
         ConfigurationError: no such engine.
     """
     if name not in ENGINES:
-        raise _no_such(name)
+        raise _unknown(name)
     threads = threads or usable_cpus()
     if name == "numpy":
         return EngineChoice("numpy", "f32", threads)
@@ -56,7 +56,7 @@ def choose_engine(name: str = "auto", threads: int | None = None) -> EngineChoic
     return EngineChoice("openvino", name.removeprefix("openvino-"), threads)
 
 
-def _no_such(name: str) -> ConfigurationError:
+def _unknown(name: str) -> ConfigurationError:
     return ConfigurationError(f"There is no engine {name!r}. Use one of {', '.join(ENGINES)}.")
 
 
@@ -64,14 +64,14 @@ def start_engine(name: str, bert: Bert, threads: int) -> Engine:
     """Start the engine `name` on `threads` processor threads.
 
     Raises:
-        ConfigurationError: no such engine, or one asked for by name is not installed or fails.
+        ConfigurationError: no such engine, or an engine named explicitly does not start.
     """
     if name == "numpy":
         return NumpyEngine(bert, threads)
     if name == "auto":
         return _start_fastest(bert, threads)
     if name not in ENGINES:
-        raise _no_such(name)
+        raise _unknown(name)
     try:
         return _start_openvino(name, bert, threads)
     except ImportError as error:
@@ -88,12 +88,12 @@ def _start_fastest(bert: Bert, threads: int) -> Engine:
         try:
             return _start_openvino("openvino", bert, threads)
         except (ImportError, RuntimeError) as error:
-            _log.warning("OpenVINO does not start, numpy computes instead: %s", error)
+            _log.warning("OpenVINO does not start, falling back to numpy: %s", error)
     return NumpyEngine(bert, threads)
 
 
 def _start_openvino(name: str, bert: Bert, threads: int) -> Engine:
-    # Imported late: it costs 60 ms, and not every platform has it.
+    # A late import, because it takes 60 ms and not every platform has OpenVINO.
     from backline.embedders.local.engines.openvino import OpenVinoEngine, native_precision
 
     if name == "openvino-f32":

@@ -1,1 +1,1 @@
-"""Tokenizers for local models."""
+"""Tokenizers for local models: BERT's WordPiece, and others through `tokenizers`."""

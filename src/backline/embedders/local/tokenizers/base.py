@@ -1,4 +1,4 @@
-"""The seam between the embedder and what turns text into token ids."""
+"""The interface of a tokenizer."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 TokenIds = NDArray[np.int32]
-"""The ids of one text, shape (tokens,), special tokens included."""
+"""Token ids of one text, shape (tokens,), including special tokens."""
 
 
 class TextTokenizer(Protocol):
-    """Encodes texts to at most `max_tokens` ids, counts tokens, and finds where a text is cut off.
+    """Encodes texts to at most `max_tokens` ids, counts tokens, and truncates texts.
 
-    Special-token text in the input is read as the reference implementation reads it: "[SEP]" is
-    the model's separator, foreign ones such as "<|endoftext|>" are plain punctuation and letters.
-    Neither raises. Safe to call from several threads at once.
+    Special tokens in the input are handled as in the reference implementation: "[SEP]" is the
+    model's separator, and foreign ones such as "<|endoftext|>" are plain punctuation and letters.
+    Neither raises. Several threads may call a tokenizer at the same time.
     """
 
     max_tokens: int
 
     def encode(self, texts: Sequence[str], prefix: str = "") -> list[TokenIds]:
-        """Ids of `prefix` + each text, cut off at `max_tokens`."""
+        """Return the ids of `prefix` + each text, truncated to `max_tokens`."""
         ...
 
     def count(self, texts: Sequence[str], prefix: str = "") -> list[int]:
-        """Tokens of each text before any cut, special tokens included."""
+        """Count the tokens of each text before truncation, including special tokens."""
         ...
 
     def count_and_encode(
         self, texts: Sequence[str], prefix: str = ""
     ) -> tuple[list[int], list[TokenIds]]:
-        """What `count` and `encode` give, for the price of one."""
+        """Return the results of `count` and `encode`, and tokenize only once."""
         ...
 
     def truncate(self, text: str, prefix: str = "") -> str:
-        """The longest beginning of `text` that is encoded whole behind `prefix`."""
+        """Return the longest prefix of `text` that fits into `max_tokens` after `prefix`."""
         ...

@@ -1,8 +1,8 @@
-"""The classes of characters that BERT's tokenizer knows.
+"""The character classes of BERT's tokenizer.
 
-They are those of Unicode 8.0, which Hugging Face's `tokenizers` has: later characters belong to no
-class. Python's own tables are newer, and other ones in every version of Python, so that a text
-would be tokenised otherwise than the model was trained, and otherwise on another machine.
+They are those of Unicode 8.0, as in Hugging Face's `tokenizers`. Later characters have no class.
+Python's tables are newer and differ between versions of Python, so with them a text would be
+tokenized differently than in training, and differently on each machine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 
 def _read(ranges: str) -> frozenset[int]:
-    """The code points of hexadecimal ranges, first and last, that white space separates."""
+    """Return the code points of hexadecimal ranges (first-last) separated by white space."""
     ends = [[int(end, 16) for end in part.split("-")] for part in ranges.split()]
     return frozenset(code for end in ends for code in range(end[0], end[-1] + 1))
 
@@ -23,12 +23,12 @@ CONTROL: Final = _read("""
 """Removed from a text: the categories Cc and Cf, and U+FFFD."""
 
 PRIVATE: Final = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
-"""Private use, category Co: removed too."""
+"""Also removed: private use, category Co."""
 
 SPACES: Final = _read("""
     9-a d 20 a0 1680 2000-200a 2028-2029 202f 205f 3000
 """)
-"""Between two words."""
+"""Separators of words."""
 
 MARKS: Final = _read("""
     300-36f 483-487 591-5bd 5bf 5c1-5c2 5c4-5c5 5c7 610-61a 64b-65f 670 6d6-6dc 6df-6e4
@@ -57,7 +57,7 @@ MARKS: Final = _read("""
     1bc9d-1bc9e 1d167-1d169 1d17b-1d182 1d185-1d18b 1d1aa-1d1ad 1d242-1d244 1da00-1da36
     1da3b-1da6c 1da75 1da84 1da9b-1da9f 1daa1-1daaf 1e8d0-1e8d6 e0100-e01ef
 """)
-"""Accents, category Mn: removed where the tokenizer strips accents."""
+"""Accents, category Mn: removed if the tokenizer strips accents."""
 
 PUNCTUATION: Final = _read("""
     21-2f 3a-40 5b-60 7b-7e a1 a7 ab b6-b7 bb bf 37e 387 55a-55f 589-58a 5be 5c0 5c3 5c6
@@ -76,4 +76,4 @@ PUNCTUATION: Final = _read("""
     111dd-111df 11238-1123d 112a9 114c6 115c1-115d7 11641-11643 1173c-1173e 12470-12474
     16a6e-16a6f 16af5 16b37-16b3b 16b44 1bc9f 1da87-1da8b
 """)
-"""Each one is a word of its own: the categories P, and all of ASCII that is no letter or digit."""
+"""Characters that form single-character words: the categories P, and all ASCII symbols."""

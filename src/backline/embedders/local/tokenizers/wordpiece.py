@@ -1,8 +1,8 @@
-"""BERT's WordPiece tokenizer, read from a model's tokenizer.json.
+"""BERT's WordPiece tokenizer, configured by a model's tokenizer.json.
 
-It gives the ids that Hugging Face's `tokenizers` gives, for every character (tests compare them).
-That library with all that it brings is 43 MB large, an eighth of the whole installation, and every
-model but the multilingual ones needs only this much of it.
+It returns the same ids as Hugging Face's `tokenizers`, for every character (tests compare them).
+That library and its dependencies take 43 MB, an eighth of the whole installation, and only the
+multilingual models need more of it than this.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from backline.embedders.local.tokenizers.characters import (
 )
 
 _CACHED_CHUNKS: Final = 32_768
-"""Stretches between white space whose ids are kept, and as many older ones: 6 MB each. All were
-forgotten at once before, and abstracts, which have 96,000, took four times as long."""
+"""Chunks in each of the two generations of the cache, 6 MB each. With a single generation, clearing
+it made abstracts, which have 96,000 distinct chunks, four times as slow."""
 _LONGEST_CACHED: Final = 48
 _SPLIT_TOO: Final = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
-"""`str.split` takes these for spaces; the tokenizer drops them, as it does NUL."""
-# The blocks that BERT takes for Chinese: each character is a word of its own.
+"""Characters that `str.split` treats as spaces, but the tokenizer removes like NUL."""
+# Blocks that BERT treats as Chinese, so that each character is a word.
 _CHINESE: Final = tuple(
     range(first, last + 1)
     for first, last in (
@@ -39,7 +39,7 @@ _CHINESE: Final = tuple(
         (0x20000, 0x2A6DF),
         (0x2A700, 0x2B73F),
         (0x2B740, 0x2B81F),
-        (0x2B920, 0x2CEAF),  # 2B820 is meant; the reference has it so
+        (0x2B920, 0x2CEAF),  # the reference implementation has this typo for 2B820
         (0xF900, 0xFAFF),
         (0x2F800, 0x2FA1F),
     )
@@ -48,11 +48,11 @@ _CHINESE: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class WordPieceSettings:
-    """What tokenizer.json says of a BERT tokenizer.
+    """The settings of a BERT tokenizer in tokenizer.json.
 
     Attributes:
-        specials: text that stands for one token wherever it is written, and that token's id.
-        before, after: ids that every text begins and ends with.
+        specials: texts that are always one token, each with that token's id.
+        before, after: ids at the beginning and the end of every text.
     """
 
     vocabulary: Mapping[str, int]
@@ -67,7 +67,7 @@ class WordPieceSettings:
 
 
 def read_settings(raw: Mapping[str, Any]) -> WordPieceSettings | None:
-    """The settings in a parsed tokenizer.json, or None for a tokenizer of any other kind."""
+    """Return the settings of a parsed tokenizer.json, or None for another kind of tokenizer."""
     model, normal = raw.get("model") or {}, raw.get("normalizer") or {}
     added, ends = raw.get("added_tokens") or [], _ends(raw.get("post_processor") or {})
     if (
@@ -95,7 +95,7 @@ def read_settings(raw: Mapping[str, Any]) -> WordPieceSettings | None:
 
 
 def _ends(post: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """The ids before and after a text; None where they are put there in some other way."""
+    """Return the ids before and after a text, or None for an unsupported post-processor."""
     kind = post.get("type")
     if kind == "BertProcessing":
         return (post["cls"][1],), (post["sep"][1],)
@@ -111,9 +111,9 @@ def _ends(post: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]] | 
 
 
 class _Characters(dict[int, str]):
-    """What each character becomes, found when it is first met; for `str.translate`.
+    """Maps characters to their normalized text for `str.translate`, computed on first use.
 
-    Spaces around a character make it a word of its own.
+    Spaces around a character separate it from its neighbours as a word.
     """
 
     def __init__(self, *, lowercase: bool, strip_accents: bool) -> None:
@@ -121,10 +121,10 @@ class _Characters(dict[int, str]):
         self._strip_accents = strip_accents
 
     def __missing__(self, code: int) -> str:
-        self[code] = became = self._became(code)
-        return became
+        self[code] = normalized = self._normalize(code)
+        return normalized
 
-    def _became(self, code: int) -> str:
+    def _normalize(self, code: int) -> str:
         if code in CONTROL or 0xD800 <= code < 0xE000 or any(code in part for part in PRIVATE):
             return ""
         if code in SPACES:
@@ -133,7 +133,7 @@ class _Characters(dict[int, str]):
         if self._strip_accents:
             text = unicodedata.normalize("NFD", text)
             text = "".join(part for part in text if ord(part) not in MARKS)
-        if self._lowercase:  # one by one: the rule of the final sigma is not applied
+        if self._lowercase:  # character by character, so that the final-sigma rule does not apply
             text = "".join(part.lower() for part in text)
         text = "".join(f" {part} " if ord(part) in PUNCTUATION else part for part in text)
         return f" {text} " if any(code in block for block in _CHINESE) else text
@@ -142,9 +142,9 @@ class _Characters(dict[int, str]):
 class WordPieceTokenizer:
     """A `TextTokenizer` for BERT's English models.
 
-    White space never lies within a token, so what stands between it is tokenised once and looked
-    up from then on: 3 million tokens a second of processor time in prose, where the library has
-    0.6 million, and 0.4 million where no word comes twice.
+    No token contains white space, so each chunk between spaces is tokenized once and cached. In
+    prose this yields 3 million tokens a second of processor time, against 0.6 million of the
+    library. Without repeated words it yields 0.4 million.
     """
 
     def __init__(self, settings: WordPieceSettings, max_tokens: int) -> None:
@@ -161,7 +161,7 @@ class WordPieceTokenizer:
         self._older: dict[str, tuple[int, ...]] = {}
 
     def encode(self, texts: Sequence[str], prefix: str = "") -> list[TokenIds]:
-        return [self._with_ends(self._first(prefix + text)) for text in texts]
+        return [self._with_ends(self._first_ids(prefix + text)) for text in texts]
 
     def count(self, texts: Sequence[str], prefix: str = "") -> list[int]:
         return self.count_and_encode(texts, prefix)[0]
@@ -190,10 +190,10 @@ class WordPieceTokenizer:
         return text
 
     def _fitting(self, chunks: Sequence[str], room: int) -> tuple[int, int]:
-        """How many of these have a place in `room` tokens, and how much of it is left then."""
+        """Return how many chunks fit into `room` tokens, and the tokens left over."""
         for index, chunk in enumerate(chunks):
             ids = self._cache.get(chunk)
-            tokens = len(self._learn(chunk) if ids is None else ids)
+            tokens = len(self._encode_chunk(chunk) if ids is None else ids)
             if tokens > room:
                 return index, room
             room -= tokens
@@ -203,8 +203,8 @@ class WordPieceTokenizer:
         kept = (*self._settings.before, *ids[: self._room], *self._settings.after)
         return np.array(kept, dtype=np.int32)
 
-    def _first(self, text: str) -> list[int]:
-        """The ids of as much of a text as decides the first ones: a book is not read to its end."""
+    def _first_ids(self, text: str) -> list[int]:
+        """Return at least the first `room` ids of a text without tokenizing all of it."""
         rest, ids = _splittable(text), list[int]()
         while rest and len(ids) < self._room:
             chunks, rest = _first_chunks(rest, self._room)
@@ -212,23 +212,24 @@ class WordPieceTokenizer:
         return ids
 
     def _ids(self, chunks: Sequence[str]) -> list[int]:
-        """The ids of stretches without white space."""
+        """Return the ids of chunks, which contain no white space."""
         ids, cache = list[int](), self._cache
         for chunk in chunks:
-            found = cache.get(chunk)
-            ids += self._learn(chunk) if found is None else found
+            cached = cache.get(chunk)
+            ids += self._encode_chunk(chunk) if cached is None else cached
         return ids
 
-    def _learn(self, chunk: str) -> tuple[int, ...]:
-        ids = self._older.get(chunk) or tuple(self._read(chunk))
+    def _encode_chunk(self, chunk: str) -> tuple[int, ...]:
+        """Return the ids of a chunk, and cache them unless the chunk is long."""
+        ids = self._older.get(chunk) or tuple(self._chunk_ids(chunk))
         if len(chunk) <= _LONGEST_CACHED:
             if len(self._cache) >= _CACHED_CHUNKS:
                 self._cache, self._older = {}, self._cache
             self._cache[chunk] = ids
         return ids
 
-    def _read(self, chunk: str) -> Iterator[int]:
-        """The ids of a chunk; most words of a text stand in the vocabulary as they are."""
+    def _chunk_ids(self, chunk: str) -> Iterator[int]:
+        """Yield the ids of a chunk. Most words are in the vocabulary and need no splitting."""
         settings = self._settings
         for part in self._parts(chunk):
             special = settings.specials.get(part)
@@ -243,7 +244,7 @@ class WordPieceTokenizer:
                     yield from (piece for piece, _end in self._pieces(word))
 
     def _tokens(self, chunk: str) -> Iterator[tuple[int, int]]:
-        """Ids, each with where it ends in the normalised text of its part of the chunk."""
+        """Yield ids with their ends in the normalized text of their part of the chunk."""
         for part in self._parts(chunk):
             special = self._settings.specials.get(part)
             if special is not None:
@@ -254,11 +255,11 @@ class WordPieceTokenizer:
                     yield token, word.start() + end
 
     def _parts(self, chunk: str) -> list[str]:
-        """The chunk cut into special tokens and what stands between them."""
+        """Split a chunk into special tokens and the text between them."""
         return self._special.split(chunk) if self._settings.specials else [chunk]
 
     def _pieces(self, word: str) -> list[tuple[int, int]]:
-        """The longest piece that is in the vocabulary, again and again, with where each ends."""
+        """Split a word into the longest pieces of the vocabulary; return their ids and ends."""
         settings, pieces, start = self._settings, list[tuple[int, int]](), 0
         unknown = [(settings.unknown, len(word))]
         if len(word) > settings.longest_word:
@@ -276,7 +277,7 @@ class WordPieceTokenizer:
         return pieces
 
     def _end(self, chunk: str, tokens: int) -> int:
-        """Where in `chunk` its first so many tokens end; there must be that many."""
+        """Return the end of the first `tokens` tokens in a chunk that has at least as many."""
         at = 0
         for part in self._parts(chunk):
             ends = [end for _token, end in self._tokens(part)]
@@ -287,26 +288,27 @@ class WordPieceTokenizer:
         return at
 
     def _origin(self, part: str, end: int) -> int:
-        """How many characters of `part` lie whole in the first `end` of its normalised form."""
+        """Return how many characters of `part` the first `end` of its normalized form covers."""
         for at, character in enumerate(part):
-            became = self._characters[ord(character)]
-            if end <= len(became):
-                return at + (end >= len(became.rstrip()))
-            end -= len(became)
+            normalized = self._characters[ord(character)]
+            if end <= len(normalized):
+                return at + (end >= len(normalized.rstrip()))
+            end -= len(normalized)
         return len(part)
 
 
 def _splittable(text: str) -> str:
+    """Replace characters that `str.split` would split at but the tokenizer removes."""
     return _SPLIT_TOO.sub("\0", text)
 
 
 def _first_chunks(text: str, most: int) -> tuple[list[str], str]:
-    """At most so many stretches without white space, at least one, and what follows them."""
+    """Split off at most `most` chunks, but at least one; return them and the rest."""
     most = max(most, 1)
     chunks = text.split(None, most)
     return (chunks, "") if len(chunks) <= most else (chunks[:most], chunks[most])
 
 
 def _start(text: str, chunk: int) -> int:
-    """Where the stretch of that number begins, the first being 0."""
+    """Return the start of the chunk with that index."""
     return len(text) - len(text.split(None, chunk)[chunk])

@@ -1,12 +1,14 @@
 -- Failed attempts and dead letters.
 
--- Records failed attempts: [{"key", "content_hash" (hex), "kind", "error", "retry_in" (seconds) or null,
--- "lease"}].
--- With retry_in, the job waits and is tried again, up to the collection's max_attempts; with none,
--- or when they are used up, it goes to the dead letters. Jobs that this worker no longer holds
--- (their row was edited meanwhile) are left alone, and a row whose text is another one now is
--- pending again: the verdict was on the old one. Returns the keys of jobs that somebody's open
--- transaction holds: nothing happened to them, report them again.
+-- Records failed attempts. p_rows is an array of objects with the keys key, content_hash (hex), kind, error,
+-- retry_in (seconds or null) and lease.
+--
+-- With retry_in, the job becomes pending again after that time, until the collection's max_attempts is
+-- reached. Without it, or at the limit, the row becomes a dead letter. Jobs that this worker no longer holds
+-- are not changed. If the row's text has changed since the claim, the error belongs to the old text and the
+-- job becomes pending.
+-- Returns the keys of jobs locked by another transaction. They are unchanged, and the caller must report them
+-- again.
 create or replace function backline.fail(p_collection int, p_worker bigint, p_run bigint, p_rows jsonb)
 returns text[] language plpgsql
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
@@ -24,10 +26,11 @@ begin
   execute format($q$
     with reported as materialized (
       select x.key, decode(x.content_hash, 'hex') as content_hash, x.kind, x.error, x.retry_in, x.lease
-      from jsonb_to_recordset($4) as x(key text, content_hash text, kind text, error text, retry_in float8, lease bigint)
+      from jsonb_to_recordset($4) as x(
+        key text, content_hash text, kind text, error text, retry_in float8, lease bigint)
     ), held as materialized (
       select j.id, j.key, j.attempts + 1 as attempts, n.content_hash, n.kind, n.error, n.retry_in,
-        case when r.found is null then 'gone'
+        case when r.present is null then 'gone'
              when sha256(convert_to(r.content, 'UTF8')) <> n.content_hash then 'changed'
              when n.retry_in is null or j.attempts + 1 >= $5 then 'dead'
              else 'retry' end as outcome
@@ -36,7 +39,7 @@ begin
         where x.collection_id = $1 and x.key = n.key and x.worker_id = $2
           and (n.lease is null or n.lease = x.lease)
         for update skip locked offset 0) j
-      left join lateral (select true as found, %2$s as content from %3$s r
+      left join lateral (select true as present, %2$s as content from %3$s r
         where r.%1$I = n.key::%4$s offset 0) r on true
     ), freed as (
       update backline.jobs j set worker_id = null,
@@ -47,7 +50,8 @@ begin
       delete from backline.jobs j
       where j.ctid = any (array(select h.id from held h where h.outcome in ('dead', 'gone')))
     ), dead_lettered as (
-      insert into backline.failures (collection_id, key, content_hash, model_id, attempts, kind, error, run_id)
+      insert into backline.failures
+        (collection_id, key, content_hash, model_id, attempts, kind, error, run_id)
       select $1, h.key, h.content_hash, $6, h.attempts, h.kind, h.error, $3
       from held h where h.outcome = 'dead'
       on conflict (collection_id, key) do update set content_hash = excluded.content_hash,
@@ -60,13 +64,16 @@ begin
             where n.key <> all (array(select h.key from held h)) and (
               (select true from backline.jobs x where x.collection_id = $1 and x.key = n.key
                  and x.worker_id = $2 and (n.lease is null or n.lease = x.lease) offset 0)
-              or exists (select from backline.batch_leases p where p.lease = n.lease and n.key = any (p.keys))))
+              or exists (select from backline.batch_leases p
+                         where p.lease = n.lease and n.key = any (p.keys))))
   $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
   into v_dead, v_busy using p_collection, p_worker, p_run, p_rows, c.max_attempts, c.model_id;
-  insert into backline.run_counts (run_id, failed) select p_run, v_dead where p_run is not null and v_dead > 0;
+  insert into backline.run_counts (run_id, failed)
+  select p_run, v_dead where p_run is not null and v_dead > 0;
   return v_busy;
 end $$;
-comment on function backline.fail is 'API: records failed attempts; see its comment in the migration.';
+comment on function backline.fail is
+  'API: records failed attempts. Returns the keys that must be reported again because they were locked.';
 
 create or replace function backline.retry_failures(p_collection int, p_keys text[] default null) returns int
 language sql set search_path = '' as $$
@@ -84,7 +91,7 @@ language sql set search_path = '' as $$
   )
   select count(*)::int from requeued;
 $$;
-comment on function backline.retry_failures is 'API: sends dead letters, all or some, through the queue again.';
+comment on function backline.retry_failures is 'API: requeues dead letters, all of them or those in p_keys.';
 
 create or replace function backline.drop_failures(p_collection int, p_keys text[] default null) returns int
 language sql set search_path = '' as $$
@@ -98,4 +105,5 @@ language sql set search_path = '' as $$
   )
   select count(*)::int from dropped;
 $$;
-comment on function backline.drop_failures is 'API: forgets dead letters, all or some.';
+comment on function backline.drop_failures is
+  'API: deletes dead letters, all of them or those in p_keys, without requeueing.';

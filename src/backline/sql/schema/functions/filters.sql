@@ -1,7 +1,8 @@
 -- Compiles filters to SQL.
 
--- One comparison of a filter as SQL over the alias r. The value is read from the parameter at the
--- path p_at; here it only serves to refuse what cannot be compared.
+-- Returns one comparison of a filter as SQL over the alias r. The statement reads the value from its
+-- parameter at the path p_at. p_value is used here only to reject values that cannot be compared with the
+-- column.
 create or replace function backline.compile_comparison(
   p_table regclass, p_op text, p_path text[], p_value jsonb, p_parameter text, p_at text[]
 ) returns text language plpgsql stable set search_path = '' as $$
@@ -31,7 +32,7 @@ begin
     elsif v_op in ('is null', 'is not null') then
       return format('(nullif(%s, ''null'') %s)', v_left, v_op);
     end if;
-    -- Numbers compare with numbers and texts with texts; a part of another kind does not match.
+    -- Values of different JSON types never match: a number is not compared with a string.
     return format('(jsonb_typeof(%1$s) = jsonb_typeof(%2$s) and %1$s %3$s %2$s)',
                   v_left, format('(%s #> %L::text[])', p_parameter, p_at), v_op);
   end if;
@@ -48,17 +49,19 @@ begin
     execute format('select ($1)::%s', v_type) using p_value #>> '{}';
   exception when data_exception then
     raise exception using errcode = 'BL001', message = format(
-      'the filter compares the column %L of type %s with %s, which is none', p_path[1], v_type, p_value);
+      'the filter compares the column %L of type %s with %s, which is not of that type',
+      p_path[1], v_type, p_value);
   end;
   return format('(%s %s (%s #>> %L::text[])::%s)', v_left, v_op, p_parameter, p_at, v_type);
 end $$;
 
--- A condition on a table's own columns, as SQL over the alias r. The condition comes as a tree:
+-- Returns a condition on a table's columns as SQL over the alias r. The condition is a tree:
 --   {"op": "and" | "or", "args": [...]}, {"op": "not", "args": [one]},
---   {"op": "=" | "!=" | "<" | "<=" | ">" | ">=" | "like" | "ilike", "path": ["column", "key", ...], "value": scalar},
+--   {"op": "=" | "!=" | "<" | "<=" | ">" | ">=" | "like" | "ilike", "path": ["column", "key", ...],
+--    "value": scalar},
 --   {"op": "in", "path": [...], "value": [scalars]}, {"op": "is null" | "is not null", "path": [...]}
--- A path of more than one step reads into a jsonb column. No value enters the SQL: the SQL reads them
--- from the tree itself, which is the parameter p_parameter of the statement.
+-- A path with more than one step reads from a jsonb column. Values are never written into the SQL. The
+-- statement reads them from the tree, which is its parameter p_parameter.
 create or replace function backline.compile_filter(
   p_table regclass, p_filter jsonb, p_parameter text, p_at text[] default '{}'
 ) returns text language plpgsql stable set search_path = '' as $$

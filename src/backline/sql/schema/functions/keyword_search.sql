@@ -1,7 +1,7 @@
 -- Searches the keyword index.
 
--- Refuses a caller who may not read the collection's table at all; which rows they may read is
--- decided by the table itself, when the search reads them with the caller's own rights.
+-- Raises an error unless the caller can read the collection's table. Row level security is applied later,
+-- when the search reads the table with the caller's rights.
 create or replace function backline.check_reader(p_collection int) returns void
 language plpgsql stable set search_path = '' as $$
 declare
@@ -16,8 +16,8 @@ begin
   end if;
 end $$;
 
--- Every word at an edit distance of one that begins with the same letter.
--- The idea is Peter Norvig's: https://norvig.com/spell-correct.html
+-- Returns the words at edit distance 1 that begin with the same letter, as in
+-- https://norvig.com/spell-correct.html.
 create or replace function backline.misspellings(p_word text) returns setof text
 language sql immutable set search_path = '' as $$
   select left(p_word, i - 1) || substr(p_word, i + 1) from generate_series(2, length(p_word)) i
@@ -32,11 +32,12 @@ language sql immutable set search_path = '' as $$
   from generate_series(2, length(p_word) + 1) i, generate_series(97, 122) c;
 $$;
 
--- What a query asks for: its terms that the collection knows, each with a weight and the number of
--- documents that have it. Beside the words themselves (1 each time that they are said) these are
--- neighbours in one piece (0.7; side chain finds sidechain), the collection's synonyms of a word (0.2, or
--- 0.7 where no row has the word itself), and for a word that nobody uses, the likeliest word that it
--- misspells (0.7). Nothing of the query is read as syntax. Only the first 2,000 characters count.
+-- Returns the terms of a query that exist in the index, with their weights and document counts:
+--   1 per occurrence   the words of the query
+--   0.7                two adjacent words joined, so that "side chain" finds "sidechain"
+--   0.2 or 0.7         synonyms of a word; 0.7 if the word itself is not in the index
+--   0.7                the most frequent correction of a word that is not in the index
+-- Query syntax is not interpreted. Only the first 2,000 characters are read.
 create or replace function backline.query_terms(p_collection int, p_query text)
 returns table (term text, weight float8, documents bigint, guessed boolean)
 language plpgsql stable rows 10 set search_path = '' set enable_seqscan = off as $$
@@ -44,21 +45,22 @@ declare
   v_language regconfig;
   v_query text := left(p_query, 2000);
 begin
-  select k.language::regconfig into v_language from backline.keyword_indexes k where k.collection_id = p_collection;
+  select k.language::regconfig into v_language
+  from backline.keyword_indexes k where k.collection_id = p_collection;
   return query
   with words as (
     select m[1] as word, row_number() over () as n from regexp_matches(lower(v_query), '\w+', 'g') m
-  ), asked as (
+  ), lexemes as (
     select t.lexeme, greatest(cardinality(t.positions), 1)::float8 as weight
     from unnest(backline.terms(v_language, v_query)) t
-  ), wanted as (
-    select a.lexeme, a.weight, true as exact from asked a
+  ), expanded as (
+    select a.lexeme, a.weight, true as exact from lexemes a
     union all
     select t.lexeme, 0.7, false
     from unnest(to_tsvector(v_language, (select string_agg(a.word || b.word, ' ')
                                          from words a join words b on b.n = a.n + 1
                                          where length(a.word) > 1 and length(b.word) > 1))) t
-    where not exists (select from asked a where a.lexeme = t.lexeme)
+    where not exists (select from lexemes a where a.lexeme = t.lexeme)
     union all
     select t.lexeme, m.weight, false
     from (select s.meaning, case when exists (
@@ -68,35 +70,37 @@ begin
           from backline.synonyms s
           where s.collection_id = p_collection and s.word in (select w.word from words w)) m,
     unnest(backline.terms(v_language, m.meaning)) t
-    where not exists (select from asked a where a.lexeme = t.lexeme)
-  ), known as materialized (
+    where not exists (select from lexemes a where a.lexeme = t.lexeme)
+  ), indexed as materialized (
     select w.lexeme, max(w.weight) as weight, bool_or(w.exact) as exact, coalesce((
       select sum(p.size) from backline.postings p
       where p.collection_id = p_collection and p.term = w.lexeme), 0)::bigint as documents
-    from wanted w group by w.lexeme
-  ), guesses as (
+    from expanded w group by w.lexeme
+  ), corrections as (
     select g.term, min(u.weight) * 0.7 as weight, min(g.documents) as documents
-    from (select k.lexeme, k.weight from known k
+    from (select k.lexeme, k.weight from indexed k
           where k.exact and k.documents <= 0 and k.lexeme ~ '^[a-z]{4,20}$' limit 5) u,
     lateral (
       select p.term, sum(p.size)::bigint as documents from backline.postings p
       where p.collection_id = p_collection
         and p.term = any (array(select m from backline.misspellings(u.lexeme) m))
       group by p.term having sum(p.size) > 0 order by 2 desc, 1 limit 1) g
-    where not exists (select from known k where k.lexeme = g.term)
+    where not exists (select from indexed k where k.lexeme = g.term)
     group by g.term
   )
-  select k.lexeme, k.weight, k.documents, not k.exact from known k where k.documents > 0
+  select k.lexeme, k.weight, k.documents, not k.exact from indexed k where k.documents > 0
   union all
-  select g.term, g.weight, g.documents, true from guesses g;
+  select g.term, g.weight, g.documents, true from corrections g;
 end $$;
 
--- The best documents by BM25 (k1 1.2, b 0.75, the idf of Lucene), any term counting, and beside them
--- the scores of the rows p_also. Exact: terms are added from the most telling to the most frequent,
--- and once no unseen document could still get in, the frequent ones are read for the contenders only
--- (MaxScore, Turtle and Flood 1995). p_depth is how far to rank, gone documents included. p_rest is the
--- part that is reckoned with of what the terms not yet read could add: a document hardly ever gets the
--- most of each. Below 1 it is faster, and who would need more than that is left out; scores stay exact.
+-- Returns the best documents by BM25 (k1 = 1.2, b = 0.75, Lucene's idf), with OR semantics, and the scores of
+-- the rows p_also.
+--
+-- The result is exact. Terms are processed in descending order of their maximum contribution. Once no unseen
+-- document can reach the top p_depth, the remaining terms are read only for the documents already scored
+-- (MaxScore, Turtle and Flood 1995). p_depth counts deleted documents too. p_rest scales the maximum
+-- contribution of the unread terms. A value below 1 is faster and can miss documents that need more than that
+-- share, but the scores it returns are still exact.
 create or replace function backline.keyword_candidates(
   p_collection int, p_query text, p_limit int, p_also text[] default '{}', p_depth int default null,
   p_rest float8 default 1
@@ -106,22 +110,22 @@ set search_path = '' set jit = off set enable_seqscan = off set enable_mergejoin
 declare
   k1 constant float8 := 1.2;
   b constant float8 := 0.75;
-  rounding constant float8 := 1e-9;          -- of scores added up in another order
+  rounding constant float8 := 1e-9;          -- of scores summed in a different order
   v_base float8 := k1 * (1 - b);
   v_slope float8;                            -- k1 * b / average length
   v_documents float8; v_length float8;
   v_terms text[]; v_bounds float8[]; v_uses bigint[];
   v_docs bigint[] := '{}'; v_scores float8[] := '{}'; v_also bigint[];
   v_done int := 0; v_from int; v_taken bigint;
-  -- Postings to read before asking who can still get in.
+  -- Postings to read before the next test for early termination.
   v_budget bigint := case when p_rest < 1 then 8000 else 16000 end;
-  v_rest float8;                             -- p_rest of the most that the terms not yet read could add
-  v_bar float8;                              -- the score of the last document that gets in so far
-  -- More than any score. It is added to the rows p_also, so that they come first: to ask of each of
-  -- thousands whether it is one of them takes longer.
+  v_rest float8;                             -- p_rest of the maximum contribution of the unread terms
+  v_bar float8;                              -- the score at rank v_depth so far
+  -- Larger than any score. Adding it to the rows p_also ranks them first, which is faster than testing
+  -- thousands of documents for membership.
   v_first float8;
   v_depth int := coalesce(p_depth, p_limit + 20);
-  v_found text[]; v_found_scores float8[];
+  v_keys text[]; v_key_scores float8[];
 begin
   perform backline.check_reader(p_collection);
   select sum(n.documents), sum(n.length) into v_documents, v_length
@@ -136,8 +140,10 @@ begin
     return;
   end if;
   v_slope := k1 * b / greatest(v_length / v_documents, 1);
-  v_also := array(select d.doc from backline.documents d where d.collection_id = p_collection and d.key = any (p_also));
-  v_first := 2 ^ ceil(log(2, (v_rest / p_rest + 1)::numeric));  -- of two, so that the sum keeps the score's digits
+  v_also := array(select d.doc from backline.documents d
+                  where d.collection_id = p_collection and d.key = any (p_also));
+  -- A power of two, so that the sum keeps the score's digits.
+  v_first := 2 ^ ceil(log(2, (v_rest / p_rest + 1)::numeric));
 
   while v_done < cardinality(v_terms) and (v_bar is null or v_rest >= v_bar) loop
     v_from := v_done + 1;
@@ -149,8 +155,9 @@ begin
     end loop;
     v_budget := v_budget * 3;
     if v_done = cardinality(v_terms) then
-      -- Nothing is left to read: the best are the answer, and nobody else need be kept.
-      select array_agg(f.doc), array_agg(f.score), case when count(*) = v_depth + cardinality(v_also) then 0 end
+      -- The last terms: select the top documents directly. Keeping the others would serve no later round.
+      select array_agg(f.doc), array_agg(f.score),
+             case when count(*) = v_depth + cardinality(v_also) then 0 end
         into v_docs, v_scores, v_bar from (
         select x.doc, sum(x.score) as score from (
           select unnest(v_docs) as doc, unnest(v_scores) as score
@@ -164,8 +171,8 @@ begin
         order by 2 desc, x.doc limit v_depth + cardinality(v_also)) f;
       exit;
     end if;
-    -- Who cannot get in any more is left out at once: adding up is what takes the time, and keeping
-    -- thousands would add them up again.
+    -- Drops documents that can no longer reach the top. Summing dominates the cost, and each kept document is
+    -- summed again in the next round.
     with scored as materialized (
       select x.doc, sum(x.score) as score from (
         select unnest(v_docs) as doc, unnest(v_scores) as score
@@ -194,7 +201,8 @@ begin
         select n.doc, n.score from contenders n
         union all
         select p.doc, p.bound / (1 + v_base * p.inverse_tf + v_slope * p.length) from (
-          select unnest(p.docs) as doc, unnest(p.inverse_tfs) as inverse_tf, unnest(p.lengths) as length, t.bound
+          select unnest(p.docs) as doc, unnest(p.inverse_tfs) as inverse_tf,
+                 unnest(p.lengths) as length, t.bound
           from unnest(v_terms[v_done + 1:], v_bounds[v_done + 1:]) t(term, bound)
           join backline.postings p on p.collection_id = p_collection and p.term = t.term and p.size > 0
         ) p where p.doc in (select n.doc from contenders n)
@@ -202,7 +210,7 @@ begin
       order by 2 desc, x.doc limit v_depth + cardinality(v_also)) s;
   end if;
 
-  -- Equals are equal again, in whichever order they were added up.
+  -- Rounds scores, so that equal scores compare as equal whatever the order of summation.
   v_scores := array(select round((case when s >= v_first then s - v_first else s end)::numeric, 9)
                     from unnest(v_scores) with ordinality u(s, n) order by n);
   with ranked as materialized (
@@ -210,23 +218,25 @@ begin
     where x.score > 0 order by x.score desc, x.doc limit v_depth
   )
   select array_agg(f.key order by f.score desc, f.key), array_agg(f.score order by f.score desc, f.key)
-    into v_found, v_found_scores
+    into v_keys, v_key_scores
   from (select d.key, r.score from ranked r
         join backline.documents d on d.collection_id = p_collection and d.doc = r.doc
         order by r.score desc, d.key limit p_limit) f;
-  if coalesce(cardinality(v_found), 0) < p_limit and v_bar is not null then
-    -- Too many of the best are gone and wait for a compaction: look further down.
-    return query select * from backline.keyword_candidates(p_collection, p_query, p_limit, p_also, v_depth * 8, p_rest);
+  if coalesce(cardinality(v_keys), 0) < p_limit and v_bar is not null then
+    -- Too many of the top documents are deleted and await compaction. Search deeper.
+    return query select * from backline.keyword_candidates(
+      p_collection, p_query, p_limit, p_also, v_depth * 8, p_rest);
     return;
   end if;
   return query
-    select unnest(v_found), unnest(v_found_scores)
+    select unnest(v_keys), unnest(v_key_scores)
     union all
     select d.key, x.score
     from (select unnest(v_docs) as doc, unnest(v_scores) as score) x
     join backline.documents d on d.collection_id = p_collection and d.doc = x.doc
-    where (x.doc in (select unnest(v_also))) is true  -- one by one: a join of both would try every pair
-      and d.key <> all (coalesce(v_found, '{}'));
+    -- A subquery, because a join of both arrays would try every pair.
+    where (x.doc in (select unnest(v_also))) is true
+      and d.key <> all (coalesce(v_keys, '{}'));
 end $$;
 comment on function backline.keyword_candidates is
-  'API: the keys and BM25 scores of the best rows, and of the rows p_also; the table decides which of them a caller sees.';
+  'API: returns the keys and BM25 scores of the best rows and of the rows p_also, before row level security.';

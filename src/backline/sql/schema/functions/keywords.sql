@@ -1,8 +1,8 @@
 -- Builds and maintains the keyword index.
 
--- The terms of a text. A hyphenated word is indexed by its parts and in one piece, so that lo-fi,
--- lofi and lo fi meet. Only the first 100,000 characters count: a tsvector holds at most 1 MB, and a
--- longer text must not break its writer's statement.
+-- Returns the terms of a text. A hyphenated word is indexed both in parts and joined, so that "lo-fi", "lofi"
+-- and "lo fi" match. Only the first 100,000 characters are indexed: a tsvector holds at most 1 MB, and a
+-- longer text must not fail the user's statement.
 create or replace function backline.terms(p_language regconfig, p_text text) returns tsvector
 language plpgsql stable parallel safe set search_path = '' as $$
 declare
@@ -22,12 +22,12 @@ begin
   return ts_delete(v_terms, array(select t.lexeme from unnest(v_terms) t where t.lexeme ~ '\w-\w'));
 end $$;
 
--- The statement that indexes the rows of a source, which yields key and content. Rows that already
--- are indexed stay as they are.
+-- Returns the statement that indexes the rows of p_source, a query for key and content. Rows that are already
+-- indexed stay unchanged.
 --
--- A session plans it once, often for a single row, and keeps the plan for 10,000. So nothing in it is
--- joined: "in (...) is true" always is looked up in a hash, where a join could become 10,000 scans of
--- 10,000 rows each.
+-- A session plans the statement once, often for a single row, and reuses the plan for 10,000. It therefore
+-- contains no joins: "in (...) is true" is always a hash look-up, while a join can become 10,000 scans of
+-- 10,000 rows.
 create or replace function backline.index_statement(p_collection int, p_source text) returns text
 language sql stable set search_path = '' as $$
   select format($q$
@@ -48,7 +48,8 @@ language sql stable set search_path = '' as $$
       select %1$s, count(*), sum(p.length) from placed p having count(*) > 0
     )
     insert into backline.postings (collection_id, term, size, docs, inverse_tfs, lengths)
-    select %1$s, u.lexeme, count(*), array_agg(u.doc), array_agg((1 / u.tf)::real), array_agg((u.length / u.tf)::real)
+    select %1$s, u.lexeme, count(*), array_agg(u.doc), array_agg((1 / u.tf)::real),
+           array_agg((u.length / u.tf)::real)
     from (select f.doc, f.length::float8 as length, t.lexeme collate "C" as lexeme,
                  greatest(cardinality(t.positions), 1)::float8 as tf
           from fresh f, unnest(f.terms) t where (f.doc in (select p.doc from placed p)) is true) u
@@ -57,7 +58,7 @@ language sql stable set search_path = '' as $$
   from backline.keyword_indexes k where k.collection_id = p_collection;
 $$;
 
--- The statement that takes the rows of a source, with their old content, out of the index.
+-- Returns the statement that removes the rows of p_source, with their old content, from the index.
 create or replace function backline.unindex_statement(p_collection int, p_source text) returns text
 language sql stable set search_path = '' as $$
   select format($q$
@@ -89,7 +90,7 @@ begin
   end loop;
 end $$;
 
--- Statement-level triggers that keep the keyword index true within the writer's own transaction.
+-- Installs the statement-level triggers that update the keyword index in the writer's transaction.
 create or replace function backline.install_keyword_triggers(p_collection int) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -113,8 +114,10 @@ begin
       ('deleted', 'delete', 'referencing old table as old_rows',
        backline.unindex_statement(p_collection, v_row || 'old_rows r')),
       ('updated', 'update', 'referencing old table as old_rows new table as new_rows',
-       backline.unindex_statement(p_collection, format('(%1$s old_rows r) except all (%1$s new_rows r)', v_row))
-       || ';' || backline.index_statement(p_collection, format('(%1$s new_rows r) except all (%1$s old_rows r)', v_row))),
+       backline.unindex_statement(
+         p_collection, format('(%1$s old_rows r) except all (%1$s new_rows r)', v_row))
+       || ';' || backline.index_statement(
+         p_collection, format('(%1$s new_rows r) except all (%1$s old_rows r)', v_row))),
       ('truncated', 'truncate', '', format('perform backline.empty_keywords(%s, true)', p_collection))
     ) as e(name, event, tables, body)
   loop
@@ -124,16 +127,18 @@ begin
                    'set jit = off set enable_seqscan = off as $t$ begin %s; return null; end $t$',
                    'k' || c.id || '_' || v_event.name, v_event.body);
     execute format('revoke all on function backline.%I() from public', 'k' || c.id || '_' || v_event.name);
-    -- Backline's own write sets backline.writing, so that storing a vector compares no text.
+    -- Backline sets backline.writing during its own writes. The trigger then skips the comparison of texts.
     execute format('create trigger %I after %s on %s %s for each statement %s execute function backline.%I()',
                    v_index || '_' || v_event.event, v_event.event, v_table, v_event.tables,
                    case v_event.event when 'update' then format(
-                     'when (current_setting(''backline.writing'', true) is distinct from ''%s'')', c.id) else '' end,
+                     'when (current_setting(''backline.writing'', true) is distinct from ''%s'')',
+                     c.id) else '' end,
                    'k' || c.id || '_' || v_event.name);
   end loop;
 end $$;
 
--- Forgets every document of a collection; an empty table's index is whole.
+-- Deletes every document of a collection. p_built marks the index as complete, which it is for an empty
+-- table.
 create or replace function backline.empty_keywords(p_collection int, p_built boolean) returns void
 language sql set search_path = '' as $$
   delete from backline.postings where collection_id = p_collection;
@@ -143,10 +148,11 @@ language sql set search_path = '' as $$
   where collection_id = p_collection;
 $$;
 
--- Declares how a collection is indexed for keywords, from now on; what was indexed is forgotten. A
--- table of up to 1,000 rows is indexed at once, a larger one by build_keywords_page, page by page.
-create or replace function backline.set_keywords(p_collection int, p_template text default null, p_language regconfig default null)
-returns void language plpgsql set search_path = '' as $$
+-- Sets how a collection is indexed for keywords, and discards the existing index. A table of up to 1,000 rows
+-- is indexed here. A larger one is indexed by build_keywords_page.
+create or replace function backline.set_keywords(
+  p_collection int, p_template text default null, p_language regconfig default null
+) returns void language plpgsql set search_path = '' as $$
 declare
   c backline.collections;
   v_table text;
@@ -171,10 +177,11 @@ begin
   end if;
 end $$;
 comment on function backline.set_keywords is
-  'API: sets the template and the language of the keyword index, and empties it; see build_keywords_page.';
+  'API: sets template and language of the keyword index and empties it. See build_keywords_page.';
 
--- Indexes what is missing in one page of the table, by key. A row that somebody is editing is left
--- out, for their own statement indexes it; p_wait says to wait for them, should they give up.
+-- Indexes the missing rows of one page, in key order. By default it waits for rows locked by another
+-- transaction. Without p_wait it skips them, because the other transaction's trigger indexes them when it
+-- commits.
 create or replace function backline.build_keywords_page(
   p_collection int, p_after text, p_limit int, p_wait boolean default true,
   out scanned bigint, out indexed bigint, out last_key text
@@ -209,9 +216,9 @@ begin
   indexed := cardinality(v_keys);
 end $$;
 comment on function backline.build_keywords_page is
-  'API: indexes the keywords of what is missing in the page of rows after key p_after.';
+  'API: indexes the keywords of the missing rows in the page after key p_after.';
 
--- Marks the keyword index as whole once no row of the table is missing from it.
+-- Marks the keyword index as complete if every row of the table is in it.
 create or replace function backline.keywords_are_built(p_collection int) returns boolean
 language plpgsql set search_path = '' as $$
 declare
@@ -227,30 +234,33 @@ begin
   where k.collection_id = p_collection and not v_missing;
   return not v_missing;
 end $$;
-comment on function backline.keywords_are_built is 'API: whether every row is in the keyword index; searches may use it from then on.';
+comment on function backline.keywords_are_built is
+  'API: returns whether every row is in the keyword index, and if so enables it for searches.';
 
--- Folds the ledger, merges small blocks and drops the postings of documents that are gone. Without
--- p_all it does nothing until 64 statements have written since the last time.
-create or replace function backline.compact_keywords(p_collection int, p_all boolean default false) returns int
-language plpgsql set search_path = '' set jit = off as $$
+-- Merges document counts and small blocks, and removes the postings of deleted documents. Without p_all it
+-- does nothing until 64 statements have written since the last compaction.
+create or replace function backline.compact_keywords(p_collection int, p_all boolean default false)
+returns int language plpgsql set search_path = '' set jit = off as $$
 declare
   v_block constant int := 8192;
   v_merged int;
 begin
-  if not p_all and (select count(*) < 64 from backline.document_counts n where n.collection_id = p_collection) then
+  if not p_all and (select count(*) < 64 from backline.document_counts n
+                    where n.collection_id = p_collection) then
     return 0;
   end if;
   if not pg_catalog.pg_try_advisory_xact_lock(x'6b657977'::int, p_collection) then
     return 0;
   end if;
-  with gone as (
-    delete from backline.document_counts n where n.collection_id = p_collection returning n.documents, n.length
+  with deleted as (
+    delete from backline.document_counts n where n.collection_id = p_collection
+    returning n.documents, n.length
   )
   insert into backline.document_counts (collection_id, documents, length)
-  select p_collection, sum(g.documents), sum(g.length) from gone g having count(*) > 0;
+  select p_collection, sum(g.documents), sum(g.length) from deleted g having count(*) > 0;
 
   with crowded as materialized (
-    -- Large blocks are read and written again only where a tenth of the term's documents are gone.
+    -- Large blocks are rewritten only if a tenth of the term's documents are deleted.
     select p.term, sum(abs(p.size)) filter (where p.size < 0) * 10 >= sum(p.size) filter (where p.size > 0)
                    or sum(abs(p.size)) <= v_block or sum(p.size) <= 0 as whole
     from backline.postings p where p.collection_id = p_collection
@@ -280,10 +290,12 @@ begin
   select count(*) into v_merged from taken;
   return v_merged;
 end $$;
-comment on function backline.compact_keywords is 'API: merges the keyword index''s small blocks; returns how many.';
+comment on function backline.compact_keywords is
+  'API: merges the keyword index''s small blocks and returns their number.';
 
--- A collection's keyword index comes and goes with it.
-create or replace function backline.keywords_follow() returns trigger language plpgsql set search_path = '' as $$
+-- Creates and deletes a collection's keyword index together with the collection.
+create or replace function backline.keywords_follow() returns trigger
+language plpgsql set search_path = '' as $$
 begin
   if tg_op = 'INSERT' then
     perform backline.set_keywords(new.id);
@@ -301,11 +313,11 @@ create or replace trigger keywords_deleted after delete on backline.collections
   for each row execute function backline.keywords_follow();
 select backline.set_keywords(c.id) from backline.collections c;
 
--- Replaces the synonyms of a collection: {"vox": "vocal", "wax": "vinyl"}.
+-- Replaces the synonyms of a collection, for example {"vox": "vocal", "wax": "vinyl"}.
 create or replace function backline.set_synonyms(p_collection int, p_synonyms jsonb) returns void
 language sql set search_path = '' as $$
   delete from backline.synonyms s where s.collection_id = p_collection;
   insert into backline.synonyms (collection_id, word, meaning)
   select p_collection, lower(e.key), e.value from jsonb_each_text(p_synonyms) e;
 $$;
-comment on function backline.set_synonyms is 'API: replaces the words that a search also reads as others.';
+comment on function backline.set_synonyms is 'API: replaces the synonyms of a collection.';

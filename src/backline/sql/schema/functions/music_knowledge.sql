@@ -1,4 +1,4 @@
--- Keeps public.music_knowledge.updated_at.
+-- Maintains public.music_knowledge.updated_at.
 
 create or replace function backline.touch_updated_at() returns trigger
 language plpgsql set search_path = '' as $$
@@ -8,7 +8,8 @@ begin
 end $$;
 revoke all on function backline.touch_updated_at() from public;
 
--- A column list, so that storing an embedding does not count as an edit.
+-- Storing an embedding is not an edit, so the trigger lists the other columns.
 create or replace trigger music_knowledge_touch
-  before update of topic, category, title, suggestion, asked_as, parameters, confidence on public.music_knowledge
+  before update of topic, category, title, suggestion, asked_as, parameters, confidence
+  on public.music_knowledge
   for each row execute function backline.touch_updated_at();

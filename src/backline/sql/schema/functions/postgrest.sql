@@ -1,29 +1,29 @@
--- The protocol over PostgREST, for workers and Edge Functions that have a project URL and a secret key
--- and no connection to Postgres. PostgREST shows the schema public only, so these functions stand there
--- under the prefix backline_; each is a thin wrapper over one function of the schema backline.
+-- The worker protocol over PostgREST, for workers and Edge Functions that have a project URL and a secret key
+-- but no Postgres connection. PostgREST exposes only the schema public, so these functions live there with
+-- the prefix backline_. Each one wraps a function of the schema backline.
 --
--- Rights: they run with their caller's rights (security invoker), and only service_role may call those
--- that need more than a search. So they can do nothing that the secret key could not do anyway, and a
--- table that service_role was not granted stays out of reach. With the owner's rights, whoever could
--- change a row of backline.collections could have written into any table of the owner.
+-- Privileges: the functions are security invoker, and only service_role may execute those that do more than
+-- search. They grant nothing that the secret key lacks, and a table not granted to service_role stays
+-- inaccessible. With security definer, any role that can update backline.collections could write to every
+-- table of the owner.
 --
--- Answers are one JSON value each: PostgREST cuts an answer of rows at 1,000 without a word.
+-- Each function returns a single JSON value, because PostgREST silently truncates row sets at 1,000 rows.
 --
--- A call whose answer was lost is made again by its caller. Reads and releases may simply run twice. What
--- may not is kept right in one of two ways: a claim first gives back what its worker never heard of, and
--- every other write carries a number of its own, under which its answer is kept.
+-- A client repeats a call after a lost response. Reads and releases can run twice. A claim first releases
+-- what the worker never received. Every other write carries a UUID under which its result is stored.
 
--- What stands in the way of work, before it begins. It needs nothing that may be missing.
+-- Returns the role and the version of pgvector. It depends on nothing that can be missing.
 create or replace function public.backline_health() returns json
 language sql stable set search_path = '' as $$
   select json_build_object(
     'role', current_user,
     'vector', (select x.extversion from pg_catalog.pg_extension x where x.extname = 'vector'));
 $$;
-comment on function public.backline_health() is 'What stands in the way of Backline''s work here.';
+comment on function public.backline_health() is
+  'Returns the role and the version of pgvector, for checks before any work.';
 
--- Who may read Backline's own tables is also told what they lack, which readable_collections, with its
--- owner's rights, cannot say.
+-- A role that can read backline.collections also receives its missing grants. readable_collections cannot
+-- report those, because it runs with its owner's rights.
 create or replace function public.backline_collections() returns json
 language plpgsql stable set search_path = '' as $$
 begin
@@ -33,16 +33,18 @@ begin
   return (select coalesce(json_agg(r), '[]') from backline.readable_collections() r);
 end $$;
 comment on function public.backline_collections() is
-  'The collections: all of them for the secret key, for others those whose table they may read.';
+  'Returns all collections for the secret key, and for other keys those with a readable table.';
 
 create or replace function public.backline_search(
   p_collection int, p_mode text, p_text text, p_vector real[], p_limit int, p_offset int default 0,
   p_filter jsonb default null, p_weight float8 default 0.4, p_snippets boolean default false
 ) returns json language sql stable set search_path = '' as $$
   select coalesce(json_agg(s), '[]')
-  from backline.search(p_collection, p_mode, p_text, p_vector, p_limit, p_offset, p_filter, p_weight, p_snippets) s;
+  from backline.search(p_collection, p_mode, p_text, p_vector, p_limit, p_offset,
+                       p_filter, p_weight, p_snippets) s;
 $$;
-comment on function public.backline_search is 'Ranked rows of a collection, as the caller may read them.';
+comment on function public.backline_search is
+  'Returns ranked rows of a collection, subject to row level security.';
 
 create or replace function public.backline_coverage(p_collection int) returns jsonb
 language sql stable set search_path = '' as $$ select backline.coverage(p_collection) $$;
@@ -50,14 +52,15 @@ language sql stable set search_path = '' as $$ select backline.coverage(p_collec
 create or replace function public.backline_now() returns timestamptz
 language sql volatile set search_path = '' as $$ select pg_catalog.clock_timestamp() $$;
 
-create or replace function public.backline_verify_page(p_collection int, p_after text, p_limit int) returns json
-language sql stable set search_path = '' set statement_timeout = '55s' as $$
+create or replace function public.backline_verify_page(p_collection int, p_after text, p_limit int)
+returns json language sql stable set search_path = '' set statement_timeout = '55s' as $$
   select to_json(v) from backline.verify_page(p_collection, p_after, p_limit) v;
 $$;
 
-create or replace function public.backline_scan_page(p_collection int, p_after text, p_limit int) returns json
-language sql stable set search_path = '' set statement_timeout = '55s' as $$
-  select coalesce(json_agg(json_build_array(w.key, w.due, w.content, encode(w.content_hash, 'hex'), w.cached)), '[]')
+create or replace function public.backline_scan_page(p_collection int, p_after text, p_limit int)
+returns json language sql stable set search_path = '' set statement_timeout = '55s' as $$
+  select coalesce(json_agg(json_build_array(
+    w.key, w.due, w.content, encode(w.content_hash, 'hex'), w.cached)), '[]')
   from backline.scan_page(p_collection, p_after, p_limit, true) w;
 $$;
 
@@ -85,20 +88,20 @@ language sql stable set search_path = '' as $$
     where f.run_id = p_run order by f.key limit p_limit) f;
 $$;
 
-create or replace function public.backline_inspect(p_collection int, p_keys text[], p_hashes bytea[]) returns json
-language sql stable set search_path = '' as $$
+create or replace function public.backline_inspect(p_collection int, p_keys text[], p_hashes bytea[])
+returns json language sql stable set search_path = '' as $$
   select coalesce(json_agg(json_build_array(i.key, i.action, i.row_key)), '[]')
   from backline.inspect(p_collection, p_keys, p_hashes) i;
 $$;
 
-create or replace function public.backline_start_run(p_call uuid, p_collection int, p_settings jsonb) returns jsonb
-language plpgsql set search_path = '' as $$
+create or replace function public.backline_start_run(p_call uuid, p_collection int, p_settings jsonb)
+returns jsonb language plpgsql set search_path = '' as $$
 declare
-  v_before boolean; v_answer jsonb;
+  v_repeated boolean; v_result jsonb;
 begin
-  select * into v_before, v_answer from backline.answered(p_call);
-  return case when v_before then v_answer
-              else backline.keep_answer(p_call, to_jsonb(backline.start_run(p_collection, p_settings))) end;
+  select * into v_repeated, v_result from backline.begin_call(p_call);
+  return case when v_repeated then v_result
+              else backline.finish_call(p_call, to_jsonb(backline.start_run(p_collection, p_settings))) end;
 end $$;
 
 create or replace function public.backline_finish_run(p_run bigint, p_state text, p_report jsonb) returns void
@@ -111,16 +114,17 @@ create or replace function public.backline_register_worker(
   p_call uuid, p_collection int, p_host text, p_pid int, p_lease float8, p_run bigint, p_replaces bigint
 ) returns jsonb language plpgsql set search_path = '' as $$
 declare
-  v_before boolean; v_answer jsonb;
+  v_repeated boolean; v_result jsonb;
 begin
-  select * into v_before, v_answer from backline.answered(p_call);
-  return case when v_before then v_answer
-              else backline.keep_answer(p_call, to_jsonb(backline.register_worker(
+  select * into v_repeated, v_result from backline.begin_call(p_call);
+  return case when v_repeated then v_result
+              else backline.finish_call(p_call, to_jsonb(backline.register_worker(
                 p_collection, p_host, p_pid, false, make_interval(secs => p_lease), p_run, p_replaces))) end;
 end $$;
 
-create or replace function public.backline_heartbeat(p_worker bigint, p_run bigint, p_lease float8, p_rate float8) returns json
-language sql set search_path = '' as $$
+create or replace function public.backline_heartbeat(
+  p_worker bigint, p_run bigint, p_lease float8, p_rate float8
+) returns json language sql set search_path = '' as $$
   select json_build_object(
     'alive', backline.heartbeat(p_worker, make_interval(secs => p_lease), p_rate::real),
     'run_state', (select r.state from backline.runs r where r.id = p_run));
@@ -139,28 +143,34 @@ create or replace function public.backline_compact(p_collection int) returns voi
 language sql set search_path = '' as $$ select backline.compact_counters(p_collection) $$;
 
 create or replace function public.backline_trim_vectors(p_bytes bigint) returns int
-language sql set search_path = '' set statement_timeout = '55s' as $$ select backline.trim_vectors(p_bytes) $$;
+language sql set search_path = '' set statement_timeout = '55s' as $$
+  select backline.trim_vectors(p_bytes);
+$$;
 
 create or replace function public.backline_recount(p_collection int) returns jsonb
-language sql set search_path = '' set statement_timeout = '55s' as $$ select backline.recount(p_collection) $$;
+language sql set search_path = '' set statement_timeout = '55s' as $$
+  select backline.recount(p_collection);
+$$;
 
-create or replace function public.backline_claim(p_collection int, p_worker bigint, p_limit int, p_model int, p_known_lease bigint)
-returns json language plpgsql set search_path = '' set statement_timeout = '55s' as $$
+create or replace function public.backline_claim(
+  p_collection int, p_worker bigint, p_limit int, p_model int, p_received_lease bigint
+) returns json language plpgsql set search_path = '' set statement_timeout = '55s' as $$
 begin
   perform pg_catalog.set_config('synchronous_commit', 'off', true);
-  perform backline.release_unacknowledged(p_worker, p_known_lease);
+  perform backline.release_unacknowledged(p_worker, p_received_lease);
   return (
     select coalesce(json_agg(json_build_array(
       c.key, c.action, coalesce(c.content, ''), encode(c.content_hash, 'hex'), c.attempts, c.lease)), '[]')
     from backline.claim(p_collection, p_worker, p_limit, p_model) c);
 end $$;
 
--- p_again: the same page was asked for before, and the answer was lost. Where that call was carried out,
--- the run's cursor has passed the page, and it is not counted as looked at for a second time.
+-- p_again marks a repeated request for the same page. If the first request was committed, the run's cursor
+-- has passed the page, and the page is not counted again.
 create or replace function public.backline_claim_batch(
   p_collection int, p_worker bigint, p_run bigint, p_after text, p_limit int, p_model int,
-  p_known bigint[], p_again boolean default false
-) returns json language plpgsql set search_path = '' set statement_timeout = '55s' set lock_timeout = '200ms' as $$
+  p_unfinished bigint[], p_again boolean default false
+) returns json language plpgsql
+set search_path = '' set statement_timeout = '55s' set lock_timeout = '200ms' as $$
 declare
   v_run bigint := p_run;
 begin
@@ -174,15 +184,17 @@ begin
       'keys', c.keys, 'actions', c.actions, 'contents', c.contents,
       'hashes', (select json_agg(encode(h.hash, 'hex') order by h.position)
                  from unnest(c.hashes) with ordinality as h(hash, position)))
-    from backline.claim_batch(p_collection, p_worker, v_run, p_after, p_limit, p_model, p_known) c);
+    from backline.claim_batch(p_collection, p_worker, v_run, p_after, p_limit, p_model, p_unfinished) c);
 end $$;
 
-create or replace function public.backline_end_finished_batches(p_worker bigint, p_leases bigint[]) returns void
-language sql set search_path = '' as $$ select backline.end_finished_batches(p_worker, p_leases) $$;
+create or replace function public.backline_end_finished_batches(p_worker bigint, p_leases bigint[])
+returns void language sql set search_path = '' as $$
+  select backline.end_finished_batches(p_worker, p_leases);
+$$;
 
--- Vectors come as text, '[0.1,…]': 500 of 384 numbers take 48 ms so, from HTTP to vector[]; 250 as an
--- array of numbers, 280 as nested JSON; and no function makes a vector of bytes. As text[], and not as
--- vector[], this function is still there to say what is wrong where pgvector was dropped.
+-- Vectors are passed as text, such as '[0.1,…]'. For 500 vectors of 384 dimensions this takes 48 ms from HTTP
+-- to vector[], an array of numbers 250 ms, and nested JSON 280 ms. The parameter is text[] and not vector[],
+-- so that the function still exists, and can report the cause, after pgvector is dropped.
 create or replace function public.backline_complete(
   p_call uuid, p_collection int, p_worker bigint, p_run bigint, p_cache boolean,
   p_keys text[], p_actions text[], p_hashes bytea[], p_vectors text[],
@@ -191,34 +203,37 @@ create or replace function public.backline_complete(
   p_path text default pg_catalog.current_setting('search_path')
 ) returns jsonb language plpgsql set search_path = '' set statement_timeout = '55s' as $$
 declare
-  v_before boolean; v_answer jsonb;
+  v_repeated boolean; v_result jsonb;
 begin
-  select * into v_before, v_answer from backline.answered(p_call);
-  if v_before then
-    return v_answer;
+  select * into v_repeated, v_result from backline.begin_call(p_call);
+  if v_repeated then
+    return v_result;
   end if;
-  select coalesce(jsonb_agg(jsonb_build_array(c.key, c.outcome)), '[]') into v_answer
+  select coalesce(jsonb_agg(jsonb_build_array(c.key, c.outcome)), '[]') into v_result
   from backline.complete(p_collection, p_worker, p_run, p_cache, p_keys, p_actions, p_hashes,
                          p_vectors::extensions.vector[], p_batches, p_tokens, p_truncated, p_model,
                          p_leases, p_path, p_long) c;
-  return backline.keep_answer(p_call, v_answer);
+  return backline.finish_call(p_call, v_result);
 end $$;
 
 create or replace function public.backline_confirm(
   p_call uuid, p_collection int, p_worker bigint, p_run bigint,
   p_keys text[], p_hashes bytea[], p_leases bigint[], p_batches bigint, p_model int
 ) returns jsonb language sql set search_path = '' set statement_timeout = '55s' as $$
-  select backline.confirm(p_call, p_collection, p_worker, p_run, p_keys, p_hashes, p_leases, p_batches, p_model);
+  select backline.confirm(
+    p_call, p_collection, p_worker, p_run, p_keys, p_hashes, p_leases, p_batches, p_model);
 $$;
 
-create or replace function public.backline_fail(p_call uuid, p_collection int, p_worker bigint, p_run bigint, p_rows jsonb)
-returns jsonb language plpgsql set search_path = '' as $$
+create or replace function public.backline_fail(
+  p_call uuid, p_collection int, p_worker bigint, p_run bigint, p_rows jsonb
+) returns jsonb language plpgsql set search_path = '' as $$
 declare
-  v_before boolean; v_answer jsonb;
+  v_repeated boolean; v_result jsonb;
 begin
-  select * into v_before, v_answer from backline.answered(p_call);
-  return case when v_before then v_answer
-              else backline.keep_answer(p_call, to_jsonb(backline.fail(p_collection, p_worker, p_run, p_rows))) end;
+  select * into v_repeated, v_result from backline.begin_call(p_call);
+  return case when v_repeated then v_result
+              else backline.finish_call(p_call, to_jsonb(backline.fail(
+                p_collection, p_worker, p_run, p_rows))) end;
 end $$;
 
 create or replace function public.backline_release(p_worker bigint, p_keys text[]) returns int
@@ -234,16 +249,17 @@ language sql set search_path = '' set statement_timeout = '55s' as $$
   select backline.drop_failures(p_collection, p_keys);
 $$;
 
--- A big table's keywords are indexed on its first search, page by page, and again from the start where
--- an answer was lost: what is indexed already stays as it is.
+-- A large table is indexed page by page before its first search. After a lost response the client starts
+-- again from the first page, and rows that are already indexed are skipped.
 create or replace function public.backline_keywords_built(p_collection int) returns boolean
 language sql stable set search_path = '' as $$
   select exists (select from backline.keyword_indexes k
                  where k.collection_id = p_collection and k.built_at is not null);
 $$;
 
-create or replace function public.backline_build_keywords_page(p_collection int, p_after text, p_limit int, p_wait boolean)
-returns json language sql set search_path = '' set statement_timeout = '55s' as $$
+create or replace function public.backline_build_keywords_page(
+  p_collection int, p_after text, p_limit int, p_wait boolean
+) returns json language sql set search_path = '' set statement_timeout = '55s' as $$
   select to_json(b) from backline.build_keywords_page(p_collection, p_after, p_limit, p_wait) b;
 $$;
 

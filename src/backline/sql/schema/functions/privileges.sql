@@ -1,6 +1,6 @@
--- Execute privileges. Applied after every other file with functions of the schema backline.
+-- Execute privileges. Applied after every other file that creates functions in the schema backline.
 
--- Lets a role search, with its own rights on the tables: row level security holds.
+-- Allows a role to search with its own rights on the tables, so that row level security applies.
 create or replace function backline.allow_search(p_role regrole) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -11,20 +11,22 @@ begin
   if not pg_catalog.has_schema_privilege(p_role, v_schema, 'usage') then
     execute format('grant usage on schema %I to %s', v_schema, p_role);
   end if;
-  execute format('grant execute on function backline.search, backline.search_statement, backline.score_statement, backline.search_dense, '
-    'backline.searchable, backline.comparable, backline.comparison, backline.keyword_candidates, '
+  execute format('grant execute on function backline.search, backline.search_statement, '
+    'backline.score_statement, backline.searchable, backline.comparable, '
+    'backline.comparison, backline.keyword_candidates, '
     'backline.compile_filter, backline.compile_comparison, backline.readable_columns, backline.marks, '
     'backline.snippet, backline.similarities to %s', p_role);
 end $$;
-comment on function backline.allow_search is 'API: lets a role search the collections whose tables it may read.';
+comment on function backline.allow_search is
+  'API: allows a role to search the collections with tables that it can read.';
 
 revoke all on all tables in schema backline from public;
 revoke all on all sequences in schema backline from public;
 revoke all on all functions in schema backline from public;
 alter default privileges in schema backline revoke execute on functions from public;
 
--- The functions for PostgREST are in the schema public. Supabase's older projects grant every new function
--- there to all three roles.
+-- The functions for PostgREST are in the schema public, where older Supabase projects grant every new
+-- function to all three roles. Revoke that, then grant what each role needs.
 do $$
 declare
   v_function regprocedure;

@@ -1,4 +1,4 @@
--- Backfills from start to report.
+-- Runs: one record for each backfill.
 
 create or replace function backline.start_run(p_collection int, p_settings jsonb) returns bigint
 language sql set search_path = '' as $$
@@ -6,9 +6,9 @@ language sql set search_path = '' as $$
   select c.id, c.model_id, p_settings from backline.collections c where c.id = p_collection
   returning id;
 $$;
-comment on function backline.start_run is 'API: records the beginning of a backfill.';
+comment on function backline.start_run is 'API: records the start of a backfill.';
 
--- May be called again with the report, which comes after the index is built: the run ended before.
+-- Can be called again with the report, which is complete only after the index build. finished_at then stays.
 create or replace function backline.finish_run(p_run bigint, p_state text, p_report jsonb) returns void
 language sql set search_path = '' as $$
   update backline.runs set state = p_state, report = p_report,
@@ -21,7 +21,8 @@ create or replace function backline.cancel_run(p_run bigint) returns text
 language sql set search_path = '' as $$
   update backline.runs set state = 'cancelling' where id = p_run and state = 'running' returning state;
 $$;
-comment on function backline.cancel_run is 'API: asks a running run to stop; its workers notice within seconds.';
+comment on function backline.cancel_run is
+  'API: requests cancellation of a run. Its workers stop within seconds.';
 
 create or replace function backline.run_records(p_collection int, p_run bigint, p_limit int)
 returns table (id bigint, state text, scanned bigint, due bigint, settings jsonb, started_at timestamptz,

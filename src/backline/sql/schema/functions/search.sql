@@ -1,10 +1,10 @@
--- Search: nearest vectors, BM25, and both fused, on stock Postgres with pgvector 0.8 or later.
+-- Search by vector, by BM25 and by both, on stock Postgres with pgvector 0.8 or later.
 --
--- Every function that reads a user's table runs with its caller's rights, so that row level security
--- holds for a search as for any other read. What it needs of this schema comes from a few narrow
--- functions with the owner's rights, each of which first asks whether the caller may read the table.
+-- Every function that reads a user's table runs with the caller's rights, so that row level security applies.
+-- A few narrow security definer functions read the schema backline. Each of them first checks that the caller
+-- can read the collection's table.
 
--- What a search has to know of a collection, for any caller who may read its table.
+-- Returns what a search needs to know about a collection.
 create or replace function backline.searchable(p_collection int,
   out source regclass, out key_column text, out key_type text, out text_sql text, out embedding_column text,
   out dimensions int, out column_type text, out column_dimensions int,
@@ -15,7 +15,8 @@ begin
   select format('%I.%I', c.table_schema, c.table_name)::regclass, c.key_column, c.key_type, c.text_sql,
          c.embedding_column, m.dimensions, t.typname, case when a.atttypmod > 0 then a.atttypmod end,
          k.language::regconfig, k.built_at is not null,
-         backline.indexed_as(a.attrelid, a.attname, t.typname, case when a.atttypmod > 0 then a.atttypmod end, m.dimensions)
+         backline.indexed_as(a.attrelid, a.attname, t.typname,
+                             case when a.atttypmod > 0 then a.atttypmod end, m.dimensions)
   into source, key_column, key_type, text_sql, embedding_column, dimensions, column_type, column_dimensions,
        language, keywords_built, index_type
   from backline.collections c
@@ -27,7 +28,8 @@ begin
   where c.id = p_collection;
 end $$;
 
--- Of these rows, those whose stored vector is of the collection's own model: only they compare.
+-- Returns those of p_keys that have a vector of the collection's present model. Vectors of different models
+-- do not compare.
 create or replace function backline.comparable(p_collection int, p_keys text[]) returns table (key text)
 language plpgsql stable security definer rows 100
 set search_path = '' set enable_seqscan = off as $$
@@ -39,9 +41,9 @@ begin
     where c.id = p_collection and s.key = any (p_keys);
 end $$;
 
--- A vector column compared in full or, with p_as halfvec, in half precision: the expression, the type
--- of the query that compares with it, and the operators of an index over it. A column that takes any
--- number of dimensions is read where they are the model's.
+-- Returns how to compare a vector column in full precision or, with p_as = 'halfvec', in half precision: the
+-- expression, the type of the query, and the operator class of an index. A column without fixed dimensions is
+-- guarded to the rows with the model's dimensions.
 create or replace function backline.comparison(
   p_as text, p_type text, p_column_dimensions int, p_dimensions int, p_column text,
   out expression text, out query_type text, out operators text, out guard text
@@ -55,7 +57,8 @@ begin
                 then format('(extensions.vector_dims(%s) = %s)', p_column, p_dimensions) else 'true' end;
 end $$;
 
--- The precision in which a valid HNSW index holds a column, halfvec before vector; null without one.
+-- Returns the precision of the column's valid HNSW index, preferring halfvec to vector, or null without an
+-- index.
 create or replace function backline.indexed_as(
   p_table regclass, p_column text, p_type text, p_column_dimensions int, p_dimensions int
 ) returns text language sql stable set search_path = '' as $$
@@ -72,8 +75,8 @@ create or replace function backline.indexed_as(
   order by a.name limit 1;
 $$;
 
--- The columns of r that a reader of a hit wants to see: all but vectors and search vectors, which take
--- longer to write out than everything else.
+-- Returns the columns of r to include in a hit: all except vectors and search vectors, which cost more to
+-- serialize than the rest.
 create or replace function backline.readable_columns(p_table regclass) returns text
 language sql stable set search_path = '' as $$
   select string_agg(format('r.%I', a.attname), ', ' order by a.attnum) from pg_catalog.pg_attribute a
@@ -82,7 +85,7 @@ language sql stable set search_path = '' as $$
     and t.typname not in ('vector', 'halfvec', 'sparsevec', 'tsvector');
 $$;
 
--- What to mark in a hit: the query's terms, and the words that its misspellings were read as.
+-- Returns what to highlight in a hit: the query's terms, including corrections of misspelled words.
 create or replace function backline.marks(p_collection int, p_text text) returns tsquery
 language plpgsql stable security definer set search_path = '' as $$
 begin
@@ -92,28 +95,32 @@ begin
     from backline.query_terms(p_collection, p_text) t) q where numnode(q.marked) > 0);
 end $$;
 
--- The passages of a text that a query's words are in; the words stand between U+E000 and U+E001.
+-- Returns the passages of a text that contain words of the query, which are enclosed in U+E000 and U+E001.
 create or replace function backline.snippet(p_language regconfig, p_text text, p_marks tsquery) returns text
 language sql stable set search_path = '' as $$
-  select ts_headline(p_language, left(translate(p_text, U&'\E000\E001', ''), 20000), coalesce(p_marks, ''::tsquery),
+  select ts_headline(p_language, left(translate(p_text, U&'\E000\E001', ''), 20000),
+    coalesce(p_marks, ''::tsquery),
     U&'MaxFragments=2, MinWords=12, MaxWords=30, StartSel=\E000, StopSel=\E001, FragmentDelimiter=" … "');
 $$;
 
--- How search_statement scores its pool, as the common table expressions up to "scored".
+-- Returns the common table expressions that score the pool of search_statement, up to "scored".
 --
--- Hybrid is a convex combination of the cosine and of BM25 / 16. The share of the words is p_weight where
--- they tell the best row from an ordinary one as well as they do on the whole: 33 points of BM25 for each
--- point of cosine, times the root of the gap, which is what the nearest row's cosine lacks of 1. Words
--- that nearly every candidate has count for less, telling ones for more, above all where the nearest row
--- lacks them, and all for less where a row says nearly the same as the query. Then the query is moved
--- towards the best row (Rocchio 1971), so that what resembles the best answer follows it: the further, the
--- wider the gap, and at most halfway, since a query that is worded as its answer has nothing to gain. An
--- ordinary row is the median of the fifty best of either leg, whatever page is asked for.
+-- Hybrid is a convex combination of the cosine and BM25 / 16. The keyword share is p_weight if keywords
+-- separate the best row from a typical one as well as they do on average. That average is 33 points of BM25
+-- for each point of cosine, times the root of the gap. The gap is 1 minus the nearest row's cosine.
+--
+-- Words that nearly every candidate contains lower the share, and discriminating words raise it, most of all
+-- if the nearest row lacks them. A small gap lowers it. A typical row is the median of the 50 best of either
+-- leg, for every page of the result.
+--
+-- The query is then moved towards the best row (Rocchio 1971), which promotes rows similar to it. A wider gap
+-- moves it further, at most halfway: a query worded like its result gains nothing.
 create or replace function backline.score_statement(p_mode text) returns text
 language sql immutable set search_path = '' as $$
   select case p_mode
     when 'semantic' then 'scored as (select p.key, p.dense, p.keyword, p.dense as score from pool p)'
-    when 'keyword' then 'scored as (select p.key, p.dense, p.keyword, nullif(p.keyword, 0) as score from pool p)'
+    when 'keyword' then
+      'scored as (select p.key, p.dense, p.keyword, nullif(p.keyword, 0) as score from pool p)'
     else $q$
     placed as (
       select p.keyword, p.dense, row_number() over (order by p.keyword desc, p.key) as by_words,
@@ -125,32 +132,33 @@ language sql immutable set search_path = '' as $$
              max(p.dense) - percentile_cont(0.5) within group (order by p.dense) as meaning,
              greatest(1 - coalesce(max(p.dense), 0), 0) as gap
       from placed p where p.by_meaning <= 50 or p.by_words <= 50 and p.keyword > 0
-    ), told as (
+    ), balance as (
       select least(greatest(c.words / 33 / greatest(c.meaning, 0.05) * sqrt(greatest(c.gap, 0.1)),
                             0.1), 10) as ratio, c.gap
       from contrast c
     ), share as materialized (
       select case when $7 = 1 then 1 else $7 * t.ratio / (1 - $7 + $7 * t.ratio) end as words,
              least(6 * t.gap ^ 2, 1) as feedback
-      from told t
+      from balance t
     ), best as materialized (
-      -- the length of the moved query, and 1 at least, for it may have met its opposite
+      -- The length of the moved query, at least 1, because a row opposite to the query would shorten it.
       select case when p.dense is not null then p.vector end as vector,
              sqrt(1 + s.feedback ^ 2 + 2 * s.feedback * greatest(p.dense, 0)) as length
       from pool p, share s
       order by (1 - s.words) * coalesce(p.dense, 0) + s.words * p.keyword / 16 desc, p.key limit 1
     ), scored as (
       select p.key, p.dense, p.keyword, nullif((1 - s.words) * coalesce(
-               (p.dense + s.feedback * (1 - (p.vector operator(extensions.<=>) b.vector))) / b.length, p.dense, 0)
+               (p.dense + s.feedback * (1 - (p.vector operator(extensions.<=>) b.vector))) / b.length,
+               p.dense, 0)
                + s.words * p.keyword / 16, 0) as score
       from pool p, share s, best b
     )$q$ end;
 $$;
 
--- The statement that finds and scores. Its parameters: $1 collection, $2 query vector, $3 query text,
--- $4 how deep to look, $5 filter, $6 mode, $7 weight, $8 how many. p_exact leaves the index aside.
--- And the one that reads what was found: $1 to $4 keys, scores, dense and keyword parts, $5 offset,
--- $6 the words to mark in a snippet, $7 whether there are to be snippets.
+-- Returns two statements. `finding` finds and scores rows. Its parameters: $1 collection, $2 query vector, $3
+-- query text, $4 depth, $5 filter, $6 mode, $7 weight, $8 limit. p_exact bypasses the index.
+-- `reading` reads the rows found. Its parameters: $1 to $4 keys, scores, dense and keyword scores, $5 offset,
+-- $6 the words to highlight, $7 whether to return snippets.
 create or replace function backline.search_statement(
   p_collection int, p_mode text, p_filter jsonb, p_exact boolean default false,
   out finding text, out reading text
@@ -179,7 +187,8 @@ begin
   if p_mode <> 'semantic' then
     if not coalesce(s.keywords_built, false) then
       raise exception using errcode = 'BL001', message = format(
-        'the keyword index of %s is not built yet. Run backline index, or search with --mode semantic', s.source);
+        'the keyword index of %s is not built yet. Run backline index, or search with --mode semantic',
+        s.source);
     end if;
     v_lexical := format(
       'select l.key collate "C" as key, l.score from backline.keyword_candidates($1, $3, $4 %s, %s) l',
@@ -203,7 +212,8 @@ begin
       select c.key from backline.comparable($1, array(select n.key from named n where $6 <> 'keyword')) c
     ), pool as materialized (
       select n.key, coalesce(l.score, 0) as keyword, v.vector,
-             nullif(1 - (v.vector operator(extensions.<=>) $2::extensions.vector), 'NaN') as dense  -- of zeros
+             -- NaN: the cosine of a zero vector
+             nullif(1 - (v.vector operator(extensions.<=>) $2::extensions.vector), 'NaN') as dense
       from named n
       join %5$s r on r.%6$I = n.key::%7$s
       left join lexical l on l.key = n.key
@@ -222,23 +232,24 @@ begin
        backline.score_statement(p_mode));
 end $$;
 
--- The one search. p_mode is semantic, keyword or hybrid; p_filter is what compile_filter reads.
+-- Searches a collection. p_mode is semantic, keyword or hybrid. p_filter is a tree for compile_filter.
 --
--- dense is the cosine similarity of a row's vector to the query's, null where the row has none of the
--- collection's own model; keyword is the BM25 score. Hybrid scores every row that either leg finds by
--- both legs, exactly, and adds them; see score_statement. BM25 is divided by a constant because it grows
--- with what the query says: a long, telling query leans on its words, a vague one on its meaning. See
--- docs/explanation/search.md for the measurements.
+-- dense is the cosine similarity of the row's vector to the query, or null if the row has no vector of the
+-- collection's model. keyword is the BM25 score. Hybrid computes both scores exactly for every row that
+-- either leg finds, and combines them; see score_statement. BM25 is divided by a constant because it grows
+-- with the query: a long, specific query weights keywords more, a vague one the cosine.
+-- docs/explanation/search.md has the measurements.
 create or replace function backline.search(
   p_collection int, p_mode text, p_text text, p_query real[], p_limit int, p_offset int default 0,
   p_filter jsonb default null, p_weight float8 default 0.4, p_snippets boolean default false
-) returns table (key text, score float8, dense float8, keyword float8, content text, record jsonb, snippet text)
+) returns table (key text, score float8, dense float8, keyword float8, content text, record jsonb,
+                 snippet text)
 language plpgsql stable rows 10
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
 declare
-  v_wanted int := p_offset + p_limit;
-  v_depth int := greatest(50, 2 * (p_offset + p_limit));  -- 50 gave the same nDCG@10 as 100 on every set
+  v_needed int := p_offset + p_limit;
+  v_depth int := greatest(50, 2 * (p_offset + p_limit));  -- 100 gave the same nDCG@10 on every data set
   v_finding text; v_reading text;
   v_keys text[]; v_scores float8[]; v_dense float8[]; v_keyword float8[];
   v_near bigint; v_lexical bigint;
@@ -246,16 +257,17 @@ declare
 begin
   perform pg_catalog.set_config('jit', 'off', true),
           pg_catalog.set_config('hnsw.iterative_scan', 'relaxed_order', true);
-  select q.finding, q.reading into v_finding, v_reading from backline.search_statement(p_collection, p_mode, p_filter) q;
+  select q.finding, q.reading into v_finding, v_reading
+  from backline.search_statement(p_collection, p_mode, p_filter) q;
   loop
-    -- At 100,000 texts, questions recall 0.988 of the nearest ten with 200 and 0.978 with 100.
+    -- With 100,000 texts, recall@10 of questions is 0.988 at 200 and 0.978 at 100.
     perform pg_catalog.set_config('hnsw.ef_search', least(greatest(200, 2 * v_depth), 1000)::text, true),
             pg_catalog.set_config('enable_indexscan', case when v_exact then 'off' else 'on' end, true);
     execute v_finding into v_keys, v_scores, v_dense, v_keyword, v_near, v_lexical
-      using p_collection, p_query, p_text, v_depth, p_filter, p_mode, p_weight, v_wanted;
-    exit when coalesce(cardinality(v_keys), 0) >= v_wanted;
-    -- Fewer than asked for. A leg that was full lost rows to the filter, to row level security or to
-    -- another model: look deeper. An index scan that ended early gave up: read the table itself.
+      using p_collection, p_query, p_text, v_depth, p_filter, p_mode, p_weight, v_needed;
+    exit when coalesce(cardinality(v_keys), 0) >= v_needed;
+    -- Too few rows. If a leg was full, it lost rows to the filter, to row level security or to another model:
+    -- search deeper. Otherwise the index scan ended early: compare every row.
     if p_mode <> 'keyword' and v_near >= v_depth or p_mode <> 'semantic' and v_lexical >= v_depth then
       v_depth := v_depth * 8;
     elsif p_mode <> 'keyword' and not v_exact then
@@ -272,9 +284,9 @@ begin
         case when p_snippets then backline.marks(p_collection, p_text) end, p_snippets;
 end $$;
 comment on function backline.search is
-  'API: the best rows by meaning, by keywords or by both, with the parts of their scores.';
+  'API: returns the best rows by vector, by keywords or by both, with the parts of their scores.';
 
--- How alike rows are, pair by pair: the cosine similarity of their vectors.
+-- Returns the cosine similarity of each pair of rows.
 create or replace function backline.similarities(p_collection int, p_keys text[])
 returns table (one text, other text, similarity float8)
 language plpgsql stable rows 100 set search_path = '' set jit = off as $$
@@ -291,13 +303,5 @@ begin
     select a.key, b.key, 1 - (a.v operator(extensions.<=>) b.v) from chosen a join chosen b on a.key < b.key
   $q$, s.embedding_column, s.source, s.key_column, s.key_type) using p_collection, p_keys;
 end $$;
-comment on function backline.similarities is 'API: the cosine similarities between rows, for leaving out near-duplicates.';
-
--- The rows nearest to a vector, by cosine. Only vectors of the collection's own model compare.
-create or replace function backline.search_dense(p_collection int, p_query real[], p_limit int)
-returns table (key text, similarity float8, content text, record jsonb)
-language sql stable rows 10 set search_path = '' as $$
-  select s.key, s.dense, s.content, s.record
-  from backline.search(p_collection, 'semantic', null, p_query, p_limit) s;
-$$;
-comment on function backline.search_dense is 'API: the rows nearest to a vector, by cosine similarity.';
+comment on function backline.similarities is
+  'API: returns the cosine similarities between rows, for removing near-duplicates.';

@@ -1,6 +1,6 @@
--- Checks stored vectors against the rows they belong to.
+-- Verifies stored vectors against the rows they belong to.
 
--- Checks one page of rows, by key, against everything that is promised of a stored vector.
+-- Checks every property of the stored vectors of one page, in key order.
 create or replace function backline.verify_page(
   p_collection int, p_after text, p_limit int,
   out scanned bigint, out embedded bigint, out blank bigint, out problems jsonb, out last_key text
@@ -15,7 +15,8 @@ declare
   v_projection extensions.vector;
 begin
   select * into strict c from backline.collections where id = p_collection;
-  select m.dimensions, m.projection into strict v_dimensions, v_projection from backline.models m where m.id = c.model_id;
+  select m.dimensions, m.projection into strict v_dimensions, v_projection
+  from backline.models m where m.id = c.model_id;
   execute format($q$
     with page as materialized (
       select r.%1$I::text collate "C" as key, %2$s as content, r.%3$I::extensions.vector as embedding,
@@ -32,7 +33,8 @@ begin
           when s.key is null then 'no stamp'
           when s.model_id <> $4 then 'another model'
           when s.content_hash <> sha256(convert_to(p.content, 'UTF8')) then 'stale text'
-          when abs(extensions.inner_product(p.embedding, $6) - s.fingerprint) > 1e-4 then 'another vector than was written'
+          when abs(extensions.inner_product(p.embedding, $6) - s.fingerprint) > 1e-4
+            then 'not the vector that was written'
         end as problem
       from page p left join lateral (select * from backline.stamps x
         where x.collection_id = $1 and x.key = p.key offset 0) s on true
@@ -48,4 +50,4 @@ begin
   into scanned, embedded, blank, problems, last_key
   using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection;
 end $$;
-comment on function backline.verify_page is 'API: checks the page of rows after key p_after.';
+comment on function backline.verify_page is 'API: verifies the page of rows after key p_after.';

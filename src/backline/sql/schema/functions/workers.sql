@@ -1,6 +1,6 @@
 -- Workers and their leases.
 
--- The advisory lock that a worker with a session of its own holds while it lives.
+-- Returns the key of the advisory lock that a worker with a session holds while it is connected.
 create or replace function backline.worker_lock(p_worker bigint) returns bigint
 language sql immutable set search_path = '' as $$ select (x'6261636b'::bigint << 31) | p_worker $$;
 
@@ -13,13 +13,15 @@ declare
   v_lost bigint[];
 begin
   insert into backline.workers (collection_id, run_id, host, pid, has_session, replaces, expires_at)
-  values (p_collection, p_run, p_host, p_pid, p_has_session, p_replaces, now() + p_lease) returning id into v_id;
+  values (p_collection, p_run, p_host, p_pid, p_has_session, p_replaces, now() + p_lease)
+  returning id into v_id;
   if p_has_session then
     perform pg_catalog.pg_advisory_lock(backline.worker_lock(v_id));
   end if;
-  if p_replaces is not null then  -- the same worker, after its connection was lost
-    -- Also an earlier try to replace it, of which it never heard that it was made.
-    v_lost := p_replaces || array(select w.id from backline.workers w where w.replaces = p_replaces and w.id <> v_id);
+  if p_replaces is not null then  -- the same worker with a new connection
+    -- Includes an earlier replacement that the worker does not know, because the response was lost.
+    v_lost := p_replaces || array(select w.id from backline.workers w
+                                  where w.replaces = p_replaces and w.id <> v_id);
     update backline.jobs j set worker_id = v_id
     where j.ctid = any (array(
       select x.ctid from backline.jobs x where x.worker_id = any (v_lost) for update skip locked));
@@ -28,9 +30,10 @@ begin
   end if;
   return v_id;
 end $$;
-comment on function backline.register_worker is 'API: makes a worker; its leases live as long as it does.';
+comment on function backline.register_worker is
+  'API: registers a worker. Its leases are valid while it renews its own.';
 
--- Renews the lease; false where it was lost, and with it everything that was claimed.
+-- Renews a worker's lease. Returns false if the lease, and with it every claim, was lost.
 create or replace function backline.heartbeat(p_worker bigint, p_lease interval, p_rate real) returns boolean
 language sql set search_path = '' as $$
   with renewed as (
@@ -43,17 +46,18 @@ comment on function backline.heartbeat is 'API: renews a worker''s lease.';
 create or replace function backline.unregister_worker(p_worker bigint) returns void
 language sql set search_path = '' as $$
   select backline.release(p_worker);
-  delete from backline.workers where id = p_worker;  -- what is left of its leases, reap() frees
+  delete from backline.workers where id = p_worker;  -- release_dead_workers() frees locked jobs later
 $$;
-comment on function backline.unregister_worker is 'API: ends a worker and gives back what it holds.';
+comment on function backline.unregister_worker is 'API: unregisters a worker and releases its jobs.';
 
--- Frees what dead workers held: those whose lease has run out, and at once those whose connection
--- is gone, which its advisory lock shows. Then every lease without a worker is free, whoever took
--- it: a process that slept past its lease may have claimed in the moment before it noticed. p_worker is who
--- asks: it lives, even if its connection is gone and it has not noticed yet. Returns how many workers were
--- found dead.
-create or replace function backline.release_dead_workers(p_collection int, p_worker bigint default null) returns int
-language plpgsql set search_path = ''
+-- Releases the jobs of dead workers. A worker is dead once its lease has expired. One with a session is dead
+-- as soon as its advisory lock is free, because its connection is gone. p_worker is the caller and counts as
+-- alive, even if its connection is gone.
+--
+-- Every job without a worker is released too: a process that slept past its lease can claim before it
+-- notices. Returns the number of dead workers.
+create or replace function backline.release_dead_workers(p_collection int, p_worker bigint default null)
+returns int language plpgsql set search_path = ''
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
@@ -64,8 +68,8 @@ begin
     and (w.expires_at < now()
          or w.has_session and p_worker is distinct from w.id and (p_worker = w.replaces) is not true
             and pg_catalog.pg_try_advisory_xact_lock(backline.worker_lock(w.id)));
-  -- A run has a worker but for the moments of its beginning and its report. One that is taken for
-  -- dead while it reports has the last word all the same.
+  -- A run has a worker except in the moments of its start and its report. A run marked as interrupted while
+  -- it reports is still finished by its report.
   update backline.runs r set state = 'interrupted', finished_at = now()
   where r.collection_id = p_collection and r.state in ('running', 'cancelling')
     and (r.started_at < now() - interval '1 minute'
@@ -74,8 +78,9 @@ begin
   delete from backline.workers w where w.id = any (v_dead);
   perform backline.convert_to_jobs(array(
     select p.lease from backline.batch_leases p
-    where p.collection_id = p_collection and not exists (select from backline.workers w where w.id = p.worker_id)));
-  -- From one holder to the next by the index: whatever the planner believes, it does not read the queue.
+    where p.collection_id = p_collection
+      and not exists (select from backline.workers w where w.id = p.worker_id)));
+  -- Iterates over the distinct worker ids by index, so that no plan reads the whole queue.
   with recursive holders as (
     (select j.worker_id as id from backline.jobs j where j.worker_id is not null
      order by j.worker_id limit 1)
@@ -92,4 +97,4 @@ begin
     where h.id is not null and not exists (select from backline.workers w where w.id = h.id)));
   return cardinality(v_dead);
 end $$;
-comment on function backline.release_dead_workers is 'API: frees what dead workers held.';
+comment on function backline.release_dead_workers is 'API: releases the jobs of dead workers.';

@@ -1,61 +1,19 @@
--- Stores vectors.
+-- Stores vectors: compare and set, in one UPDATE.
 
--- What rows that somebody brings need, before anything is spent on them. row_key is the key as the table
--- writes it, '7' for '007', and null where there is no such row.
---   embed    the text has to be embedded
---   reuse    this very text was embedded before: complete() takes the vector from the cache
---   up_to_date    the stored vector already is of this text
---   blank    the text is empty: complete() clears the vector
---   changed  the row's text is another one
---   gone     there is no such row
-create or replace function backline.inspect(p_collection int, p_keys text[], p_hashes bytea[])
-returns table (key text, action text, row_key text)
-language plpgsql stable
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
-set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
-set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
-set enable_seqscan = off set enable_bitmapscan = off as $$
-declare
-  c backline.collections;
-begin
-  select * into strict c from backline.collections where id = p_collection;
-  return query execute format($q$
-    select i.key, case
-      when r.found is null then 'gone'
-      when r.hash <> i.hash then 'changed'
-      when s.content_hash = i.hash and s.model_id = $4 and not s.stale and r.missing = s.blank then 'up_to_date'
-      when r.blank then 'blank'
-      when (select true from backline.vectors v where v.model_id = $4 and v.content_hash = i.hash
-              and (v.cut is null or v.cut = $5) offset 0) then 'reuse'
-      else 'embed' end, r.key
-    from unnest($2, $3) with ordinality as i(key, hash, position)
-    left join lateral (
-      select true as found, t.key, t.missing, t.content = '' as blank, sha256(convert_to(t.content, 'UTF8')) as hash
-      from (select r.%1$I::text as key, %2$s as content, r.%3$I is null as missing
-            from %4$s r where r.%1$I = i.key::%5$s offset 0) t) r on true
-    left join lateral (
-      select x.* from backline.stamps x where x.collection_id = $1 and x.key = r.key offset 0) s on true
-    order by i.position
-  $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name), c.key_type)
-  using p_collection, p_keys, p_hashes, c.model_id, c.long_text;
-end $$;
-comment on function backline.inspect is
-  'API: what rows brought with the hash of their text need, before anything is spent on them.';
-
--- Stores what a worker brings, and ends the jobs. Compare and set: a vector is written only where
--- the row still exists and its text still is what was embedded. A row that somebody is editing at
--- this moment is waited for no longer than 20 ms, then skipped, so that nobody ever waits for a
--- waiting Backline.
--- Returns the rows that were not written, and why:
---   changed  the text is another one now; its job is pending again
---   gone     the row no longer exists; its job is ended
---   busy     the row or its job is locked; nothing happened, bring it again
---   lost     the cache no longer has the vector that was to be reused; its job is pending again
+-- Stores vectors and deletes the jobs. Compare and set: a vector is written only if the row still exists with
+-- the text that was embedded. A row locked by another transaction is skipped after 20 ms, so that other
+-- sessions never queue behind Backline.
 --
--- p_long says of which rows the text is longer than the model reads; null says of none.
+-- Returns the rows that were not written:
+--   changed  the text has changed; the job is pending again
+--   gone     the row does not exist; the job is deleted
+--   busy     the row or its job is locked and unchanged; the caller must store it again
+--   lost     the cache no longer has the vector to reuse; the job is pending again
 --
--- The rows come as parallel arrays. They were a temporary table filled by COPY once: making it
--- ready and emptying it took 5 ms a transaction, two thirds of the time of a single edit.
+-- p_long marks the rows with a text longer than the model reads, and may be null.
+--
+-- The rows are parallel arrays. A temporary table filled by COPY took 5 ms a transaction to create and
+-- truncate, two thirds of the time of a single edit.
 create or replace function backline.complete(
   p_collection int, p_worker bigint, p_run bigint, p_cache boolean,
   p_keys text[], p_actions text[], p_hashes bytea[], p_vectors extensions.vector[],
@@ -80,13 +38,14 @@ declare
   v_write text;
   v_stamp text;
   v_finish text;
-  -- Leave out what changes nothing, or a call that is repeated would count twice.
-  v_again constant text := $q$
+  -- Leaves unchanged stamps out of the result, so that a repeated call is not counted twice.
+  v_on_conflict constant text := $q$
       on conflict (collection_id, key) do update set model_id = excluded.model_id,
         content_hash = excluded.content_hash, blank = excluded.blank, stale = false, long = excluded.long,
         fingerprint = excluded.fingerprint, stamped_at = clock_timestamp()
       where s.stale or (s.model_id, s.content_hash, s.blank, s.long, s.fingerprint)
-        is distinct from (excluded.model_id, excluded.content_hash, excluded.blank, excluded.long, excluded.fingerprint)
+        is distinct from (excluded.model_id, excluded.content_hash, excluded.blank, excluded.long,
+                          excluded.fingerprint)
   $q$;
   v_written text[];
   v_new text[];
@@ -95,8 +54,8 @@ declare
 begin
   select * into strict c from backline.collections where id = p_collection;
   perform backline.require_model(c.model_id, p_model);
-  -- A row in a page has no job, or one of a later edit, for which it will be found fresh. And a stamp that
-  -- is surely the row's first takes an eighth less of the time.
+  -- A row of a batch lease has no job, except that of a later edit, which claim() will find up to date.
+  -- Inserting a first stamp without ON CONFLICT takes an eighth less time.
   select p_leases is null or not coalesce(bool_and(coalesce(u.lease = any (g.all), false)), false),
          p_leases is null or not coalesce(bool_and(coalesce(u.lease = any (g.unstamped), false)), false)
   into v_has_jobs, v_stamped
@@ -110,9 +69,10 @@ begin
   where a.attrelid = v_source::regclass and a.attname = c.embedding_column and not a.attisdropped;
 
   if p_cache then
-    -- A row that is there already must not draw a number: by the numbers the cache is kept short.
+    -- An existing row must not draw a sequence number, because the cache is trimmed by those numbers.
     insert into backline.vectors (model_id, content_hash, cut, embedding)
-    select distinct on (i.content_hash) c.model_id, i.content_hash, case when i.long then c.long_text end, i.embedding
+    select distinct on (i.content_hash) c.model_id, i.content_hash,
+           case when i.long then c.long_text end, i.embedding
     from unnest(p_hashes, p_vectors, p_long) as i(content_hash, embedding, long)
     where i.embedding is not null and (
       select true from backline.vectors v
@@ -132,11 +92,11 @@ begin
   end if;
 
   perform pg_catalog.set_config('backline.writing', p_collection::text, true);
-  -- The table's own triggers find their tables as they do in any other statement of this session:
-  -- the default of p_path is read before this function sets its own.
+  -- The table's own triggers run with the session's search_path. The default of p_path is evaluated before
+  -- this function sets its own.
   perform pg_catalog.set_config('search_path', p_path, true);
-  -- In two halves around what is written: names and literals of users' hold any character, so
-  -- nothing is looked for in a text that has them.
+  -- The statement is built in two halves around the source of the rows. Replacing a placeholder would not be
+  -- safe, because names and literals can contain any text.
   v_write := format('with written as (update %s r set %I = f.embedding::%s from ',
                     v_source, c.embedding_column, v_type);
   v_stamp := format($q$
@@ -149,7 +109,7 @@ begin
       insert into backline.stamps as s (collection_id, key, model_id, content_hash, blank, long, fingerprint)
       select $1, w.key, $2, w.content_hash, w.action = 'blank', w.long, w.fingerprint from written w
   $q$, c.key_column, c.key_type, c.text_sql,
-       -- As the column has it, if it rounds.
+       -- The fingerprint is of the rounded vector, if the column rounds.
        case when v_type like '%halfvec%' then '::extensions.halfvec::extensions.vector' end);
   v_finish := format($q$
       returning s.key
@@ -168,28 +128,28 @@ begin
               where y.collection_id = $1 and y.key = w.key offset 0) x)))' end);
   perform pg_catalog.set_config('lock_timeout', '20ms', true);
   begin
-    -- Nearly always nobody holds one of the rows, and locking them first would cost a tenth more.
+    -- Rows are rarely locked, and locking them first would take a tenth more time.
     execute v_write || 'unnest($3, $4, $5, $6, $7) as f(key, action, content_hash, embedding, long)'
-      || v_stamp || case when v_stamped then v_again else '' end || v_finish
+      || v_stamp || case when v_stamped then v_on_conflict else '' end || v_finish
     into v_written, v_new
     using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection;
-  exception when lock_not_available or unique_violation then  -- held, or stamped by somebody meanwhile
+  exception when lock_not_available or unique_violation then  -- locked, or stamped by another transaction
     execute v_write || format($q$ (
         select i.* from unnest($3, $4, $5, $6, $7) as i(key, action, content_hash, embedding, long)
         join %s r on r.%I = i.key::%s for no key update of r skip locked) f $q$,
-      v_source, c.key_column, c.key_type) || v_stamp || v_again || v_finish
+      v_source, c.key_column, c.key_type) || v_stamp || v_on_conflict || v_finish
     into v_written, v_new
     using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection;
   end;
   perform pg_catalog.set_config('search_path', '', true);
   perform pg_catalog.set_config('backline.writing', '', true);
 
-  -- Only what this very call stamped counts, so that a call that is repeated because nobody knows whether
-  -- it was committed counts nothing twice.
+  -- Counts only the rows that this call stamped, so that a repeated call counts nothing twice.
   if p_run is not null then
     insert into backline.run_counts (run_id, embedded, reused, batches, tokens, truncated)
     select p_run, count(*) filter (where i.action <> 'blank'), count(*) filter (where i.action = 'reuse'),
-           p_batches, p_tokens, greatest(count(*) filter (where i.long), case when v_long is null then p_truncated end)
+           p_batches, p_tokens,
+           greatest(count(*) filter (where i.long), case when v_long is null then p_truncated end)
     from unnest(p_keys, p_actions, v_long) as i(key, action, long) where i.key = any (v_new);
   end if;
 
@@ -199,9 +159,9 @@ begin
   end if;
 end $$;
 comment on function backline.complete is
-  'API: stores vectors where the text is unchanged, and ends the jobs.';
+  'API: stores vectors of rows that still have the embedded text, and deletes the jobs.';
 
--- The second half of complete(): what becomes of the rows that were not written.
+-- The second half of complete(): determines and applies the outcome of the rows that were not written.
 create or replace function backline.resolve_unwritten(
   p_collection int, p_worker bigint, p_written text[],
   p_keys text[], p_actions text[], p_hashes bytea[], p_vectors extensions.vector[], p_leases bigint[]
@@ -220,7 +180,7 @@ declare
 begin
   select * into strict c from backline.collections where id = p_collection;
   if v_pages <> '{}' then
-    -- What is to be done again needs a job of its own.
+    -- Rows to embed again need their own job.
     execute format($q$
       select array_agg(i.key) from unnest($1, $2, $3, $4) as i(key, action, content_hash, embedding)
       cross join lateral (select %2$s as content from %3$s r where r.%1$I = i.key::%4$s offset 0) r
@@ -231,15 +191,15 @@ begin
     into v_due using p_keys, p_actions, p_hashes, p_vectors, p_written;
     begin
       perform backline.convert_to_jobs(v_pages, coalesce(v_due, '{}'));
-    exception when lock_not_available then  -- somebody's open transaction is in the way: bring them again
+    exception when lock_not_available then  -- a lock is in the way: the caller stores them again
       return query select u.key, 'busy' from unnest(p_keys) as u(key) where u.key <> all (p_written);
       return;
     end;
   end if;
   return query execute format($q$
-    with rest as materialized (
+    with unwritten as materialized (
       select i.key, i.lease, i.position,
-        case when r.found is null then 'gone'
+        case when r.present is null then 'gone'
              when sha256(convert_to(r.content, 'UTF8')) is distinct from i.content_hash then 'changed'
              when i.action = 'up_to_date' and (
                select true from backline.stamps s where s.collection_id = $1 and s.key = i.key
@@ -249,82 +209,83 @@ begin
              else 'busy' end as outcome
       from unnest($4, $5, $6, $7, $9) with ordinality
         as i(key, action, content_hash, embedding, lease, position)
-      left join lateral (select true as found, %2$s as content from %3$s r
+      left join lateral (select true as present, %2$s as content from %3$s r
                          where r.%1$I = i.key::%4$s offset 0) r on true
       where i.key <> all ($3)
-    ), mine as materialized (
-      select n.key, n.position, n.outcome, j.id from rest n cross join lateral (
+    ), held as materialized (
+      select n.key, n.position, n.outcome, j.id from unwritten n cross join lateral (
         select x.ctid as id from backline.jobs x
         where x.collection_id = $1 and x.key = n.key and x.worker_id = $2
           and (n.lease is null or n.lease = x.lease)
         for update skip locked offset 0) j
       where n.outcome <> 'busy'
     ), stamps as materialized (
-      select m.outcome, s.id from mine m cross join lateral (
+      select m.outcome, s.id from held m cross join lateral (
         select x.ctid as id from backline.stamps x
         where x.collection_id = $1 and x.key = m.key offset 0) s
     ), ended as (
       delete from backline.jobs j
-      where j.ctid = any (array(select m.id from mine m where m.outcome in ('gone', 'up_to_date')))
+      where j.ctid = any (array(select m.id from held m where m.outcome in ('gone', 'up_to_date')))
     ), freed as (
       update backline.jobs j set worker_id = null, not_before = now()
-      where j.ctid = any (array(select m.id from mine m where m.outcome in ('changed', 'lost')))
+      where j.ctid = any (array(select m.id from held m where m.outcome in ('changed', 'lost')))
     ), refreshed as (
       update backline.stamps s set stale = false
       where s.ctid = any (array(select x.id from stamps x where x.outcome = 'up_to_date')) and s.stale
-    ), orphaned as (
+    ), deleted_stamps as (
       delete from backline.stamps s
       where s.ctid = any (array(select x.id from stamps x where x.outcome = 'gone'))
     )
     select n.key,
-      case when n.outcome <> 'busy' and n.position <> all (array(select m.position from mine m))
+      case when n.outcome <> 'busy' and n.position <> all (array(select m.position from held m))
              and ((select true from backline.jobs j
                    where j.collection_id = $1 and j.key = n.key and j.worker_id = $2
                      and (n.lease is null or n.lease = j.lease) offset 0)
                   or n.outcome in ('changed', 'lost') and exists (
                     select from backline.batch_leases p where p.lease = n.lease and n.key = any (p.keys)))
            then 'busy' else n.outcome end
-    from rest n
-    where n.outcome <> 'up_to_date' or n.position <> all (array(select m.position from mine m))
+    from unwritten n
+    where n.outcome <> 'up_to_date' or n.position <> all (array(select m.position from held m))
   $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
   using p_collection, p_worker, p_written, p_keys, p_actions, p_hashes, p_vectors, c.model_id, p_leases;
 end $$;
 
--- Ends the jobs of rows that somebody else was asked to embed and store: of those whose stored vector is
--- of this text and model by now, and of no others. Returns the rest, as complete() does, and
---   unstored  the row's text is unchanged, and no vector of it is there; its job is pending again
+-- Deletes the jobs of rows that a server or an Edge Function embedded, if the stored vector is of this text
+-- and model. Returns the others with the outcomes of complete(), and
+--   unstored  the text is unchanged but has no vector; the job is pending again
 create or replace function backline.confirm(
   p_call uuid, p_collection int, p_worker bigint, p_run bigint,
   p_keys text[], p_hashes bytea[], p_leases bigint[], p_batches bigint, p_model int
 ) returns jsonb language plpgsql set search_path = ''
 set jit = off set plan_cache_mode = 'force_custom_plan' as $$
 declare
-  v_before boolean; v_answer jsonb; v_now jsonb;
+  v_repeated boolean; v_result jsonb; v_actions jsonb;
 begin
-  select * into v_before, v_answer from backline.answered(p_call);
-  if v_before then
-    return v_answer;
+  select * into v_repeated, v_result from backline.begin_call(p_call);
+  if v_repeated then
+    return v_result;
   end if;
   perform backline.require_model(c.model_id, p_model) from backline.collections c where c.id = p_collection;
-  select jsonb_object_agg(i.key, i.action) into v_now from backline.inspect(p_collection, p_keys, p_hashes) i;
+  select jsonb_object_agg(i.key, i.action) into v_actions
+  from backline.inspect(p_collection, p_keys, p_hashes) i;
   if p_run is not null then
     insert into backline.run_counts (run_id, embedded, batches)
-    select p_run, count(*) filter (where n.value = '"up_to_date"'), p_batches from jsonb_each(v_now) n;
+    select p_run, count(*) filter (where n.value = '"up_to_date"'), p_batches from jsonb_each(v_actions) n;
   end if;
   select coalesce(jsonb_agg(jsonb_build_array(s.key, case
-           when s.outcome = 'changed' and v_now ->> s.key <> 'changed' then 'unstored'
-           else s.outcome end)), '[]') into v_answer
+           when s.outcome = 'changed' and v_actions ->> s.key <> 'changed' then 'unstored'
+           else s.outcome end)), '[]') into v_result
   from backline.resolve_unwritten(p_collection, p_worker, '{}', p_keys,
                        array_fill('up_to_date'::text, array[cardinality(p_keys)]), p_hashes,
                        array_fill(null::extensions.vector, array[cardinality(p_keys)]), p_leases) s
   where s.outcome <> 'up_to_date';
-  return backline.keep_answer(p_call, v_answer);
+  return backline.finish_call(p_call, v_result);
 end $$;
 comment on function backline.confirm is
-  'API: ends the jobs of rows that somebody else embedded and stored, as far as the database agrees.';
+  'API: deletes the jobs of rows that were embedded elsewhere, if the database has their vectors.';
 
--- Keeps the cache of vectors within p_bytes: the oldest go, p_limit of them at most. Their number is told
--- from the sequence, which has no gaps but those of calls that failed, and their size from the newest.
+-- Trims the cache of vectors to p_bytes by deleting the oldest, at most p_limit at a time. Sequence numbers
+-- give the number of rows, since only failed calls leave gaps. The newest rows give their size.
 create or replace function backline.trim_vectors(p_bytes bigint, p_limit int default 20000) returns int
 language sql set search_path = '' as $$
   with newest as materialized (
@@ -339,4 +300,5 @@ language sql set search_path = '' as $$
   )
   select count(*)::int from gone;
 $$;
-comment on function backline.trim_vectors is 'API: keeps the cache of vectors within a number of bytes; returns how many of the oldest it dropped.';
+comment on function backline.trim_vectors is
+  'API: trims the cache of vectors to a number of bytes, and returns the number of deleted vectors.';

@@ -1,7 +1,8 @@
 -- Declares public.music_knowledge as a collection.
 
--- What an older table lacks comes last: without title and asked_as the text is topic, category, suggestion.
+-- Columns that an older table lacks come last, so that its text stays topic, category, suggestion.
 select backline.add_collection(
   'music_knowledge', 'public.music_knowledge', null,
-  '{topic} {category} {suggestion} {title} {asked_as}', 'embedding', 'local', 'all-MiniLM-L6-v2', 'c9745ed1d9f2', 384);
+  '{topic} {category} {suggestion} {title} {asked_as}', 'embedding',
+  'local', 'all-MiniLM-L6-v2', 'c9745ed1d9f2', 384);
 select backline.recount(id) from backline.collections where name = 'music_knowledge';

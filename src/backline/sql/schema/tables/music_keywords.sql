@@ -1,10 +1,10 @@
--- The keyword index of the music studio's advice base: its template and its users' words.
+-- Template and synonyms of the keyword index of public.music_knowledge.
 
--- The title says in five words what an entry is about, and weighs twice.
+-- The title summarizes an entry in about five words, and has twice the weight.
 select backline.set_keywords(c.id, '{title} {title} {topic} {category} {suggestion} {asked_as}')
 from backline.collections c where c.name = 'music_knowledge';
 
--- Studio slang, brand names and everyday words, and what engineers write for them.
+-- Studio slang, brand names and everyday words, with the terms that the entries use.
 select backline.set_synonyms(c.id, '{
   "808s": "808", "ab": "reference level-matched", "ableton": "session", "acapella": "vocal",
   "adlib": "vocal double", "adlibs": "vocal double", "airy": "air high shelf", "arp": "arpeggio",

@@ -1,8 +1,8 @@
--- The first collection, and the one that ships: the advice base of a music studio application.
--- A project that already has the table keeps it, and gains only the columns that it lacks.
+-- The table of the collection that ships with Backline: the advice base of a music studio application. An
+-- existing table is kept, and only the missing columns are added.
 
--- Everybody reads it and only service_role writes it, but for a table that has row level security
--- already: whoever turned that on decided who reads what, and a migration must open nothing.
+-- All roles can read the table and only service_role can write it. A table that already has row level
+-- security keeps its policies, because a migration must not widen access.
 do $$
 declare
   v_is_new boolean := to_regclass('public.music_knowledge') is null;
@@ -31,7 +31,8 @@ begin
   end if;
   alter table public.music_knowledge enable row level security;
   drop policy if exists "anyone reads" on public.music_knowledge;
-  execute format('create policy "anyone reads" on public.music_knowledge for select to %s using (true)', v_readers);
+  execute format('create policy "anyone reads" on public.music_knowledge for select '
+                 'to %s using (true)', v_readers);
   foreach v_role in array case when v_has_roles then array['anon', 'authenticated'] else '{}' end loop
     v_reads := v_is_new or has_table_privilege(v_role, 'public.music_knowledge', 'select');
     execute format('revoke all on public.music_knowledge from %I', v_role);
@@ -44,7 +45,7 @@ end $$;
 
 alter table public.music_knowledge
   add column if not exists title      text not null default '',
-  add column if not exists asked_as   text not null default '',  -- how people ask for it, in their own words
+  add column if not exists asked_as   text not null default '',  -- how users phrase the question
   add column if not exists parameters jsonb not null default '{}',
   add column if not exists embedding  extensions.vector(384),
   add column if not exists created_at timestamptz not null default now(),

@@ -1,16 +1,16 @@
--- The schema backline, pgvector, and the roles that grants and policies name.
+-- The schema backline, pgvector, and the roles that grants and policies refer to.
 --
--- Public API: the functions whose COMMENT starts with "API:". Everything else in this schema is private
--- and may change with any release. Neither anon nor authenticated can read its tables.
+-- Functions with a COMMENT that starts with "API:" are the public API. Everything else in this schema is
+-- private and can change in any release. The roles anon and authenticated cannot read its tables.
 --
--- Supabase installs pgvector in the schema `extensions`. `backline migrate` replaces that name where
--- another Postgres has pgvector elsewhere.
+-- Supabase installs pgvector in the schema `extensions`. `backline migrate` replaces that name if pgvector is
+-- installed in another schema.
 
 create schema if not exists extensions;
 create extension if not exists vector with schema extensions;
 
--- The three roles of a Supabase project, so that grants and policies mean the same everywhere.
--- On a server where this role may not create roles, the grants below are skipped.
+-- The three roles of a Supabase project, so that grants and policies have the same meaning on every server.
+-- If the current role cannot create them, their grants are skipped.
 do $$
 declare
   v_role text;
@@ -21,7 +21,8 @@ begin
     end if;
   end loop;
 exception when insufficient_privilege then
-  raise notice 'backline: this role may not create the roles anon, authenticated and service_role; their grants are skipped';
+  raise notice 'backline: this role cannot create the roles anon, authenticated and service_role, '
+    'so their grants are skipped';
 end $$;
 
 create schema backline;

@@ -1,0 +1,79 @@
+"""Sort claimed jobs: to the writer if no text has to be embedded, else to the backlog."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from backline.store import NewVector
+from backline.types import Collection, Job
+from backline.worker import batching
+from backline.worker.backlog import Backlog, PendingText
+from backline.worker.handler import BatchHandler
+from backline.worker.writer import Write, Writer
+
+
+class JobSorter:
+    """Sends each claimed row where its action says."""
+
+    def __init__(
+        self, collection: Collection, handler: BatchHandler, backlog: Backlog, writer: Writer
+    ) -> None:
+        self._collection = collection
+        self._handler = handler
+        self._backlog = backlog
+        self._writer = writer
+
+    async def sort(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs to be written or embedded. Each distinct text is embedded once."""
+        to_embed = [job for job in jobs if job.action == "embed"]
+        to_write = [job for job in jobs if job.action != "embed"]
+        if to_write:
+            rows = [
+                NewVector(job.key, job.action, job.content_hash, lease=job.lease)
+                for job in to_write
+            ]
+            await self._writer.put([Write(row) for row in rows])
+        new = [job for job in to_embed if not await self._join(job)]
+        if new:
+            await self._add(new)
+
+    async def _join(self, job: Job) -> bool:
+        """Attach a row to its text, if the text of another row is pending. Returns whether it was.
+
+        The row takes the vector, or the rejection, that the text may have already.
+        """
+        text = self._backlog.find(job.content_hash or b"")
+        if text is None:
+            return False
+        text.jobs.append(job)
+        text.open_rows += 1
+        if text.encoded is not None:
+            row = NewVector(job.key, "reuse", job.content_hash, text.encoded, job.lease, text.long)
+            await self._writer.put([Write(row, text)])
+        elif text.rejection is not None:
+            await self._writer.put([Write.rejected(text, job, text.rejection)])
+        return True
+
+    async def _add(self, jobs: Sequence[Job]) -> None:
+        """Add the distinct texts of jobs to the backlog. Texts that are rejected are recorded."""
+        texts = _distinct_texts(jobs)
+        await asyncio.to_thread(self._handler.prepare, texts, self._collection.long_text)
+        accepted = []
+        for text in texts:
+            if text.rejection is None:
+                accepted.append(text)
+            else:
+                await self._writer.put(
+                    [Write.rejected(text, job, text.rejection) for job in text.jobs]
+                )
+        await self._backlog.add(accepted)
+
+
+def _distinct_texts(jobs: Sequence[Job]) -> list[PendingText]:
+    firsts, inverse = batching.unique([job.content_hash for job in jobs])
+    texts = [PendingText(jobs[i].content_hash or b"", jobs[i].content) for i in firsts]
+    for job, at in zip(jobs, inverse, strict=True):
+        texts[at].jobs.append(job)
+        texts[at].open_rows += 1
+    return texts

@@ -1,0 +1,110 @@
+"""The lease of a worker: register it, renew it, and release what dead workers held."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from backline import errors
+from backline.store import JobStore, Lease
+from backline.types import Collection
+from backline.worker.options import WorkerOptions
+from backline.worker.retry import retry_while_unavailable
+from backline.worker.stats import WorkerStats
+
+# Heartbeats from one round of maintenance to the next.
+MAINTENANCE_BEATS = 10
+
+
+class WorkerLease:
+    """Keeps a worker registered under a lease, which names the worker in every claim and write.
+
+    A heartbeat may replace a lost lease at any time. Read `worker` anew for every attempt.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        collection: Collection,
+        run: int | None,
+        options: WorkerOptions,
+        stats: WorkerStats,
+        *,
+        trims_cache: bool,
+    ) -> None:
+        self.current = Lease(0, None)
+        self.run_state: str | None = None
+        self._store = store
+        self._collection = collection
+        self._run = run
+        self._options = options
+        self._stats = stats
+        self._trims_cache = trims_cache
+
+    @property
+    def worker(self) -> int:
+        """The id under which the worker is registered at present."""
+        return self.current.worker
+
+    async def register(self) -> None:
+        """Register the worker."""
+        self.current = await self._new_lease()
+
+    async def keep(self, on_cancel: Callable[[], None]) -> None:
+        """Renew the lease until cancelled. Calls `on_cancel` when the run is to be cancelled."""
+        pause = min(self._options.lease / 6, 1.0)
+        beats = 0
+        while True:
+            await asyncio.sleep(pause)
+            self._stats.measure_rate(pause)
+            await retry_while_unavailable(self._renew, give_up_after=self._options.give_up_after)
+            if self.run_state == "cancelling":
+                on_cancel()
+            if beats % MAINTENANCE_BEATS == 0:
+                await self._maintain()
+            beats += 1
+
+    async def release_dead_workers(self) -> None:
+        """Release the rows of workers with an expired lease. This worker counts as alive."""
+        await retry_while_unavailable(
+            self._release_dead_workers, give_up_after=self._options.give_up_after
+        )
+
+    async def unregister(self) -> None:
+        """Release every row and the registration. If the database is down, the lease runs out."""
+        with suppress(errors.DatabaseError):
+            await self._store.unregister(self.current)
+            await self._trim_cache()
+
+    async def _new_lease(self, replaces: int | None = None) -> Lease:
+        return await self._store.register(
+            self._collection, self._run, self._options.lease, replaces
+        )
+
+    async def _renew(self) -> None:
+        try:
+            alive, self.run_state = await self._store.heartbeat(
+                self.current, self._run, self._options.lease, self._stats.rate
+            )
+        except errors.DatabaseUnavailableError:
+            alive = False
+        if not alive:
+            # The server was restarted, or this process slept past its lease. Claimed rows move to
+            # a new lease. The content hash in every write keeps a late write from doing harm.
+            lost = self.current
+            self.current = await self._new_lease(replaces=lost.worker)
+            await self._store.close_session(lost)
+
+    async def _maintain(self) -> None:
+        await self.release_dead_workers()
+        for call in (partial(self._store.compact, self._collection), self._trim_cache):
+            await retry_while_unavailable(call, give_up_after=self._options.give_up_after)
+
+    async def _release_dead_workers(self) -> None:
+        await self._store.release_dead_workers(self._collection, self.worker)
+
+    async def _trim_cache(self) -> None:
+        if self._trims_cache and self._store.capabilities.cache:
+            await self._store.trim_cache(self._options.cache_bytes)
