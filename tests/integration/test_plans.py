@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.integration.harness import declare
+
 from backline.backfill import Backfill
 from backline.embedders.hash import HashEmbedder
 from backline.embedders.limiter import Limiter
 from backline.postgres.store import Store, open_store
+from backline.types import Collection
 from backline.worker.options import WorkerOptions
 
 ROWS = 4000
@@ -26,33 +29,24 @@ async def test_backfill_reads_by_key_despite_statistics_of_an_empty_queue(databa
         await store.connector.execute(
             f"insert into notes select i, 'note ' || i from generate_series(1, {ROWS}) i"
         )
-        table = await store.find_table("notes")
-        model = HashEmbedder(8).model
-        await store.add_collection(
-            "notes", table["oid"], key=None, template="{body}", column="embedding", model=model
-        )
+        collection = await declare(store, HashEmbedder(8))
         await pretend_empty(store)
-        collection = await store.collection("notes")
-        options = WorkerOptions(ahead=2000)
-        work = Backfill(store, collection, HashEmbedder(8), Limiter(), options)
-        assert (await work.run()).embedded == ROWS
+        assert (await backfill(store, collection).run()).embedded == ROWS
         await pretend_empty(store)
         await store.connector.execute("update notes set body = body || ' edited'")
-        work = Backfill(store, collection, HashEmbedder(8), Limiter(), options)
-        assert (await work.run()).embedded == ROWS
+        assert (await backfill(store, collection).run()).embedded == ROWS
     assert await row_fetches(database) < FETCHES_PER_ROW * 2 * ROWS
+
+
+def backfill(store: Store, collection: Collection) -> Backfill:
+    return Backfill(store, collection, HashEmbedder(8), Limiter(), WorkerOptions(ahead=2000))
 
 
 async def test_no_queue_query_reads_every_job(database: str) -> None:
     """Claims, coverage, releases and outstanding work, with one live and one dead worker."""
     async with open_store(database) as store:
         await store.connector.execute("create table notes (id bigint primary key, body text)")
-        table = await store.find_table("notes")
-        await store.add_collection(
-            "notes", table["oid"], key=None, template="{body}", column="embedding",
-            model=HashEmbedder(8).model,
-        )  # fmt: skip
-        collection = await store.collection("notes")
+        collection = await declare(store, HashEmbedder(8))
         await store.connector.execute(
             f"insert into notes select i, 'note ' || i from generate_series(1, {ROWS}) i"
         )
