@@ -79,7 +79,7 @@ def missing(extra: str) -> MissingExtraError:
     """Return the error for a missing extra."""
     part = EXTRAS[extra]
     return MissingExtraError(
-        f"{part.purpose} needs {' and '.join(part.modules)}, which is not installed. "
+        f"{part.purpose} needs {' and '.join(part.modules)}. "
         f"Run: {install(extra)}; or {part.otherwise}."
     )
 

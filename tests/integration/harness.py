@@ -263,6 +263,17 @@ class World:
 
         await eventually(idle, "the queue to be empty", within)
 
+    async def wait_until_disconnected(self) -> None:
+        """Wait until Postgres has ended the sessions of dead workers, and with them their locks."""
+
+        async def disconnected() -> bool:
+            return not await self.sql(
+                "select 1 from pg_locks l join pg_database d on d.oid = l.database "
+                "where l.locktype = 'advisory' and d.datname = current_database()"
+            )
+
+        await eventually(disconnected, "the sessions to end")
+
     async def wait_until_released(self) -> None:
         """Wait until no worker is registered; Postgres notices a cut connection with a delay."""
 

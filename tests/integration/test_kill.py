@@ -113,6 +113,7 @@ async def test_backfill_killed_while_reporting_a_failure_is_completed_by_the_nex
         await read_line(victim)
         assert await read_line(victim) == "paused"
     in_flight = await not_stored(world, provider.texts_embedded)
+    await world.wait_until_disconnected()
     await world.fill()
     await world.check_complete(dead=["1"])
     assert overpaid(provider).keys() <= in_flight

@@ -26,7 +26,7 @@ async def test_worker_does_not_release_its_own_leases_after_losing_its_session(
     lease = await world.store.register(world.collection, None, 20)
     await world.store.claim(world.collection, lease.worker, 10)
     await world.store.close_session(lease)
-    await wait_until_disconnected(world)
+    await world.wait_until_disconnected()
     assert await world.store.release_dead_workers(world.collection, lease.worker) == 0
     assert await world.jobs() == {"1": lease.worker, "2": lease.worker}
     assert await world.store.release_dead_workers(world.collection) == 1
@@ -42,7 +42,7 @@ async def test_worker_keeps_its_rows_when_the_response_to_its_registration_is_lo
     await world.store.close_session(lease)
     lost = await world.store.register(world.collection, None, 20, lease.worker)
     await world.store.close_session(lost)
-    await wait_until_disconnected(world)
+    await world.wait_until_disconnected()
     assert await world.store.release_dead_workers(world.collection, lease.worker) == 0
     renewed = await world.store.register(world.collection, None, 20, lease.worker)
     assert await world.jobs() == {"1": renewed.worker, "2": renewed.worker}
@@ -110,7 +110,7 @@ async def test_rows_released_by_a_dead_worker_count_as_outstanding_since_their_l
     await world.store.claim_batch(world.collection, dead.worker, None, None, 2)
     skipped = await world.store.now()
     await world.store.close_session(dead)
-    await wait_until_disconnected(world)
+    await world.wait_until_disconnected()
     assert await world.store.release_dead_workers(world.collection) == 1
     assert await world.jobs() == {"1": None, "2": None}
     assert (await world.store.outstanding(world.collection, skipped))[0]
@@ -194,16 +194,3 @@ async def insert_unqueued(world: World, count: int) -> None:
 
 def leases(batch: LeasedBatch) -> set[int]:
     return {job.lease for job in batch.jobs if job.lease is not None}
-
-
-async def wait_until_disconnected(world: World) -> None:
-    """Wait until Postgres has ended the session of a worker, and with it the session lock."""
-
-    async def ended() -> bool:
-        locks = await world.sql(
-            "select 1 from pg_locks l join pg_database d on d.oid = l.database "
-            "where l.locktype = 'advisory' and d.datname = current_database()"
-        )
-        return not locks
-
-    await eventually(ended, "the session to end")

@@ -205,7 +205,7 @@ async def test_triggers_that_the_role_may_not_create_are_reported(
         await filled.sql("drop owned by queue_worker")
         await filled.sql("drop role queue_worker")
     assert not result.sound
-    assert "Use a role that owns the table" in result.unrepaired[TRIGGER]
+    assert "Use the table's owner" in result.unrepaired[TRIGGER]
     assert list(await filled.jobs()) == ["1"], "the row was not enqueued"
 
 

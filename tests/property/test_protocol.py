@@ -391,10 +391,10 @@ class AdministrationRules(WorkerRules):
         store, collection = self.world.store, self.world.collection
         try:
             page = await store.reconcile_page(collection, None, 100, repair=True)
-            drift = {key for _, key in page.found}
+            drift = {key for _, key in page.drift}
             for table in ("stamps", "jobs", "failures"):
                 page = await store.reconcile_orphans(collection, table, None, 100, repair=True)
-                drift |= {key for _, key in page.found}
+                drift |= {key for _, key in page.drift}
         except errors.ContentionError:
             assert self.locked, NOT_LOCKED
             return

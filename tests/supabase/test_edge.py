@@ -280,7 +280,7 @@ async def test_a_function_of_another_database_is_found_out(
         project.gateway.fail_next(200, path=f"/functions/v1/{NAME}", times=99, body=lie)
         report = await w.fill()
         assert (report.state, report.embedded) == ("interrupted", 0)
-        assert "the other side works on another database" in str(report.stopped_by)
+        assert "the remote service works on another database" in str(report.stopped_by)
 
 
 async def test_a_row_that_postgres_refuses(

@@ -160,7 +160,7 @@ def test_a_role_that_has_nothing_to_do_with_backline(
         superuser.execute(f"revoke service_role from worker_of_{project.name}")
     backline.environment["DATABASE_URL"] = worker
     for command in ("status", "backfill", "verify"):
-        assert "is in service_role" in refused(backline, command)
+        assert "member of service_role" in refused(backline, command)
 
 
 # --- pgvector -------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 from tests.provider import StandInProvider
 
+from backline import embedders
 from backline.embedders.local.catalog import MODELS
 from backline.embedders.openai.models import OPENAI_MODELS
 from backline.embedders.specs import (
@@ -176,3 +177,10 @@ def test_unused_provider_is_not_imported() -> None:
 
 def reaching(provider: StandInProvider) -> EmbedderOptions:
     return EmbedderOptions(openai_api_key=provider.api_key, openai_base_url=provider.base_url)
+
+
+def test_exported_names_are_importable() -> None:
+    for name in embedders.__all__:
+        assert getattr(embedders, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'Oracle'"):
+        embedders.Oracle  # noqa: B018

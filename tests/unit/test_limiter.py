@@ -170,7 +170,7 @@ async def test_concurrent_failures_halve_the_window_once() -> None:
     assert limiter.snapshot().blocked_for_s == pytest.approx(1.0)
 
     await fake.advance(1.0)
-    await asyncio.create_task(call())  # began after the halving, so it counts
+    await asyncio.create_task(call())  # started after the halving, so it counts
     assert limiter.snapshot().window == 2
     assert limiter.snapshot().blocked_for_s == pytest.approx(2.0)
 
@@ -261,7 +261,7 @@ async def test_requests_a_minute_are_limited() -> None:
     assert granted(tasks) == [0, 1]
     await fake.advance(10)
     assert granted(tasks) == [0, 1, 2]
-    assert fake.sleeps == [50, 10]  # not one wake-up more than needed
+    assert fake.sleeps == [50, 10]  # no more wake-ups than needed
 
 
 async def test_tokens_a_minute_are_limited_and_an_oversized_call_runs_alone() -> None:
@@ -283,7 +283,7 @@ async def test_limits_in_headers_apply_to_queued_calls() -> None:
     assert granted(tasks) == [0]
     limiter.observe(Limits(requests=500, requests_remaining=499, tokens=1000))
     await asyncio.sleep(0)
-    assert granted(tasks) == [0], "a limit of the user's own is not lifted by a higher one"
+    assert granted(tasks) == [0], "a higher limit of the provider does not lift the user's"
     await cancel(tasks)
 
     learning = fake.limiter(max_concurrency=100)
@@ -299,7 +299,7 @@ async def test_use_by_other_clients_counts() -> None:
     limiter = fake.limiter(max_concurrency=100)
     await start(limiter, 1)
     limiter.observe(Limits(requests=10, requests_remaining=2, requests_reset_s=30))
-    tasks = await start(limiter, 4)  # of 10, one is ours and 7 are others'
+    tasks = await start(limiter, 4)  # of 10, this limiter used 1 and other clients 7
     assert granted(tasks) == [0, 1]
     await fake.advance(30)
     assert granted(tasks) == [0, 1, 2, 3]
@@ -434,7 +434,7 @@ async def _live_through(steps: list[Step], concurrency: int, rpm: int, tpm: int)
     async def call(step: Step) -> None:
         async with limiter.slot(step.tokens) as slot:
             now = limiter.snapshot()
-            # A window halved while calls are in flight is overrun until enough of them end.
+            # Calls in flight may exceed a window that was just halved, until enough of them end.
             assert now.in_flight <= concurrency
             assert slot.granted == fake.now
             grants.append((fake.now, step.tokens))
@@ -454,7 +454,7 @@ async def _live_through(steps: list[Step], concurrency: int, rpm: int, tpm: int)
             tasks[-1].cancel()
     while not all(task.done() for task in tasks):
         await fake.advance(60.0)
-        assert fake.now < 1e6, "a waiter was forgotten"
+        assert fake.now < 1e6, "a waiter was lost"
     for task in tasks:
         assert task.cancelled() or task.exception() is None
     assert limiter.snapshot().in_flight == limiter.snapshot().waiting == 0

@@ -41,7 +41,7 @@ COMMANDS: Final = {
         "load:load", TABLES, "Load JSONL, CSV or Parquet into a table, all records or none."
     ),
     "backfill": Command(
-        "backfill:backfill", EMBED, "Embed every row whose vector is missing or out of date."
+        "backfill:backfill", EMBED, "Embed every row with a missing or outdated vector."
     ),
     "sync": Command("sync:sync", EMBED, "Follow live edits and embed each one, until stopped."),
     "status": Command("status:status", EMBED, "Show coverage, queue, failures, lag, rate and ETA."),

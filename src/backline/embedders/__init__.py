@@ -6,3 +6,47 @@ To add a provider:
 2. Add an entry to `PROVIDERS` in `specs.py`, so that specifications parse and open it.
 3. Add a subject to tests/unit/test_embedder_conformance.py, which tests every embedder.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from backline.embedders.base import Embedder
+    from backline.embedders.hash import HashEmbedder
+    from backline.embedders.limiter import Limiter, Limits
+    from backline.embedders.specs import (
+        EmbedderOptions,
+        EmbedderSpec,
+        describe,
+        open_embedder,
+        parse_spec,
+    )
+
+__all__ = [
+    "Embedder",
+    "EmbedderOptions",
+    "EmbedderSpec",
+    "HashEmbedder",
+    "Limiter",
+    "Limits",
+    "describe",
+    "open_embedder",
+    "parse_spec",
+]
+
+# Names are imported on first use, so that importing one module does not load all the others.
+_HOMES: Final = {
+    "base": ("Embedder",),
+    "hash": ("HashEmbedder",),
+    "limiter": ("Limiter", "Limits"),
+    "specs": ("EmbedderOptions", "EmbedderSpec", "describe", "open_embedder", "parse_spec"),
+}
+_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)

@@ -1,4 +1,4 @@
-"""Finish rows that another process has embedded and stored: the database says which are stored."""
+"""Finish rows that a remote service embedded and stored, after the database has confirmed them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SentRow: TypeAlias = tuple[PendingText, Job]
 
 
 class Confirmation:
-    """Ends the jobs of rows that another process stored, and records those that it refused."""
+    """Ends the jobs of rows that a remote service stored, and records rows that it refused."""
 
     def __init__(
         self,
@@ -43,10 +43,10 @@ class Confirmation:
         self._on_processed = on_processed
 
     async def finish(self, batch: Sequence[PendingText], report: StoredBatch) -> list[PendingText]:
-        """Finish the rows of a batch. Returns texts to send again, each in a batch of its own.
+        """Finish the rows of a batch. Returns the texts to send again, one at a time.
 
-        A text that failed among others is sent alone, because only then the response has a status
-        that says whether the text or the provider is at fault. What was stored of it costs nothing.
+        Only the response to a single text has a status that shows whether the text or the provider
+        is at fault. Rows that are stored already cost nothing when they are sent again.
         """
         failed = {id(text) for text, job in report.sent if job.key in report.failed}
         if len(batch) == 1:

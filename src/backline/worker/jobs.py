@@ -1,4 +1,4 @@
-"""Sort claimed jobs: to the writer if no text has to be embedded, else to the backlog."""
+"""Route claimed jobs to the backlog, or to the writer if no text has to be embedded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backline.worker.writer import Write, Writer
 
 
 class JobSorter:
-    """Sends each claimed row where its action says."""
+    """Routes claimed jobs by their action."""
 
     def __init__(
         self, collection: Collection, handler: BatchHandler, backlog: Backlog, writer: Writer
@@ -39,9 +39,9 @@ class JobSorter:
             await self._add(new)
 
     async def _join(self, job: Job) -> bool:
-        """Attach a row to its text, if the text of another row is pending. Returns whether it was.
+        """Attach a job to its text if the text is pending. Returns whether it is.
 
-        The row takes the vector, or the rejection, that the text may have already.
+        If the text already has a vector or a rejection, the row gets it too.
         """
         text = self._backlog.find(job.content_hash or b"")
         if text is None:
@@ -56,7 +56,7 @@ class JobSorter:
         return True
 
     async def _add(self, jobs: Sequence[Job]) -> None:
-        """Add the distinct texts of jobs to the backlog. Texts that are rejected are recorded."""
+        """Add the distinct texts of jobs to the backlog, and record texts that are too long."""
         texts = _distinct_texts(jobs)
         await asyncio.to_thread(self._handler.prepare, texts, self._collection.long_text)
         accepted = []

@@ -1,4 +1,4 @@
-"""The lease of a worker: register it, renew it, and release what dead workers held."""
+"""Keep a worker registered, and release the rows of dead workers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Final
 
 from backline import errors
 from backline.store import JobStore, Lease
@@ -14,14 +15,15 @@ from backline.worker.options import WorkerOptions
 from backline.worker.retry import retry_while_unavailable
 from backline.worker.stats import WorkerStats
 
-# Heartbeats from one round of maintenance to the next.
-MAINTENANCE_BEATS = 10
+# Heartbeats between two rounds of maintenance.
+MAINTENANCE_BEATS: Final = 10
 
 
 class WorkerLease:
-    """Keeps a worker registered under a lease, which names the worker in every claim and write.
+    """Registers a worker and renews its lease.
 
-    A heartbeat may replace a lost lease at any time. Read `worker` anew for every attempt.
+    A heartbeat replaces a lost lease, and with it the id of the worker. Read `worker` anew for
+    every attempt of a call.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class WorkerLease:
         self.current = await self._new_lease()
 
     async def keep(self, on_cancel: Callable[[], None]) -> None:
-        """Renew the lease until cancelled. Calls `on_cancel` when the run is to be cancelled."""
+        """Renew the lease until cancelled. Calls `on_cancel` if a user has cancelled the run."""
         pause = min(self._options.lease / 6, 1.0)
         beats = 0
         while True:
@@ -73,7 +75,7 @@ class WorkerLease:
         )
 
     async def unregister(self) -> None:
-        """Release every row and the registration. If the database is down, the lease runs out."""
+        """End the registration, which releases every row. An outage leaves that to the expiry."""
         with suppress(errors.DatabaseError):
             await self._store.unregister(self.current)
             await self._trim_cache()
@@ -91,8 +93,8 @@ class WorkerLease:
         except errors.DatabaseUnavailableError:
             alive = False
         if not alive:
-            # The server was restarted, or this process slept past its lease. Claimed rows move to
-            # a new lease. The content hash in every write keeps a late write from doing harm.
+            # The server was restarted, or this process was suspended past its lease. Claimed rows
+            # move to a new lease. Every write compares the content hash, so late writes are safe.
             lost = self.current
             self.current = await self._new_lease(replaces=lost.worker)
             await self._store.close_session(lost)

@@ -1,7 +1,7 @@
-"""Have rows embedded and stored by another process: a Backline server or an Edge Function.
+"""Have rows embedded and stored by a remote service: a Backline server or an Edge Function.
 
 Both take the same request, `{rows: [{id, text}]}`, and respond row by row. The worker claims,
-splits and retries as usual, then asks its own database which rows are stored.
+splits and retries as usual, then reads from its own database which rows are stored.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The engine of backfill, sync and server: claim, embed, write guarded by hash, finish.
+"""The engine of backfill, sync and server: claim rows, embed their texts, write the vectors.
 
-Three kinds of task run at the same time: one claim loop, `concurrency` embed loops, and the writer.
-No transaction is open while an embedder works.
+A claim loop, `concurrency` embed loops, a writer and a heartbeat run at the same time. No
+transaction is open while an embedder works.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ class Worker:
         self._claim_loop.nudge()
 
     async def drain(self, scan: TableScan | None = None) -> None:
-        """Work until every row is processed that is enqueued by now, or that `scan` finds due.
+        """Work until the rows in the queue, and those that `scan` finds due, are processed.
+
+        Edits that are enqueued after the call are not waited for.
 
         Raises:
             ProviderRefusedError: the provider refuses every request.

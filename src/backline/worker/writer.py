@@ -28,7 +28,7 @@ SMALLEST: Final = 16
 LARGEST: Final = 4096
 MOST_WAITING: Final = 2 * LARGEST
 LOCKED_RETRY_SECONDS: Final = 0.1
-# So many rows refused without one stored in between: the table refuses every row.
+# Consecutive refusals after which the table, and not the single row, is taken to be at fault.
 REFUSALS_BEFORE_GIVING_UP: Final = 25
 
 
@@ -49,9 +49,9 @@ class Write(NamedTuple):
 
 
 class Writer:
-    """Writes the rows that it is handed. Start `run` as a task.
+    """Writes queued rows. Start `run` as a task.
 
-    There are two write loops: one transaction computes while the other waits for the disk.
+    Two loops write, so that one transaction computes while the other waits for the disk.
     """
 
     LOOPS: Final = 2
@@ -163,7 +163,7 @@ class Writer:
     async def _store_halves(
         self, writes: Sequence[Write], usage: Usage, error: errors.DatabaseError
     ) -> list[Write]:
-        """Store half the rows at a time: one was refused, or the transaction took too long."""
+        """Store half the rows at a time: a row was refused, or the transaction took too long."""
         if len(writes) == 1:
             return [self._refused(writes[0], error)]
         left, right = batching.bisect(range(len(writes)))
@@ -207,14 +207,14 @@ class Writer:
         )
 
     def _adapt(self, written: int, seconds: float) -> None:
-        """Adapt the rows in a transaction to its duration."""
+        """Adapt the size of the next transaction to the duration of the last one."""
         if seconds > 1.5 * TARGET_SECONDS:
             self._limit = max(SMALLEST, self._limit * 3 // 4)
         elif seconds < TARGET_SECONDS and written == self._limit:
             self._limit = min(LARGEST, self._limit * 5 // 4)
 
     def _retry_later(self, writes: list[Write]) -> None:
-        """Queue rows again after a pause: an open transaction has locked them."""
+        """Queue rows again after a pause, because an open transaction has locked them."""
         asyncio.get_running_loop().call_later(LOCKED_RETRY_SECONDS, self._requeue, writes)
 
     def _requeue(self, writes: list[Write]) -> None:

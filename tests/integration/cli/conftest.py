@@ -129,7 +129,7 @@ def collection(cli: Cli, tickets: None) -> str:
 
 @pytest.fixture
 def paid(cli: Cli, tickets: None, provider: StandInProvider) -> StandInProvider:
-    """Declare `tickets` for a model of the stand-in provider, whose URL and key are set."""
+    """Declare `tickets` for a model of the stand-in provider and set its URL and key."""
     cli.environment |= {"OPENAI_API_KEY": provider.api_key, "OPENAI_BASE_URL": provider.base_url}
     cli("add", "tickets", "--text", "{title} {body}", "--model", "openai/text-embedding-3-small@8")
     return provider

@@ -81,7 +81,7 @@ def test_a_role_without_the_right_to_create_a_schema_is_refused(
         connection.execute("create database ledger")
     url = tcp_server.url(user="clerk", database="ledger")
     outcome = bare("migrate", "--json", code=2, DATABASE_URL=url)
-    refused(outcome, "PermissionDeniedError", "Use a role that owns")
+    refused(outcome, "PermissionDeniedError", "Use the table's owner")
 
 
 @pytest.mark.parametrize("folder", ["with space/pg", "file/pg"])

