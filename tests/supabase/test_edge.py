@@ -117,7 +117,7 @@ async def test_each_row_is_answered_for(
         assert [each["id"] for each in body["failed"]] == ["5"]
         assert "rejects the text" in body["failed"][0]["error"]
         assert provider.texts_embedded == Counter({"one": 1, "three": 1, "seven": 1})
-        await w.check_sound()
+        await w.check_consistent()
         assert sorted(await w.jobs()) == ["2", "5"]
         again = call(function, [{"id": 1, "text": "one"}, {"id": 3, "text": "three"}])
         assert (again.status_code, again.json()["updated"]) == (200, 0)

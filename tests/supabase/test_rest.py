@@ -320,7 +320,7 @@ async def test_a_key_that_is_revoked_in_mid_run_ends_it(
         project.execute("update backline.workers set expires_at = now() + interval '2 seconds'")
         report = await world.fill()
         assert report.complete
-        await world.settled()
+        await world.wait_until_idle()
 
 
 async def test_anon_s_three_seconds(project: Project) -> None:
