@@ -1,10 +1,7 @@
 """Embedders: turn texts into a float32 matrix. `open_embedder` opens one by its specification.
 
-To add a provider:
-
-1. Implement `base.Embedder` in a new module or package here.
-2. Add an entry to `PROVIDERS` in `providers.py`, so that specifications parse and open it.
-3. Add a subject to tests/unit/test_embedder_conformance.py, which tests every embedder.
+To add a provider, see CONTRIBUTING.md: an `Embedder` (base.py) in a module here, an entry in
+`PROVIDERS` (providers.py), and a subject in tests/unit/test_embedder_conformance.py.
 """
 
 from __future__ import annotations
