@@ -68,8 +68,12 @@ def _file_response(file: Path, caching: str) -> FileResponse:
 
 def _file(path: str) -> Path | None:
     """Return a file of the built studio, or None, also for a path that leads outside it."""
-    if not path or "\0" in path:
+    if not path:
         return None
     root = STATIC.resolve()
-    file = (root / path).resolve()
-    return file if file.is_relative_to(root) and file.is_file() else None
+    try:
+        file = (root / path).resolve()
+        return file if file.is_relative_to(root) and file.is_file() else None
+    except (OSError, ValueError, RuntimeError):
+        # The path cannot name a file: too long, a NUL or a lone surrogate in it, a loop of links.
+        return None
