@@ -620,3 +620,21 @@ def test_counts_are_exact_with_the_vocabulary() -> None:
     counter = tokens.load_counter(may_download=False)
     assert isinstance(counter, ExactCounter)
     assert [(text, counter.count(text)) for text, _ in TRUE_COUNTS] == TRUE_COUNTS
+
+
+# --- redirects ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("location", ["http://127.0.0.1:{port}/v1/embeddings", "/v2/embeddings"])
+async def test_redirect_is_not_followed(
+    provider: StandInProvider, status: int, location: str
+) -> None:
+    with StandInProvider(api_key=KEY) as other:
+        target = location.format(port=other.port)
+        provider.fail_next(status, headers={"location": target})
+        with pytest.raises(ProviderRefusedError, match="OPENAI_BASE_URL") as caught:
+            await embed(provider, "a private text")
+        assert target in str(caught.value)
+        assert other.calls == []
+    assert len(provider.calls) == 1

@@ -90,6 +90,7 @@ class Remote:
         self._http = httpx.AsyncClient(
             headers={"Accept": "application/json", **target.headers},
             timeout=httpx.Timeout(target.timeout, connect=10),
+            follow_redirects=False,  # rows and keys go to the configured address only
         )
 
     async def aclose(self) -> None:
@@ -216,6 +217,8 @@ def translate(
     reason = reason[:MESSAGE_LENGTH]
     message = f"The {target.where} responds: {reason.rstrip('.')} ({status})."
     kind = str(body.get("type", "")).rpartition(":")[2]
+    if response.has_redirect_location:
+        return errors.ProviderRefusedError(_redirected(response, target))
     if status == 429:
         return errors.RateLimitedError(message, retry_after=_retry_after(response))
     if status in (413, OUT_OF_RESOURCES) and rows > 1:
@@ -225,6 +228,18 @@ def translate(
     if status >= 500 and status != PAUSED and kind != "ProviderRefusedError":
         return errors.ProviderUnavailableError(message, status=status)
     return errors.ProviderRefusedError(f"{message} {_remedy(status, target)}".strip())
+
+
+def _redirected(response: httpx.Response, target: Target) -> str:
+    """Return the message for a redirect, which is not followed."""
+    address = response.request.url.join(response.headers["location"]).copy_with(
+        username=None, password=None, query=None, fragment=None
+    )
+    setting = "BACKLINE_SUPABASE_URL" if target.transport == "edge" else "BACKLINE_API_URL"
+    return (
+        f"The {target.where} redirects ({response.status_code}) to {str(address)[:MESSAGE_LENGTH]}."
+        f" Rows are not sent there. If that address is right, set {setting} to it."
+    )
 
 
 def _remedy(status: int, target: Target) -> str:

@@ -1,7 +1,7 @@
 // Unit tests without services; tests/supabase/test_edge.py tests the running function.
-import { deepStrictEqual as equal, throws } from "node:assert/strict";
+import { deepStrictEqual as equal, rejects, throws } from "node:assert/strict";
 import { requireCaller } from "../upsert-embeddings/callers.ts";
-import { vectorText } from "../upsert-embeddings/embedders.ts";
+import { createEmbedder, vectorText } from "../upsert-embeddings/embedders.ts";
 import { Problem } from "../upsert-embeddings/problems.ts";
 import { readRequest } from "../upsert-embeddings/request.ts";
 import { readSettings, type Settings } from "../upsert-embeddings/settings.ts";
@@ -95,4 +95,31 @@ Deno.test("vector text preserves every float32", () => {
     Float32Array.from(JSON.parse(vectorText(vector))),
     new Float32Array(vector).map((x) => x + 0),
   );
+});
+
+Deno.test("a redirect of the provider is not followed", async () => {
+  let followed = 0;
+  const options = { port: 0, hostname: "127.0.0.1", onListen: () => {} };
+  const other = Deno.serve(options, () => {
+    followed += 1;
+    return new Response("{}");
+  });
+  const location = `http://127.0.0.1:${other.addr.port}/v1/embeddings`;
+  const provider = Deno.serve(
+    options,
+    () => new Response(null, { status: 307, headers: { location } }),
+  );
+  try {
+    const model = { provider: "openai", name: "m", revision: "v1", dimensions: 3, maxTokens: 9 };
+    const base = `http://127.0.0.1:${provider.addr.port}/v1`;
+    const embed = createEmbedder(model, settings({ OPENAI_BASE_URL: base, OPENAI_API_KEY: "k" }));
+    await rejects(
+      embed(["a private text"]),
+      (error: Error) => error instanceof Problem && error.message.includes(location),
+    );
+    equal(followed, 0);
+  } finally {
+    await provider.shutdown();
+    await other.shutdown();
+  }
 });

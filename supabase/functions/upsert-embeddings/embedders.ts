@@ -83,6 +83,7 @@ async function post(model: Model, settings: Settings, texts: string[]): Promise<
   try {
     return await fetch(`${settings.openaiUrl}/embeddings`, {
       method: "POST",
+      redirect: "manual", // texts and the key go to the configured address only
       signal: AbortSignal.timeout(TIMEOUT_MS),
       headers: {
         "content-type": "application/json",
@@ -102,6 +103,7 @@ async function post(model: Model, settings: Settings, texts: string[]): Promise<
 }
 
 async function errorOf(response: Response): Promise<Error> {
+  if (response.status >= 300 && response.status < 400) return await redirected(response);
   const message = await messageOf(response);
   if (response.status === 429 && !message.includes("insufficient_quota")) {
     const seconds = Number(response.headers.get("retry-after"));
@@ -120,6 +122,17 @@ async function errorOf(response: Response): Promise<Error> {
     502,
     "ProviderRefusedError",
     `The provider refuses (${response.status}): ${message}`,
+  );
+}
+
+async function redirected(response: Response): Promise<Problem> {
+  await response.body?.cancel();
+  const location = (response.headers.get("location") ?? "").split(/[?#]/)[0].slice(0, 500);
+  return new Problem(
+    502,
+    "ProviderRefusedError",
+    `The provider redirects (${response.status}) to ${location}. Texts are not sent there. ` +
+      "If that address is right, run: supabase secrets set OPENAI_BASE_URL=…, without /embeddings.",
   );
 }
 

@@ -98,6 +98,8 @@ class OpenAIEmbedder:
             base_url=base_url or DEFAULT_BASE_URL,
             timeout=timeout,
             max_retries=max_retries,
+            # The SDK would send the texts, and to the same host the key, wherever a redirect leads.
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
         )
         self.prompt_tokens = 0
 

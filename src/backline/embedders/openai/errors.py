@@ -43,9 +43,23 @@ def translate(
         return ProviderUnavailableError(f"{provider} did not answer in time.")
     if not isinstance(error, openai.APIStatusError):
         return ProviderUnavailableError(f"{provider} cannot be reached: {_reason(error)}")
+    if 300 <= error.status_code < 400:
+        return _redirected(error, provider)
     words = _shorten(provider_message(error).replace(key, "[key]"))
     return _translate_status(
         error, f"{provider} responded {error.status_code} for {model}: {words}"
+    )
+
+
+def _redirected(error: openai.APIStatusError, provider: str) -> EmbedderError:
+    """Return the error for a redirect. Following it would send the texts to another address."""
+    response = error.response
+    target = response.request.url.join(response.headers.get("location", "")).copy_with(
+        username=None, password=None, query=None, fragment=None
+    )
+    return ProviderRefusedError(
+        f"{provider} redirects ({error.status_code}) to {_shorten(str(target))}. Texts are not "
+        "sent there. If that address is right, set OPENAI_BASE_URL to it, without /embeddings."
     )
 
 
