@@ -282,6 +282,27 @@ class Settings(BaseModel):
         ge=1024,
         description="Maximum number of bytes in the body of a request to the server.",
     )
+    max_connections: int = _setting(
+        4096,
+        "BACKLINE_MAX_CONNECTIONS",
+        ge=1,
+        description="Maximum number of open connections to the server, WebSockets included; more "
+        "get 503. The process's limit on open files, less 128, applies too.",
+    )
+    header_timeout: float = _setting(
+        10.0,
+        "BACKLINE_HEADER_TIMEOUT",
+        gt=0,
+        description="Seconds within which the server must receive the headers of a request. It "
+        "then sends 408 and closes the connection.",
+    )
+    body_timeout: float = _setting(
+        60.0,
+        "BACKLINE_BODY_TIMEOUT",
+        gt=0,
+        description="Seconds within which the server must receive the body of a request, after its "
+        "headers. Raise it for large bodies over slow networks.",
+    )
     max_query_length: int = _setting(
         2000,
         "BACKLINE_MAX_QUERY_LENGTH",

@@ -88,7 +88,7 @@ async def _serve(settings: Settings, *, worker: bool) -> None:
             await _prepare(settings, store)
             place = wiring.describe_database(settings, store)
             app = create_app(store, settings, worker=worker, where=place)
-            server = uvicorn.make_server(app)
+            server = uvicorn.make_server(app, settings)
 
             def ready() -> None:
                 say(f"Serving {place} on {uvicorn.address_of(bound)}")

@@ -55,7 +55,7 @@ STATUSES: Final[Mapping[type[BaseException], int]] = {
     errors.BacklineError: 500,
 }
 TITLES: Final[Mapping[int, str]] = {
-    400: "Body not readable",
+    400: "Request not readable",
     401: "Key required",
     403: "Not allowed",
     404: "Not found",

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from functools import partial
+from typing import Final, cast
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from backline import errors
+from backline.config import Settings
+from backline.server.http_protocol import ConnectionLimits, HttpProtocol
 
 KEEP_ALIVE_SECONDS: Final = 30
 MAX_FRAME_BYTES: Final = 256 * 1024
 # Time for requests in flight to finish after the server is stopped.
 GRACEFUL_SECONDS: Final = 10
 OPEN_FILES: Final = 8192
+# Files that connections leave for the database, logs and models.
+RESERVED_FILES: Final = 128
 ABORT_SECONDS: Final = 5.0
 
 
@@ -57,16 +63,27 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def make_server(app: FastAPI) -> Server:
+def make_server(app: FastAPI, settings: Settings) -> Server:
+    protocol = partial(HttpProtocol, limits=connection_limits(settings))
     return Server(
         uvicorn.Config(
-            app, ws=WebSocketProtocol, lifespan="on", log_config=None, access_log=False,
+            app, http=cast("type[asyncio.Protocol]", protocol), ws=WebSocketProtocol,
+            lifespan="on", log_config=None, access_log=False,
             server_header=False, date_header=True, timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=GRACEFUL_SECONDS, ws_max_size=MAX_FRAME_BYTES,
             # Compression would hold one compressor a client, and frames are too small to gain.
             ws_per_message_deflate=False,
         )
     )  # fmt: skip
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """Return the limits of the settings, with no more connections than files may be open."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    connections = settings.max_connections
+    if files != resource.RLIM_INFINITY:
+        connections = min(connections, max(1, files - RESERVED_FILES))
+    return ConnectionLimits(connections, settings.header_timeout, settings.body_timeout)
 
 
 def allow_many_sockets() -> None:

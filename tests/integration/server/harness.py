@@ -112,7 +112,7 @@ async def served(
         api_key=None if key is None else SecretStr(key), lease_seconds=20, **settings
     )
     app = create_app(store, server_settings, worker=worker, where="the test's Postgres")
-    server = uvicorn.make_server(app)
+    server = uvicorn.make_server(app, server_settings)
     ready = asyncio.Event()
     server.ready = ready.set
     bound = uvicorn.bind("127.0.0.1", 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -86,6 +87,69 @@ async def test_loopback_host_names_are_accepted(server: Served, host: str) -> No
     assert (await server.http.get("/api/status", headers={"Host": host})).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/api/status", "/ws", "/health"])
+@pytest.mark.parametrize("name", ["Host", "Origin", "Authorization", "X-API-Key", "Content-Length"])
+async def test_repeated_header_is_refused(server: Served, path: str, name: str) -> None:
+    """Of two Host headers, a proxy may check one and the server the other."""
+    headers = {"Host": "localhost", "Content-Length": "0"}
+    if path == "/ws":
+        headers |= {
+            "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        }  # fmt: skip
+    value = headers.setdefault(name, "localhost")
+    lines = [f"{key}: {text}" for key, text in [*headers.items(), (name, value)]]
+    request = "\r\n".join([f"GET {path} HTTP/1.1", *lines, "", ""])
+    assert (await exchange(server, request.encode())).startswith(b"HTTP/1.1 400")
+
+
+async def exchange(server: Served, request: bytes) -> bytes:
+    """Send bytes and return the beginning of the response."""
+    reader, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"))
+    writer.write(request)
+    response = await asyncio.wait_for(reader.read(65536), 10)
+    writer.close()
+    await writer.wait_closed()
+    return response
+
+
+@pytest.mark.parametrize("beginning", [
+    "", "\r\n", "GE", "GET / HTTP/1.1\r\nHost: localhost\r\nX-A: ",
+    "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HT",
+    "POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{",
+    "POST /api/search HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{",
+    "POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{",
+])  # fmt: skip
+async def test_incomplete_request_is_closed(world: World, beginning: str) -> None:
+    async with served(world.store, header_timeout=0.2, body_timeout=0.3) as server:
+        address = server.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(beginning.encode())
+        with suppress(ConnectionError):
+            response = await asyncio.wait_for(reader.read(), 10)
+            unanswered = beginning in ("", "\r\n") or "nothing" in beginning
+            assert unanswered or b"HTTP/1.1 408" in response
+        writer.close()
+
+
+async def test_endless_headers_are_refused(server: Served) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"a" * 400_000
+    assert (await exchange(server, request)).startswith(b"HTTP/1.1 431")
+
+
+async def test_connections_over_the_limit_are_refused(world: World) -> None:
+    async with served(world.store, max_connections=3) as server:
+        address = server.url.removeprefix("http://").split(":")
+        held = [await asyncio.open_connection(*address) for _ in range(3)]
+        response = await exchange(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert response.startswith(b"HTTP/1.1 503") and b"retry-after: 1" in response
+        for _, writer in held:
+            writer.close()
+            await writer.wait_closed()
+        await asyncio.sleep(0.1)
+        assert (await server.http.get("/health")).status_code == 200
+
+
 async def test_foreign_origins_may_not_write(world: World) -> None:
     async with served(world.store, cors_origins=("https://studio.example",)) as server:
         own = server.url
@@ -141,6 +205,29 @@ async def test_body_size_and_request_rate_are_limited(world: World) -> None:
         assert statuses[-1] == 429
         assert int(responses[-1].headers["retry-after"]) >= 1
         assert (await server.http.get("/health")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/api/search", "/nothing", "/api/status"])
+async def test_rest_of_a_refused_body_is_not_read(world: World, path: str) -> None:
+    """On an open connection, the server would receive the whole body to discard it."""
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    async with served(world.store, max_body_bytes=200_000) as server:
+        address = server.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(*address)
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        response = asyncio.create_task(reader.read(65536))
+        sent = 0
+        with suppress(ConnectionError):
+            while sent < 1000 * len(chunk):
+                writer.write(chunk)
+                await writer.drain()
+                sent += len(chunk)
+        assert sent < 200 * len(chunk)
+        assert (await asyncio.wait_for(response, 10)).startswith(
+            (b"HTTP/1.1 413", b"HTTP/1.1 404", b"HTTP/1.1 405")
+        )
+        writer.close()
 
 
 async def test_every_response_has_the_security_headers(server: Served) -> None:
