@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from tests.provider import StandInProvider
 from tests.supabase.function import provider_variables
+from tests.supabase.inline import InlineCli
 from tests.supabase.stack import Project
-
-BACKLINE: Final = Path(sys.executable).with_name("backline")
 
 
 class Shell:
@@ -24,29 +21,21 @@ class Shell:
         self.project = project
         self.folder = folder
         self.environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": os.environ["HOME"],
             **project.environment,
             **provider_variables(provider.base_url, provider.api_key),
         }
         self.output = ""
 
     def start(self, *arguments: str, **variables: str | None) -> subprocess.Popen[str]:
-        """Start a command; a variable of None is unset."""
-        environment = {**self.environment, **variables}
-        return subprocess.Popen(
-            [BACKLINE, *arguments], cwd=self.folder, text=True,
-            env={name: value for name, value in environment.items() if value is not None},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        """Start a command as a process; a variable of None is unset."""
+        return self._cli(variables).start(*arguments)
 
     def run(self, *arguments: str, code: int = 0, **variables: str | None) -> Any:
         """Run a command with --json; return its object or, for an error, the message."""
-        with self.start(*arguments, "--json", **variables) as process:
-            output, log = process.communicate(timeout=100)
-        self.output += output + log
-        assert process.returncode == code, output + log
-        result = json.loads(output)
+        outcome = self._cli(variables)(*arguments, "--json", code=None)
+        self.output += outcome.out + outcome.err
+        assert outcome.code == code, outcome.out + outcome.err
+        result = json.loads(outcome.out)
         return result["error"]["message"] if "error" in result else result
 
     def make_table(self, name: str, bodies: Sequence[str]) -> None:
@@ -67,3 +56,9 @@ class Shell:
         """Assert that no command printed one of the keys."""
         for key in keys:
             assert key not in self.output, "a key was printed"
+
+    def _cli(self, variables: dict[str, str | None]) -> InlineCli:
+        environment = {**self.environment, **variables}
+        return InlineCli(
+            self.folder, {name: value for name, value in environment.items() if value is not None}
+        )

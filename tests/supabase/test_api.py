@@ -12,19 +12,6 @@ from tests.supabase.stack import Project, Stack
 from tests.supabase.world import api_world, rest_world
 
 
-async def test_wrong_key_in_mid_run_stops_the_run(
-    project: Project, provider: StandInProvider
-) -> None:
-    variables = provider_variables(provider.base_url, provider.api_key)
-    with server_running(project, **variables) as address:
-        async with api_world(project, provider, address, key="wrong") as world:
-            await world.insert("one", "two", "three")
-            report = await world.fill()
-            assert report.embedded == 0
-            assert "Set BACKLINE_API_KEY to the server's key" in str(report.stopped_by)
-            assert provider.calls == []
-
-
 async def test_server_on_another_database_is_detected(
     stack: Stack, project: Project, provider: StandInProvider
 ) -> None:

@@ -50,7 +50,7 @@ def test_every_transport_stores_the_same_verified_vectors(
             )
             provider.reset()
             project.execute("delete from backline.vectors")
-            report = shell.run("backfill", f"by_{name}", "--via", name, **settings)
+            report = shell.run("backfill", f"by_{name}", "--via", name, code=0, **settings)
             assert (report["embedded"], report["failed"], report["complete"]) == (501, 0, True)
             assert report["settings"]["via"] == name
             assert len(provider.texts_embedded) == 481
@@ -106,11 +106,11 @@ def test_killed_backfill_keeps_its_rows_and_a_second_one_completes(
     project.execute("update backline.workers set expires_at = now() + interval '2 seconds'")
     provider.behave(delay_s=0)
     paid = sum(len(call.texts) for call in provider.calls)
-    report = shell.run(*backfill, **settings)
+    report = shell.run(*backfill, code=0, **settings)
     assert report["complete"]
     assert report["embedded"] == 600 - kept
     assert sum(overpaid(provider).values()) <= paid - kept + 2 * 20
-    assert shell.run("verify", "notes", "--via", transport.name, **settings)["passed"]
+    assert shell.run("verify", "notes", "--via", transport.name, code=0, **settings)["passed"]
     runs = shell.run("runs", "list", DATABASE_URL=project.url)["runs"]
     assert sorted(run["state"] for run in runs) == ["completed", "interrupted"]
 
@@ -125,9 +125,10 @@ def test_wrong_key_is_found_before_anything_is_embedded(
     shell.make_table("notes", ["one"])
     variables = {**settings, **transport.wrong_key.variables(project)}
     command = ("backfill", "notes", "--via", transport.name)
-    assert transport.wrong_key.message in shell.run(
-        *command, code=transport.wrong_key.code, **variables
-    )
+    result = shell.run(*command, code=transport.wrong_key.code, **variables)
+    message = result if isinstance(result, str) else result["stopped_by"]
+    assert transport.wrong_key.message in message
+    assert stored(project) == 0
     assert provider.calls == []
 
 
@@ -181,8 +182,8 @@ def test_status_search_failures_and_runs_describe_a_backfill(
     assert [(each["state"], each["embedded"]) for each in (first, last)] == [
         ("completed", n) for n in (2, 1)
     ]
-    ended = run("runs", "cancel", str(last["id"]), code=1)
-    assert ended == {"run": last["id"], "cancelling": False}
+    cancellation = run("runs", "cancel", str(last["id"]), code=1)
+    assert cancellation == {"run": last["id"], "cancelling": False}
 
 
 @pytest.mark.parametrize("transport", STORES, indirect=True)
@@ -191,7 +192,9 @@ def test_dry_run_counts_texts_and_writes_nothing(
     settings: Variables,
 ) -> None:  # fmt: skip
     shell.make_table("notes", ["one", "two", "one", ""])
-    counts = shell.run("backfill", "notes", "--via", transport.name, "--dry-run", **settings)
+    counts = shell.run(
+        "backfill", "notes", "--via", transport.name, "--dry-run", code=0, **settings
+    )
     assert (counts["due"], counts["unique"], counts["duplicates"]) == (3, 2, 1)
     assert provider.calls == []
     assert project.execute("select count(*) from backline.jobs") == [(0,)]
