@@ -45,7 +45,7 @@ class Seen:
 
 @dataclass
 class Fault:
-    """A fault of the next `times` requests whose path begins with `path`.
+    """A fault of the next `times` requests to paths that begin with `path`.
 
     The gateway responds with `status`, or cuts the connection if that is None. With `after`, the
     upstream handles the request first, and only its response is lost.

@@ -44,7 +44,7 @@ class Keys:
         return self.jwt("service_role", 10 * 365 * 86400)
 
     def user_jwt(self, sub: str = "11111111-1111-4111-8111-111111111111") -> str:
-        """Return the access token of a signed-in user, whose role is authenticated."""
+        """Return the access token of a signed-in user, with the role authenticated."""
         return self.jwt("authenticated", sub=sub, aud="authenticated")
 
     def role_of(self, key: str) -> str | None:

@@ -105,9 +105,9 @@ def require(tool: str) -> Path:
 
 
 # Seconds. A program that cannot start exits, and `wait_until` fails at once.
-STARTS_WITHIN: Final = 120
+START_TIMEOUT_S: Final = 120
 # Seconds for one response, on two processors shared by eight test processes.
-PATIENCE_S: Final = 60.0
+RESPONSE_TIMEOUT_S: Final = 60.0
 
 # --- processes ------------------------------------------------------------------------------------
 
@@ -174,7 +174,7 @@ def running(
 
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until the program is ready, and fail with its log if it exits."""
-    deadline = time.monotonic() + STARTS_WITHIN
+    deadline = time.monotonic() + START_TIMEOUT_S
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"{process.args!r} does not start:\n{log.read_text()[-3000:]}")
@@ -335,7 +335,7 @@ class Project:
         marker = f"marker_{secrets.token_hex(6)}"
         self.execute(f"create function public.{marker}() returns int language sql return 1")
         self.execute(f"grant execute on function public.{marker}() to service_role")
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + RESPONSE_TIMEOUT_S
         while (response := self._call(marker)).status_code != 200:
             assert time.monotonic() < deadline, (
                 f"PostgREST does not read its schema: {response.text}"
@@ -345,7 +345,9 @@ class Project:
 
     def _call(self, function: str) -> httpx.Response:
         url = f"{self.api_url}/rest/v1/rpc/{function}"
-        return httpx.post(url, headers=self.service, json={}, trust_env=False, timeout=PATIENCE_S)
+        return httpx.post(
+            url, headers=self.service, json={}, trust_env=False, timeout=RESPONSE_TIMEOUT_S
+        )
 
     def stop(self) -> None:
         """Stop the project's programs; its database remains."""

@@ -14,7 +14,7 @@ from tests.provider import StandInProvider
 from tests.supabase.function import function_running
 from tests.supabase.inline import InlineCli
 from tests.supabase.shell import Shell
-from tests.supabase.stack import PATIENCE_S, Project
+from tests.supabase.stack import RESPONSE_TIMEOUT_S, Project
 
 BACKFILL: Final = ("backfill", "notes", "--via", "rest")
 
@@ -25,7 +25,7 @@ def heartbeats(project: Project) -> int:
 
 
 def wait_for_heartbeats(project: Project, count: int) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + RESPONSE_TIMEOUT_S
     while heartbeats(project) < count:
         assert time.monotonic() < deadline, f"{heartbeats(project)} of {count} heartbeats came"
         time.sleep(0.05)

@@ -24,7 +24,7 @@ from tests.supabase.function import (
     legacy_key,
     provider_variables,
 )
-from tests.supabase.stack import PATIENCE_S, Project, require
+from tests.supabase.stack import RESPONSE_TIMEOUT_S, Project, require
 from tests.supabase.world import edge_world, rest_world
 
 
@@ -39,7 +39,7 @@ def function(project: Project, provider: StandInProvider) -> Iterator[str]:
 def upsert(url: str, rows: Any, collection: str = "notes") -> httpx.Response:
     body = {"rows": rows, "collection": collection}
     return httpx.post(
-        url, json=body, headers={"Authorization": f"Bearer {SECRET}"}, timeout=PATIENCE_S
+        url, json=body, headers={"Authorization": f"Bearer {SECRET}"}, timeout=RESPONSE_TIMEOUT_S
     )
 
 
@@ -123,7 +123,7 @@ async def test_only_a_secret_or_service_key_may_call_the_function(
 
     def call(headers: dict[str, str]) -> httpx.Response:
         body = {"rows": [{"id": 1, "text": "x"}], "collection": "notes"}
-        return httpx.post(function, json=body, headers=headers, timeout=PATIENCE_S)
+        return httpx.post(function, json=body, headers=headers, timeout=RESPONSE_TIMEOUT_S)
 
     async with rest_world(project, provider):
         for headers in allowed:
@@ -136,7 +136,7 @@ async def test_only_a_secret_or_service_key_may_call_the_function(
 
 
 def test_unacceptable_requests_have_a_status_each(project: Project, function: str) -> None:
-    response = httpx.put(function, headers={"X-API-Key": SECRET}, timeout=PATIENCE_S)
+    response = httpx.put(function, headers={"X-API-Key": SECRET}, timeout=RESPONSE_TIMEOUT_S)
     assert response.status_code == 405
     rows = [{"id": n, "text": "x"} for n in range(201)]
     assert upsert(function, rows).status_code == 413

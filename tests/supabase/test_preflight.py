@@ -16,7 +16,7 @@ import pytest
 from tests.provider import StandInProvider
 from tests.supabase.inline import InlineCli as Cli
 from tests.supabase.server import API_KEY, server_running
-from tests.supabase.stack import PATIENCE_S, Project
+from tests.supabase.stack import RESPONSE_TIMEOUT_S, Project
 
 MODEL = "openai/text-embedding-3-small@384"
 
@@ -145,7 +145,7 @@ def test_commands_that_read_need_only_the_privilege_to_read(
             params=parameters,
             headers=key,
             trust_env=False,
-            timeout=PATIENCE_S,
+            timeout=RESPONSE_TIMEOUT_S,
         )
         assert response.status_code == 200, response.text
         assert len(response.json()["keys"]) == 10

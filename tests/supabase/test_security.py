@@ -45,8 +45,8 @@ INVALID: dict[str, Headers] = {
     "a key of another project": lambda keys: {"apikey": Keys().publishable},
     "a secret key of another project": lambda keys: {"apikey": Keys().secret},
     "a JWT of another project": lambda keys: {"apikey": Keys().service_jwt},
-    "a JWT that has expired": lambda keys: {"apikey": keys.jwt("service_role", -60)},
-    "a user whose JWT has expired": lambda keys: {
+    "an expired JWT": lambda keys: {"apikey": keys.jwt("service_role", -60)},
+    "an expired JWT of a user": lambda keys: {
         "apikey": keys.publishable, "authorization": f"Bearer {keys.jwt('authenticated', -60)}",
     },
     "an unsigned JWT": lambda keys: {
@@ -342,26 +342,26 @@ def test_every_table_has_row_level_security(target: Project) -> None:
     assert unguarded == []
 
 
-def test_service_role_may_work_where_it_bypasses_nothing(target: Project) -> None:
-    """On a server that is not Supabase's, and for members of the role."""
-    closed = target.execute(
+def test_every_private_table_has_a_policy_for_service_role(target: Project) -> None:
+    """Members of the role, and the role outside Supabase, do not bypass row level security."""
+    without_policy = target.execute(
         "select c.oid::regclass::text from pg_class c where c.relkind = 'r' "
         "and c.relnamespace = 'backline'::regnamespace and not exists (select from pg_policy p "
         "where p.polrelid = c.oid and p.polroles = array['service_role'::regrole::oid])"
     )
-    assert closed == []
+    assert without_policy == []
 
 
-def test_policies_name_their_roles(target: Project) -> None:
-    for_everybody = target.execute(
+def test_no_policy_applies_to_public(target: Project) -> None:
+    for_public = target.execute(
         f"select tablename, policyname from pg_policies where schemaname in {OURS} "
         "and roles = '{public}'"
     )
-    assert for_everybody == []
+    assert for_public == []
 
 
-def test_a_declared_table_opens_nothing(target: Project) -> None:
-    """Declaring makes functions and triggers; none may be for everybody, nor the user's table."""
+def test_new_collection_grants_no_privilege(target: Project) -> None:
+    """A new collection creates functions and triggers, and grants nothing to public or anon."""
     target.execute(DECLARED)
     try:
         test_public_has_no_privilege(target)

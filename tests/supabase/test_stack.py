@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.supabase.stack import PATIENCE_S, ROOT, Function, Project
+from tests.supabase.stack import RESPONSE_TIMEOUT_S, ROOT, Function, Project
 
 ENTRY = "/rest/v1/music_knowledge?limit=1"
 
@@ -23,7 +23,7 @@ ENTRY = "/rest/v1/music_knowledge?limit=1"
 def api(reading_project: Project) -> Iterator[httpx.Client]:
     reading_project.gateway.reset()
     with httpx.Client(
-        base_url=reading_project.api_url, trust_env=False, timeout=PATIENCE_S
+        base_url=reading_project.api_url, trust_env=False, timeout=RESPONSE_TIMEOUT_S
     ) as client:
         yield client
     reading_project.gateway.reset()
@@ -46,7 +46,7 @@ def test_each_kind_of_key_has_its_role(project: Project) -> None:
     }
     url = f"{project.api_url}/rest/v1/rpc/role"
     roles = {
-        name: httpx.get(url, headers=headers, timeout=PATIENCE_S).json()
+        name: httpx.get(url, headers=headers, timeout=RESPONSE_TIMEOUT_S).json()
         for name, headers in callers.items()
     }
     assert roles == {
@@ -64,7 +64,7 @@ def test_response_has_at_most_a_thousand_rows(project: Project) -> None:
     project.execute("grant select on many to service_role")
     project.wait_for_schema()
     many = f"{project.api_url}/rest/v1/many?limit=1400"
-    response = httpx.get(many, headers=project.service, timeout=PATIENCE_S)
+    response = httpx.get(many, headers=project.service, timeout=RESPONSE_TIMEOUT_S)
     assert len(response.json()) == 1000
 
 
@@ -89,7 +89,7 @@ def test_response_can_be_lost_after_the_request_was_handled(project: Project) ->
     with pytest.raises(httpx.RemoteProtocolError):
         httpx.post(
             f"{project.api_url}/rest/v1/music_knowledge", headers=project.service, json=entry,
-            timeout=PATIENCE_S,
+            timeout=RESPONSE_TIMEOUT_S,
         )  # fmt: skip
     assert project.execute("select count(*) from music_knowledge") == [(1,)]
 
@@ -152,6 +152,6 @@ def test_killed_test_process_leaves_no_server() -> None:
         children = psutil.Process(process.pid).children(recursive=True)
         assert {"postgres", "postgrest"} <= {child.name() for child in children}
         process.kill()
-    _, alive = psutil.wait_procs(children, timeout=PATIENCE_S)
+    _, alive = psutil.wait_procs(children, timeout=RESPONSE_TIMEOUT_S)
     shutil.rmtree(folder)  # a killed process cannot remove its files
     assert alive == []

@@ -1,6 +1,6 @@
-"""A world in a Supabase project, whose worker uses one of the four transports.
+"""A world in a Supabase project, with a worker that uses one of the four transports.
 
-The user and the oracle always read and write the tables over Postgres.
+The user and the oracle always connect to Postgres.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ async def rest_store(project: Project, key: str | None = None) -> AsyncIterator[
 
 @asynccontextmanager
 async def postgres_world(project: Project, provider: StandInProvider) -> AsyncIterator[World]:
-    """Make a world whose worker connects to Postgres."""
+    """Make a world with a worker that connects to Postgres."""
     async with open_store(project.url) as store, make_world(store, provider, ddl=GRANTED) as world:
         yield world
 
@@ -71,7 +71,7 @@ async def rest_world(
     project: Project, provider: StandInProvider | None = None, *, ddl: str = GRANTED,
     key: str | None = None, **declaration: Any,
 ) -> AsyncIterator[RestWorld]:  # fmt: skip
-    """Make a world whose worker uses PostgREST."""
+    """Make a world with a worker that uses PostgREST."""
     async with (
         open_store(project.url) as postgres,
         make_world(postgres, provider, ddl=ddl, **declaration) as world,
@@ -84,14 +84,14 @@ async def rest_world(
 async def api_world(
     project: Project, provider: StandInProvider, address: str, key: str = API_KEY
 ) -> AsyncIterator[RestWorld]:
-    """Make a world whose worker sends rows to a Backline server."""
+    """Make a world with a worker that sends rows to a Backline server."""
     async with _remote_world(project, provider, api_target(address, SecretStr(key))) as world:
         yield world
 
 
 @asynccontextmanager
 async def edge_world(project: Project, provider: StandInProvider) -> AsyncIterator[RestWorld]:
-    """Make a world whose worker sends rows to the Edge Function."""
+    """Make a world with a worker that sends rows to the Edge Function."""
     key = read_key(SecretStr(project.keys.secret), "key")
     target = edge_target(project.api_url, key, None)
     async with _remote_world(project, provider, target) as world:

@@ -1,6 +1,6 @@
 """Fixtures that run a test once per transport.
 
-A test that does not apply to all of them names its own:
+A test that applies to some of them names those:
 `@pytest.mark.parametrize("transport", STORES, indirect=True)`.
 """
 
@@ -26,7 +26,7 @@ def transport(request: pytest.FixtureRequest) -> Transport:
 async def world(
     transport: Transport, project: Project, provider: StandInProvider
 ) -> AsyncIterator[World]:
-    """An empty collection `notes` in a project, whose worker uses the transport."""
+    """An empty collection `notes` in a project, and a worker that uses the transport."""
     async with transport.world(project, provider) as world:
         yield world
 
@@ -35,6 +35,6 @@ async def world(
 def settings(
     transport: Transport, project: Project, provider: StandInProvider
 ) -> Iterator[Variables]:
-    """The settings of a command that uses the transport, whose service is running."""
+    """Start the service of the transport; return the settings of a command that uses it."""
     with transport.start(project, provider) as settings:
         yield settings

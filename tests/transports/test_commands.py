@@ -15,7 +15,7 @@ from backline.verification import verify
 from tests.integration.harness import overpaid
 from tests.provider import StandInProvider
 from tests.supabase.shell import Shell
-from tests.supabase.stack import PATIENCE_S, Project
+from tests.supabase.stack import RESPONSE_TIMEOUT_S, Project
 from tests.transports.transport import STORES, TRANSPORTS, Transport, Variables
 
 
@@ -25,9 +25,9 @@ def texts_with_duplicates(count: int) -> list[str]:
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + RESPONSE_TIMEOUT_S
     while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s for {what}"
+        assert time.monotonic() < deadline, f"waited {RESPONSE_TIMEOUT_S} s for {what}"
         time.sleep(0.02)
 
 

@@ -19,7 +19,7 @@ from tests.supabase.server import API_KEY, server_running
 from tests.supabase.stack import Project
 from tests.supabase.world import api_world, edge_world, postgres_world, rest_world
 
-# Settings of the command line by environment variable; None unsets one.
+# Settings of the command line by environment variable. None unsets a variable.
 Variables: TypeAlias = Mapping[str, str | None]
 
 NOTHING_LISTENS: Final = "http://127.0.0.1:9"
@@ -41,7 +41,7 @@ class Transport:
     Attributes:
         start: starts the process that embeds and writes, if there is one, and returns the settings
             of a command that uses the transport.
-        connect: makes a world whose worker uses the transport with these settings.
+        connect: makes a world with a worker that uses the transport.
         wrong_key: a key that the other side refuses.
         unreachable: an address on which nothing listens.
         refusal: the error of a row that a check constraint of the table refuses.
@@ -149,5 +149,5 @@ EDGE: Final = Transport(
     refusal="Postgres refuses the row",
 )
 TRANSPORTS: Final = {transport.name: transport for transport in (POSTGRES, REST, API, EDGE)}
-# Transports over which a command reads rows. The other two only embed and write them.
+# Transports that also read rows. The other two only embed and write them.
 STORES: Final = (POSTGRES.name, REST.name)
