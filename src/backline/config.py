@@ -3,9 +3,8 @@
 Precedence: command-line flags, then the environment, then `.env.local`, `.env` and `backline.toml`
 of the current folder. Importing a module reads no environment variables.
 
-The layers are merged here and not by pydantic-settings. That would also read every field under its
-bare name, so that an unrelated `WORKERS` or `DATA_DIR` counts, and does not record the origin of a
-value.
+This module merges the layers itself. pydantic-settings also reads every field under its bare name,
+so that an unrelated `WORKERS` or `DATA_DIR` counts, and does not record the origin of a value.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ class Reconciliation:
                     size = max(1, size // 8)
                     continue
                 page = await self._store.reconcile_page(self._collection, after, 1, repair=False)
-                self.result.unrepaired |= {f"row {key}": str(error) for _, key in page.found}
+                self.result.unrepaired |= {f"row {key}": str(error) for _, key in page.drift}
             self._take(page)
             if page.scanned < size:
                 self.result.last_key = None
@@ -166,7 +166,7 @@ class Reconciliation:
 
     def _take(self, page: DriftPage) -> None:
         self.result.rows += page.scanned
-        for kind, key in page.found:
+        for kind, key in page.drift:
             self.result.add(kind, key)
             enqueued = not self.result.dry_run and f"row {key}" not in self.result.unrepaired
             self.result.enqueued += enqueued
@@ -179,7 +179,7 @@ class Reconciliation:
         after: str | None = None
         while not self._stopping:
             page = await self._orphan_page(of, after)
-            self.result.add(ORPHANS[of], *(key for _, key in page.found))
+            self.result.add(ORPHANS[of], *(key for _, key in page.drift))
             if page.scanned < PAGE:
                 return
             after = page.last_key
@@ -197,7 +197,7 @@ class Reconciliation:
         except errors.ContentionError as error:
             self.result.unrepaired[ORPHANS[of]] = str(error)
             return await attempt(repair=False)
-        self.result.removed += len(page.found)
+        self.result.removed += len(page.drift)
         return page
 
     # --- what is derived from the rows --------------------------------------------------------

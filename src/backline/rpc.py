@@ -100,9 +100,9 @@ class CollectionVerbs(Verbs):
 class QueueVerbs(Verbs):
     """Jobs, and the workers that lease them."""
 
-    async def end_finished_batches(self, worker: int, known: Iterable[int]) -> None:
-        """End the worker's batch leases except those in `known`, which it still works on."""
-        await self._rpc.value("end_finished_batches", worker=worker, leases=list(known))
+    async def end_finished_batches(self, worker: int, unfinished: Iterable[int]) -> None:
+        """End the worker's batch leases except `unfinished`, which it still works on."""
+        await self._rpc.value("end_finished_batches", worker=worker, leases=list(unfinished))
 
     async def confirm(
         self, collection: Collection, worker: int, run: int | None, rows: Sequence[NewVector],

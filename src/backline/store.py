@@ -63,10 +63,10 @@ class VerifiedPage:
 
 @dataclass(frozen=True, slots=True)
 class DriftPage:
-    """The drift in one page of rows; `found` are pairs (kind, key)."""
+    """The drift in one page of rows; `drift` are pairs (kind, key)."""
 
     scanned: int
-    found: list[tuple[str, str]]
+    drift: list[tuple[str, str]]
     last_key: str | None
 
 
@@ -186,9 +186,9 @@ class JobStore(Protocol):
     async def claim(self, collection: Collection, worker: int, limit: int) -> list[Job]: ...
     async def claim_batch(
         self, collection: Collection, worker: int, run: int | None, after: str | None, limit: int,
-        known: Iterable[int] = (),
+        unfinished: Iterable[int] = (),
     ) -> LeasedBatch: ...  # fmt: skip
-    async def end_finished_batches(self, worker: int, known: Iterable[int]) -> None: ...
+    async def end_finished_batches(self, worker: int, unfinished: Iterable[int]) -> None: ...
     async def complete(
         self, collection: Collection, worker: int, run: int | None, rows: Sequence[NewVector], *,
         cache: bool, usage: Usage = NO_USAGE,

@@ -35,7 +35,7 @@ class Sync:
         limiter: Limiter,
         options: WorkerOptions,
     ) -> None:
-        poll = options.poll if store.connector.has_sessions else POLL_WITHOUT_SESSION
+        poll = options.poll if store.capabilities.sessions else POLL_WITHOUT_SESSION
         # An outage of the provider or the database does not end a sync, however long it lasts.
         options = replace(options, give_up_after=None, max_rows=None, poll=poll)
         self._store = store
@@ -63,7 +63,7 @@ class Sync:
             await self._worker.follow()
 
     def _listening(self) -> AbstractAsyncContextManager[None]:
-        return beside(self._listen()) if self._store.connector.has_sessions else nullcontext()
+        return beside(self._listen()) if self._store.capabilities.sessions else nullcontext()
 
     async def _listen(self) -> None:
         """Nudge the worker on every notification. A lost connection is opened again."""

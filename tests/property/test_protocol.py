@@ -331,12 +331,12 @@ class Protocol(RuleBasedStateMachine):
             page = await self.world.store.reconcile_page(
                 self.world.collection, None, 100, repair=True
             )
-            drift = {key for _, key in page.found}
+            drift = {key for _, key in page.drift}
             for of in ("stamps", "jobs", "failures"):
                 page = await self.world.store.reconcile_orphans(
                     self.world.collection, of, None, 100, repair=True
                 )
-                drift |= {key for _, key in page.found}
+                drift |= {key for _, key in page.drift}
         except errors.ContentionError:
             assert self.held, "nobody was in the way"
             return

@@ -234,7 +234,7 @@ async def test_function_on_another_database_is_detected(
         project.gateway.fail_next(200, path=f"/functions/v1/{NAME}", times=99, body=response)
         report = await world.fill()
         assert (report.state, report.embedded) == ("interrupted", 0)
-        assert "the other side works on another database" in str(report.stopped_by)
+        assert "the remote service works on another database" in str(report.stopped_by)
 
 
 async def test_wrong_key_missing_function_and_paused_project_fail_the_check(

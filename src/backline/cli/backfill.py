@@ -27,50 +27,55 @@ from backline.config import Settings
 from backline.store import JobStore
 from backline.types import Collection
 
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        help="Largest number of texts in one request. Raise it for a distant provider, lower "
+        "it for tight rate limits. Default: 50, or 512 for a local model. Environment: "
+        "BATCH_SIZE.",
+        min=1,
+        max=2048,
+        show_default=False,
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        metavar="N",
+        help="Stop after this many rows, for a trial run. Default: all rows.",
+        min=1,
+        show_default=False,
+    ),
+]
+BuildIndex = Annotated[
+    bool,
+    typer.Option(
+        "--index/--no-index",
+        help="After a complete backfill, build the HNSW index of a table with 10,000 rows or "
+        "more that has none. --no-index leaves it to: backline index.",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Only estimate rows, tokens, duplicate texts, price and time. Nothing is sent "
+        "and nothing is spent.",
+    ),
+]
+
 
 @database_options(via=EmbeddingTransport)
 def backfill(
     collection: CollectionName = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size",
-            metavar="N",
-            help="Largest number of texts in one request. Raise it for a distant provider, lower "
-            "it for tight rate limits. Default: 50, or 512 for a local model. Environment: "
-            "BATCH_SIZE.",
-            min=1,
-            max=2048,
-            show_default=False,
-        ),
-    ] = None,
+    batch_size: BatchSize = None,
     workers: Workers = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            "--limit",
-            metavar="N",
-            help="Stop after this many rows, for a trial run. Default: all rows.",
-            min=1,
-            show_default=False,
-        ),
-    ] = None,
-    index: Annotated[
-        bool,
-        typer.Option(
-            "--index/--no-index",
-            help="After a complete backfill, build the HNSW index of a table with 10,000 rows or "
-            "more that has none. --no-index leaves it to: backline index.",
-        ),
-    ] = True,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Only estimate rows, tokens, duplicate texts, price and time. Nothing is sent "
-            "and nothing is spent.",
-        ),
-    ] = False,
+    limit: Limit = None,
+    index: BuildIndex = True,
+    dry_run: DryRun = False,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:

@@ -34,56 +34,61 @@ ModelSpec = Annotated[
         "or hash@DIMENSIONS (vectors without meaning, for trials). See: backline model list.",
     ),
 ]
+Table = Annotated[str, typer.Argument(help="The table, as name or schema.name.")]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        help="Name of the collection. Set it to embed one table twice. Default: the table's name.",
+        show_default=False,
+    ),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        metavar="COLUMN",
+        help="Unique NOT NULL column that identifies a row. Default: the primary key.",
+        show_default=False,
+    ),
+]
+VectorColumn = Annotated[
+    str,
+    typer.Option(
+        "--column", metavar="COLUMN", help="Column for the vectors; created if it is missing."
+    ),
+]
+ColumnType = Annotated[
+    str,
+    typer.Option(
+        "--column-type",
+        metavar="TYPE",
+        help="Type of a created column: vector, or halfvec (16-bit floats, half the space, and "
+        "an index up to 4,000 dimensions instead of 2,000).",
+    ),
+]
+LongTextPolicy = Annotated[
+    str,
+    typer.Option(
+        "--long-text",
+        metavar="POLICY",
+        help="Handling of a text longer than the model's input. truncate: embed its beginning. "
+        "average: embed all of it in parts and store their mean. reject: make the row a dead "
+        "letter.",
+    ),
+]
 
 
 @database_options()
 def add(
-    table: Annotated[str, typer.Argument(help="The table, as name or schema.name.")],
+    table: Table,
     text: Template,
     model: ModelSpec = "local",
-    name: Annotated[
-        str | None,
-        typer.Option(
-            "--name",
-            help="Name of the collection. Set it to embed one table twice. Default: the table's "
-            "name.",
-            show_default=False,
-        ),
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            "--key",
-            metavar="COLUMN",
-            help="Unique NOT NULL column that identifies a row. Default: the primary key.",
-            show_default=False,
-        ),
-    ] = None,
-    column: Annotated[
-        str,
-        typer.Option(
-            "--column", metavar="COLUMN", help="Column for the vectors; created if it is missing."
-        ),
-    ] = "embedding",
-    column_type: Annotated[
-        str,
-        typer.Option(
-            "--column-type",
-            metavar="TYPE",
-            help="Type of a created column: vector, or halfvec (16-bit floats, half the space, and "
-            "an index up to 4,000 dimensions instead of 2,000).",
-        ),
-    ] = "vector",
-    long_text: Annotated[
-        str,
-        typer.Option(
-            "--long-text",
-            metavar="POLICY",
-            help="Handling of a text longer than the model's input. truncate: embed its beginning. "
-            "average: embed all of it in parts and store their mean. reject: make the row a dead "
-            "letter.",
-        ),
-    ] = "truncate",
+    name: Name = None,
+    key: Key = None,
+    column: VectorColumn = "embedding",
+    column_type: ColumnType = "vector",
+    long_text: LongTextPolicy = "truncate",
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
@@ -148,13 +153,17 @@ def _policy(text: str) -> LongText:
     raise errors.UsageError(f"--long-text is {text!r}; use {', '.join(get_args(LongText))}.")
 
 
+Collection = Annotated[str, typer.Argument(help="The collection to drop.")]
+DropColumn = Annotated[
+    bool,
+    typer.Option("--column", help="Drop the column with its vectors too. Default: keep it."),
+]
+
+
 @database_options()
 def drop(
-    collection: Annotated[str, typer.Argument(help="The collection to drop.")],
-    column: Annotated[
-        bool,
-        typer.Option("--column", help="Drop the column with its vectors too. Default: keep it."),
-    ] = False,
+    collection: Collection,
+    column: DropColumn = False,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:

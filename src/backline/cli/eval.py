@@ -20,46 +20,52 @@ from backline.search import Mode
 from backline.search import evaluate as library
 from backline.types import Collection
 
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR", help="Folder in BEIR format: corpus.jsonl, queries.jsonl, qrels/*.tsv."
+    ),
+]
+Compare = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        "--compare",
+        help="Run two modes and test whether their difference is significant.",
+        metavar="A B",
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option("--split", help="Judgments to use. Default: the first of test, dev and train."),
+]
+ExistingCollection = Annotated[
+    str | None,
+    typer.Option(
+        "--collection",
+        "-c",
+        help="Search this collection, which already holds the rows. Default: load DIR.",
+    ),
+]
+ModelSpec = Annotated[
+    str, typer.Option("--model", help="Model that embeds the corpus, as add takes it.")
+]
+Keep = Annotated[
+    bool, typer.Option("--keep", help="Keep the loaded corpus as the collection eval_DIR.")
+]
+
 
 @database_options()
 def evaluate(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DIR", help="Folder in BEIR format: corpus.jsonl, queries.jsonl, qrels/*.tsv."
-        ),
-    ],
+    folder: Folder,
     mode: SearchMode = "hybrid",
-    compare: Annotated[
-        tuple[str, str] | None,
-        typer.Option(
-            "--compare",
-            help="Run two modes and test whether their difference is significant.",
-            metavar="A B",
-        ),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            "--split", help="Judgments to use. Default: the first of test, dev and train."
-        ),
-    ] = None,
-    collection: Annotated[
-        str | None,
-        typer.Option(
-            "--collection", "-c",
-            help="Search this collection, which already holds the rows. Default: load DIR.",
-        ),
-    ] = None,
-    model: Annotated[
-        str, typer.Option("--model", help="Model that embeds the corpus, as add takes it.")
-    ] = "local",
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the loaded corpus as the collection eval_DIR.")
-    ] = False,
+    compare: Compare = None,
+    split: Split = None,
+    collection: ExistingCollection = None,
+    model: ModelSpec = "local",
+    keep: Keep = False,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
-) -> None:  # fmt: skip
+) -> None:
     """Measure search on judged queries: nDCG@10, recall@100, MRR@10, latency."""
     modes = [mode_of(each) for each in (compare or (mode,))]
     settings = config.load(**flags)

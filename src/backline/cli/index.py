@@ -13,39 +13,44 @@ from backline.cli.options import NO_FLAGS, AsJson, CollectionName, Flags, databa
 from backline.cli.output import duration, emit, facts, out
 from backline.config import Settings
 
+Rebuild = Annotated[
+    bool, typer.Option("--rebuild", help="Build both indexes again, even if they exist.")
+]
+Keywords = Annotated[
+    str | None,
+    typer.Option(
+        "--keywords",
+        help="Text to index for keywords, such as '{title} {title} {body}'. A column named "
+        "twice weighs twice. Default: the text that is embedded.",
+    ),
+]
+Language = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        help="Text search configuration of Postgres for the keywords: english, german, simple "
+        "(no stemming) and so on. Default: english.",
+    ),
+]
+Samples = Annotated[
+    int,
+    typer.Option(
+        "--check",
+        help="Compare this many searches of the vector index with an exact search and report "
+        "recall@10. 0 skips the check.",
+        min=0,
+        max=10_000,
+    ),
+]
+
 
 @database_options()
 def index(
     collection: CollectionName = None,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Build both indexes again, even if they exist.")
-    ] = False,
-    keywords: Annotated[
-        str | None,
-        typer.Option(
-            "--keywords",
-            help="Text to index for keywords, such as '{title} {title} {body}'. A column named "
-            "twice weighs twice. Default: the text that is embedded.",
-        ),
-    ] = None,
-    language: Annotated[
-        str | None,
-        typer.Option(
-            "--language",
-            help="Text search configuration of Postgres for the keywords: english, german, simple "
-            "(no stemming) and so on. Default: english.",
-        ),
-    ] = None,
-    samples: Annotated[
-        int,
-        typer.Option(
-            "--check",
-            help="Compare this many searches of the vector index with an exact search and report "
-            "recall@10. 0 skips the check.",
-            min=0,
-            max=10_000,
-        ),
-    ] = 0,
+    rebuild: Rebuild = False,
+    keywords: Keywords = None,
+    language: Language = None,
+    samples: Samples = 0,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:

@@ -13,31 +13,33 @@ from backline.cli.options import NO_FLAGS, AsJson, Flags, database_options
 from backline.cli.output import count, emit, out
 from backline.config import Settings
 
+File = Annotated[Path, typer.Argument(help=".jsonl, .ndjson, .csv (with a header) or .parquet.")]
+Table = Annotated[
+    str,
+    typer.Option(
+        "--table",
+        metavar="TABLE",
+        help="The table, as name or schema.name; created if it is missing.",
+        show_default=False,
+    ),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        metavar="FIELD",
+        show_default=False,
+        help="Field that identifies a record. Default: the table's primary key, or the file's "
+        "id, _id, key or uuid.",
+    ),
+]
+
 
 @database_options()
 def load(
-    file: Annotated[
-        Path, typer.Argument(help=".jsonl, .ndjson, .csv (with a header) or .parquet.")
-    ],
-    table: Annotated[
-        str,
-        typer.Option(
-            "--table",
-            metavar="TABLE",
-            help="The table, as name or schema.name; created if it is missing.",
-            show_default=False,
-        ),
-    ],
-    key: Annotated[
-        str | None,
-        typer.Option(
-            "--key",
-            metavar="FIELD",
-            show_default=False,
-            help="Field that identifies a record. Default: the table's primary key, or the file's "
-            "id, _id, key or uuid.",
-        ),
-    ] = None,
+    file: File,
+    table: Table,
+    key: Key = None,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:

@@ -90,9 +90,12 @@ def _openai_rows() -> list[dict[str, Any]]:
     ]
 
 
+Name = Annotated[str, typer.Argument(help="Name of a local model.")]
+
+
 @app.command("pull")
 def pull(
-    name: Annotated[str, typer.Argument(help="Name of a local model.")] = local.DEFAULT_MODEL,
+    name: Name = local.DEFAULT_MODEL,
     as_json: AsJson = False,
 ) -> None:
     """Download and check a local model's weights, so that later runs need no network."""
@@ -103,11 +106,15 @@ def pull(
         out.print(f"{name} is on this machine: {folder}", markup=False)
 
 
+Collection = Annotated[str, typer.Argument(help="The collection.")]
+ModelSpec = Annotated[str, typer.Argument(help="The model, as --model takes it.")]
+
+
 @app.command("use")
 @database_options()
 def use(
-    collection: Annotated[str, typer.Argument(help="The collection.")],
-    model: Annotated[str, typer.Argument(help="The model, as --model takes it.")],
+    collection: Collection,
+    model: ModelSpec,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:

@@ -16,23 +16,24 @@ from backline.cli.signals import stopping
 from backline.config import Settings
 from backline.reconcile import Reconciled, Reconciliation
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only report the drift; change nothing.")]
+After = Annotated[
+    str | None,
+    typer.Option(
+        "--after",
+        metavar="KEY",
+        help="Continue after this key, which a stopped reconciliation prints. Default: start "
+        "at the first row.",
+        show_default=False,
+    ),
+]
+
 
 @database_options()
 def reconcile(
     collection: CollectionName = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only report the drift; change nothing.")
-    ] = False,
-    after: Annotated[
-        str | None,
-        typer.Option(
-            "--after",
-            metavar="KEY",
-            help="Continue after this key, which a stopped reconciliation prints. Default: start "
-            "at the first row.",
-            show_default=False,
-        ),
-    ] = None,
+    dry_run: DryRun = False,
+    after: After = None,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:

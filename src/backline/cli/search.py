@@ -27,44 +27,48 @@ from backline.search import Mode, Query
 from backline.search.indexes import index_for_search
 from backline.types import SearchHit
 
+QueryText = Annotated[str, typer.Argument(help="The query, in plain words.")]
+Limit = Annotated[
+    int,
+    typer.Option("--limit", help="Largest number of hits.", min=1, max=library.LARGEST_PAGE),
+]
+Offset = Annotated[
+    int,
+    typer.Option("--offset", help="Skip this many hits, for the pages after the first.", min=0),
+]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        help="Only rows that meet this condition: \"category = 'mixing' and confidence >= 0.8 "
+        'and parameters.ratio > 3". Operators: = != < <= > >= in like ilike is null and or '
+        "not.",
+    ),
+]
+Weight = Annotated[
+    float,
+    typer.Option(
+        "--weight",
+        help="Weight of words against meaning in a hybrid search, 0 to 1. Raise it for part "
+        "numbers and names, lower it for vague questions.",
+        min=0,
+        max=1,
+    ),
+]
+
 
 @database_options(via=StoreTransport)
 def search(
-    query: Annotated[str, typer.Argument(help="The query, in plain words.")],
+    query: QueryText,
     collection: InCollection = None,
     mode: SearchMode = "hybrid",
-    limit: Annotated[
-        int,
-        typer.Option(
-            "--limit", help="Largest number of hits.", min=1, max=library.LARGEST_PAGE
-        ),
-    ] = 5,
-    offset: Annotated[
-        int,
-        typer.Option("--offset", help="Skip this many hits, for the pages after the first.", min=0),
-    ] = 0,
-    where: Annotated[
-        str | None,
-        typer.Option(
-            "--where",
-            help="Only rows that meet this condition: \"category = 'mixing' and confidence >= 0.8 "
-            'and parameters.ratio > 3". Operators: = != < <= > >= in like ilike is null and or '
-            "not.",
-        ),
-    ] = None,
-    weight: Annotated[
-        float,
-        typer.Option(
-            "--weight",
-            help="Weight of words against meaning in a hybrid search, 0 to 1. Raise it for part "
-            "numbers and names, lower it for vague questions.",
-            min=0,
-            max=1,
-        ),
-    ] = library.DEFAULT_WEIGHT,
+    limit: Limit = 5,
+    offset: Offset = 0,
+    where: Where = None,
+    weight: Weight = library.DEFAULT_WEIGHT,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
-) -> None:  # fmt: skip
+) -> None:
     """Find the rows that match a query, best first."""
     request = Query(query, mode_of(mode), limit, offset, where, weight, snippets=True)
     hits = asyncio.run(_search(config.load(**flags), collection, request))

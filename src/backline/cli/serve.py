@@ -19,42 +19,54 @@ from backline.postgres.store import Store
 
 CONNECTIONS: Final = 24
 
+Host = Annotated[
+    str | None,
+    typer.Option(
+        "--host",
+        metavar="ADDRESS",
+        show_default=False,
+        help="Address to listen on. Any other than this machine's own needs BACKLINE_API_KEY. "
+        "Default: 127.0.0.1, this machine only. Environment: BACKLINE_HOST.",
+    ),
+]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        "--port",
+        "-p",
+        metavar="N",
+        min=0,
+        max=65535,
+        show_default=False,
+        help="Port to listen on; 0 takes a free one. Default: 8000. Environment: BACKLINE_PORT.",
+    ),
+]
+NoWorker = Annotated[
+    bool,
+    typer.Option(
+        "--no-worker",
+        help="Do not embed edits. Use it when another process does, such as backline sync.",
+    ),
+]
+ProtectReads = Annotated[
+    bool | None,
+    typer.Option(
+        "--protect-reads",
+        show_default=False,
+        help="Require the API key for reads too. Environment: BACKLINE_PROTECT_READS.",
+    ),
+]
+
 
 @database_options()
 def serve(
-    host: Annotated[
-        str | None,
-        typer.Option(
-            "--host", metavar="ADDRESS", show_default=False,
-            help="Address to listen on. Any other than this machine's own needs BACKLINE_API_KEY. "
-            "Default: 127.0.0.1, this machine only. Environment: BACKLINE_HOST.",
-        ),
-    ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(
-            "--port", "-p", metavar="N", min=0, max=65535, show_default=False,
-            help="Port to listen on; 0 takes a free one. Default: 8000. Environment: "
-            "BACKLINE_PORT.",
-        ),
-    ] = None,
-    no_worker: Annotated[
-        bool,
-        typer.Option(
-            "--no-worker",
-            help="Do not embed edits. Use it when another process does, such as backline sync.",
-        ),
-    ] = False,
-    protect_reads: Annotated[
-        bool | None,
-        typer.Option(
-            "--protect-reads", show_default=False,
-            help="Require the API key for reads too. Environment: BACKLINE_PROTECT_READS.",
-        ),
-    ] = None,
+    host: Host = None,
+    port: Port = None,
+    no_worker: NoWorker = False,
+    protect_reads: ProtectReads = None,
     workers: Workers = None,
     flags: Flags = NO_FLAGS,
-) -> None:  # fmt: skip
+) -> None:
     """Serve the HTTP API, the WebSocket and the studio.
 
     Also embeds edits as they are committed, unless --no-worker is set.

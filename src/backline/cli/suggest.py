@@ -17,26 +17,33 @@ from backline.config import Settings
 from backline.search import Context, Suggestions
 from backline.search.indexes import index_for_search
 
+Prompt = Annotated[str, typer.Argument(help="The user's question, in plain words.")]
+ContextName = Annotated[
+    str | None,
+    typer.Option("--context", help="Category or topic of the question, such as mixing."),
+]
+Genre = Annotated[
+    str | None, typer.Option("--genre", help="Musical genre, such as techno or jazz.")
+]
+Tempo = Annotated[
+    float | None, typer.Option("--bpm", help="Tempo in beats per minute.", min=1, max=1000)
+]
+TrackType = Annotated[
+    str | None, typer.Option("--track-type", help="Kind of track, such as vocals or drums.")
+]
+Limit = Annotated[
+    int, typer.Option("--limit", help="Largest number of suggestions.", min=1, max=20)
+]
+
 
 @database_options()
 def suggest(
-    prompt: Annotated[str, typer.Argument(help="The user's question, in plain words.")],
-    context: Annotated[
-        str | None,
-        typer.Option("--context", help="Category or topic of the question, such as mixing."),
-    ] = None,
-    genre: Annotated[
-        str | None, typer.Option("--genre", help="Musical genre, such as techno or jazz.")
-    ] = None,
-    bpm: Annotated[
-        float | None, typer.Option("--bpm", help="Tempo in beats per minute.", min=1, max=1000)
-    ] = None,
-    track_type: Annotated[
-        str | None, typer.Option("--track-type", help="Kind of track, such as vocals or drums.")
-    ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", help="Largest number of suggestions.", min=1, max=20)
-    ] = 5,
+    prompt: Prompt,
+    context: ContextName = None,
+    genre: Genre = None,
+    bpm: Tempo = None,
+    track_type: TrackType = None,
+    limit: Limit = 5,
     collection: InCollection = None,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,

@@ -1,6 +1,6 @@
 """The interface to Postgres: fetch, execute, copy and transactions. It knows no domain.
 
-Driver errors are translated here, by their SQLSTATE and not by their text.
+It translates driver errors, by their SQLSTATE and not by their text.
 """
 
 from __future__ import annotations

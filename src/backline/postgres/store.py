@@ -127,11 +127,11 @@ class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
 
     async def claim_batch(
         self, collection: Collection, worker: int, run: int | None, after: str | None, limit: int,
-        known: Iterable[int] = (),
+        unfinished: Iterable[int] = (),
     ) -> LeasedBatch:  # fmt: skip
         """Scan the next `limit` rows after the key `after`, and lease those that are due.
 
-        `known` are the batch leases that the worker still works on; its other ones are ended.
+        `unfinished` are the batch leases that the worker still works on; its other ones are ended.
 
         Raises:
             ContentionError: another transaction held a due row for 200 ms. Call again.
@@ -139,7 +139,7 @@ class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
         """
         values = {
             "collection": collection.id, "worker": worker, "run": run, "after": after,
-            "limit": limit, "model": collection.model_id, "known": list(known),
+            "limit": limit, "model": collection.model_id, "unfinished": list(unfinished),
         }  # fmt: skip
         async with self.connector.transaction() as transaction:
             await transaction.execute(_ASYNCHRONOUS)
@@ -220,7 +220,7 @@ class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
     ) -> tuple[bool, str | None]:
         """Renew a lease for `seconds` and report the worker's `rate` in rows a second.
 
-        A worker with a session uses it here, so that a lost session is noticed.
+        A worker with a session sends it over that session, so that a lost session is noticed.
 
         Returns:
             Whether the lease was still held, and the state of the run.

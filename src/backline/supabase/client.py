@@ -32,8 +32,8 @@ class _Refused(Exception):  # noqa: N818  carries a response that is yet to be t
 class Project:
     """A Supabase project with one key, over the official client.
 
-    The client retries only reads, and hides the status of a response. Both happen here instead:
-    every function that is called may be called again.
+    The client retries only reads and hides the status of a response. This class does both: every
+    function that it calls may be called again.
     """
 
     def __init__(self, url: str, key: ApiKey) -> None:

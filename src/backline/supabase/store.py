@@ -1,8 +1,8 @@
-"""The store over PostgREST, for a Supabase project known by its URL and an API key.
+"""The store over PostgREST, for a Supabase project with a URL and an API key.
 
 Each verb calls a function in `public`, a thin wrapper over the SQL function that `Store` calls, so
-that both stores follow the same rules. A worker has no session here: it lives until its lease runs
-out, and renews the lease by heartbeats.
+that both stores follow the same rules. A worker has no session over PostgREST: it lives until its
+lease expires, and renews the lease by heartbeats.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
 
     async def claim_batch(
         self, collection: Collection, worker: int, run: int | None, after: str | None, limit: int,
-        known: Iterable[int] = (),
+        unfinished: Iterable[int] = (),
     ) -> LeasedBatch:  # fmt: skip
         """Scan the next rows after the key `after` and lease those that are due; see `Store`.
 
@@ -164,7 +164,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
         page = await self.project.call(
             "claim_batch", repeated="again", collection=collection.id, worker=worker, run=run,
             after=after, limit=limit, model=collection.model_id,
-            unfinished=list(known), again=again,
+            unfinished=list(unfinished), again=again,
         )  # fmt: skip
         del self._unanswered[worker]
         return LeasedBatch(page["scanned"], page["last_key"], list(_jobs(page)))

@@ -12,9 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from backline import errors
-from backline.embedders.base import Embedder
-from backline.types import Job, LongText, Vectors
+from backline.types import Job, Vectors
 from backline.worker import batching
 
 SMALLEST_MEAN: Final = 1e-6
@@ -103,29 +101,6 @@ class PendingText:
         # `isascii` is much cheaper than encoding every text a second time.
         size = len(self.text) if self.text.isascii() else len(self.text.encode("utf-8", "replace"))
         return batching.Item(self.tokens, size)
-
-
-def cut_to_fit(pending: Iterable[PendingText], embedder: Embedder, long_text: LongText) -> None:
-    """Truncate or split texts that are longer than the model reads, as the collection declares.
-
-    Blocks while it tokenizes: call it in a thread.
-    """
-    max_tokens = embedder.model.max_tokens
-    for each in pending:
-        if each.long and long_text == "truncate":
-            each.text, each.tokens = embedder.truncate(each.text), max_tokens
-        elif each.long and long_text == "average":
-            parts = batching.split_text(each.text, max_tokens, embedder.truncate)
-            each.split(parts, embedder.count_tokens(parts))
-
-
-def too_long(pending: PendingText, embedder: Embedder) -> errors.InputRejectedError:
-    """Return the error for a long text of a collection declared with `--long-text reject`."""
-    return errors.InputRejectedError(
-        f"The text has {pending.tokens:,} tokens, the model reads {embedder.model.max_tokens:,}, "
-        "and the collection is declared with --long-text reject. Shorten the text, or declare the "
-        "collection anew with --long-text truncate or average."
-    )
 
 
 class Backlog:

@@ -8,7 +8,8 @@ from typing import Protocol, TypeAlias
 
 from backline.embedders.base import Embedder
 from backline.types import Job, LongText, Model, Vectors
-from backline.worker.backlog import PendingText, Rejection, cut_to_fit, too_long
+from backline.worker import batching
+from backline.worker.backlog import PendingText, Rejection
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +85,28 @@ class EmbedBatches:
         return self._embedder.free
 
     def prepare(self, texts: Sequence[PendingText], long_text: LongText) -> None:
-        """Count tokens, and treat long texts as the collection declares."""
+        """Count tokens, and truncate, split or reject long texts as the collection declares."""
         tokens = self._embedder.count_tokens([each.text for each in texts])
         for each, count in zip(texts, tokens, strict=True):
-            each.tokens, each.long = count, count > self._embedder.model.max_tokens
-        long = [each for each in texts if each.long]
-        if long_text == "reject":
-            for each in long:
-                each.rejection = Rejection.of("too long", too_long(each, self._embedder))
-        else:
-            cut_to_fit(long, self._embedder, long_text)
+            each.tokens, each.long = count, count > self.model.max_tokens
+            if each.long:
+                self._prepare_long(each, long_text)
 
     async def handle(self, batch: Sequence[PendingText]) -> BatchResult:
         """Embed a batch with one call."""
         return EmbeddedBatch(await self._embedder.embed([each.text for each in batch]))
+
+    def _prepare_long(self, text: PendingText, long_text: LongText) -> None:
+        max_tokens = self.model.max_tokens
+        if long_text == "truncate":
+            text.text, text.tokens = self._embedder.truncate(text.text), max_tokens
+        elif long_text == "average":
+            parts = batching.split_text(text.text, max_tokens, self._embedder.truncate)
+            text.split(parts, self._embedder.count_tokens(parts))
+        else:
+            text.rejection = Rejection.of(
+                "too long",
+                f"The text has {text.tokens:,} tokens, the model reads {max_tokens:,}, and the "
+                "collection is declared with --long-text reject. Shorten the text, or declare the "
+                "collection anew with --long-text truncate or average.",
+            )

@@ -59,3 +59,22 @@ def test_the_overview_imports_no_command() -> None:
         "backline.cli", "backline.cli.commands", "backline.cli.entry", "backline.cli.output",
         "backline.cli.signals", "backline.errors",
     }  # fmt: skip
+
+
+LATE_IMPORTS = """
+import sys
+from backline.cli.commands import load
+for name in ("status", "verify", "search", "suggest", "index", "load", "add", "failures", "runs"):
+    load(name)
+import backline.embedders.local, backline.embedders.specs, backline.postgres.embedded
+import backline.supabase.store
+print("structlog" in sys.modules)
+"""
+
+
+def test_commands_without_a_worker_import_no_module_that_logs() -> None:
+    """The log is configured before a command runs, and only for modules imported by then."""
+    done = subprocess.run(
+        [sys.executable, "-c", LATE_IMPORTS], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"

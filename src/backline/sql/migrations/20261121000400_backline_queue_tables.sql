@@ -1,6 +1,6 @@
 -- Built by `make docs` from schema/tables/queue.sql. Edit that file instead.
 
--- Jobs, batch leases and dead letters.
+-- Jobs and batch leases.
 
 -- A job is one row that needs embedding. It is pending while worker_id is null, otherwise leased. There are
 -- no foreign keys, because their checks would cost more than the insert.
@@ -34,20 +34,5 @@ create table backline.batch_leases (
   leased_at     timestamptz not null default now()
 );
 
--- Dead letters: rows that failed permanently, with the provider's message.
-create table backline.failures (
-  collection_id int   not null,
-  key           text  collate "C" not null,
-  content_hash  bytea not null,
-  model_id      int   not null,
-  attempts      int   not null,
-  kind          text  not null,             -- rejected | unavailable | refused | …
-  error         text  not null,
-  run_id        bigint,
-  failed_at     timestamptz not null default now(),
-  primary key (key, collection_id)
-);
-
 alter table backline.jobs enable row level security;
 alter table backline.batch_leases enable row level security;
-alter table backline.failures enable row level security;

@@ -1,6 +1,7 @@
 -- Built by `make docs` from schema/functions/due.sql. Edit that file instead.
 
--- Which rows are due, and what each of them needs.
+-- Which rows are due, and what each of them needs. Scans and claims use this rule. An edit makes a row due in
+-- triggers.sql, if it changed the text.
 --
 -- The first functions return SQL text for other statements. A function that returned the value could not be
 -- inlined, because it has `set search_path`. In this text $1 is the collection, $4 its model, $5 its
