@@ -132,7 +132,7 @@ def test_project_without_migrations_is_named(
     bare_project: Project, provider: StandInProvider, tmp_path: Path
 ) -> None:
     message = Shell(bare_project, provider, tmp_path).run(*BACKFILL, code=2)
-    assert "no Backline functions" in message
+    assert "lacks the Backline functions" in message
     assert "supabase db push" in message
 
 
