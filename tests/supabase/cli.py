@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.supabase.stack import ROOT, Project, require
+from tests.supabase.processes import ROOT, require
+from tests.supabase.stack import Project
 
 
 @dataclass(frozen=True)

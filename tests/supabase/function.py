@@ -11,7 +11,9 @@ from typing import Final
 
 import httpx
 
-from tests.supabase.stack import Function, Project, free_port, require, running, wait_until
+from tests.supabase.gateway import Function
+from tests.supabase.processes import free_port, require, running, wait_until
+from tests.supabase.stack import Project
 
 FUNCTIONS: Final = Path(__file__).parents[2] / "supabase" / "functions"
 NAME: Final = "upsert-embeddings"

@@ -11,7 +11,8 @@ from typing import Final
 
 import httpx
 
-from tests.supabase.stack import Project, free_port, running, wait_until
+from tests.supabase.processes import free_port, running, wait_until
+from tests.supabase.stack import Project
 
 API_KEY: Final = "an-api-key"
 

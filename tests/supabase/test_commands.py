@@ -13,8 +13,9 @@ import pytest
 from tests.provider import StandInProvider
 from tests.supabase.function import function_running
 from tests.supabase.inline import InlineCli
+from tests.supabase.processes import RESPONSE_TIMEOUT_S
 from tests.supabase.shell import Shell
-from tests.supabase.stack import RESPONSE_TIMEOUT_S, Project
+from tests.supabase.stack import Project
 
 BACKFILL: Final = ("backfill", "notes", "--via", "rest")
 

@@ -24,7 +24,8 @@ from tests.supabase.function import (
     legacy_key,
     provider_variables,
 )
-from tests.supabase.stack import RESPONSE_TIMEOUT_S, Project, require
+from tests.supabase.processes import RESPONSE_TIMEOUT_S, require
+from tests.supabase.stack import Project
 from tests.supabase.world import edge_world, rest_world
 
 

@@ -14,7 +14,9 @@ import pytest
 from backline.sql import migrations
 from tests.supabase.cli import SupabaseCli
 from tests.supabase.inline import InlineCli as Cli
-from tests.supabase.stack import ROOT, Project, postgres_programs, postgres_running, server_folder
+from tests.supabase.processes import ROOT
+from tests.supabase.programs import postgres_programs, postgres_running, server_folder
+from tests.supabase.stack import Project
 
 VERSIONS = [migration.version for migration in migrations()]
 

@@ -20,7 +20,8 @@ import pytest
 from backline.postgres.connector import Connector
 from tests.provider import StandInProvider
 from tests.supabase.inline import InlineCli as Cli
-from tests.supabase.stack import Project, require
+from tests.supabase.processes import require
+from tests.supabase.stack import Project
 
 pytestmark = pytest.mark.usefixtures("pgbouncer")
 

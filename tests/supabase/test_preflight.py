@@ -15,8 +15,9 @@ import pytest
 
 from tests.provider import StandInProvider
 from tests.supabase.inline import InlineCli as Cli
+from tests.supabase.processes import RESPONSE_TIMEOUT_S
 from tests.supabase.server import API_KEY, server_running
-from tests.supabase.stack import RESPONSE_TIMEOUT_S, Project
+from tests.supabase.stack import Project
 
 MODEL = "openai/text-embedding-3-small@384"
 

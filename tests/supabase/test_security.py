@@ -15,7 +15,9 @@ import httpx
 import pytest
 
 from tests.supabase.inline import InlineCli as Cli
-from tests.supabase.stack import ROOT, Keys, Project, Stack
+from tests.supabase.keys import Keys
+from tests.supabase.processes import ROOT
+from tests.supabase.stack import Project, Stack
 
 # --- callers and requests -------------------------------------------------------------------------
 

@@ -14,7 +14,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.supabase.stack import RESPONSE_TIMEOUT_S, ROOT, Function, Project
+from tests.supabase.gateway import Function
+from tests.supabase.processes import RESPONSE_TIMEOUT_S, ROOT
+from tests.supabase.stack import Project
 
 ENTRY = "/rest/v1/music_knowledge?limit=1"
 

@@ -14,8 +14,9 @@ from backline.postgres.store import open_store
 from backline.verification import verify
 from tests.integration.harness import overpaid
 from tests.provider import StandInProvider
+from tests.supabase.processes import RESPONSE_TIMEOUT_S
 from tests.supabase.shell import Shell
-from tests.supabase.stack import RESPONSE_TIMEOUT_S, Project
+from tests.supabase.stack import Project
 from tests.transports.transport import STORES, TRANSPORTS, Transport, Variables
 
 

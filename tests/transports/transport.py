@@ -44,7 +44,7 @@ class Transport:
         connect: makes a world with a worker that uses the transport.
         wrong_key: a key that the other side refuses.
         unreachable: an address on which nothing listens.
-        refusal: the error of a row that a check constraint of the table refuses.
+        refusal: a pattern in the error of a row that a check constraint of the table refuses.
     """
 
     name: str
@@ -146,7 +146,7 @@ EDGE: Final = Transport(
         "does not answer",
         code=1,
     ),
-    refusal="Postgres refuses the row",
+    refusal="^Postgres refuses the row",
 )
 TRANSPORTS: Final = {transport.name: transport for transport in (POSTGRES, REST, API, EDGE)}
 # Transports that also read rows. The other two only embed and write them.
