@@ -27,9 +27,9 @@ Project
     .execute(sql, params)   executes as `postgres`, commits, returns the rows as tuples
     .wait_for_schema()      waits until PostgREST has read the present schema
 
-Programs (tests/supabase/processes.py): find("deno" | "supabase" | "postgrest" | "pgbouncer") returns
-the path of a program that `make tools` put into .tools, or None. require(...) skips the test if the
-program is missing, or fails it if NOTHING_SKIPPED is set, as .ci/run does.
+Programs (processes.py): find("deno" | "supabase" | "postgrest" | "pgbouncer") returns the path of a
+program that `make tools` put into .tools, or None. require(...) skips the test if the program is
+missing, or fails it if NOTHING_SKIPPED is set, as .ci/run does.
 
 Several stacks can run at once: each listens on free ports of 127.0.0.1 and has its own temporary
 folder. Its processes end with the session, even if the test process is killed.

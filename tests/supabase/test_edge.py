@@ -210,21 +210,6 @@ async def test_lost_response_of_postgrest_is_requested_again(
 # --- the worker that calls the function -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [429, 503, 546])
-async def test_failing_function_costs_no_row_and_no_second_embedding(
-    project: Project, provider: StandInProvider, function: str, status: int
-) -> None:
-    async with edge_world(project, provider) as world:
-        await world.insert(*(f"note number {n}" for n in range(100)))
-        path = f"/functions/v1/{NAME}"
-        project.gateway.fail_next(status, path=path, times=3, headers={"Retry-After": "0.3"})
-        project.gateway.cut_next(path=path, times=2, after=True)
-        report = await world.fill()
-        assert (report.embedded, report.failed) == (100, 0)
-        await world.check_complete()
-        assert overpaid(provider) == Counter()
-
-
 async def test_function_on_another_database_is_detected(
     project: Project, provider: StandInProvider, function: str
 ) -> None:

@@ -114,21 +114,6 @@ async def test_error_of_a_trigger_is_the_error_of_the_dead_letter(project: Proje
 # --- faults ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [429, 503])
-async def test_failing_gateway_costs_no_row_and_no_second_embedding(
-    project: Project, provider: StandInProvider, status: int
-) -> None:
-    async with rest_world(project, provider) as world:
-        await world.insert(*texts(300))
-        await clear_queue(world)
-        for verb in ("claim_batch", "complete", "complete", "heartbeat", "coverage", "start_run"):
-            project.gateway.fail_next(status, path=RPC + verb, headers={"Retry-After": "0.2"})
-        report = await world.fill()
-        assert (report.embedded, report.failed, report.complete) == (300, 0, True)
-        await world.check_complete()
-        assert overpaid(provider) == Counter()
-
-
 @pytest.mark.parametrize(
     "verb",
     ["start_run", "register_worker", "claim", "claim_batch", "complete", "fail", "finish_run"],

@@ -13,6 +13,7 @@ from backline import search
 from backline.verification import verify
 from tests.integration.harness import World, overpaid, running
 from tests.provider import StandInProvider
+from tests.supabase.stack import Project
 from tests.transports.transport import STORES, Transport
 
 AWKWARD = [
@@ -84,6 +85,24 @@ async def test_provider_faults_are_waited_out_and_fail_no_row(
     provider.fail_next(503, times=2)
     report = await world.fill()
     assert (report.embedded, report.failed) == (100, 0)
+    await world.check_complete()
+    assert overpaid(provider) == Counter()
+
+
+@pytest.mark.parametrize(
+    ("transport", "status"),
+    [("rest", 429), ("rest", 503), ("edge", 429), ("edge", 503), ("edge", 546)],
+    indirect=["transport"],
+)
+async def test_failing_gateway_fails_no_row_and_costs_no_second_embedding(
+    world: World, project: Project, provider: StandInProvider, transport: Transport, status: int
+) -> None:
+    await world.insert(*numbered(200))
+    await world.sql("delete from backline.jobs")  # so that a scan claims the rows in batches
+    assert transport.interrupt is not None
+    transport.interrupt(project.gateway, status)
+    report = await world.fill()
+    assert (report.embedded, report.failed, report.complete) == (200, 0, True)
     await world.check_complete()
     assert overpaid(provider) == Counter()
 

@@ -14,7 +14,8 @@ from typing import Final, TypeAlias
 
 from tests.integration.harness import World
 from tests.provider import StandInProvider
-from tests.supabase.function import function_running, provider_variables
+from tests.supabase.function import NAME, function_running, provider_variables
+from tests.supabase.gateway import Gateway
 from tests.supabase.server import API_KEY, server_running
 from tests.supabase.stack import Project
 from tests.supabase.world import api_world, edge_world, postgres_world, rest_world
@@ -44,6 +45,8 @@ class Transport:
         connect: makes a world with a worker that uses the transport.
         wrong_key: a key that the other side refuses.
         unreachable: an address on which nothing listens.
+        interrupt: makes the gateway fail requests of a backfill with a status, if the transport
+            uses the gateway.
         refusal: a pattern in the error of a row that a check constraint of the table refuses.
     """
 
@@ -53,6 +56,7 @@ class Transport:
     wrong_key: Fault
     unreachable: Fault
     refusal: str
+    interrupt: Callable[[Gateway, int], None] | None = None
 
     @asynccontextmanager
     async def world(self, project: Project, provider: StandInProvider) -> AsyncIterator[World]:
@@ -88,6 +92,22 @@ def _function(project: Project, provider: StandInProvider) -> Iterator[Variables
         yield {}
 
 
+# --- interrupting ---------------------------------------------------------------------------------
+
+RETRY_AFTER: Final = {"Retry-After": "0.2"}
+
+
+def _interrupt_postgrest(gateway: Gateway, status: int) -> None:
+    for verb in ("claim_batch", "complete", "complete", "heartbeat", "coverage", "start_run"):
+        gateway.fail_next(status, path=f"/rest/v1/rpc/backline_{verb}", headers=RETRY_AFTER)
+
+
+def _interrupt_function(gateway: Gateway, status: int) -> None:
+    path = f"/functions/v1/{NAME}"
+    gateway.fail_next(status, path=path, times=3, headers=RETRY_AFTER)
+    gateway.cut_next(path=path, times=2, after=True)
+
+
 # --- the transports -------------------------------------------------------------------------------
 
 POSTGRES: Final = Transport(
@@ -114,6 +134,7 @@ REST: Final = Transport(
     ),
     unreachable=Fault(lambda _: {"SUPABASE_URL": NOTHING_LISTENS}, "cannot be reached"),
     refusal="notes_check",
+    interrupt=_interrupt_postgrest,
 )
 API: Final = Transport(
     "api",
@@ -147,6 +168,7 @@ EDGE: Final = Transport(
         code=1,
     ),
     refusal="^Postgres refuses the row",
+    interrupt=_interrupt_function,
 )
 TRANSPORTS: Final = {transport.name: transport for transport in (POSTGRES, REST, API, EDGE)}
 # Transports that also read rows. The other two only embed and write them.
