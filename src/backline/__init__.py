@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from backline.collections import check
     from backline.embedders.base import Embedder
     from backline.embedders.limiter import Limiter
-    from backline.embedders.specs import EmbedderOptions, open_embedder
+    from backline.embedders.providers import EmbedderOptions, open_embedder
     from backline.errors import BacklineError
     from backline.estimation import Preview, estimate
     from backline.loading import Loaded, load
@@ -89,7 +89,7 @@ _NAMES_BY_MODULE: Final = {
     "backline.backfill": ("Backfill", "BackfillReport"),
     "backline.collections": ("check",),
     "backline.embedders.base": ("Embedder",),
-    "backline.embedders.specs": ("EmbedderOptions", "open_embedder"),
+    "backline.embedders.providers": ("EmbedderOptions", "open_embedder"),
     "backline.errors": ("BacklineError",),
     "backline.embedders.limiter": ("Limiter",),
     "backline.loading": ("Loaded", "load"),

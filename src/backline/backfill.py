@@ -19,7 +19,7 @@ from backline.embedders.limiter import Limiter
 from backline.search.indexes import ROWS_WORTH_AN_INDEX, ensure_vectors
 from backline.store import JobStore
 from backline.types import Collection, Coverage, RunRecord
-from backline.worker.handler import BatchHandler, EmbedBatches
+from backline.worker.batch_handler import BatchHandler, EmbedBatches
 from backline.worker.options import WorkerOptions
 from backline.worker.retry import retry_while_unavailable
 from backline.worker.scan import TableScan

@@ -14,7 +14,7 @@ from backline.embedders.base import Embedder
 from backline.embedders.limiter import Limiter
 from backline.postgres.store import Store
 from backline.types import Collection
-from backline.worker.handler import EmbedBatches
+from backline.worker.batch_handler import EmbedBatches
 from backline.worker.options import WorkerOptions
 from backline.worker.tasks import beside
 from backline.worker.worker import Worker

@@ -1,6 +1,6 @@
-"""The path from settings to a store, an embedder and a worker, in that order.
+"""Turn settings into a store, an embedder and the parts of a worker, in that order.
 
-The command line and the server both start here. Modules that only some settings need (numpy,
+The command line and the server call these functions. Modules that only some settings need (numpy,
 httpx, the embedders) are imported in the functions that use them: `backline status` needs none.
 """
 
@@ -20,20 +20,20 @@ from backline.worker.options import LARGEST_CLAIM, WorkerOptions
 if TYPE_CHECKING:
     from backline.config import Settings
     from backline.embedders.base import Embedder
-    from backline.embedders.specs import EmbedderOptions
+    from backline.embedders.providers import EmbedderOptions, EmbedderSpec
     from backline.postgres.store import Store
     from backline.store import JobStore
     from backline.supabase.keys import Access, ApiKey
     from backline.types import Collection, Model
-    from backline.worker.handler import BatchHandler
+    from backline.worker.batch_handler import BatchHandler
     from backline.worker.remote import Target
 
 Say = Callable[[str], None]
 
 NEEDS_CONNECTION: Final = (
-    "This command needs a connection to Postgres, and {} works without one. Set DATABASE_URL to "
-    "the connection string (Supabase's dashboard, Connect), or BACKLINE_VIA=postgres for the "
-    "embedded Postgres."
+    "This command needs a connection to Postgres, which {} does not use. Set DATABASE_URL to the "
+    "connection string (Supabase's dashboard, Connect), or BACKLINE_VIA=postgres for the embedded "
+    "Postgres."
 )
 
 
@@ -48,7 +48,7 @@ def transport_of(settings: Settings) -> str:
 def rows_in_project(settings: Settings) -> bool:
     """Return whether the rows are reached over the API of a Supabase project.
 
-    A database URL wins over the project: `--via edge` with both reads and claims over Postgres.
+    A database URL takes precedence: with both set, `--via edge` reads and claims over Postgres.
     """
     if settings.database_url is not None or settings.via == "postgres":
         return False
@@ -158,7 +158,7 @@ def _project_url(settings: Settings) -> str:
 
 async def resolve_model(settings: Settings, spec: str) -> Model:
     """Return the model that `spec` names, opening the embedder only to learn its dimensions."""
-    from backline.embedders.specs import describe, open_embedder
+    from backline.embedders.providers import describe, open_embedder
 
     model = describe(spec)
     if model is not None:
@@ -187,7 +187,7 @@ async def open_for(settings: Settings, model: Model, say: Say) -> tuple[Embedder
 
     Downloads missing weights and reports the download to `say`. The caller closes the embedder.
     """
-    from backline.embedders.specs import open_embedder
+    from backline.embedders.providers import open_embedder
 
     limiter = limiter_for(settings, model)
     spec = spec_of(settings, model)
@@ -204,39 +204,21 @@ def _pull(name: str, say: Say) -> None:
         local.pull(name, progress=say)
 
 
-def spec_of(settings: Settings, model: Model) -> str:
-    """Return the text that names the model, as `--model` takes it.
+def spec_of(settings: Settings, model: Model) -> EmbedderSpec:
+    """Return the specification that opens `model` with these settings.
 
     Raises:
-        ConfigurationError: the model is a folder, and the settings do not name the folder.
+        ConfigurationError: the model is from a folder, and the settings do not name the folder.
 
     """
-    if model.provider == "hash":
-        return f"hash@{model.dimensions}"
-    if model.provider == "openai":
-        return f"openai/{model.name}@{model.dimensions}"
-    if model.provider == "supabase":
-        return f"supabase/{model.name}"
-    if model.name in local_models():
-        return f"local/{model.name}"
-    if settings.local_model_folder is None:
-        raise errors.ConfigurationError(
-            f"{model.provider}/{model.name} is a model folder of your own. Name the folder on this "
-            "machine: BACKLINE_LOCAL_MODEL_FOLDER=/path/to/folder."
-        )
-    return f"local:{settings.local_model_folder}"
+    from backline.embedders import providers
 
-
-def local_models() -> list[str]:
-    """Return the names of the local models in the catalog."""
-    from backline.embedders.local.catalog import MODELS
-
-    return list(MODELS)
+    return providers.spec_of(model, settings.local_model_folder)
 
 
 def embedder_options(settings: Settings, limiter: Limiter | None = None) -> EmbedderOptions:
     """Return how to reach a provider; rate limits in its responses go to `limiter`."""
-    from backline.embedders.specs import EmbedderOptions
+    from backline.embedders.providers import EmbedderOptions
 
     return EmbedderOptions(
         openai_api_key=settings.openai_api_key,
@@ -258,16 +240,18 @@ def limiter_for(settings: Settings, model: Model) -> Limiter:
 
 
 def concurrency(settings: Settings, model: Model) -> int:
-    """Return the concurrent requests: a provider waits on the network, a local model on the CPU."""
+    """Return the number of concurrent calls: 8 to a server, 2 to a model on this machine."""
+    from backline.embedders.providers import waits_on_network
+
     if settings.workers is not None:
         return settings.workers
-    return 8 if model.provider == "openai" else 2
+    return 8 if waits_on_network(model) else 2
 
 
 # --- worker ---------------------------------------------------------------------------------------
 
-# A local model rejects no text and packs several thousand tokens well: batches of 50 texts with 12
-# tokens each took 15 % more processor time.
+# A local model never rejects a text, and computes large batches faster: with 50 texts of 12 tokens
+# per call, it took 15 % more processor time.
 LOCAL_BATCH_SIZE: Final = 512
 LOCAL_BUDGET: Final = Budget(max_tokens=8_192)
 
@@ -287,7 +271,7 @@ async def worker_parts(
 ) -> AsyncIterator[WorkerParts]:
     """Open the embedder on this machine, or connect to the remote service that embeds.
 
-    A worker of the result stops after `limit` rows.
+    A worker with these options stops after `limit` rows.
 
     Raises:
         ConfigurationError, EmbedderError: embedding is not possible; nothing was spent.
@@ -295,7 +279,7 @@ async def worker_parts(
     """
     options = worker_options(settings, collection.model, limit)
     if settings.via in ("postgres", "rest"):
-        from backline.worker.handler import EmbedBatches
+        from backline.worker.batch_handler import EmbedBatches
 
         async with embedder_for(settings, collection.model, say) as (embedder, limiter):
             yield WorkerParts(EmbedBatches(embedder), limiter, options)
@@ -315,20 +299,22 @@ async def worker_parts(
 
 def worker_options(settings: Settings, model: Model, limit: int | None = None) -> WorkerOptions:
     """Return a worker's options for collections of `model`."""
+    from backline.embedders.providers import waits_on_network
+
     return WorkerOptions(
         batch_size=batch_size(settings, model),
         concurrency=concurrency(settings, model),
         lease=settings.lease_seconds,
         give_up_after=settings.give_up_after,
         max_rows=limit,
-        ahead=0 if model.provider == "openai" else LARGEST_CLAIM,
+        ahead=0 if waits_on_network(model) else LARGEST_CLAIM,
         cache_bytes=settings.cache_megabytes << 20,
         budget=LOCAL_BUDGET if model.provider == "local" else Budget(),
     )
 
 
 def batch_size(settings: Settings, model: Model) -> int:
-    """Return the texts per call: the setting, or the larger default of a local model."""
+    """Return how many texts one call embeds: the setting, or a local model's larger default."""
     if model.provider == "local" and "batch_size" not in settings.model_fields_set:
         return LOCAL_BATCH_SIZE
     return settings.batch_size

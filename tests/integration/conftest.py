@@ -1,4 +1,4 @@
-"""The fixture that the engine's tests share."""
+"""The fixture shared by the integration tests."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ from backline.postgres.store import Store
 
 @pytest.fixture
 async def world(store: Store, provider: StandInProvider) -> AsyncIterator[World]:
-    """An empty collection `notes` whose vectors the stand-in provider makes."""
+    """An empty collection `notes`, embedded by the stand-in provider."""
     async with make_world(store, provider) as world:
         yield world

@@ -1,4 +1,4 @@
-"""A provider that answers 500 whenever a certain word is in the batch."""
+"""A provider that fails every batch with a certain word in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from tests.provider.http import Answer
 
 
 class PoisonousProvider(StandInProvider):
+    """Responds with status 500 if any text of the request contains `word`."""
+
     def __init__(self, word: str) -> None:
         super().__init__()
         self._word = word

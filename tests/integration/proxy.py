@@ -1,4 +1,4 @@
-"""A relay in front of Postgres that can cut connections after so many bytes."""
+"""A proxy in front of Postgres that cuts connections after a number of bytes."""
 
 from __future__ import annotations
 
@@ -13,67 +13,54 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 
 @dataclass
-class Relay:
-    """Cuts the next `cuts` connections once `after` bytes have gone to the server."""
+class FaultProxy:
+    """Forwards connections from the socket in `url` to that of the server.
+
+    Attributes:
+        after: bytes to the server after which a connection is cut.
+        cuts: how many of the next connections are cut.
+    """
 
     url: str
+    server: str
     after: int = 0
     cuts: int = 0
-    made: int = 0
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    connections: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def close_session(self) -> None:
-        """Cut every connection that there is."""
-        for task in self.tasks:
-            task.cancel()
+    def cut_all(self) -> None:
+        """Cut every open connection."""
+        for connection in self.connections:
+            connection.cancel()
 
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward a new connection in a task."""
+        connection = asyncio.ensure_future(self._forward(reader, writer))
+        self.connections.add(connection)
+        connection.add_done_callback(self.connections.discard)
 
-@asynccontextmanager
-async def relay(url: str, *, port: int = 5432) -> AsyncIterator[Relay]:
-    """A Unix socket of that port that leads to the server of `url`."""
-    parts = conninfo_to_dict(url)
-    server = f"{parts['host']}/.s.PGSQL.5432"
-    with tempfile.TemporaryDirectory(prefix="relay-") as folder:
-        made = Relay(make_conninfo(url, host=folder, port=port))
-
-        async def connected(
-            from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter
-        ) -> None:
-            from_server, to_server = await asyncio.open_unix_connection(server)
-            made.made += 1
-            limit = made.after if made.cuts > 0 else None
-            made.cuts -= limit is not None
-            pumps = [
-                asyncio.create_task(pump(from_client, to_server, limit)),
-                asyncio.create_task(pump(from_server, to_client, None)),
-            ]
-            try:
-                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for each in pumps:
-                    each.cancel()
-                to_client.transport.abort()
-                to_server.transport.abort()
-
-        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.ensure_future(connected(reader, writer))
-            made.tasks.add(task)
-            task.add_done_callback(made.tasks.discard)
-
-        listener = await asyncio.start_unix_server(accept, Path(folder) / f".s.PGSQL.{port}")
+    async def _forward(
+        self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter
+    ) -> None:
+        from_server, to_server = await asyncio.open_unix_connection(self.server)
+        limit = self.after if self.cuts > 0 else None
+        self.cuts -= limit is not None
+        pumps = [
+            asyncio.create_task(_pump(from_client, to_server, limit)),
+            asyncio.create_task(_pump(from_server, to_client, None)),
+        ]
         try:
-            yield made
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            listener.close()
-            for task in made.tasks:
-                task.cancel()
-            await asyncio.gather(*made.tasks, return_exceptions=True)
+            for pump in pumps:
+                pump.cancel()
+            to_client.transport.abort()
+            to_server.transport.abort()
 
 
-async def pump(
+async def _pump(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int | None
 ) -> None:
-    """Pass bytes on until the end, or until `limit` of them have passed."""
+    """Copy bytes until the end of the stream, or until `limit` of them have passed."""
     passed = 0
     with suppress(ConnectionError):
         while chunk := await reader.read(4096):
@@ -84,3 +71,20 @@ async def pump(
             passed += len(chunk)
             writer.write(chunk)
             await writer.drain()
+
+
+@asynccontextmanager
+async def fault_proxy(url: str, *, port: int = 5432) -> AsyncIterator[FaultProxy]:
+    """Listen on a Unix socket of that port, in front of the server of `url`."""
+    parts = conninfo_to_dict(url)
+    with tempfile.TemporaryDirectory(prefix="proxy-") as folder:
+        proxy = FaultProxy(
+            make_conninfo(url, host=folder, port=port), f"{parts['host']}/.s.PGSQL.5432"
+        )
+        listener = await asyncio.start_unix_server(proxy.accept, Path(folder) / f".s.PGSQL.{port}")
+        try:
+            yield proxy
+        finally:
+            listener.close()
+            proxy.cut_all()
+            await asyncio.gather(*proxy.connections, return_exceptions=True)

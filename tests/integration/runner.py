@@ -1,10 +1,10 @@
-"""A worker as a process of its own, which tests may kill at any step.
+"""A worker in a process that tests can kill at any step.
 
     python -m tests.integration.runner backfill URL PROVIDER [--pause NAME:WHEN] [--skew SECONDS]
 
-NAME is a statement of queries.sql; WHEN is `before` it is sent, or `after` it was answered, which
-for a statement in a transaction is before the commit. The process says "paused" and stands still
-there, so that whoever kills it knows where it was. Otherwise it prints its report.
+NAME is a statement of queries.sql. WHEN is `before` it is sent, or `after` its result has arrived,
+which for a statement in a transaction is before the commit. There the process prints "paused" and
+blocks, so that the test knows which step it kills. Otherwise the process prints its report.
 """
 
 from __future__ import annotations
@@ -27,39 +27,21 @@ from backline.sql import query
 from backline.sync import Sync
 
 
-def pause_at(name: str, when: str) -> None:
-    """Stand still for ever around one statement."""
-    for verb in ("fetch", "fetch_tuples", "execute"):
-        original = getattr(Transaction, verb)
-        setattr(Transaction, verb, _pausing(original, query(name), when))
-
-
-def _pausing(
-    original: Callable[..., Awaitable[Any]], statement: str, when: str
-) -> Callable[..., Awaitable[Any]]:
-    async def pausing(self: Transaction, given: Any, *rest: Any) -> Any:
-        if given == statement and when == "before":
-            await _stand_still()
-        answer = await original(self, given, *rest)
-        if given == statement and when == "after":
-            await _stand_still()
-        return answer
-
-    return pausing
-
-
-async def _stand_still() -> None:
-    print("paused", flush=True)
-    await asyncio.Event().wait()
-
-
-def skew(seconds: float) -> None:
-    """The clock of this process is wrong by so much."""
-    real = time.time
-    time.time = lambda: real() + seconds
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("mode", choices=["backfill", "sync"])
+    parser.add_argument("url")
+    parser.add_argument("provider")
+    parser.add_argument("--pause", default="")
+    parser.add_argument("--skew", type=float, default=0.0)
+    return parser.parse_args()
 
 
 async def main(options: argparse.Namespace) -> None:
+    if options.pause:
+        pause_at(*options.pause.split(":"))
+    if options.skew:
+        skew_clock(options.skew)
     embedder = OpenAIEmbedder(
         "text-embedding-3-small", DIMENSIONS, base_url=options.provider, api_key="sk-stand-in"
     )
@@ -75,16 +57,37 @@ async def main(options: argparse.Namespace) -> None:
     await embedder.aclose()
 
 
+def pause_at(name: str, when: str) -> None:
+    """Block forever before or after the statement `name`."""
+    for verb in ("fetch", "fetch_tuples", "execute"):
+        original = getattr(Transaction, verb)
+        setattr(Transaction, verb, _pausing(original, query(name), when))
+
+
+def _pausing(
+    original: Callable[..., Awaitable[Any]], target: str, when: str
+) -> Callable[..., Awaitable[Any]]:
+    async def pausing(self: Transaction, statement: Any, *rest: Any) -> Any:
+        if statement == target and when == "before":
+            await _block()
+        result = await original(self, statement, *rest)
+        if statement == target and when == "after":
+            await _block()
+        return result
+
+    return pausing
+
+
+async def _block() -> None:
+    print("paused", flush=True)
+    await asyncio.Event().wait()
+
+
+def skew_clock(seconds: float) -> None:
+    """Shift the clock of this process."""
+    real = time.time
+    time.time = lambda: real() + seconds
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("mode", choices=["backfill", "sync"])
-    parser.add_argument("url")
-    parser.add_argument("provider")
-    parser.add_argument("--pause", default="")
-    parser.add_argument("--skew", type=float, default=0.0)
-    given = parser.parse_args()
-    if given.pause:
-        pause_at(*given.pause.split(":"))
-    if given.skew:
-        skew(given.skew)
-    sys.exit(asyncio.run(main(given)))
+    sys.exit(asyncio.run(main(parse_arguments())))

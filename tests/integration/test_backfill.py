@@ -1,26 +1,23 @@
-"""The main job: fill, and prove it."""
+"""A backfill embeds every row, and its report matches the table."""
 
 from __future__ import annotations
 
 import pytest
-from tests.integration.harness import World, make_world, overpaid
+from tests.integration.harness import World, overpaid, texts
 from tests.provider import StandInProvider
 
-from backline.postgres.store import Store
+
+async def test_backfill_embeds_every_row_once(world: World, provider: StandInProvider) -> None:
+    await world.insert(*texts(120), None, "", "  \n")
+    report = await world.fill()
+    assert report.complete
+    assert (report.coverage.rows, report.embedded, report.coverage.blank) == (123, 120, 3)
+    await world.check_complete()
+    assert overpaid(provider) == {}
 
 
-async def test_fills_everything(store: Store, provider: StandInProvider) -> None:
-    async with make_world(store, provider) as world:
-        await world.insert(*(f"text {n}" for n in range(120)), None, "", "  \n")
-        report = await world.fill()
-        assert report.complete
-        assert (report.coverage.rows, report.embedded, report.coverage.blank) == (123, 120, 3)
-        await world.check_complete()
-        assert overpaid(provider) == {}
-
-
-async def test_what_the_walk_bears_out_is_not_counted_again(world: World) -> None:
-    """At ten million rows the count takes minutes."""
+async def test_backfill_skips_the_recount_when_scan_and_counters_agree(world: World) -> None:
+    """At ten million rows a recount takes minutes."""
     await world.insert("one", "two", "")
     await world.sql(
         "create or replace function backline.recount(p_collection int, p_correct boolean default "
@@ -31,7 +28,7 @@ async def test_what_the_walk_bears_out_is_not_counted_again(world: World) -> Non
 
 
 @pytest.mark.parametrize("measure", ["rows", "embedded", "pending", "failed"])
-async def test_a_ledger_that_the_walk_does_not_bear_out_is_set_right(
+async def test_backfill_corrects_counters_that_differ_from_the_scan(
     world: World, measure: str
 ) -> None:
     await world.insert("one", "two")

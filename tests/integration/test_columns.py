@@ -1,4 +1,4 @@
-"""Tables as people make them: odd names, all kinds of keys, all kinds of columns."""
+"""Backline works with unusual names, with every type of key and with every type of column."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from backline.embedders.hash import HashEmbedder
 from backline.postgres.store import Store
 from backline.verification import verify
 
-KEYS = {
+KEYS_BY_TYPE = {
     "bigint": ["1", "-7", "9007199254740993"],
     "smallint": ["1", "-7", "32767"],
     "text": ["a", "A", " padded ", "", "it's", 'say "hi"', "100 %s %%", "$1 $$", "ключ", "a\nb"],
@@ -31,62 +31,62 @@ KEYS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", KEYS)
-async def test_every_kind_of_key(store: Store, kind: str) -> None:
-    ddl = f"create table notes (id {kind} primary key, body text)"
-    async with make_world(store, ddl=ddl) as w:
-        for n, key in enumerate(KEYS[kind]):
-            await w.sql(
-                f"insert into notes values (%s::{kind.partition(' collate')[0]}, %s)",
+@pytest.mark.parametrize("key_type", KEYS_BY_TYPE)
+async def test_keys_of_every_type_are_followed(store: Store, key_type: str) -> None:
+    ddl = f"create table notes (id {key_type} primary key, body text)"
+    async with make_world(store, ddl=ddl) as world:
+        for n, key in enumerate(KEYS_BY_TYPE[key_type]):
+            await world.sql(
+                f"insert into notes values (%s::{key_type.partition(' collate')[0]}, %s)",
                 key,
                 f"text {n}",
             )
-        report = await w.fill()
-        assert report.embedded == len(KEYS[kind])
-        await w.check_complete()
-        await w.sql("update notes set body = body || ' again'")
-        await w.sql("delete from notes where body = 'text 0 again'")
-        await w.check_sound()
-        await w.sql("delete from backline.stamps")  # found by the walk
-        await w.store.recount(w.collection.id)
-        await w.fill()
-        await w.check_complete()
+        report = await world.fill()
+        assert report.embedded == len(KEYS_BY_TYPE[key_type])
+        await world.check_complete()
+        await world.sql("update notes set body = body || ' again'")
+        await world.sql("delete from notes where body = 'text 0 again'")
+        await world.check_consistent()
+        await world.sql("delete from backline.stamps")  # so that the scan finds the rows
+        await world.store.recount(world.collection.id)
+        await world.fill()
+        await world.check_complete()
 
 
-async def test_an_enumerated_key_of_another_schema(store: Store) -> None:
+async def test_key_may_be_an_enum_of_another_schema(store: Store) -> None:
     ddl = """
     create schema shop; create type shop."Size" as enum ('small', 'large');
     create domain shop.name as text check (value <> '');
     create table notes (id shop."Size" primary key, body shop.name);
     insert into notes values ('small', 'text 1'), ('large', 'text 2')
     """
-    async with make_world(store, ddl=ddl) as w:
-        await w.fill()
-        await w.check_complete()
+    async with make_world(store, ddl=ddl) as world:
+        await world.fill()
+        await world.check_complete()
 
 
-async def test_keys_that_are_equal_and_read_differently(store: Store) -> None:
-    """numeric 1.0 and 1.00 are one key in two spellings: the row is known by the new one."""
+async def test_change_of_a_key_to_an_equal_value_renames_the_row(store: Store) -> None:
+    """The numerics 1.0 and 1.00 are equal but differ as text; the row takes the new text."""
     ddl = "create table notes (id numeric primary key, body text)"
-    async with make_world(store, ddl=ddl) as w:
-        await w.sql("insert into notes values (1.0, 'text')")
-        await w.fill()
-        await w.sql("update notes set id = 1.00")
-        await w.check_sound()
-        await w.fill()
-        await w.check_complete()
+    async with make_world(store, ddl=ddl) as world:
+        await world.sql("insert into notes values (1.0, 'text')")
+        await world.fill()
+        await world.sql("update notes set id = 1.00")
+        await world.check_consistent()
+        await world.fill()
+        await world.check_complete()
 
 
-ODD_NAMES = [
+UNUSUAL_NAMES = [
     "order", "user", "MixedCase", "with space", 'with "quotes"', "it's", "100%", "%s", "%1$I",
     "$1", "$q$", "c{d", "semi;colon", "-- comment", "ünïcödé", "r", "s", "key", "content",
     "new_rows", "embedding_", "i", "f", "hash", "position",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ODD_NAMES)
-async def test_odd_names_of_everything(store: Store, name: str) -> None:
-    """Schema, table, key, text and vector columns all have the odd name, as far as they can."""
+@pytest.mark.parametrize("name", UNUSUAL_NAMES)
+async def test_unusual_identifiers_are_quoted(store: Store, name: str) -> None:
+    """Schema, table, key, text and vector columns all have names made from the identifier."""
     quoted = sql.Identifier(name).as_string()
     other = sql.Identifier(name + "2").as_string()
     column = name + "3"
@@ -97,24 +97,24 @@ async def test_odd_names_of_everything(store: Store, name: str) -> None:
     """
     embedder = HashEmbedder(4)
     async with make_world(store, ddl=ddl, embedder=embedder, table=f"{quoted}.{quoted}",
-                     template=template, column=column) as w:  # fmt: skip
+                     template=template, column=column) as world:  # fmt: skip
         table = f"{quoted}.{quoted}"
-        await w.sql(f"insert into {table} values (1, 'one'), (2, 'two'), (3, '')")
-        await w.fill()
-        await w.sql(f"update {table} set views = views + 1")
-        assert await w.jobs() == {}
-        await w.sql(f"update {table} set {other} = 'ONE' where {quoted} = 1")
-        assert list(await w.jobs()) == ["1"]
-        await w.sql(f"delete from {table} where {quoted} = 2")
-        await w.fill()
-        checked = await verify(store, w.collection)
+        await world.sql(f"insert into {table} values (1, 'one'), (2, 'two'), (3, '')")
+        await world.fill()
+        await world.sql(f"update {table} set views = views + 1")
+        assert await world.jobs() == {}
+        await world.sql(f"update {table} set {other} = 'ONE' where {quoted} = 1")
+        assert list(await world.jobs()) == ["1"]
+        await world.sql(f"delete from {table} where {quoted} = 2")
+        await world.fill()
+        checked = await verify(store, world.collection)
         assert (checked.rows, checked.embedded, checked.blank) == (2, 1, 1)
         assert checked.passed
-        await store.drop_collection(w.collection, drop_column=True)
-        await w.sql(f"update {table} set {other} = 'free'")
+        await store.drop_collection(world.collection, drop_column=True)
+        await world.sql(f"update {table} set {other} = 'no trigger is left'")
 
 
-TEMPLATES: list[tuple[str, dict[str, Any], str]] = [
+RENDERED_TEMPLATES: list[tuple[str, dict[str, Any], str]] = [
     ("{a} and {b}", {"a": "one", "b": "two"}, "one and two"),
     ("{a}{b}", {"a": None, "b": "two"}, "two"),
     ("{a} {b}", {"a": None, "b": None}, ""),
@@ -131,25 +131,27 @@ TEMPLATES: list[tuple[str, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("template", "row", "text"), TEMPLATES)
-async def test_what_a_template_makes_of_a_row(
+@pytest.mark.parametrize(("template", "row", "text"), RENDERED_TEMPLATES)
+async def test_template_renders_a_row(
     store: Store, provider: StandInProvider, template: str, row: dict[str, Any], text: str
 ) -> None:
     ddl = """
     create table notes (id int primary key, a text, b text, tags text[], more jsonb,
                         amount numeric, at timestamptz, flag boolean)
     """
-    async with make_world(store, provider, ddl=ddl, template=template) as w:
+    async with make_world(store, provider, ddl=ddl, template=template) as world:
         columns = ", ".join(row)
-        marks = ", ".join(["%s"] * len(row))
-        await w.sql(f"insert into notes (id, {columns}) values (1, {marks})", *row.values())
-        await w.fill()
+        placeholders = ", ".join(["%s"] * len(row))
+        await world.sql(
+            f"insert into notes (id, {columns}) values (1, {placeholders})", *row.values()
+        )
+        await world.fill()
         assert provider.texts_embedded == (Counter([text]) if text else Counter())
-        assert (await verify(store, w.collection)).passed
+        assert (await verify(store, world.collection)).passed
 
 
 @pytest.mark.parametrize(
-    ("template", "error", "says"),
+    ("template", "error", "message"),
     [
         ("{body", errors.UsageError, "without a }"),
         ("no column", errors.UsageError, "names no column"),
@@ -158,16 +160,16 @@ async def test_what_a_template_makes_of_a_row(
         ("{}", errors.ColumnNotFoundError, "no column"),
     ],
 )
-async def test_templates_that_make_no_sense(
-    store: Store, template: str, error: type[errors.BacklineError], says: str
+async def test_invalid_template_is_rejected(
+    store: Store, template: str, error: type[errors.BacklineError], message: str
 ) -> None:
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=message):
         async with make_world(store, template=template):
             pass
 
 
-async def test_a_template_may_hold_what_looks_like_a_column(store: Store) -> None:
-    """A literal that begins with 'r.' is no column."""
+async def test_escaped_brace_does_not_name_a_column(store: Store) -> None:
+    """Not even if the literal text begins with 'r.', the alias of the row."""
     with pytest.raises(errors.UsageError, match="names no column"):
         async with make_world(store, template="{{r.body"):
             pass
@@ -185,7 +187,7 @@ async def test_a_template_may_hold_what_looks_like_a_column(store: Store) -> Non
         ("create view notes as select 1 as id, 'x'::text as body", None, errors.TableNotFoundError),
     ],
 )  # fmt: skip
-async def test_tables_whose_rows_cannot_be_told_apart(
+async def test_table_without_a_unique_key_is_rejected(
     store: Store, ddl: str, key: str | None, error: type[errors.BacklineError]
 ) -> None:
     with pytest.raises(error):
@@ -193,35 +195,37 @@ async def test_tables_whose_rows_cannot_be_told_apart(
             pass
 
 
-async def test_a_unique_column_may_be_the_key(store: Store) -> None:
+async def test_unique_column_can_be_the_key(store: Store) -> None:
     ddl = (
         "create table notes (a int, b int, id text not null unique, body text, primary key (a, b))"
     )
-    async with make_world(store, ddl=ddl, key="id") as w:
-        await w.sql("insert into notes values (1, 1, 'x', 'one'), (1, 2, 'y', 'two')")
-        await w.fill()
-        await w.check_complete()
+    async with make_world(store, ddl=ddl, key="id") as world:
+        await world.sql("insert into notes values (1, 1, 'x', 'one'), (1, 2, 'y', 'two')")
+        await world.fill()
+        await world.check_complete()
 
 
-async def test_a_generated_column_in_the_text(store: Store, provider: StandInProvider) -> None:
+async def test_edit_of_a_generated_column_is_followed(
+    store: Store, provider: StandInProvider
+) -> None:
     ddl = """
     create table notes (id int primary key, raw text,
                         body text generated always as (upper(raw)) stored)
     """
-    async with make_world(store, provider, ddl=ddl) as w:
-        await w.sql("insert into notes (id, raw) values (1, 'one'), (2, 'two')")
-        await w.fill()
-        await w.check_complete()
-        await w.sql("update notes set raw = 'ONE' where id = 1")  # reads the same
-        assert await w.jobs() == {}
-        await w.sql("update notes set raw = 'three' where id = 1")
-        assert list(await w.jobs()) == ["1"]
-        await w.fill()
-        await w.check_complete()
+    async with make_world(store, provider, ddl=ddl) as world:
+        await world.sql("insert into notes (id, raw) values (1, 'one'), (2, 'two')")
+        await world.fill()
+        await world.check_complete()
+        await world.sql("update notes set raw = 'ONE' where id = 1")  # the same text
+        assert await world.jobs() == {}
+        await world.sql("update notes set raw = 'three' where id = 1")
+        assert list(await world.jobs()) == ["1"]
+        await world.fill()
+        await world.check_complete()
         assert overpaid(provider) == {}
 
 
-async def test_a_virtual_column_in_the_text_is_refused(store: Store) -> None:
+async def test_virtual_column_in_the_template_is_rejected(store: Store) -> None:
     ddl = """
     create table notes (id int primary key, raw text,
                         body text generated always as (upper(raw)) virtual)
@@ -231,72 +235,74 @@ async def test_a_virtual_column_in_the_text_is_refused(store: Store) -> None:
             pass
 
 
-@pytest.mark.parametrize("kind", ["vector", "halfvec"])
-async def test_both_kinds_of_vector_columns(
-    store: Store, provider: StandInProvider, kind: str
+@pytest.mark.parametrize("column_type", ["vector", "halfvec"])
+async def test_vectors_are_stored_in_both_column_types(
+    store: Store, provider: StandInProvider, column_type: str
 ) -> None:
-    async with make_world(store, provider, column_type=kind) as w:
-        await w.insert("one", "two")
-        await w.fill()
-        await w.check_complete()
-        await w.sql("update notes set id = id + 10")  # from the cache
-        await w.fill()
-        await w.check_complete()
+    async with make_world(store, provider, column_type=column_type) as world:
+        await world.insert("one", "two")
+        await world.fill()
+        await world.check_complete()
+        await world.sql("update notes set id = id + 10")  # their vectors are in the cache
+        await world.fill()
+        await world.check_complete()
         assert overpaid(provider) == {}
 
 
-async def test_a_column_that_was_there_before(store: Store, provider: StandInProvider) -> None:
-    """A project's own vectors, of unknown origin, are made anew."""
+async def test_existing_vectors_are_replaced(store: Store, provider: StandInProvider) -> None:
+    """Their model is unknown, so Backline embeds the rows again."""
     ddl = """
     create table notes (id int primary key, body text, embedding extensions.vector(8));
     insert into notes values (1, 'one', '[1,0,0,0,0,0,0,0]'), (2, '', '[0,1,0,0,0,0,0,0]'),
                              (3, 'three', null)
     """
-    async with make_world(store, provider, ddl=ddl) as w:
-        await w.fill()
-        await w.check_complete()
+    async with make_world(store, provider, ddl=ddl) as world:
+        await world.fill()
+        await world.check_complete()
 
 
-async def test_columns_that_come_and_go(store: Store, provider: StandInProvider) -> None:
-    async with make_world(store, provider) as w:
-        await w.insert("one", "two")
-        await w.fill()
-        await w.sql("alter table notes drop column views")
-        await w.sql("alter table notes add column more text default 'x'")
-        await w.sql("alter table notes alter column id type int")
-        await w.sql("update notes set body = 'ONE' where id = 1")
-        await w.fill()
-        await w.check_complete()
+async def test_schema_changes_of_other_columns_are_harmless(
+    store: Store, provider: StandInProvider
+) -> None:
+    async with make_world(store, provider) as world:
+        await world.insert("one", "two")
+        await world.fill()
+        await world.sql("alter table notes drop column views")
+        await world.sql("alter table notes add column more text default 'x'")
+        await world.sql("alter table notes alter column id type int")
+        await world.sql("update notes set body = 'ONE' where id = 1")
+        await world.fill()
+        await world.check_complete()
         assert overpaid(provider) == {}
 
 
-async def test_a_renamed_table_is_said_to_be_gone(store: Store) -> None:
-    async with make_world(store) as w:
-        await w.insert("one")
-        await w.sql("alter table notes rename to renamed")
-        w.collection = await store.collection("notes")
+async def test_renamed_table_is_reported_as_missing(store: Store) -> None:
+    async with make_world(store) as world:
+        await world.insert("one")
+        await world.sql("alter table notes rename to renamed")
+        world.collection = await store.collection("notes")
         with pytest.raises(errors.TableNotFoundError, match="backline drop notes"):
-            await w.fill()
+            await world.fill()
 
 
-async def test_two_collections_of_one_table_need_two_columns(
+async def test_second_collection_on_a_table_needs_another_column(
     store: Store, provider: StandInProvider
 ) -> None:
-    async with make_world(store, provider) as w:
+    async with make_world(store, provider) as world:
         with pytest.raises(errors.BacklineError):
-            await declare(store, w.embedder)
+            await declare(store, world.embedder)
         await declare_other(store, provider)
         assert [c.name for c in await store.collections()] == ["music_knowledge", "notes", "other"]
 
 
 async def declare_other(store: Store, provider: StandInProvider) -> None:
-    found = await store.find_table("notes")
+    table = await store.find_table("notes")
     embedder = standin_embedder(provider, 16)
     await store.add_collection(
-        "other", found["oid"], key=None, template="{body}", column="embedding_16",
+        "other", table["oid"], key=None, template="{body}", column="embedding_16",
         model=embedder.model,
     )  # fmt: skip
     await embedder.aclose()
-    made = await store.collection("other")
-    w = World(store, made, embedder, None)  # type: ignore[arg-type]
-    assert w.collection.column_dimensions == 16
+    collection = await store.collection("other")
+    world = World(store, collection, embedder, None)  # type: ignore[arg-type]
+    assert world.collection.column_dimensions == 16

@@ -1,4 +1,4 @@
-"""Traps that tools of this kind fall into, one by one; what other files hold is not repeated."""
+"""Known defects of similar tools, one test each unless another file covers it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import pytest
 from tests.integration.harness import (
     World,
     blocked_by_backline,
+    during_call,
     execute,
     make_world,
     open_transactions,
     overpaid,
     running,
+    texts,
 )
 from tests.integration.poison import PoisonousProvider
 from tests.provider import StandInProvider
@@ -20,48 +22,42 @@ from tests.provider import StandInProvider
 from backline.postgres.store import Store
 
 
-def texts(count: int) -> list[str]:
-    return [f"text {n}" for n in range(1, count + 1)]
-
-
-async def test_users_edit_and_delete_the_rows_that_a_slow_provider_has(
+async def test_rows_in_flight_can_be_edited_and_deleted_without_waiting(
     world: World, provider: StandInProvider
 ) -> None:
-    """Every statement on a row in flight gives up if it waits for a lock for 50 ms; none does."""
+    """Each statement on a row in flight would fail after waiting 50 ms for a lock."""
     await world.insert(*texts(60))
-    async with running(world.fill(batch_size=20, concurrency=3)) as filling:
-        with provider.held():
-            await asyncio.to_thread(provider.wait_in_flight, 3)
-            await nothing_is_open(world)
-            leased = [key for key, worker in (await world.jobs()).items() if worker is not None]
-            assert len(leased) == 60
-            await world.sql("set lock_timeout = '50ms'")
-            for key in range(1, 61):
-                if key % 3 == 0:
-                    await world.sql("delete from notes where id = %s", key)
-                else:
-                    await world.sql("update notes set body = 'edited ' || id where id = %s", key)
-                    await world.sql("update notes set views = views + 1 where id = %s", key)
-                assert await blocked_by_backline(world.user) == []
-            await world.sql("reset lock_timeout")
-        report = await filling
+    async with during_call(world, provider, calls=3, batch_size=20, concurrency=3) as filling:
+        await check_no_lasting_transaction(world)
+        leased = [key for key, worker in (await world.jobs()).items() if worker is not None]
+        assert len(leased) == 60
+        await world.sql("set lock_timeout = '50ms'")
+        for key in range(1, 61):
+            if key % 3 == 0:
+                await world.sql("delete from notes where id = %s", key)
+            else:
+                await world.sql("update notes set body = 'edited ' || id where id = %s", key)
+                await world.sql("update notes set views = views + 1 where id = %s", key)
+            assert await blocked_by_backline(world.user) == []
+        await world.sql("reset lock_timeout")
+    report = filling.result()
     assert report.coverage.complete
     await world.check_complete()
     assert overpaid(provider) == {}
 
 
-async def nothing_is_open(world: World) -> None:
-    """No transaction of Backline's lasts: none that is open now is open a moment later."""
+async def check_no_lasting_transaction(world: World) -> None:
+    """Assert that no transaction of Backline is open both now and 300 ms later."""
     before = {(row["pid"], row["xact_start"]) for row in await open_transactions(world.user)}
     await asyncio.sleep(0.3)
     after = {(row["pid"], row["xact_start"]) for row in await open_transactions(world.user)}
     assert before & after == set()
 
 
-async def test_a_provider_that_is_down_for_a_minute_of_its_own(
+async def test_provider_outage_of_a_minute_is_survived(
     world: World, provider: StandInProvider
 ) -> None:
-    """The limiter's clock runs twenty times as fast: three seconds are a minute to it."""
+    """The limiter's clock runs twenty times as fast, so its minute lasts three seconds."""
     await world.insert(*texts(100))
     async with running(world.fill(give_up_after=60)) as filling:
         await asyncio.to_thread(provider.wait_calls, 1)
@@ -72,19 +68,19 @@ async def test_a_provider_that_is_down_for_a_minute_of_its_own(
     assert overpaid(provider) == {}
 
 
-async def test_counts_are_right_above_ten_thousand(world: World) -> None:
+async def test_coverage_is_exact_above_ten_thousand_rows(world: World) -> None:
     await world.sql("insert into notes select i, 'text ' || i from generate_series(1, 12345) i")
     coverage = await world.store.coverage(world.collection)
     assert (coverage.rows, coverage.pending, coverage.embedded) == (12_345, 12_345, 0)
     assert (coverage.missing, coverage.ratio, coverage.complete) == (0, 0.0, False)
     assert coverage.lag_seconds > 0
-    assert coverage.eta_seconds is None, "nobody works, so nobody knows"
+    assert coverage.eta_seconds is None, "an estimate without any worker"
 
 
-async def test_a_run_that_stored_little_does_not_call_it_a_success(
+async def test_report_of_a_mostly_failed_run_is_not_complete(
     world: World, provider: StandInProvider
 ) -> None:
-    """97 of 100 rows are rejected: three embedded are three, and the rest is named."""
+    """The provider rejects 97 of 100 rows."""
     provider.behave(reject_marker="text")
     await world.insert(*texts(97), "good one", "good two", "good three")
     report = await world.fill(batch_size=100)
@@ -93,18 +89,18 @@ async def test_a_run_that_stored_little_does_not_call_it_a_success(
     assert len(await world.failures()) == 97
 
 
-async def test_a_batch_that_was_answered_and_not_stored_is_not_counted(
+async def test_embedded_rows_that_were_not_stored_are_not_counted(
     world: World, provider: StandInProvider
 ) -> None:
-    """The provider answered for every row; a trigger of the table's own keeps the vectors out."""
+    """A user's trigger suppresses the write of 30 vectors."""
     await world.insert(*texts(40))
     await world.sql(
-        "create function forget() returns trigger language plpgsql as "
+        "create function suppress() returns trigger language plpgsql as "
         "$$ begin new.embedding = null; return null; end $$"
     )
     await world.sql(
-        "create trigger forget before update of embedding on notes "
-        "for each row when (new.id <= 30) execute function forget()"
+        "create trigger suppress before update of embedding on notes "
+        "for each row when (new.id <= 30) execute function suppress()"
     )
     report = await world.fill(give_up_after=1)
     assert report.embedded == 10
@@ -115,12 +111,11 @@ async def test_a_batch_that_was_answered_and_not_stored_is_not_counted(
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 3])
-async def test_each_attempt_is_counted_once(store: Store, attempts: int) -> None:
-    """A counter that counts twice leaves no second attempt where two are allowed."""
+async def test_attempts_are_counted_once_each(store: Store, attempts: int) -> None:
+    """Counting an attempt twice would leave a row fewer attempts than allowed."""
     with PoisonousProvider("POISON") as provider:
         async with make_world(store, provider) as world:
-            await world.sql("update backline.collections set max_attempts = %s", attempts)
-            world.collection = await store.collection("notes")
+            await world.set_max_attempts(attempts)
             await world.insert("POISON", *texts(30))
             seen: set[int] = set()
 
@@ -139,10 +134,10 @@ async def test_each_attempt_is_counted_once(store: Store, attempts: int) -> None
             assert failure.attempts == attempts
 
 
-async def test_a_walk_skips_no_page_of_a_set_that_shrinks(
+async def test_scan_skips_no_row_while_the_set_shrinks(
     world: World, provider: StandInProvider
 ) -> None:
-    """Pages of 50 of rows without a vector, while those get vectors and others are deleted."""
+    """Rows get vectors and others are deleted while the scan pages through the unembedded ones."""
     await world.insert(*texts(1000))
     await world.sql("delete from backline.jobs")
     await world.store.recount(world.collection.id)
@@ -158,12 +153,10 @@ async def test_a_walk_skips_no_page_of_a_set_that_shrinks(
     assert overpaid(provider) == {}
 
 
-async def test_the_last_words_of_every_dead_letter_are_kept(
-    world: World, provider: StandInProvider
-) -> None:
-    """However many fail at once, none vanishes with its error."""
+async def test_every_dead_letter_keeps_its_error(world: World, provider: StandInProvider) -> None:
+    """Also when many rows fail at once."""
     provider.behave(reject_marker="POISON", reject_message="I will not embed this.")
-    await world.insert("a text that the provider takes", *(f"POISON {n}" for n in range(120)))
+    await world.insert("a text that the provider accepts", *(f"POISON {n}" for n in range(120)))
     await world.fill(batch_size=200)
     failures = [failure async for failure in world.store.failures(world.collection, page=7)]
     assert len(failures) == 120
@@ -174,8 +167,8 @@ async def test_the_last_words_of_every_dead_letter_are_kept(
     await world.check_complete()
 
 
-async def test_an_open_transaction_of_a_reader_holds_up_nothing(world: World) -> None:
-    """A report that somebody left open over the week-end."""
+async def test_open_transaction_of_a_reader_delays_nothing(world: World) -> None:
+    """Such as the session of a report that was left open."""
     await world.insert(*texts(50))
     async with world.another_user() as reader:
         await execute(reader, "set transaction isolation level repeatable read")

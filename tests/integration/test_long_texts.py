@@ -1,4 +1,4 @@
-"""Texts longer than the model reads: dealt with as declared, counted, and never silently."""
+"""Texts longer than the model's limit are treated as declared, counted and reported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.integration.harness import World, declare, make_world, overpaid, quick_limiter
+from tests.integration.harness import (
+    LONG,
+    World,
+    declare,
+    make_world,
+    overpaid,
+    quick_limiter,
+)
 from tests.provider import StandInProvider
 
 from backline import open_embedder, verify
@@ -19,32 +26,27 @@ from backline.postgres.store import Store
 from backline.types import LongText
 from backline.worker.batching import split_text
 
-LONG = " ".join(f"Take {n} of the voice in the small room." for n in range(1200))
 LONGEST = " ".join(f"In mix {n} the voice needs air around it." for n in range(2500))
 
 
-async def stored(world: World, key: int) -> np.ndarray[Any, Any]:
-    [row] = await world.sql("select embedding::real[] as v from notes where id = %s", key)
-    return np.array(row["v"], dtype=np.float32)
-
-
 async def check_counts(world: World, long: int) -> None:
-    """The ledger, the status and the stamps agree."""
+    """Assert that counters, coverage and stamps agree on the number of long texts."""
     assert await world.store.recount(world.collection.id) == {}
     assert (await world.store.coverage(world.collection)).long == long
     [row] = await world.sql("select count(*) as n from backline.stamps where long and not stale")
     assert row["n"] == long
 
 
-async def fill(world: World, policy: LongText) -> World:
+async def insert_long_texts(world: World, policy: LongText) -> None:
     await world.insert("short", LONG, LONG, LONGEST, "")
     assert world.collection.long_text == policy
-    return world
 
 
-async def test_truncated_by_default_and_said_so(store: Store, provider: StandInProvider) -> None:
+async def test_long_texts_are_truncated_by_default_and_reported(
+    store: Store, provider: StandInProvider
+) -> None:
     async with make_world(store, provider) as world:
-        await fill(world, "truncate")
+        await insert_long_texts(world, "truncate")
         report = await world.fill()
         assert (report.embedded, report.failed, report.complete) == (4, 0, True)
         assert (report.long, sorted(report.long_keys)) == (3, ["2", "3", "4"])
@@ -58,7 +60,7 @@ async def test_truncated_by_default_and_said_so(store: Store, provider: StandInP
             world.embedder.truncate(LONGEST),
         }
         np.testing.assert_allclose(
-            await stored(world, 2), hash_vectors([beginning], 8)[0], rtol=0, atol=1e-4
+            await world.stored_vector(2), hash_vectors([beginning], 8)[0], rtol=0, atol=1e-4
         )
         assert overpaid(provider) == {}
         assert (await verify(store, world.collection)).passed
@@ -68,11 +70,11 @@ async def test_truncated_by_default_and_said_so(store: Store, provider: StandInP
         await check_counts(world, 2)
 
 
-async def test_a_vector_from_the_cache_is_still_of_a_long_text(
+async def test_reused_vector_of_a_long_text_counts_as_long(
     store: Store, provider: StandInProvider
 ) -> None:
     async with make_world(store, provider) as world:
-        await fill(world, "truncate")
+        await insert_long_texts(world, "truncate")
         await world.fill()
         calls = len(provider.calls)
         await world.insert(LONG, first=50)
@@ -83,15 +85,17 @@ async def test_a_vector_from_the_cache_is_still_of_a_long_text(
 
 
 def mean_of(texts: Sequence[str], embedder: Embedder) -> np.ndarray[Any, Any]:
-    """What is to be stored for a text in parts, worked out in double precision."""
+    """Return the expected vector of a text in parts, computed in double precision."""
     weights = np.array(embedder.count_tokens(texts), dtype=np.float64)
     mean = weights @ hash_vectors(texts, 8).astype(np.float64)
     return np.asarray(mean / np.linalg.norm(mean))
 
 
-async def test_averaged_over_parts(store: Store, provider: StandInProvider) -> None:
+async def test_long_text_gets_the_weighted_mean_of_its_parts(
+    store: Store, provider: StandInProvider
+) -> None:
     async with make_world(store, provider, long_text="average") as world:
-        await fill(world, "average")
+        await insert_long_texts(world, "average")
         report = await world.fill()
         assert (report.embedded, report.failed, report.complete) == (4, 0, True)
         assert (report.long, sorted(report.long_keys)) == (3, ["2", "3", "4"])
@@ -103,7 +107,7 @@ async def test_averaged_over_parts(store: Store, provider: StandInProvider) -> N
             assert len(parts) > 1
             assert "".join(parts) == text
             np.testing.assert_allclose(
-                await stored(world, key), mean_of(parts, world.embedder), rtol=0, atol=1e-4
+                await world.stored_vector(key), mean_of(parts, world.embedder), rtol=0, atol=1e-4
             )
         assert report.tokens == sum(world.embedder.count_tokens(sent))
         assert overpaid(provider) == {}
@@ -111,7 +115,7 @@ async def test_averaged_over_parts(store: Store, provider: StandInProvider) -> N
         await check_counts(world, 3)
 
 
-async def test_parts_that_repeat_are_sent_once_and_weigh_as_often(
+async def test_repeated_parts_are_sent_once_and_weighted_by_their_count(
     store: Store, provider: StandInProvider
 ) -> None:
     async with make_world(store, provider, long_text="average") as world:
@@ -124,16 +128,15 @@ async def test_parts_that_repeat_are_sent_once_and_weigh_as_often(
         )
         assert len(parts) > len(provider.texts_embedded) == 2
         np.testing.assert_allclose(
-            await stored(world, 1), mean_of(parts, world.embedder), rtol=0, atol=1e-4
+            await world.stored_vector(1), mean_of(parts, world.embedder), rtol=0, atol=1e-4
         )
 
 
-async def test_averaged_through_refusals_and_outages(
+async def test_no_part_is_embedded_twice_despite_provider_errors(
     store: Store, provider: StandInProvider
 ) -> None:
-    """No part is paid for twice, whatever comes between."""
     async with make_world(store, provider, long_text="average") as world:
-        await fill(world, "average")
+        await insert_long_texts(world, "average")
         provider.fail_next(429, times=2, retry_after=1)
         provider.fail_next(500, times=2)
         provider.drop_next(times=2)
@@ -143,9 +146,7 @@ async def test_averaged_through_refusals_and_outages(
         assert (await verify(store, world.collection)).passed
 
 
-async def test_a_part_that_is_rejected_fails_its_text_alone(
-    store: Store, provider: StandInProvider
-) -> None:
+async def test_rejected_part_fails_only_its_text(store: Store, provider: StandInProvider) -> None:
     provider.behave(reject_marker="POISON")
     async with make_world(store, provider, long_text="average") as world:
         await world.insert("short", LONG + "POISON POISON", LONGEST, "POISON " + LONG + " POISON")
@@ -158,9 +159,9 @@ async def test_a_part_that_is_rejected_fails_its_text_alone(
         await check_counts(world, 3)
 
 
-async def test_rejected_where_that_is_declared(store: Store, provider: StandInProvider) -> None:
+async def test_policy_reject_sends_no_long_text(store: Store, provider: StandInProvider) -> None:
     async with make_world(store, provider, long_text="reject") as world:
-        await fill(world, "reject")
+        await insert_long_texts(world, "reject")
         report = await world.fill()
         assert (report.embedded, report.failed) == (1, 3)
         assert set(provider.texts_embedded) == {"short"}
@@ -175,37 +176,37 @@ async def test_rejected_where_that_is_declared(store: Store, provider: StandInPr
         await world.check_complete()
 
 
-async def test_collections_that_differ_in_this_share_no_long_vector(
+async def test_collections_with_different_policies_share_only_vectors_of_short_texts(
     store: Store, provider: StandInProvider
 ) -> None:
     async with make_world(store, provider) as world:
-        await fill(world, "truncate")
+        await insert_long_texts(world, "truncate")
         await world.fill()
-        truncated = await stored(world, 2)
+        truncated = await world.stored_vector(2)
         await store.drop_collection(world.collection, drop_column=True)
         world.collection = await declare(store, world.embedder, long_text="average")
         await world.fill()
-        averaged = await stored(world, 2)
+        averaged = await world.stored_vector(2)
         assert np.abs(truncated - averaged).max() > 0.01
-        assert provider.texts_embedded["short"] == 1, "a short text is the same for both"
+        assert provider.texts_embedded["short"] == 1, "the short text was embedded for each policy"
         await check_counts(world, 3)
 
 
 @pytest.mark.parametrize("policy", ["truncate", "average", "reject"])
-async def test_a_preview_counts_what_would_be_sent(store: Store, policy: LongText) -> None:
+async def test_estimate_counts_the_tokens_that_a_run_sends(store: Store, policy: LongText) -> None:
     embedder = HashEmbedder(8)
     async with make_world(store, embedder=embedder, long_text=policy) as world:
-        await fill(world, policy)
-        found = await estimate(store, world.collection, embedder)
+        await insert_long_texts(world, policy)
+        estimated = await estimate(store, world.collection, embedder)
         report = await world.fill()
-        assert (found.long, found.long_text) == (2, policy)
-        # Parts end between words, so that their tokens are a few more or less than the text's.
-        assert found.tokens == pytest.approx(report.tokens, rel=0.001)
+        assert (estimated.long, estimated.long_text) == (2, policy)
+        # Cutting a text between words changes its number of tokens slightly.
+        assert estimated.tokens == pytest.approx(report.tokens, rel=0.001)
         assert report.failed == (3 if policy == "reject" else 0)
 
 
-async def test_the_local_model_s_own_tokenizer(store: Store) -> None:
-    """256 tokens, special ones included; the parts are embedded as texts of their own."""
+async def test_local_model_embeds_the_parts_of_a_long_text(store: Store) -> None:
+    """Its limit is 256 tokens including special ones, which each part needs again."""
     embedder = await open_embedder("local")
     async with make_world(store, embedder=embedder, long_text="average") as world:
         text = " ".join(LONG.split()[:600])
@@ -221,9 +222,9 @@ async def test_the_local_model_s_own_tokenizer(store: Store) -> None:
         assert len(parts) > 1
         vectors = await embedder.embed(parts)
         mean = np.average(vectors, axis=0, weights=counts)
-        found = await stored(world, 2)
-        np.testing.assert_allclose(found, mean / np.linalg.norm(mean), rtol=0, atol=1e-3)
-        assert np.linalg.norm(found) == pytest.approx(1, abs=1e-4)
+        vector = await world.stored_vector(2)
+        np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), rtol=0, atol=1e-3)
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-4)
         [whole] = await embedder.embed([embedder.truncate(text)])
-        assert found @ whole > 0.5
+        assert vector @ whole > 0.5
         assert report.tokens >= sum(counts)

@@ -1,4 +1,4 @@
-"""Everything that a provider does to those who rely on it: no row is lost, none paid for twice."""
+"""Provider faults lose no row, and no text is embedded twice."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.integration.harness import (
     quick_limiter,
     running,
     standin_embedder,
+    texts,
 )
 from tests.integration.poison import PoisonousProvider
 from tests.provider import StandInProvider
@@ -22,16 +23,9 @@ from backline import errors
 from backline.postgres.store import Store
 
 
-def texts(count: int, *, but: dict[int, str] | None = None) -> list[str]:
-    """Texts 1 to `count`, with some replaced."""
-    return [(but or {}).get(n, f"text {n}") for n in range(1, count + 1)]
-
-
-async def test_one_rejected_row_of_500_harms_itself_alone(
-    world: World, provider: StandInProvider
-) -> None:
+async def test_rejected_row_fails_alone_among_500(world: World, provider: StandInProvider) -> None:
     provider.behave(reject_marker="POISON", reject_message="I will not embed this.")
-    await world.insert(*texts(500, but={321: "POISON"}))
+    await world.insert(*texts(500, replaced={321: "POISON"}))
     report = await world.fill(batch_size=50)
     assert (report.embedded, report.failed, report.state) == (499, 1, "completed")
     assert not report.complete
@@ -42,7 +36,7 @@ async def test_one_rejected_row_of_500_harms_itself_alone(
     assert overpaid(provider) == {}
 
 
-async def test_a_dead_letter_is_not_sent_again_until_somebody_says_so(
+async def test_dead_letter_is_sent_again_only_on_request(
     world: World, provider: StandInProvider
 ) -> None:
     provider.behave(reject_marker="POISON")
@@ -59,19 +53,17 @@ async def test_a_dead_letter_is_not_sent_again_until_somebody_says_so(
     await world.check_complete()
 
 
-async def test_a_dead_letter_whose_text_changes_is_due_again(
-    world: World, provider: StandInProvider
-) -> None:
+async def test_edit_of_a_dead_letter_makes_it_due(world: World, provider: StandInProvider) -> None:
     provider.behave(reject_marker="POISON")
     await world.insert("POISON", "good")
     await world.fill()
-    await world.sql("update notes set body = 'mended' where id = 1")
+    await world.sql("update notes set body = 'corrected' where id = 1")
     assert await world.failures() == {}
     await world.fill()
     await world.check_complete()
 
 
-async def test_rejected_rows_that_share_a_text_share_the_verdict(
+async def test_rejected_text_fails_every_row_that_has_it(
     world: World, provider: StandInProvider
 ) -> None:
     provider.behave(reject_marker="POISON")
@@ -80,7 +72,7 @@ async def test_rejected_rows_that_share_a_text_share_the_verdict(
     await world.check_complete(dead=["1", "3"])
 
 
-async def test_special_tokens_are_text_like_any_other(
+async def test_special_tokens_are_treated_as_plain_text(
     world: World, provider: StandInProvider
 ) -> None:
     await world.insert("<|endoftext|>", "say <|fim_prefix|> now", *texts(10))
@@ -89,12 +81,11 @@ async def test_special_tokens_are_text_like_any_other(
     await world.check_complete()
 
 
-async def test_rate_limits_end_by_themselves_and_count_no_attempt(
+async def test_rate_limited_calls_count_as_no_attempt(
     world: World, provider: StandInProvider
 ) -> None:
     provider.fail_next(429, times=8, retry_after=1, message="Slow down.")
-    await world.sql("update backline.collections set max_attempts = 1")
-    world.collection = await world.store.collection("notes")
+    await world.set_max_attempts(1)
     await world.insert(*texts(100))
     report = await world.fill()
     assert (report.embedded, report.failed) == (100, 0)
@@ -103,7 +94,7 @@ async def test_rate_limits_end_by_themselves_and_count_no_attempt(
     assert [call.status for call in provider.calls].count(429) == 8
 
 
-async def test_no_call_is_made_before_retry_after_has_passed(
+async def test_no_call_starts_before_retry_after_has_passed(
     world: World, provider: StandInProvider
 ) -> None:
     world.limiter = quick_limiter(speed=1.0)
@@ -112,14 +103,14 @@ async def test_no_call_is_made_before_retry_after_has_passed(
     await world.fill(concurrency=4, batch_size=5)
     calls = provider.calls
     refused = next(call for call in calls if call.status == 429)
-    on_the_wire = 0.05  # calls that left before the refusal came back
-    later = [call for call in calls if call.started > refused.ended + on_the_wire]
+    in_transit = 0.05  # seconds in which a call may start before the response arrives
+    later = [call for call in calls if call.started > refused.ended + in_transit]
     assert later
     assert min(call.started for call in later) >= refused.ended + 0.69
     await world.check_complete()
 
 
-async def test_an_enforced_limit_of_requests_is_kept_to(
+async def test_request_limit_of_the_provider_is_obeyed(
     world: World, provider: StandInProvider
 ) -> None:
     provider.behave(requests_per_minute=4, limit_window_s=1.0)
@@ -131,7 +122,7 @@ async def test_an_enforced_limit_of_requests_is_kept_to(
     assert overpaid(provider) == {}
 
 
-async def test_server_errors_are_outlived(world: World, provider: StandInProvider) -> None:
+async def test_server_errors_are_retried(world: World, provider: StandInProvider) -> None:
     provider.fail_next(500, times=12)
     await world.insert(*texts(60))
     report = await world.fill()
@@ -140,7 +131,7 @@ async def test_server_errors_are_outlived(world: World, provider: StandInProvide
     assert overpaid(provider) == {}
 
 
-async def test_dropped_connections_are_outlived(world: World, provider: StandInProvider) -> None:
+async def test_dropped_connections_are_retried(world: World, provider: StandInProvider) -> None:
     provider.drop_next(times=9)
     await world.insert(*texts(60))
     report = await world.fill()
@@ -149,7 +140,7 @@ async def test_dropped_connections_are_outlived(world: World, provider: StandInP
     assert overpaid(provider) == {}
 
 
-async def test_an_answer_cut_in_the_middle_is_asked_for_again(
+async def test_truncated_response_is_requested_again(
     world: World, provider: StandInProvider
 ) -> None:
     provider.drop_next(times=1, mid_answer=True)
@@ -157,19 +148,19 @@ async def test_an_answer_cut_in_the_middle_is_asked_for_again(
     report = await world.fill(batch_size=10)
     assert report.embedded == 10
     await world.check_complete()
-    # Only what was in flight at that moment was paid for twice.
+    # Only the texts of that call were embedded twice.
     assert max(overpaid(provider).values()) == 1
 
 
 @pytest.mark.parametrize("spoil", ["missing", "extra", "not json", "no data"])
-async def test_a_malformed_answer_stores_nothing_wrong(
+async def test_malformed_response_stores_no_vector(
     world: World, provider: StandInProvider, spoil: str
 ) -> None:
     await world.insert(*texts(10))
     provider.behave(spoil=spoil)
     async with running(world.fill(batch_size=10)) as filling:
         await asyncio.to_thread(provider.wait_calls, 2)
-        await world.check_sound()
+        await world.check_consistent()
         rows = await world.sql("select count(*) as n from notes where embedding is not null")
         assert rows == [{"n": 0}]
         provider.behave(spoil="")
@@ -177,7 +168,7 @@ async def test_a_malformed_answer_stores_nothing_wrong(
     await world.check_complete()
 
 
-async def test_a_provider_that_is_down_for_a_while(world: World, provider: StandInProvider) -> None:
+async def test_short_provider_outage_is_survived(world: World, provider: StandInProvider) -> None:
     await world.insert(*texts(100))
     provider.go_down(1.5)
     report = await world.fill()
@@ -186,7 +177,7 @@ async def test_a_provider_that_is_down_for_a_while(world: World, provider: Stand
     assert overpaid(provider) == {}
 
 
-async def test_a_provider_that_stays_down_ends_the_run_and_loses_nothing(
+async def test_lasting_provider_outage_interrupts_the_run_without_loss(
     world: World, provider: StandInProvider
 ) -> None:
     await world.insert(*texts(50))
@@ -195,7 +186,7 @@ async def test_a_provider_that_stays_down_ends_the_run_and_loses_nothing(
     assert report.state == "interrupted"
     assert "run the same command again" in (report.stopped_by or "")
     assert (report.embedded, report.failed, report.coverage.failed) == (0, 0, 0)
-    await world.check_sound()
+    await world.check_consistent()
     assert set((await world.jobs()).values()) == {None}
     provider.reset()
     report = await world.fill()
@@ -204,17 +195,17 @@ async def test_a_provider_that_stays_down_ends_the_run_and_loses_nothing(
     assert overpaid(provider) == {}
 
 
-async def test_patience_is_measured_from_the_first_failure(
+async def test_give_up_time_is_measured_from_the_first_failure(
     world: World, provider: StandInProvider
 ) -> None:
-    """A long time without any need of the provider is not a long time without an answer."""
-    async with world.following() as sync:
+    """Neither an idle time nor one slow call counts as an outage."""
+    async with world.syncing() as sync:
         await world.insert("first")
-        await world.settled()
+        await world.wait_until_idle()
     assert sync.processed == 1
     await world.insert(*texts(5), first=10)
     backfill = world.backfill(give_up_after=0.5, poll=0.05)
-    with provider.held():  # one slow call, longer than the patience
+    with provider.held():  # one call slower than give_up_after
         async with running(backfill.run()) as filling:
             await asyncio.to_thread(provider.wait_in_flight)
             await asyncio.sleep(0.8)
@@ -225,14 +216,13 @@ async def test_patience_is_measured_from_the_first_failure(
     await world.check_complete()
 
 
-async def test_a_poison_row_that_answers_500_does_not_stop_the_others(
+async def test_row_that_causes_status_500_fails_alone(
     store: Store,
 ) -> None:
     with PoisonousProvider("POISON") as provider:
         async with make_world(store, provider) as world:
-            await world.sql("update backline.collections set max_attempts = 2")
-            world.collection = await store.collection("notes")
-            await world.insert(*texts(100, but={50: "POISON"}))
+            await world.set_max_attempts(2)
+            await world.insert(*texts(100, replaced={50: "POISON"}))
             report = await world.fill(give_up_after=30)
             assert (report.embedded, report.failed) == (99, 1)
             assert "500" in (await world.failures())["50"]
@@ -240,7 +230,7 @@ async def test_a_poison_row_that_answers_500_does_not_stop_the_others(
             assert overpaid(provider) == {}
 
 
-async def test_everything_rejected_stops_early_and_says_so(
+async def test_rejection_of_every_text_interrupts_the_run_early(
     world: World, provider: StandInProvider
 ) -> None:
     provider.behave(reject_marker="text", reject_message="Unsupported input type.")
@@ -249,7 +239,7 @@ async def test_everything_rejected_stops_early_and_says_so(
     assert report.state == "interrupted"
     assert "Unsupported input type." in (report.stopped_by or "")
     assert report.failed < 60
-    await world.check_sound()
+    await world.check_consistent()
     provider.behave(reject_marker=None)
     await world.store.retry_failures(world.collection, None)
     await world.fill()
@@ -257,7 +247,7 @@ async def test_everything_rejected_stops_early_and_says_so(
     assert overpaid(provider) == {}
 
 
-async def test_a_wrong_key_stops_at_once_and_shows_nowhere(
+async def test_wrong_key_interrupts_the_run_and_is_not_disclosed(
     store: Store, provider: StandInProvider, capfd: pytest.CaptureFixture[str]
 ) -> None:
     secret = "sk-wrong-0123456789abcdef"
@@ -277,55 +267,53 @@ async def test_a_wrong_key_stops_at_once_and_shows_nowhere(
         rows = await world.sql("select to_jsonb(r)::text as run from backline.runs r")
         assert secret not in str(rows)
         assert await world.failures() == {}
-        await world.check_sound()
+        await world.check_consistent()
         world.embedder = standin_embedder(provider)
         await world.fill()
         await world.check_complete()
         await world.embedder.aclose()
-    shown = capfd.readouterr()
-    assert secret not in shown.out + shown.err
+    output = capfd.readouterr()
+    assert secret not in output.out + output.err
 
 
-async def test_no_credit_stops_at_once(world: World, provider: StandInProvider) -> None:
+async def test_missing_credit_interrupts_the_run(world: World, provider: StandInProvider) -> None:
     await world.insert(*texts(50))
     provider.fail_next(429, times=100, code="insufficient_quota", message="You have no credit.")
     report = await world.fill()
     assert report.state == "interrupted"
     assert "credit" in (report.stopped_by or "")
     assert len(provider.calls) <= world.options.concurrency
-    await world.check_sound()
+    await world.check_consistent()
 
 
-async def test_a_sync_outlives_an_outage(world: World, provider: StandInProvider) -> None:
-    async with world.following() as sync:
+async def test_sync_survives_a_provider_outage(world: World, provider: StandInProvider) -> None:
+    async with world.syncing() as sync:
         provider.go_down(1.0)
         await world.insert(*texts(30))
-        await world.settled()
+        await world.wait_until_idle()
     assert sync.processed >= 30
     await world.check_complete()
 
 
-async def test_a_sync_that_is_refused_ends_with_the_reason(
+async def test_sync_ends_when_the_provider_refuses_its_key(
     world: World, provider: StandInProvider
 ) -> None:
     provider.fail_next(401, times=10, message="Incorrect API key provided.")
     await world.insert("text")
     with pytest.raises(errors.ProviderRefusedError):
-        async with world.following() as sync:
+        async with world.syncing():
             await eventually(lambda: len(provider.calls) > 0, "a call")
             await asyncio.sleep(0.3)
-            del sync
-    await world.check_sound()
+    await world.check_consistent()
     assert await world.sql("select * from backline.workers") == []
 
 
-async def test_the_last_batch_with_poison_is_still_taken_apart(store: Store) -> None:
-    """Nothing else is left that could show that the provider is well."""
+async def test_last_batch_with_a_failing_row_is_split(store: Store) -> None:
+    """No later call can show that the provider works for other texts."""
     with PoisonousProvider("POISON") as provider:
         async with make_world(store, provider) as world:
-            await world.sql("update backline.collections set max_attempts = 1")
-            world.collection = await store.collection("notes")
-            await world.insert(*texts(8, but={3: "POISON"}))
+            await world.set_max_attempts(1)
+            await world.insert(*texts(8, replaced={3: "POISON"}))
             report = await world.fill(batch_size=20)
             assert (report.embedded, report.failed) == (7, 1)
             await world.check_complete(dead=["3"])

@@ -97,7 +97,7 @@ async def test_response_accounts_for_each_row(
         assert [each["id"] for each in body["failed"]] == ["5"]
         assert "rejects the text" in body["failed"][0]["error"]
         assert provider.texts_embedded == Counter({"one": 1, "three": 1, "seven": 1})
-        await world.check_sound()
+        await world.check_consistent()
         assert sorted(await world.jobs()) == ["2", "5"]
         second = upsert(function, [{"id": 1, "text": "one"}, {"id": 3, "text": "three"}])
         assert (second.status_code, second.json()["updated"]) == (200, 0)

@@ -232,7 +232,7 @@ async def test_key_revoked_in_mid_run_ends_the_run(
         project.execute("update backline.workers set expires_at = now() + interval '2 seconds'")
         report = await world.fill()
         assert report.complete
-        await world.settled()
+        await world.wait_until_idle()
 
 
 async def test_search_beyond_the_statement_timeout_of_anon_names_the_timeout(

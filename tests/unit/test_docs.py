@@ -1,4 +1,4 @@
-"""The docs are true: generated pages are current, commands exist, links lead somewhere."""
+"""The docs match the code: generated pages are current, commands exist, links resolve."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from backline.cli.commands import command_line
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-WRITTEN = [page for page in PAGES if page.parent.name != "reference"]
+HAND_WRITTEN = [page for page in PAGES if page.parent.name != "reference"]
 BLOCK = re.compile(r"^ *```sh\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 
 
 def leaves(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, each in group.commands.items():
-        if isinstance(each, TyperGroup):
-            yield from leaves(each, (*words, name))
+    """Yield each command without subcommands, with the words that call it."""
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from leaves(command, (*words, name))
         else:
-            yield (*words, name), each
+            yield (*words, name), command
 
 
 COMMANDS = dict(leaves(command_line()))
 
 
-def test_the_reference_is_up_to_date() -> None:
-    checked = subprocess.run(
+def test_generated_reference_is_up_to_date() -> None:
+    check = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "reference.py"), "--check"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert checked.returncode == 0, checked.stderr
+    assert check.returncode == 0, check.stderr
 
 
 def test_every_command_is_documented() -> None:
@@ -48,7 +49,7 @@ def test_every_command_is_documented() -> None:
 
 
 def calls(page: Path) -> Iterator[str]:
-    """Every call of backline in the page's shell blocks, and in its inline code."""
+    """Yield the calls of backline in the shell blocks and the inline code of a page."""
     text = page.read_text()
     for block in BLOCK.findall(text):
         yield from (
@@ -57,24 +58,24 @@ def calls(page: Path) -> Iterator[str]:
     yield from re.findall(r"`(backline [^`]+)`", text)
 
 
-@pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_call_in_the_docs_is_one_that_there_is(page: Path) -> None:
+@pytest.mark.parametrize("page", HAND_WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_calls_in_the_docs_use_existing_commands_and_flags(page: Path) -> None:
     for call in calls(page):
         words = call.split()[1:]
-        found = [COMMANDS.get(tuple(words[:n])) for n in (2, 1)]
-        command = next((each for each in found if each is not None), None)
-        groups = {words_[0] for words_ in COMMANDS if len(words_) > 1}
+        matches = [COMMANDS.get(tuple(words[:n])) for n in (2, 1)]
+        command = next((match for match in matches if match is not None), None)
+        groups = {name[0] for name in COMMANDS if len(name) > 1}
         assert command is not None or words[0] in groups, f"{page.name}: {call}"
         if command is None:
             continue
-        known = {flag for parameter in command.params for flag in parameter.opts} | {"--help"}
+        flags = {flag for parameter in command.params for flag in parameter.opts} | {"--help"}
         outside_quotes = re.sub(r"'[^']*'|\"[^\"]*\"", "", call)
         used = set(re.findall(r"(?<!\S)--[a-z-]+", outside_quotes))
-        assert used <= known, f"{page.name}: {call}"
+        assert used <= flags, f"{page.name}: {call}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_resolves(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
     broken = [
         link
@@ -84,7 +85,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert broken == []
 
 
-def test_every_page_is_linked_from_the_readme_or_from_another() -> None:
+def test_every_page_is_linked_from_another() -> None:
     linked = {
         (page.parent / link).resolve()
         for page in PAGES
@@ -94,19 +95,19 @@ def test_every_page_is_linked_from_the_readme_or_from_another() -> None:
     assert {page for page in PAGES if page.is_relative_to(ROOT / "docs")} <= linked
 
 
-def test_every_setting_and_error_the_docs_name_exists() -> None:
+def test_settings_and_errors_named_in_the_docs_exist() -> None:
     from backline import config, errors
 
     names = {name for field in config.Settings.model_fields for name in config.names_of(field)}
     bridge = (ROOT / "web/src/shared/bridge/errors.ts").read_text()
-    for page in WRITTEN:
+    for page in HAND_WRITTEN:
         text = page.read_text()
         assert set(re.findall(r"\bBACKLINE_[A-Z_]+", text)) <= names | {"BACKLINE_VERBOSE"}, page
         for error in re.findall(r"`(\w+Error)`", text):
             assert hasattr(errors, error) or f"class {error} " in bridge, (page, error)
 
 
-def test_every_option_says_what_it_means() -> None:
+def test_every_command_and_option_has_a_help_text() -> None:
     for words, command in COMMANDS.items():
         assert command.help, words
         for parameter in command.params:

@@ -60,7 +60,7 @@ from backline.postgres import embedded
 from backline import loading
 from backline.embedders import local
 from backline.embedders.local.load import open_tokenizer
-from backline.embedders.specs import EmbedderOptions, open_embedder
+from backline.embedders.providers import EmbedderOptions, open_embedder
 from backline.errors import MissingExtraError
 from backline.supabase.client import open_project
 from backline.supabase.keys import read_key

@@ -8,13 +8,15 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backline.embedders.limiter import WINDOW_S, Limiter, Limits
+from backline import errors
+from backline.embedders.limiter import WINDOW_S, Limiter, Limits, limited_call
 
 
 @dataclass
@@ -486,6 +488,46 @@ async def _shrink_and_grow(moves: list[str]) -> None:
         assert 1 <= after.window <= 8
         assert after.in_flight <= max(after.window, before.in_flight)
     await cancel(tasks)
+
+
+# --- outcomes of calls ---
+
+
+async def fail(limiter: Limiter, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        async with limited_call(limiter, 1):
+            raise error
+
+
+async def test_a_limited_call_reports_its_outcome_and_raises_the_error() -> None:
+    fake = FakeTime()
+    limiter = fake.limiter(max_concurrency=8)
+    await fail(limiter, errors.RateLimitedError("slow down", retry_after=3))
+    assert (limiter.snapshot().window, limiter.snapshot().blocked_for_s) == (4, 3)
+    await fake.advance(3)
+    await fail(limiter, errors.ProviderUnavailableError("no response"))
+    assert limiter.snapshot().window == 2
+    assert limiter.snapshot().blocked_for_s > 0
+    assert limiter.snapshot().in_flight == 0
+
+
+@pytest.mark.parametrize("error", [None, errors.InputRejectedError("no such text")])
+async def test_the_window_recovers_with_every_response(error: Exception | None) -> None:
+    """A rejection is a response too, so the request rate is not the problem."""
+    fake = FakeTime()
+    limiter = fake.limiter(max_concurrency=4)
+    await fail(limiter, errors.RateLimitedError("slow down", retry_after=1))
+    await fake.advance(1)
+
+    async def call() -> None:
+        with suppress(errors.InputRejectedError):
+            async with limited_call(limiter, 1):
+                await asyncio.sleep(0)
+                if error is not None:
+                    raise error
+
+    await asyncio.gather(*(call() for _ in range(60)))
+    assert limiter.snapshot().window == 4
 
 
 # --- the real clock -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The shipped advice: every entry is complete, well formed and says something of its own."""
+"""The entries of the shipped music knowledge are complete, well formed and distinct."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CORE_TOPICS = {
     "saturation",
     "mastering_loudness",
 }
-# Longer unit names first, so that `side_gain_db` and `slope_db_per_oct` each have one reading.
+# Longer units come first, so that `slope_db_per_oct` does not match a shorter one.
 UNIT_SUFFIX = re.compile(
     r"_(db_per_oct|db_spl|dbfs|dbtp|dba|db|lufs|lu|hz|m_per_s|kbps|ms|s|min|h|days|bpm|ips|rpm"
     r"|percent|cents|semitones|bits|lsb|samples|cm|m|degrees|bars|beats|ohm|v|ratio|factor"
@@ -86,8 +86,8 @@ def _shingles(text: str, size: int = 2) -> set[tuple[str, ...]]:
     return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}
 
 
-QUESTION_SHINGLES = set[tuple[str, ...]]().union(
-    *(_shingles(question["text"], 4) for question in _load("music_questions/queries.jsonl"))
+QUERY_SHINGLES = set[tuple[str, ...]]().union(
+    *(_shingles(query["text"], 4) for query in _load("music_questions/queries.jsonl"))
 )
 
 
@@ -95,12 +95,12 @@ def _has_unit(key: str) -> bool:
     return key in UNITLESS or UNIT_SUFFIX.search(key) is not None
 
 
-def test_the_base_is_large_enough_to_search_in() -> None:
+def test_knowledge_base_has_at_least_150_entries() -> None:
     assert len(ENTRIES) >= 150
 
 
 @_each_entry()
-def test_fields_are_exactly_the_agreed_ones(entry: Entry) -> None:
+def test_entry_has_exactly_the_expected_fields(entry: Entry) -> None:
     assert list(entry) == FIELDS
 
 
@@ -112,7 +112,7 @@ def test_id_is_derived_from_the_title(entry: Entry) -> None:
 
 
 @pytest.mark.parametrize("field", ["id", "title", "suggestion", "asked_as"])
-def test_no_two_entries_share(field: str) -> None:
+def test_no_two_entries_share_a_value(field: str) -> None:
     repeated = [value for value, n in Counter(entry[field] for entry in ENTRIES).items() if n > 1]
     assert repeated == []
 
@@ -123,7 +123,7 @@ def test_every_category_has_at_least_eight_entries() -> None:
     assert min(counts.values()) >= 8
 
 
-def test_topics_are_many_but_not_one_each() -> None:
+def test_topics_group_several_entries_each() -> None:
     counts = Counter(entry["topic"] for entry in ENTRIES)
     assert all(SNAKE_CASE.fullmatch(topic) for topic in counts)
     assert 35 <= len(counts) <= 55
@@ -143,8 +143,8 @@ def test_text_is_short_prose(entry: Entry) -> None:
 
 
 @_each_entry()
-def test_says_how_people_ask_for_it(entry: Entry) -> None:
-    """Every entry, so that none is easier to find than another; one way of asking a phrase."""
+def test_entry_lists_distinct_query_phrases(entry: Entry) -> None:
+    """Every entry has about as many, so that none is easier to find than another."""
     phrases = entry["asked_as"].split("; ")
     assert 6 <= len(phrases) <= 13
     assert len(set(phrases)) == len(phrases)
@@ -153,15 +153,15 @@ def test_says_how_people_ask_for_it(entry: Entry) -> None:
 
 
 @_each_entry()
-def test_ways_of_asking_are_not_those_of_the_judged_questions(entry: Entry) -> None:
-    """Or the questions would measure who copied them; four words in a row are a copy."""
+def test_query_phrases_are_not_copied_from_the_judged_queries(entry: Entry) -> None:
+    """Otherwise the queries would measure the copying. Four consecutive words count as a copy."""
     phrases = entry["asked_as"].split("; ")
-    own = set[tuple[str, ...]]().union(*(_shingles(phrase, 4) for phrase in phrases))
-    assert own & QUESTION_SHINGLES == set()
+    phrase_shingles = set[tuple[str, ...]]().union(*(_shingles(phrase, 4) for phrase in phrases))
+    assert phrase_shingles & QUERY_SHINGLES == set()
 
 
 @_each_entry()
-def test_parameters_are_flat_and_carry_their_unit(entry: Entry) -> None:
+def test_parameters_are_flat_and_name_their_unit(entry: Entry) -> None:
     parameters = entry["parameters"]
     assert parameters
     for key, value in parameters.items():
@@ -169,7 +169,7 @@ def test_parameters_are_flat_and_carry_their_unit(entry: Entry) -> None:
         if isinstance(value, str):
             assert value, key
             continue
-        assert _has_unit(key), f"{key} says no unit"
+        assert _has_unit(key), f"{key} has no unit"
         numbers = _numbers(value)
         assert numbers, key
         assert numbers == (value if isinstance(value, list) else [value]), key
@@ -177,14 +177,14 @@ def test_parameters_are_flat_and_carry_their_unit(entry: Entry) -> None:
 
 
 @_each_entry()
-def test_parameters_are_within_what_is_possible(entry: Entry) -> None:
+def test_parameters_are_within_physical_bounds(entry: Entry) -> None:
     for key, value in entry["parameters"].items():
         for suffix, (low, high) in PHYSICAL_BOUNDS.items():
             if key.endswith(suffix):
                 assert all(low <= number <= high for number in _numbers(value)), key
 
 
-def test_confidence_is_a_probability_and_is_spread() -> None:
+def test_confidence_is_a_probability_with_a_spread() -> None:
     values = [entry["confidence"] for entry in ENTRIES]
     assert all(0 < value < 1 for value in values)
     assert len(set(values)) >= 6
@@ -192,18 +192,18 @@ def test_confidence_is_a_probability_and_is_spread() -> None:
     assert sum(value >= 0.95 for value in values) >= len(values) / 20
 
 
-def test_no_two_suggestions_say_the_same() -> None:
+def test_suggestions_are_distinct() -> None:
     shingles = [(entry["title"], _shingles(entry["suggestion"])) for entry in ENTRIES]
-    alike = [
+    similar = [
         (first, second)
         for (first, left), (second, right) in combinations(shingles, 2)
         if len(left & right) / len(left | right) >= 0.5
     ]
-    assert alike == []
+    assert similar == []
 
 
 def test_delay_times_follow_from_the_tempo() -> None:
-    """60000 / bpm is a quarter note in milliseconds: the one entry whose numbers can be derived."""
+    """A quarter note lasts 60,000 / bpm milliseconds."""
     [parameters] = [e["parameters"] for e in ENTRIES if "dotted_eighth_ms" in e["parameters"]]
     quarter = 60_000 / parameters["tempo_bpm"]
     assert parameters["quarter_ms"] == quarter

@@ -1,8 +1,8 @@
-"""The judged questions: a sound test set in BEIR layout over the shipped advice.
+"""The judged queries over the shipped music knowledge form a valid test set in BEIR layout.
 
-Scores: 2 answers the question, 1 helps, 0 was read and found not relevant; an entry without a
-line counts as not relevant too. Questions of the kind `off_topic` have no relevant entry at all,
-so that a search can be held to saying nothing.
+A score of 2 means that the entry answers the query, 1 that it helps, 0 that it was judged not
+relevant. An entry without a judgment counts as not relevant too. A query of the kind `off_topic`
+has no relevant entry, and a search should return nothing for it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def test_qrels_have_the_beir_columns() -> None:
     assert {score for _, _, score in JUDGMENTS} == {0, 1, 2}
 
 
-def test_there_are_enough_questions_of_every_kind() -> None:
+def test_every_kind_has_enough_queries() -> None:
     kinds = _kinds()
     assert set(kinds) == ON_TOPIC_KINDS | {OFF_TOPIC}
     assert kinds[OFF_TOPIC] >= 25
@@ -78,21 +78,21 @@ def test_there_are_enough_questions_of_every_kind() -> None:
     assert min(kinds.values()) >= 10
 
 
-def test_no_question_is_asked_twice_or_copies_a_title() -> None:
+def test_queries_are_distinct_and_copy_no_title() -> None:
     texts = [" ".join(query["text"].casefold().split()) for query in QUERIES]
     assert [text for text, n in Counter(texts).items() if n > 1] == []
     assert TITLES.isdisjoint(texts)
 
 
-def test_long_questions_are_long_and_others_are_not() -> None:
+def test_only_queries_of_kind_long_have_25_words() -> None:
     for query in QUERIES:
         is_long = len(query["text"].split()) >= 25
         assert is_long == (query["metadata"]["kind"] == "long"), query["text"]
 
 
-def test_judgments_name_questions_and_entries_that_exist() -> None:
-    known = {query["_id"] for query in QUERIES}
-    assert {query for query, _, _ in JUDGMENTS} <= known
+def test_judgments_refer_to_existing_queries_and_entries() -> None:
+    existing = {query["_id"] for query in QUERIES}
+    assert {query for query, _, _ in JUDGMENTS} <= existing
     assert {entry for _, entry, _ in JUDGMENTS} <= set(CATEGORY)
 
 
@@ -101,14 +101,14 @@ def test_no_pair_is_judged_twice() -> None:
     assert [pair for pair, n in pairs.items() if n > 1] == []
 
 
-def test_every_question_on_topic_is_judged_to_a_depth() -> None:
-    """The pool is a union of top tens, so that each question has ten judgments or more."""
+def test_every_query_on_topic_has_ten_judgments() -> None:
+    """The judged pool is the union of several top tens."""
     counts = Counter(query for query, _, _ in JUDGMENTS)
     assert set(counts) == _query_ids(off_topic=False)
     assert min(counts.values()) >= 10
 
 
-def test_a_pair_judged_not_relevant_counts_as_one_not_judged() -> None:
+def test_reader_drops_pairs_judged_not_relevant() -> None:
     dataset = evaluate.read_dataset(Path(str(DATA / "music_questions")))
     kept = {
         (query, entry, score)
@@ -118,28 +118,28 @@ def test_a_pair_judged_not_relevant_counts_as_one_not_judged() -> None:
     assert kept == set(RELEVANT)
 
 
-def test_every_question_on_topic_has_a_direct_answer() -> None:
+def test_every_query_on_topic_has_a_direct_answer() -> None:
     scores = _scores()
     unanswered = [query for query in _query_ids(off_topic=False) if 2 not in scores[query]]
     assert unanswered == []
 
 
-def test_off_topic_questions_have_no_relevant_entry() -> None:
+def test_off_topic_queries_have_no_relevant_entry() -> None:
     assert _query_ids(off_topic=True).isdisjoint(_scores())
 
 
-def test_relevance_stays_selective() -> None:
-    """A question that half of the base answers would measure nothing."""
+def test_few_entries_are_relevant_to_a_query() -> None:
+    """A query that half of the entries answer would measure nothing."""
     counts = [len(scores) for scores in _scores().values()]
     assert max(counts) <= 12
     assert sum(counts) / len(counts) <= 4
 
 
-def test_every_category_is_asked_about() -> None:
+def test_every_category_answers_a_query() -> None:
     answered = Counter(CATEGORY[entry] for _, entry, score in RELEVANT if score == 2)
     assert set(answered) == set(CATEGORY.values())
     assert min(answered.values()) >= 5
 
 
-def test_every_entry_is_asked_about() -> None:
+def test_every_entry_is_relevant_to_a_query() -> None:
     assert set(CATEGORY) - {entry for _, entry, _ in RELEVANT} == set()

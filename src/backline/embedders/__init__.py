@@ -1,10 +1,7 @@
 """Embedders: turn texts into a float32 matrix. `open_embedder` opens one by its specification.
 
-To add a provider:
-
-1. Implement `base.Embedder` in a new module or package here.
-2. Add an entry to `PROVIDERS` in `specs.py`, so that specifications parse and open it.
-3. Add a subject to tests/unit/test_embedder_conformance.py, which tests every embedder.
+To add a provider, see CONTRIBUTING.md: an `Embedder` (base.py) in a module here, an entry in
+`PROVIDERS` (providers.py), and a subject in tests/unit/test_embedder_conformance.py.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ if TYPE_CHECKING:
     from backline.embedders.base import Embedder
     from backline.embedders.hash import HashEmbedder
     from backline.embedders.limiter import Limiter, Limits
-    from backline.embedders.specs import (
+    from backline.embedders.providers import (
         EmbedderOptions,
         EmbedderSpec,
         describe,
@@ -41,7 +38,7 @@ _HOMES: Final = {
     "base": ("Embedder",),
     "hash": ("HashEmbedder",),
     "limiter": ("Limiter", "Limits"),
-    "specs": ("EmbedderOptions", "EmbedderSpec", "describe", "open_embedder", "parse_spec"),
+    "providers": ("EmbedderOptions", "EmbedderSpec", "describe", "open_embedder", "parse_spec"),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
 

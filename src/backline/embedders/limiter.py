@@ -18,6 +18,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+from backline import errors
+
 WINDOW_S = 60.0
 """Length of the sliding window of the limits "a minute"."""
 
@@ -104,9 +106,8 @@ class _ExternalUse:
 class Limiter:
     """Grants calls to one provider, first come, first served, within one event loop.
 
-        async with limiter.slot(tokens):
+        async with limited_call(limiter, tokens):
             vectors = await embedder.embed(texts)
-        limiter.succeeded()
 
     After its slot, a task reports the outcome of the call: `succeeded`, `defer` or `unavailable`.
     Outcomes of calls that started before the window was last halved do not halve it again.
@@ -342,6 +343,29 @@ class Limiter:
             await self._sleep(wait)
         self._timer, self._timer_due = None, math.inf
         self._dispatch()
+
+
+@asynccontextmanager
+async def limited_call(limiter: Limiter, tokens: int) -> AsyncIterator[Slot]:
+    """Hold a slot during one call to the provider, and report the outcome of the call.
+
+    Every call of a backfill, a sync or an upsert passes here.
+    """
+    try:
+        async with limiter.slot(tokens) as slot:
+            yield slot
+    except errors.RateLimitedError as error:
+        limiter.defer(error.retry_after)
+        raise
+    except errors.InputRejectedError:
+        limiter.succeeded()  # a response, so the request rate is not the problem
+        raise
+    except errors.ProviderRefusedError:
+        raise
+    except errors.EmbedderError:
+        limiter.unavailable()
+        raise
+    limiter.succeeded()
 
 
 def _least(*limits: int | None) -> int | None:

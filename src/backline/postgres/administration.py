@@ -9,9 +9,9 @@ from psycopg.rows import DictRow
 
 from backline import errors
 from backline.postgres.connector import Connector
-from backline.rpc import CollectionVerbs
 from backline.sql import query
 from backline.store import DriftPage
+from backline.store_verbs import CollectionVerbs
 from backline.types import Collection, LongText, Model
 
 # Schema changes and repairs give up on a lock held by another transaction, so that they do not

@@ -17,7 +17,6 @@ from psycopg.rows import DictRow
 from backline import pgvector
 from backline.postgres.administration import AdministrationVerbs
 from backline.postgres.connector import Connector
-from backline.rpc import QueueVerbs, RunVerbs
 from backline.sql import queries, query
 from backline.store import (
     NO_USAGE,
@@ -28,6 +27,7 @@ from backline.store import (
     NewVector,
     Usage,
 )
+from backline.store_verbs import QueueVerbs, RunVerbs
 from backline.types import Collection, Job, Outcome
 
 # A lost claim costs nothing, so the commit of one does not wait for the disk.

@@ -11,7 +11,7 @@ from backline.search.indexes import (
     recall,
     set_keywords,
 )
-from backline.search.ranking import (
+from backline.search.query import (
     DEFAULT_WEIGHT,
     LARGEST_PAGE,
     MODES,

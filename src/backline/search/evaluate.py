@@ -25,7 +25,7 @@ from psycopg import sql
 from backline import errors, loading
 from backline.embedders.base import Embedder
 from backline.postgres.store import Store
-from backline.search.ranking import (
+from backline.search.query import (
     DEFAULT_WEIGHT,
     Mode,
     Query,

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from backline.embedders.base import Embedder
 from backline.postgres.store import Store
-from backline.search.ranking import DEFAULT_WEIGHT, Query, search
+from backline.search.query import DEFAULT_WEIGHT, Query, search
 from backline.sql import queries
 from backline.types import Collection, SearchHit
 

@@ -14,7 +14,7 @@ from backline.config import Settings
 from backline.embedders.base import Embedder, SharesBatches
 from backline.embedders.hash import HashEmbedder
 from backline.embedders.limiter import Limiter
-from backline.embedders.specs import describe, parse_spec
+from backline.embedders.providers import describe, parse_spec
 from backline.server.dynamic_batching import DynamicBatcher
 from backline.server.metrics import Metrics
 from backline.types import Model, Purpose, Vectors
@@ -99,7 +99,7 @@ class _TimedEmbedder:
 
 @dataclass(frozen=True, slots=True)
 class PooledModel:
-    """An open model: its embedder, and the rate limiter that all its callers share."""
+    """An open model: its embedder, and the rate limiter of its backfills and upserts."""
 
     embedder: PooledEmbedder
     limiter: Limiter

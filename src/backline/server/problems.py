@@ -1,4 +1,4 @@
-"""Converts errors to HTTP responses; no other module does.
+"""Converts errors to HTTP responses. Other modules raise an error and set no status.
 
 Every error is sent as RFC 9457 problem details. On /v1 the member `error` repeats the message in
 the form that OpenAI's clients read.

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from backline import errors, types
-from backline.embedders.specs import describe
+from backline.embedders.providers import describe
 from backline.search import DEFAULT_WEIGHT, LARGEST_PAGE, Mode
-from backline.search.ranking import DEEPEST_ROW
+from backline.search.query import DEEPEST_ROW
 
 MAX_KEY_LENGTH = 1000
 Topic = Literal["run_progress", "coverage_changed", "failure_added"]

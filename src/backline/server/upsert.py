@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 
 from backline import errors, pgvector
+from backline.embedders.limiter import limited_call
 from backline.postgres.store import Store
 from backline.server import reads, schemas
 from backline.server.embedder_pool import PooledModel
@@ -28,7 +29,7 @@ from backline.store import NewVector
 from backline.types import Action, Collection
 from backline.worker import batching
 from backline.worker.backlog import PendingText
-from backline.worker.handler import EmbedBatches
+from backline.worker.batch_handler import EmbedBatches
 
 # No registered worker: the rows of a request belong to no job lease.
 NO_WORKER: Final = 0
@@ -183,12 +184,8 @@ class Upsert:
         parts = [part for text in texts for part in (text.parts or [text])]
         plan = batching.plan([part.item for part in parts], BUDGET, sort_by_length=False)
         for batch in [[parts[i] for i in indices] for indices in plan]:
-            try:
-                async with limiter.slot(sum(part.tokens for part in batch)):
-                    vectors = await embedder.embed([part.text for part in batch])
-            except errors.RateLimitedError as error:
-                limiter.defer(error.retry_after)
-                raise
+            async with limited_call(limiter, sum(part.tokens for part in batch)):
+                vectors = await embedder.embed([part.text for part in batch])
             for part, vector in zip(batch, np.asarray(vectors), strict=True):
                 part.vector = vector
 

@@ -15,7 +15,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from backline import errors
-from backline.rpc import CollectionVerbs, QueueVerbs, RunVerbs
 from backline.store import (
     NO_USAGE,
     Capabilities,
@@ -26,6 +25,7 @@ from backline.store import (
     Usage,
     VerifiedPage,
 )
+from backline.store_verbs import CollectionVerbs, QueueVerbs, RunVerbs
 from backline.supabase.client import Project, open_project
 from backline.supabase.keys import ApiKey
 from backline.supabase.rpc import PostgrestRpc, chunks, encode_rows

@@ -126,8 +126,8 @@ class Backlog:
     def keep_finished(self) -> Iterator[None]:
         """Keep finished texts until the end of the block.
 
-        A claim may read its rows before the last row of such a text is written. It then lists
-        other rows of the text for embedding.
+        A claim may run while the last row of a text is being written. Its rows with the same text
+        then still need a vector, and take the one of the kept text.
         """
         self._finished = []
         try:

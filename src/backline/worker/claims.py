@@ -13,7 +13,7 @@ from typing import Final
 from backline.store import JobStore
 from backline.types import Collection, Job
 from backline.worker.backlog import Backlog
-from backline.worker.jobs import JobSorter
+from backline.worker.job_sorter import JobSorter
 from backline.worker.lease import WorkerLease
 from backline.worker.options import LARGEST_CLAIM, WorkerOptions
 from backline.worker.retry import retry_while_unavailable
@@ -83,7 +83,8 @@ class Claims:
         """Return how many rows to claim now, so that no embed loop waits for the database.
 
         Two rounds of the embed loops, or the work of two seconds, are kept ready. A larger backlog
-        would withhold rows from other workers. Returns 0 while it is full or the writer is behind.
+        would withhold rows from other workers. Returns 0 while more than half of it is left, or
+        while the writer is behind: small claims cost the database as much as large ones.
         """
         ahead = 2 * self._options.batch_size * self._options.concurrency
         ahead = min(LARGEST_CLAIM, max(ahead, self._options.ahead, int(2 * self._stats.rate)))

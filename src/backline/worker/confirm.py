@@ -11,7 +11,7 @@ from backline import errors, pgvector
 from backline.store import JobStore, NewVector
 from backline.types import Collection, Job
 from backline.worker.backlog import PendingText, Rejection
-from backline.worker.handler import StoredBatch
+from backline.worker.batch_handler import StoredBatch
 from backline.worker.lease import WorkerLease
 from backline.worker.options import WorkerOptions
 from backline.worker.retry import retry_while_unavailable
@@ -92,7 +92,7 @@ class Confirmation:
         )
 
     async def _refuse(self, rows: Sequence[SentRow], report: StoredBatch) -> None:
-        """Record rows that were sent alone and that the other database did not store."""
+        """Record rows that failed although each was sent alone."""
         late = self._late_rows(rows, report)
         refused = [
             Write.rejected(text, job, Rejection.of("refused", report.failed[job.key]))
@@ -103,7 +103,8 @@ class Confirmation:
     def _late_rows(self, rows: Iterable[SentRow], report: StoredBatch) -> list[Write]:
         """Return the writes of rows that joined a text after it was sent.
 
-        They take the vector from the cache, and so do rows that join the text later.
+        Their vector is in the cache. `encoded` is set to NULL so that JobSorter also lets rows that
+        join later reuse it.
         """
         sent = {job.key for _, job in report.sent}
         writes = []

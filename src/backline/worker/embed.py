@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from backline import errors, pgvector
-from backline.embedders.limiter import Limiter
+from backline.embedders.limiter import Limiter, limited_call
 from backline.store import NewVector, Usage
 from backline.types import Action, Vectors
 from backline.worker import batching
 from backline.worker.backlog import Backlog, PendingText, Rejection
+from backline.worker.batch_handler import BatchHandler, EmbeddedBatch, StoredBatch
 from backline.worker.confirm import Confirmation
-from backline.worker.handler import BatchHandler, EmbeddedBatch, StoredBatch
 from backline.worker.stats import Outage, WorkerStats
 from backline.worker.writer import Write, Writer
 
-# A batch that failed so often with server errors is halved: one of its texts may be the cause.
+# After this many server errors a batch is halved: one of its texts may be the cause.
 FAULTS_BEFORE_SPLITTING: Final = 3
-# So many texts rejected one at a time, and none accepted: the texts are not at fault.
+# After this many texts were rejected one by one, and none accepted, the texts are not at fault.
 REJECTIONS_BEFORE_GIVING_UP: Final = 25
 # Longest wait, in seconds, before a text that failed with a server error is tried again.
 LONGEST_RETRY: Final = 60
@@ -90,7 +90,7 @@ class ProviderFaults:
 
 
 class EmbedLoop:
-    """Takes batches from the backlog and embeds them. Run it as often as `concurrency` says."""
+    """Takes batches from the backlog and embeds them. `concurrency` loops run at the same time."""
 
     def __init__(
         self,
@@ -127,10 +127,9 @@ class EmbedLoop:
     async def _embed(self, batch: list[PendingText]) -> None:
         """Embed a batch, and act on the outcome."""
         try:
-            async with self._limiter.slot(sum(text.tokens for text in batch)):
+            async with limited_call(self._limiter, sum(text.tokens for text in batch)):
                 result = await self._handler.handle(batch)
         except errors.RateLimitedError as error:
-            self._limiter.defer(error.retry_after)
             self._faults.unanswered(error)
             await self._backlog.put_back(batch)
         except errors.InputRejectedError as error:
@@ -140,7 +139,6 @@ class EmbedLoop:
         except errors.EmbedderError as error:
             await self._failed(batch, error)
         else:
-            self._limiter.succeeded()
             self._faults.accepted()
             match result:
                 case EmbeddedBatch(vectors):
@@ -183,7 +181,6 @@ class EmbedLoop:
 
     async def _rejected(self, batch: list[PendingText], error: errors.EmbedderError) -> None:
         """Find the rejected text by halving the batch, and record it."""
-        self._limiter.succeeded()  # a response, so the request rate is not the problem
         self._faults.answered()
         if len(batch) > 1:
             await self._split(batch)
@@ -192,8 +189,7 @@ class EmbedLoop:
         self._faults.rejected(error)
 
     async def _failed(self, batch: list[PendingText], error: errors.EmbedderError) -> None:
-        """Retry after a server error or none; split or record if a text seems to be the cause."""
-        self._limiter.unavailable()
+        """Retry a batch that got a server error or no response; split it if a text is the cause."""
         self._faults.unanswered(error)
         match self._faults.failed(batch):
             case "retry":

@@ -75,7 +75,7 @@ class WorkerLease:
         )
 
     async def unregister(self) -> None:
-        """End the registration, which releases every row. An outage leaves that to the expiry."""
+        """Unregister, which releases every row. During an outage the lease expires instead."""
         with suppress(errors.DatabaseError):
             await self._store.unregister(self.current)
             await self._trim_cache()

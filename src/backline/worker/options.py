@@ -21,8 +21,8 @@ class WorkerOptions:
         give_up_after: length of an outage of the provider or the database that ends the work with
             an error. None: never.
         grace: time that batches in flight get to finish after a stop.
-        ahead: rows to keep claimed, at least. A local model needs many, because batches of texts
-            of similar length are cut from a long list.
+        ahead: the smallest number of rows to claim ahead of the embed loops. A local model needs
+            many, because batches of texts of similar length are cut from a long list.
         poll: interval between two claims from an empty queue.
         max_rows: rows to process, at most. None: no limit.
         cache_bytes: size to which the database's cache of paid vectors is trimmed. 0: no cache.

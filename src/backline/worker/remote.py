@@ -18,8 +18,8 @@ from backline import errors
 from backline.supabase.keys import ApiKey
 from backline.types import Collection, LongText, Model
 from backline.worker.backlog import PendingText
+from backline.worker.batch_handler import BatchResult, StoredBatch
 from backline.worker.batching import Budget
-from backline.worker.handler import BatchResult, StoredBatch
 
 RemoteTransport: TypeAlias = Literal["api", "edge"]
 
@@ -120,7 +120,7 @@ class Remote:
         """Have rows, as (key, text), embedded and stored. Returns the response.
 
         Raises:
-            EmbedderError: one of the four, for the whole request.
+            EmbedderError: for the whole request; see `embedders.base` for its four kinds.
         """
         return await self._exchange(
             self._http.build_request(

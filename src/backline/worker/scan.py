@@ -67,7 +67,7 @@ class TableScan:
         self, store: JobStore, collection: Collection, worker: int, run: int | None,
         open_batches: Iterable[int],
     ) -> list[Job]:  # fmt: skip
-        """Lease a deferred page. Halve it while it is locked: only its locked half has to wait."""
+        """Lease a deferred page. While a row of it is locked, halve it and lease the other half."""
         after, size = self._deferred.popleft()
         try:
             page = await store.claim_batch(collection, worker, run, after, size, open_batches)

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
-# Keys that a report lists of rows with a text that is longer than the model reads.
+# A report lists at most this many keys of rows with long texts.
 KEYS_KEPT: Final = 1000
 # Weight of the previous rate in the exponential moving average.
 RATE_SMOOTHING: Final = 0.7

@@ -18,11 +18,11 @@ from backline.embedders.limiter import Limiter
 from backline.store import JobStore
 from backline.types import Collection
 from backline.worker.backlog import Backlog
+from backline.worker.batch_handler import BatchHandler
 from backline.worker.claims import ClaimLoop, Claims
 from backline.worker.confirm import Confirmation
 from backline.worker.embed import EmbedLoop
-from backline.worker.handler import BatchHandler
-from backline.worker.jobs import JobSorter
+from backline.worker.job_sorter import JobSorter
 from backline.worker.lease import WorkerLease
 from backline.worker.options import WorkerOptions
 from backline.worker.retry import retry_while_unavailable

@@ -174,7 +174,7 @@ class Writer:
         """Return the write that records the row as refused by Postgres.
 
         Raises:
-            DatabaseError: the row is not at fault, or has no text to record the failure of.
+            DatabaseError: the failure is not the row's, or cannot be recorded without a text.
         """
         self._refusals += 1
         if (

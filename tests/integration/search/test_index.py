@@ -12,7 +12,7 @@ from tests.integration.search.conftest import Documents, declare
 from backline import errors, search
 from backline.postgres.store import Store, open_store
 from backline.search import Query, indexes
-from backline.search.ranking import rank_rows
+from backline.search.query import rank_rows
 
 COUNT = 3000
 

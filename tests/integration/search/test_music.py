@@ -23,7 +23,7 @@ from backline.backfill import Backfill
 from backline.cli import demo
 from backline.embedders.base import Embedder
 from backline.embedders.limiter import Limiter
-from backline.embedders.specs import open_embedder
+from backline.embedders.providers import open_embedder
 from backline.postgres.store import Store, open_store
 from backline.search import Context, evaluate
 from backline.types import Collection

@@ -16,7 +16,7 @@ from backline import errors, pgvector, search
 from backline.embedders.hash import HashEmbedder
 from backline.postgres.store import open_store
 from backline.search import Query
-from backline.search.ranking import rank_rows
+from backline.search.query import rank_rows
 
 
 def directions(count: int) -> NDArray[np.float32]:

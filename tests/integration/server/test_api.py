@@ -237,7 +237,7 @@ async def test_run_is_cancelled(paid_server: Served, paid: World, provider: Any)
         return bool(result["run"]["state"] == "cancelled")
 
     await eventually(ended, "the run to be cancelled")
-    await paid.check_sound_but_for_missing()
+    await paid.check_consistent_except_unqueued()
 
 
 async def test_next_run_waits_for_the_report_of_an_ended_run(
@@ -325,7 +325,7 @@ async def test_live_sync_embeds_edits_and_stops_cleanly(world: World) -> None:
     async with served(world.store, worker=True) as server:
         assert (await server.get("/api/status"))["server"]["worker"] is True
         await world.insert("a live edit")
-        await world.settled()
+        await world.wait_until_idle()
         coverage = (await server.get("/api/coverage", collection="notes"))["collections"][0][
             "coverage"
         ]
@@ -354,7 +354,7 @@ async def test_live_sync_picks_up_new_collections_and_models(
     monkeypatch.setattr("backline.server.live_sync.POLL_SECONDS", 0.2)
     async with served(world.store, worker=True) as server:
         await world.insert("one")
-        await world.settled()
+        await world.wait_until_idle()
         # Change the column first: a model that does not fit is retried only after 30 s.
         await world.sql(
             "alter table notes drop column embedding, add column embedding extensions.vector(12)"

@@ -19,7 +19,7 @@ from tests.provider import StandInProvider
 
 from backline.embedders.hash import hash_vectors
 from backline.embedders.local.batcher import Batcher
-from backline.embedders.specs import open_embedder
+from backline.embedders.providers import open_embedder
 
 JS = Path(__file__).parent / "js"
 TEXTS = ["muddy vocals", "a longer text about the low end of a mix", "é ü 漢字 🎛️"]

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import server_folder
+from tests.conftest import postmaster_pid, server_folder
 from tests.integration.harness import connect as connect_user
 from tests.integration.harness import eventually, execute
 from tests.integration.server.harness import Served, notes, served
-from tests.integration.test_database_faults import postmaster
 
 from backline import search
 from backline.postgres import embedded, migrate
@@ -78,7 +77,7 @@ async def test_searches_survive_a_restart_of_postgres(private_server: Path) -> N
         await migrate.apply(store.connector)
         async with notes(store) as world, served(store, worker=True) as server:
             await world.insert(*(f"alpha note number {n}" for n in range(1, 201)))
-            await world.settled()
+            await world.wait_until_idle()
             await search.ensure_index(store, world.collection)
             queries = [f"alpha note number {n}" for n in range(1, 21)]
             expected = {
@@ -88,7 +87,7 @@ async def test_searches_survive_a_restart_of_postgres(private_server: Path) -> N
             clients = [asyncio.create_task(load.client(server, n)) for n in range(CLIENTS)]
             await load.all_served()
             assert {status for *_, status in load.requests} == {200}
-            os.kill(postmaster(private_server), signal.SIGINT)  # fast shutdown
+            os.kill(postmaster_pid(private_server), signal.SIGINT)  # fast shutdown
             await eventually(
                 lambda: not (private_server / "postmaster.pid").exists(), "the shutdown"
             )
@@ -121,7 +120,7 @@ async def test_searches_survive_a_restart_of_postgres(private_server: Path) -> N
 
             await eventually(is_embedded, "the worker to embed the edit")
             world.user = await connect_user(url)
-            await world.check_sound()
+            await world.check_consistent()
             await world.user.close()
 
 

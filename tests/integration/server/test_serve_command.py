@@ -78,7 +78,7 @@ async def test_server_embeds_edits_and_exits_cleanly(
         assert served.url.startswith("http://127.0.0.1:"), served.lines
         async with httpx2.AsyncClient(base_url=served.url, timeout=TIMEOUT_S) as http:
             await world.insert("a live edit")
-            await world.settled()
+            await world.wait_until_idle()
             status = await http.get("/api/status", headers={"X-Request-ID": "mine"})
             assert status.json()["server"]["worker"] is True
             page = await http.get("/", headers={"Accept": "text/html"})
@@ -126,11 +126,11 @@ async def test_killed_server_loses_nothing(
     ) as served:  # fmt: skip
         await asyncio.to_thread(provider.wait_calls, 5)
         assert await served.end(signal.SIGKILL) == -signal.SIGKILL
-    await paid.check_sound()
+    await paid.check_consistent()
     provider.reset()
     report = await paid.fill()
     assert report.coverage.complete and report.coverage.embedded == 200
-    await paid.check_sound()
+    await paid.check_consistent()
     assert await paid.jobs() == {}
 
 

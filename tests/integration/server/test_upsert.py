@@ -42,7 +42,7 @@ async def test_same_text_is_embedded_once(
     late = await paid_server.post(PATH, body((9, "one")))
     assert late["updated"] == 1
     assert dict(provider.texts_embedded) == {"one": 1}
-    await paid.check_sound()
+    await paid.check_consistent()
 
 
 async def test_changed_and_missing_rows_are_skipped_without_embedding(
@@ -59,7 +59,7 @@ async def test_changed_and_missing_rows_are_skipped_without_embedding(
     assert reasons == dict.fromkeys(["77", "word", "99999999999999999999", "a\0b"], GONE)
     assert (result["updated"], result["processed"], result["success"]) == (1, 6, True)
     assert dict(provider.texts_embedded) == {"two": 1}
-    await paid.check_sound()
+    await paid.check_consistent()
     assert await paid.jobs() == {"1": None}
 
 
@@ -82,7 +82,7 @@ async def test_edit_during_embedding_is_not_overwritten(
         await paid.sql("update notes set body = 'after' where id = 1")
     [skipped] = (await request)["skipped"]
     assert skipped["id"] == "1" and "differs" in skipped["reason"]
-    await paid.check_sound()
+    await paid.check_consistent()
     await paid.fill()
     await paid.check_complete()
 
@@ -95,7 +95,7 @@ async def test_locked_row_is_skipped_after_a_short_wait(server: Served, world: W
     assert result["updated"] == 1
     assert [each["id"] for each in result["skipped"]] == ["1"]
     assert "open transaction" in result["skipped"][0]["reason"]
-    await world.check_sound()
+    await world.check_consistent()
 
 
 async def test_rejected_text_fails_only_its_own_row(
@@ -107,7 +107,7 @@ async def test_rejected_text_fails_only_its_own_row(
     assert (result["success"], result["updated"]) == (False, 2)
     [failed] = result["failed"]
     assert failed["id"] == "2" and "does not accept" in failed["error"]
-    await paid.check_sound()
+    await paid.check_consistent()
 
 
 async def test_refused_row_fails_alone(server: Served, world: World) -> None:
@@ -122,7 +122,7 @@ async def test_refused_row_fails_alone(server: Served, world: World) -> None:
     result = await server.post(PATH, body((1, "one"), (2, "two"), (3, "three")), 207)
     assert result["updated"] == 2
     assert result["failed"][0]["id"] == "2" and "not this one" in result["failed"][0]["error"]
-    await world.check_sound()
+    await world.check_consistent()
 
 
 @pytest.mark.parametrize(("status", "expected"), [(429, 429), (500, 503), (401, 502)])
@@ -135,7 +135,7 @@ async def test_provider_failure_is_an_error(
     assert response.status_code == expected, response.text
     assert response.headers.get("retry-after") == {429: "7", 503: "1"}.get(expected)
     assert provider.api_key not in response.text
-    await paid.check_sound()
+    await paid.check_consistent()
 
 
 async def test_too_many_rows_are_refused(world: World) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.integration.harness import make_world, overpaid
+from tests.integration.harness import LONG, make_world, overpaid
 from tests.integration.server.harness import NOTES, served, with_provider
 from tests.integration.server.test_upsert import PATH, body
-from tests.integration.test_long_texts import LONG, stored
 from tests.provider import StandInProvider
 
 from backline.postgres.store import Store
@@ -26,12 +25,12 @@ async def test_stored_vectors_equal_those_of_a_backfill(
         assert overpaid(provider) == {}
         assert (await store.coverage(world.collection)).long == 2
         assert await store.recount(world.collection.id) == {}
-        by_server = await stored(world, 2)
+        by_server = await world.stored_vector(2)
         await world.sql("delete from backline.vectors")
         await world.sql("delete from backline.stamps")
         await world.store.recount(world.collection.id)
         await world.fill()
-        np.testing.assert_array_equal(await stored(world, 2), by_server)
+        np.testing.assert_array_equal(await world.stored_vector(2), by_server)
 
 
 async def test_rejection_equals_that_of_a_backfill(store: Store, provider: StandInProvider) -> None:

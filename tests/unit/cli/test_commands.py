@@ -66,7 +66,7 @@ import sys
 from backline.cli.commands import load
 for name in ("status", "verify", "search", "suggest", "index", "load", "add", "failures", "runs"):
     load(name)
-import backline.embedders.local, backline.embedders.specs, backline.postgres.embedded
+import backline.embedders.local, backline.embedders.providers, backline.postgres.embedded
 import backline.supabase.store
 print("structlog" in sys.modules)
 """

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 
 from backline.collections import check
 from backline.search import DEFAULT_WEIGHT, LARGEST_PAGE, Mode
-from backline.search.ranking import DEEPEST_ROW, clean_text, embed_query
+from backline.search.query import DEEPEST_ROW, clean_text, embed_query
 from backline.server import handlers, map, schemas
 from backline.server.routes.responses import WITH_BODY, WITH_DATABASE, problems
 from backline.server.routes.status import OptionalCollection

@@ -1,6 +1,7 @@
 """Parse embedder specifications, such as `openai/text-embedding-3-small@512`, and open them.
 
-`PROVIDERS` lists every provider with its functions to parse, describe and open a specification.
+`PROVIDERS` lists every provider: its functions to parse, describe and open a specification, and
+how its embedders are best called.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, cast
 
 from pydantic import SecretStr
 
@@ -31,10 +33,6 @@ DEFAULT_LOCAL_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_HASH_DIMENSIONS = 384
 # Sent to servers that need no key, because the SDK requires one.
 _PLACEHOLDER_KEY = "no-key-needed"
-_FORMS = (
-    "local, local/NAME, local:/path/to/folder, hash, hash@DIMENSIONS, "
-    "openai, openai/NAME, openai/NAME@DIMENSIONS, supabase/gte-small"
-)
 # The model built into Supabase's Edge Runtime. Its vectors may differ from those of the gte-small
 # weights on the Hugging Face hub, so it is a separate model.
 SUPABASE_MODEL = Model("supabase", "gte-small", "edge-runtime", 384, 512)
@@ -105,8 +103,9 @@ def available() -> str:
     """Return one line for error messages that lists the forms and the models."""
     from backline.embedders.local.catalog import MODELS
 
+    forms = ", ".join(provider.forms for provider in PROVIDERS.values())
     return (
-        f"A model is given as: {_FORMS}. Local models: {', '.join(MODELS)}. "
+        f"A model is given as: {forms}. Local models: {', '.join(MODELS)}. "
         f"OpenAI models: {', '.join(OPENAI_MODELS)}."
     )
 
@@ -142,6 +141,28 @@ def describe(spec: EmbedderSpec | str) -> Model | None:
     return PROVIDERS[spec.provider].describe(spec)
 
 
+def spec_of(model: Model, folder: Path | None = None) -> EmbedderSpec:
+    """Return the specification that opens `model` again.
+
+    Args:
+        model: as a collection records it.
+        folder: the folder of a local model that is not in the catalog.
+
+    Raises:
+        ConfigurationError: the model is from a folder, and `folder` is None.
+    """
+    return PROVIDERS.get(model.provider, PROVIDERS["local"]).spec(model, folder)
+
+
+def waits_on_network(model: Model) -> bool:
+    """Return whether a call waits for a server, so that many calls should be in flight."""
+    return model.provider in PROVIDERS and PROVIDERS[model.provider].remote
+
+
+def _spec_with_dimensions(model: Model, _folder: Path | None) -> EmbedderSpec:
+    return EmbedderSpec(cast(Provider, model.provider), model.name, model.dimensions)
+
+
 # --- local ----------------------------------------------------------------------------------------
 
 
@@ -160,6 +181,19 @@ def _describe_local(spec: EmbedderSpec) -> Model | None:
         return None
     info = find_model(spec.name)
     return Model("local", info.name, info.short_revision, info.dimensions, info.max_tokens)
+
+
+def _spec_local(model: Model, folder: Path | None) -> EmbedderSpec:
+    from backline.embedders.local.catalog import MODELS
+
+    if model.name in MODELS:
+        return EmbedderSpec("local", model.name)
+    if folder is None:
+        raise ConfigurationError(
+            f"{model.provider}/{model.name} is a model folder of your own. Name the folder on this "
+            "machine: BACKLINE_LOCAL_MODEL_FOLDER=/path/to/folder."
+        )
+    return EmbedderSpec("local", f"local:{folder}")
 
 
 async def _open_local(spec: EmbedderSpec, options: EmbedderOptions) -> Embedder:
@@ -237,6 +271,10 @@ def _describe_supabase(_spec: EmbedderSpec) -> Model:
     return SUPABASE_MODEL
 
 
+def _spec_supabase(model: Model, _folder: Path | None) -> EmbedderSpec:
+    return EmbedderSpec("supabase", model.name)
+
+
 async def _open_supabase(_spec: EmbedderSpec, _options: EmbedderOptions) -> Embedder:
     raise ConfigurationError(
         "supabase/gte-small runs in Supabase's Edge Runtime only. Backfill with: --via edge. "
@@ -246,16 +284,37 @@ async def _open_supabase(_spec: EmbedderSpec, _options: EmbedderOptions) -> Embe
 
 @dataclass(frozen=True, slots=True)
 class _Provider:
-    """Functions of one provider; `parse` takes the text, the model's name and the dimensions."""
+    """One provider.
 
+    Attributes:
+        forms: the specifications that it takes, for error messages.
+        parse: takes the text, the model's name and the dimensions.
+        describe: see `describe`.
+        open: see `open_embedder`.
+        spec: see `spec_of`.
+        remote: whether a call waits for a server. The defaults then are more concurrent calls, and
+            fewer rows claimed ahead.
+    """
+
+    forms: str
     parse: Callable[[str, str | None, int | None], EmbedderSpec]
     describe: Callable[[EmbedderSpec], Model | None]
     open: Callable[[EmbedderSpec, EmbedderOptions], Awaitable[Embedder]]
+    spec: Callable[[Model, Path | None], EmbedderSpec] = _spec_with_dimensions
+    remote: bool = False
 
 
 PROVIDERS: Final[dict[str, _Provider]] = {
-    "local": _Provider(_parse_local, _describe_local, _open_local),
-    "hash": _Provider(_parse_hash, _describe_hash, _open_hash),
-    "openai": _Provider(_parse_openai, _describe_openai, _open_openai),
-    "supabase": _Provider(_parse_supabase, _describe_supabase, _open_supabase),
-}
+    "local": _Provider(
+        "local, local/NAME, local:/path/to/folder",
+        _parse_local, _describe_local, _open_local, _spec_local,
+    ),
+    "hash": _Provider("hash, hash@DIMENSIONS", _parse_hash, _describe_hash, _open_hash),
+    "openai": _Provider(
+        "openai, openai/NAME, openai/NAME@DIMENSIONS",
+        _parse_openai, _describe_openai, _open_openai, remote=True,
+    ),
+    "supabase": _Provider(
+        "supabase/gte-small", _parse_supabase, _describe_supabase, _open_supabase, _spec_supabase
+    ),
+}  # fmt: skip

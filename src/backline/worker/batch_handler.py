@@ -63,7 +63,7 @@ class BatchHandler(Protocol):
         """Embed a batch.
 
         Raises:
-            EmbedderError: one of the four, for the whole batch.
+            EmbedderError: for the whole batch; see `embedders.base` for its four kinds.
         """
         ...
 

@@ -13,7 +13,7 @@ from tests.provider import StandInProvider
 from backline import embedders
 from backline.embedders.local.catalog import MODELS
 from backline.embedders.openai.models import OPENAI_MODELS
-from backline.embedders.specs import (
+from backline.embedders.providers import (
     EmbedderOptions,
     EmbedderSpec,
     describe,
@@ -165,7 +165,7 @@ def test_key_is_not_in_the_repr_of_options() -> None:
 
 def test_unused_provider_is_not_imported() -> None:
     code = (
-        "import sys, asyncio; from backline.embedders.specs import open_embedder;"
+        "import sys, asyncio; from backline.embedders.providers import open_embedder;"
         "asyncio.run(open_embedder('hash'));"
         "sys.exit(' '.join({'openai', 'tiktoken', 'tokenizers'} & set(sys.modules)) or 0)"
     )

@@ -9,7 +9,7 @@ from backline.store import NewVector
 from backline.types import Collection, Job
 from backline.worker import batching
 from backline.worker.backlog import Backlog, PendingText
-from backline.worker.handler import BatchHandler
+from backline.worker.batch_handler import BatchHandler
 from backline.worker.writer import Write, Writer
 
 

@@ -1,0 +1,153 @@
+"""The oracle of the engine's tests: it judges a collection without any query of Backline.
+
+It reads the tables directly, hashes the texts itself, and computes the vector that the stand-in
+provider returns for each text.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from psycopg import AsyncConnection, sql
+from psycopg.rows import DictRow
+
+from backline.embedders.hash import hash_vectors
+from backline.types import Collection
+
+Vector = np.ndarray[Any, Any]
+
+NOT_QUEUED = "is neither embedded nor queued"
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """Judges `collection` over `connection`; its text column is `body`."""
+
+    connection: AsyncConnection[DictRow]
+    collection: Collection
+
+    async def violations(self) -> list[str]:
+        """Return every broken invariant in words; a correct engine has none at any moment."""
+        return [
+            *await self._row_violations(),
+            *await self._orphan_records(),
+            *await self._counter_violations(),
+        ]
+
+    async def open_jobs(self) -> dict[str, int | None]:
+        """Return the worker of each unfinished row by key, from its job or its batch lease."""
+        rows = await self._fetch(_OPEN_JOBS, 2)
+        return {row["key"]: row["worker_id"] for row in rows}
+
+    async def _row_violations(self) -> list[str]:
+        """Return the rows that are not correctly embedded, not queued and not dead letters."""
+        rows = await self._fetch(_ROWS, 1)
+        expected = hash_vectors([row["content"] for row in rows], self.collection.model.dimensions)
+        return [
+            f"row {row['key']} {row['content'][:40]!r}: {violation}"
+            for row, vector in zip(rows, expected, strict=True)
+            if (violation := self._row_violation(row, vector))
+        ]
+
+    def _row_violation(self, row: DictRow, expected: Vector) -> str | None:
+        stamped = row["stamp_hash"] is not None and not row["stale"]
+        outstanding = row["queued"] or row["dead"]
+        if not stamped or row["stamp_model"] != self.collection.model_id:
+            return None if outstanding else NOT_QUEUED
+        if row["stamp_hash"] != row["hash"]:
+            return None if outstanding else "has the stamp of another text"
+        return _stamp_violation(row, expected)
+
+    async def _orphan_records(self) -> list[str]:
+        rows = await self._fetch(_ORPHAN_RECORDS, 3)
+        return [f"{row['kind']} of {row['key']}, which does not exist" for row in rows]
+
+    async def _counter_violations(self) -> list[str]:
+        rows = await self._fetch(_COUNTERS, 6)
+        return [
+            f"the counter {row['measure']} of model {row['model_id']} is {row['counter']}, "
+            f"the tables hold {row['actual']}"
+            for row in rows
+        ]
+
+    async def _fetch(self, query: str, parameters: int) -> list[DictRow]:
+        """Run a query; each of its parameters is the id of the collection."""
+        cursor = await self.connection.execute(
+            query.format(**self._identifiers()), [self.collection.id] * parameters
+        )
+        return await cursor.fetchall()
+
+    def _identifiers(self) -> dict[str, str]:
+        table = sql.Identifier(self.collection.table_schema, self.collection.table_name)
+        return {
+            "table": table.as_string(),
+            "key": sql.Identifier(self.collection.key_column).as_string(),
+            "column": sql.Identifier(self.collection.embedding_column).as_string(),
+            "content": "btrim(concat(r.body), E' \\t\\n\\r')",
+        }
+
+
+def _stamp_violation(row: DictRow, expected: Vector) -> str | None:
+    """Judge the vector of a row that has a current stamp of its present text."""
+    if row["blank"] != (row["content"] == ""):
+        return "has a stamp with a wrong blank flag"
+    if row["blank"]:
+        return None if row["embedding"] is None else "is blank and has a vector"
+    if row["embedding"] is None:
+        return "is stamped and has no vector"
+    stored = np.array(json.loads(row["embedding"]), dtype=np.float32)
+    return "has the vector of another text" if np.abs(stored - expected).max() > TOLERANCE else None
+
+
+_OPEN_JOBS = """
+select key, worker_id from backline.jobs where collection_id = %s
+union select u.key, p.worker_id from backline.batch_leases p cross join unnest(p.keys) as u(key)
+  where p.collection_id = %s and not exists (select from backline.stamps s
+    where s.collection_id = p.collection_id and s.key = u.key and not s.stale)
+"""
+
+_ROWS = """
+select r.{key}::text as key, {content} as content, sha256(convert_to({content}, 'UTF8')) as hash,
+  r.{column}::text as embedding, s.content_hash as stamp_hash, s.stale, s.blank,
+  s.model_id as stamp_model, j.key is not null or exists (
+    select from backline.batch_leases p
+    where p.collection_id = c.id and r.{key}::text = any (p.keys)) as queued,
+  coalesce(f.content_hash = sha256(convert_to({content}, 'UTF8')), false) as dead
+from {table} r
+cross join (select %s::int as id) c
+left join backline.stamps s on s.collection_id = c.id and s.key = r.{key}::text
+left join backline.jobs j on j.collection_id = c.id and j.key = r.{key}::text
+left join backline.failures f on f.collection_id = c.id and f.key = r.{key}::text
+"""
+
+_ORPHAN_RECORDS = """
+select x.kind, x.key from (
+  select 'a stamp' as kind, s.key from backline.stamps s where s.collection_id = %s
+  union all select 'a job', j.key from backline.jobs j where j.collection_id = %s
+  union all select 'a dead letter', f.key from backline.failures f where f.collection_id = %s
+) x where not exists (select from {table} r where r.{key}::text = x.key)
+"""
+
+_COUNTERS = """
+select coalesce(c.measure, n.measure) as measure, coalesce(c.model_id, n.model_id) as model_id,
+  coalesce(c.amount, 0) as counter, coalesce(n.amount, 0) as actual
+from (
+  select d.measure, d.model_id, sum(d.amount) as amount from backline.counter_deltas d
+  where d.collection_id = %s group by d.measure, d.model_id having sum(d.amount) <> 0
+) c full join (
+  select 'rows' as measure, 0 as model_id, count(*) as amount from {table} having count(*) > 0
+  union all select case when s.blank then 'blank' else 'embedded' end, s.model_id, count(*)
+    from backline.stamps s where s.collection_id = %s and not s.stale group by 1, 2
+  union all select 'long', s.model_id, count(*)
+    from backline.stamps s where s.collection_id = %s and s.long and not s.stale group by s.model_id
+  union all select 'pending', 0, count(*) from backline.jobs j
+    where j.collection_id = %s having count(*) > 0
+  union all select 'failed', 0, count(*) from backline.failures f
+    where f.collection_id = %s having count(*) > 0
+) n on n.measure = c.measure and n.model_id = c.model_id
+where coalesce(c.amount, 0) <> coalesce(n.amount, 0) and %s > 0
+"""
