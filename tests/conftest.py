@@ -26,6 +26,14 @@ from backline.postgres import embedded, migrate
 from backline.postgres.connector import Connector
 from backline.postgres.store import Store, open_store
 from tests.provider import StandInProvider
+from tests.supabase.fixtures import (  # noqa: F401
+    bare_project,
+    project,
+    reading_project,
+    seeded_project,
+    shell,
+    stack,
+)
 
 _SETTINGS = re.compile(
     r"_KEY$|_SECRET$|^(BACKLINE|SUPABASE|VITE|OPENAI|CODETTE|PG|HF)_?|^(DATABASE_URL|BATCH_SIZE|USE_LOCAL_API)$"

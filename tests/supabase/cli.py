@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.supabase.stack import ROOT, Project, require
+from tests.supabase.processes import ROOT, require
+from tests.supabase.stack import Project
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended; `out` and `err` are what it wrote."""
+    """The exit code and the output of a finished command."""
 
     code: int
     out: str
@@ -28,23 +29,25 @@ class Done:
 
 @dataclass(frozen=True)
 class SupabaseCli:
-    """`folder` holds a copy of the project's supabase/; `migrations` are those files."""
+    """Runs the Supabase CLI in `folder`, which holds a copy of the repository's supabase/."""
 
     program: Path
     folder: Path
 
     @classmethod
     def in_folder(cls, folder: Path) -> SupabaseCli:
+        """Copy supabase/ into a folder, and return a CLI that works there."""
         ignored = shutil.ignore_patterns(".temp", ".branches", "functions")
         shutil.copytree(ROOT / "supabase", folder / "supabase", ignore=ignored)
         return cls(require("supabase"), folder)
 
     @property
     def migrations(self) -> Path:
+        """The folder of the copied migrations."""
         return self.folder / "supabase" / "migrations"
 
     def __call__(self, project: Project, *arguments: str, code: int | None = 0) -> Done:
-        """Run against a project's database; `code` is how it must end, None: in any way."""
+        """Run against a project's database and require the exit code `code`; None accepts any."""
         environment = {
             **os.environ,
             "HOME": str(self.folder),
@@ -61,4 +64,5 @@ class SupabaseCli:
         return Done(done.returncode, done.stdout, done.stderr)
 
     def push(self, project: Project, *options: str) -> Done:
+        """Push the migrations to a project's database."""
         return self(project, "db", "push", "--yes", *options)

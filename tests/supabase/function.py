@@ -1,4 +1,4 @@
-"""The Edge Function under a real Deno, with the environment that Supabase gives it."""
+"""The Edge Function under a real Deno, with the environment variables that Supabase sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Final
 
 import httpx
 
-from tests.supabase.stack import Function, Project, free_port, require, running, wait_until
+from tests.supabase.gateway import Function
+from tests.supabase.processes import free_port, require, running, wait_until
+from tests.supabase.stack import Project
 
 FUNCTIONS: Final = Path(__file__).parents[2] / "supabase" / "functions"
 NAME: Final = "upsert-embeddings"
@@ -19,7 +21,7 @@ SECRET: Final = "a-function-secret"
 
 
 def deno_environment(project: Project) -> dict[str, str]:
-    """Nothing of the person who runs the tests; nothing is fetched and nothing is kept."""
+    """Return an environment without the developer's settings, and with a temporary cache."""
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(project.stack.folder),
@@ -30,13 +32,13 @@ def deno_environment(project: Project) -> dict[str, str]:
 
 
 def legacy_key(project: Project) -> str:
-    """The project's service_role JWT, the same at every call."""
+    """Return the project's service_role JWT; it is the same at every call."""
     return project.keys.jwt("service_role", iat=1_700_000_000, exp=4_000_000_000)
 
 
 @contextmanager
 def function_running(project: Project, **variables: str) -> Iterator[str]:
-    """The function behind the project's gateway; yields its URL there."""
+    """Run the function behind the project's gateway; yields its URL there."""
     port = free_port()
     environment = deno_environment(project) | {
         "DENO_SERVE_ADDRESS": f"tcp:127.0.0.1:{port}",
@@ -56,16 +58,17 @@ def function_running(project: Project, **variables: str) -> Iterator[str]:
     ]  # fmt: skip
     log = project.stack.folder / f"{project.name}-function.log"
     with running(command, log, env=environment) as process:
-        wait_until(lambda: _answers(port), process, log)
+        wait_until(lambda: _responds(port), process, log)
         project.gateway.functions[NAME] = Function(port)
         yield f"{project.api_url}/functions/v1/{NAME}"
 
 
 def provider_variables(base_url: str, key: str) -> Mapping[str, str]:
+    """Return the settings of an OpenAI provider."""
     return {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": key}
 
 
-def _answers(port: int) -> bool:
+def _responds(port: int) -> bool:
     try:
         return httpx.put(f"http://127.0.0.1:{port}/", trust_env=False).status_code == 405
     except httpx.HTTPError:

@@ -1,10 +1,11 @@
 """A stand-in for Supabase's API gateway: one origin for /rest/v1 and /functions/v1.
 
-As the platform does, it asks for an API key, takes both kinds (opaque `sb_…` keys and legacy JWTs),
-turns an opaque key into a short-lived JWT of its role for PostgREST, lets a user's own JWT in
-Authorization decide instead, refuses a secret key from a browser, refuses PATCH and DELETE without
-a filter, and answers 540 for a paused project. Beside that a test can script faults and see every
-request. Runs in a thread of the test process.
+As on the platform, every request needs an API key, either opaque (`sb_…`) or a legacy JWT. For
+PostgREST the gateway replaces an opaque key by a short-lived JWT of its role. A user's JWT in the
+Authorization header takes precedence. The gateway refuses a secret key from a browser, and PATCH
+and DELETE without a filter. It responds with 540 for a paused project.
+
+Tests script faults and inspect every request. The gateway runs in a thread of the test process.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _NO_FILTERS: Final = {"select", "columns", "order", "limit", "offset", "apikey",
 
 @dataclass(frozen=True)
 class Seen:
-    """One request as the gateway saw it; `status` None: the connection was cut."""
+    """One request; its `status` is None if the connection was cut."""
 
     method: str
     path: str
@@ -44,10 +45,10 @@ class Seen:
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests whose path begins with `path`.
+    """A fault of the next `times` requests to paths that begin with `path`.
 
-    `status` is answered in the upstream's place; None cuts the connection. With `after`, the
-    upstream has done its work first, and only the answer is lost.
+    The gateway responds with `status`, or cuts the connection if that is None. With `after`, the
+    upstream handles the request first, and only its response is lost.
     """
 
     times: int
@@ -60,14 +61,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Function:
-    """An Edge Function that listens on a port; `verify_jwt` as in supabase/config.toml."""
+    """An Edge Function on a port; `verify_jwt` means what it does in supabase/config.toml."""
 
     port: int
     verify_jwt: bool = False
 
 
 class Gateway:
-    """The gateway; a context manager. `url` is what a client calls the project's URL."""
+    """The gateway, a context manager. `url` is the URL of the project for clients."""
 
     def __init__(self, keys: Keys, rest_port: int | None) -> None:
         self.keys = keys
@@ -75,7 +76,7 @@ class Gateway:
         self.functions: dict[str, Function] = {}
         self.paused = False
         self.latency = 0.0
-        self.timeout = 60.0  # what the platform allows one request
+        self.timeout = 60.0  # seconds that the platform allows a request
         self.seen: list[Seen] = []
         self._faults: list[Fault] = []
         self.port = 0
@@ -85,27 +86,27 @@ class Gateway:
         self._stop: asyncio.Event | None = None
         self._upstream: httpx.AsyncClient | None = None
 
-    # --- what a test says to it ---
+    # --- scripting ---
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def fail_next(self, status: int, *, times: int = 1, path: str = "/", **more: Any) -> None:
-        """Answer the next requests with this status; `more` are the fields of Fault."""
+        """Respond to the next requests with a status; `more` are fields of Fault."""
         self._faults.append(Fault(times, status, path, **more))
 
     def cut_next(self, *, times: int = 1, path: str = "/", after: bool = False) -> None:
-        """Cut the next connections; with `after`, once the work is done and the answer is due."""
+        """Cut the next connections; with `after`, once the upstream has responded."""
         self._faults.append(Fault(times, None, path, after=after))
 
     def reset(self) -> None:
-        """No fault, no delay, no past."""
+        """Remove the faults, the delay and the recorded requests."""
         self._faults.clear()
         self.seen.clear()
         self.paused, self.latency = False, 0.0
 
-    # --- its life ---
+    # --- starting and stopping ---
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -142,7 +143,7 @@ class Gateway:
                 task.cancel()
             await asyncio.gather(*open_connections, return_exceptions=True)
 
-    # --- answering ---
+    # --- handling requests ---
 
     async def _handle(self, request: Request) -> Answer:
         started = time.monotonic()
@@ -150,16 +151,16 @@ class Gateway:
         await asyncio.sleep(self.latency)
         fault = self._fault_for(url.path)
         if fault is None or fault.after:
-            answer = await self._answer(request, url.path, url.query)
+            response = await self._respond(request, url.path, url.query)
         if fault is not None:
-            answer = Answer(fault.status, json.dumps(dict(fault.body)).encode(), fault.headers)
+            response = Answer(fault.status, json.dumps(dict(fault.body)).encode(), fault.headers)
         self.seen.append(
             Seen(
                 request.method, url.path, url.query, request.headers, request.body,
-                answer.status, time.monotonic() - started,
+                response.status, time.monotonic() - started,
             )
         )  # fmt: skip
-        return answer
+        return response
 
     def _fault_for(self, path: str) -> Fault | None:
         for fault in self._faults:
@@ -168,7 +169,7 @@ class Gateway:
                 return fault
         return None
 
-    async def _answer(self, request: Request, path: str, query: str) -> Answer:
+    async def _respond(self, request: Request, path: str, query: str) -> Answer:
         if self.paused:
             return refuse(540, message="Project paused")
         if path.startswith("/rest/v1"):
@@ -210,10 +211,10 @@ class Gateway:
         )
 
     def _token(self, request: Request, key: str, role: str) -> str:
-        """The JWT that PostgREST is to see: the user's own, else one of the key's role."""
-        scheme, _, own = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and own and own != key:
-            return own
+        """Return the JWT for PostgREST: the user's or, without one, a JWT of the key's role."""
+        scheme, _, user_token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and user_token and user_token != key:
+            return user_token
         return key if key.count(".") == 2 else self.keys.jwt(role, 300)
 
     async def _function(self, request: Request, path: str, query: str) -> Answer:
@@ -239,7 +240,7 @@ class Gateway:
             headers["authorization"] = f"Bearer {token}"
         assert self._upstream is not None
         try:
-            given = await self._upstream.request(
+            upstream = await self._upstream.request(
                 request.method,
                 f"http://127.0.0.1:{port}{path}" + (f"?{query}" if query else ""),
                 headers=headers,
@@ -249,13 +250,14 @@ class Gateway:
             return refuse(504, message="The upstream server is timing out")
         except httpx.HTTPError:
             return refuse(503, message="name resolution failed")
-        back = {
+        headers_back = {
             k: v
-            for k, v in given.headers.items()
+            for k, v in upstream.headers.items()
             if k not in _NOT_PASSED_BACK | {"content-encoding"}
         }
-        return Answer(given.status_code, given.content, back)
+        return Answer(upstream.status_code, upstream.content, headers_back)
 
 
 def refuse(status: int, **body: Any) -> Answer:
+    """Return a response of the gateway itself."""
     return Answer(status, json.dumps(body).encode())

@@ -1,7 +1,6 @@
-"""The program without a process of its own: what costs 0.6 s a call is paid once a session.
+"""The command line inside the test process, which saves 0.6 s of start-up per command.
 
-For tests of what the program does and says. What needs a process that can be killed, or two at
-once, starts them (`start`).
+A test that kills the command, or runs two at once, starts a process with `start`.
 """
 
 from __future__ import annotations
@@ -22,18 +21,25 @@ from tests.integration.cli.conftest import BACKLINE, Cli, Outcome
 
 
 class InlineCli(Cli):
-    """Runs `backline` in this process, in a folder and with an environment of its own."""
+    """Runs `backline` in this process, in a separate folder and with a separate environment."""
 
     def __call__(
         self, *args: str, code: int | None = 0, program: str = BACKLINE, **environment: str
     ) -> Outcome:
         out, err = _stream(), _stream()
-        surroundings = mock.patch.dict(os.environ, self.environment | environment)
+        environ = mock.patch.dict(os.environ, self.environment | environment)
         arguments = mock.patch.object(sys, "argv", [program, *args])
         streams = redirect_stdout(out), redirect_stderr(err)
-        with surroundings, arguments, chdir(self.folder), _as_it_was(), streams[0], streams[1]:
-            ended = entry.run(command_line())
-        outcome = Outcome(ended, _written(out), _written(err))
+        with (
+            environ,
+            arguments,
+            chdir(self.folder),
+            _process_state_restored(),
+            streams[0],
+            streams[1],
+        ):
+            code_of_command = entry.run(command_line())
+        outcome = Outcome(code_of_command, _written(out), _written(err))
         assert "Traceback" not in outcome.err, outcome.err
         if code is not None:
             assert outcome.code == code, outcome
@@ -41,14 +47,14 @@ class InlineCli(Cli):
 
 
 @contextmanager
-def _as_it_was() -> Iterator[None]:
-    """The process's log settings and signals after a command as before it."""
-    logs, terminated = structlog.get_config(), signal.getsignal(signal.SIGTERM)
+def _process_state_restored() -> Iterator[None]:
+    """Restore the log settings and the signal handler that a command changes."""
+    log_settings, handler = structlog.get_config(), signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        structlog.configure(**logs)
-        signal.signal(signal.SIGTERM, terminated)
+        structlog.configure(**log_settings)
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _stream() -> io.TextIOWrapper:

@@ -1,4 +1,4 @@
-"""The keys of a stand-in project: opaque ones, as new projects have, and legacy JWTs."""
+"""The keys of a project: the opaque keys of new projects, and legacy JWTs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def _b64(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class Keys:
-    """One project's keys; made anew for each stack, so that a leak of one can be searched for."""
+    """The keys of one project. Each stack has random ones, so that tests can search for leaks."""
 
     jwt_secret: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     publishable: str = field(default_factory=lambda: f"sb_publishable_{secrets.token_urlsafe(20)}")
     secret: str = field(default_factory=lambda: f"sb_secret_{secrets.token_urlsafe(20)}")
 
     def jwt(self, role: str, ttl: float = 3600, **claims: Any) -> str:
-        """A JWT of that role, valid for `ttl` seconds; a negative one has expired."""
+        """Return a JWT of a role, valid for `ttl` seconds; it has expired if `ttl` is negative."""
         now = int(time.time())
         body = {"iss": "supabase", "ref": "stand-in", "role": role, "iat": now, **claims}
         body.setdefault("exp", now + int(ttl))
@@ -35,18 +35,20 @@ class Keys:
 
     @property
     def anon_jwt(self) -> str:
+        """The legacy publishable key."""
         return self.jwt("anon", 10 * 365 * 86400)
 
     @property
     def service_jwt(self) -> str:
+        """The legacy secret key."""
         return self.jwt("service_role", 10 * 365 * 86400)
 
     def user_jwt(self, sub: str = "11111111-1111-4111-8111-111111111111") -> str:
-        """What a signed-in user carries in Authorization: role authenticated."""
+        """Return the access token of a signed-in user, with the role authenticated."""
         return self.jwt("authenticated", sub=sub, aud="authenticated")
 
     def role_of(self, key: str) -> str | None:
-        """The role that an API key stands for; None: the gateway refuses it."""
+        """Return the role of an API key, or None for a key that the gateway refuses."""
         if key == self.publishable:
             return "anon"
         if key == self.secret:
@@ -55,7 +57,7 @@ class Keys:
         return str(claims["role"]) if claims and claims.get("role") else None
 
     def claims(self, token: str) -> dict[str, Any] | None:
-        """The claims of a valid JWT, else None."""
+        """Return the claims of a valid JWT, or None."""
         try:
             head, body, signature = token.rsplit(".", 2)
             claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))

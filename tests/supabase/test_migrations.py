@@ -1,4 +1,4 @@
-"""`supabase db push` and `backline migrate`: one history, one schema, in any order."""
+"""`supabase db push` and `backline migrate` apply the same migrations in either order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import pytest
 from backline.sql import migrations
 from tests.supabase.cli import SupabaseCli
 from tests.supabase.inline import InlineCli as Cli
-from tests.supabase.stack import ROOT, Project, postgres_programs, postgres_running, server_folder
+from tests.supabase.processes import ROOT
+from tests.supabase.programs import postgres_programs, postgres_running, server_folder
+from tests.supabase.stack import Project
 
 VERSIONS = [migration.version for migration in migrations()]
 
@@ -30,7 +32,7 @@ def backline(tmp_path: Path, bare_project: Project) -> Cli:
 
 
 def history(project: Project) -> list[str]:
-    """The versions that the database has had."""
+    """Return the versions that the database has applied."""
     return [
         version
         for (version,) in project.execute(
@@ -40,7 +42,7 @@ def history(project: Project) -> list[str]:
 
 
 def schema_of(project: Project) -> str:
-    """Every object and privilege of a database as pg_dump writes them, but for the histories."""
+    """Return the dump of every object and privilege, except the history of migrations."""
     dumped = subprocess.run(
         [postgres_programs() / "pg_dump", "--schema-only", "--exclude-schema=supabase_migrations",
          project.admin_url],
@@ -49,7 +51,7 @@ def schema_of(project: Project) -> str:
     return re.sub(r"^\\(un)?restrict .*\n", "", dumped, flags=re.MULTILINE)
 
 
-def test_the_generated_files_are_up_to_date() -> None:
+def test_generated_files_are_up_to_date() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "migrations.py", "--check"],
         capture_output=True, text=True, check=False, env=dict(os.environ),
@@ -57,7 +59,7 @@ def test_the_generated_files_are_up_to_date() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_push_fills_an_empty_project_and_migrate_finds_nothing_to_do(
+def test_migrate_applies_nothing_after_push(
     supabase: SupabaseCli, bare_project: Project, backline: Cli
 ) -> None:
     supabase.push(bare_project, "--include-seed")
@@ -70,7 +72,7 @@ def test_push_fills_an_empty_project_and_migrate_finds_nothing_to_do(
     assert "up to date" in supabase.push(bare_project, "--include-seed").out
 
 
-def test_push_finds_nothing_to_do_after_migrate(
+def test_push_applies_nothing_after_migrate(
     supabase: SupabaseCli, bare_project: Project, backline: Cli
 ) -> None:
     backline("migrate")
@@ -78,40 +80,40 @@ def test_push_finds_nothing_to_do_after_migrate(
     assert history(bare_project) == VERSIONS
 
 
-def test_each_goes_on_where_the_other_stopped(
+def test_push_and_migrate_continue_each_others_history(
     supabase: SupabaseCli, bare_project: Project, backline: Cli
 ) -> None:
     files = sorted(supabase.migrations.iterdir())
-    kept = [(file, file.read_bytes()) for file in files[2:]]
-    for file, _ in kept:
+    removed = [(file, file.read_bytes()) for file in files[2:]]
+    for file, _ in removed:
         file.unlink()
     supabase.push(bare_project)
     assert history(bare_project) == VERSIONS[:2]
     applied = backline("migrate", "--json").json["applied"]
     assert [name.split("_")[0] for name in applied] == VERSIONS[2:]
-    for file, content in kept:
+    for file, content in removed:
         file.write_bytes(content)
     assert "up to date" in supabase.push(bare_project).out
 
 
-def test_both_ways_make_the_same_schema(
+def test_push_and_migrate_make_the_same_schema(
     supabase: SupabaseCli, bare_project: Project, project: Project
 ) -> None:
     supabase.push(bare_project)
     assert schema_of(bare_project) == schema_of(project)
 
 
-def test_a_project_with_migrations_of_its_own_fetches_ours(
+def test_project_with_other_migrations_fetches_ours(
     supabase: SupabaseCli, bare_project: Project, backline: Cli
 ) -> None:
     for file in supabase.migrations.iterdir():
         file.unlink()
-    own = supabase.migrations / "20260101000000_own.sql"
-    own.write_text("create table public.own (id int primary key);")
+    other = supabase.migrations / "20260101000000_own.sql"
+    other.write_text("create table public.own (id int primary key);")
     supabase.push(bare_project)
     backline("migrate")
     refused = supabase(bare_project, "db", "push", "--yes", code=None)
-    assert refused.code != 0, "the CLI should ask for the files; if not, the docs are too long"
+    assert refused.code != 0, "the CLI accepts missing files: shorten the docs"
     supabase(bare_project, "migration", "fetch", "--yes")
     later = supabase.migrations / "20270101000000_later.sql"
     later.write_text("alter table public.own add column name text;")
@@ -119,7 +121,7 @@ def test_a_project_with_migrations_of_its_own_fetches_ours(
     assert history(bare_project) == sorted([*VERSIONS, "20260101000000", "20270101000000"])
 
 
-def test_the_seed_leaves_what_is_there(
+def test_seed_does_not_overwrite_edited_rows(
     supabase: SupabaseCli, bare_project: Project, backline: Cli
 ) -> None:
     backline("demo")
@@ -134,10 +136,10 @@ def test_the_seed_leaves_what_is_there(
     assert (rows, mine) == (292, 1)
 
 
-def test_a_music_table_of_ones_own_is_kept(
+def test_existing_music_table_keeps_its_rows_and_columns(
     supabase: SupabaseCli, bare_project: Project, backline: Cli
 ) -> None:
-    bare_project.execute(OWN_MUSIC)
+    bare_project.execute(EXISTING_MUSIC)
     supabase.push(bare_project)
     assert bare_project.execute("select topic, stars from public.music_knowledge") == [
         ("mixing", 5)
@@ -145,18 +147,18 @@ def test_a_music_table_of_ones_own_is_kept(
     assert backline("backfill", "music_knowledge", "--json").json["complete"]
 
 
-def may(project: Project) -> set[str]:
-    """What the two roles of the public key may do with the table."""
+def public_privileges(project: Project) -> set[str]:
+    """Return the privileges that the two roles of the public key have on the table."""
     granted = project.execute(
         "select r || ' ' || p from unnest(array['anon', 'authenticated']) r, "
         "unnest(array['select', 'insert', 'update', 'delete']) p "
         "where has_table_privilege(r, 'public.music_knowledge', p)"
     )
-    return {what for (what,) in granted}
+    return {privilege for (privilege,) in granted}
 
 
-def test_a_server_without_supabases_roles(tmp_path: Path) -> None:
-    """A role that may not make roles migrates, fills and searches; the grants are skipped."""
+def test_migrate_works_without_the_roles_of_supabase(tmp_path: Path) -> None:
+    """A role that may not create roles skips the grants, and then fills and searches."""
     with server_folder() as folder, postgres_running(folder) as port:
         superuser = f"postgresql://supabase_admin:postgres@127.0.0.1:{port}/"
         with psycopg.connect(f"{superuser}postgres", autocommit=True) as connection:
@@ -174,41 +176,39 @@ def test_a_server_without_supabases_roles(tmp_path: Path) -> None:
         assert backline("search", "muddy", "-c", "notes", "--json").json["hits"]
 
 
-def test_a_table_that_has_policies_keeps_them(supabase: SupabaseCli, bare_project: Project) -> None:
-    """Only signed-in users see an entry here: a migration must not show them to everybody."""
-    bare_project.execute(OWN_MUSIC)
+def test_table_with_policies_keeps_them(supabase: SupabaseCli, bare_project: Project) -> None:
+    """Only signed-in users may read the table, and the migration must not open it to anon."""
+    bare_project.execute(EXISTING_MUSIC)
     bare_project.execute("alter table public.music_knowledge enable row level security")
     bare_project.execute("grant select, insert on public.music_knowledge to authenticated")
     bare_project.execute(
         "create policy members on public.music_knowledge to authenticated using (true)"
     )
     supabase.push(bare_project)
-    assert may(bare_project) == {"authenticated select", "authenticated insert"}
+    assert public_privileges(bare_project) == {"authenticated select", "authenticated insert"}
     policies = bare_project.execute(
         "select policyname from pg_policies where tablename = 'music_knowledge' order by 1"
     )
     assert [name for (name,) in policies] == ["members", "the service role writes"]
 
 
-def test_a_table_that_was_open_is_readable_and_closed_to_writing(
+def test_table_open_to_the_public_becomes_read_only(
     supabase: SupabaseCli, bare_project: Project
 ) -> None:
-    bare_project.execute(OWN_MUSIC)
+    bare_project.execute(EXISTING_MUSIC)
     bare_project.execute("grant all on public.music_knowledge to anon, authenticated")
     supabase.push(bare_project)
-    assert may(bare_project) == {"anon select", "authenticated select"}
+    assert public_privileges(bare_project) == {"anon select", "authenticated select"}
 
 
-def test_a_table_that_nobody_could_read_stays_so(
-    supabase: SupabaseCli, bare_project: Project
-) -> None:
-    bare_project.execute(OWN_MUSIC)
+def test_table_hidden_from_anon_stays_hidden(supabase: SupabaseCli, bare_project: Project) -> None:
+    bare_project.execute(EXISTING_MUSIC)
     bare_project.execute("grant select on public.music_knowledge to authenticated")
     supabase.push(bare_project)
-    assert may(bare_project) == {"authenticated select"}
+    assert public_privileges(bare_project) == {"authenticated select"}
 
 
-OWN_MUSIC = """
+EXISTING_MUSIC = """
 create table public.music_knowledge (
   id uuid primary key default gen_random_uuid(), topic text not null, category text not null,
   suggestion text not null, confidence real not null default 0.8, stars int);

@@ -1,7 +1,7 @@
-"""Every command through a real PgBouncer in transaction mode, as Supabase's port 6543 is one.
+"""Every command through a real PgBouncer in transaction mode, as on port 6543 of Supabase.
 
-Three server connections serve all clients, so that two statements of one client rarely meet the
-same one: a prepared statement, a session's setting or lock would be lost, or be somebody else's.
+Three server connections serve all clients, so that two statements of a client rarely use the same
+one. A prepared statement, a setting or a lock of the session would be lost or reach other clients.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import pytest
 from backline.postgres.connector import Connector
 from tests.provider import StandInProvider
 from tests.supabase.inline import InlineCli as Cli
-from tests.supabase.stack import Project, require
+from tests.supabase.processes import require
+from tests.supabase.stack import Project
 
 pytestmark = pytest.mark.usefixtures("pgbouncer")
 
@@ -32,14 +33,14 @@ def pgbouncer() -> None:
 
 @pytest.fixture
 def pooled(tmp_path: Path, project: Project) -> Iterator[Cli]:
-    """The program over a project's transaction pooler; nothing of it may stay on a connection."""
+    """The command line over a transaction pooler; no session state may remain at the end."""
     yield Cli(tmp_path, {"DATABASE_URL": project.pooler_url})
-    assert left_behind(project) == []
+    assert session_state(project) == []
 
 
 @pytest.fixture
 def tickets(pooled: Cli, project: Project, provider: StandInProvider) -> StandInProvider:
-    """300 rows, declared for a model that costs money."""
+    """A collection of 300 rows, embedded by the stand-in provider."""
     make_tickets(pooled, project, provider)
     return provider
 
@@ -59,32 +60,32 @@ def make_tickets(backline: Cli, project: Project, provider: StandInProvider) -> 
 MODEL = "openai/text-embedding-3-small@8"
 
 
-def left_behind(project: Project) -> list[Any]:
-    """What sessions of the pooler still have: locks, and settings that differ from a new one's."""
+def session_state(project: Project) -> list[Any]:
+    """Return the locks, changed settings and prepared statements of the pooler's sessions."""
     locks = project.execute(
         "select 'lock', l.locktype, l.objid::text from pg_locks l "
         "where l.locktype = 'advisory' and l.database = (select oid from pg_database "
         "where datname = current_database())"
     )
-    found = []
+    state = []
     with ExitStack() as open_connections:
-        # Each is in a transaction, so that together they hold all that the pooler has.
+        # Each holds a transaction, so that together they occupy every server connection.
         for _ in range(3):
             pooler = psycopg.connect(project.pooler_url, prepare_threshold=None)
             open_connections.enter_context(pooler)
-            found += pooler.execute(_OTHERWISE_SET).fetchall()
-            found += pooler.execute("select name, statement from pg_prepared_statements").fetchall()
-    return locks + found
+            state += pooler.execute(_CHANGED_SETTINGS).fetchall()
+            state += pooler.execute("select name, statement from pg_prepared_statements").fetchall()
+    return locks + state
 
 
-# But for what PgBouncer itself sets for each client.
-_OTHERWISE_SET = (
+# PgBouncer itself sets the excluded ones for each client.
+_CHANGED_SETTINGS = (
     "select name, setting from pg_settings where source = 'session' and name not in "
     "('application_name', 'client_encoding', 'DateStyle', 'TimeZone')"
 )
 
 
-def until(condition: Callable[[], bool], what: str, within: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], what: str, within: float = 60) -> None:
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, f"waited {within} s for {what}"
@@ -96,41 +97,41 @@ def embedded(project: Project) -> int:
     return int(count)
 
 
-async def has_sessions(url: str) -> bool:
+async def keeps_sessions(url: str) -> bool:
     connector = Connector(url)
     await connector.open()
-    found = connector.has_sessions
+    has_sessions = connector.has_sessions
     await connector.aclose()
-    return found
+    return has_sessions
 
 
-async def test_what_a_pooler_keeps_is_found_out_at_any_port(project: Project) -> None:
-    assert await has_sessions(project.url)
-    assert await has_sessions(project.session_pooler_url)
-    assert not await has_sessions(project.pooler_url)
+async def test_session_state_is_detected_independently_of_the_port(project: Project) -> None:
+    assert await keeps_sessions(project.url)
+    assert await keeps_sessions(project.session_pooler_url)
+    assert not await keeps_sessions(project.pooler_url)
 
 
-async def test_a_pooler_that_changes_the_server_at_every_turn_keeps_nothing(
+async def test_rotating_pooler_is_detected_as_keeping_no_session_state(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The two connections of the trial meet different servers here, as they do by session."""
+    """The two connections of the probe use different servers here, as with a session pooler."""
     monkeypatch.setattr("backline.postgres.connector.NOTIFY_SECONDS", 1)
     url = project.stack.url(project.name, port=project.stack.rotating_pooler_port)
     with ExitStack() as open_connections:
-        # Each in a transaction at first, so that there are three servers to take turns.
+        # Each begins a transaction, so that the pooler opens three server connections.
         held = [psycopg.connect(url, prepare_threshold=None) for _ in range(3)]
         for connection in held:
             open_connections.enter_context(connection)
             connection.execute("select 1")
         for connection in held:
             connection.rollback()
-        assert not await has_sessions(url)
+        assert not await keeps_sessions(url)
 
 
-def test_through_a_session_pooler_a_dead_worker_is_known_by_its_lock(
+def test_killed_worker_behind_a_session_pooler_is_detected_by_its_lock(
     project: Project, tmp_path: Path, provider: StandInProvider
 ) -> None:
-    """A lease that runs for ever is of no matter: the lock of a killed worker's session is gone."""
+    """The lease is still valid for an hour, but the session of the killed worker holds no lock."""
     backline = Cli(tmp_path, {"DATABASE_URL": project.session_pooler_url})
     make_tickets(backline, project, provider)
     backline.environment["BACKLINE_LEASE_SECONDS"] = "3600"
@@ -144,7 +145,7 @@ def test_through_a_session_pooler_a_dead_worker_is_known_by_its_lock(
     assert backline("backfill", "tickets", "--json").json["complete"]
 
 
-def test_the_whole_journey(pooled: Cli, bare_project: Project) -> None:
+def test_every_command_works_through_the_pooler(pooled: Cli, bare_project: Project) -> None:
     pooled.environment["DATABASE_URL"] = bare_project.pooler_url
     assert len(pooled("migrate", "--json").json["applied"]) >= 5
     assert pooled("migrate", "--json").json["applied"] == []
@@ -164,18 +165,18 @@ def test_the_whole_journey(pooled: Cli, bare_project: Project) -> None:
     assert pooled("backfill", "notes", "--json").json["embedded"] == 10
     assert pooled("index", "notes", "--rebuild", "--json").json
     for mode in ("hybrid", "semantic", "keyword"):
-        found = pooled("search", "note 77", "-c", "notes", "--mode", mode, "--json").json
-        assert found["hits"], mode
+        result = pooled("search", "note 77", "-c", "notes", "--mode", mode, "--json").json
+        assert result["hits"], mode
     run, _ = pooled("runs", "list", "--json").json["runs"]
     assert run["state"] == "completed"
     pooled("runs", "cancel", str(run["id"]), code=None)
     assert pooled("failures", "list", "notes", "--json").json["failures"] == []
     assert pooled("model", "use", "notes", "hash@8", "--json").json
     assert pooled("drop", "notes", "--column", "--json").json
-    assert left_behind(bare_project) == []
+    assert session_state(bare_project) == []
 
 
-def test_a_database_with_dates_of_another_style(
+def test_other_date_style_of_the_database_is_handled(
     pooled: Cli, project: Project, tickets: StandInProvider
 ) -> None:
     project.execute(f"alter database {project.name} set datestyle to 'SQL, DMY'")
@@ -187,7 +188,7 @@ def test_a_database_with_dates_of_another_style(
     pooled("index", "tickets", "--rebuild")
 
 
-def test_the_shipped_knowledge_base(pooled: Cli) -> None:
+def test_demo_works_through_the_pooler(pooled: Cli) -> None:
     done = pooled("demo", "--json").json
     assert done["complete"] is True
     assert done["backfill"]["embedded"] == done["verified"]["rows"] == 292
@@ -195,7 +196,7 @@ def test_the_shipped_knowledge_base(pooled: Cli) -> None:
     assert advice["suggestions"]
 
 
-def test_search_is_evaluated(pooled: Cli, tmp_path: Path) -> None:
+def test_eval_works_through_the_pooler(pooled: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     (folder / "qrels").mkdir(parents=True)
     texts = ["the kick is boomy", "the vocal is harsh", "the mix is quiet"]
@@ -206,11 +207,11 @@ def test_search_is_evaluated(pooled: Cli, tmp_path: Path) -> None:
     )
     (folder / "queries.jsonl").write_text(json.dumps({"_id": "q0", "text": "harsh vocal"}) + "\n")
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td1\t1\n")
-    found = pooled("eval", str(folder), "--mode", "keyword", "--model", "hash@8", "--json").json
-    assert found["results"][0]["ndcg@10"] == 1.0, found
+    result = pooled("eval", str(folder), "--mode", "keyword", "--model", "hash@8", "--json").json
+    assert result["results"][0]["ndcg@10"] == 1.0, result
 
 
-def test_two_processes_share_the_work(
+def test_two_processes_share_a_backfill_without_paying_twice(
     pooled: Cli, project: Project, tickets: StandInProvider
 ) -> None:
     tickets.behave(delay_s=0.05)
@@ -226,7 +227,7 @@ def test_two_processes_share_the_work(
     assert pooled("verify", "tickets", "--json").json["passed"]
 
 
-def test_dead_letters_are_listed_and_sent_again(pooled: Cli, tickets: StandInProvider) -> None:
+def test_dead_letters_are_listed_and_retried(pooled: Cli, tickets: StandInProvider) -> None:
     tickets.behave(reject_marker="body of 77")
     assert pooled("backfill", "tickets", "--json", code=1).json["embedded"] == 299
     assert len(pooled("failures", "list", "tickets", "--json").json["failures"]) == 1
@@ -236,14 +237,14 @@ def test_dead_letters_are_listed_and_sent_again(pooled: Cli, tickets: StandInPro
     assert pooled("failures", "drop", "tickets", "--json").json["dropped"] == 0
 
 
-def test_a_cancelled_run_stops_and_is_taken_up_again(
+def test_cancelled_run_stops_and_the_next_run_completes(
     pooled: Cli, project: Project, tickets: StandInProvider
 ) -> None:
     tickets.behave(delay_s=0.2)
     process = pooled.start("backfill", "tickets", "--batch-size", "10", "--workers", "1", "--json")
-    until(lambda: embedded(project) >= 20, "20 rows")
+    wait_until(lambda: embedded(project) >= 20, "20 rows")
     [(run,)] = project.execute("select max(id) from backline.runs")
-    with tickets.held():  # else it may be through before it is told
+    with tickets.held():  # without this the run could complete before it is cancelled
         pooled("runs", "cancel", str(run))
         report = json.loads(process.communicate(timeout=60)[0])
     assert report["state"] == "cancelled"
@@ -252,7 +253,7 @@ def test_a_cancelled_run_stops_and_is_taken_up_again(
     assert pooled("backfill", "tickets", "--json").json["complete"]
 
 
-def test_live_edits_are_followed_by_asking(
+def test_sync_embeds_live_edits_by_polling(
     pooled: Cli, project: Project, tickets: StandInProvider
 ) -> None:
     pooled("backfill", "tickets")
@@ -260,16 +261,18 @@ def test_live_edits_are_followed_by_asking(
     try:
         project.execute("update tickets set body = 'edited' where id = 5")
         project.execute("insert into tickets values (301, 'new', 'row')")
-        until(lambda: tickets.texts_embedded["ticket 5 edited"] == 1, "the edit to be embedded")
-        until(lambda: embedded(project) == 301, "the new row to be embedded")
+        wait_until(
+            lambda: tickets.texts_embedded["ticket 5 edited"] == 1, "the edit to be embedded"
+        )
+        wait_until(lambda: embedded(project) == 301, "the new row to be embedded")
     finally:
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+        _, log = process.communicate(timeout=60)
+    assert process.returncode == 0, log
     assert pooled("verify", "tickets", "--json").json["passed"]
 
 
-def test_what_a_killed_worker_held_is_free_once_its_lease_ends(
+def test_rows_of_a_killed_worker_are_claimed_after_its_lease_expires(
     pooled: Cli, project: Project, tickets: StandInProvider
 ) -> None:
     with tickets.held():
@@ -283,14 +286,14 @@ def test_what_a_killed_worker_held_is_free_once_its_lease_ends(
         "union all select p.worker_id from backline.batch_leases p cross join unnest(p.keys)) j "
         "on j.worker_id = w.id"
     )
-    assert held >= 50 and sessions == 0, "the dead worker must hold rows, by its lease alone"
+    assert held >= 50 and sessions == 0, "the killed worker must hold rows by its lease only"
     project.execute("update backline.workers set expires_at = now() + interval '2 seconds'")
     report = pooled("backfill", "tickets", "--json").json
     assert report["complete"] and embedded(project) == 300
     assert project.execute("select count(*) from backline.workers") == [(0,)]
 
 
-def test_an_index_build_that_may_not_take_so_long_says_where_it_may(
+def test_index_build_beyond_the_statement_timeout_names_the_direct_port(
     pooled: Cli, project: Project
 ) -> None:
     project.execute("create table big (id int primary key, body text)")
@@ -298,17 +301,17 @@ def test_an_index_build_that_may_not_take_so_long_says_where_it_may(
     pooled("add", "big", "--text", "{body}", "--model", "hash@64")
     report = pooled("backfill", "big", "--json")
     assert report.json["complete"]
-    pooled("index", "big", "--rebuild")  # the role's own two minutes are plenty
+    pooled("index", "big", "--rebuild")  # within the two minutes that the role has by default
     [(valid,)] = project.execute(INDEX_IS_VALID)
     assert valid
     project.execute(
         f"alter role postgres in database {project.name} set statement_timeout = '300ms'"
     )
     project.execute(END_SERVER_CONNECTIONS)
-    ended = pooled("index", "big", "--rebuild", "--json", code=None)
-    assert ended.code != 0
-    print(ended.json)
-    assert "port 5432" in ended.json["error"]["message"], ended.err
+    outcome = pooled("index", "big", "--rebuild", "--json", code=None)
+    assert outcome.code != 0
+    print(outcome.json)
+    assert "port 5432" in outcome.json["error"]["message"], outcome.err
     assert pooled("search", "row 77", "-c", "big", "--json").json["hits"]
 
 

@@ -1,4 +1,4 @@
-"""What cannot work is found before anything is spent, and said with the remedy."""
+"""Faults of a database are found before anything is embedded, and messages name the remedy."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ import pytest
 
 from tests.provider import StandInProvider
 from tests.supabase.inline import InlineCli as Cli
+from tests.supabase.processes import RESPONSE_TIMEOUT_S
 from tests.supabase.server import API_KEY, server_running
-from tests.supabase.stack import PATIENCE_S, Project
+from tests.supabase.stack import Project
 
 MODEL = "openai/text-embedding-3-small@384"
 
 
 @pytest.fixture
 def backline(tmp_path: Path, project: Project, provider: StandInProvider) -> Iterator[Cli]:
-    """The program with a model that costs money; nothing may have been spent at the end."""
+    """The command line with a provider, which must have received no call at the end."""
     yield Cli(
         tmp_path,
         {
@@ -32,17 +33,17 @@ def backline(tmp_path: Path, project: Project, provider: StandInProvider) -> Ite
             "OPENAI_BASE_URL": provider.base_url,
         },
     )
-    assert provider.calls == [], "something was spent"
+    assert provider.calls == [], "a text was embedded"
 
 
-def documents(project: Project, column: str = "") -> None:
-    """A table of ten rows; `column` is one more column."""
+def make_documents(project: Project, column: str = "") -> None:
+    """Make a table of ten rows, with one more column if given."""
     project.execute(f"create table documents (id int primary key, body text{column})")
     project.execute("insert into documents select i, 'text ' || i from generate_series(1, 10) i")
 
 
-def refused(backline: Cli, *arguments: str) -> str:
-    """What the program says when it refuses: exit code 2."""
+def refusal(backline: Cli, *arguments: str) -> str:
+    """Run a command that must be refused; return its message."""
     return backline(*arguments, code=2).err
 
 
@@ -54,7 +55,7 @@ def as_superuser(project: Project) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture
 def worker(project: Project) -> Iterator[str]:
-    """The URL of a role that may work for Backline, and has no rights on any table of ours."""
+    """The URL of a role in service_role, without privileges on the test's table."""
     name = f"worker_of_{project.name}"
     with as_superuser(project) as superuser:
         superuser.execute(f"create role {name} login password 'postgres' in role service_role")
@@ -66,126 +67,126 @@ def worker(project: Project) -> Iterator[str]:
 # --- dimensions -----------------------------------------------------------------------------------
 
 
-def test_a_model_of_384_dimensions_and_a_column_of_1536(backline: Cli, project: Project) -> None:
-    documents(project, ", embedding extensions.vector(1536)")
-    said = refused(backline, "add", "documents", "--text", "{body}", "--model", MODEL)
-    assert "1536" in said and "384" in said and "--column embedding_384" in said
+def test_add_refuses_a_column_of_other_dimensions(backline: Cli, project: Project) -> None:
+    make_documents(project, ", embedding extensions.vector(1536)")
+    message = refusal(backline, "add", "documents", "--text", "{body}", "--model", MODEL)
+    assert "1536" in message and "384" in message and "--column embedding_384" in message
     [(declared,)] = project.execute("select count(*) from backline.collections")
-    assert declared == 1, "only the one that ships"
+    assert declared == 1, "a collection was added to the one of the migrations"
 
 
-def test_a_column_that_somebody_changed_after_it_was_declared(
-    backline: Cli, project: Project
-) -> None:
-    documents(project)
+def test_column_changed_after_its_declaration_is_refused(backline: Cli, project: Project) -> None:
+    make_documents(project)
     backline("add", "documents", "--text", "{body}", "--model", MODEL)
     project.execute("alter table documents alter column embedding type extensions.vector(1536)")
-    said = refused(backline, "backfill", "documents")
-    assert "1536" in said and "384" in said
-    said = refused(backline, "sync", "documents")
-    assert "1536" in said and "384" in said
+    message = refusal(backline, "backfill", "documents")
+    assert "1536" in message and "384" in message
+    message = refusal(backline, "sync", "documents")
+    assert "1536" in message and "384" in message
 
 
-# --- rights ---------------------------------------------------------------------------------------
+# --- privileges -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", ["backfill", "sync"])
-def test_missing_grants_are_named_as_statements_that_mend_them(
+def test_missing_grants_are_named_as_statements(
     backline: Cli, project: Project, worker: str, command: str
 ) -> None:
-    documents(project)
+    make_documents(project)
     backline("add", "documents", "--text", "{body}", "--model", MODEL)
     backline.environment["DATABASE_URL"] = worker
-    said = refused(backline, command, "documents")
+    message = refusal(backline, command, "documents")
     name = f"worker_of_{project.name}"
-    assert f"grant select, update on public.documents to {name};" in said
+    assert f"grant select, update on public.documents to {name};" in message
     project.execute(f"grant select on documents to {name}")
-    assert "grant select, update" in refused(backline, command, "documents")
+    assert "grant select, update" in refusal(backline, command, "documents")
 
 
-def test_a_table_whose_policies_hide_its_rows_is_no_empty_table(
+def test_table_with_rows_hidden_by_policies_is_not_taken_for_empty(
     backline: Cli, project: Project, worker: str
 ) -> None:
-    documents(project)
+    make_documents(project)
     backline("add", "documents", "--text", "{body}", "--model", "hash@8")
     name = f"worker_of_{project.name}"
     project.execute("alter table documents enable row level security")
     project.execute(f"grant select, update on documents to {name}")
     backline.environment["DATABASE_URL"] = worker
-    said = refused(backline, "backfill", "documents")
-    _, _, statement = said.partition("Let its owner run: ")
+    message = refusal(backline, "backfill", "documents")
+    _, _, statement = message.partition("Let its owner run: ")
     assert statement.startswith("create policy ")
     project.execute(statement.rstrip(";"))
     report = backline("backfill", "documents", "--json").json
     assert (report["embedded"], report["complete"]) == (10, True)
 
 
-def test_whoever_only_reads_needs_only_to_read(
+def test_commands_that_read_need_only_the_privilege_to_read(
     backline: Cli, project: Project, worker: str
 ) -> None:
-    documents(project)
+    make_documents(project)
     backline("add", "documents", "--text", "{body}", "--model", "hash@8")
     backline("backfill", "documents")
     name = f"worker_of_{project.name}"
     backline.environment["DATABASE_URL"] = worker
-    assert f"grant select on public.documents to {name};" in refused(
+    assert f"grant select on public.documents to {name};" in refusal(
         backline, "verify", "documents"
     )
     project.execute(f"grant select on documents to {name}")
     assert backline("verify", "documents", "--json").json["rows"] == 10
     project.execute("alter table documents enable row level security")
-    said = refused(backline, "verify", "documents")  # it would have seen an empty table
-    _, _, statement = said.partition("Let its owner run: ")
+    message = refusal(backline, "verify", "documents")  # row security would hide every row
+    _, _, statement = message.partition("Let its owner run: ")
     assert " for select to " in statement
     project.execute(statement.rstrip(";"))
     assert backline("verify", "documents", "--json").json["rows"] == 10
     with server_running(project, DATABASE_URL=worker) as address:
-        asked = {"collection": "documents"}
+        parameters = {"collection": "documents"}
         key = {"Authorization": f"Bearer {API_KEY}"}
-        answer = httpx.get(
-            f"{address}/api/map", params=asked, headers=key, trust_env=False, timeout=PATIENCE_S
+        response = httpx.get(
+            f"{address}/api/map",
+            params=parameters,
+            headers=key,
+            trust_env=False,
+            timeout=RESPONSE_TIMEOUT_S,
         )
-        assert answer.status_code == 200, answer.text
-        assert len(answer.json()["keys"]) == 10
-    said = refused(backline, "backfill", "documents")
-    project.execute(said.partition("Let its owner run: ")[2])  # beside the policy for reading
+        assert response.status_code == 200, response.text
+        assert len(response.json()["keys"]) == 10
+    message = refusal(backline, "backfill", "documents")
+    project.execute(message.partition("Let its owner run: ")[2])  # the policy for reading remains
     project.execute("update documents set body = 'other' where id = 1")
     assert backline("backfill", "documents", "--json").json["embedded"] == 1
 
 
-def test_a_role_that_has_nothing_to_do_with_backline(
-    backline: Cli, project: Project, worker: str
-) -> None:
+def test_role_outside_service_role_is_refused(backline: Cli, project: Project, worker: str) -> None:
     with as_superuser(project) as superuser:
         superuser.execute(f"revoke service_role from worker_of_{project.name}")
     backline.environment["DATABASE_URL"] = worker
     for command in ("status", "backfill", "verify"):
-        assert "member of service_role" in refused(backline, command)
+        assert "member of service_role" in refusal(backline, command)
 
 
 # --- pgvector -------------------------------------------------------------------------------------
 
 
-def test_pgvector_that_nobody_enabled(backline: Cli, bare_project: Project) -> None:
+def test_migrate_without_pgvector_names_the_extension(backline: Cli, bare_project: Project) -> None:
     with as_superuser(bare_project) as superuser:
         superuser.execute("drop extension vector")
     backline.environment["DATABASE_URL"] = bare_project.url
-    said = refused(backline, "migrate")
-    assert "dashboard (Database, Extensions)" in said
-    assert "create extension vector" in said
+    message = refusal(backline, "migrate")
+    assert "dashboard (Database, Extensions)" in message
+    assert "create extension vector" in message
     with as_superuser(bare_project) as superuser:
         superuser.execute("create extension vector with schema extensions")
     assert backline("migrate", "--json").json["applied"]
 
 
 @pytest.mark.parametrize("schema", ["public", "Vektor Raum"])
-def test_pgvector_in_another_schema(backline: Cli, bare_project: Project, schema: str) -> None:
+def test_pgvector_may_be_in_any_schema(backline: Cli, bare_project: Project, schema: str) -> None:
     with as_superuser(bare_project) as superuser:
         superuser.execute("drop extension vector")
         superuser.execute(f'create schema if not exists "{schema}"')
         superuser.execute(f'grant usage on schema "{schema}" to public')
         superuser.execute(f'create extension vector with schema "{schema}"')
-    documents(bare_project)
+    make_documents(bare_project)
     backline.environment["DATABASE_URL"] = bare_project.url
     backline("migrate")
     backline("add", "documents", "--text", "{body}", "--model", "hash@8")
@@ -195,34 +196,34 @@ def test_pgvector_in_another_schema(backline: Cli, bare_project: Project, schema
 
 
 @pytest.mark.parametrize("command", ["status", "backfill", "verify", "search"])
-def test_pgvector_that_somebody_removed(backline: Cli, project: Project, command: str) -> None:
+def test_dropped_pgvector_is_named(backline: Cli, project: Project, command: str) -> None:
     with as_superuser(project) as superuser:
         superuser.execute("drop extension vector cascade")
-    said = refused(backline, command, *(["muddy"] if command == "search" else []))
-    assert "pgvector was dropped" in said
+    message = refusal(backline, command, *(["muddy"] if command == "search" else []))
+    assert "pgvector was dropped" in message
 
 
 @pytest.mark.parametrize("command", ["backfill", "verify", "search"])
-def test_a_column_that_somebody_dropped(backline: Cli, project: Project, command: str) -> None:
-    documents(project)
+def test_dropped_column_is_named(backline: Cli, project: Project, command: str) -> None:
+    make_documents(project)
     backline("add", "documents", "--text", "{body}", "--model", MODEL)
     project.execute("alter table documents drop column embedding")
     arguments = ["text 7", "-c"] if command == "search" else []
-    said = refused(backline, command, *arguments, "documents")
-    assert "documents.embedding is gone" in said and "backline add public.documents" in said
+    message = refusal(backline, command, *arguments, "documents")
+    assert "documents.embedding is gone" in message and "backline add public.documents" in message
 
 
-# --- who answers ----------------------------------------------------------------------------------
+# --- poolers and connection strings ---------------------------------------------------------------
 
 
 class Pooler(socketserver.ThreadingTCPServer):
-    """Answers every login as a pooler does that will not serve it."""
+    """A pooler that refuses every login with `message`."""
 
     allow_reuse_address = True
     daemon_threads = True
 
-    def __init__(self, said: str) -> None:
-        self.said = said
+    def __init__(self, message: str) -> None:
+        self.message = message
         super().__init__(("127.0.0.1", 0), Refusal)
 
 
@@ -231,16 +232,16 @@ class Refusal(socketserver.StreamRequestHandler):
         while True:
             length, code = struct.unpack("!II", self.rfile.read(8))
             self.rfile.read(length - 8)
-            if code not in (80877103, 80877104):  # asks for TLS or GSS: not here
+            if code not in (80877103, 80877104):  # a request for TLS or GSS encryption
                 break
             self.wfile.write(b"N")
         assert isinstance(self.server, Pooler)
-        fields = f"SFATAL\0VFATAL\0CXX000\0M{self.server.said}\0\0".encode()
+        fields = f"SFATAL\0VFATAL\0CXX000\0M{self.server.message}\0\0".encode()
         self.wfile.write(b"E" + struct.pack("!I", len(fields) + 4) + fields)
 
 
 @pytest.mark.parametrize(
-    ("said", "kind", "remedy"),
+    ("message", "kind", "remedy"),
     [
         ("Tenant or user not found", "ProjectPausedError", "restore it in the dashboard"),
         (
@@ -255,37 +256,39 @@ class Refusal(socketserver.StreamRequestHandler):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("command", ["status", "backfill"])
-def test_a_pooler_that_serves_no_one(
-    backline: Cli, said: str, kind: str, remedy: str, command: str
+def test_refusal_of_a_pooler_names_the_remedy(
+    backline: Cli, message: str, kind: str, remedy: str, command: str
 ) -> None:
-    with Pooler(said) as pooler:
+    with Pooler(message) as pooler:
         threading.Thread(target=pooler.serve_forever, daemon=True).start()
         port = pooler.server_address[1]
         backline.environment["DATABASE_URL"] = f"postgresql://postgres.ref:hush@127.0.0.1:{port}/p"
-        ended = backline(command, "--json", code=2)
+        outcome = backline(command, "--json", code=2)
         pooler.shutdown()
-    assert ended.json["error"]["kind"] == kind
-    assert remedy in ended.json["error"]["message"] and said in ended.json["error"]["message"]
-    assert "hush" not in ended.out + ended.err
+    assert outcome.json["error"]["kind"] == kind
+    assert (
+        remedy in outcome.json["error"]["message"] and message in outcome.json["error"]["message"]
+    )
+    assert "hush" not in outcome.out + outcome.err
 
 
 @pytest.mark.parametrize(
     ("kind", "remedy"),
     [("secret", "SUPABASE_SECRET_KEY"), ("service_jwt", "SUPABASE_SECRET_KEY")],
 )
-def test_a_key_in_place_of_the_connection_string(
+def test_key_given_as_connection_string_is_recognized(
     backline: Cli, project: Project, kind: str, remedy: str
 ) -> None:
     key = getattr(project.keys, kind)
     backline.environment["DATABASE_URL"] = key
-    ended = backline("backfill", "--json", code=2)
-    assert remedy in ended.json["error"]["message"]
-    assert key[12:] not in ended.out + ended.err
+    outcome = backline("backfill", "--json", code=2)
+    assert remedy in outcome.json["error"]["message"]
+    assert key[12:] not in outcome.out + outcome.err
 
 
-def test_a_password_that_breaks_the_url_is_not_shown(backline: Cli) -> None:
+def test_password_that_breaks_the_url_is_not_printed(backline: Cli) -> None:
     for password in ("hu@sh", "hu/sh", "hu%sh"):
         backline.environment["DATABASE_URL"] = f"postgresql://u:{password}@127.0.0.1:1/postgres"
-        ended = backline("status", "--json", code=2)
-        assert "percent-encoded" in ended.json["error"]["message"]
-        assert password not in ended.out + ended.err and "sh@" not in ended.out + ended.err
+        outcome = backline("status", "--json", code=2)
+        assert "percent-encoded" in outcome.json["error"]["message"]
+        assert password not in outcome.out + outcome.err and "sh@" not in outcome.out + outcome.err

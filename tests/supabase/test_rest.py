@@ -1,9 +1,8 @@
-"""The engine over PostgREST: a real one, behind a gateway that can fail on demand."""
+"""The worker over a real PostgREST, behind a gateway that fails on demand."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 
 import pytest
@@ -17,33 +16,33 @@ from backline.verification import verify
 from tests.integration.harness import overpaid, running
 from tests.provider import StandInProvider
 from tests.supabase.stack import Project
-from tests.supabase.worlds import RestWorld, rest_store, rest_world
+from tests.supabase.world import RestWorld, rest_store, rest_world
 
 RPC = "/rest/v1/rpc/backline_"
 
 
-def texts(count: int, word: str = "note") -> list[str]:
-    return [f"{word} number {n}" for n in range(count)]
+def texts(count: int) -> list[str]:
+    return [f"note number {n}" for n in range(count)]
 
 
-async def as_found(world: RestWorld) -> None:
-    """The table as it was before it was declared: nothing is enqueued, and only a walk finds it."""
+async def clear_queue(world: RestWorld) -> None:
+    """Delete the jobs that triggers enqueued, so that only a scan finds the rows."""
     await world.sql("delete from backline.jobs")
 
 
-# --- the job --------------------------------------------------------------------------------------
+# --- a backfill -----------------------------------------------------------------------------------
 
 
-async def test_more_rows_than_postgrest_answers_at_once(
+async def test_table_larger_than_postgrests_row_limit_is_filled(
     project: Project, provider: StandInProvider
 ) -> None:
     async with rest_world(project, provider) as world:
         await world.insert(*texts(2500), None, "  ", "note number 7")
-        await as_found(world)
+        await clear_queue(world)
         report = await world.fill(batch_size=500)
         assert (report.scanned, report.embedded, report.reused) == (2503, 2501, 1)
         assert report.complete
-        assert report.index.state == "not needed"  # and nobody is sent to make one
+        assert report.index.state == "not needed"
         await world.check_complete()
         assert overpaid(provider) == Counter()
         again = await world.fill()
@@ -51,124 +50,50 @@ async def test_more_rows_than_postgrest_answers_at_once(
 
 
 @pytest.mark.parametrize("kind", ["secret", "service_jwt"])
-async def test_both_kinds_of_key_work(project: Project, kind: str) -> None:
+async def test_both_kinds_of_secret_key_may_write(project: Project, kind: str) -> None:
     async with rest_world(project, key=getattr(project.keys, kind)) as world:
         await world.insert(*texts(3))
         report = await world.fill()
         assert (report.embedded, report.complete) == (3, True)
 
 
-async def test_an_opaque_key_travels_in_apikey_only(project: Project) -> None:
+async def test_opaque_key_is_sent_in_the_apikey_header_only(project: Project) -> None:
     async with rest_store(project) as store:
         await store.collections()
-    seen = [request.headers for request in project.gateway.seen]
-    assert seen
-    assert {headers["apikey"] for headers in seen} == {project.keys.secret}
-    assert [headers for headers in seen if "authorization" in headers] == []
+    sent = [request.headers for request in project.gateway.seen]
+    assert sent
+    assert {headers["apikey"] for headers in sent} == {project.keys.secret}
+    assert [headers for headers in sent if "authorization" in headers] == []
 
 
-async def test_texts_of_every_awkward_kind(project: Project) -> None:
-    awkward = [
-        "ⓐ ünïcode 🎛️",
-        'quote " and \\ backslash',
-        "tab\tand\nline",
-        "<|endoftext|>",
-        "{a,b}",
-    ]
+async def test_text_of_thirty_kilobytes_is_embedded(project: Project) -> None:
     async with rest_world(project) as world:
-        await world.insert(*awkward, "long " * 6_000)
+        await world.insert("long " * 6_000)
         report = await world.fill()
-        assert (report.embedded, report.failed) == (6, 0)
+        assert (report.embedded, report.failed) == (1, 0)
         await world.check_complete()
 
 
-async def test_vectors_arrive_to_the_last_bit(project: Project) -> None:
-    async with rest_world(project) as world:
-        await world.insert(*texts(40))
-        await world.fill()
-        rows = await world.sql("select body, embedding::text as vector from notes")
-        made = await world.embedder.embed([row["body"] for row in rows])
-        for row, vector in zip(rows, made, strict=True):
-            assert [float(x) for x in json.loads(row["vector"])] == pytest.approx(
-                vector.tolist(), abs=0, rel=1e-7
-            )
-
-
-async def test_search_and_verify_and_runs(project: Project) -> None:
-    async with rest_world(project) as world:
-        await world.insert("muddy vocals", "punchy drums", "wide pads")
-        report = await world.fill()
-        hits = await search.search(
-            world.rest,
-            world.collection,
-            world.embedder,
-            search.Query("punchy drums", limit=2, snippets=True),
-        )
-        assert (hits[0].key, hits[0].row["body"]) == ("2", "punchy drums")
-        assert hits[0].snippet is not None and "<mark>" in hits[0].snippet
-        found = await verify(world.rest, world.collection)
-        assert (found.rows, found.embedded, found.passed) == (3, 3, True)
-        [run] = await world.rest.runs(world.collection)
-        assert (run.id, run.state, run.embedded) == (report.run, "completed", 3)
-        assert run.finished_at is not None and run.finished_at >= run.started_at
-        await world.sql("update notes set body = 'tight drums' where id = 2")
-        assert (await world.rest.coverage(world.collection)).pending == 1
-        assert (await verify(world.rest, world.collection)).problems == {"stale text": 1}
-
-
-async def test_a_big_table_s_keywords_are_indexed_on_its_first_search(project: Project) -> None:
-    said: list[str] = []
+async def test_first_search_of_a_large_table_indexes_its_keywords_once(project: Project) -> None:
+    notices: list[str] = []
     async with rest_world(project) as world:
         await world.sql("update backline.keyword_indexes set built_at = null")
         await world.sql("delete from backline.documents; delete from backline.postings")
         await world.sql("alter table notes disable trigger user")
         await world.insert(*texts(1200))
         await world.sql("alter table notes enable trigger user")
-        question = search.Query("number 1107", "keyword", limit=1)
+        query = search.Query("number 1107", "keyword", limit=1)
         with pytest.raises(errors.UsageError, match="not built yet"):
-            await search.search(world.rest, world.collection, None, question)
+            await search.search(world.rest, world.collection, None, query)
         project.gateway.cut_next(path=RPC + "build_keywords_page", after=True)
-        await ensure_keywords(world.rest, world.collection, notice=said.append)
-        [hit] = await search.search(world.rest, world.collection, None, question)
+        await ensure_keywords(world.rest, world.collection, notice=notices.append)
+        [hit] = await search.search(world.rest, world.collection, None, query)
         assert hit.content == "note number 1107"
-        await ensure_keywords(world.rest, world.collection, notice=said.append)
-        assert said == ["Indexing the keywords of notes, once."]
+        await ensure_keywords(world.rest, world.collection, notice=notices.append)
+        assert notices == ["Indexing the keywords of notes, once."]
 
 
-async def test_an_edit_between_embedding_and_writing_wins(
-    project: Project, provider: StandInProvider
-) -> None:
-    async with rest_world(project, provider) as world:
-        await world.insert(*texts(5))
-        with provider.held():
-            async with running(world.fill()) as filling:
-                await asyncio.to_thread(provider.wait_in_flight)
-                await world.sql("update notes set body = 'edited meanwhile' where id = 3")
-                await world.sql("delete from notes where id = 4")
-                provider.behave(held=False)
-                await filling
-        await world.check_complete()
-        assert provider.texts_embedded["edited meanwhile"] == 1
-
-
-async def test_a_rejected_text_harms_its_own_row_alone(
-    project: Project, provider: StandInProvider
-) -> None:
-    provider.behave(reject_marker="BAD")
-    async with rest_world(project, provider) as world:
-        await world.insert(*texts(20), "BAD one", *texts(20, "more"))
-        report = await world.fill()
-        assert (report.embedded, report.failed) == (40, 1)
-        [failure] = [f async for f in world.rest.failures(world.collection)]
-        assert (failure.key, failure.kind, failure.run_id) == ("21", "rejected", report.run)
-        await world.check_complete(dead=["21"])
-        provider.behave(reject_marker=None)
-        assert await world.rest.retry_failures(world.collection, ["21"]) == 1
-        assert (await world.fill()).complete
-        await world.check_complete()
-
-
-async def test_a_row_that_postgres_refuses_is_a_dead_letter(project: Project) -> None:
+async def test_error_of_a_trigger_is_the_error_of_the_dead_letter(project: Project) -> None:
     async with rest_world(project) as world:
         await world.sql(
             "create function refuse() returns trigger language plpgsql as "
@@ -189,38 +114,23 @@ async def test_a_row_that_postgres_refuses_is_a_dead_letter(project: Project) ->
 # --- faults ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [429, 503])
-async def test_a_gateway_that_fails_costs_nothing(
-    project: Project, provider: StandInProvider, status: int
-) -> None:
-    async with rest_world(project, provider) as world:
-        await world.insert(*texts(300))
-        await as_found(world)
-        for verb in ("claim_batch", "complete", "complete", "heartbeat", "coverage", "start_run"):
-            project.gateway.fail_next(status, path=RPC + verb, headers={"Retry-After": "0.2"})
-        report = await world.fill()
-        assert (report.embedded, report.failed, report.complete) == (300, 0, True)
-        await world.check_complete()
-        assert overpaid(provider) == Counter()
-
-
 @pytest.mark.parametrize(
     "verb",
     ["start_run", "register_worker", "claim", "claim_batch", "complete", "fail", "finish_run"],
 )
-async def test_a_lost_answer_counts_once_and_loses_nothing(
+async def test_call_whose_response_was_lost_is_counted_once(
     project: Project, provider: StandInProvider, verb: str
 ) -> None:
-    """The work was done and the answer was cut: the same call is made again."""
+    """The gateway cuts the response of a call that succeeded, and the client repeats the call."""
     provider.behave(reject_marker="BAD")
     async with rest_world(project, provider) as world:
         await world.insert(*texts(120), "BAD one")
-        await as_found(world)
+        await clear_queue(world)
         await world.sql("update notes set body = body || '!' where id <= 10")
         project.gateway.cut_next(path=RPC + verb, times=2, after=True)
         report = await world.fill()
-        cut = [s.path for s in project.gateway.seen if s.status is None]
-        assert cut == [RPC + verb] * 2
+        lost = [s.path for s in project.gateway.seen if s.status is None]
+        assert lost == [RPC + verb] * 2
         assert (report.embedded, report.failed) == (120, 1)
         assert report.scanned <= 121
         calls = [call for call in provider.calls if call.status == 200]
@@ -231,7 +141,7 @@ async def test_a_lost_answer_counts_once_and_loses_nothing(
         assert len(await world.rest.runs(world.collection)) == 1
 
 
-async def test_answers_are_kept_for_a_while_only(project: Project) -> None:
+async def test_records_of_calls_are_deleted_after_sixteen_minutes(project: Project) -> None:
     async with rest_world(project) as world:
         await world.insert(*texts(5))
         await world.fill()
@@ -244,25 +154,25 @@ async def test_answers_are_kept_for_a_while_only(project: Project) -> None:
         assert row["calls"] == 1
 
 
-async def test_a_claim_that_commits_after_its_caller_gave_up(
+async def test_claim_that_commits_without_its_client_is_returned_by_the_next_claim(
     project: Project, provider: StandInProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows that were leased by an answer nobody heard are given back at the next claim."""
+    """The responses of five attempts are lost; the rows that they leased are claimed again."""
     monkeypatch.setattr("backline.supabase.client.PAUSES", (0.01, 0.01, 0.01, 0.01))
     async with rest_world(project, provider) as world:
         await world.insert(*texts(30))
-        await as_found(world)
+        await clear_queue(world)
         lease = await world.rest.register(world.collection, None, 20)
         first = await world.rest.claim_batch(world.collection, lease.worker, None, None, 10)
-        known = {job.lease for job in first.jobs if job.lease is not None}
+        acknowledged = {job.lease for job in first.jobs if job.lease is not None}
         project.gateway.cut_next(path=RPC + "claim_batch", times=5, after=True)
         with pytest.raises(errors.DatabaseUnavailableError):
             await world.rest.claim_batch(
-                world.collection, lease.worker, None, first.last_key, 10, known
+                world.collection, lease.worker, None, first.last_key, 10, acknowledged
             )
         assert len(await world.jobs()) == 20
         again = await world.rest.claim_batch(
-            world.collection, lease.worker, None, first.last_key, 10, known
+            world.collection, lease.worker, None, first.last_key, 10, acknowledged
         )
         assert len(again.jobs) == 10
         assert await world.jobs() == {job.key: lease.worker for job in [*first.jobs, *again.jobs]}
@@ -279,12 +189,14 @@ async def test_a_claim_that_commits_after_its_caller_gave_up(
 
 
 @pytest.mark.parametrize("verb", ["claim_batch", "claim", "verify_page"])
-async def test_a_slow_statement_makes_the_pages_smaller(project: Project, verb: str) -> None:
-    """Postgres ends a statement at the role's limit; half the page may pass."""
+async def test_statement_timeout_is_retried_with_a_smaller_page(
+    project: Project, verb: str
+) -> None:
+    """A page that exceeds the statement timeout of the role is halved."""
     async with rest_world(project) as world:
         await world.insert(*texts(200))
         if verb == "claim_batch":
-            await as_found(world)
+            await clear_queue(world)
         project.execute(f"alter function public.backline_{verb} set statement_timeout = '300ms'")
         await world.sql(
             "create function slow(text) returns text language plpgsql immutable as "
@@ -297,10 +209,10 @@ async def test_a_slow_statement_makes_the_pages_smaller(project: Project, verb: 
         assert (report.embedded, report.complete) == (200, True)
         assert (await verify(world.rest, world.collection)).passed
         timeouts = [s for s in project.gateway.seen if s.path == RPC + verb and s.status != 200]
-        assert timeouts, "nothing was too slow"
+        assert timeouts, "no statement timed out"
 
 
-async def test_a_key_that_is_revoked_in_mid_run_ends_it(
+async def test_key_revoked_in_mid_run_ends_the_run(
     project: Project, provider: StandInProvider
 ) -> None:
     async with rest_world(project, provider) as world:
@@ -323,8 +235,10 @@ async def test_a_key_that_is_revoked_in_mid_run_ends_it(
         await world.wait_until_idle()
 
 
-async def test_anon_s_three_seconds(project: Project) -> None:
-    """A visitor's search that takes longer ends with words that say why."""
+async def test_search_beyond_the_statement_timeout_of_anon_names_the_timeout(
+    project: Project,
+) -> None:
+    """Supabase ends a statement of `anon` after 3 s."""
     async with rest_world(project) as world:
         await world.insert("muddy vocals", "muddy drums")
         await world.fill()

@@ -1,7 +1,7 @@
-"""Least power: anon and authenticated read, only service_role writes, nobody reaches `backline`.
+"""Privileges: anon and authenticated read, service_role writes, and the API hides `backline`.
 
-The matrix goes through PostgREST with real keys of both kinds. What the catalog says is checked
-beside it, so that a new table or function without a decision on who may use it fails here.
+The matrix sends requests through PostgREST with both kinds of key. Further tests read the catalog,
+so that a new table or function fails here until its privileges are decided.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import httpx
 import pytest
 
 from tests.supabase.inline import InlineCli as Cli
-from tests.supabase.stack import ROOT, Keys, Project, Stack
+from tests.supabase.keys import Keys
+from tests.supabase.processes import ROOT
+from tests.supabase.stack import Project, Stack
 
-# --- who asks, and for what -----------------------------------------------------------------------
+# --- callers and requests -------------------------------------------------------------------------
 
 Headers = Callable[[Keys], dict[str, str]]
 READERS: dict[str, Headers] = {
@@ -40,13 +42,13 @@ WRITERS: dict[str, Headers] = {
         "apikey": keys.service_jwt, "authorization": f"Bearer {keys.service_jwt}",
     },
 }  # fmt: skip
-STRANGERS: dict[str, Headers] = {
+INVALID: dict[str, Headers] = {
     "no key": lambda keys: {},
     "a key of another project": lambda keys: {"apikey": Keys().publishable},
     "a secret key of another project": lambda keys: {"apikey": Keys().secret},
-    "a JWT signed by somebody else": lambda keys: {"apikey": Keys().service_jwt},
-    "a JWT that has expired": lambda keys: {"apikey": keys.jwt("service_role", -60)},
-    "a user whose JWT has expired": lambda keys: {
+    "a JWT of another project": lambda keys: {"apikey": Keys().service_jwt},
+    "an expired JWT": lambda keys: {"apikey": keys.jwt("service_role", -60)},
+    "an expired JWT of a user": lambda keys: {
         "apikey": keys.publishable, "authorization": f"Bearer {keys.jwt('authenticated', -60)}",
     },
     "an unsigned JWT": lambda keys: {
@@ -81,12 +83,12 @@ READ_FUNCTIONS = {
     "match_music_knowledge",
     "search_music_knowledge",
 }
-"""What the public key may call; every other function of ours is for service_role alone."""
+"""The functions that the public key may call; only service_role may call the others."""
 
 
 @pytest.fixture(scope="module", params=["new project", "project with the old default grants"])
 def target(request: pytest.FixtureRequest, stack: Stack) -> Iterator[Project]:
-    """A seeded project; until 2026 a project granted everything new to all three roles."""
+    """A seeded project; until 2026 projects granted new objects to all three roles."""
     if request.param == "new project":
         with stack.project("seeded") as made:
             yield made
@@ -112,7 +114,7 @@ def api(target: Project) -> Iterator[httpx.Client]:
 
 
 def fingerprint(project: Project) -> Any:
-    """The content of the table, and how much there is in `backline`."""
+    """Return a hash of the table, and the row counts of `backline`."""
     return project.execute(
         "select (select md5(string_agg(k::text, '' order by k.id)) from public.music_knowledge k), "
         "(select count(*) from backline.jobs), (select count(*) from backline.collections), "
@@ -121,7 +123,7 @@ def fingerprint(project: Project) -> Any:
 
 
 def functions_of(project: Project) -> dict[str, list[str]]:
-    """The names of our functions in `public`, and of their arguments without a default."""
+    """Return our functions in `public` with the names of their arguments."""
     return dict(
         project.execute(
             "select p.proname, coalesce(p.proargnames[1:p.pronargs], '{}') from pg_proc p "
@@ -134,70 +136,74 @@ def functions_of(project: Project) -> dict[str, list[str]]:
 # --- the matrix -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("who", READERS)
-def test_who_reads_reads(api: httpx.Client, target: Project, who: str) -> None:
-    headers = READERS[who](target.keys)
-    answer = api.get("music_knowledge?select=id,title&limit=5", headers=headers)
-    assert answer.status_code == 200 and len(answer.json()) == 5, answer.text
-    found = api.post(
+@pytest.mark.parametrize("caller", READERS)
+def test_reader_may_select_and_search(api: httpx.Client, target: Project, caller: str) -> None:
+    headers = READERS[caller](target.keys)
+    response = api.get("music_knowledge?select=id,title&limit=5", headers=headers)
+    assert response.status_code == 200 and len(response.json()) == 5, response.text
+    search = api.post(
         "rpc/search_music_knowledge", headers=headers, json={"p_search_term": "muddy vocals"}
     )
-    assert found.status_code == 200 and found.json(), found.text
+    assert search.status_code == 200 and search.json(), search.text
     advice = api.post(
         "rpc/get_music_suggestions", headers=headers, json={"p_prompt": "my vocals sound muddy"}
     )
     assert advice.status_code == 200 and advice.json(), advice.text
 
 
-@pytest.mark.parametrize("who", READERS)
-@pytest.mark.parametrize("what", WRITES)
-def test_who_reads_writes_nothing(api: httpx.Client, target: Project, who: str, what: str) -> None:
+@pytest.mark.parametrize("caller", READERS)
+@pytest.mark.parametrize("request_name", WRITES)
+def test_reader_may_not_write(
+    api: httpx.Client, target: Project, caller: str, request_name: str
+) -> None:
     before = fingerprint(target)
-    method, path, body = WRITES[what]
-    headers = READERS[who](target.keys)
-    if what == "UPSERT":
+    method, path, body = WRITES[request_name]
+    headers = READERS[caller](target.keys)
+    if request_name == "UPSERT":
         headers = headers | {"prefer": "resolution=merge-duplicates"}
-    answer = api.request(method, path, headers=headers, json=body)
-    code = "21000" if "without" in what else "42501"
-    assert answer.status_code in (400, 401, 403) and answer.json()["code"] == code, answer.text
+    response = api.request(method, path, headers=headers, json=body)
+    code = "21000" if "without" in request_name else "42501"
+    assert response.status_code in (400, 401, 403) and response.json()["code"] == code, (
+        response.text
+    )
     assert fingerprint(target) == before
 
 
-@pytest.mark.parametrize("who", READERS)
-def test_who_reads_calls_no_function_that_writes(
-    api: httpx.Client, target: Project, who: str
+@pytest.mark.parametrize("caller", READERS)
+def test_reader_may_not_call_a_function_that_writes(
+    api: httpx.Client, target: Project, caller: str
 ) -> None:
     before = fingerprint(target)
     guarded = {n: args for n, args in functions_of(target).items() if n not in READ_FUNCTIONS}
     for name, arguments in guarded.items():
-        answer = api.post(
-            f"rpc/{name}", headers=READERS[who](target.keys), json=dict.fromkeys(arguments)
+        response = api.post(
+            f"rpc/{name}", headers=READERS[caller](target.keys), json=dict.fromkeys(arguments)
         )
-        # 404: PostgREST does not show a role what it may not execute.
-        assert answer.status_code in (401, 403, 404), (name, answer.status_code, answer.text)
-        assert answer.json()["code"] in ("42501", "PGRST202"), (name, answer.text)
+        # 404: PostgREST hides a function from a role that may not execute it.
+        assert response.status_code in (401, 403, 404), (name, response.status_code, response.text)
+        assert response.json()["code"] in ("42501", "PGRST202"), (name, response.text)
     assert fingerprint(target) == before
 
 
-@pytest.mark.parametrize("who", [*READERS, *WRITERS])
+@pytest.mark.parametrize("caller", [*READERS, *WRITERS])
 @pytest.mark.parametrize(
     "table", ["jobs", "batch_leases", "collections", "stamps", "vectors", "failures"]
 )
-def test_nobody_reaches_the_schema_backline_through_the_api(
-    api: httpx.Client, target: Project, who: str, table: str
+def test_schema_backline_is_not_served_by_the_api(
+    api: httpx.Client, target: Project, caller: str, table: str
 ) -> None:
-    headers = (READERS | WRITERS)[who](target.keys)
+    headers = (READERS | WRITERS)[caller](target.keys)
     for profile in ({"accept-profile": "backline"}, {"content-profile": "backline"}, {}):
         for method in ("GET", "POST", "DELETE"):
-            answer = api.request(
+            response = api.request(
                 method, f"{table}?id=eq.1", headers=headers | profile, json={"collection_id": 1}
             )
-            assert answer.status_code in (404, 406), (method, profile, answer.text)
+            assert response.status_code in (404, 406), (method, profile, response.text)
 
 
-@pytest.mark.parametrize("who", WRITERS)
-def test_who_writes_writes(api: httpx.Client, target: Project, who: str) -> None:
-    headers = WRITERS[who](target.keys)
+@pytest.mark.parametrize("caller", WRITERS)
+def test_secret_key_may_write(api: httpx.Client, target: Project, caller: str) -> None:
+    headers = WRITERS[caller](target.keys)
     made = api.post(
         "music_knowledge", headers=headers | {"prefer": "return=representation"}, json=ENTRY
     )
@@ -211,42 +217,46 @@ def test_who_writes_writes(api: httpx.Client, target: Project, who: str) -> None
     assert api.get(one, headers=headers).json() == []
 
 
-@pytest.mark.parametrize("who", STRANGERS)
-def test_a_stranger_gets_nothing(api: httpx.Client, target: Project, who: str) -> None:
+@pytest.mark.parametrize("caller", INVALID)
+def test_invalid_key_may_neither_read_nor_write(
+    api: httpx.Client, target: Project, caller: str
+) -> None:
     before = fingerprint(target)
-    headers = STRANGERS[who](target.keys)
+    headers = INVALID[caller](target.keys)
     for method, path, body in [("GET", "music_knowledge?limit=1", None), *WRITES.values()]:
-        answer = api.request(method, path, headers=headers, json=body)
-        assert answer.status_code in (400, 401, 403), answer.text
-        if answer.status_code == 400:
-            assert answer.json()["code"] == "21000", answer.text
-        assert "Planted" not in answer.text
+        response = api.request(method, path, headers=headers, json=body)
+        assert response.status_code in (400, 401, 403), response.text
+        if response.status_code == 400:
+            assert response.json()["code"] == "21000", response.text
+        assert "Planted" not in response.text
     assert fingerprint(target) == before
 
 
-def test_a_search_shows_each_role_only_its_rows(target: Project, api: httpx.Client) -> None:
-    target.execute(SECRETIVE)
+def test_search_returns_only_rows_that_the_role_may_read(
+    target: Project, api: httpx.Client
+) -> None:
+    target.execute(LETTERS)
     try:
         Cli(target.stack.folder, {"DATABASE_URL": target.url})("backfill", "letters")
         target.execute("select backline.allow_search('anon'::regrole)")
         target.wait_for_schema()
         [(collection,)] = target.execute("select id from backline.collections where name='letters'")
-        seen = {}
+        matches = {}
         for name, headers in {"anon": target.anon, "service": target.service}.items():
             arguments = {"p_collection": collection, "p_mode": "keyword", "p_text": "letter"}
             optional = dict.fromkeys(functions_of(target)["backline_search"])
-            answer = api.post("rpc/backline_search", headers=headers, json=optional | arguments | {
-                "p_limit": 10, "p_offset": 0, "p_snippets": False})  # fmt: skip
-            assert answer.status_code == 200, answer.text
-            seen[name] = "private" in answer.text, "public" in answer.text
-        assert seen == {"anon": (False, True), "service": (True, True)}
+            arguments |= {"p_limit": 10, "p_offset": 0, "p_snippets": False}
+            response = api.post("rpc/backline_search", headers=headers, json=optional | arguments)
+            assert response.status_code == 200, response.text
+            matches[name] = "private" in response.text, "public" in response.text
+        assert matches == {"anon": (False, True), "service": (True, True)}
     finally:
         target.execute("select backline.drop_collection(id, true) from backline.collections "
                        "where name = 'letters'")  # fmt: skip
         target.execute("drop table public.letters")
 
 
-SECRETIVE = """
+LETTERS = """
 create table public.letters (id int primary key, body text, open boolean not null);
 insert into public.letters values (1, 'a public letter', true), (2, 'a private letter', false);
 alter table public.letters enable row level security;
@@ -273,7 +283,7 @@ def test_every_function_has_an_empty_search_path(target: Project) -> None:
     assert open_paths == []
 
 
-def test_public_may_do_nothing(target: Project) -> None:
+def test_public_has_no_privilege(target: Project) -> None:
     granted = target.execute(
         f"""
         select p.oid::regprocedure::text, a.privilege_type from pg_proc p,
@@ -294,7 +304,7 @@ def test_public_may_do_nothing(target: Project) -> None:
 
 
 @pytest.mark.parametrize("role", ["anon", "authenticated"])
-def test_a_reader_has_exactly_these_privileges(target: Project, role: str) -> None:
+def test_reader_has_exactly_these_privileges(target: Project, role: str) -> None:
     functions = target.execute(
         "select p.proname from pg_proc p where p.pronamespace = 'public'::regnamespace "
         f"and {OWN_FUNCTION} and has_function_privilege('{role}', p.oid, 'execute')"
@@ -316,8 +326,8 @@ def test_a_reader_has_exactly_these_privileges(target: Project, role: str) -> No
 
 
 @pytest.mark.parametrize("role", ["anon", "authenticated"])
-def test_a_readers_functions_in_backline_change_nothing(target: Project, role: str) -> None:
-    """Those it may call are stable, so that Postgres itself lets them write nothing."""
+def test_readers_may_only_execute_stable_functions(target: Project, role: str) -> None:
+    """Postgres refuses a write in a stable function."""
     volatile = target.execute(
         "select p.oid::regprocedure::text from pg_proc p "
         f"where p.pronamespace::regnamespace::text in {OURS} and p.provolatile = 'v' "
@@ -334,31 +344,31 @@ def test_every_table_has_row_level_security(target: Project) -> None:
     assert unguarded == []
 
 
-def test_service_role_may_work_where_it_bypasses_nothing(target: Project) -> None:
-    """On a server that is not Supabase's, and for members of the role."""
-    closed = target.execute(
+def test_every_private_table_has_a_policy_for_service_role(target: Project) -> None:
+    """Members of the role, and the role outside Supabase, do not bypass row level security."""
+    without_policy = target.execute(
         "select c.oid::regclass::text from pg_class c where c.relkind = 'r' "
         "and c.relnamespace = 'backline'::regnamespace and not exists (select from pg_policy p "
         "where p.polrelid = c.oid and p.polroles = array['service_role'::regrole::oid])"
     )
-    assert closed == []
+    assert without_policy == []
 
 
-def test_policies_name_their_roles(target: Project) -> None:
-    for_everybody = target.execute(
+def test_no_policy_applies_to_public(target: Project) -> None:
+    for_public = target.execute(
         f"select tablename, policyname from pg_policies where schemaname in {OURS} "
         "and roles = '{public}'"
     )
-    assert for_everybody == []
+    assert for_public == []
 
 
-def test_a_declared_table_opens_nothing(target: Project) -> None:
-    """Declaring makes functions and triggers; none may be for everybody, nor the user's table."""
+def test_new_collection_grants_no_privilege(target: Project) -> None:
+    """A new collection creates functions and triggers, and grants nothing to public or anon."""
     target.execute(DECLARED)
     try:
-        test_public_may_do_nothing(target)
+        test_public_has_no_privilege(target)
         test_every_function_has_an_empty_search_path(target)
-        test_a_reader_has_exactly_these_privileges(target, "anon")
+        test_reader_has_exactly_these_privileges(target, "anon")
     finally:
         target.execute("select backline.drop_collection(id, true) from backline.collections "
                        "where name = 'own'")  # fmt: skip
@@ -375,14 +385,14 @@ select backline.add_collection('own', 'public.own', null, '{body}', 'embedding',
 """
 
 
-def test_no_key_is_in_the_project() -> None:
+def test_no_key_is_in_the_folder_supabase() -> None:
     key = re.compile(r"sb_secret_[\w-]{20,}|eyJ[\w-]{20,}\.[\w-]{20,}\.[\w-]{20,}")
-    held = [
+    files = [
         file
         for file in (ROOT / "supabase").rglob("*")
         if file.is_file()
         and not {".temp", "node_modules"} & set(file.parts)
         and key.search(file.read_text(encoding="utf-8", errors="replace"))
     ]
-    assert held == []
+    assert files == []
     assert key.search(Keys().secret) and key.search(Keys().service_jwt)

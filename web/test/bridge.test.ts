@@ -118,9 +118,7 @@ describe.skipIf(missing)('bridge and server', () => {
         limit: 2,
       })
       expect(result.suggestions).toHaveLength(2)
-      expect(result.suggestions.some(({ reason }) => reason.includes('speaks of vocals'))).toBe(
-        true,
-      )
+      expect(result.suggestions.some(({ reason }) => reason.includes('covers vocals'))).toBe(true)
       expect(received).toEqual([result])
     })
 
