@@ -110,7 +110,7 @@ Deno.test("a redirect of the provider is not followed", async () => {
     () => new Response(null, { status: 307, headers: { location } }),
   );
   try {
-    const model = { provider: "openai", name: "m", revision: "v1", dimensions: 3, maxTokens: 9 };
+    const model = { provider: "openai", name: "m", revision: "v1", dimensions: 3 };
     const base = `http://127.0.0.1:${provider.addr.port}/v1`;
     const embed = createEmbedder(model, settings({ OPENAI_BASE_URL: base, OPENAI_API_KEY: "k" }));
     await rejects(

@@ -127,7 +127,7 @@ async function errorOf(response: Response): Promise<Error> {
 
 async function redirected(response: Response): Promise<Problem> {
   await response.body?.cancel();
-  const location = (response.headers.get("location") ?? "").split(/[?#]/)[0].slice(0, 500);
+  const location = (response.headers.get("location") ?? "").replace(/[?#].*/, "").slice(0, 500);
   return new Problem(
     502,
     "ProviderRefusedError",
