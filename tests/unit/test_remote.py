@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 from unittest.mock import Mock
 
 import pytest
-from pydantic import SecretStr
-from tests.provider import StandInProvider
+from tests.provider.http import Answer, Request, serve_connection
 
 from backline import errors
-from backline.worker.remote import Remote, Target, api_target, edge_target
-
-KEY = SecretStr("sk-stand-in")
+from backline.worker.remote import Remote, RemoteTransport, Target
 
 
 @pytest.mark.parametrize(
-    ("target", "setting"),
-    [
-        (api_target("http://x", KEY), "BACKLINE_API_URL"),
-        (edge_target("http://x", None, KEY), "BACKLINE_SUPABASE_URL"),
-    ],
+    ("transport", "setting"), [("api", "BACKLINE_API_URL"), ("edge", "BACKLINE_SUPABASE_URL")]
 )
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-async def test_redirect_is_not_followed(target: Target, setting: str, status: int) -> None:
-    with StandInProvider() as provider, StandInProvider() as other:
-        location = f"http://127.0.0.1:{other.port}/v1/embeddings"
-        provider.fail_next(status, headers={"location": f"{location}?token=secret"})
-        collection = Mock()
-        collection.name = "notes"
-        url = f"{provider.base_url}/embeddings"
-        headers = {"Authorization": "Bearer sk-stand-in"}
-        remote = Remote(Target(target.transport, url, headers, url, 10.0), collection)
+async def test_redirect_is_not_followed(
+    transport: RemoteTransport, setting: str, status: int
+) -> None:
+    paths: list[str] = []
 
-        with pytest.raises(errors.ProviderRefusedError, match=setting) as caught:
-            await remote.upsert([("1", "a private text")])
-        await remote.aclose()
-        assert location in str(caught.value) and "secret" not in str(caught.value)
-        assert other.calls == []
+    async def redirect(request: Request) -> Answer:
+        paths.append(request.path)
+        if request.path == "/elsewhere":
+            return Answer(200, b'{"skipped": [], "failed": []}')
+        return Answer(status, headers={"location": "/elsewhere?token=secret"})
+
+    server = await asyncio.start_server(
+        lambda reader, writer: serve_connection(redirect, reader, writer), "127.0.0.1", 0
+    )
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/rows"
+    collection = Mock()
+    collection.name = "notes"
+    remote = Remote(Target(transport, url, {}, url, 10.0), collection)
+    with pytest.raises(errors.ProviderRefusedError, match=f"/elsewhere.*{setting}") as caught:
+        await remote.upsert([("1", "a private text")])
+    await remote.aclose()
+    server.close()
+    assert "secret" not in str(caught.value)
+    assert paths == ["/rows"]
