@@ -63,7 +63,8 @@ from backline.claim(%(collection)s, %(worker)s, %(limit)s, %(model)s)
 
 -- name: claim_batch
 select scanned, last_key, lease, keys, actions, contents, hashes
-from backline.claim_batch(%(collection)s, %(worker)s, %(run)s, %(after)s, %(limit)s, %(model)s, %(unfinished)s)
+from backline.claim_batch(
+  %(collection)s, %(worker)s, %(run)s, %(after)s, %(limit)s, %(model)s, %(unfinished)s)
 
 -- name: end_finished_batches
 select backline.end_finished_batches(%(worker)s, %(leases)s)
