@@ -633,7 +633,7 @@ async def test_redirect_is_not_followed(
     with StandInProvider(api_key=KEY) as other:
         target = location.format(port=other.port)
         provider.fail_next(status, headers={"location": target})
-        with pytest.raises(ProviderRefusedError, match="redirects .* OPENAI_BASE_URL") as caught:
+        with pytest.raises(ProviderRefusedError, match=r"redirects .* OPENAI_BASE_URL") as caught:
             await embed(provider, "a private text")
         assert target in str(caught.value)
         assert other.calls == []
