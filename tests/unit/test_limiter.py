@@ -511,6 +511,14 @@ async def test_a_limited_call_reports_its_outcome_and_raises_the_error() -> None
     assert limiter.snapshot().in_flight == 0
 
 
+async def test_an_outage_of_an_interactive_call_pauses_no_other_call() -> None:
+    limiter = FakeTime().limiter(max_concurrency=8)
+    with pytest.raises(errors.ProviderUnavailableError):
+        async with limited_call(limiter, 1, interactive=True):
+            raise errors.ProviderUnavailableError("no response")
+    assert (limiter.snapshot().window, limiter.snapshot().blocked_for_s) == (8, 0)
+
+
 @pytest.mark.parametrize("error", [None, errors.InputRejectedError("no such text")])
 async def test_the_window_recovers_with_every_response(error: Exception | None) -> None:
     """A rejection is a response too, so the request rate is not the problem."""

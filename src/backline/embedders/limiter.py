@@ -346,10 +346,18 @@ class Limiter:
 
 
 @asynccontextmanager
-async def limited_call(limiter: Limiter, tokens: int) -> AsyncIterator[Slot]:
+async def limited_call(
+    limiter: Limiter, tokens: int, *, interactive: bool = False
+) -> AsyncIterator[Slot]:
     """Hold a slot during one call to the provider, and report the outcome of the call.
 
     Every call of a backfill, a sync or an upsert passes here.
+
+    Args:
+        limiter: of the provider.
+        tokens: of all texts of the call.
+        interactive: whether a caller waits for the response. An outage then ends the caller's
+            request at once, so it pauses no other call.
     """
     try:
         async with limiter.slot(tokens) as slot:
@@ -363,7 +371,8 @@ async def limited_call(limiter: Limiter, tokens: int) -> AsyncIterator[Slot]:
     except errors.ProviderRefusedError:
         raise
     except errors.EmbedderError:
-        limiter.unavailable()
+        if not interactive:
+            limiter.unavailable()
         raise
     limiter.succeeded()
 

@@ -184,7 +184,8 @@ class Upsert:
         parts = [part for text in texts for part in (text.parts or [text])]
         plan = batching.plan([part.item for part in parts], BUDGET, sort_by_length=False)
         for batch in [[parts[i] for i in indices] for indices in plan]:
-            async with limited_call(limiter, sum(part.tokens for part in batch)):
+            tokens = sum(part.tokens for part in batch)
+            async with limited_call(limiter, tokens, interactive=True):
                 vectors = await embedder.embed([part.text for part in batch])
             for part, vector in zip(batch, np.asarray(vectors), strict=True):
                 part.vector = vector

@@ -55,8 +55,8 @@ class TableScan:
 
     async def _defer(self, store: JobStore, collection: Collection) -> None:
         """Leave this page for the end of the scan: a row of it is locked."""
-        self._deferred.append((self._after, SMALLEST_PAGE))
         rows = await store.scan_page(collection, self._after, SMALLEST_PAGE)
+        self._deferred.append((self._after, SMALLEST_PAGE))
         self._advance(rows[-1].key if rows else None, at_end=len(rows) < SMALLEST_PAGE)
 
     def _advance(self, last_key: str | None, *, at_end: bool) -> None:
@@ -67,15 +67,24 @@ class TableScan:
         self, store: JobStore, collection: Collection, worker: int, run: int | None,
         open_batches: Iterable[int],
     ) -> list[Job]:  # fmt: skip
-        """Lease a deferred page. While a row of it is locked, halve it and lease the other half."""
-        after, size = self._deferred.popleft()
+        """Lease a deferred page. While a row of it is locked, halve it and lease the other half.
+
+        The page stays deferred until the database has answered, so an outage does not lose it.
+        """
+        after, size = self._deferred[0]
         try:
             page = await store.claim_batch(collection, worker, run, after, size, open_batches)
         except errors.ContentionError:
-            half = max(1, size // 2)
-            self._deferred.append((after, half))
-        else:
-            return page.jobs
-        if size > half and (rows := await store.scan_page(collection, after, half)):
-            self._deferred.append((rows[-1].key, size - half))
-        return []
+            halves = await self._halves(store, collection, after, size)
+            self._deferred.popleft()
+            self._deferred.extend(halves)
+            return []
+        self._deferred.popleft()
+        return page.jobs
+
+    async def _halves(
+        self, store: JobStore, collection: Collection, after: str | None, size: int
+    ) -> list[tuple[str | None, int]]:
+        half = max(1, size // 2)
+        rows = await store.scan_page(collection, after, half) if size > half else []
+        return [(after, half), *([(rows[-1].key, size - half)] if rows else [])]
