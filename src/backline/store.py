@@ -146,14 +146,12 @@ class Capabilities:
         sessions: a connection outlives a transaction, so LISTEN and session locks work.
         indexes: the store can build HNSW indexes.
         cache: the store can trim the vector cache.
-        sql: the store runs arbitrary SQL: it is a `backline.postgres.store.Store`.
 
     """
 
     sessions: bool
     indexes: bool
     cache: bool
-    sql: bool
 
 
 class JobStore(Protocol):

@@ -65,16 +65,9 @@ class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
         self._oid: int | None = None
 
     @property
-    def has_sessions(self) -> bool:
-        """Return whether a connection keeps its session between transactions."""
-        return self.connector.has_sessions
-
-    @property
     def capabilities(self) -> Capabilities:
         """Return what this store can do; `sessions` is known once the connector is open."""
-        return Capabilities(
-            sessions=self.connector.has_sessions, indexes=True, cache=True, sql=True
-        )
+        return Capabilities(sessions=self.connector.has_sessions, indexes=True, cache=True)
 
     async def search_rows(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the rows of `backline.search` for the parameters of that statement."""

@@ -4,9 +4,6 @@
 select * from backline.search(%(collection)s, %(mode)s, %(text)s, %(vector)s::real[], %(limit)s,
   %(offset)s, %(filter)s::jsonb, %(weight)s, %(snippets)s)
 
--- name: query_terms
-select * from backline.query_terms(%(collection)s, %(text)s)
-
 -- name: keyword_index
 -- How a collection is indexed for keywords, and how many documents are indexed.
 select k.language::text as language, k.text_template, k.built_at is not null as built,

@@ -49,7 +49,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(sessions=False, indexes=False, cache=True, sql=False)
+        return Capabilities(sessions=False, indexes=False, cache=True)
 
     async def check(self) -> None:
         """Check that the project is reachable, migrated and has pgvector.
