@@ -157,7 +157,8 @@ class Capabilities:
 class JobStore(Protocol):
     """The verbs of the engine, over Postgres (`Store`) or PostgREST (`RestStore`).
 
-    `Store` documents each verb. A verb may be called again if its result was lost.
+    `Store` in postgres/store.py documents each verb. A verb may be called again if its result was
+    lost.
     """
 
     @property

@@ -1,7 +1,7 @@
 """Parse embedder specifications, such as `openai/text-embedding-3-small@512`, and open them.
 
 `PROVIDERS` lists every provider: its functions to parse, describe and open a specification, and
-how its embedders are best called.
+how its embedders are best called. CONTRIBUTING.md lists the steps to add one.
 """
 
 from __future__ import annotations

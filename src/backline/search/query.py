@@ -1,4 +1,7 @@
-"""Run one query against one collection. The SQL function `backline.search` does the ranking."""
+"""Run one query against one collection. `backline.search` does the ranking.
+
+That SQL function is in sql/schema/functions/search.sql.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """Stores vectors by group commit: what arrives during one transaction goes into the next.
 
+The UPDATE itself is in `backline.complete`, in sql/schema/functions/write.sql.
+
 A single edit is written at once. Under load a transaction grows until it takes `TARGET_SECONDS`:
 a user who edits one of its rows waits that long for the lock.
 """
