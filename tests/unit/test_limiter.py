@@ -3,89 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import math
 import time
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from tests.unit.fake_time import FakeTime, cancel, granted, start
 
 from backline import errors
 from backline.embedders.limiter import WINDOW_S, Limiter, Limits, limited_call
-
-
-@dataclass
-class FakeTime:
-    """A clock that advances only on request, and then wakes its sleepers in order."""
-
-    now: float = 1000.0
-    sleeps: list[float] = field(default_factory=list)
-    _sleepers: list[tuple[float, int, asyncio.Future[None]]] = field(default_factory=list)
-    _count: itertools.count[int] = field(default_factory=itertools.count)
-
-    def clock(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.sleeps.append(seconds)
-        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self.now + seconds, next(self._count), woken))
-        await woken
-
-    async def settle(self) -> None:
-        for _ in range(10):
-            await asyncio.sleep(0)
-
-    async def advance(self, seconds: float) -> None:
-        target = self.now + seconds
-        await self.settle()
-        while self._sleepers and self._sleepers[0][0] <= target:
-            due, _, woken = heapq.heappop(self._sleepers)
-            self.now = max(self.now, due)
-            if not woken.done():
-                woken.set_result(None)
-            await self.settle()
-        self.now = target
-
-    def limiter(self, **options: int | None) -> Limiter:
-        """Return a limiter on this clock, without jitter in its pauses."""
-        arguments = {"max_concurrency": 4, **options}
-        return Limiter(
-            max_concurrency=arguments["max_concurrency"] or 4,
-            requests_per_minute=arguments.get("requests_per_minute"),
-            tokens_per_minute=arguments.get("tokens_per_minute"),
-            clock=self.clock,
-            sleep=self.sleep,
-            jitter=lambda: 1.0,
-        )
-
-
-async def start(limiter: Limiter, count: int, tokens: int = 1) -> list[asyncio.Task[object]]:
-    """Start acquisitions in order, each in a separate task."""
-    tasks = [asyncio.create_task(_acquire(limiter, tokens)) for _ in range(count)]
-    for _ in range(10):
-        await asyncio.sleep(0)
-    return tasks
-
-
-async def _acquire(limiter: Limiter, tokens: int) -> object:
-    return await limiter.acquire(tokens)
-
-
-def granted(tasks: Sequence[asyncio.Task[object]]) -> list[int]:
-    return [i for i, task in enumerate(tasks) if task.done() and not task.cancelled()]
-
-
-async def cancel(tasks: Sequence[asyncio.Task[object]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
 
 # --- window ---------------------------------------------------------------------------------------
 
@@ -391,103 +317,6 @@ async def test_no_task_remains_after_the_last_waiter() -> None:
 def test_window_of_zero_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Limiter(max_concurrency=0)
-
-
-# --- any history ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Step:
-    """One call of a random history."""
-
-    tokens: int
-    takes: float
-    outcome: str
-    then_wait: float
-
-
-histories = st.lists(
-    st.builds(
-        Step,
-        tokens=st.integers(1, 60),
-        takes=st.floats(0, 40),
-        outcome=st.sampled_from(["ok", "ok", "ok", "429", "down", "cancelled"]),
-        then_wait=st.sampled_from([0.0, 0.0, 0.1, 5.0, 30.0]),
-    ),
-    max_size=40,
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(histories, st.integers(1, 5), st.integers(1, 6), st.integers(60, 150))
-def test_window_and_limits_hold_in_any_history(
-    steps: list[Step], concurrency: int, rpm: int, tpm: int
-) -> None:
-    asyncio.run(_live_through(steps, concurrency, rpm, tpm))
-
-
-async def _live_through(steps: list[Step], concurrency: int, rpm: int, tpm: int) -> None:
-    fake = FakeTime(now=0.0)
-    limiter = fake.limiter(
-        max_concurrency=concurrency, requests_per_minute=rpm, tokens_per_minute=tpm
-    )
-    grants: list[tuple[float, int]] = []
-
-    async def call(step: Step) -> None:
-        async with limiter.slot(step.tokens) as slot:
-            now = limiter.snapshot()
-            # Calls in flight may exceed a window that was just halved, until enough of them end.
-            assert now.in_flight <= concurrency
-            assert slot.granted == fake.now
-            grants.append((fake.now, step.tokens))
-            await fake.sleep(step.takes)
-        if step.outcome == "429":
-            limiter.defer(step.takes)
-        elif step.outcome == "down":
-            limiter.unavailable()
-        else:
-            limiter.succeeded()
-
-    tasks = []
-    for step in steps:
-        tasks.append(asyncio.create_task(call(step)))
-        await fake.advance(step.then_wait)
-        if step.outcome == "cancelled":
-            tasks[-1].cancel()
-    while not all(task.done() for task in tasks):
-        await fake.advance(60.0)
-        assert fake.now < 1e6, "a waiter was lost"
-    for task in tasks:
-        assert task.cancelled() or task.exception() is None
-    assert limiter.snapshot().in_flight == limiter.snapshot().waiting == 0
-    for begin, _ in grants:
-        within = [tokens for at, tokens in grants if begin <= at < begin + WINDOW_S]
-        assert len(within) <= rpm
-        assert sum(within) <= tpm
-
-
-@given(st.lists(st.sampled_from(["grant", "ok", "429", "down"]), max_size=60))
-@settings(max_examples=60, deadline=None)
-def test_no_slot_is_granted_beyond_a_halved_window(moves: list[str]) -> None:
-    asyncio.run(_shrink_and_grow(moves))
-
-
-async def _shrink_and_grow(moves: list[str]) -> None:
-    fake = FakeTime()
-    limiter = fake.limiter(max_concurrency=8)
-    tasks: list[asyncio.Task[object]] = []
-    for move in moves:
-        before = limiter.snapshot()
-        if move == "grant":
-            tasks += await start(limiter, 1)
-        elif before.in_flight:
-            limiter.release()
-            {"ok": limiter.succeeded, "429": limiter.defer, "down": limiter.unavailable}[move]()
-            await fake.advance(30)
-        after = limiter.snapshot()
-        assert 1 <= after.window <= 8
-        assert after.in_flight <= max(after.window, before.in_flight)
-    await cancel(tasks)
 
 
 # --- outcomes of calls ---
