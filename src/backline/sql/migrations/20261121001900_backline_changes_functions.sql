@@ -29,6 +29,13 @@ end $$;
 comment on function backline.has_changes is
   'API: returns whether the change log has lines of a collection.';
 
+-- Returns the keys of all lines, whose rows are known to be waiting.
+create or replace function backline.logged_keys(p_collection int) returns setof text
+language sql stable set search_path = '' set enable_seqscan = off as $$
+  select unnest(l.keys) from backline.changes l
+  where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection);
+$$;
+
 -- Replaces lines of many keys by lines of 2,000, so that apply_changes() can work in short transactions.
 create or replace function backline.split_changes(p_collection int) returns void
 language plpgsql set search_path = '' set enable_seqscan = off as $$

@@ -110,7 +110,11 @@ begin
         union all
         select t.measure, t.model_id, -sum(t.amount) from backline.counter_deltas t
         where t.collection_id = $1 group by t.measure, t.model_id
-      ) d group by d.measure, d.model_id having sum(d.amount) <> 0
+      ) d
+      -- Applying a truncation recounts the rows.
+      where d.measure <> 'rows' or not exists (
+        select from backline.changes l where l.collection_id = $1 and l.kind = 't')
+      group by d.measure, d.model_id having sum(d.amount) <> 0
     ), corrected as (
       insert into backline.counter_deltas (collection_id, measure, model_id, amount)
       select $1, w.measure, w.model_id, w.amount from wrong w where $2
