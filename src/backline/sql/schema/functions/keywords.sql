@@ -96,7 +96,8 @@ begin
   end if;
   v_keys := backline.unindex_keys(p_collection, p_keys);
   if p_all or k.built_at is not null then
-    v_keys := p_keys;
+    v_keys := array(select u.key from unnest(p_keys) as u(key)
+                    where octet_length(u.key) <= backline.longest_key());
   end if;
   if v_keys <> '{}' then
     c := backline.definition(p_collection);
@@ -169,7 +170,7 @@ begin
       from %2$I.%3$I r where %4$s order by r.%1$I limit $2
     )
     select count(*), (array_agg(p.key order by p.position desc))[1],
-      array(select m.key from page m where not exists (
+      array(select m.key from page m where octet_length(m.key) <= backline.longest_key() and not exists (
         select from backline.documents d where d.collection_id = $3 and d.key = m.key))
     from page p
   $q$, c.key_column, c.table_schema, c.table_name,
@@ -191,8 +192,8 @@ begin
   perform backline.lock(p_collection, 'log');  -- a change is either visible here, or applied to a built index
   c := backline.definition(p_collection);
   execute format($q$
-    select exists (select from %1$I.%2$I r where not exists (
-      select from backline.documents d where d.collection_id = $1 and d.key = r.%3$I::text))
+    select exists (select from %1$I.%2$I r where octet_length(r.%3$I::text) <= backline.longest_key()
+      and not exists (select from backline.documents d where d.collection_id = $1 and d.key = r.%3$I::text))
   $q$, c.table_schema, c.table_name, c.key_column) into v_missing using p_collection;
   update backline.keyword_indexes k set built_at = coalesce(k.built_at, now())
   where k.collection_id = p_collection and not v_missing;
