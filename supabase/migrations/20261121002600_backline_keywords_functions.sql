@@ -165,11 +165,14 @@ begin
   v_table := format('%I.%I', c.table_schema, c.table_name);
   select coalesce(p_template, k.text_template, c.text_template) into v_template
   from (values (1)) one left join backline.keyword_indexes k on k.collection_id = p_collection;
-  insert into backline.keyword_indexes as k (collection_id, language, text_template, text_sql)
-  values (p_collection, coalesce(p_language, 'pg_catalog.english')::text, v_template,
-          backline.compile_template(v_table::regclass, v_template))
+  insert into backline.keyword_indexes as k
+    (collection_id, language, text_template, text_sql, text_numbers, text_names)
+  select p_collection, coalesce(p_language, 'pg_catalog.english')::text, v_template,
+         backline.compile_template(v_table::regclass, v_template), t.numbers, t.names
+  from backline.template_columns(v_table::regclass, v_template) t
   on conflict (collection_id) do update set text_template = excluded.text_template,
-    text_sql = excluded.text_sql, language = coalesce(p_language::text, k.language);
+    text_sql = excluded.text_sql, text_numbers = excluded.text_numbers, text_names = excluded.text_names,
+    language = coalesce(p_language::text, k.language);
   perform backline.install_keyword_triggers(p_collection);
   perform backline.empty_keywords(p_collection, false);
   execute format('select count(*) from (select 1 from %s limit 1001) r', v_table) into v_rows;
