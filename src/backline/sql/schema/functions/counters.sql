@@ -85,11 +85,9 @@ end $$;
 create or replace function backline.recount(p_collection int, p_correct boolean default true) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
-  v_source text;
+  c backline.collections := backline.definition(p_collection);
   v_corrected jsonb;
 begin
-  select format('%I.%I', c.table_schema, c.table_name) into strict v_source
-  from backline.collections c where c.id = p_collection;
   perform backline.lock(p_collection, 'scan') where p_correct;
   execute format($q$
     with wrong as (
@@ -121,7 +119,7 @@ begin
     )
     select coalesce(jsonb_object_agg(m.measure, m.amount), '{}')
     from (select w.measure, sum(w.amount) as amount from wrong w group by w.measure) m
-  $q$, v_source) into v_corrected using p_collection, p_correct;
+  $q$, format('%I.%I', c.table_schema, c.table_name)) into v_corrected using p_collection, p_correct;
   return v_corrected;
 end $$;
 comment on function backline.recount is

@@ -20,7 +20,7 @@ declare
   v_projection extensions.vector;
   v_leased text[];
 begin
-  select * into strict c from backline.collections where id = p_collection;
+  c := backline.definition(p_collection);
   select m.dimensions, m.projection into strict v_dimensions, v_projection
   from backline.models m where m.id = c.model_id;
   perform backline.lock(p_collection, 'scan') where p_repair;
@@ -108,7 +108,7 @@ begin
     raise exception using errcode = 'BL001', message =
       format('p_of must be stamps, jobs or failures, not %L', p_of);
   end if;
-  select * into strict c from backline.collections where id = p_collection;
+  c := backline.definition(p_collection);
   execute format($q$
     with page as materialized (
       select x.key, x.ctid as id from backline.%1$I x
