@@ -292,8 +292,9 @@ class _Build:
             if not self._store.connector.has_sessions:
                 raise
             await self._create_in_one_process()
-        except errors.ContentionError:
-            with suppress(errors.ContentionError):
+        except (errors.ContentionError, asyncio.CancelledError):
+            # An invalid index slows the writes of the table down and serves no search.
+            with suppress(errors.DatabaseError):
                 await self._execute(self._drop)
             raise
 
