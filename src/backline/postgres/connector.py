@@ -100,8 +100,13 @@ async def _check(connection: AsyncConnection[DictRow]) -> None:
 class Transaction:
     """One open transaction: all of its statements commit, or none does."""
 
-    def __init__(self, connection: AsyncConnection[DictRow]) -> None:
+    def __init__(self, connection: WatchedConnection) -> None:
         self._connection = connection
+
+    @property
+    def backend(self) -> int | None:
+        """The process id of its session on the server, or None if a pooler hides it."""
+        return self._connection.backend
 
     async def fetch(self, statement: Statement, params: Params | None = None) -> list[DictRow]:
         cursor = await self._connection.execute(_query(statement), params)
@@ -254,7 +259,7 @@ class Connector:
         return rows[0]
 
     async def fetch_on(
-        self, session: AsyncConnection[DictRow], statement: Statement, params: Params | None = None
+        self, session: WatchedConnection, statement: Statement, params: Params | None = None
     ) -> DictRow:
         """Return the first row of a statement on a dedicated connection."""
         with self._translated():
@@ -271,6 +276,7 @@ class Connector:
         if self.has_sessions:
             row = await (await connection.execute(_SESSION)).fetchone()
             assert row is not None  # noqa: S101  a query without FROM has one row
+            connection.backend = row["pid"]
             connection.ask = partial(self.is_working, row["pid"])
         connection.longest = LONGEST_SILENCE
 

@@ -40,10 +40,12 @@ class WatchedConnection(AsyncConnection[DictRow]):
     """A connection on which no statement waits for ever.
 
     Attributes:
+        backend: the process id of its session on the server, or None if a pooler hides it.
         ask: returns whether the server works on the statement, or None if that is unknown.
         longest: seconds of silence that are accepted while the answer is unknown.
     """
 
+    backend: int | None = None
     ask: Callable[[], Awaitable[bool | None]] | None = None
     longest: float = PATIENCE
 
