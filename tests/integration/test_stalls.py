@@ -43,7 +43,8 @@ class Stalling:
     direct: Store
 
     async def heal(self) -> None:
-        """Forget the relay. The workers that it has cut off are released."""
+        """Leave the relay out, and wait until the workers that it has cut off are released."""
+        self.proxy.cut_all()
         self.world.store = self.direct
         await self.world.wait_until_released()
 
@@ -206,7 +207,7 @@ async def test_backfill_gives_up_on_a_stall_that_does_not_end(
     world, proxy = stalling.world, stalling.proxy
     await world.insert(*texts(300))
     provider.behave(delay_s=0.05)
-    async with running(world.fill(give_up_after=3, grace=1)) as filling:
+    async with running(world.fill(give_up_after=3, grace=1, lease=3)) as filling:
         await asyncio.to_thread(provider.wait_calls, 3)
         proxy.stall = Stall(statement.encode(), everywhere=True)
         started = time.monotonic()
