@@ -13,6 +13,7 @@ from backline import errors
 from backline.embedders.base import Embedder
 from backline.embedders.limiter import Limiter
 from backline.postgres.store import Store
+from backline.problems import watch_problems
 from backline.types import Collection
 from backline.worker.batch_handler import EmbedBatches
 from backline.worker.options import WorkerOptions
@@ -59,7 +60,7 @@ class Sync:
 
         """
         await self._store.release_dead_workers(self._collection)
-        async with self._listening():
+        async with beside(watch_problems(self._store, self._collection)), self._listening():
             await self._worker.follow()
 
     def _listening(self) -> AbstractAsyncContextManager[None]:
