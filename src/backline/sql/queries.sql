@@ -74,7 +74,11 @@ select backline.finish_scan(%(collection)s, %(begun)s)
 
 -- name: claim
 select key, action, coalesce(content, ''), content_hash, attempts, lease
-from backline.claim(%(collection)s, %(worker)s, %(limit)s, %(model)s)
+from backline.claim(%(collection)s, %(worker)s, %(limit)s, %(model)s, %(edits_only)s)
+
+-- name: has_work
+-- Those of some collections that a worker could claim from.
+select c.id from unnest(%(collections)s::int[]) as c(id) where backline.has_work(c.id)
 
 -- name: claim_batch
 select scanned, last_key, lease, keys, actions, contents, hashes

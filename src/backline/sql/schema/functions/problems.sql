@@ -2,22 +2,15 @@
 -- writes that no trigger sees, and rows that differ from their records.
 
 -- Returns the keys of a collection's unfinished work, whose rows may differ from their records. Returns null
--- if the change log has entries without keys.
+-- if the change log has lines without keys.
 create or replace function backline.open_keys(p_collection int) returns text[]
-language plpgsql stable set search_path = '' as $$
-declare
-  v_keys text[] := backline.batch_leased_keys(p_collection)
-    || array(select j.key from backline.jobs j where j.collection_id = p_collection limit 100000);
-  v_logged text[];
-  v_unknown boolean;
-begin
-  if to_regclass('backline.changes') is not null then
-    execute 'select array(select unnest(l.keys) from backline.changes l where l.collection_id = $1), '
-      'exists (select from backline.changes l where l.collection_id = $1 and l.kind in (''?'', ''t''))'
-    into v_logged, v_unknown using p_collection;
-  end if;
-  return case when v_unknown then null else v_keys || v_logged end;
-end $$;
+language sql stable set search_path = '' as $$
+  select case when not exists (select from backline.changes l
+                               where l.collection_id = p_collection and l.kind in ('?', 't'))
+    then backline.batch_leased_keys(p_collection)
+      || array(select j.key from backline.jobs j where j.collection_id = p_collection limit 20000)
+      || array(select k from backline.logged_keys(p_collection) k limit 20000) end;
+$$;
 
 -- Compares every row of a small table with its record. Hash joins, because the planner cannot know how many
 -- rows the collection has.
@@ -81,7 +74,8 @@ begin
                    where s.collection_id = $1 and s.key = f.key offset 0) is null and (
                    select true from backline.failures d
                    where d.collection_id = $1 and d.key = f.key offset 0) is null)
-  $q$, c.key_column, c.embedding_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
+  $q$, c.key_column, c.embedding_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name),
+       c.key_type)
   into orphans, emptied, edited, unknown using c.id, c.model_id, p_open, p_share;
 end $$;
 
@@ -91,12 +85,10 @@ create or replace function backline.row_problems(c backline.collections, p_exact
 returns table (kind text, problem text) language plpgsql stable rows 5
 set search_path = '' set lock_timeout = '1s' as $$
 declare
-  v_counts constant jsonb := backline.coverage(c.id);
-  v_rows constant bigint := (v_counts ->> 'rows')::bigint;
-  v_surplus constant bigint := (v_counts ->> 'embedded')::bigint + (v_counts ->> 'blank')::bigint
-    + (v_counts ->> 'pending')::bigint + (v_counts ->> 'failed')::bigint - v_rows;
+  v_rows constant bigint := (backline.coverage(c.id) ->> 'rows')::bigint;
   v_open constant text[] := backline.open_keys(c.id);
   v_small boolean;
+  v_surplus bigint;
   v_sampled text := '';
   o record;
 begin
@@ -113,9 +105,12 @@ begin
   else
     select * into o from backline.compare_sample(c, v_open, least(100, 30000.0 / greatest(v_rows, 1)));
     v_sampled := ' of 20 sampled';
-    if v_surplus > 0 and o.orphans = '{}' then
+    select sum(case when t.measure in ('embedded', 'blank', 'pending', 'failed') and t.model_id in (0, c.model_id)
+                    then t.amount when t.measure = 'rows' then -t.amount else 0 end)
+    into v_surplus from backline.counter_deltas t where t.collection_id = c.id;
+    if v_surplus > 0 and v_open = '{}' and o.orphans = '{}' then
       return query select 'orphans', format('%s more records than rows.', v_surplus);
-    elsif v_surplus = 0 and o.unknown <> '{}' then
+    elsif v_surplus >= 0 and o.unknown <> '{}' then
       return query select 'rows', format('%s%s rows are not known to Backline, such as %s.',
                                          cardinality(o.unknown), v_sampled, o.unknown[1]);
     end if;
@@ -166,8 +161,6 @@ declare
   v_table constant text := format('%I.%I', d.table_schema, d.table_name);
   v_reconcile constant text := 'Run: backline reconcile ' || backline.shell_word(c.name);
   v_members constant oid[] := backline.members(d.table_id);
-  v_triggers constant int := (select count(*) from pg_catalog.pg_trigger t where t.tgrelid = d.table_id
-                              and starts_with(t.tgname::text, 'backline_c' || c.id || '_'));
   v_partitioned constant boolean := (select k.relkind = 'p' from pg_catalog.pg_class k
                                      where k.oid = d.table_id);
 begin
@@ -184,21 +177,14 @@ begin
   return query
     select 'inheritance', format('%s belongs to %s now, and writes through that table are missed.', v_table,
                                  i.inhparent::regclass),
-           format('Declare %s instead: backline drop %s && backline add %s --text ''…''', i.inhparent::regclass,
-                  backline.shell_word(c.name), backline.shell_word(i.inhparent::regclass::text))
+           format('Declare %s instead: backline drop %s && backline add %s --text ''…''',
+                  i.inhparent::regclass, backline.shell_word(c.name),
+                  backline.shell_word(i.inhparent::regclass::text))
     from pg_catalog.pg_inherits i where i.inhrelid = d.table_id;
   if v_partitioned then
     return query
       select 'partitions', format('Partitions of %s came or went, and rows with them.', v_table), v_reconcile
-      where v_members <> c.members
-      union all
-      select 'partitions', format('Writes to the partitions themselves are missed: %s.',
-                                  string_agg(m.oid::regclass::text, ', ')), v_reconcile
-      from unnest(v_members) m(oid)
-      where v_triggers > (select count(*) from pg_catalog.pg_trigger t where t.tgrelid = m.oid
-                          and t.tgenabled in ('O', 'A')
-                          and starts_with(t.tgname::text, 'backline_c' || c.id || '_'))
-      having count(*) > 0;
+      where v_members <> c.members;
   end if;
   return query
     select 'key', format('The column %s of %s is not unique and NOT NULL any more, so it does not identify '

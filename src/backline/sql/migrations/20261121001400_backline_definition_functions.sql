@@ -307,7 +307,6 @@ begin
     text_numbers = k.text_numbers, text_names = k.text_names
   where o.collection_id = p_collection;
   perform backline.install_triggers(p_collection);
-  perform backline.install_keyword_triggers(p_collection);
   return true;
 exception when insufficient_privilege or lock_not_available or unique_violation then
   return false;
@@ -342,7 +341,6 @@ begin
   from backline.models m where m.id = c.model_id;
   if v_table <> c.table_id then
     perform backline.remove_triggers(p_collection);
-    perform backline.remove_keyword_triggers(p_collection);
   end if;
   select * into p from backline.present_columns(
     v_table, v_table = c.table_id, array[c.key_number, c.vector_number] || c.text_numbers,
@@ -355,14 +353,14 @@ begin
   update backline.collections o set table_id = v_table, members = backline.members(v_table),
     key_number = p.numbers[1], vector_number = p.numbers[2], text_numbers = p.numbers[3:],
     key_type = backline.key_type(v_table, p.numbers[1]), text_types = p.types[3:],
-    unscanned = concat_ws(' ', o.unscanned, r.problem)
+    unscanned = concat_ws(' ', o.unscanned, case when v_table = c.table_id then 'The vector column was added.'
+                                                 else 'The table was replaced.' end)
   where o.id = p_collection;
   update backline.keyword_indexes k set text_numbers = (
     select n.numbers from backline.present_columns(
       v_table, v_table = c.table_id, k.text_numbers, k.text_names) n)
   where k.collection_id = p_collection;
   perform backline.install_triggers(p_collection);
-  perform backline.install_keyword_triggers(p_collection);
   return true;
 end $$;
 comment on function backline.repoint is
