@@ -5,7 +5,8 @@
 (a) bulk           insert, update of the text, update of another column and delete of all rows, in
                    one statement each, on a table without vectors
 (b) filled         the last three on a table whose vectors are filled
-(c) single         updates of one row: p50 and p99, for the text and for another column
+(c) single         updates of one row, of the text and of another column: p50, p99, and the
+                   processor time of the backend
 (d) writers        eight clients of pgbench that update, or insert, one row per transaction
     bulk-sync, single-sync, writers-sync: the same beside a `backline sync`
 (e) lag            at 100 edits a second: from an edit's commit to its vector and keyword hit
@@ -103,7 +104,9 @@ def single(url: str, args: argparse.Namespace, *, sync: bool = False) -> dict[st
                     f"p{p}_us": compared([percentile(each, p) for each in rounds], 0)
                     for p in (50, 99)
                 }
-                say(f"single {name} {results[name]}")
+            times = [processor_time(host, statement, args, turn) for turn in range(args.rounds)]
+            results[f"{kind}_processor_us"] = compared(times, 1)
+            say(f"single {kind}: {results[kind]}, processor time {times}")
     return results
 
 
@@ -113,14 +116,32 @@ def samples(
     """Return the microseconds of each update."""
     taken: dict[str, list[float]] = {name: [] for name in TABLES}
     for i in range(args.samples):
-        number = turn * args.samples + i
-        text = f"edit {number} of this row ".ljust(100, "x")
-        values = {"id": 1 + number * 7919 % args.rows, "visits": number, "text": text}
+        values = edited_row(turn * args.samples + i, args.rows)
         for name in turns(TABLES, i):
             began = time.perf_counter()
             host.connection.execute(statement.format(name), values, prepare=True)
             taken[name].append(1e6 * (time.perf_counter() - began))
     return taken
+
+
+def processor_time(
+    host: Host, statement: str, args: argparse.Namespace, turn: int
+) -> dict[str, float]:
+    """Return the microseconds of the backend per update, which other processes hardly change."""
+    schedule = Path(f"/proc/{host.connection.info.backend_pid}/schedstat")
+    taken = {}
+    for name in turns(TABLES, turn):
+        before = int(schedule.read_text().split()[0])
+        for i in range(args.samples):
+            values = edited_row((turn + args.rounds) * args.samples + i, args.rows)
+            host.connection.execute(statement.format(name), values, prepare=True)
+        taken[name] = (int(schedule.read_text().split()[0]) - before) / 1000 / args.samples
+    return {name: taken[name] for name in TABLES}
+
+
+def edited_row(number: int, rows: int) -> dict[str, Any]:
+    text = f"edit {number} of this row ".ljust(100, "x")
+    return {"id": 1 + number * 7919 % rows, "visits": number, "text": text}
 
 
 def percentile(taken: dict[str, list[float]], p: int) -> dict[str, float]:
