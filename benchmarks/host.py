@@ -63,21 +63,27 @@ def bulk(
 ) -> dict[str, Any]:
     """Time each statement on each table. Only a `sync` or a backfill makes vectors."""
     steps = list(STATEMENTS)[1:] if vectors else list(STATEMENTS)
-    rounds: dict[str, list[dict[str, float]]] = {step: [] for step in steps}
+    rounds: dict[str, list[dict[str, float]]] = {
+        f"{step}{measure}": [] for step in steps for measure in ("", "_processor")
+    }
     for turn in range(args.rounds):
         opened = filled if vectors else empty
         with opened(url, args.rows) as host, beside(host, sync):
             for step in steps:
-                rounds[step].append(one_statement(host, STATEMENTS[step], turn, sync=sync))
+                taken = one_statement(host, STATEMENTS[step], turn, sync=sync)
+                rounds[step].append({name: taken[name][0] for name in TABLES})
+                rounds[f"{step}_processor"].append({name: taken[name][1] for name in TABLES})
                 say(f"{step} {rounds[step][-1]}")
     return {step: compared(each) for step, each in rounds.items()}
 
 
-def one_statement(host: Host, statement: str, turn: int, *, sync: bool) -> dict[str, float]:
-    """Return the seconds on each table. A `sync` catches up before the next table's turn."""
-    seconds = {}
+def one_statement(
+    host: Host, statement: str, turn: int, *, sync: bool
+) -> dict[str, tuple[float, float]]:
+    """Return the times on each table. A `sync` catches up before the next table's turn."""
+    taken = {}
     for name in turns(TABLES, turn):
-        seconds[name] = host.timed(statement.format(name))
+        taken[name] = host.timed(statement.format(name))
         if sync and name == "docs":
             host.catch_up()
     if sync:
@@ -85,7 +91,7 @@ def one_statement(host: Host, statement: str, turn: int, *, sync: bool) -> dict[
     else:
         for name in TABLES:
             host.execute(f"vacuum {name}")
-    return {name: seconds[name] for name in TABLES}
+    return taken
 
 
 # --- (c) ----------------------------------------------------------------------------------------
@@ -128,14 +134,13 @@ def processor_time(
     host: Host, statement: str, args: argparse.Namespace, turn: int
 ) -> dict[str, float]:
     """Return the microseconds of the backend per update, which other processes hardly change."""
-    schedule = Path(f"/proc/{host.connection.info.backend_pid}/schedstat")
     taken = {}
     for name in turns(TABLES, turn):
-        before = int(schedule.read_text().split()[0])
+        used = host.processor_time()
         for i in range(args.samples):
             values = edited_row((turn + args.rounds) * args.samples + i, args.rows)
             host.connection.execute(statement.format(name), values, prepare=True)
-        taken[name] = (int(schedule.read_text().split()[0]) - before) / 1000 / args.samples
+        taken[name] = 1e6 * (host.processor_time() - used) / args.samples
     return {name: taken[name] for name in TABLES}
 
 
