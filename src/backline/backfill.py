@@ -164,6 +164,7 @@ class Backfill:
         """
         check(self._collection, self._handler.model)
         self._on_notice = notice
+        await self._store.follow(self._collection)
         await self._store.release_dead_workers(self._collection)
         beside = [r.id for r in await self._store.runs(self._collection) if r.state == "running"]
         await self._warn_of_index()
@@ -284,7 +285,7 @@ class Backfill:
         [record] = await self._store.runs(run=run)
         if not self._stopped_by and not _counters_agree(record, coverage):
             await self._recount()
-            coverage = await self._store.coverage(self._collection)
+        coverage = await self._store.checked_coverage(self._collection)
         report = BackfillReport(
             run=run,
             collection=record.collection,
