@@ -269,15 +269,14 @@ async def test_backfill_gives_up_on_a_stalled_gateway(
 ) -> None:
     monkeypatch.setattr(retry, "SHORTEST_LIMIT", 2.0)
     provider.behave(delay_s=0.05)
-    address = urlsplit(project.api_url)
+    port = urlsplit(project.api_url).port
+    assert port is not None
     key = choose_key(None, SecretStr(project.keys.secret), "write")
-    async with (
-        rest_world(project, provider) as world,
-        tcp_relay("127.0.0.1", address.port) as relay,
-    ):
+    async with rest_world(project, provider) as world, tcp_relay("127.0.0.1", port) as relay:
         await world.insert(*texts(200))
         direct = world.store
-        async with open_rest_store(relay.url, key) as world.store:
+        async with open_rest_store(relay.url, key) as stalling:
+            world.store = cast(Any, stalling)
             relay.stall = Stall(f"/rpc/backline_{verb} ".encode(), everywhere=True)
             started = time.monotonic()
             with pytest.raises(errors.DatabaseUnavailableError):
