@@ -103,8 +103,6 @@ async def interrupted(
 
 MOMENTS = {
     "at start-up": b"pg_backend_pid()",
-    "at the first query": b"as migrated",
-    "before the run": b"backline.start_run(",
     "at registration": b"backline.register_worker(",
     "at a claim": b"backline.claim(",
     "at a write": b"backline.complete(",
