@@ -223,7 +223,8 @@ class Backfill:
             result = await ensure_vectors(store, self._collection)
         except errors.DatabaseError as error:  # what was embedded stays embedded
             return IndexOutcome(
-                "left out", why=f"{error} Later, run: backline index {self._collection.name}"
+                "left out",
+                why=f"{error} Later, run: {errors.command('index', self._collection.name)}",
             )
         return IndexOutcome(result.state, result.seconds)
 
@@ -237,7 +238,7 @@ class Backfill:
         return IndexOutcome(
             "left out",
             why="building it takes a connection to Postgres. With one, run: "
-            f"backline index {self._collection.name}",
+            + errors.command("index", self._collection.name),
         )
 
     # --- the report ---

@@ -62,7 +62,7 @@ async def seed(store: Store) -> tuple[list[str], loading.Loaded]:
         the names of the applied migrations, and the result of loading.
 
     """
-    applied = await migrate.apply(store.connector)
+    applied = await migrate.apply(store.connector, music=True)
     source = files("backline.data").joinpath("music_knowledge.jsonl")
     with as_file(source) as file:
         loaded = await loading.load(store, file, f"public.{COLLECTION}")

@@ -324,6 +324,7 @@ class Suggestion(BaseModel):
 
 
 class Suggestions(BaseModel):
+    collection: str
     suggestions: list[Suggestion]
     context: SuggestContext
     timestamp: datetime
@@ -379,6 +380,7 @@ class Failed(BaseModel):
 
 
 class Upserted(BaseModel):
+    collection: str
     success: bool = Field(description="True if no row failed.")
     processed: int = Field(description="Rows in the request.")
     updated: int = Field(description="Rows that got a new vector.")
