@@ -85,7 +85,7 @@ class RowRefusedError(DatabaseError):
 
 
 class ObjectStateError(DatabaseError):
-    """A table is in the wrong state. A published one needs: alter table … replica identity full."""
+    """The table's state forbids it. If it is published: alter table … replica identity full."""
 
 
 class PermissionDeniedError(DatabaseError):

@@ -102,12 +102,14 @@ async def declare(
     column: str = "embedding",
     column_type: str = "vector",
     long_text: LongText = "truncate",
+    published: bool = False,
 ) -> Collection:
     """Add a collection over a table, and return it."""
     row = await store.find_table(table)
     await store.add_collection(
         table, row["oid"], key=key, template=template, column=column,
         model=embedder.model, column_type=column_type, long_text=long_text,
+        published=published,
     )  # fmt: skip
     return await store.collection(table)
 

@@ -16,6 +16,7 @@ from backline.cli.output import count, emit, out, say
 from backline.cli.report import show_backfill, show_verification
 from backline.cli.search import show_hits
 from backline.config import Settings
+from backline.errors import command
 from backline.postgres import migrate
 from backline.postgres.store import Store
 from backline.types import Collection
@@ -78,7 +79,7 @@ async def _verify_and_search(
         hits = await search.search(store, collection, embedder, search.Query(QUESTION, limit=3))
     if not quiet:
         show_verification(collection.name, verification)
-        out.print(f'\n[bold]backline search "{QUESTION}"[/bold]')
+        out.print(f"\n[bold]{command('search', QUESTION)}[/bold]")
         show_hits(hits)
     return {
         "complete": report.complete and verification.passed,

@@ -54,9 +54,10 @@ begin
 
   v_problem := case
     when k.relkind not in ('r', 'p') then format(
-      'is not a table but a %s. Backline writes vectors into tables: declare the table that holds the rows',
-      case k.relkind when 'v' then 'view' when 'm' then 'materialized view' when 'f' then 'foreign table'
-                     when 'S' then 'sequence' when 'c' then 'type' else 'index' end)
+      'is not a table but %s. Backline writes vectors into tables: declare the table that holds the rows',
+      case k.relkind when 'v' then 'a view' when 'm' then 'a materialized view'
+                     when 'f' then 'a foreign table'
+                     when 'S' then 'a sequence' when 'c' then 'a type' else 'an index' end)
     when k.relpersistence = 't' then
       'is a temporary table, which other sessions cannot see. Declare a permanent one'
     when v_schema in ('backline', 'supabase_migrations') then
