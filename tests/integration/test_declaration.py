@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
+import subprocess
 from typing import Any
 
+import psycopg
 import pytest
 from tests.integration.harness import DIMENSIONS, NOTES, execute, make_world
 
@@ -422,6 +423,8 @@ async def test_collection_is_never_guessed(store: Store) -> None:
 @pytest.mark.parametrize(
     "word", ["notes", "My Notes", "it's", "", "$(x)", "a;b", "a\nb", "ünï", "a/b.c-d=e", "`x`"]
 )
-async def test_sql_quotes_a_word_for_a_shell(store: Store, word: str) -> None:
-    row = await store.connector.fetch_one("select backline.shell_word(%s) as word", [word])
-    assert row["word"] == shlex.quote(word)
+def test_sql_quotes_a_word_for_a_shell(database: str, word: str) -> None:
+    with psycopg.connect(database) as connection:
+        rows = connection.execute("select backline.shell_word(%s)", [word]).fetchall()
+    read = subprocess.run(["sh", "-c", f"printf %s {rows[0][0]}"], capture_output=True, check=True)
+    assert read.stdout.decode() == word

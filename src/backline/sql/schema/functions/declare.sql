@@ -1,23 +1,9 @@
 -- Checks a declaration. add_collection calls check_table before it changes anything.
 
--- Returns a word as a shell reads it, for commands in messages.
-create or replace function backline.shell_word(p_word text) returns text
-language sql immutable set search_path = '' as $$
-  select case when p_word ~ '^[A-Za-z0-9_@%+=:,./-]+$' then p_word
-              else '''' || replace(p_word, '''', '''"''"''') || '''' end;
-$$;
-
 -- Returns a table with its partitions.
 create or replace function backline.table_and_partitions(p_table regclass) returns oid[]
 language sql stable set search_path = '' as $$
   select array(select t.relid::oid from pg_catalog.pg_partition_tree(p_table) t union select p_table::oid);
-$$;
-
--- Returns the column names of a template.
-create or replace function backline.template_names(p_template text) returns text[]
-language sql immutable set search_path = '' as $$
-  select array(select btrim(m[1]) from regexp_matches(p_template, '\{\{|\}\}|\{([^{}]*)\}', 'g') m
-               where m[1] is not null);
 $$;
 
 -- Raises unless a collection can have this name and no other collection has it.
@@ -163,9 +149,10 @@ declare
   v_name text;
 begin
   select c.name into v_name from backline.collections c
-  where c.embedding_column = p_column
-    and to_regclass(format('%I.%I', c.table_schema, c.table_name))::oid
-        = any (backline.table_and_partitions(p_table)) limit 1;
+  left join pg_catalog.pg_attribute a on a.attrelid = c.table_id and a.attnum = c.vector_number
+    and not a.attisdropped
+  where c.table_id = any (backline.table_and_partitions(p_table))
+    and coalesce(a.attname, c.embedding_column) = p_column limit 1;
   if found then
     raise exception using errcode = 'BL007', message = format(
       'the column %I of %s holds the vectors of the collection %L. Choose another column with --column, or '
@@ -181,7 +168,7 @@ declare
 begin
   select a.attname into v_name
   from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
-  where a.attrelid = p_table and not a.attisdropped and a.attname = any (backline.template_names(p_template))
+  where a.attrelid = p_table and a.attnum = any ((backline.template_columns(p_table, p_template)).numbers)
     and (t.typname in ('vector', 'halfvec', 'sparsevec') or a.attgenerated <> '' and exists (
       select from pg_catalog.pg_depend d join pg_catalog.pg_attribute v
         on v.attrelid = d.refobjid and v.attnum = d.refobjsubid and v.attname = p_column
