@@ -28,19 +28,21 @@ order by 1
 select * from backline.collection_records()
 
 -- name: find_table
--- A table by name, qualified or from the search path. A name that is spelled like an identifier is read as SQL
--- reads it if no table has exactly that name. Before Postgres 16, to_regclass raises an error for any other.
+-- A table by name, qualified or from the search path: the one of exactly that name, or else as SQL reads it.
+-- Before Postgres 16, to_regclass raises an error for what is not spelled like a name.
 with exact as (
   select k.oid from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
   where k.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and (n.nspname || '.' || k.relname = %(table)s
     or k.relname = %(table)s and pg_catalog.pg_table_is_visible(k.oid))
+), pattern as (
+  select '("([^"]|"")+"|[[:alpha:]_][[:alnum:]_$]*)' as name
 )
 select k.oid, n.nspname as schema, k.relname as name, k.relkind::text as kind,
   format('%%I.%%I', n.nspname, k.relname) as quoted
 from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
-where k.oid in (select oid from exact) or not exists (select from exact) and k.oid = case
-  when %(table)s ~ '^("([^"]|"")+"|[[:alpha:]_][[:alnum:]_$]*)([.]("([^"]|"")+"|[[:alpha:]_][[:alnum:]_$]*))?$'
-  then to_regclass(%(table)s) end
+where k.oid in (select oid from exact) or not exists (select from exact) and k.oid = (
+  select case when %(table)s ~ format('^%%1$s([.]%%1$s)?$', p.name) then to_regclass(%(table)s) end
+  from pattern p)
 order by 2, 3
 
 -- name: tables_like

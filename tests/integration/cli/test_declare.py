@@ -43,6 +43,7 @@ def test_every_hint_survives_a_shell(cli: Cli, sql: Sql, tickets: None) -> None:
     paste(cli, hint_after("Drop it first:", error["message"].removesuffix(OR_ANOTHER_NAME)))
     added = cli(*add)
     assert "embedded  120 rows" in paste(cli, hint_after("Next:", added.out)).out
+    sql("set session_replication_role = replica")  # no trigger sees the update
     sql("update tickets set embedding = null where id = 1")
     first, _, second = hint_after("Repair:", cli("verify", NAME, code=1).out).partition(" && ")
     reconciled = paste(cli, first)
@@ -140,15 +141,12 @@ ON_ONE_COLLECTION = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ON_ONE_COLLECTION)
-def test_one_of_several_collections_is_never_guessed(
-    cli: Cli, collection: str, command: str
-) -> None:
+def test_one_of_several_collections_is_never_guessed(cli: Cli, collection: str) -> None:
     cli("migrate", "--music")
-    error = cli(*command.split(), "--json", code=2).json["error"]
-    assert error["kind"] == "CollectionNotFoundError"
-    assert "music_knowledge, tickets." in error["message"]
-    assert "--collection" in error["message"]
+    for command in ON_ONE_COLLECTION:
+        refused = cli(*command.split(), code=2).err
+        assert "Say which collection: music_knowledge, tickets." in refused, command
+        assert "--collection" in refused
 
 
 def test_migrate_leaves_the_only_collection_the_default(bare: Cli, empty_database: str) -> None:
