@@ -57,20 +57,28 @@ def test_every_hint_survives_a_shell(cli: Cli, sql: Sql, tickets: None) -> None:
     assert NAME in cli("status").out
 
 
-def test_dropped_column_is_declared_again_by_its_hint(cli: Cli, sql: Sql, tickets: None) -> None:
+def test_hint_declares_the_same_collection_with_another_column(
+    cli: Cli, sql: Sql, tickets: None
+) -> None:
     """The hint keeps the name, the key, the template and the model."""
     declared: LiteralString = (
-        "select name, key_column, text_template, embedding_column, model_id "
-        "from backline.collections"
+        "select name, key_column, text_template, model_id from backline.collections"
     )
     cli("add", "tickets", "--text", "{title}'s $x", "--model", "hash@8", "--name", NAME)
     before = sql(declared)
-    sql("alter table tickets drop column embedding")
+    sql("alter table tickets alter column embedding type extensions.vector(9)")
     error = cli("backfill", NAME, "--json", code=2).json["error"]
-    hint = hint_after("adds the column:", error["message"])
-    for command in hint.split(" && "):
+    for command in hint_after("into a new column:", error["message"]).split(" && "):
         paste(cli, command)
     assert sql(declared) == before
+    assert cli("backfill", NAME, "--json").json["complete"]
+
+
+def test_hint_mends_a_dropped_column(cli: Cli, sql: Sql, tickets: None) -> None:
+    cli("add", "tickets", "--text", "{title}", "--model", "hash@8", "--name", NAME)
+    sql("alter table tickets drop column embedding")
+    error = cli("backfill", NAME, "--json", code=2).json["error"]
+    paste(cli, hint_after("Run:", error["message"]))
     assert cli("backfill", NAME, "--json").json["complete"]
 
 
