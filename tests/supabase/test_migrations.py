@@ -49,7 +49,8 @@ def schema_of(project: Project) -> str:
          project.admin_url],
         check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
-    return re.sub(r"^\\(un)?restrict .*\n", "", dumped, flags=re.MULTILINE)
+    dumped = re.sub(r"^\\(un)?restrict .*\n", "", dumped, flags=re.MULTILINE)
+    return re.sub(r"\battrelid = \d+", "attrelid = OID", dumped)  # in generated triggers
 
 
 def test_generated_files_are_up_to_date() -> None:
