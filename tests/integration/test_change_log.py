@@ -233,7 +233,7 @@ async def test_transaction_can_be_prepared(provider: StandInProvider) -> None:
         stop_embedded(data)
         url = embedded.start(data)
         async with open_store(url) as store:
-            await migrate.apply(store.connector, core_only=True)
+            await migrate.apply(store.connector)
             async with make_world(store, provider) as world:
                 await world.insert("one", "two")
                 await world.fill()
