@@ -143,12 +143,10 @@ async def test_index_follows_every_edit(plain: Documents) -> None:
     rng = random.Random(3)
     await plain.insert(*(zipf_text(rng, 20) for _ in range(300)))
     for round_ in range(4):
-        await plain.sql("delete from docs where id %% 7 = %s returning 1", round_)
-        await plain.sql(
-            "update docs set body = %s where id %% 5 = %s returning 1", zipf_text(rng, 30), round_
-        )
-        await plain.sql("update docs set id = id + 100000 where id %% 11 = %s returning 1", round_)
-        await plain.sql("update docs set body = null where id %% 13 = %s returning 1", round_)
+        await plain.edit("delete from docs where id %% 7 = %s", round_)
+        await plain.edit("update docs set body = %s where id %% 5 = %s", zipf_text(rng, 30), round_)
+        await plain.edit("update docs set id = id + 100000 where id %% 11 = %s", round_)
+        await plain.edit("update docs set body = null where id %% 13 = %s", round_)
         await plain.insert(*(zipf_text(rng, 10) for _ in range(20)), None, "")
         await check_counts(plain)
         if round_ == 2:
@@ -176,7 +174,7 @@ async def test_rollback_leaves_the_index_unchanged(plain: Documents) -> None:
 
 async def test_truncate_empties_the_index(plain: Documents) -> None:
     await plain.insert("w1 w2", "w3")
-    await plain.sql("truncate docs; select 1")
+    await plain.edit("truncate docs")
     await plain.insert("w3 w4")
     await check_counts(plain)
     [hit] = await search.keyword(plain.store, plain.collection, "w3")
@@ -185,7 +183,7 @@ async def test_truncate_empties_the_index(plain: Documents) -> None:
 
 async def test_deleted_documents_do_not_displace_existing_ones(plain: Documents) -> None:
     await plain.insert(*["w1"] * 500)
-    await plain.sql("delete from docs where id <= 495 returning 1")
+    await plain.edit("delete from docs where id <= 495")
     assert len(await search.keyword(plain.store, plain.collection, "w1", 10)) == 5
 
 
@@ -193,7 +191,7 @@ async def test_edits_of_other_columns_do_not_touch_the_index(plain: Documents) -
     await plain.insert("w1 w2", "w3")
     state = "select doc, key from backline.documents order by 1"
     before = await plain.sql(state)
-    await plain.sql("update docs set views = views + 1 returning 1")
+    await plain.edit("update docs set views = views + 1")
     await plain.embed()
     assert await plain.sql(state) == before
 
@@ -239,9 +237,7 @@ async def test_writers_do_not_block_each_other(plain: Documents, database: str) 
 
 async def test_large_table_is_indexed_while_writes_continue(docs: Documents, database: str) -> None:
     """The first scan skips the row of an open edit; the last one waits for it."""
-    await docs.sql(
-        "insert into docs (body) select 'tuba ' || n from generate_series(1, 5000) n returning 1"
-    )
+    await docs.edit("insert into docs (body) select 'tuba ' || n from generate_series(1, 5000) n")
     await search.set_keywords(docs.store, docs.collection, language="simple")
     with pytest.raises(errors.UsageError, match="backline index"):
         await search.keyword(docs.store, docs.collection, "tuba")
@@ -260,9 +256,7 @@ async def test_large_table_is_indexed_while_writes_continue(docs: Documents, dat
 
 
 async def test_row_of_a_rolled_back_edit_is_indexed(docs: Documents, database: str) -> None:
-    await docs.sql(
-        "insert into docs (body) select 'tuba ' || n from generate_series(1, 1500) n returning 1"
-    )
+    await docs.edit("insert into docs (body) select 'tuba ' || n from generate_series(1, 1500) n")
     await search.set_keywords(docs.store, docs.collection, language="simple")
     async with open_store(database) as other:
         with pytest.raises(ZeroDivisionError):
