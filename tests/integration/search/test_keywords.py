@@ -386,7 +386,47 @@ async def test_no_text_stops_the_log(docs: Documents, language: str) -> None:
     await docs.insert(*texts, "last")
     assert (await search.keyword(docs.store, docs.collection, "word7"))[0].key == "1"
     assert (await search.keyword(docs.store, docs.collection, "last"))[0].content == "last"
-    assert await docs.sql("select from backline.changes") == []
+    assert await docs.sql("select 1 from backline.changes") == []
+
+
+async def test_dropped_language_does_not_stop_the_log(docs: Documents) -> None:
+    """The row gets its job, and the index is incomplete until it has another language."""
+    await docs.sql("create text search configuration public.mine (copy = simple); select 1")
+    await search.set_keywords(docs.store, docs.collection, language="mine")
+    await docs.insert("a tuba", "a harp")
+    await docs.sql("drop text search configuration public.mine; select 1")
+    await docs.edit("update docs set body = 'an oboe' where id = 1")
+    assert len(await docs.sql("select 1 from backline.jobs")) == 2
+    assert not (await indexes.keyword_index(docs.store, docs.collection)).built
+    for work in (search.keyword(docs.store, docs.collection, "oboe"),
+                 search.ensure_index(docs.store, docs.collection)):  # fmt: skip
+        with pytest.raises(errors.DatabaseError, match=r"public\.mine"):
+            await work
+    await search.set_keywords(docs.store, docs.collection, language="simple")
+    assert [h.key for h in await search.keyword(docs.store, docs.collection, "oboe")] == ["1"]
+
+
+async def test_index_of_dates_is_built_in_every_session(store: Store, database: str) -> None:
+    """The documents of a session with another date style have the same keys."""
+    await store.connector.execute("create table t (day date primary key, body text)")
+    table = await store.find_table("t")
+    from backline.embedders.hash import hash_model
+
+    await store.add_collection(
+        "t", table["oid"], key=None, template="{body}", column="v", model=hash_model(8)
+    )
+    collection = await store.collection("t")
+    await store.connector.execute(
+        "insert into t select date '2026-01-02' + n, 'tuba' from generate_series(0, 1100) n"
+    )
+    await search.set_keywords(store, collection)
+    with psycopg.connect(database, autocommit=True) as session:
+        session.execute("set datestyle = 'German, DMY'")
+        session.execute("select backline.build_keywords_page(%s, null, 5000)", [collection.id])
+        statement = "select backline.keywords_are_built(%s)"
+        assert session.execute(statement, [collection.id]).fetchone() == (True,)
+    keys = await store.connector.fetch("select min(key) as least from backline.documents")
+    assert keys == [{"least": "2026-01-02"}]
 
 
 async def test_unknown_language_is_rejected(docs: Documents) -> None:

@@ -28,9 +28,8 @@ end $$;
 -- Returns the statement that indexes the rows of p_source, a query for key and content. Rows that are already
 -- indexed stay unchanged.
 --
--- A session plans the statement once, often for a single row, and reuses the plan for 10,000. It therefore
--- contains no joins: "in (...) is true" is always a hash look-up, while a join can become 10,000 scans of
--- 10,000 rows.
+-- The planner does not know the number of keys. The statement therefore contains no joins: "in (...) is true"
+-- is always a hash look-up, while a join can become 10,000 scans of 10,000 rows.
 create or replace function backline.index_statement(p_collection int, p_source text) returns text
 language sql stable set search_path = '' as $$
   select format($q$
@@ -108,6 +107,20 @@ begin
       'where r.%1$I = u.key::%5$s offset 0) x',
       c.key_column, k.text_sql, c.table_schema, c.table_name, c.key_type)) using v_keys;
   end if;
+end $$;
+
+-- Indexes the present texts of edited rows. If that fails, as with a dropped language, the index is marked as
+-- incomplete without these rows: keywords must not stop the jobs. build_keywords_page() raises the error.
+create or replace function backline.follow_keywords(p_collection int, p_keys text[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+  perform backline.index_keys(p_collection, p_keys);
+exception when others then
+  if left(sqlstate, 2) in ('40', '53', '55', '57', '58') then  -- the next attempt may succeed
+    raise;
+  end if;
+  perform backline.unindex_keys(p_collection, p_keys);
+  update backline.keyword_indexes k set built_at = null where k.collection_id = p_collection;
 end $$;
 
 -- Deletes every document of a collection. p_built marks the index as complete, which it is for an empty
