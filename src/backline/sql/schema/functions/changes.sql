@@ -269,7 +269,7 @@ begin
     select x.ctid from unnest(v_gone) as u(key) cross join lateral (
       select y.ctid from backline.jobs y
       where y.collection_id = p_collection and y.key = u.key offset 0) x));
-  perform backline.index_keys(p_collection, p_keys);
+  perform backline.follow_keywords(p_collection, p_keys);
 end $$;
 
 -- Returns the keys in batch leases that were claimed after the change: their worker has the present text.
