@@ -56,7 +56,7 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
 begin
-  select * into strict c from backline.collections where id = p_collection;
+  c := backline.definition(p_collection);
   return query execute format($q$
     with page as materialized (
       select r.%1$I::text collate "C" as key, %2$s as content, r.%3$I is null as missing,
@@ -90,7 +90,7 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   v_leased text[];
 begin
-  perform backline.lock_collection(p_collection);
+  perform backline.lock(p_collection, 'scan');
   v_leased := backline.batch_leased_keys(p_collection);
   with page as materialized (
     select r.key, r.due and (r.stamped or r.key <> all (v_leased)) as due, r.stamped,
@@ -129,7 +129,7 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
 begin
-  select * into strict c from backline.collections where id = p_collection;
+  c := backline.definition(p_collection);
   return query execute format($q$
     select i.key, case
       when r.present is null then 'gone'
