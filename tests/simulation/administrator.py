@@ -22,7 +22,8 @@ STATEMENTS: Final = {
     "apply changes": "select backline.apply_changes(%s)",
 }
 _SET_MODEL: Final = "select backline.set_model(%s, %s, %s, %s, %s)"
-_LOCKED: Final = ("55P03", "40P01", "40001")
+# Another transaction held a lock, or has changed the definition while the statement waited for it.
+_OVERTAKEN: Final = ("55P03", "40P01", "40001", "42703", "42P01")
 
 
 @dataclass(eq=False)
@@ -36,7 +37,6 @@ class Administrator(Actor):
     shared: Shared = field(kw_only=True)
     honest: bool = field(kw_only=True)
     missing: frozenset[str] = field(kw_only=True)
-    violations: list[str] = field(default_factory=list)
 
     async def step(self, step: Step) -> None:
         """Run the statement of a step."""
@@ -45,7 +45,7 @@ class Administrator(Actor):
         try:
             await self._run(step)
         except psycopg.Error as error:
-            if error.sqlstate not in _LOCKED:
+            if error.sqlstate not in _OVERTAKEN:
                 self.violations.append(f"{step.action} fails: {error}")
 
     async def _run(self, step: Step) -> None:

@@ -64,7 +64,13 @@ EXPECTED: Final = {"23505", "40P01", "40001", "25P02", "21000", "23502"}
 
 @dataclass
 class Names:
-    """The present names of the table and its columns."""
+    """The present names of the table and its columns.
+
+    Attributes:
+        changing: a statement that changes them has begun, and may hold or await the table's lock.
+    """
+
+    changing: bool = False
 
     present: dict[str, str] = field(
         default_factory=lambda: {kind: names[0] for kind, names in NAMES.items()}
@@ -103,18 +109,14 @@ class Host(Actor):
     Attributes:
         on_edit: receives the keys of rows before and after an edit of them.
         edited: the keys of its edits that are not committed.
-        changing: its present statement changes the table's definition.
         prepared: it has prepared a transaction, which no session holds.
-        violations: what the application noticed of Backline.
     """
 
     names: Names = field(kw_only=True)
     on_edit: Callable[[frozenset[str]], None] = field(kw_only=True)
     edited: frozenset[str] = frozenset()
-    changing: bool = False
     savepoint: bool = False
     prepared: bool = False
-    violations: list[str] = field(default_factory=list)
 
     async def step(self, step: Step) -> None:
         """Execute the statement of a step."""
@@ -158,11 +160,11 @@ class Host(Actor):
 
     async def _change(self, step: Step) -> None:
         statement, kind = self.names.change(step)
-        self.changing = True
+        self.names.changing = True
         other = self.names.other(kind) if kind else ""
         if await self.execute(statement) and kind:
             self.names.present[kind] = other
-        self.changing = False
+        self.names.changing = False
 
     @property
     def aborted(self) -> bool:
@@ -172,10 +174,12 @@ class Host(Actor):
 
     async def execute(self, statement: str) -> bool:
         """Execute a statement; return whether it succeeded."""
+        self.notes.append(statement)
         try:
             await self.connection.execute(statement)
         except psycopg.Error as error:
             context = error.diag.context or ""
+            self.notes.append(f"fails: {error}")
             if error.sqlstate not in EXPECTED or "backline" in context:
                 self.violations.append(f"{self.name}: {statement} fails: {error} {context}")
             return False

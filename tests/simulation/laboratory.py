@@ -72,6 +72,7 @@ class Laboratory:
         """Connect to a migrated database."""
         monitor = await connect(url, "monitor")
         await monitor.execute("set client_min_messages = warning")
+        await monitor.execute("set lock_timeout = '20ms'")
         await monitor.execute(_SHORTEN)
         facts = await (await monitor.execute(_FACTS)).fetchone()
         assert facts is not None

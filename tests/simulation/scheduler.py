@@ -60,6 +60,8 @@ class Actor:
 
     Attributes:
         gives_up: its present statement has a lock timeout, and ends without another step.
+        notes: what it did since it was last asked, for the report.
+        violations: what it found to be wrong.
     """
 
     name: str
@@ -67,6 +69,8 @@ class Actor:
     connection: AsyncConnection[DictRow]
     task: asyncio.Task[None] | None = None
     gives_up: bool = False
+    notes: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
 
     @property
     def pid(self) -> int:

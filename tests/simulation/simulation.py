@@ -78,8 +78,7 @@ class Simulation:
             return False
         if step.action == "write" and "= null where" in self.names.write(step)[0]:
             return self.follows
-        changing = any(host.changing for host in self.hosts.values())
-        return not (changing and step.action in ("write", "change schema"))
+        return not (self.names.changing and step.action in ("write", "change schema"))
 
     async def _start(self, actor: Any, work: Any) -> None:
         await self._observe(await self.scheduler.run(actor, work))
@@ -88,9 +87,10 @@ class Simulation:
 
     async def _observe(self, waits: Sequence[Wait]) -> None:
         """Collect what the actors noticed, and what coverage says at this moment."""
-        everyone = [*self.hosts.values(), *self.workers.values(), self.administrator]
-        for actor in everyone:
+        for actor in self.scheduler.actors:
+            self.done += [f"    {actor.name}: {note}" for note in actor.notes]
             self.violations += actor.violations
+            actor.notes.clear()
             actor.violations.clear()
         for wait in waits:
             self.done.append(f"    {wait.actor.name} waits")
@@ -106,22 +106,15 @@ class Simulation:
         ours = {actor.pid for actor in (*self.workers.values(), self.administrator)}
         if not wait.blockers & ours or not self.follows:
             return
-        cursor = await self.monitor.execute(_LOCKS, [wait.actor.pid])
+        values = {"waiting": wait.actor.pid, "blocking": list(wait.blockers)}
+        cursor = await self.monitor.execute(_LOCKS, values)
         row = await cursor.fetchone()
         if row is not None and not row["on_the_table"]:
             self.violations.append(f"{wait.actor.name} waits for Backline: {row['locks']}")
 
     async def _judge_coverage(self) -> None:
-        cursor = await self.monitor.execute(
-            "select backline.coverage(%s) as coverage", [self.shared.collection.id]
-        )
-        row = await cursor.fetchone()
-        assert row is not None
-        told = row["coverage"]
-        if told["embedded"] + told["blank"] > told["rows"] or min(
-            told[name] for name in ("rows", "embedded", "blank", "pending", "failed")
-        ) < 0:
-            self.violations.append(f"coverage() says {told}")
+        """Compare what coverage says with the rows, in one snapshot."""
+        self.violations += await self._judge().coverage_violations()
 
     def _judge(self) -> Judge:
         return Judge(self.monitor, self.shared.collection, self.names)
@@ -149,13 +142,15 @@ class Simulation:
 
     async def _come_to_rest(self) -> None:
         """Stop every worker, and let one finish the work."""
-        for worker in self.workers.values():
-            await worker.crash()
+        worker, *others = self.workers.values()
+        for other in others:
+            await other.crash()
+        if worker.lease is not None:
+            await worker.unregister(worker.lease)
         for statement in ("update backline.workers set expires_at = '-infinity'",
                           "update backline.jobs set not_before = now()"):  # fmt: skip
             await self.monitor.execute(statement)
         await self.administrator.step(Step(ADMINISTRATOR, "release dead workers", 0, 0))
-        worker = self.workers["worker 1"]
         await worker.register()
         if self.history.backfill:
             await self._scan(worker)
@@ -206,11 +201,15 @@ class Simulation:
 
 
 _LOCKS: Final = """
-select coalesce(bool_or(l.relation in (
-         select k.oid from pg_class k join pg_namespace n on n.oid = k.relnamespace
-         where n.nspname in ('app', 'other'))
-         and (l.locktype = 'tuple' or not l.granted)), false) as on_the_table,
+with tables as (
+  select k.oid from pg_class k join pg_namespace n on n.oid = k.relnamespace
+  where n.nspname in ('app', 'other') and k.relkind = 'r'
+)
+select coalesce(bool_or(
+    l.pid = %(waiting)s and (l.locktype = 'tuple' or not l.granted)
+    or l.pid = any (%(blocking)s) and l.mode in ('RowExclusiveLock', 'RowShareLock'))
+  filter (where l.relation in (select t.oid from tables t)), false) as on_the_table,
   string_agg(distinct l.locktype || ' ' || coalesce(l.relation::regclass::text, ''), ', ')
-    filter (where l.locktype in ('tuple', 'advisory') or not l.granted) as locks
-from pg_locks l where l.pid = %s
+    filter (where l.pid = %(waiting)s and (l.locktype = 'tuple' or not l.granted)) as locks
+from pg_locks l
 """

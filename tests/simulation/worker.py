@@ -22,6 +22,8 @@ from backline.types import Collection, FailedAttempt, Job
 
 LEASE_SECONDS: Final = 3600.0
 NO_WORKER: Final = 0
+# Another transaction held a lock, or has changed the definition while the call waited for it.
+OVERTAKEN: Final = (errors.ContentionError, errors.ColumnNotFoundError, errors.TableNotFoundError)
 
 
 @dataclass
@@ -94,7 +96,6 @@ class Worker(Actor):
     after: str | None = None
     lost_page: int | None = None
     left_open: list[AsyncConnection[DictRow]] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.collection = self.shared.collection
@@ -131,11 +132,12 @@ class Worker(Actor):
         except errors.ModelMismatchError:
             await self._roll_back()
             await self.unregister(lease)
-        except errors.ContentionError:
+        except OVERTAKEN as error:
+            self.notes.append(f"gives up: {error}")
             await self._roll_back()
         except errors.DatabaseUnavailableError:  # its session was ended while it waited
             return
-        except errors.DatabaseError as error:
+        except errors.BacklineError as error:
             await self._roll_back()
             self.violations.append(f"{self.name}: {step.action} fails: {error}")
         finally:
@@ -238,6 +240,7 @@ class Worker(Actor):
             await self.connection.execute("begin")
         self.gives_up = gives_up
         response = await call()
+        self.notes.append(f"receives {response}{' and loses it' * lost}{' without commit' * open_}")
         if lost:
             self.excuse()
         if open_:
