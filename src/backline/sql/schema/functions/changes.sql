@@ -233,7 +233,7 @@ begin
                or f.content_hash <> sha256(convert_to(p.content, 'UTF8'))) as resolved
       from unnest($2, $3) as u(key, priority)
       left join lateral (select r.%1$I::text as key, %2$s as content, r.%3$I is null as missing
-                         from %4$s r where r.%1$I = u.key::%6$s offset 0) p on true
+                         from %4$s r where r.%1$I = u.key::%6$s offset 0) p on p.key = u.key
       left join lateral (select x.ctid, x.* from backline.stamps x
                          where x.collection_id = $1 and x.key = u.key offset 0) s on true
       left join lateral (select x.ctid, x.* from backline.failures x
