@@ -1,6 +1,6 @@
 """Run histories by their seeds, and report those that break an invariant.
 
-    python -m tests.simulation --seeds 10000 [--first 0] [--shrink]
+python -m tests.simulation --seeds 10000 [--first 0] [--shrink]
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import asyncio
 import sys
 import time
 
+from backline.postgres import embedded, migrate
+from backline.postgres.connector import Connector
 from tests.conftest import Postgres, disable_durability, server_folder
 from tests.simulation.history import generate
 from tests.simulation.runner import Runner
-
-from backline.postgres import embedded, migrate
-from backline.postgres.connector import Connector
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -53,7 +52,9 @@ def _run(runner: Runner, options: argparse.Namespace) -> int:
             print(runner.shrink(failure) if options.shrink else failure, flush=True)
         if done % 100 == 0 or done == options.seeds:
             seconds = time.monotonic() - began
-            print(f"{done} histories, {failed} failed, {seconds:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"{done} histories, {failed} failed, {seconds:.0f} s", file=sys.stderr, flush=True
+            )
     return failed
 
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import psycopg
+
 from tests.simulation.history import Step
 from tests.simulation.scheduler import Actor
 from tests.simulation.worker import Shared, Worker
-
-
 
 STATEMENTS: Final = {
     "release dead workers": "select backline.release_dead_workers(%s)",

@@ -9,10 +9,10 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, sql
 from psycopg.rows import DictRow
-from tests.integration.oracle import Oracle
-from tests.simulation.host import Names
 
 from backline.types import Collection
+from tests.integration.oracle import Oracle
+from tests.simulation.host import Names
 
 
 @dataclass(frozen=True)

@@ -30,26 +30,36 @@ class Fault:
 FAULTS: Final = (
     Fault(
         "a vector is stored without a comparison of the text", "complete",
-        "        and pg_catalog.sha256(pg_catalog.convert_to(%3$s, 'UTF8')) = f.content_hash\n", "", 0,
+        "pg_catalog.sha256(pg_catalog.convert_to(%3$s, 'UTF8')) = f.content_hash", "true", 20,
     ),
     Fault(
-        "the job of a changed row is deleted with the late result", "resolve_unwritten",
-        "where m.outcome in ('gone', 'up_to_date')", "where m.outcome <> 'lost'", 0,
+        "only the first key of a line is enqueued", "apply_keys",
+        "as k(key, priority) order by k.key", "as k(key, priority) order by k.key limit 1", 0,
+    ),
+    Fault(
+        "an edit does not mark the stamp as stale", "apply_keys",
+        "where s.ctid = any (v_stale) and not s.stale", "where false", 0,
+    ),
+    Fault(
+        "a deleted row keeps its document", "apply_keys",
+        "perform backline.index_keys(p_collection, p_keys)",
+        "perform backline.index_keys(p_collection, v_due)", 0,
+    ),
+    Fault(
+        "the counter of rows never falls", "apply_changes",
+        "if v_delta <> 0 then", "if v_delta > 0 then", 0,
     ),
     Fault(
         "living workers are released", "release_dead_workers",
-        "w.expires_at < now()", "w.expires_at < now() + interval '1 day'", 0,
+        "w.expires_at < now()", "w.expires_at < now() + interval '1 day'", 3,
     ),
     Fault(
-        "an edit leaves the stamp as it is", "enqueue_edits",
-        "update backline.stamps s set stale = true", "update backline.stamps s set stale = stale", 0,
+        "two workers claim one job", "claim",
+        "where x.collection_id = $1 and x.worker_id is null and x.not_before <= now()",
+        "where x.collection_id = $1 and x.not_before <= now()", 3,
     ),
     Fault(
-        "an edit keeps the old document", "unindex_statement",
-        "d.key = s.key", "d.key = s.key and s.content = ''", 0,
-    ),
-    Fault(
-        "a second claim does not see the first", "claim",
-        "and x.worker_id is null and", "and", 0,
+        "a session forgets lines of transactions that are still open", "has_changes",
+        "pg_snapshot_xmin", "pg_snapshot_xmax", 15,
     ),
 )  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import psycopg
+
 from tests.simulation.history import Step
 from tests.simulation.scheduler import Actor
 
@@ -179,7 +180,7 @@ class Host(Actor):
             await self.connection.execute(statement)
         except psycopg.Error as error:
             context = error.diag.context or ""
-            self.notes.append(f"fails: {error}")
+            self.notes.append(f"fails: {error.diag.message_primary}")
             if error.sqlstate not in EXPECTED or "backline" in context:
                 self.violations.append(f"{self.name}: {statement} fails: {error} {context}")
             return False

@@ -6,6 +6,9 @@ from typing import Any, Final
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
+
+from backline.embedders.hash import HashEmbedder
+from backline.postgres.store import Store
 from tests.integration.harness import DIMENSIONS
 from tests.simulation.administrator import STATEMENTS, Administrator
 from tests.simulation.history import ADMINISTRATOR, HOSTS, WORKERS, History
@@ -13,9 +16,6 @@ from tests.simulation.host import Host, Names
 from tests.simulation.scheduler import OneConnection, Scheduler, connect
 from tests.simulation.simulation import Simulation
 from tests.simulation.worker import Shared, Worker
-
-from backline.embedders.hash import HashEmbedder
-from backline.postgres.store import Store
 
 # Tables that a new collection fills. Truncating restores the order in which Postgres reads rows.
 _EMPTY: Final = """
@@ -39,8 +39,8 @@ _OLD_ROWS: Final = "insert into app.notes values (1, 'A'), (2, 'B'), (3, ''), (4
 # Shorter waits, so that a history takes less time. A worker gives up either way.
 _SHORTEN: Final = """
 do $$ declare f regprocedure; begin
-  for f in select p.oid from pg_proc p
-           where p.pronamespace = 'backline'::regnamespace and 'lock_timeout=200ms' = any (p.proconfig)
+  for f in select p.oid from pg_proc p where p.pronamespace = 'backline'::regnamespace
+             and 'lock_timeout=200ms' = any (p.proconfig)
   loop execute format('alter function %s set lock_timeout = ''20ms''', f); end loop;
 end $$;
 """

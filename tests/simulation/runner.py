@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 
 import psycopg
+
 from tests.simulation.history import History, generate
 from tests.simulation.laboratory import Laboratory
 
@@ -26,8 +27,7 @@ class Failure:
                 f"Seed {self.history.seed}{', with a backfill' * self.history.backfill}",
                 *(f"  {line}" for line in self.done),
                 *(f"broken: {violation}" for violation in self.violations),
-                "Run it again: make simulate SEEDS=1 FIRST="
-                f"{self.history.seed} SHRINK=--shrink",
+                f"Run it again: make simulate SEEDS=1 FIRST={self.history.seed} SHRINK=--shrink",
             ]
         )
 
@@ -54,8 +54,12 @@ class Runner:
 
     def run(self, history: History) -> Failure | None:
         """Run a history; return it if it broke an invariant."""
-        done, violations = self._loop.run(self._laboratory.run(history))
+        done, violations = self.observe(history)
         return Failure(history, done, violations) if violations else None
+
+    def observe(self, history: History) -> tuple[list[str], list[str]]:
+        """Run a history; return what was done, and what is wrong."""
+        return self._loop.run(self._laboratory.run(history))
 
     def search(self, seeds: Iterable[int]) -> Failure | None:
         """Return the first failure among the histories of `seeds`."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -19,6 +20,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 
 from backline.postgres.connector import Connector
+from tests.integration.harness import eventually
 
 # A statement that runs this long without waiting for a lock of another actor hangs.
 LONGEST_SECONDS: Final = 10.0
@@ -84,7 +86,10 @@ class Actor:
     @property
     def in_transaction(self) -> bool:
         status = self.connection.info.transaction_status
-        return status in (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR)
+        return status in (
+            psycopg.pq.TransactionStatus.INTRANS,
+            psycopg.pq.TransactionStatus.INERROR,
+        )
 
 
 @dataclass
@@ -142,11 +147,15 @@ class Scheduler:
     async def end(self, *connections: AsyncConnection[DictRow]) -> None:
         """End sessions as a crash of their client does, and wait until Postgres has noticed."""
         pids = [each.info.backend_pid for each in connections if not each.closed]
-        await self.monitor.execute("select pg_terminate_backend(p) from unnest(%s::int[]) p", [pids])
-        while await self._fetch("select from pg_stat_activity where pid = any (%s)", [pids]):
-            await asyncio.sleep(QUICK_SECONDS)
+        await self._fetch(
+            "select pg_terminate_backend(u.pid) from unnest(%s::int[]) u(pid)", [pids]
+        )
+        await eventually(partial(self._ended, pids), "sessions to end", every=QUICK_SECONDS)
         for each in connections:
             await each.close()
+
+    async def _ended(self, pids: list[int]) -> bool:
+        return not await self._fetch("select from pg_stat_activity where pid = any (%s)", [pids])
 
     async def _hanging(self, waits: list[Wait]) -> str:
         pids = [wait.actor.pid for wait in waits]

@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
+
 from tests.simulation.administrator import Administrator
 from tests.simulation.checks import Judge
-from tests.simulation.history import ADMINISTRATOR, HOSTS, WORKERS, History, Step
+from tests.simulation.history import ADMINISTRATOR, HOSTS, History, Step
 from tests.simulation.host import Host, Names
 from tests.simulation.scheduler import Actor, Scheduler, Wait
 from tests.simulation.worker import Shared, Worker
