@@ -157,7 +157,7 @@ class Simulation:
             await self._scan(worker)
         for _ in range(MOST_ROUNDS):
             await worker.step(Step("worker 1", "claim", 5, 9))
-            if not worker.jobs:
+            if not worker.jobs and not await worker.has_work():
                 break
             await worker.step(GO_ON)
             await worker.step(GO_ON)

@@ -261,6 +261,10 @@ class Worker(Actor):
 
     # --- rows ---
 
+    async def has_work(self) -> bool:
+        """Return whether a claim would find work, as a worker asks before each."""
+        return bool(await self.store.has_work([self.collection.id]))
+
     async def claim(self, step: Step) -> None:
         """Claim jobs from the queue."""
         call = partial(self.store.claim, self.collection, self._id, step.a % 6 + 1)
