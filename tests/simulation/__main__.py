@@ -12,7 +12,7 @@ import time
 
 from backline.postgres import embedded, migrate
 from backline.postgres.connector import Connector
-from tests.conftest import Postgres, disable_durability, server_folder
+from tests.conftest import Postgres, disable_durability, enable_two_phase_commit, server_folder
 from tests.simulation.history import generate
 from tests.simulation.runner import Runner
 
@@ -30,6 +30,7 @@ def main() -> int:
     with server_folder() as data:
         server = Postgres(embedded.start(data))
         disable_durability(server)
+        enable_two_phase_commit(server, data)
         migrated = server.create()
         asyncio.run(_migrate(server.url(migrated)))
         with Runner(server.url(migrated)) as runner:
