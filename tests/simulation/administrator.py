@@ -8,8 +8,8 @@ from typing import Final
 import psycopg
 
 from tests.simulation.history import Step
+from tests.simulation.lease import LeaseHolder, Shared
 from tests.simulation.scheduler import Actor
-from tests.simulation.worker import Shared, Worker
 
 STATEMENTS: Final = {
     "release dead workers": "select backline.release_dead_workers(%s)",
@@ -35,12 +35,9 @@ class Administrator(Actor):
 
     shared: Shared = field(kw_only=True)
     honest: bool = field(kw_only=True)
-    missing: frozenset[str] = field(kw_only=True)
 
     async def step(self, step: Step) -> None:
         """Run the statement of a step."""
-        if step.action in self.missing:
-            return
         try:
             await self._run(step)
         except psycopg.Error as error:
@@ -75,7 +72,7 @@ class Administrator(Actor):
         assert row is not None
         self.shared.collection = replace(collection, model=model, model_id=row["model_id"])
 
-    async def expire(self, worker: Worker) -> None:
+    async def expire(self, worker: LeaseHolder) -> None:
         """Let the lease of a worker end, as its silence does."""
         if worker.lease is not None:
             worker.excuse()

@@ -151,8 +151,8 @@ class Host(Actor):
         elif action == "rollback to" and self.savepoint:
             await self.execute("rollback to s")
         elif action == "prepare" and not self.prepared and not self.aborted:
-            await self.execute(f"prepare transaction '{self.name}'")
-            self.prepared = not self.in_transaction
+            self.prepared = True
+            self.prepared = await self.execute(f"prepare transaction '{self.name}'")
 
     async def end_prepared(self, how: str) -> None:
         """Commit or roll back the prepared transaction."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
@@ -10,12 +10,13 @@ from psycopg.rows import DictRow
 from backline.embedders.hash import HashEmbedder
 from backline.postgres.store import Store
 from tests.integration.harness import DIMENSIONS
-from tests.simulation.administrator import STATEMENTS, Administrator
+from tests.simulation.administrator import Administrator
 from tests.simulation.history import ADMINISTRATOR, HOSTS, WORKERS, History
 from tests.simulation.host import Host, Names
+from tests.simulation.lease import Shared
 from tests.simulation.scheduler import OneConnection, Scheduler, connect
 from tests.simulation.simulation import Simulation
-from tests.simulation.worker import Shared, Worker
+from tests.simulation.worker import Worker
 
 # Tables that a new collection fills. Truncating restores the order in which Postgres reads rows.
 _EMPTY: Final = """
@@ -44,28 +45,16 @@ do $$ declare f regprocedure; begin
   loop execute format('alter function %s set lock_timeout = ''20ms''', f); end loop;
 end $$;
 """
-_FACTS: Final = """
-select current_setting('max_prepared_transactions')::int > 0 as prepares,
-  array(select p.proname::text from pg_proc p
-        where p.pronamespace = 'backline'::regnamespace) as functions
-"""
 
 
 class Laboratory:
     """Runs histories over sessions that it keeps."""
 
-    def __init__(self, url: str, monitor: AsyncConnection[DictRow], facts: dict[str, Any]) -> None:
+    def __init__(self, url: str, monitor: AsyncConnection[DictRow]) -> None:
         self._url = url
         self._monitor = monitor
         self._store = Store(OneConnection(url, monitor))
         self._sessions: dict[str, AsyncConnection[DictRow]] = {}
-        self._prepares: bool = facts["prepares"]
-        self._follows = "definition" in facts["functions"]
-        self._missing = frozenset(
-            action
-            for action, statement in STATEMENTS.items()
-            if not any(f"backline.{name}(" in statement for name in facts["functions"])
-        )
 
     @classmethod
     async def open(cls, url: str) -> Laboratory:
@@ -74,9 +63,7 @@ class Laboratory:
         await monitor.execute("set client_min_messages = warning")
         await monitor.execute("set lock_timeout = '20ms'")
         await monitor.execute(_SHORTEN)
-        facts = await (await monitor.execute(_FACTS)).fetchone()
-        assert facts is not None
-        return cls(url, monitor, facts)
+        return cls(url, monitor)
 
     async def close(self) -> None:
         """End every session."""
@@ -117,12 +104,11 @@ class Laboratory:
         }
         administrator = Administrator(
             ADMINISTRATOR, url, await self._session(ADMINISTRATOR), shared=shared,
-            honest=not history.backfill, missing=self._missing,
+            honest=not history.backfill,
         )  # fmt: skip
         shared.scheduler.actors += [*hosts.values(), *workers.values(), administrator]
         return Simulation(
-            history, self._monitor, hosts, workers, administrator, shared, names,
-            prepares=self._prepares, follows=self._follows,
+            history, self._monitor, hosts, workers, administrator, shared, names
         )  # fmt: skip
 
     async def _session(self, name: str) -> AsyncConnection[DictRow]:

@@ -13,8 +13,9 @@ from tests.simulation.administrator import Administrator
 from tests.simulation.checks import Judge
 from tests.simulation.history import ADMINISTRATOR, HOSTS, History, Step
 from tests.simulation.host import Host, Names
+from tests.simulation.lease import Shared
 from tests.simulation.scheduler import Actor, Scheduler, Wait
-from tests.simulation.worker import Shared, Worker
+from tests.simulation.worker import Worker
 
 # Rounds of claims that bring every collection of a history to rest.
 MOST_ROUNDS: Final = 40
@@ -33,8 +34,6 @@ class Simulation:
     administrator: Administrator
     shared: Shared
     names: Names
-    prepares: bool
-    follows: bool
     done: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
 
@@ -70,15 +69,9 @@ class Simulation:
             await self._start(actor, actor.step(step))
 
     def _possible(self, step: Step) -> bool:
-        """Return whether this server and this moment allow the action."""
+        """Return whether the action is possible now."""
         if step.action == "expire":
             return not self.administrator.busy
-        if step.action == "prepare" and not self.prepares:
-            return False
-        if step.action == "change schema" and not self.follows:
-            return False
-        if step.action == "write" and "= null where" in self.names.write(step)[0]:
-            return self.follows
         return not (self.names.changing and step.action in ("write", "change schema"))
 
     async def _start(self, actor: Any, work: Any) -> None:
@@ -105,7 +98,7 @@ class Simulation:
         A worker locks a row while it writes the row's vector.
         """
         ours = {actor.pid for actor in (*self.workers.values(), self.administrator)}
-        if not wait.blockers & ours or not self.follows:
+        if not wait.blockers & ours:
             return
         values = {"waiting": wait.actor.pid, "blocking": list(wait.blockers)}
         cursor = await self.monitor.execute(_LOCKS, values)
