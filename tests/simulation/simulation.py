@@ -41,6 +41,8 @@ class Simulation:
 
     async def run(self) -> list[str]:
         """Run the steps, bring the collection to rest, and return what is wrong."""
+        for worker in self.workers.values():
+            await worker.register()
         for step in self.history.steps:
             await self._step(step)
             if self.violations:

@@ -67,12 +67,12 @@ class Worker(LeaseHolder):
 
     async def _go_on(self, step: Step) -> None:
         """Make the call that a worker makes next."""
-        if any(held.row is None for held in self.jobs):
-            self.embed()
-        elif self.jobs:
-            await self.complete(step, self.jobs)
-        else:
+        waiting = any(held.row is None for held in self.jobs)
+        self.embed()
+        if not self.jobs:
             await self.claim(step)
+        elif not waiting or step.a % 2:
+            await self.complete(step, self.jobs)
 
     def _some(self, step: Step) -> list[Held]:
         """Return a subset of the jobs, at least one if there is any."""
