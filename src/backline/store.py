@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -97,6 +98,15 @@ class NewVector(NamedTuple):
     long: bool = False
 
 
+def has_ended(session: AsyncConnection[DictRow]) -> bool:
+    """Return whether an idle connection has ended, as far as this machine has been told."""
+    if session.closed:
+        return True
+    poll = select.poll()
+    poll.register(session.fileno(), select.POLLIN)
+    return bool(poll.poll(0))  # an idle server sends nothing but its farewell
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """A registered worker.
@@ -110,6 +120,11 @@ class Lease:
 
     worker: int
     session: AsyncConnection[DictRow] | None
+
+    @property
+    def intact(self) -> bool:
+        """Whether the session shows no sign of its end. True without a session."""
+        return self.session is None or not has_ended(self.session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +223,9 @@ class JobStore(Protocol):
     async def heartbeat(
         self, lease: Lease, run: int | None, seconds: float, rate: float
     ) -> tuple[bool, str | None]: ...
+    async def held(
+        self, collection: Collection, worker: int, jobs: Sequence[Job]
+    ) -> list[bool]: ...
     async def unregister(self, lease: Lease) -> None: ...
     async def close_session(self, lease: Lease) -> None: ...
     async def release_dead_workers(
