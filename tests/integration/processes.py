@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.integration.harness import World
 from tests.provider import StandInProvider
@@ -40,3 +42,11 @@ async def worker_process(
 async def read_line(process: Process) -> str:
     assert process.stdout is not None
     return (await asyncio.wait_for(process.stdout.readline(), 60)).decode().strip()
+
+
+async def read_report(process: Process) -> dict[str, Any]:
+    """Return the report of a backfill, after its warnings."""
+    while not (line := await read_line(process)).startswith("{"):
+        assert line, "the process ended without a report"
+    report: dict[str, Any] = json.loads(line)
+    return report

@@ -93,12 +93,17 @@ begin
             and pg_catalog.pg_try_advisory_xact_lock(backline.worker_lock(w.id)));
   -- A run has a worker except in the moments of its start and its report. A run marked as interrupted while
   -- it reports is still finished by its report.
+  -- A process that was stopped may have locked these records.
   update backline.runs r set state = 'interrupted', finished_at = now()
-  where r.collection_id = p_collection and r.state in ('running', 'cancelling')
-    and (r.started_at < now() - interval '1 minute'
-         or exists (select from backline.workers w where w.run_id = r.id and w.id = any (v_dead)))
-    and not exists (select from backline.workers w where w.run_id = r.id and w.id <> all (v_dead));
-  delete from backline.workers w where w.id = any (v_dead);
+  where r.id = any (array(
+    select x.id from backline.runs x
+    where x.collection_id = p_collection and x.state in ('running', 'cancelling')
+      and (x.started_at < now() - interval '1 minute'
+           or exists (select from backline.workers w where w.run_id = x.id and w.id = any (v_dead)))
+      and not exists (select from backline.workers w where w.run_id = x.id and w.id <> all (v_dead))
+    for update skip locked));
+  delete from backline.workers w where w.id = any (array(
+    select x.id from backline.workers x where x.id = any (v_dead) for update skip locked));
   perform backline.convert_to_jobs(array(
     select p.lease from backline.batch_leases p
     where p.collection_id = p_collection
