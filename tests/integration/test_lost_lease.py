@@ -15,7 +15,7 @@ from tests.integration.proxy import fault_proxy
 from tests.provider import StandInProvider
 
 from backline.postgres.store import open_store
-from backline.worker import lease as lease_module
+from backline.worker.clock import elapsed
 from backline.worker.lease import WorkerLease
 from backline.worker.options import WorkerOptions
 from backline.worker.stats import WorkerStats
@@ -137,8 +137,7 @@ async def test_lease_is_checked_once_half_of_it_has_passed_without_a_heartbeat(
         first = lease.worker
         await world.sql("delete from backline.workers")
         assert await lease.ensure() == first
-        clock = lease_module.elapsed
-        monkeypatch.setattr(lease_module, "elapsed", lambda: clock() + LEASE)
+        monkeypatch.setattr("backline.worker.lease.elapsed", lambda: elapsed() + LEASE)
         ids = await asyncio.gather(*(lease.ensure() for _ in range(4)))
         assert len(set(ids)) == 1
         assert first not in ids
