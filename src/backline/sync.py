@@ -30,7 +30,7 @@ CLAIM_SECONDS: Final = 5.0
 
 
 class ChangePoller:
-    """Polls the change log of all collections that a process follows, in one statement."""
+    """Polls for changes and jobs of all collections that a process follows, in one statement."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -38,7 +38,7 @@ class ChangePoller:
 
     @contextmanager
     def following(self, collection: int, nudge: Callable[[], None]) -> Iterator[None]:
-        """Call `nudge` after changes of a collection, until the end of the block."""
+        """Call `nudge` when a collection has work, until the end of the block."""
         self._nudges[collection] = nudge
         try:
             yield
@@ -53,7 +53,7 @@ class ChangePoller:
             busy = time.monotonic() - changed_at < BUSY_FOR_SECONDS
             await asyncio.sleep(BUSY_SECONDS if busy else IDLE_SECONDS)
             try:
-                changed = await self._store.has_changes([*self._nudges]) if self._nudges else []
+                changed = await self._store.has_work([*self._nudges]) if self._nudges else []
             except errors.DatabaseError:
                 await asyncio.sleep(RECONNECT_SECONDS)
                 continue

@@ -27,9 +27,6 @@ create table backline.changes (
 -- Compressing the keys would cost the host's statement more than writing them.
 alter table backline.changes alter keys set storage external;
 
--- Advances if a change could not be logged. Only reconcile can find such a change.
-create sequence backline.missed;
-
 -- Row locks that serialize work on a collection. Unlike an advisory lock, a role without rights on this table
 -- cannot take one.
 create table backline.locks (
