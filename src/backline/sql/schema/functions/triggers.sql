@@ -16,17 +16,14 @@ $$;
 -- Returns the condition that a row's text may have changed between o and n, or that its vector was set or
 -- emptied. Texts are compared as stored, whatever their type's equality. Equal TOAST chunks are equal values,
 -- which are not read.
-create or replace function backline.changed_condition(p_collection int, p_columns text[]) returns text
+create or replace function backline.changed_condition(p_columns text[]) returns text
 language sql stable set search_path = '' as $$
   select string_agg(format(
            case when to_regprocedure('pg_catalog.pg_column_toast_chunk_id("any")') is not null then
              '((pg_column_toast_chunk_id(n.%1$I) = pg_column_toast_chunk_id(o.%1$I)) is not true and %2$s)'
            else '%2$s' end,
            u.name, format('n.%1$I::text collate "C" is distinct from o.%1$I::text collate "C"', u.name)), ' or ')
-         -- complete() sets the vector itself. It sets backline.writing if triggers of the host may change texts.
-         || format($c$ or n."backline empty" <> o."backline empty"
-                       and current_setting('backline.writing', true) is distinct from '%s compare'$c$,
-                   p_collection)
+         || ' or n."backline empty" <> o."backline empty"'
   from unnest(p_columns) as u(name);
 $$;
 
@@ -123,7 +120,7 @@ begin
          where o."backline key" is null or %2$s;
          if v_moved then
            v_removed := array(select %3$s from old_rows r except select %3$s from new_rows r);
-         end if; $q$, v_row, backline.changed_condition(c.id, v_columns), v_key),
+         end if; $q$, v_row, backline.changed_condition(v_columns), v_key),
        'select array_agg(k.key) from (select r.%1$I::text from new_rows r '
        'union select r.%1$I::text from old_rows r) as k(key)'),
       ('truncate', 'truncated', '', 0, 'v_keys := ''{}'';', '')
@@ -140,12 +137,14 @@ begin
          where a.attrelid = v_table and a.attname = c.key_column and not a.attisdropped)));
     execute format('revoke all on function backline.%I() from public', 'c' || c.id || '_' || v_event.done);
     for v_on in select backline.triggered_tables(c.id) loop
-      -- complete() sets backline.writing while it writes vectors, which change no text.
+      -- complete() sets backline.writing while it writes vectors, and checks what becomes of its rows itself.
+      -- Statements of the host's triggers have a greater depth.
       execute format('create or replace trigger %I after %s on %s %s for each statement %s '
                      'execute function backline.%I()',
                      'backline_c' || c.id || '_' || v_event.event, v_event.event, v_on, v_event.tables,
                      case v_event.event when 'update' then format(
-                       'when (current_setting(''backline.writing'', true) is distinct from ''%s'')', c.id)
+                       'when (current_setting(''backline.writing'', true) is distinct from ''%s'' '
+                       'or pg_trigger_depth() > 0)', c.id)
                      else '' end, 'c' || c.id || '_' || v_event.done);
     end loop;
   end loop;
