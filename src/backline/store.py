@@ -9,9 +9,6 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
-from psycopg import AsyncConnection
-from psycopg.rows import DictRow
-
 from backline import pgvector
 from backline.types import (
     Action,
@@ -21,6 +18,7 @@ from backline.types import (
     Failure,
     Job,
     Outcome,
+    Problem,
     RunRecord,
 )
 
@@ -119,7 +117,7 @@ class Lease:
     """
 
     worker: int
-    session: AsyncConnection[DictRow] | None
+    session: Any | None
 
     @property
     def intact(self) -> bool:
@@ -182,6 +180,9 @@ class JobStore(Protocol):
     async def collections(self) -> list[Collection]: ...
     async def collection(self, name: str | None = None) -> Collection: ...
     async def coverage(self, collection: Collection) -> Coverage: ...
+    async def problems(self, collection: Collection) -> tuple[Problem, ...]: ...
+    async def checked_coverage(self, collection: Collection) -> Coverage: ...
+    async def follow(self, collection: Collection) -> bool: ...
     async def recount(self, collection: int) -> dict[str, int]: ...
     async def compact(self, collection: Collection) -> None: ...
     async def verify_page(

@@ -13,6 +13,7 @@ from backline import errors
 from backline.embedders.base import Embedder
 from backline.embedders.limiter import Limiter
 from backline.postgres.store import Store
+from backline.problems import watch_problems
 from backline.types import Collection
 from backline.worker.batch_handler import EmbedBatches
 from backline.worker.options import WorkerOptions
@@ -99,12 +100,13 @@ class Sync:
 
         """
         await self._store.release_dead_workers(self._collection)
-        if self._poller is not None:
-            await self._follow(self._poller)
-            return
-        poller = ChangePoller(self._store)
-        async with beside(poller.run()):
-            await self._follow(poller)
+        async with beside(watch_problems(self._store, self._collection)):
+            if self._poller is not None:
+                await self._follow(self._poller)
+                return
+            poller = ChangePoller(self._store)
+            async with beside(poller.run()):
+                await self._follow(poller)
 
     async def _follow(self, poller: ChangePoller) -> None:
         with poller.following(self._collection.id, self._worker.nudge):

@@ -65,10 +65,11 @@ begin
   select * into t from backline.template_columns(p_table, p_template);
   insert into backline.collections
     (name, table_id, table_schema, table_name, key_number, key_column, key_type, text_template, text_sql,
-     text_numbers, text_names, text_types, vector_number, embedding_column, model_id, long_text)
+     text_numbers, text_names, text_types, vector_number, embedding_column, model_id, long_text, members)
   select p_name, p_table, v_schema, v_table, v_key_number, v_key, backline.key_type(p_table, v_key_number),
          p_template, v_sql, t.numbers, t.names, t.types, a.attnum, p_column,
-         backline.model_id(p_provider, p_model, p_revision, p_dimensions), p_long_text
+         backline.model_id(p_provider, p_model, p_revision, p_dimensions), p_long_text,
+         backline.members(p_table)
   from pg_catalog.pg_attribute a
   where a.attrelid = p_table and a.attname = p_column and not a.attisdropped
   returning id into v_id;  -- creates the keyword index, which installs the triggers
@@ -148,12 +149,13 @@ create or replace function backline.collection_records()
 returns table (id int, name text, table_schema text, table_name text, key_column text, text_template text,
                embedding_column text, max_attempts int, model_id int, provider text, model text,
                revision text, dimensions int, table_exists boolean, column_type text, column_dimensions int,
-               long_text text, missing_grants text[], missing_to_read text[])
+               long_text text, missing_grants text[], missing_to_read text[], unusable text[])
 language sql stable set search_path = '' as $$
   select (r.d).id, (r.d).name, (r.d).table_schema, (r.d).table_name, (r.d).key_column, (r.d).text_template,
          (r.d).embedding_column, (r.d).max_attempts, m.id, m.provider, m.name, m.revision, m.dimensions,
          k.oid is not null, t.typname::text, case when a.atttypmod > 0 then a.atttypmod end, (r.d).long_text,
-         backline.missing_grants(k.oid, a.attnum, true), backline.missing_grants(k.oid, a.attnum, false)
+         backline.missing_grants(k.oid, a.attnum, true), backline.missing_grants(k.oid, a.attnum, false),
+         case when r.code is not null then array[r.code, r.problem || ' ' || r.remedy] end
   from backline.collections c
   cross join lateral backline.resolve(c) r
   join backline.models m on m.id = c.model_id

@@ -7,6 +7,7 @@ server and survive restarts.
 from __future__ import annotations
 
 import time
+from collections import Counter as Counts
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -48,6 +49,9 @@ class Metrics:
         self.ratio = self._gauge(
             "coverage_ratio", "Share of the rows with text that are embedded.", "collection"
         )
+        self.problems = self._gauge(
+            "problems", "What makes the figures of a collection untrue.", "collection", "kind"
+        )
         self.lag = self._gauge("lag_seconds", "Age of the oldest pending row.", "collection")
         self.rate = self._gauge("rows_per_second", "Recent rate of written rows.", "collection")
         self.failures = self._gauge("failures", "Dead letters by kind.", "collection", "kind")
@@ -83,14 +87,16 @@ class Metrics:
         for state in ("embedded", "blank", "pending", "failed", "missing"):
             self.rows.labels(collection, state).set(getattr(coverage, state))
         self.ratio.labels(collection).set(coverage.ratio)
+        for kind, found in Counts(each.kind for each in coverage.problems).items():
+            self.problems.labels(collection, kind).set(found)
         self.lag.labels(collection).set(coverage.lag_seconds)
         self.rate.labels(collection).set(coverage.rate)
 
     def clear_collections(self) -> None:
         """Clear the gauges of all collections, so that dropped collections disappear."""
         for gauge in (
-            self.rows, self.ratio, self.lag, self.rate, self.failures, self.written, self.tokens,
-            self.dollars,
+            self.rows, self.ratio, self.problems, self.lag, self.rate, self.failures, self.written,
+            self.tokens, self.dollars,
         ):  # fmt: skip
             gauge.clear()
 

@@ -57,6 +57,21 @@ select backline.compact_counters(%(collection)s)
 -- name: coverage
 select backline.coverage(%(collection)s) as coverage
 
+-- name: problems
+select kind, problem, remedy from backline.problems(%(collection)s)
+
+-- name: follow
+select backline.follow(%(collection)s) as followed
+
+-- name: repoint
+select backline.repoint(%(collection)s) as repointed
+
+-- name: begin_scan
+select backline.begin_scan(%(collection)s) as begun
+
+-- name: finish_scan
+select backline.finish_scan(%(collection)s, %(begun)s)
+
 -- name: claim
 select key, action, coalesce(content, ''), content_hash, attempts, lease
 from backline.claim(%(collection)s, %(worker)s, %(limit)s, %(model)s, %(edits_only)s)

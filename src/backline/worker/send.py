@@ -6,7 +6,8 @@ Meanwhile another worker may have embedded those rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 
 from backline.embedders.limiter import Limiter, limited_call
@@ -25,25 +26,28 @@ class NothingHeldError(Exception):
 
 
 class Sender:
-    """Sends batches within the provider's limits. Makes one attempt."""
+    """Sends batches within the provider's limits."""
 
     def __init__(self, handler: BatchHandler, limiter: Limiter, held: HeldRows) -> None:
         self._handler = handler
         self._limiter = limiter
         self._held = held
 
-    async def send(self, batch: Sequence[PendingText]) -> tuple[list[PendingText], BatchResult]:
-        """Embed those texts of a batch that have rows to embed. Returns them with the result.
+    @asynccontextmanager
+    async def turn(self, batch: Sequence[PendingText]) -> AsyncIterator[list[PendingText]]:
+        """Wait for the limiter, and yield those texts of a batch that still have rows to embed.
 
-        The rows are checked after the wait for the limiter, which may outlast a lease.
+        The rows are checked after the wait, which may outlast a lease.
 
         Raises:
             NothingHeldError: no text is left.
-            EmbedderError: see `BatchHandler.handle`.
         """
         async with limited_call(self._limiter, sum(text.tokens for text in batch)):
-            held = await self._held.select(batch)
-            return held, await self._handler.handle(held)
+            yield await self._held.select(batch)
+
+    async def send(self, batch: Sequence[PendingText]) -> BatchResult:
+        """Embed a batch; see `BatchHandler.handle`."""
+        return await self._handler.handle(batch)
 
 
 class HeldRows:

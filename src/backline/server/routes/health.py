@@ -29,8 +29,9 @@ async def health() -> schemas.Health:
 @router.get("/health/ready", responses=problems(503, 504))
 async def ready(services: TheServices) -> schemas.Ready:
     """Return 200 if the database is up and migrated, else 503."""
-    await services.store.collections()
-    return schemas.Ready(status="ready", database=services.where)
+    collections = await services.store.collections()
+    found = sum([len(await services.problems.get(each)) for each in collections])
+    return schemas.Ready(status="ready", database=services.where, problems=found)
 
 
 @router.get(

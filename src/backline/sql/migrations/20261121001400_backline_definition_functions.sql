@@ -82,6 +82,17 @@ create or replace function backline.present_columns(
     order by x.attnum = w.number and p_by_number desc limit 1) a on true;
 $$;
 
+-- Returns the partitions of a table, or the tables that inherit from it, at every level.
+create or replace function backline.members(p_table oid) returns oid[]
+language sql stable set search_path = '' as $$
+  with recursive below(oid) as (
+    select i.inhrelid from pg_catalog.pg_inherits i where i.inhparent = p_table
+    union
+    select i.inhrelid from below b join pg_catalog.pg_inherits i on i.inhparent = b.oid
+  )
+  select coalesce(array_agg(b.oid order by b.oid), '{}') from below b;
+$$;
+
 -- Returns the type of a key for casts from text. The cast includes the column's collation, without which its
 -- index is not used. It omits the length, because a cast to character(8) would truncate.
 create or replace function backline.key_type(p_table oid, p_number int2) returns text
@@ -160,7 +171,8 @@ begin
   if array_position(p.numbers, null) is not null then
     code := case when p.numbers[1] is null then 'BL004' else 'BL002' end;
     problem := format('The column %s of %s is gone.',
-                      v_names[array_position(p.numbers, null)], format('%I.%I', d.table_schema, d.table_name));
+                      v_names[array_position(p.numbers, null)],
+                      format('%I.%I', d.table_schema, d.table_name));
     remedy := case when array_position(p.numbers, null) = 2 then v_command else format(
       'Declare the collection again, with another text or key: backline drop %s && '
       'backline add %s --text ''…''', backline.shell_word(c.name),
@@ -237,32 +249,59 @@ begin
   return k;
 end $$;
 
+-- Returns why a scan is due since the partitions of a table changed, or null. Rows that came with an attached
+-- partition have no record; rows that left with a detached one keep theirs.
+create or replace function backline.unseen_partitions(c backline.collections, p_members oid[]) returns text
+language plpgsql stable set search_path = '' set jit = off as $$
+declare
+  v_came oid[] := array(select m.oid from unnest(p_members) m(oid) where m.oid <> all (c.members));
+  v_left int := (select count(*) from unnest(c.members) m(oid) where m.oid <> all (p_members));
+  v_unknown boolean;
+begin
+  for i in reverse cardinality(v_came) .. 1 loop
+    execute format($q$
+      select exists (select from only %s r where not exists (
+          select from backline.stamps s where s.collection_id = $1 and s.key = r.%2$I::text)
+        and not exists (
+          select from backline.jobs j where j.collection_id = $1 and j.key = r.%2$I::text))
+    $q$, v_came[i]::regclass, c.key_column) into v_unknown using c.id;
+    if not v_unknown then
+      v_came := array_remove(v_came, v_came[i]);
+    end if;
+  end loop;
+  return nullif(concat_ws(' ',
+    case when v_came <> '{}' then format('Rows came with partitions: %s.', (
+      select string_agg(m.oid::regclass::text, ', ') from unnest(v_came) m(oid))) end,
+    case when v_left > 0 then format('Rows left with %s partitions.', v_left) end), '');
+end $$;
+
 -- Writes the present names of a collection back and makes its triggers again, if they differ from the
--- recorded ones. Returns whether it did. Without the rights, or while the table is locked, it does nothing,
--- because definition() gives the present names in any case; problems() reports what cannot be followed.
+-- recorded ones or if partitions came or went. Returns whether it did. Without the rights, or while the table
+-- is locked, it does nothing: definition() gives the present names in any case, and problems() reports what
+-- was not followed.
 create or replace function backline.follow(p_collection int) returns boolean
 language plpgsql set search_path = '' set lock_timeout = '200ms' as $$
 declare
   c backline.collections;
   k backline.keyword_indexes;
   r record;
+  v_members oid[];
 begin
   select * into strict c from backline.collections where id = p_collection;
-  if backline.is_current(c) then
-    return false;
-  end if;
   select * into r from backline.resolve(c);
-  if r.code is not null or r.problem is not null then
+  v_members := backline.members((r.d).table_id);
+  if r.code is not null or r.problem is not null or backline.is_current(c) and v_members = c.members then
     return false;
   end if;
   k := backline.keyword_definition(p_collection);
-  update backline.collections o set
+  update backline.collections o set members = v_members,
     table_id = (r.d).table_id, table_schema = (r.d).table_schema, table_name = (r.d).table_name,
     key_number = (r.d).key_number, key_column = (r.d).key_column, key_type = (r.d).key_type,
     vector_number = (r.d).vector_number, embedding_column = (r.d).embedding_column,
     text_numbers = (r.d).text_numbers, text_names = (r.d).text_names, text_types = (r.d).text_types,
     text_template = (r.d).text_template, text_sql = (r.d).text_sql,
-    unscanned = coalesce(o.unscanned || ' ' || r.changed, o.unscanned, r.changed)
+    unscanned = nullif(concat_ws(' ', o.unscanned, r.changed,
+                                 backline.unseen_partitions(r.d, v_members)), '')
   where o.id = p_collection;
   update backline.keyword_indexes o set text_template = k.text_template, text_sql = k.text_sql,
     text_numbers = k.text_numbers, text_names = k.text_names
@@ -274,3 +313,72 @@ exception when insufficient_privilege or lock_not_available or unique_violation 
 end $$;
 comment on function backline.follow is
   'API: records the present names of a collection''s table and columns, and makes its triggers again.';
+
+-- Makes a collection follow the table that has its recorded name now, if another one has it, and adds the
+-- vector column again if it is gone. The stamps stay: reconcile_page() and reconcile_orphans() compare them
+-- with the rows. Returns whether anything was done.
+create or replace function backline.repoint(p_collection int) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+  c backline.collections;
+  r record;
+  p record;
+  v_table oid;
+  v_numbers int2[];
+begin
+  select * into strict c from backline.collections where id = p_collection for update;
+  select * into r from backline.resolve(c);
+  if r.problem is null then
+    return false;
+  end if;
+  v_table := case when r.code in ('BL002', 'BL004') then (r.d).table_id
+                  else to_regclass(format('%I.%I', c.table_schema, c.table_name)) end;
+  if v_table is null then
+    raise exception using errcode = r.code, message = r.problem || ' ' || r.remedy;
+  end if;
+  execute format('alter table %s add column if not exists %I extensions.vector(%s)', v_table::regclass,
+                 c.embedding_column, m.dimensions)
+  from backline.models m where m.id = c.model_id;
+  if v_table <> c.table_id then
+    perform backline.remove_triggers(p_collection);
+  end if;
+  select * into p from backline.present_columns(
+    v_table, v_table = c.table_id, array[c.key_number, c.vector_number] || c.text_numbers,
+    array[c.key_column, c.embedding_column] || c.text_names);
+  if array_position(p.numbers, null) is not null then
+    c.table_id := v_table;
+    select * into r from backline.resolve(c);
+    raise exception using errcode = r.code, message = r.problem || ' ' || r.remedy;
+  end if;
+  update backline.collections o set table_id = v_table, members = backline.members(v_table),
+    key_number = p.numbers[1], vector_number = p.numbers[2], text_numbers = p.numbers[3:],
+    key_type = backline.key_type(v_table, p.numbers[1]), text_types = p.types[3:],
+    unscanned = concat_ws(' ', o.unscanned, case when v_table = c.table_id then 'The vector column was added.'
+                                                 else 'The table was replaced.' end)
+  where o.id = p_collection;
+  update backline.keyword_indexes k set text_numbers = (
+    select n.numbers from backline.present_columns(
+      v_table, v_table = c.table_id, k.text_numbers, k.text_names) n)
+  where k.collection_id = p_collection;
+  perform backline.install_triggers(p_collection);
+  return true;
+end $$;
+comment on function backline.repoint is
+  'API: makes a collection follow the table that has its name now. Adds the vector column if it is gone.';
+
+-- Returns what a scan of every row must know at its end.
+create or replace function backline.begin_scan(p_collection int) returns jsonb
+language sql stable set search_path = '' as $$
+  select jsonb_build_object('unscanned', c.unscanned, 'missed', coalesce(
+    pg_catalog.pg_sequence_last_value('backline.missed'::regclass), 0))
+  from backline.collections c where c.id = p_collection;
+$$;
+
+-- Records that every row was compared since begin_scan(), which returned p_begun. What happened since then
+-- still needs a scan.
+create or replace function backline.finish_scan(p_collection int, p_begun jsonb) returns void
+language sql set search_path = '' as $$
+  update backline.collections c set scanned_at = now(), missed = (p_begun ->> 'missed')::bigint,
+    unscanned = case when c.unscanned is distinct from p_begun ->> 'unscanned' then c.unscanned end
+  where c.id = p_collection;
+$$;
