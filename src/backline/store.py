@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import select
+import selectors
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -96,13 +96,13 @@ class NewVector(NamedTuple):
     long: bool = False
 
 
-def has_ended(session: AsyncConnection[DictRow]) -> bool:
+def has_ended(session: Any) -> bool:
     """Return whether an idle connection has ended, as far as this machine has been told."""
     if session.closed:
         return True
-    poll = select.poll()
-    poll.register(session.fileno(), select.POLLIN)
-    return bool(poll.poll(0))  # an idle server sends nothing but its farewell
+    with selectors.DefaultSelector() as selector:
+        selector.register(session, selectors.EVENT_READ)
+        return bool(selector.select(0))  # an idle server sends only the error that ends the session
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,7 +159,8 @@ begin
   end if;
   begin
     execute format('select r.%1$I::text, array[%2$s] from %3$s r where %4$s <> '''' order by r.%1$I '
-                   'limit 1 for no key update skip locked', c.key_column, backline.text_record(c), v_source, c.text_sql)
+                   'limit 1 for no key update skip locked',
+                   c.key_column, backline.text_record(c), v_source, c.text_sql)
     into v_key, v_texts;
     -- The host's triggers run with the path of its sessions, not with that of this function.
     perform pg_catalog.set_config('search_path', s.reset_val, true)
