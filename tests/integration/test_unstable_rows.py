@@ -105,7 +105,7 @@ async def test_row_that_changes_with_every_write_is_paid_for_twice_and_named(
     assert await world.store.retry_failures(world.collection, None) == 5
     assert (await world.fill()).coverage.complete
     await world.check_complete()
-    assert await world.sql("select from backline.stamps where rewrites > 0") == []
+    assert await world.sql("select key from backline.stamps where rewrites > 0") == []
 
 
 async def test_text_that_a_trigger_corrects_once_is_embedded_as_corrected(
