@@ -16,7 +16,15 @@ from psycopg.types.json import Jsonb
 
 from backline.collections import choose, collection_of
 from backline.store import Lease, NewVector, ScannedRow, VerifiedPage, failed_row
-from backline.types import Collection, Coverage, FailedAttempt, Failure, Problem, RunRecord
+from backline.types import (
+    Collection,
+    Coverage,
+    FailedAttempt,
+    Failure,
+    Job,
+    Problem,
+    RunRecord,
+)
 
 
 class Rpc(Protocol):
@@ -171,6 +179,14 @@ class QueueVerbs(Verbs):
             "heartbeat", worker=lease.worker, run=run, lease=seconds, rate=rate
         )
         return record["alive"], record["run_state"]
+
+    async def held(self, collection: Collection, worker: int, jobs: Sequence[Job]) -> list[bool]:
+        """Return for each job whether the worker still holds it."""
+        held: list[bool] = await self._rpc.value(
+            "held", collection=collection.id, worker=worker,
+            keys=[job.key for job in jobs], leases=[job.lease for job in jobs],
+        )  # fmt: skip
+        return held
 
     async def unregister(self, lease: Lease) -> None:
         """Delete a worker, release its jobs and close its session."""

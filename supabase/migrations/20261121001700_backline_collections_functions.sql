@@ -72,6 +72,7 @@ begin
   from pg_catalog.pg_attribute a
   where a.attrelid = p_table and a.attname = p_column and not a.attisdropped
   returning id into v_id;  -- creates the keyword index, which installs the triggers
+  perform backline.require_stable_text(v_id);
   return v_id;
 end $$;
 comment on function backline.add_collection is

@@ -18,26 +18,23 @@ $$;
 -- Returns the condition that a row's text may have changed between o and n, or that its vector was set or
 -- emptied. Texts are compared as stored, whatever their type's equality. Equal TOAST chunks are equal values,
 -- which are not read.
-create or replace function backline.changed_condition(p_collection int, p_columns text[]) returns text
+create or replace function backline.changed_condition(p_columns text[]) returns text
 language sql stable set search_path = '' as $$
   select string_agg(format(
            case when to_regprocedure('pg_catalog.pg_column_toast_chunk_id("any")') is not null then
              '((pg_column_toast_chunk_id(n.%1$I) = pg_column_toast_chunk_id(o.%1$I)) is not true and %2$s)'
            else '%2$s' end,
            u.name, format('n.%1$I::text collate "C" is distinct from o.%1$I::text collate "C"', u.name)), ' or ')
-         -- complete() sets the vector itself. It sets backline.writing if triggers of the host may change texts.
-         || format($c$ or n."backline empty" <> o."backline empty"
-                       and current_setting('backline.writing', true) is distinct from '%s compare'$c$,
-                   p_collection)
+         || ' or n."backline empty" <> o."backline empty"'
   from unnest(p_columns) as u(name);
 $$;
 
 -- Returns the body of a trigger function. p_capture reads the keys into v_keys. If that fails because the
 -- table's definition has changed, p_by_number does it with %I for the present name of the key column.
 --
--- The line is inserted in a block that catches every error, and never waits for a lock. Then its lock protects the log until the
--- transaction ends, and later statements insert without a block: a host that writes a thousand rows one by one
--- needs one subtransaction.
+-- The line is inserted in a block that catches every error and waits for no lock. Then its own lock protects
+-- the log until the transaction ends, and later statements insert without a block: a host that writes a
+-- thousand rows one by one needs one subtransaction.
 create or replace function backline.capture_body(
   p_collection int, p_kind text, p_sign int, p_capture text, p_by_number text, p_table regclass, p_key int2
 ) returns text language sql immutable set search_path = '' as $$
@@ -48,8 +45,9 @@ create or replace function backline.capture_body(
       v_removed text[];
       v_moved boolean;
     begin
-      -- complete() sets it while it writes vectors, which change no text.
-      if current_setting('backline.writing', true) = '%1$s' then
+      -- complete() sets it while it writes vectors, and checks what becomes of its rows itself. Statements of the
+      -- host's triggers have a greater depth.
+      if current_setting('backline.writing', true) = '%1$s' and pg_trigger_depth() = 1 then
         return null;
       end if;
       begin
@@ -117,7 +115,7 @@ declare
   v_query constant text := format(
     'select array_agg(n."backline key"::text), bool_or(o."backline key" is null) %%s '
     'from (%1$s new_rows r) n left join (%1$s old_rows r) o on o."backline key" = n."backline key" '
-    'where (o."backline key" is null or %2$s) %%s', v_rows, backline.changed_condition(c.id, p_columns));
+    'where (o."backline key" is null or %2$s) %%s', v_rows, backline.changed_condition(p_columns));
   v_sum constant text := format(
     '(select sum(hashtextextended(concat_ws(''/'', %s, r.%I is null, r.%I), 0)) from %%s r)',
     (select string_agg(format('length(r.%1$I::text), r.%1$I', u.name), ', ') from unnest(p_columns) as u(name)),

@@ -135,6 +135,9 @@ select backline.register_worker(%(collection)s, %(host)s, %(pid)s, %(has_session
 select backline.heartbeat(%(worker)s, make_interval(secs => %(lease)s), %(rate)s::real) as alive,
   (select r.state from backline.runs r where r.id = %(run)s) as run_state
 
+-- name: held
+select backline.held(%(collection)s, %(worker)s, %(keys)s, %(leases)s) as held
+
 -- name: unregister_worker
 select backline.unregister_worker(%(worker)s)
 
