@@ -177,15 +177,23 @@ begin
       backline.shell_word(d.table_schema || '.' || d.table_name)) end;
     return;
   end if;
+  -- The triggers read columns by name until follow() makes them again. They miss edits of a column whose name
+  -- another one has now.
   select string_agg(case
-      when p.numbers[i] <> v_numbers[i] and d.table_id = c.table_id then
-        format('The column %s was dropped and added again.', p.names[i])
-      else format('The type of the column %s changed to %s.', p.names[i], p.types[i]) end, ' ' order by i)
+      when x.added then format('The column %s was dropped and added again.', p.names[x.i])
+      when x.taken then format('The column %s is called %s now, and its name is that of another column.',
+                               v_names[x.i], p.names[x.i])
+      else format('The type of the column %s changed to %s.', p.names[x.i], p.types[x.i]) end, ' ' order by x.i)
   into changed
-  from generate_subscripts(p.numbers, 1) i
-  where p.numbers[i] <> v_numbers[i] and d.table_id = c.table_id
-     or i = 1 and p.types[i] <> split_part(c.key_type, ' collate ', 1)
-     or i > 2 and p.types[i] <> c.text_types[i - 2];
+  from (
+    select i, p.numbers[i] <> v_numbers[i] and d.table_id = c.table_id as added,
+           p.names[i] <> v_names[i] and exists (
+             select from pg_catalog.pg_attribute a where a.attrelid = d.table_id and a.attname = v_names[i]
+               and not a.attisdropped) as taken
+    from generate_subscripts(p.numbers, 1) i) x
+  where x.added or x.taken
+     or x.i = 1 and p.types[1] <> split_part(c.key_type, ' collate ', 1)
+     or x.i > 2 and p.types[x.i] <> c.text_types[x.i - 2];
   d.key_number := p.numbers[1];
   d.key_column := p.names[1];
   d.key_type := backline.key_type(d.table_id, d.key_number);
@@ -273,6 +281,45 @@ begin
     case when v_left > 0 then format('Rows left with %s partitions.', v_left) end), '');
 end $$;
 
+-- Returns those of p_keys that are values of a type. An array that only holds such keys is cast as a whole.
+create or replace function backline.castable(p_keys text[], p_type text) returns text[]
+language plpgsql stable set search_path = '' as $$
+declare
+  v_kept text[] := '{}';
+  v_key text;
+begin
+  execute format('select count(u.key::%s) from unnest($1) as u(key)', p_type) using p_keys;
+  return p_keys;
+exception when data_exception then
+  foreach v_key in array p_keys loop
+    begin
+      execute format('select $1::%s', p_type) using v_key;
+      v_kept := v_kept || v_key;
+    exception when data_exception then null;
+    end;
+  end loop;
+  return v_kept;
+end $$;
+
+-- Deletes the records of keys that are not values of the key's present type. No row can have them.
+create or replace function backline.forget_uncastable(p_collection int, p_type text) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_of text;
+begin
+  foreach v_of in array array['stamps', 'jobs', 'failures'] loop
+    execute format($q$
+      delete from backline.%I x using (
+        select array_agg(y.key) as keys from backline.%1$I y where y.collection_id = $1) k
+      where x.collection_id = $1 and x.key <> all (backline.castable(k.keys, $2))
+    $q$, v_of) using p_collection, p_type;
+  end loop;
+  update backline.changes l set keys = k.kept, amount = cardinality(k.kept)
+  from (select x.xid, x.id, backline.castable(x.keys, p_type) as kept from backline.changes x
+        where x.collection_id = p_collection and x.kind <> 't') k
+  where l.collection_id = p_collection and l.xid = k.xid and l.id = k.id and l.keys <> k.kept;
+end $$;
+
 -- Writes the present names of a collection back and makes its triggers again, if they differ from the
 -- recorded ones or if partitions came or went. Returns whether it did. Without the rights, or while the table
 -- is locked, it does nothing: definition() gives the present names in any case, and problems() reports what
@@ -292,6 +339,9 @@ begin
     return false;
   end if;
   k := backline.keyword_definition(p_collection);
+  if (r.d).key_type <> c.key_type then
+    perform backline.forget_uncastable(p_collection, (r.d).key_type);
+  end if;
   update backline.collections o set members = v_members,
     table_id = (r.d).table_id, table_schema = (r.d).table_schema, table_name = (r.d).table_name,
     key_number = (r.d).key_number, key_column = (r.d).key_column, key_type = (r.d).key_type,
