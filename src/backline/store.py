@@ -8,9 +8,6 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
-from psycopg import AsyncConnection
-from psycopg.rows import DictRow
-
 from backline import pgvector
 from backline.types import (
     Action,
@@ -110,7 +107,7 @@ class Lease:
     """
 
     worker: int
-    session: AsyncConnection[DictRow] | None
+    session: Any | None
 
 
 @dataclass(frozen=True, slots=True)

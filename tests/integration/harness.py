@@ -279,7 +279,7 @@ class World:
 
         async def released() -> bool:
             await self.store.release_dead_workers(self.collection)
-            return not await self.sql("select from backline.workers")
+            return not await self.sql("select 1 from backline.workers")
 
         await eventually(released, "the dead workers to be released")
 

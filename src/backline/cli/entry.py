@@ -18,7 +18,7 @@ import typer
 
 from backline import errors
 from backline.cli.output import emit, err
-from backline.cli.signals import STOPPED, raise_on_sigterm
+from backline.cli.signals import STOPPED, interrupt_on_signals
 
 INCOMPLETE: Final = 1
 WRONG_USAGE: Final = 2
@@ -35,7 +35,7 @@ UsageProblem: Final[type[Exception]] = next(
 def run(command: Callable[..., Any]) -> int:
     """Run the parsed command line; return the exit code of the process."""
     _tolerate_any_encoding()
-    raise_on_sigterm()
+    interrupt_on_signals()
     try:
         code = int(command(standalone_mode=False) or 0)
         sys.stdout.flush()

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
 
 from psycopg import sql
 
 from backline import errors
+from backline.postgres.blockers import naming_blockers
 from backline.postgres.connector import Connector, Transaction
 from backline.sql import Migration, migrations, query
 
-# The advisory lock that serializes concurrent migrations: 'back' in ASCII.
-_LOCK = 0x6261636B
+# Serializes concurrent migrations. Unlike an advisory lock, it takes a privilege.
+_LOCK = """
+set local lock_timeout = '10s';
+lock table supabase_migrations.schema_migrations in exclusive mode;
+set local lock_timeout = '5s';
+"""
+# Two processes that create the same object at the same time: one of them fails.
+_ATTEMPTS: Final = 5
 _HISTORY = """
 create schema if not exists supabase_migrations;
 create table if not exists supabase_migrations.schema_migrations (
@@ -49,6 +59,7 @@ async def apply(connector: Connector, *, core_only: bool = False) -> list[Migrat
     With `core_only`, leaves out the table `music_knowledge`.
 
     Raises:
+        ContentionError: another session held a lock for too long. The message names it.
         ExtensionMissingError: the server has no pgvector, or the role may not enable it.
         PermissionDeniedError: the role may not create schemas.
 
@@ -58,12 +69,11 @@ async def apply(connector: Connector, *, core_only: bool = False) -> list[Migrat
     if missing:
         await _prepare(connector)
     for migration in missing:
-        async with connector.transaction() as transaction:
-            await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+        async with _transaction(connector) as transaction:
+            await transaction.execute(_LOCK)
             if await _is_applied(transaction, migration):  # by another process meanwhile
                 continue
             schema = await _vector_schema(transaction)
-            await transaction.execute("set local lock_timeout = '5s'")
             await transaction.execute(_for_schema(migration.sql, schema))
             await transaction.execute(
                 "insert into supabase_migrations.schema_migrations (version, statements, name) "
@@ -76,22 +86,39 @@ async def apply(connector: Connector, *, core_only: bool = False) -> list[Migrat
 
 async def _prepare(connector: Connector) -> None:
     """Create the history table, and enable pgvector."""
+    await _create(connector, _HISTORY)
     async with connector.transaction() as transaction:
-        await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
-        await transaction.execute(_HISTORY)
         if await transaction.fetch(query("vector_schema")):
             return
         await _vector_schema(transaction)
     try:
-        async with connector.transaction() as transaction:
-            await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
-            await transaction.execute(_VECTOR)
+        await _create(connector, _VECTOR)
     except errors.PermissionDeniedError as error:
         raise errors.ExtensionMissingError(
             "pgvector is not enabled in this database, and this role may not enable it. "
             "On Supabase, enable `vector` in the dashboard (Database, Extensions). Elsewhere, let "
             "a superuser run: create extension vector. Then run: backline migrate."
         ) from error
+
+
+async def _create(connector: Connector, statements: str) -> None:
+    """Create what does not exist. Another process may create it at the same time."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            async with _transaction(connector) as transaction:
+                await transaction.execute(statements)
+        except errors.RowRefusedError:  # a duplicate name in a catalog of Postgres
+            if attempt == _ATTEMPTS:
+                raise
+        else:
+            return
+
+
+@asynccontextmanager
+async def _transaction(connector: Connector) -> AsyncIterator[Transaction]:
+    async with naming_blockers(connector) as waiting, connector.transaction() as transaction:
+        waiting.backend = transaction.backend
+        yield transaction
 
 
 async def _is_applied(transaction: Transaction, migration: Migration) -> bool:
