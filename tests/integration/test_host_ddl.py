@@ -1,20 +1,24 @@
-"""The host changes its schema: its statements go on, and Backline follows or names what is wrong."""
+"""The host changes its schema: its statements go on, and Backline follows or names problems."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.integration.harness import NOTES, World, make_world, texts
+import structlog
+from tests.integration.harness import NOTES, World, eventually, make_world, texts
 
 from backline import errors
 from backline.embedders.hash import hash_vectors
 from backline.postgres.store import Store
+from backline.problems import watch_problems
 from backline.reconcile import REPLACED, Reconciliation
 from backline.verification import verify
+from backline.worker.tasks import beside
 
 ROWS = 30
 
@@ -573,6 +577,32 @@ async def test_locked_table_does_not_hold_up_the_status(filled: World) -> None:
         [problem] = await filled.store.problems(filled.collection)
         assert problem.kind == "rows"
         assert "lock" in problem.problem
+
+
+async def test_sync_logs_each_problem_once(filled: World) -> None:
+    await filled.sql("select nextval('backline.missed')")
+    with structlog.testing.capture_logs() as logs:
+        async with beside(watch_problems(filled.store, filled.collection, every=0.05)):
+            await eventually(lambda: logs, "the problem to be logged")
+            await filled.sql("alter table notes disable trigger user")
+            await eventually(lambda: len(logs) == 2, "the second problem to be logged")
+            await asyncio.sleep(0.5)
+    assert [each["kind"] for each in logs] == ["missed", "triggers"]
+    assert all(each["remedy"] == "Run: backline reconcile notes" for each in logs)
+
+
+async def test_running_sync_follows_renames(filled: World) -> None:
+    async with filled.syncing():
+        await filled.sql("alter table notes rename body to content")
+        await filled.sql("update notes set content = 'edited' where id = 1")
+        await eventually(lambda: is_vector(filled, "edited"), "the edit to be embedded")
+    await reload(filled)
+    await check_embedded(filled)
+
+
+async def is_vector(world: World, text: str) -> bool:
+    stored = await world.stored_vector(1)
+    return bool(np.allclose(stored, hash_vectors([text], 8)[0], atol=1e-4))
 
 
 # --- the schema of Backline -----------------------------------------------------------------------
