@@ -21,6 +21,7 @@ create table backline.changes (
   amount        int         not null,            -- keys
   keys          text[]      collate "C",
   at            timestamptz not null default pg_catalog.now(),
+  bulk          boolean     not null default false,  -- part of a statement that changed more than 1,000 rows
   primary key (collection_id, xid, id)
   -- Truncating the file would lock the table against the host's writers.
 ) with (vacuum_truncate = off, toast.vacuum_truncate = off, autovacuum_vacuum_scale_factor = 0.1,

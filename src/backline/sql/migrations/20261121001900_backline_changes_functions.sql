@@ -49,18 +49,19 @@ language sql stable set search_path = '' set enable_seqscan = off as $$
   where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection);
 $$;
 
--- Replaces lines by lines of 2,000 keys, so that apply_changes() can work in short transactions.
+-- Replaces lines by lines of 500 keys, so that apply_changes() can work in short transactions.
 create or replace function backline.split_changes(p_lines tid[]) returns void
 language sql set search_path = '' as $$
   with long as materialized (
     delete from backline.changes l where l.ctid = any (p_lines) returning l.*
   )
-  insert into backline.changes (collection_id, xid, kind, delta, amount, keys, at)
-  select l.collection_id, l.xid, l.kind, sign(l.delta) * cardinality(s.keys), cardinality(s.keys), s.keys, l.at
+  insert into backline.changes (collection_id, xid, kind, delta, amount, keys, at, bulk)
+  select l.collection_id, l.xid, l.kind, sign(l.delta) * cardinality(s.keys), cardinality(s.keys), s.keys, l.at,
+         true
   from long l
   cross join lateral (
     select array_agg(u.key order by u.n) as keys from unnest(l.keys) with ordinality as u(key, n)
-    group by (u.n - 1) / 2000) s;
+    group by (u.n - 1) / 500) s;
 $$;
 
 -- Returns the first lines of the log with up to about p_limit keys. Longer lines are split before.
@@ -70,12 +71,12 @@ declare
   v_lines tid[];
   v_long tid[];
 begin
-  select array_agg(t.line) filter (where t.before < p_limit), array_agg(t.line) filter (where t.amount > 5000)
+  select array_agg(t.line) filter (where t.before < p_limit), array_agg(t.line) filter (where t.amount > 1000)
   into v_lines, v_long from (
     select x.line, x.amount, sum(x.amount) over (order by x.xid, x.id) - x.amount as before from (
       select l.ctid as line, l.xid, l.id, l.amount from backline.changes l
       where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection) and l.kind <> 't'
-        and not (p_edits_only and l.amount > 1000)
+        and not (p_edits_only and (l.bulk or l.amount > 1000))
       order by l.xid, l.id limit 500) x) t;
   if v_long is null then
     return v_lines;
@@ -91,7 +92,7 @@ end $$;
 -- What happens to a row depends on the row as it stands and not on the line. Lines can therefore be applied
 -- late and in any order.
 create or replace function backline.apply_changes(
-  p_collection int, p_edits_only boolean default false, p_limit int default 2000
+  p_collection int, p_edits_only boolean default false, p_limit int default 500
 ) returns boolean language plpgsql set search_path = '' set enable_seqscan = off set lock_timeout = '200ms' as $$
 declare
   v_lines tid[];
@@ -115,7 +116,7 @@ begin
   with taken as materialized (
     delete from backline.changes l where l.ctid = any (v_lines) returning l.*
   ), touched as (
-    select u.key, max(t.xid::text::bigint) as xid, min((t.amount > 1000)::int)::smallint as priority
+    select u.key, max(t.xid::text::bigint) as xid, min(t.bulk::int)::smallint as priority
     from taken t cross join unnest(t.keys) as u(key) group by u.key
   )
   select (select sum(t.delta) from taken t), (select bool_or(t.kind = '?') from taken t),
@@ -140,7 +141,7 @@ comment on function backline.apply_changes is
 create or replace function backline.apply_truncation(p_collection int) returns boolean
 language plpgsql set search_path = '' set enable_seqscan = off as $$
 declare
-  v_limit constant int := 2000;
+  v_limit constant int := 500;
   v_xid xid8; v_id bigint; v_after text;
   v_keys text[];
 begin
@@ -235,7 +236,7 @@ begin
                or f.content_hash <> sha256(convert_to(p.content, 'UTF8'))) as resolved
       from unnest($2, $3) as u(key, priority)
       left join lateral (select r.%1$I::text as key, %2$s as content, r.%3$I is null as missing
-                         from %4$s r where r.%1$I = u.key::%6$s offset 0) p on true
+                         from %4$s r where r.%1$I = u.key::%6$s offset 0) p on p.key = u.key
       left join lateral (select x.ctid, x.* from backline.stamps x
                          where x.collection_id = $1 and x.key = u.key offset 0) s on true
       left join lateral (select x.ctid, x.* from backline.failures x

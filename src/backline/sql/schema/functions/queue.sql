@@ -93,10 +93,11 @@ declare
   c backline.collections;
 begin
   begin
-    for v_round in 1..5 loop  -- enough for an edit, and for a large statement without any due row
-      exit when not backline.apply_changes(p_collection, p_edits_only) or exists (
-        select from backline.jobs j
-        where j.collection_id = p_collection and j.worker_id is null and j.not_before <= now() limit 1);
+    -- A large statement may have left no row that is due.
+    while backline.apply_changes(p_collection, p_edits_only)
+          and clock_timestamp() < statement_timestamp() + interval '200 ms' and not exists (
+            select from backline.jobs j
+            where j.collection_id = p_collection and j.worker_id is null and j.not_before <= now()) loop
     end loop;
   exception when lock_not_available then  -- a worker has locked a stamp or a job: the next claim applies them
   end;
