@@ -185,7 +185,8 @@ begin
       when x.added then format('The column %s was dropped and added again.', p.names[x.i])
       when x.taken then format('The column %s is called %s now, and its name is that of another column.',
                                v_names[x.i], p.names[x.i])
-      else format('The type of the column %s changed to %s.', p.names[x.i], p.types[x.i]) end, ' ' order by x.i)
+      else format('The type of the column %s changed to %s.', p.names[x.i], p.types[x.i]) end,
+    ' ' order by x.i)
   into changed
   from (
     select i, p.numbers[i] <> v_numbers[i] and d.table_id = c.table_id as added,
