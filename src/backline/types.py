@@ -190,11 +190,6 @@ class Coverage:
         return max(0, self.rows - self.embedded - self.blank - self.pending - self.failed)
 
     @property
-    def surplus(self) -> int:
-        """Records of rows that do not exist."""
-        return max(0, self.embedded + self.blank + self.pending + self.failed - self.rows)
-
-    @property
     def ratio(self) -> float:
         """Embedded rows over rows that have text; 1.0 for an empty table."""
         with_text = self.rows - self.blank
