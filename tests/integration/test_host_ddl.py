@@ -349,6 +349,30 @@ async def test_replaced_table_is_named_and_reconcile_follows_it(filled: World, n
     await check_vector(filled, Change(""), 1, "again")
 
 
+async def test_replacement_after_a_recorded_rename_is_named(filled: World) -> None:
+    """A worker may look between the two renames."""
+    await filled.sql("create table n2 (like notes including all)")
+    await filled.sql("alter table notes rename to old")
+    assert await filled.store.follow(filled.collection)
+    assert await kinds(filled) == set()
+    await filled.sql("alter table n2 rename to notes")
+    await filled.sql("insert into notes (id, body) values (1, 'one')")
+    assert await kinds(filled) == {"table"}
+    await reconcile(filled)
+    assert filled.collection.table == "public.notes"
+    await check_embedded(filled)
+    assert (await filled.store.coverage(filled.collection)).rows == 1
+
+
+async def test_another_table_with_a_former_name_is_no_replacement(filled: World) -> None:
+    await filled.sql("alter table notes rename to articles")
+    assert await filled.store.follow(filled.collection)
+    await filled.sql("create table notes (id bigint primary key, body text)")
+    assert await kinds(filled) == set()
+    await filled.sql("drop table notes; alter table articles rename to notes")
+    await check_embedded(filled)
+
+
 async def test_replacement_keeps_the_vectors_that_it_has(filled: World) -> None:
     await filled.sql(REPLACEMENTS["two renames"])
     await reconcile(filled)

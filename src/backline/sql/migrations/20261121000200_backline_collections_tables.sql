@@ -44,6 +44,7 @@ create table backline.collections (
   -- or not at all, as a dead letter.
   long_text        text not null default 'truncate' check (long_text in ('truncate', 'average', 'reject')),
   created_at       timestamptz not null default now(),
+  former_name      text,                    -- of the table, before a rename that follow() recorded
   members          oid[] not null default '{}',  -- the partitions or children that were seen, see problems()
   unscanned        text,                    -- why rows may have changed unseen, until a scan of every row
   scanned_at       timestamptz,             -- the end of the last scan of every row
