@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from backline import errors
@@ -71,7 +72,12 @@ def collection_of(record: Mapping[str, Any]) -> Collection:
         missing_grants=tuple(record["missing_grants"] or ()),
         missing_to_read=tuple(record["missing_to_read"] or ()),
         unusable=tuple(record["unusable"]) if record["unusable"] else None,
+        scanned_at=_moment(record["scanned_at"]),
     )
+
+
+def _moment(value: datetime | str | None) -> datetime | None:
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
 def check(collection: Collection, model: Model, *, to: Literal["read", "fill"] = "fill") -> None:

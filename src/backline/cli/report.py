@@ -144,7 +144,7 @@ def show_verification(name: str, result: Verification) -> None:
         pairs[problem] = f"{count(number, 'row')}, by key: {examples}"
     facts(pairs)
     show_problems(result.table_problems)
-    if result.problems:
+    if result.problems and not result.table_problems:
         out.print(
             f"  [yellow]Repair: {_command('reconcile', name)} && "
             f"{_command('backfill', name)}[/yellow]"

@@ -9,7 +9,8 @@ create or replace function backline.triggered_tables(p_collection int) returns s
 language sql stable set search_path = '' as $$
   select t.oid::regclass
   from backline.collections c
-  join pg_catalog.pg_class k on k.oid = c.table_id
+  cross join lateral backline.resolve(c) r
+  join pg_catalog.pg_class k on k.oid = (r.d).table_id
   left join lateral pg_catalog.pg_partition_tree(k.oid) p on k.relkind = 'p'
   join pg_catalog.pg_class t on t.oid = coalesce(p.relid, k.oid) and t.relkind in ('r', 'p')
   where c.id = p_collection;
@@ -151,8 +152,8 @@ begin
   v_key := format('r.%I::text', c.key_column);
   v_columns := array(
     select a.attname from pg_catalog.pg_attribute a
-    where a.attrelid = v_table and not a.attisdropped and a.attname::text = any (
-      c.text_names || (backline.keyword_definition(c.id)).text_names));
+    where a.attrelid = v_table and not a.attisdropped and a.attnum = any (
+      c.text_numbers || (backline.keyword_definition(c.id)).text_numbers));
   for v_event in
     select * from (values
       ('insert', 'inserted', '+', 'referencing new table as new_rows', 1,

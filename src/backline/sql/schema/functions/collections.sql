@@ -147,13 +147,14 @@ create or replace function backline.collection_records()
 returns table (id int, name text, table_schema text, table_name text, key_column text, text_template text,
                embedding_column text, max_attempts int, model_id int, provider text, model text,
                revision text, dimensions int, table_exists boolean, column_type text, column_dimensions int,
-               long_text text, missing_grants text[], missing_to_read text[], unusable text[])
+               long_text text, missing_grants text[], missing_to_read text[], unusable text[],
+               scanned_at timestamptz)
 language sql stable set search_path = '' as $$
   select (r.d).id, (r.d).name, (r.d).table_schema, (r.d).table_name, (r.d).key_column, (r.d).text_template,
          (r.d).embedding_column, (r.d).max_attempts, m.id, m.provider, m.name, m.revision, m.dimensions,
          k.oid is not null, t.typname::text, case when a.atttypmod > 0 then a.atttypmod end, (r.d).long_text,
          backline.missing_grants(k.oid, a.attnum, true), backline.missing_grants(k.oid, a.attnum, false),
-         case when r.code is not null then array[r.code, r.problem || ' ' || r.remedy] end
+         case when r.code is not null then array[r.code, r.problem || ' ' || r.remedy] end, c.scanned_at
   from backline.collections c
   cross join lateral backline.resolve(c) r
   join backline.models m on m.id = c.model_id
