@@ -96,6 +96,10 @@ class NotMigratedError(ConfigurationError):
     """This database has no Backline schema yet. Run: backline migrate."""
 
 
+class SchemaDamagedError(NotMigratedError):
+    """Objects of schema backline are missing or changed. Run: backline migrate."""
+
+
 class TableNotFoundError(ConfigurationError):
     """The table does not exist."""
 

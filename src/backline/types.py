@@ -183,6 +183,14 @@ class Coverage:
         return self.pending / self.rate if self.rate > 0 else None
 
 
+class Problem(NamedTuple):
+    """What is wrong, of what kind, and the command or statement that mends it."""
+
+    kind: str
+    problem: str
+    remedy: str
+
+
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """One backfill, as recorded in the database."""

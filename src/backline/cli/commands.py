@@ -32,7 +32,9 @@ COMMANDS: Final = {
     ),
     "config": Command("config:config", START, "Show the settings and where each value comes from."),
     "model": Command("model:app", START, "List models, download weights, change a model."),
-    "migrate": Command("migrate:migrate", TABLES, "Apply the pending migrations."),
+    "migrate": Command(
+        "migrate:migrate", TABLES, "Apply the pending migrations, and repair the schema."
+    ),
     "add": Command(
         "collections:add", TABLES, "Declare a table for embedding and follow its edits."
     ),

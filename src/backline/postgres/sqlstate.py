@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -42,6 +43,10 @@ _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
     "BL005": errors.ModelMismatchError,
 }
 
+# Undefined function, table and column, and no unique constraint for ON CONFLICT.
+_UNDEFINED: Final = frozenset({"42883", "42P01", "42703", "42P10"})
+_OWN: Final = re.compile(r"\b(backline\.|backline_\w+\()")
+
 
 def translate(error: psycopg.Error | PoolTimeout, where: str) -> errors.BacklineError:
     """Return the Backline error for a driver error. `where` is the address of the server."""
@@ -52,6 +57,10 @@ def translate(error: psycopg.Error | PoolTimeout, where: str) -> errors.Backline
     message = error.diag.message_primary or str(error)
     if state.startswith("BL"):
         return kind(message)
+    if state in _UNDEFINED and _OWN.search(message):
+        return errors.SchemaDamagedError(
+            f"Schema backline is damaged: {message} [{state}]. Run: backline migrate."
+        )
     if kind is errors.NotMigratedError:
         return kind()
     remedy = (inspect.getdoc(kind) or "").partition(". ")[2]
