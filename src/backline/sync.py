@@ -1,13 +1,13 @@
-"""Embed edits as they arrive, on NOTIFY over a direct connection, by polling over a pooler."""
+"""Embed edits as they arrive, by polling the change log."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
-
-import psycopg
 
 from backline import errors
 from backline.embedders.base import Embedder
@@ -19,9 +19,48 @@ from backline.worker.options import WorkerOptions
 from backline.worker.tasks import beside
 from backline.worker.worker import Worker
 
+# Intervals between two polls of the change log: soon after a change, and where nothing happens.
+BUSY_SECONDS: Final = 0.01
+IDLE_SECONDS: Final = 0.2
+# Time since the last change after which the longer interval is used.
+BUSY_FOR_SECONDS: Final = 2.0
 RECONNECT_SECONDS: Final = 1.0
-# Interval between two claims over a transaction pooler, which drops notifications.
-POLL_WITHOUT_SESSION: Final = 0.1
+# Interval between two claims without a change, for the rows that other workers release.
+CLAIM_SECONDS: Final = 5.0
+
+
+class ChangePoller:
+    """Polls the change log of all collections that a process follows, in one statement."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._nudges: dict[int, Callable[[], None]] = {}
+
+    @contextmanager
+    def following(self, collection: int, nudge: Callable[[], None]) -> Iterator[None]:
+        """Call `nudge` after changes of a collection, until the end of the block."""
+        self._nudges[collection] = nudge
+        try:
+            yield
+        finally:
+            if self._nudges.get(collection) is nudge:
+                del self._nudges[collection]
+
+    async def run(self) -> None:
+        """Poll until cancelled. During an outage of the database, workers retry their own calls."""
+        changed_at = float("-inf")
+        while True:
+            busy = time.monotonic() - changed_at < BUSY_FOR_SECONDS
+            await asyncio.sleep(BUSY_SECONDS if busy else IDLE_SECONDS)
+            try:
+                changed = await self._store.has_changes([*self._nudges]) if self._nudges else []
+            except errors.DatabaseError:
+                await asyncio.sleep(RECONNECT_SECONDS)
+                continue
+            for collection in changed:
+                changed_at = time.monotonic()
+                if (nudge := self._nudges.get(collection)) is not None:
+                    nudge()
 
 
 class Sync:
@@ -34,13 +73,14 @@ class Sync:
         embedder: Embedder,
         limiter: Limiter,
         options: WorkerOptions,
+        poller: ChangePoller | None = None,
     ) -> None:
-        poll = options.poll if store.capabilities.sessions else POLL_WITHOUT_SESSION
         # An outage of the provider or the database does not end a sync, however long it lasts.
-        options = replace(options, give_up_after=None, max_rows=None, poll=poll)
+        options = replace(options, give_up_after=None, max_rows=None, poll=CLAIM_SECONDS)
         self._store = store
         self._collection = collection
         self._worker = Worker(store, collection, EmbedBatches(embedder), limiter, options)
+        self._poller = poller
 
     @property
     def processed(self) -> int:
@@ -59,22 +99,13 @@ class Sync:
 
         """
         await self._store.release_dead_workers(self._collection)
-        async with self._listening():
+        if self._poller is not None:
+            await self._follow(self._poller)
+            return
+        poller = ChangePoller(self._store)
+        async with beside(poller.run()):
+            await self._follow(poller)
+
+    async def _follow(self, poller: ChangePoller) -> None:
+        with poller.following(self._collection.id, self._worker.nudge):
             await self._worker.follow()
-
-    def _listening(self) -> AbstractAsyncContextManager[None]:
-        return beside(self._listen()) if self._store.capabilities.sessions else nullcontext()
-
-    async def _listen(self) -> None:
-        """Nudge the worker on every notification. A lost connection is opened again."""
-        payload = str(self._collection.id)
-        while True:
-            with suppress(psycopg.Error, errors.DatabaseError):
-                connection = await self._store.connector.dedicated()
-                async with connection:
-                    await connection.execute("listen backline")
-                    self._worker.nudge()  # edits that came without a listener
-                    async for notification in connection.notifies():
-                        if notification.payload == payload:
-                            self._worker.nudge()
-            await asyncio.sleep(RECONNECT_SECONDS)

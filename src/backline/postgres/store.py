@@ -84,13 +84,11 @@ class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
         )
         return not row["built"]
 
-    async def build_keywords_page(
-        self, collection: Collection, after: str | None, *, wait: bool
-    ) -> KeywordsPage:
-        """Index the keywords of one page of rows. Locked rows are skipped unless `wait`."""
+    async def build_keywords_page(self, collection: Collection, after: str | None) -> KeywordsPage:
+        """Index the keywords of one page of rows."""
         row = await self.connector.fetch_one(
             queries("search.sql")["build_keywords_page"],
-            {"collection": collection.id, "after": after, "limit": _KEYWORDS_PAGE, "wait": wait},
+            {"collection": collection.id, "after": after, "limit": _KEYWORDS_PAGE},
         )
         return KeywordsPage(row["scanned"], row["last_key"], row["scanned"] < _KEYWORDS_PAGE)
 
@@ -107,11 +105,22 @@ class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
 
     # --- jobs ---
 
-    async def claim(self, collection: Collection, worker: int, limit: int) -> list[Job]:
-        """Lease up to `limit` jobs to a worker. An empty list means that no job is due now."""
+    async def has_changes(self, collections: Sequence[int]) -> list[int]:
+        """Return those of the collections that have lines in the change log."""
+        rows = await self.connector.fetch(query("has_changes"), {"collections": list(collections)})
+        return [row["id"] for row in rows]
+
+    async def claim(
+        self, collection: Collection, worker: int, limit: int, *, edits_only: bool = False
+    ) -> list[Job]:
+        """Apply changes, and lease up to `limit` jobs to a worker.
+
+        An empty list means that no job is due now. With `edits_only`, statements that changed more
+        than 1,000 rows are left to a scan of the table.
+        """
         values = {
             "collection": collection.id, "worker": worker, "limit": limit,
-            "model": collection.model_id,
+            "model": collection.model_id, "edits_only": edits_only,
         }  # fmt: skip
         async with self.connector.transaction() as transaction:
             await transaction.execute(_ASYNCHRONOUS)

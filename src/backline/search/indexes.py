@@ -184,19 +184,16 @@ async def ensure_keywords(
         return False
     if notice is not None:
         notice(f"Indexing the keywords of {collection.name}, once.")
-    wait = False
-    while not await _index_all(store, collection, wait=wait, on_page=on_page):
-        wait = True  # for rows that another transaction had locked during the first scan
+    while not await _index_all(store, collection, on_page=on_page):
+        pass  # rows were inserted behind the scan
     return True
 
 
-async def _index_all(
-    store: JobStore, collection: Collection, *, wait: bool, on_page: OnPage | None
-) -> bool:
+async def _index_all(store: JobStore, collection: Collection, *, on_page: OnPage | None) -> bool:
     """Scan the table once; return whether every row is indexed now."""
     after, scanned, last = None, 0, False
     while not last:
-        page = await store.build_keywords_page(collection, after, wait=wait)
+        page = await store.build_keywords_page(collection, after)
         after, scanned, last = page.last_key, scanned + page.scanned, page.last
         if on_page is not None:
             on_page(scanned)

@@ -14,9 +14,9 @@ from backline.collections import check
 from backline.config import Settings
 from backline.postgres.store import Store
 from backline.server.embedder_pool import EmbedderPool
-from backline.sync import Sync
+from backline.sync import ChangePoller, Sync
 from backline.types import Collection
-from backline.worker.tasks import end_tasks
+from backline.worker.tasks import beside, end_tasks
 
 POLL_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 30.0
@@ -46,20 +46,22 @@ class LiveSync:
         self._store = store
         self._settings = settings
         self._pool = pool
+        self._poller = ChangePoller(store)
         self._running: dict[_Target, _Running] = {}
         self._not_before: dict[_Target, float] = {}
         self._reported: set[str] = set()
 
     async def run(self) -> None:
         """Poll for new collections and for syncs that ended, until cancelled."""
-        while True:
-            try:
-                await self._update()
-            except errors.BacklineError as error:
-                self._report("cannot list collections", error)
-            except Exception:
-                log.exception("bug")
-            await asyncio.sleep(POLL_SECONDS)
+        async with beside(self._poller.run()):
+            while True:
+                try:
+                    await self._update()
+                except errors.BacklineError as error:
+                    self._report("cannot list collections", error)
+                except Exception:
+                    log.exception("bug")
+                await asyncio.sleep(POLL_SECONDS)
 
     async def _update(self) -> None:
         collections = await self._store.collections()
@@ -80,7 +82,7 @@ class LiveSync:
             self._report(f"live sync of {collection.name} did not start", error)
             return
         options = wiring.worker_options(self._settings, collection.model)
-        sync = Sync(self._store, collection, pooled.embedder, pooled.limiter, options)
+        sync = Sync(self._store, collection, pooled.embedder, pooled.limiter, options, self._poller)
         task = asyncio.create_task(self._supervise(target, collection.name, sync.run()))
         self._running[target] = _Running(sync, task)
         log.info("live sync started", collection=collection.name)

@@ -206,7 +206,11 @@ select backline.coverage(%(collection)s) as coverage
 
 -- name: claim
 select key, action, coalesce(content, ''), content_hash, attempts, lease
-from backline.claim(%(collection)s, %(worker)s, %(limit)s, %(model)s)
+from backline.claim(%(collection)s, %(worker)s, %(limit)s, %(model)s, %(edits_only)s)
+
+-- name: has_changes
+-- Those of some collections with lines in the change log.
+select c.id from unnest(%(collections)s::int[]) as c(id) where backline.has_changes(c.id)
 
 -- name: claim_batch
 select scanned, last_key, lease, keys, actions, contents, hashes

@@ -18,7 +18,7 @@ select backline.set_keywords(%(collection)s, %(template)s, %(language)s::text::r
 select c.cfgname as name from pg_catalog.pg_ts_config c order by 1
 
 -- name: build_keywords_page
-select * from backline.build_keywords_page(%(collection)s, %(after)s, %(limit)s, %(wait)s)
+select * from backline.build_keywords_page(%(collection)s, %(after)s, %(limit)s)
 
 -- name: keywords_are_built
 select backline.keywords_are_built(%(collection)s) as built

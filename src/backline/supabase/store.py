@@ -112,14 +112,11 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
             return False
         return not await self._rpc.value("keywords_built", collection=collection.id)
 
-    async def build_keywords_page(
-        self, collection: Collection, after: str | None, *, wait: bool
-    ) -> KeywordsPage:
-        """Index the keywords of one page of rows. Locked rows are skipped unless `wait`."""
+    async def build_keywords_page(self, collection: Collection, after: str | None) -> KeywordsPage:
+        """Index the keywords of one page of rows."""
         page = await self._rpc.record(
-            "build_keywords_page", collection=collection.id, after=after,
-            limit=KEYWORDS_PAGE, wait=wait,
-        )  # fmt: skip
+            "build_keywords_page", collection=collection.id, after=after, limit=KEYWORDS_PAGE
+        )
         return KeywordsPage(page["scanned"], page["last_key"], page["scanned"] < KEYWORDS_PAGE)
 
     async def finish_keywords(self, collection: Collection) -> bool:
@@ -128,20 +125,25 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
 
     # --- jobs ---
 
-    async def claim(self, collection: Collection, worker: int, limit: int) -> list[Job]:
+    async def claim(
+        self, collection: Collection, worker: int, limit: int, *, edits_only: bool = False
+    ) -> list[Job]:
         """Lease up to `limit` jobs, or fewer if their texts exceed the statement_timeout."""
         while True:
             try:
-                return await self._claim(collection, worker, limit)
+                return await self._claim(collection, worker, limit, edits_only=edits_only)
             except errors.StatementTimeoutError:
                 if limit <= SMALLEST_PAGE:
                     raise
                 limit //= 2
 
-    async def _claim(self, collection: Collection, worker: int, limit: int) -> list[Job]:
+    async def _claim(
+        self, collection: Collection, worker: int, limit: int, *, edits_only: bool
+    ) -> list[Job]:
         rows = await self._rpc.rows(
             "claim", collection=collection.id, worker=worker, limit=limit,
             model=collection.model_id, received_lease=self._known.get(worker, 0),
+            edits_only=edits_only,
         )  # fmt: skip
         jobs = [
             Job(key, action, content, digest and bytes.fromhex(digest), attempts, lease)

@@ -123,7 +123,9 @@ class Claims:
 
     async def _claim_queue(self, limit: int) -> list[Job]:
         return await retry_while_unavailable(
-            lambda: self._store.claim(self._collection, self._lease.worker, limit),
+            lambda: self._store.claim(
+                self._collection, self._lease.worker, limit, edits_only=self.exploring
+            ),
             give_up_after=self._options.give_up_after,
         )
 

@@ -71,8 +71,7 @@ begin
      embedding_column, model_id, long_text)
   values (p_name, v_schema, v_table, v_key, v_key_type, p_template, v_sql, p_column,
           backline.model_id(p_provider, p_model, p_revision, p_dimensions), p_long_text)
-  returning id into v_id;
-  perform backline.install_triggers(v_id);
+  returning id into v_id;  -- creates the keyword index, which installs the triggers
   return v_id;
 end $$;
 comment on function backline.add_collection is
@@ -109,6 +108,8 @@ begin
   delete from backline.runs where collection_id = p_collection;
   delete from backline.collections where id = p_collection;
   delete from backline.counter_deltas where collection_id = p_collection;
+  delete from backline.changes where collection_id = p_collection;
+  delete from backline.locks where collection_id = p_collection;
 end $$;
 comment on function backline.drop_collection is
   'API: reverses add_collection. Drops the vector column only if p_drop_column is true.';

@@ -39,8 +39,8 @@ language sql stable set search_path = '' as $$
                    backline.terms(%3$L::regconfig, s.content) as terms
             from source s offset 0) n
     ), placed as materialized (
-      insert into backline.documents (collection_id, doc, key, length)
-      select %1$s, f.doc, f.key, f.length
+      insert into backline.documents (collection_id, doc, key, length, terms)
+      select %1$s, f.doc, f.key, f.length, tsvector_to_array(f.terms)
       from fresh f on conflict (collection_id, key) do nothing
       returning doc, length
     ), counted as (
@@ -58,83 +58,54 @@ language sql stable set search_path = '' as $$
   from backline.keyword_indexes k where k.collection_id = p_collection;
 $$;
 
--- Returns the statement that removes the rows of p_source, with their old content, from the index.
-create or replace function backline.unindex_statement(p_collection int, p_source text) returns text
-language sql stable set search_path = '' as $$
-  select format($q$
-    with source as materialized (%2$s),
-    gone as materialized (
-      delete from backline.documents d using source s
-      where d.collection_id = %1$s and d.key = s.key
-      returning d.doc, d.length, s.content
-    ), counted as (
-      insert into backline.document_counts (collection_id, documents, length)
-      select %1$s, -count(*), -sum(g.length) from gone g having count(*) > 0
-    )
+-- Removes documents by key, and returns the keys of those that existed.
+create or replace function backline.unindex_keys(p_collection int, p_keys text[]) returns text[]
+language sql set search_path = '' set jit = off set enable_seqscan = off set enable_hashjoin = off
+set enable_mergejoin = off as $$
+  with gone as materialized (
+    delete from backline.documents d where d.ctid = any (array(
+      select x.id from unnest(p_keys) as u(key) cross join lateral (
+        select y.ctid as id from backline.documents y
+        where y.collection_id = p_collection and y.key = u.key offset 0) x))
+    returning d.key, d.doc, d.length, d.terms
+  ), counted as (
+    insert into backline.document_counts (collection_id, documents, length)
+    select p_collection, -count(*), -sum(g.length) from gone g having count(*) > 0
+  ), marked as (
     insert into backline.postings (collection_id, term, size, docs)
-    select %1$s, u.lexeme, -count(*), array_agg(u.doc)
-    from (select g.doc, t.lexeme collate "C" as lexeme
-          from gone g, unnest(backline.terms(%3$L::regconfig, g.content)) t) u
-    group by u.lexeme
-  $q$, p_collection, p_source, k.language)
-  from backline.keyword_indexes k where k.collection_id = p_collection;
+    select p_collection, u.term, -count(*), array_agg(u.doc)
+    from (select g.doc, unnest(g.terms) as term from gone g) u group by u.term
+  )
+  select array(select g.key from gone g);
 $$;
 
-create or replace function backline.remove_keyword_triggers(p_collection int) returns void
-language plpgsql set search_path = '' as $$
-declare
-  v_name text;
-begin
-  foreach v_name in array array['inserted', 'updated', 'deleted', 'truncated'] loop
-    execute format('drop function if exists backline.%I() cascade', 'k' || p_collection || '_' || v_name);
-  end loop;
-end $$;
-
--- Installs the statement-level triggers that update the keyword index in the writer's transaction.
-create or replace function backline.install_keyword_triggers(p_collection int) returns void
-language plpgsql set search_path = '' as $$
+-- Indexes the present texts of rows in place of the earlier ones. Without p_all, and until the index is built,
+-- rows that it does not have yet are left to build_keywords_page().
+create or replace function backline.index_keys(p_collection int, p_keys text[], p_all boolean default false)
+returns void
+language plpgsql set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
 declare
   c backline.collections;
-  v_table text;
-  v_text text;
-  v_row text;
-  v_index text;
-  v_event record;
+  k backline.keyword_indexes;
+  v_keys text[];
 begin
-  select * into strict c from backline.collections where id = p_collection;
-  select k.text_sql into strict v_text from backline.keyword_indexes k where k.collection_id = p_collection;
-  v_table := format('%I.%I', c.table_schema, c.table_name);
-  v_row := format('select r.%I::text collate "C" as key, %s as content from ', c.key_column, v_text);
-  v_index := 'backline_k' || c.id;
-  perform backline.remove_keyword_triggers(p_collection);
-  for v_event in
-    select * from (values
-      ('inserted', 'insert', 'referencing new table as new_rows',
-       backline.index_statement(p_collection, v_row || 'new_rows r')),
-      ('deleted', 'delete', 'referencing old table as old_rows',
-       backline.unindex_statement(p_collection, v_row || 'old_rows r')),
-      ('updated', 'update', 'referencing old table as old_rows new table as new_rows',
-       backline.unindex_statement(
-         p_collection, format('(%1$s old_rows r) except all (%1$s new_rows r)', v_row))
-       || ';' || backline.index_statement(
-         p_collection, format('(%1$s new_rows r) except all (%1$s old_rows r)', v_row))),
-      ('truncated', 'truncate', '', format('perform backline.empty_keywords(%s, true)', p_collection))
-    ) as e(name, event, tables, body)
-  loop
-    execute format('create function backline.%I() returns trigger language plpgsql security definer '
-                   'set search_path = '''' set timezone = ''UTC'' set datestyle = ''ISO, YMD'' '
-                   'set intervalstyle = ''postgres'' set bytea_output = ''hex'' set extra_float_digits = 1 '
-                   'set jit = off set enable_seqscan = off as $t$ begin %s; return null; end $t$',
-                   'k' || c.id || '_' || v_event.name, v_event.body);
-    execute format('revoke all on function backline.%I() from public', 'k' || c.id || '_' || v_event.name);
-    -- Backline sets backline.writing during its own writes. The trigger then skips the comparison of texts.
-    execute format('create trigger %I after %s on %s %s for each statement %s execute function backline.%I()',
-                   v_index || '_' || v_event.event, v_event.event, v_table, v_event.tables,
-                   case v_event.event when 'update' then format(
-                     'when (current_setting(''backline.writing'', true) is distinct from ''%s'')',
-                     c.id) else '' end,
-                   'k' || c.id || '_' || v_event.name);
-  end loop;
+  select * into k from backline.keyword_indexes x where x.collection_id = p_collection;
+  if not found then
+    return;
+  end if;
+  v_keys := backline.unindex_keys(p_collection, p_keys);
+  if p_all or k.built_at is not null then
+    v_keys := p_keys;
+  end if;
+  if v_keys <> '{}' then
+    c := backline.definition(p_collection);
+    execute backline.index_statement(p_collection, format(
+      'select x.* from unnest($1) as u(key) cross join lateral ('
+      'select r.%1$I::text collate "C" as key, %2$s as content from %3$I.%4$I r '
+      'where r.%1$I = u.key::%5$s offset 0) x',
+      c.key_column, k.text_sql, c.table_schema, c.table_name, c.key_type)) using v_keys;
+  end if;
 end $$;
 
 -- Deletes every document of a collection. p_built marks the index as complete, which it is for an empty
@@ -159,7 +130,8 @@ declare
   v_rows bigint;
   v_template text;
 begin
-  select * into strict c from backline.collections where id = p_collection;
+  perform backline.lock(p_collection, 'log');
+  c := backline.definition(p_collection);
   v_table := format('%I.%I', c.table_schema, c.table_name);
   select coalesce(p_template, k.text_template, c.text_template) into v_template
   from (values (1)) one left join backline.keyword_indexes k on k.collection_id = p_collection;
@@ -168,7 +140,7 @@ begin
           backline.compile_template(v_table::regclass, v_template))
   on conflict (collection_id) do update set text_template = excluded.text_template,
     text_sql = excluded.text_sql, language = coalesce(p_language::text, k.language);
-  perform backline.install_keyword_triggers(p_collection);
+  perform backline.install_triggers(p_collection);  -- they compare the columns of this template too
   perform backline.empty_keywords(p_collection, false);
   execute format('select count(*) from (select 1 from %s limit 1001) r', v_table) into v_rows;
   if v_rows <= 1000 then
@@ -179,22 +151,18 @@ end $$;
 comment on function backline.set_keywords is
   'API: sets template and language of the keyword index and empties it. See build_keywords_page.';
 
--- Indexes the missing rows of one page, in key order. By default it waits for rows locked by another
--- transaction. Without p_wait it skips them, because the other transaction's trigger indexes them when it
--- commits.
+-- Indexes the missing rows of one page, in key order. Changes of these rows are applied later: the lock keeps
+-- apply_changes() from running at the same time.
 create or replace function backline.build_keywords_page(
-  p_collection int, p_after text, p_limit int, p_wait boolean default true,
+  p_collection int, p_after text, p_limit int,
   out scanned bigint, out indexed bigint, out last_key text
-) language plpgsql
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
-set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 set jit = off as $$
+) language plpgsql set search_path = '' as $$
 declare
   c backline.collections;
-  v_text text;
   v_keys text[];
 begin
-  select * into strict c from backline.collections where id = p_collection;
-  select k.text_sql into strict v_text from backline.keyword_indexes k where k.collection_id = p_collection;
+  perform backline.lock(p_collection, 'log');
+  c := backline.definition(p_collection);
   execute format($q$
     with page as materialized (
       select r.%1$I::text collate "C" as key, row_number() over (order by r.%1$I) as position
@@ -207,12 +175,7 @@ begin
   $q$, c.key_column, c.table_schema, c.table_name,
        case when p_after is null then 'true' else format('r.%I > $1::%s', c.key_column, c.key_type) end)
   into scanned, last_key, v_keys using p_after, p_limit, p_collection;
-  execute backline.index_statement(p_collection, format(
-    'select r.%1$I::text collate "C" as key, %2$s as content from %3$I.%4$I r '
-    'where r.%1$I = any ($1::%5$s) for share of r %6$s',
-    c.key_column, v_text, c.table_schema, c.table_name,
-    regexp_replace(c.key_type, '( collate .*)?$', '[]\1'), case when p_wait then '' else 'skip locked' end))
-  using v_keys;
+  perform backline.index_keys(p_collection, v_keys, true);
   indexed := cardinality(v_keys);
 end $$;
 comment on function backline.build_keywords_page is
@@ -225,7 +188,8 @@ declare
   c backline.collections;
   v_missing boolean;
 begin
-  select * into strict c from backline.collections where id = p_collection;
+  perform backline.lock(p_collection, 'log');  -- a change is either visible here, or applied to a built index
+  c := backline.definition(p_collection);
   execute format($q$
     select exists (select from %1$I.%2$I r where not exists (
       select from backline.documents d where d.collection_id = $1 and d.key = r.%3$I::text))
@@ -249,7 +213,7 @@ begin
                     where n.collection_id = p_collection) then
     return 0;
   end if;
-  if not pg_catalog.pg_try_advisory_xact_lock(x'6b657977'::int, p_collection) then
+  if not backline.try_lock(p_collection, 'compaction') then
     return 0;
   end if;
   with deleted as (
@@ -301,7 +265,6 @@ begin
     perform backline.set_keywords(new.id);
     return new;
   end if;
-  perform backline.remove_keyword_triggers(old.id);
   perform backline.empty_keywords(old.id, false);
   delete from backline.keyword_indexes where collection_id = old.id;
   delete from backline.synonyms where collection_id = old.id;

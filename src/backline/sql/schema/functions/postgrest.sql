@@ -153,7 +153,8 @@ language sql set search_path = '' set statement_timeout = '55s' as $$
 $$;
 
 create or replace function public.backline_claim(
-  p_collection int, p_worker bigint, p_limit int, p_model int, p_received_lease bigint
+  p_collection int, p_worker bigint, p_limit int, p_model int, p_received_lease bigint,
+  p_edits_only boolean default false
 ) returns json language plpgsql set search_path = '' set statement_timeout = '55s' as $$
 begin
   perform pg_catalog.set_config('synchronous_commit', 'off', true);
@@ -161,7 +162,7 @@ begin
   return (
     select coalesce(json_agg(json_build_array(
       c.key, c.action, coalesce(c.content, ''), encode(c.content_hash, 'hex'), c.attempts, c.lease)), '[]')
-    from backline.claim(p_collection, p_worker, p_limit, p_model) c);
+    from backline.claim(p_collection, p_worker, p_limit, p_model, p_edits_only) c);
 end $$;
 
 -- p_again marks a repeated request for the same page. If the first request was committed, the run's cursor
@@ -258,9 +259,9 @@ language sql stable set search_path = '' as $$
 $$;
 
 create or replace function public.backline_build_keywords_page(
-  p_collection int, p_after text, p_limit int, p_wait boolean
+  p_collection int, p_after text, p_limit int
 ) returns json language sql set search_path = '' set statement_timeout = '55s' as $$
-  select to_json(b) from backline.build_keywords_page(p_collection, p_after, p_limit, p_wait) b;
+  select to_json(b) from backline.build_keywords_page(p_collection, p_after, p_limit) b;
 $$;
 
 create or replace function public.backline_finish_keywords(p_collection int) returns boolean

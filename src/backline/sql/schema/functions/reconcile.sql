@@ -21,7 +21,7 @@ begin
   select * into strict c from backline.collections where id = p_collection;
   select m.dimensions, m.projection into strict v_dimensions, v_projection
   from backline.models m where m.id = c.model_id;
-  perform backline.lock_collection(p_collection) where p_repair;
+  perform backline.lock(p_collection, 'scan') where p_repair;
   v_leased := backline.batch_leased_keys(p_collection);
   execute format($q$
     with page as materialized (

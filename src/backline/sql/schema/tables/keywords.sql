@@ -17,6 +17,7 @@ create table backline.documents (
   doc           bigint not null,
   key           text   collate "C" not null,
   length        int    not null,             -- terms in the text, repetitions included
+  terms         text[] not null,             -- to mark their postings as deleted after an edit
   primary key (collection_id, doc),
   unique (collection_id, key)
 );

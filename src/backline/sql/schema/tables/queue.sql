@@ -29,6 +29,7 @@ create table backline.batch_leases (
   worker_id     bigint not null,
   keys          text[] collate "C" not null,
   stamped       boolean not null,           -- whether any row had a stamp to overwrite
+  snapshot      pg_snapshot not null,       -- of the claim: which changes it has seen
   leased_at     timestamptz not null default now()
 );
 

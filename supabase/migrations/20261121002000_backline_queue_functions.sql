@@ -2,13 +2,6 @@
 
 -- Leases due rows to workers, and releases leases.
 
--- Serializes enqueueing and recounting of a collection with an advisory lock held until commit. Without it,
--- two transactions could enqueue the same row or apply the same correction twice.
-create or replace function backline.lock_collection(p_collection int) returns void
-language sql set search_path = '' as $$
-  select pg_catalog.pg_advisory_xact_lock((x'6261636c'::bigint << 31) | p_collection);
-$$;
-
 -- Returns the keys of all batch leases of a collection. Those with a current stamp are done.
 create or replace function backline.batch_leased_keys(p_collection int) returns text[]
 language sql stable set search_path = '' as $$
@@ -31,7 +24,7 @@ begin
   for p in
     select * from backline.batch_leases x where x.lease = any (p_leases) order by x.lease for update
   loop
-    select * into strict c from backline.collections where id = p.collection_id;
+    c := backline.definition(p.collection_id);
     execute format($q$
       with open as materialized (
         select u.key from unnest($3) as u(key)
@@ -88,8 +81,10 @@ end $$;
 --   blank       the text is empty: complete() clears the vector
 --   up_to_date  the stored vector is of this text: complete() only deletes the job
 --   gone        the row does not exist: complete() only deletes the job
+-- It first applies lines of the change log; see apply_changes() for p_edits_only.
 create or replace function backline.claim(
-  p_collection int, p_worker bigint, p_limit int, p_model int default null
+  p_collection int, p_worker bigint, p_limit int, p_model int default null,
+  p_edits_only boolean default false
 ) returns table (key text, action text, content text, content_hash bytea, attempts int, lease bigint)
 language plpgsql rows 500
 set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
@@ -99,7 +94,11 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
   c backline.collections;
 begin
-  select * into strict c from backline.collections where id = p_collection;
+  begin
+    perform backline.apply_changes(p_collection, p_edits_only);
+  exception when lock_not_available then  -- a worker has locked a stamp or a job: the next claim applies them
+  end;
+  c := backline.definition(p_collection);
   perform backline.require_model(c.model_id, p_model);
   return query execute format($q$
     with leased as materialized (
@@ -151,10 +150,11 @@ declare
   c backline.collections;
   v_leased text[];
   v_stamped boolean;
+  v_snapshot pg_snapshot;
 begin
-  select * into strict c from backline.collections where id = p_collection;
+  c := backline.definition(p_collection);
   perform backline.require_model(c.model_id, p_model);
-  perform backline.lock_collection(p_collection);
+  perform backline.lock(p_collection, 'scan');
   perform backline.end_finished_batches(p_worker, p_unfinished);
   v_leased := backline.batch_leased_keys(p_collection);
   lease := pg_catalog.pg_current_xact_id()::text::bigint;
@@ -185,7 +185,7 @@ begin
     select (select count(*) from page),
            (select p.key from page p order by p.position desc limit 1),
            array_agg(d.key), array_agg(%8$s),
-           array_agg(d.content), array_agg(d.hash), bool_or(d.stamped)
+           array_agg(d.content), array_agg(d.hash), bool_or(d.stamped), pg_current_snapshot()
     from due d
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
        case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end,
@@ -194,11 +194,11 @@ begin
        case when v_leased <> '{}' then 'and (not coalesce(s.stale, true) or p.key <> all ($6))' end,
        backline.needed_action('d.content', 'd.hash', p_cache => exists (
          select from backline.vectors v where v.model_id = c.model_id)))
-  into scanned, last_key, keys, actions, contents, hashes, v_stamped
+  into scanned, last_key, keys, actions, contents, hashes, v_stamped, v_snapshot
   using p_collection, p_after, p_limit, c.model_id, c.long_text, v_leased;
 
-  insert into backline.batch_leases (lease, collection_id, worker_id, keys, stamped)
-  select claim_batch.lease, p_collection, p_worker, claim_batch.keys, v_stamped
+  insert into backline.batch_leases (lease, collection_id, worker_id, keys, stamped, snapshot)
+  select claim_batch.lease, p_collection, p_worker, claim_batch.keys, v_stamped, v_snapshot
   where claim_batch.keys is not null;
 
   update backline.runs r

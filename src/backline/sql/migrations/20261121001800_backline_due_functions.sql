@@ -92,7 +92,7 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   v_leased text[];
 begin
-  perform backline.lock_collection(p_collection);
+  perform backline.lock(p_collection, 'scan');
   v_leased := backline.batch_leased_keys(p_collection);
   with page as materialized (
     select r.key, r.due and (r.stamped or r.key <> all (v_leased)) as due, r.stamped,

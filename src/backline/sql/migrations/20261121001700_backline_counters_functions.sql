@@ -82,8 +82,8 @@ begin
 end $$;
 
 -- Corrects the counters by counting, and returns the corrections. The count is one statement, hence one
--- snapshot: a concurrent transaction adds its own delta when it commits, and is counted exactly once. The
--- lock prevents two recounts from applying the same correction twice.
+-- snapshot: a concurrent transaction adds its own delta when it commits, and is counted exactly once. Lines of
+-- the change log count when they are applied. The lock prevents two recounts from applying the same correction twice.
 create or replace function backline.recount(p_collection int, p_correct boolean default true) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -92,7 +92,7 @@ declare
 begin
   select format('%I.%I', c.table_schema, c.table_name) into strict v_source
   from backline.collections c where c.id = p_collection;
-  perform backline.lock_collection(p_collection);
+  perform backline.lock(p_collection, 'scan') where p_correct;
   execute format($q$
     with wrong as (
       select d.measure, d.model_id, sum(d.amount) as amount from (
@@ -107,6 +107,8 @@ begin
         select 'pending', 0, count(*) from backline.jobs j where j.collection_id = $1
         union all
         select 'failed', 0, count(*) from backline.failures f where f.collection_id = $1
+        union all
+        select 'rows', 0, -coalesce(sum(l.delta), 0) from backline.changes l where l.collection_id = $1
         union all
         select t.measure, t.model_id, -sum(t.amount) from backline.counter_deltas t
         where t.collection_id = $1 group by t.measure, t.model_id
