@@ -62,6 +62,12 @@ class ProjectPausedError(DatabaseUnavailableError):
     """The Supabase project is paused. Restore it in the dashboard, then run the command again."""
 
 
+class ReadOnlyError(DatabaseError):
+    """The database accepts no writes. Run the command on the primary, or allow writes to it."""
+
+    exit_code = 2
+
+
 class DatabaseFullError(DatabaseError):
     """Postgres has no disk space left. Free some, then run the same command again."""
 

@@ -95,6 +95,14 @@ def percent(ratio: float) -> str:
     return "99.99 %" if text == "100" and ratio < 1 else f"{text} %"
 
 
+def pace(rate: float, remaining: int) -> str:
+    """Return rate and remaining time: `230 rows/s, 2 min 05 s left`."""
+    if rate <= 0:
+        return "no rows stored yet, time left unknown"
+    per_second = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+    return f"{per_second} rows/s, {duration(remaining / rate)} left"
+
+
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun: `1 row`, `2,000 rows`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
@@ -102,6 +110,10 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
 
 def coverage_line(coverage: Coverage) -> str:
     """Return the coverage of a collection in one line."""
+    if coverage.empty:
+        return "empty: the table has no rows"
+    if coverage.ratio is None:
+        return f"no row has text: {coverage.blank:,} without text"
     with_text = coverage.rows - coverage.blank
     parts = [
         f"{coverage.embedded:,} of {count(with_text, 'row')} embedded ({percent(coverage.ratio)})",

@@ -15,7 +15,7 @@ from backline.cli.options import (
     StoreTransport,
     database_options,
 )
-from backline.cli.output import coverage_line, duration, emit, facts, out
+from backline.cli.output import coverage_line, duration, emit, facts, out, pace
 from backline.cli.report import LONG_TEXTS
 from backline.config import Settings
 from backline.types import Collection, Coverage
@@ -54,8 +54,12 @@ def _show(collection: Collection, coverage: Coverage) -> None:
         pairs["long texts"] = f"{coverage.long:,} {LONG_TEXTS[collection.long_text]}"
     if coverage.pending:
         pairs["lag"] = f"{duration(coverage.lag_seconds)} (age of the oldest pending edit)"
-        pairs["rate"] = f"{coverage.rate:,.0f} rows/s by {coverage.workers} workers"
-        pairs["ETA"] = duration(coverage.eta_seconds)
+    if coverage.workers:
+        pairs["workers"] = str(coverage.workers)
+        if coverage.remaining:
+            pairs["pace"] = pace(coverage.rate, coverage.remaining)
+    elif coverage.remaining:
+        pairs["workers"] = f"none; to embed the rest, run: backline backfill {collection.name}"
     facts(pairs)
 
 
@@ -66,6 +70,7 @@ def _status_dict(collection: Collection, coverage: Coverage) -> dict[str, Any]:
         "model": asdict(collection.model),
         **asdict(coverage),
         "missing": coverage.missing,
+        "empty": coverage.empty,
         "coverage": coverage.ratio,
         "complete": coverage.complete,
         "long_text": collection.long_text,

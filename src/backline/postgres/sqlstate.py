@@ -21,6 +21,7 @@ _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
     "53300": errors.DatabaseUnavailableError,  # too many connections
     "53100": errors.DatabaseFullError,
     "53": errors.DatabaseUnavailableError,
+    "25006": errors.ReadOnlyError,
     "28": errors.DatabaseAuthenticationError,
     "3D000": errors.DatabaseUnavailableError,
     "55P03": errors.ContentionError,

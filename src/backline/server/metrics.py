@@ -6,6 +6,7 @@ server and survive restarts.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,12 @@ class Metrics:
         self.database_up = self._gauge("database_up", "1 if Postgres responds, else 0.")
         self.rows = self._gauge("rows", "Rows by state.", "collection", "state")
         self.ratio = self._gauge(
-            "coverage_ratio", "Share of the rows with text that are embedded.", "collection"
+            "coverage_ratio",
+            "Share of the rows with text that are embedded; NaN if no row has text.",
+            "collection",
+        )
+        self.eta = self._gauge(
+            "eta_seconds", "Time until no row remains; NaN if it is unknown.", "collection"
         )
         self.lag = self._gauge("lag_seconds", "Age of the oldest pending row.", "collection")
         self.rate = self._gauge("rows_per_second", "Recent rate of written rows.", "collection")
@@ -82,17 +88,22 @@ class Metrics:
         """Set the gauges of a collection."""
         for state in ("embedded", "blank", "pending", "failed", "missing"):
             self.rows.labels(collection, state).set(getattr(coverage, state))
-        self.ratio.labels(collection).set(coverage.ratio)
+        self.ratio.labels(collection).set(_or_nan(coverage.ratio))
+        self.eta.labels(collection).set(_or_nan(coverage.eta_seconds))
         self.lag.labels(collection).set(coverage.lag_seconds)
         self.rate.labels(collection).set(coverage.rate)
 
     def clear_collections(self) -> None:
         """Clear the gauges of all collections, so that dropped collections disappear."""
         for gauge in (
-            self.rows, self.ratio, self.lag, self.rate, self.failures, self.written, self.tokens,
-            self.dollars,
+            self.rows, self.ratio, self.eta, self.lag, self.rate, self.failures, self.written,
+            self.tokens, self.dollars,
         ):  # fmt: skip
             gauge.clear()
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
