@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,12 @@ out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 def say(message: str) -> None:
-    """Print a message to standard error, so that standard output holds results only."""
-    err.print(message, markup=False, soft_wrap=not err.is_terminal)
+    """Print a message to standard error, so that standard output holds results only.
+
+    A full or closed stream does not stop the work.
+    """
+    with suppress(OSError):
+        err.print(message, markup=False, soft_wrap=not err.is_terminal)
 
 
 def emit(result: Any) -> None:
@@ -87,6 +92,11 @@ def duration(seconds: float | None) -> str:
     if minutes < 120:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def moment(time: datetime) -> str:
+    """Return a time in this machine's zone, with its offset: `2026-11-30 12:00:05+01:00`."""
+    return time.astimezone().isoformat(sep=" ", timespec="seconds")
 
 
 def percent(ratio: float) -> str:

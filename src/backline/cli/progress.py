@@ -43,7 +43,8 @@ class BackfillProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._task is not None:
+            self._bar.stop()
 
     def __call__(self, run: RunRecord, coverage: Coverage) -> None:
         if self._quiet:

@@ -18,7 +18,7 @@ from backline.cli.options import (
     StoreTransport,
     database_options,
 )
-from backline.cli.output import count, duration, emit, out, table
+from backline.cli.output import count, duration, emit, moment, out, table
 from backline.cli.progress import BackfillProgress
 from backline.config import Settings
 from backline.store import JobStore
@@ -51,7 +51,7 @@ def list_runs(
         ("run", "collection", "state", "embedded", "reused", "failed", "time", "started"),
         (
             (r.id, r.collection, r.state, f"{r.embedded:,}", f"{r.reused:,}", f"{r.failed:,}",
-             duration(r.seconds), f"{r.started_at:%Y-%m-%d %H:%M:%S}")
+             duration(r.seconds), moment(r.started_at))
             for r in records
         ),
     )  # fmt: skip

@@ -47,7 +47,7 @@ def test_the_version_imports_the_standard_library_only() -> None:
     assert not modules & (HEAVY | {"rich", "typer"})
     assert len(modules) < 160
     own = {name for name in modules if name.startswith("backline")}
-    assert own == {"backline", "backline.cli"}
+    assert own == {"backline", "backline.cli", "backline.cli.streams"}
 
 
 def test_the_overview_imports_no_command() -> None:
@@ -57,7 +57,7 @@ def test_the_overview_imports_no_command() -> None:
     own = {name for name in modules if name.startswith("backline.")}
     assert own == {
         "backline.cli", "backline.cli.commands", "backline.cli.entry", "backline.cli.output",
-        "backline.cli.signals", "backline.errors",
+        "backline.cli.signals", "backline.cli.streams", "backline.errors",
     }  # fmt: skip
 
 
