@@ -104,20 +104,19 @@ def standby(postgres: Postgres, database: str, filled: None) -> Iterator[str]:
     parameters = psycopg.conninfo.conninfo_to_dict(database)
     server = get_server(Path(str(parameters["host"])))
     folder = Path(tempfile.mkdtemp(prefix="backline-standby-"))
-    shutil.chown(folder, str(server.system_user)) if server.system_user else None
+    if server.system_user:
+        shutil.chown(folder, str(server.system_user))
     copy = folder / "copy"
-    run = {"bin_path": server.bin_path, "user": server.system_user}
-    pgexec(
-        "pg_basebackup",
-        ("-D", str(copy), "-R", "-c", "fast", "-h", str(parameters["host"]), "-U", "postgres"),
-        **run,
-    )
+
+    def run(name: str, *arguments: str) -> None:
+        pgexec(name, arguments, bin_path=server.bin_path, user=server.system_user)
+
+    host = str(parameters["host"])
+    run("pg_basebackup", "-D", str(copy), "-R", "-c", "fast", "-h", host, "-U", "postgres")
     options = f"-h '' -k {copy} -c hot_standby=on"
-    pgexec(
-        "pg_ctl", ("-w", "-D", str(copy), "-o", options, "-l", str(copy / "log"), "start"), **run
-    )
-    yield database.replace(str(parameters["host"]), str(copy))
-    pgexec("pg_ctl", ("-w", "-D", str(copy), "-m", "immediate", "stop"), **run)
+    run("pg_ctl", "-w", "-D", str(copy), "-o", options, "-l", str(copy / "log"), "start")
+    yield database.replace(host, str(copy))
+    run("pg_ctl", "-w", "-D", str(copy), "-m", "immediate", "stop")
     shutil.rmtree(folder)
 
 
