@@ -16,14 +16,14 @@ from backline import errors
 from backline.collections import check
 from backline.embedders.base import Embedder
 from backline.embedders.limiter import Limiter
-from backline.search.indexes import ROWS_WORTH_AN_INDEX, ensure_vectors
+from backline.search.indexes import ROWS_WORTH_AN_INDEX, VectorIndex, ensure_vectors
 from backline.store import JobStore
 from backline.types import Collection, Coverage, RunRecord
 from backline.worker.batch_handler import BatchHandler, EmbedBatches
 from backline.worker.options import WorkerOptions
 from backline.worker.retry import retry_while_unavailable
 from backline.worker.scan import TableScan
-from backline.worker.tasks import beside
+from backline.worker.tasks import beside, end_tasks
 from backline.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 PROGRESS_SECONDS: Final = 0.5
 # Pauses between attempts to read the report over a connection that breaks.
 REPORT_PAUSES: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+# After this time, in seconds, a failed attempt to read the report is the last one.
+REPORT_SECONDS: Final = 10.0
+# Time to mark a run as ended. The report marks it again.
+MARK_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +135,18 @@ class Backfill:
         self._on_notice: OnNotice | None = None
         self._notices: list[str] = []
         self._worker: Worker | None = None
+        self._indexing: asyncio.Task[VectorIndex] | None = None
         self._stopped_by: str | None = None
+        self._lost_database = False
 
     def stop(self, reason: str = "stopped") -> None:
-        """Finish or release the rows in progress, and report what was done. Idempotent."""
+        """Finish or release the rows in progress, and report what was done. Idempotent.
+
+        A build of the index is ended; every row is embedded by then.
+        """
+        if self._indexing is not None:
+            self._indexing.cancel()
+            return
         self._stopped_by = self._stopped_by or reason
         if self._worker is not None:
             self._worker.stop()
@@ -153,6 +165,7 @@ class Backfill:
         """
         check(self._collection, self._handler.model)
         self._on_notice = notice
+        await self._store.follow(self._collection)
         await self._store.release_dead_workers(self._collection)
         beside = [r.id for r in await self._store.runs(self._collection) if r.state == "running"]
         await self._warn_of_index()
@@ -167,9 +180,9 @@ class Backfill:
                 await self._worker.drain(TableScan())
         except (errors.EmbedderError, errors.DatabaseError) as error:
             self._stopped_by = str(error)
+            self._lost_database = isinstance(error, errors.DatabaseUnavailableError)
         except BaseException:
-            with suppress(errors.DatabaseError):
-                await self._store.finish_run(run, "interrupted", {})
+            await self._mark(run, "interrupted")
             raise
         if self._worker.run_state == "cancelling":
             self._stopped_by = self._stopped_by or "cancelled"
@@ -221,12 +234,24 @@ class Backfill:
         if (store := self._index_store()) is None:
             return await self._index_without_connection()
         try:
-            result = await ensure_vectors(store, self._collection)
+            return await self._build(store)
         except errors.DatabaseError as error:  # what was embedded stays embedded
-            return IndexOutcome(
-                "left out", why=f"{error} Later, run: backline index {self._collection.name}"
-            )
-        return IndexOutcome(result.state, result.seconds)
+            return self._left_out(f"{error} Later, run")
+
+    async def _build(self, store: Store) -> IndexOutcome:
+        """Build the index in a task, which `stop` cancels."""
+        self._indexing = asyncio.create_task(ensure_vectors(store, self._collection))
+        try:
+            await asyncio.wait({self._indexing})
+        finally:
+            await end_tasks(self._indexing)
+        if self._indexing.cancelled():
+            return self._left_out("the build was stopped. Later, run")
+        index = self._indexing.result()
+        return IndexOutcome(index.state, index.seconds)
+
+    def _left_out(self, why: str) -> IndexOutcome:
+        return IndexOutcome("left out", why=f"{why}: backline index {self._collection.name}")
 
     def _index_store(self) -> Store | None:
         """Return the store if it can build indexes."""
@@ -235,32 +260,33 @@ class Backfill:
     async def _index_without_connection(self) -> IndexOutcome:
         if (await self._store.coverage(self._collection)).embedded < ROWS_WORTH_AN_INDEX:
             return IndexOutcome("not needed")
-        return IndexOutcome(
-            "left out",
-            why="building it takes a connection to Postgres. With one, run: "
-            f"backline index {self._collection.name}",
-        )
+        return self._left_out("building it takes a connection to Postgres. With one, run")
 
     # --- the report ---
 
     async def _finish(self, run: int, beside: list[int], worker: Worker) -> BackfillReport:
         """End the run, build the index, and report. The rows are stored: an outage is retried."""
         # Before the index: building it may take long, and no worker is registered meanwhile.
-        with suppress(errors.DatabaseError):
-            await self._store.finish_run(run, self._state, {})
+        await self._mark(run, self._state)
         index = await self._index()
         return await retry_while_unavailable(
-            partial(self._report, run, beside, worker, index), REPORT_PAUSES
-        )
+            partial(self._report, run, beside, worker, index), REPORT_PAUSES,
+            give_up_after=0 if self._lost_database else REPORT_SECONDS,
+        )  # fmt: skip
+
+    async def _mark(self, run: int, state: str) -> None:
+        with suppress(errors.DatabaseError, TimeoutError):
+            async with asyncio.timeout(MARK_SECONDS):
+                await self._store.finish_run(run, state, {})
 
     async def _report(
         self, run: int, beside: list[int], worker: Worker, index: IndexOutcome
     ) -> BackfillReport:
         coverage = await self._store.coverage(self._collection)
         [record] = await self._store.runs(run=run)
-        if not _counters_agree(record, coverage):
+        if not self._stopped_by and not _counters_agree(record, coverage):
             await self._recount()
-            coverage = await self._store.coverage(self._collection)
+        coverage = await self._store.checked_coverage(self._collection)
         report = BackfillReport(
             run=run,
             collection=record.collection,

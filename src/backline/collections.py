@@ -11,6 +11,12 @@ from backline.types import Collection, Model
 VECTOR_TYPES: Final = ("vector", "halfvec")
 # The collection of the music studio, which its pages use without naming it.
 DEFAULT_NAME: Final = "music_knowledge"
+# The errors of the SQL function `backline.resolve`, by SQLSTATE.
+UNUSABLE: Final[Mapping[str, type[errors.ConfigurationError]]] = {
+    "BL002": errors.ColumnNotFoundError,
+    "BL003": errors.TableNotFoundError,
+    "BL004": errors.KeyMissingError,
+}
 
 
 def choose(collections: Sequence[Collection], name: str | None) -> Collection:
@@ -54,6 +60,7 @@ def collection_of(record: Mapping[str, Any]) -> Collection:
         long_text=record["long_text"],
         missing_grants=tuple(record["missing_grants"] or ()),
         missing_to_read=tuple(record["missing_to_read"] or ()),
+        unusable=tuple(record["unusable"]) if record["unusable"] else None,
     )
 
 
@@ -74,23 +81,15 @@ def check(collection: Collection, model: Model, *, to: Literal["read", "fill"] =
 
 
 def require_column(collection: Collection) -> None:
-    """Raise unless the table of a collection and its vector column exist.
+    """Raise unless the table of a collection and its columns exist.
 
     Raises:
-        TableNotFoundError, ColumnNotFoundError: it was dropped.
+        TableNotFoundError, ColumnNotFoundError, KeyMissingError: it was dropped.
 
     """
-    if not collection.table_exists:
-        raise errors.TableNotFoundError(
-            f"The table {collection.table} of the collection {collection.name!r} is gone. "
-            f"Restore it, or drop the collection: backline drop {collection.name}."
-        )
-    if collection.column_type is None:
-        raise errors.ColumnNotFoundError(
-            f"The column {collection.vector_column} is gone. Declare the collection again, which "
-            f"adds the column: backline drop {collection.name} && "
-            f"{_add_command(collection, collection.embedding_column)}."
-        )
+    if collection.unusable is not None:
+        code, message = collection.unusable
+        raise UNUSABLE[code](message)
 
 
 def check_dimensions(collection: Collection, model: Model) -> None:

@@ -29,12 +29,15 @@ ORPHANS: Final = {
     "failures": "dead letter of a row that does not exist",
 }
 TRIGGER: Final = "trigger that does not fire"
+REPLACED: Final = "table or column that was replaced"
+UNSCANNED: Final = "change that no trigger could see"
 COUNTERS: Final = "wrong counter"
 KEYWORDS: Final = "keyword index that missed edits"
 # Signs that rows changed without a trigger. The keyword index has missed those edits as well.
 UNNOTICED: Final = frozenset(
     {
         TRIGGER,
+        UNSCANNED,
         ORPHANS["stamps"],
         "row that was never enqueued",
         "vector without a stamp",
@@ -110,19 +113,38 @@ class Reconciliation:
             ConfigurationError: the table or its column is gone.
 
         """
+        await self._definition()
         check(self._collection, self._collection.model)
         if not self.result.dry_run:
             await self._store.release_dead_workers(self._collection)
         await self._triggers()  # first: from here on, triggers record edits again
-        await self._rows(after)
-        for of in ORPHANS:
+        begun = await self._store.begin_scan(self._collection)
+        self.result.add(UNSCANNED, *filter(None, [begun["unscanned"]]))
+        self.result.last_key = after
+        for of in ORPHANS:  # before the rows: until then the records of rows that are gone count
             if not self._stopping:
                 await self._orphans(of)
+        await self._rows(after)
         if not self._stopping:
             await self._keywords()
             await self._counters()
         self.result.stopped = self._stopping
+        if self.result.sound and after is None and not self.result.dry_run:
+            await self._store.finish_scan(self._collection, begun)
         return self.result
+
+    # --- the table ----------------------------------------------------------------------------
+
+    async def _definition(self) -> None:
+        """Follow the table that has the collection's name now, with the names of its columns."""
+        problems = await self._store.problems(self._collection)
+        self.result.add(REPLACED, *(p.problem for p in problems if p.kind in ("table", "column")))
+        if self.result.dry_run:
+            return
+        async with _Reported(self.result, REPLACED):
+            await self._store.repoint(self._collection)
+            await self._store.follow(self._collection)
+        self._collection = await self._store.collection(self._collection.name)
 
     # --- triggers -----------------------------------------------------------------------------
 

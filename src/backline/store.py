@@ -8,9 +8,6 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
-from psycopg import AsyncConnection
-from psycopg.rows import DictRow
-
 from backline import pgvector
 from backline.types import (
     Action,
@@ -20,6 +17,7 @@ from backline.types import (
     Failure,
     Job,
     Outcome,
+    Problem,
     RunRecord,
 )
 
@@ -109,7 +107,7 @@ class Lease:
     """
 
     worker: int
-    session: AsyncConnection[DictRow] | None
+    session: Any | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +165,9 @@ class JobStore(Protocol):
     async def collections(self) -> list[Collection]: ...
     async def collection(self, name: str | None = None) -> Collection: ...
     async def coverage(self, collection: Collection) -> Coverage: ...
+    async def problems(self, collection: Collection) -> tuple[Problem, ...]: ...
+    async def checked_coverage(self, collection: Collection) -> Coverage: ...
+    async def follow(self, collection: Collection) -> bool: ...
     async def recount(self, collection: int) -> dict[str, int]: ...
     async def compact(self, collection: Collection) -> None: ...
     async def verify_page(

@@ -7,6 +7,7 @@ and results. `postgres.store.Store` and `supabase.store.RestStore` add the verbs
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -15,7 +16,7 @@ from psycopg.types.json import Jsonb
 
 from backline.collections import choose, collection_of
 from backline.store import Lease, NewVector, ScannedRow, VerifiedPage, failed_row
-from backline.types import Collection, Coverage, FailedAttempt, Failure, RunRecord
+from backline.types import Collection, Coverage, FailedAttempt, Failure, Problem, RunRecord
 
 
 class Rpc(Protocol):
@@ -61,6 +62,20 @@ class CollectionVerbs(Verbs):
         The counters are kept by triggers; `recount` corrects them.
         """
         return Coverage(**await self._rpc.value("coverage", collection=collection.id))
+
+    async def problems(self, collection: Collection) -> tuple[Problem, ...]:
+        """Return what makes the coverage of a collection untrue, with the remedies."""
+        records = await self._rpc.records("problems", collection=collection.id)
+        return tuple(Problem(**record) for record in records)
+
+    async def checked_coverage(self, collection: Collection) -> Coverage:
+        """Return the coverage of a collection together with its problems."""
+        problems = await self.problems(collection)
+        return replace(await self.coverage(collection), problems=problems)
+
+    async def follow(self, collection: Collection) -> bool:
+        """Record the present names of the table and its columns; return whether they changed."""
+        return bool(await self._rpc.value("follow", collection=collection.id))
 
     async def compact(self, collection: Collection) -> None:
         """Sum the counter deltas of a collection into one row each."""

@@ -13,6 +13,7 @@ from backline import errors
 from backline.embedders.base import Embedder
 from backline.embedders.limiter import Limiter
 from backline.postgres.store import Store
+from backline.problems import watch_problems
 from backline.types import Collection
 from backline.worker.batch_handler import EmbedBatches
 from backline.worker.options import WorkerOptions
@@ -30,7 +31,7 @@ CLAIM_SECONDS: Final = 5.0
 
 
 class ChangePoller:
-    """Polls the change log of all collections that a process follows, in one statement."""
+    """Polls for changes and jobs of all collections that a process follows, in one statement."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -38,7 +39,7 @@ class ChangePoller:
 
     @contextmanager
     def following(self, collection: int, nudge: Callable[[], None]) -> Iterator[None]:
-        """Call `nudge` after changes of a collection, until the end of the block."""
+        """Call `nudge` when a collection has work, until the end of the block."""
         self._nudges[collection] = nudge
         try:
             yield
@@ -53,7 +54,7 @@ class ChangePoller:
             busy = time.monotonic() - changed_at < BUSY_FOR_SECONDS
             await asyncio.sleep(BUSY_SECONDS if busy else IDLE_SECONDS)
             try:
-                changed = await self._store.has_changes([*self._nudges]) if self._nudges else []
+                changed = await self._store.has_work([*self._nudges]) if self._nudges else []
             except errors.DatabaseError:
                 await asyncio.sleep(RECONNECT_SECONDS)
                 continue
@@ -99,12 +100,13 @@ class Sync:
 
         """
         await self._store.release_dead_workers(self._collection)
-        if self._poller is not None:
-            await self._follow(self._poller)
-            return
-        poller = ChangePoller(self._store)
-        async with beside(poller.run()):
-            await self._follow(poller)
+        async with beside(watch_problems(self._store, self._collection)):
+            if self._poller is not None:
+                await self._follow(self._poller)
+                return
+            poller = ChangePoller(self._store)
+            async with beside(poller.run()):
+                await self._follow(poller)
 
     async def _follow(self, poller: ChangePoller) -> None:
         with poller.following(self._collection.id, self._worker.nudge):

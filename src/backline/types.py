@@ -53,6 +53,8 @@ class Collection:
         column_dimensions: None if the column holds vectors of any dimensions.
         missing_grants: statements that would permit this connection's role to fill the column.
         missing_to_read: statements that would permit it to read the table.
+        unusable: SQLSTATE and message of why the collection cannot be used, such as a table that
+            is gone.
 
     """
 
@@ -72,6 +74,7 @@ class Collection:
     long_text: LongText = "truncate"
     missing_grants: tuple[str, ...] = ()
     missing_to_read: tuple[str, ...] = ()
+    unusable: tuple[str, str] | None = None
 
     @property
     def table(self) -> str:
@@ -133,10 +136,27 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """What makes the coverage of a collection untrue, and what mends it.
+
+    Attributes:
+        kind: a word of the SQL function `backline.problems`, such as `table` or `triggers`.
+
+    """
+
+    kind: str
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.problem} {self.remedy}"
+
+
+@dataclass(frozen=True, slots=True)
 class Coverage:
     """How many rows of a collection are in which state, counted by the database.
 
-    `rows` = embedded + blank + pending + failed + missing.
+    `rows` = embedded + blank + pending + failed + missing, except while rows changed unseen.
 
     Attributes:
         blank: rows without text, which need no vector.
@@ -146,6 +166,7 @@ class Coverage:
         rate: rows a second of all living workers together.
         lag_seconds: age of the oldest pending job.
         long: embedded rows with a text longer than the model reads.
+        problems: what makes these figures untrue, if that was asked.
 
     """
 
@@ -159,11 +180,17 @@ class Coverage:
     rate: float
     lag_seconds: float
     long: int = 0
+    problems: tuple[Problem, ...] = ()
 
     @property
     def missing(self) -> int:
         """Rows that were never enqueued."""
         return max(0, self.rows - self.embedded - self.blank - self.pending - self.failed)
+
+    @property
+    def surplus(self) -> int:
+        """Records of rows that do not exist."""
+        return max(0, self.embedded + self.blank + self.pending + self.failed - self.rows)
 
     @property
     def empty(self) -> bool:
@@ -178,7 +205,8 @@ class Coverage:
 
     @property
     def complete(self) -> bool:
-        return self.embedded >= self.rows - self.blank
+        """Whether as many rows are embedded as have text, no more and no less."""
+        return self.embedded == self.rows - self.blank and not self.problems
 
     @property
     def remaining(self) -> int:
@@ -191,14 +219,6 @@ class Coverage:
         if self.remaining == 0:
             return 0.0
         return self.remaining / self.rate if self.rate > 0 else None
-
-
-class Problem(NamedTuple):
-    """What is wrong, of what kind, and the command or statement that mends it."""
-
-    kind: str
-    problem: str
-    remedy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,17 +250,21 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The result of `verify`: each row is embedded, blank, or counted in `problems` by kind."""
+    """The result of `verify`: each row is embedded, blank, or counted in `problems` by kind.
+
+    `table_problems` are those of the collection as a whole, such as another table of its name.
+    """
 
     rows: int
     embedded: int
     blank: int
     problems: dict[str, int]
     examples: dict[str, list[str]]
+    table_problems: tuple[Problem, ...] = ()
 
     @property
     def passed(self) -> bool:
-        return not self.problems
+        return not self.problems and not self.table_problems
 
     @property
     def empty(self) -> bool:

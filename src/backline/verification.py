@@ -34,5 +34,6 @@ async def verify(
         if on_page is not None:
             on_page(rows)
         if page.scanned < VERIFY_PAGE:
-            return Verification(rows, embedded, blank, problems, examples)
+            unseen = await store.problems(collection)
+            return Verification(rows, embedded, blank, problems, examples, unseen)
         after = page.last_key

@@ -29,26 +29,60 @@ end $$;
 comment on function backline.has_changes is
   'API: returns whether the change log has lines of a collection.';
 
--- Replaces lines of many keys by lines of 2,000, so that apply_changes() can work in short transactions.
-create or replace function backline.split_changes(p_collection int) returns void
-language plpgsql set search_path = '' set enable_seqscan = off as $$
-begin
-  if not exists (select from backline.changes l
-                 where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection)
-                   and l.amount > 5000) then
-    return;
-  end if;
+-- Returns whether a claim of a collection would find work, for polls. Many jobs that wait for another attempt
+-- may hide one that is due, which the next claim finds.
+create or replace function backline.has_work(p_collection int) returns boolean
+language sql set search_path = '' set enable_seqscan = off as $$
+  select backline.has_changes(p_collection) or exists (
+    select from (select j.not_before from backline.jobs j
+                 where j.collection_id = p_collection and j.worker_id is null
+                 order by j.priority, j.enqueued_at limit 100) w
+    where w.not_before <= now());
+$$;
+comment on function backline.has_work is
+  'API: returns whether a claim would find changes or jobs.';
+
+-- Returns the keys of all lines, whose rows are known to be waiting.
+create or replace function backline.logged_keys(p_collection int) returns setof text
+language sql stable set search_path = '' set enable_seqscan = off as $$
+  select unnest(l.keys) from backline.changes l
+  where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection);
+$$;
+
+-- Replaces lines by lines of 500 keys, so that apply_changes() can work in short transactions.
+create or replace function backline.split_changes(p_lines tid[]) returns void
+language sql set search_path = '' as $$
   with long as materialized (
-    delete from backline.changes l
-    where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection) and l.amount > 5000
-    returning l.*
+    delete from backline.changes l where l.ctid = any (p_lines) returning l.*
   )
-  insert into backline.changes (collection_id, xid, kind, delta, amount, keys, at)
-  select l.collection_id, l.xid, l.kind, sign(l.delta) * cardinality(s.keys), cardinality(s.keys), s.keys, l.at
+  insert into backline.changes (collection_id, xid, kind, delta, amount, keys, at, bulk)
+  select l.collection_id, l.xid, l.kind, sign(l.delta) * cardinality(s.keys), cardinality(s.keys), s.keys, l.at,
+         true
   from long l
   cross join lateral (
     select array_agg(u.key order by u.n) as keys from unnest(l.keys) with ordinality as u(key, n)
-    group by (u.n - 1) / 2000) s;
+    group by (u.n - 1) / 500) s;
+$$;
+
+-- Returns the first lines of the log with up to about p_limit keys. Longer lines are split before.
+create or replace function backline.next_changes(p_collection int, p_edits_only boolean, p_limit int)
+returns tid[] language plpgsql set search_path = '' set enable_seqscan = off as $$
+declare
+  v_lines tid[];
+  v_long tid[];
+begin
+  select array_agg(t.line) filter (where t.before < p_limit), array_agg(t.line) filter (where t.amount > 1000)
+  into v_lines, v_long from (
+    select x.line, x.amount, sum(x.amount) over (order by x.xid, x.id) - x.amount as before from (
+      select l.ctid as line, l.xid, l.id, l.amount from backline.changes l
+      where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection) and l.kind <> 't'
+        and not (p_edits_only and (l.bulk or l.amount > 1000))
+      order by l.xid, l.id limit 500) x) t;
+  if v_long is null then
+    return v_lines;
+  end if;
+  perform backline.split_changes(v_long);
+  return backline.next_changes(p_collection, p_edits_only, p_limit);
 end $$;
 
 -- Applies up to about p_limit keys of the log, and returns whether lines may be left. One session at a time
@@ -58,7 +92,7 @@ end $$;
 -- What happens to a row depends on the row as it stands and not on the line. Lines can therefore be applied
 -- late and in any order.
 create or replace function backline.apply_changes(
-  p_collection int, p_edits_only boolean default false, p_limit int default 2000
+  p_collection int, p_edits_only boolean default false, p_limit int default 500
 ) returns boolean language plpgsql set search_path = '' set enable_seqscan = off set lock_timeout = '200ms' as $$
 declare
   v_lines tid[];
@@ -74,13 +108,7 @@ begin
   if not backline.try_lock(p_collection, 'log') then
     return true;
   end if;
-  perform backline.split_changes(p_collection);
-  select array_agg(t.line) filter (where t.before < p_limit) into v_lines from (
-    select x.line, sum(x.amount) over (order by x.xid, x.id) - x.amount as before from (
-      select l.ctid as line, l.xid, l.id, l.amount from backline.changes l
-      where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection) and l.kind <> 't'
-        and not (p_edits_only and l.amount > 1000)
-      order by l.xid, l.id limit 500) x) t;
+  v_lines := backline.next_changes(p_collection, p_edits_only, p_limit);
   if v_lines is null then
     return not p_edits_only and backline.apply_truncation(p_collection);
   end if;
@@ -88,7 +116,7 @@ begin
   with taken as materialized (
     delete from backline.changes l where l.ctid = any (v_lines) returning l.*
   ), touched as (
-    select u.key, max(t.xid::text::bigint) as xid, min((t.amount > 1000)::int)::smallint as priority
+    select u.key, max(t.xid::text::bigint) as xid, min(t.bulk::int)::smallint as priority
     from taken t cross join unnest(t.keys) as u(key) group by u.key
   )
   select (select sum(t.delta) from taken t), (select bool_or(t.kind = '?') from taken t),
@@ -113,7 +141,7 @@ comment on function backline.apply_changes is
 create or replace function backline.apply_truncation(p_collection int) returns boolean
 language plpgsql set search_path = '' set enable_seqscan = off as $$
 declare
-  v_limit constant int := 2000;
+  v_limit constant int := 500;
   v_xid xid8; v_id bigint; v_after text;
   v_keys text[];
 begin
@@ -149,6 +177,35 @@ begin
   return true;
 end $$;
 
+-- The longest key in bytes that the indexes of this schema can hold.
+create or replace function backline.longest_key() returns int
+language sql immutable as $$ select 2500 $$;
+
+-- Records rows with longer keys as dead letters, and deletes the dead letters of those that are gone.
+create or replace function backline.refuse_long_keys(p_collection int, p_keys text[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+  c backline.collections := backline.definition(p_collection);
+begin
+  execute format($q$
+    with long as (
+      select left(u.key, 100) || '… ' || md5(u.key) as name, octet_length(u.key) as bytes,
+             exists (select from %s r where r.%I = u.key::%s) as present
+      from unnest($2) as u(key) where octet_length(u.key) > backline.longest_key()
+    ), gone as (
+      delete from backline.failures f using long l
+      where f.collection_id = $1 and f.key = l.name and not l.present
+    )
+    insert into backline.failures (collection_id, key, content_hash, model_id, attempts, kind, error)
+    select $1, l.name, '', $3, 1, 'rejected', format(
+      'The key of this row has %%s bytes, and at most %%s are possible. Declare the table with --key and a '
+      'shorter unique column.', l.bytes, backline.longest_key())
+    from long l where l.present
+    on conflict do nothing
+  $q$, format('%I.%I', c.table_schema, c.table_name), c.key_column, c.key_type)
+  using p_collection, p_keys, c.model_id;
+end $$;
+
 -- Examines rows by key: due rows get a job, and what Backline knows of missing rows is deleted. p_xids are the
 -- transactions that changed them. Locks are taken in the order of complete(): stamps, failures, jobs.
 create or replace function backline.apply_keys(
@@ -166,6 +223,9 @@ begin
   if coalesce(cardinality(p_keys), 0) = 0 then
     return;
   end if;
+  if exists (select from unnest(p_keys) as u(key) where octet_length(u.key) > backline.longest_key()) then
+    perform backline.refuse_long_keys(p_collection, p_keys);
+  end if;
   c := backline.definition(p_collection);
   execute format($q$
     with examined as materialized (
@@ -176,11 +236,12 @@ begin
                or f.content_hash <> sha256(convert_to(p.content, 'UTF8'))) as resolved
       from unnest($2, $3) as u(key, priority)
       left join lateral (select r.%1$I::text as key, %2$s as content, r.%3$I is null as missing
-                         from %4$s r where r.%1$I = u.key::%6$s offset 0) p on true
+                         from %4$s r where r.%1$I = u.key::%6$s offset 0) p on p.key = u.key
       left join lateral (select x.ctid, x.* from backline.stamps x
                          where x.collection_id = $1 and x.key = u.key offset 0) s on true
       left join lateral (select x.ctid, x.* from backline.failures x
                          where x.collection_id = $1 and x.key = u.key offset 0) f on true
+      where octet_length(u.key) <= backline.longest_key()
     )
     select array_agg(e.key) filter (where e.due), array_agg(e.priority) filter (where e.due),
            array_agg(e.key) filter (where not e.present),

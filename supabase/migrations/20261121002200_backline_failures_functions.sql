@@ -22,7 +22,7 @@ declare
   v_dead int;
   v_busy text[];
 begin
-  select * into strict c from backline.collections where id = p_collection;
+  c := backline.definition(p_collection);
   perform backline.convert_to_jobs(array_agg(distinct x.lease), array_agg(x.key))
   from jsonb_to_recordset(p_rows) as x(key text, lease bigint);
   execute format($q$

@@ -259,7 +259,7 @@ class World:
         """Wait until no job is open."""
 
         async def idle() -> bool:
-            return not await self.jobs()
+            return not await self.open_jobs()
 
         await eventually(idle, "the queue to be empty", within)
 
@@ -279,7 +279,7 @@ class World:
 
         async def released() -> bool:
             await self.store.release_dead_workers(self.collection)
-            return not await self.sql("select from backline.workers")
+            return not await self.sql("select 1 from backline.workers")
 
         await eventually(released, "the dead workers to be released")
 
@@ -290,7 +290,19 @@ class World:
         [row] = await self.sql("select embedding::real[] as vector from notes where id = %s", key)
         return np.array(row["vector"], dtype=np.float32)
 
+    async def apply_changes(self) -> None:
+        """Apply the change log, as a worker does before it claims."""
+        left = True
+        while left:
+            [row] = await self.sql("select backline.apply_changes(%s) as left", self.collection.id)
+            left = row["left"]
+
     async def jobs(self) -> dict[str, int | None]:
+        """Apply the change log, and return the worker of each unfinished row by key."""
+        await self.apply_changes()
+        return await self.open_jobs()
+
+    async def open_jobs(self) -> dict[str, int | None]:
         """Return the worker of each unfinished row by key; None if the row waits for one."""
         return await self._oracle().open_jobs()
 
@@ -316,6 +328,7 @@ class World:
         """Assert that every row is embedded, except the `dead` letters, and no job is open."""
         await self.check_consistent()
         assert await self.jobs() == {}
+        await self.check_consistent()
         assert sorted(await self.failures()) == sorted(dead)
         registered = await self.sql("select * from backline.workers")
         assert registered == [], "a worker is still registered"

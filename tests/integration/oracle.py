@@ -39,8 +39,11 @@ class Oracle:
         ]
 
     async def open_jobs(self) -> dict[str, int | None]:
-        """Return the worker of each unfinished row by key, from its job or its batch lease."""
-        rows = await self._fetch(_OPEN_JOBS, 2)
+        """Return the worker of each unfinished row by key, from its job or its batch lease.
+
+        Changed rows that are still in the change log have no worker.
+        """
+        rows = await self._fetch(_OPEN_JOBS, 3)
         return {row["key"]: row["worker_id"] for row in rows}
 
     async def _row_violations(self) -> list[str]:
@@ -63,11 +66,11 @@ class Oracle:
         return _stamp_violation(row, expected)
 
     async def _orphan_records(self) -> list[str]:
-        rows = await self._fetch(_ORPHAN_RECORDS, 3)
+        rows = await self._fetch(_ORPHAN_RECORDS, 4)
         return [f"{row['kind']} of {row['key']}, which does not exist" for row in rows]
 
     async def _counter_violations(self) -> list[str]:
-        rows = await self._fetch(_COUNTERS, 6)
+        rows = await self._fetch(_COUNTERS, 8)
         return [
             f"the counter {row['measure']} of model {row['model_id']} is {row['counter']}, "
             f"the tables hold {row['actual']}"
@@ -104,7 +107,10 @@ def _stamp_violation(row: DictRow, expected: Vector) -> str | None:
 
 
 _OPEN_JOBS = """
-select key, worker_id from backline.jobs where collection_id = %s
+select u.key, null::bigint as worker_id from backline.changes l
+  cross join unnest(case l.kind when 't' then '{{a truncation}}' else l.keys end) as u(key)
+  where l.collection_id = %s
+union select key, worker_id from backline.jobs where collection_id = %s
 union select u.key, p.worker_id from backline.batch_leases p cross join unnest(p.keys) as u(key)
   where p.collection_id = %s and not exists (select from backline.stamps s
     where s.collection_id = p.collection_id and s.key = u.key and not s.stale)
@@ -115,7 +121,9 @@ select r.{key}::text as key, {content} as content, sha256(convert_to({content}, 
   r.{column}::text as embedding, s.content_hash as stamp_hash, s.stale, s.blank,
   s.model_id as stamp_model, j.key is not null or exists (
     select from backline.batch_leases p
-    where p.collection_id = c.id and r.{key}::text = any (p.keys)) as queued,
+    where p.collection_id = c.id and r.{key}::text = any (p.keys)) or exists (
+    select from backline.changes l
+    where l.collection_id = c.id and r.{key}::text = any (l.keys)) as queued,
   coalesce(f.content_hash = sha256(convert_to({content}, 'UTF8')), false) as dead
 from {table} r
 cross join (select %s::int as id) c
@@ -130,14 +138,18 @@ select x.kind, x.key from (
   union all select 'a job', j.key from backline.jobs j where j.collection_id = %s
   union all select 'a dead letter', f.key from backline.failures f where f.collection_id = %s
 ) x where not exists (select from {table} r where r.{key}::text = x.key)
+  and not exists (select from backline.changes l where l.collection_id = %s
+    and (l.kind = 't' or x.key = any (l.keys)))
 """
 
 _COUNTERS = """
 select coalesce(c.measure, n.measure) as measure, coalesce(c.model_id, n.model_id) as model_id,
   coalesce(c.amount, 0) as counter, coalesce(n.amount, 0) as actual
 from (
-  select d.measure, d.model_id, sum(d.amount) as amount from backline.counter_deltas d
-  where d.collection_id = %s group by d.measure, d.model_id having sum(d.amount) <> 0
+  select d.measure, d.model_id, sum(d.amount) as amount from (
+    select measure, model_id, amount from backline.counter_deltas where collection_id = %s
+    union all select 'rows', 0, delta from backline.changes where collection_id = %s
+  ) d group by d.measure, d.model_id having sum(d.amount) <> 0
 ) c full join (
   select 'rows' as measure, 0 as model_id, count(*) as amount from {table} having count(*) > 0
   union all select case when s.blank then 'blank' else 'embedded' end, s.model_id, count(*)
@@ -150,4 +162,6 @@ from (
     where f.collection_id = %s having count(*) > 0
 ) n on n.measure = c.measure and n.model_id = c.model_id
 where coalesce(c.amount, 0) <> coalesce(n.amount, 0) and %s > 0
+  and not (c.measure = 'rows' and exists (
+    select from backline.changes l where l.collection_id = %s and l.kind = 't'))
 """

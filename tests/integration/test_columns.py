@@ -276,10 +276,9 @@ async def test_schema_changes_of_other_columns_are_harmless(
         assert overpaid(provider) == {}
 
 
-async def test_renamed_table_is_reported_as_missing(store: Store) -> None:
+async def test_dropped_table_is_reported_as_missing(store: Store) -> None:
     async with make_world(store) as world:
-        await world.insert("one")
-        await world.sql("alter table notes rename to renamed")
+        await world.sql("drop table notes")
         world.collection = await store.collection("notes")
         with pytest.raises(errors.TableNotFoundError, match="backline drop notes"):
             await world.fill()

@@ -335,8 +335,8 @@ async def test_text_stored_during_a_claim_is_not_embedded_again(
     """The claim reads the cache before the vector is stored, and returns afterwards."""
     claim, claimed = world.store.claim, asyncio.Event()
 
-    async def slow_claim(*args: Any) -> list[Job]:
-        jobs = await claim(*args)
+    async def slow_claim(*args: Any, **options: Any) -> list[Job]:
+        jobs = await claim(*args, **options)
         if [(job.key, job.action) for job in jobs] == [("2", "embed")]:
             claimed.set()
             await eventually(lambda: sync.processed == 1, "the first row to be stored")

@@ -92,6 +92,7 @@ async def fill(store: Store) -> None:
         await declare(store, embedder)
     collection = await store.collection("notes")
     await Reconciliation(store, collection).run()
+    collection = await store.collection("notes")  # the restored table is another one
     report = await Backfill(store, collection, embedder, quick_limiter(), QUICK).run()
     assert report.complete
     assert (await verify(store, collection)).passed

@@ -58,6 +58,7 @@ async def test_edit_of_a_dead_letter_makes_it_due(world: World, provider: StandI
     await world.insert("POISON", "good")
     await world.fill()
     await world.sql("update notes set body = 'corrected' where id = 1")
+    await world.apply_changes()
     assert await world.failures() == {}
     await world.fill()
     await world.check_complete()

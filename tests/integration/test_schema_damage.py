@@ -100,7 +100,7 @@ async def test_a_lost_column_of_a_filled_table_is_reported_with_a_remedy(world: 
     await execute(world.user, "alter table backline.stamps drop column content_hash")
     _, left = await migrate.repair(world.store.connector)
     [problem] = left
-    assert problem.problem == "column content_hash of backline.stamps is missing"
+    assert problem.problem == "The column content_hash of backline.stamps is missing."
     assert "drop schema backline cascade" in problem.remedy
     await execute(world.user, "drop schema backline cascade")
     assert await migrate.apply(world.store.connector, core_only=True)

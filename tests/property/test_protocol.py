@@ -61,7 +61,7 @@ EDITS: Final = {
 }
 EDITS_OF_ONE_ROW: Final = ("insert", "upsert", "update", "delete", "change a key")
 ADMINISTRATION: Final = (
-    "release", "unregister", "crash", "expire_lease", "renew_lease", "remove_dead",
+    "apply", "release", "unregister", "crash", "expire_lease", "renew_lease", "remove_dead",
     "release_dead_workers",
     "retry_failures", "drop_failures", "compact", "recount", "clear_cache", "enqueue_all",
     "reconcile", "end_batches",
@@ -142,7 +142,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def waiting_rows_are_outstanding(self) -> None:
         """Otherwise a drain that began earlier would end before it has embedded them."""
-        now, jobs = self.do(self.world.store.now()), self.do(self.world.jobs())
+        now, jobs = self.do(self.world.store.now()), self.do(self.world.open_jobs())
         self.waiting = {key: self.waiting.get(key, now) for key in jobs}
         if self.waiting:
             began = min(self.waiting.values())
@@ -274,7 +274,10 @@ class WorkerRules(Machine):
             "insert into notes values (1, 'A'), (2, 'B'), (3, 'A') on conflict do nothing"
         )
         rows = await self.world.sql(
-            "with gone as (delete from backline.jobs where worker_id is null returning key), "
+            "with cut as (update backline.changes l set keys = '{}', amount = 0 "
+            "from (select xid, id, keys from backline.changes where kind = '+') o "
+            "where l.xid = o.xid and l.id = o.id returning o.keys), "
+            "gone as (select distinct unnest(keys) as key from cut), "
             "stamps as (delete from backline.stamps s using gone g where s.key = g.key) "
             "select key from gone"
         )
@@ -327,6 +330,9 @@ class AdministrationRules(WorkerRules):
     @rule(action=st.sampled_from(ADMINISTRATION), index=indexes)
     def administer(self, action: str, index: int) -> None:
         self.do(getattr(self, action)(self.worker(index)))
+
+    async def apply(self, _worker: WorkerState) -> None:
+        await self.world.sql("select backline.apply_changes(%s)", self.world.collection.id)
 
     async def release(self, worker: WorkerState) -> None:
         await self.world.release(worker.lease.worker)

@@ -20,7 +20,7 @@ from rich.text import Text
 from backline import errors
 from backline.cli import streams
 from backline.cli.output import emit, err
-from backline.cli.signals import STOPPED, raise_on_sigterm
+from backline.cli.signals import STOPPED, interrupt_on_signals
 
 INCOMPLETE: Final = 1
 WRONG_USAGE: Final = 2
@@ -36,7 +36,7 @@ UsageProblem: Final[type[Exception]] = next(
 
 def run(command: Callable[..., Any]) -> int:
     """Run the parsed command line; return the exit code of the process."""
-    raise_on_sigterm()
+    interrupt_on_signals()
     try:
         code = int(command(standalone_mode=False) or 0)
         sys.stdout.flush()

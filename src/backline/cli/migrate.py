@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 
 import typer
 
@@ -38,13 +39,13 @@ def _show(applied: list[str], repaired: list[Problem], left: list[Problem]) -> N
     for each in repaired:
         out.print(f"repaired: {each.problem}", markup=False)
     for each in left:
-        out.print(f"not repaired: {each.problem}. {each.remedy}.", markup=False)
+        out.print(f"not repaired: {each.problem} {each.remedy}", markup=False)
     if {"table", "column", "trigger", "function"} & {each.kind for each in repaired}:
         out.print("Edits may have been missed. For each collection, run: backline reconcile")
 
 
 def _named(problems: list[Problem]) -> list[dict[str, str]]:
-    return [each._asdict() for each in problems]
+    return [asdict(each) for each in problems]
 
 
 async def _migrate(settings: Settings) -> tuple[list[str], list[Problem], list[Problem]]:

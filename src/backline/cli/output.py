@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from backline.types import Coverage
+    from backline.types import Coverage, Problem
 
 err = Console(stderr=True, highlight=False)
 # Lines wrap on a terminal only: grep and cut need them whole.
@@ -118,18 +118,28 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def show_problems(problems: Sequence[Problem]) -> None:
+    """Print what makes the coverage untrue, each problem with its remedy."""
+    for each in problems:
+        out.print(f"  [red]{escape(each.problem)}[/red]\n    {escape(each.remedy)}")
+
+
 def coverage_line(coverage: Coverage) -> str:
     """Return the coverage of a collection in one line."""
-    if coverage.empty:
+    if coverage.empty and not coverage.surplus:
         return "empty: the table has no rows"
-    if coverage.ratio is None:
+    if coverage.ratio is None and not coverage.surplus:
         return f"no row has text: {coverage.blank:,} without text"
-    with_text = coverage.rows - coverage.blank
+    with_text = max(0, coverage.rows - coverage.blank)
+    share = percent(coverage.ratio or 0.0)
+    if coverage.problems and coverage.ratio == 1:
+        share = "not certain"
     parts = [
-        f"{coverage.embedded:,} of {count(with_text, 'row')} embedded ({percent(coverage.ratio)})",
+        f"{min(coverage.embedded, with_text):,} of {count(with_text, 'row')} embedded ({share})",
         f"{coverage.pending:,} pending" if coverage.pending else "",
         f"{coverage.failed:,} failed" if coverage.failed else "",
         f"{coverage.missing:,} not yet enqueued" if coverage.missing else "",
         f"{coverage.blank:,} without text" if coverage.blank else "",
+        f"{coverage.surplus:,} vectors of rows that are gone" if coverage.surplus else "",
     ]
     return ", ".join(part for part in parts if part)

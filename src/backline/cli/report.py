@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.markup import escape
 
-from backline.cli.output import count, coverage_line, duration, facts, out, percent
+from backline.cli.output import (
+    count,
+    coverage_line,
+    duration,
+    facts,
+    out,
+    percent,
+    show_problems,
+)
 
 if TYPE_CHECKING:
     from backline.backfill import BackfillReport, IndexOutcome
@@ -36,6 +44,7 @@ def show_backfill(report: BackfillReport) -> None:
         out.print(f"  {notice}", markup=False)
     if report.stopped_by:
         out.print(f"  stopped: {report.stopped_by}", markup=False)
+    show_problems(report.coverage.problems)
     for line in _next_steps(report):
         out.print(f"  {line}")
 
@@ -90,6 +99,8 @@ def _next_steps(report: BackfillReport) -> list[str]:
             "[yellow]Not complete. Run the same command again: it embeds only the remaining "
             "rows.[/yellow]"
         )
+    if report.coverage.problems:
+        steps.append("[yellow]Not complete: see the problems above.[/yellow]")
     return steps or ["[yellow]Not complete: rows were edited meanwhile. Run it again.[/yellow]"]
 
 
@@ -137,7 +148,8 @@ def show_verification(name: str, result: Verification) -> None:
         examples = ", ".join(result.examples[problem][:3])
         pairs[problem] = f"{count(number, 'row')}, by key: {examples}"
     facts(pairs)
-    if not result.passed:
+    show_problems(result.table_problems)
+    if result.problems:
         out.print(
             f"  [yellow]Repair: backline reconcile {escape(name)} && "
             f"backline backfill {escape(name)}[/yellow]"

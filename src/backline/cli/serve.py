@@ -18,6 +18,8 @@ from backline.postgres import migrate
 from backline.postgres.store import Store
 
 CONNECTIONS: Final = 24
+# Requests in flight get 10 of these seconds, and workers 15.
+STOP_SECONDS: Final = 30.0
 
 Host = Annotated[
     str | None,
@@ -96,7 +98,7 @@ async def _serve(settings: Settings, *, worker: bool) -> None:
                 tune_garbage_collector()  # again, for the objects of the server's imports
 
             server.ready = ready
-            with stopping(server.stop):
+            with stopping(server.stop, STOP_SECONDS):
                 await server.serve([bound])
     finally:
         bound.close()

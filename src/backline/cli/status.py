@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import asdict
 from typing import Any
 
+import typer
+
 from backline import config, wiring
 from backline.cli.options import (
     NO_FLAGS,
@@ -15,7 +17,15 @@ from backline.cli.options import (
     StoreTransport,
     database_options,
 )
-from backline.cli.output import coverage_line, duration, emit, facts, out, pace
+from backline.cli.output import (
+    coverage_line,
+    duration,
+    emit,
+    facts,
+    out,
+    pace,
+    show_problems,
+)
 from backline.cli.report import LONG_TEXTS
 from backline.config import Settings
 from backline.types import Collection, Coverage
@@ -25,10 +35,14 @@ from backline.types import Collection, Coverage
 def status(
     collection: CollectionName = None, flags: Flags = NO_FLAGS, as_json: AsJson = False
 ) -> None:
-    """Show coverage, queue, failures, lag, rate and ETA."""
+    """Show coverage, queue, failures, lag, rate and ETA.
+
+    Exits with 1 if a collection has a problem that makes its coverage untrue.
+    """
     result = asyncio.run(_status(config.load(**flags), collection))
     if as_json:
         emit({"collections": [_status_dict(each, coverage) for each, coverage in result]})
+        _exit(result)
         return
     if not result:
         out.print(
@@ -36,12 +50,18 @@ def status(
         )
     for each, coverage in result:
         _show(each, coverage)
+    _exit(result)
+
+
+def _exit(result: list[tuple[Collection, Coverage]]) -> None:
+    if any(coverage.problems for _, coverage in result):
+        raise typer.Exit(1)
 
 
 async def _status(settings: Settings, name: str | None) -> list[tuple[Collection, Coverage]]:
     async with wiring.open_job_store(settings) as store:
         selected = [await store.collection(name)] if name else await store.collections()
-        return [(each, await store.coverage(each)) for each in selected]
+        return [(each, await store.checked_coverage(each)) for each in selected]
 
 
 def _show(collection: Collection, coverage: Coverage) -> None:
@@ -61,6 +81,7 @@ def _show(collection: Collection, coverage: Coverage) -> None:
     elif coverage.remaining:
         pairs["workers"] = f"none; to embed the rest, run: backline backfill {collection.name}"
     facts(pairs)
+    show_problems(coverage.problems)
 
 
 def _status_dict(collection: Collection, coverage: Coverage) -> dict[str, Any]:

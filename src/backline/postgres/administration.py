@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
 
 from backline import errors
 from backline.postgres.connector import Connector
-from backline.postgres.schema import schema_problems
+from backline.postgres.schema import FATAL, schema_problems
 from backline.sql import query
 from backline.store import DriftPage
 from backline.store_verbs import CollectionVerbs
@@ -120,6 +121,13 @@ class AdministrationVerbs(CollectionVerbs):
         """Return what is missing, changed or without privileges in the schema `backline`."""
         return await schema_problems(self.connector)
 
+    async def problems(self, collection: Collection) -> tuple[Problem, ...]:
+        """Return what makes the coverage of a collection untrue, and damage of the schema."""
+        damage = tuple(await schema_problems(self.connector))
+        if any(each.kind in FATAL for each in damage):  # other statements may fail
+            return damage
+        return (*damage, *await super().problems(collection))
+
     # --- reconcile ---
 
     async def trigger_problems(self, collection: Collection) -> list[tuple[str, str]]:
@@ -132,6 +140,29 @@ class AdministrationVerbs(CollectionVerbs):
         async with self.connector.transaction() as transaction:
             await transaction.execute(_SCHEMA_LOCK)
             await transaction.execute(query("install_triggers"), {"collection": collection.id})
+
+    async def repoint(self, collection: Collection) -> bool:
+        """Follow the table that has the collection's name now; return whether it is another one.
+
+        Adds the vector column if it is gone.
+
+        Raises:
+            TableNotFoundError, ColumnNotFoundError, KeyMissingError: it lacks what is needed.
+
+        """
+        async with self.connector.transaction() as transaction:
+            await transaction.execute(_SCHEMA_LOCK)
+            rows = await transaction.fetch(query("repoint"), {"collection": collection.id})
+        return bool(rows[0]["repointed"])
+
+    async def begin_scan(self, collection: Collection) -> Mapping[str, Any]:
+        """Return the state that `finish_scan` takes after a scan of every row."""
+        begun: Mapping[str, Any] = await self._rpc.value("begin_scan", collection=collection.id)
+        return begun
+
+    async def finish_scan(self, collection: Collection, begun: Mapping[str, Any]) -> None:
+        """Record that every row was compared since `begin_scan`."""
+        await self._rpc.value("finish_scan", collection=collection.id, begun=Jsonb(dict(begun)))
 
     async def reconcile_page(
         self, collection: Collection, after: str | None, limit: int, *, repair: bool

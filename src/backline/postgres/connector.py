@@ -5,11 +5,13 @@ It translates driver errors, by their SQLSTATE and not by their text.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import selectors
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, LiteralString, TypeAlias
 from uuid import uuid4
 
@@ -18,14 +20,23 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import DictRow, dict_row, tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from backline.postgres.conninfo import address, pooling, require_readable
+from backline.postgres.conninfo import address, pooling, require_readable, timeouts
 from backline.postgres.sqlstate import translate
+from backline.postgres.watch import LONGEST_SILENCE, WatchedConnection
 
 Params: TypeAlias = Mapping[str, Any] | Sequence[Any]
 Statement: TypeAlias = str | sql.SQL | sql.Composed
 
 # A notification arrives within milliseconds, and through a transaction pooler not at all.
 NOTIFY_SECONDS: Final = 5.0
+
+# Limits in seconds: of connecting, with the look-up of the address, which libpq does not limit; of
+# asking about a statement; of a pool's attempts to connect, after which the next caller starts
+# anew; and of closing the pool.
+CONNECT_SECONDS: Final = 30.0
+ASK_SECONDS: Final = 5.0
+RECONNECT_SECONDS: Final = 10.0
+CLOSE_SECONDS: Final = 1.0
 
 # More than the largest write of vectors. The kernel reduces it to the system's limit.
 WRITE_BUFFER_BYTES: Final = 4 << 20
@@ -47,7 +58,7 @@ async def keeps_sessions(connector: Connector, connection: AsyncConnection[DictR
     backend = await _backend_of(connection)
     if backend == connection.info.backend_pid:
         return True
-    other = await connector.dedicated()
+    other = await connector.connect()
     try:
         if await _backend_of(other) == backend:  # one backend serves both connections
             return False
@@ -89,8 +100,13 @@ async def _check(connection: AsyncConnection[DictRow]) -> None:
 class Transaction:
     """One open transaction: all of its statements commit, or none does."""
 
-    def __init__(self, connection: AsyncConnection[DictRow]) -> None:
+    def __init__(self, connection: WatchedConnection) -> None:
         self._connection = connection
+
+    @property
+    def backend(self) -> int | None:
+        """The process id of its session on the server, or None if a pooler hides it."""
+        return self._connection.backend
 
     async def fetch(self, statement: Statement, params: Params | None = None) -> list[DictRow]:
         cursor = await self._connection.execute(_query(statement), params)
@@ -138,26 +154,25 @@ class Connector:
         self.conninfo = conninfo
         self.where = address(conninfo)
         self.has_sessions = pooling(conninfo) != "transaction"  # `open` verifies it
-        self._pool: AsyncConnectionPool[AsyncConnection[DictRow]] = AsyncConnectionPool(
+        self._options: dict[str, Any] = {
+            "row_factory": dict_row,
+            "prepare_threshold": None,
+            "autocommit": True,
+            "application_name": "backline",
+            **timeouts(conninfo),
+        }
+        self._pool: AsyncConnectionPool[WatchedConnection] = AsyncConnectionPool(
             conninfo,
+            connection_class=WatchedConnection,
             min_size=0,
             max_size=size,
             open=False,
             timeout=10,
+            reconnect_timeout=RECONNECT_SECONDS,
             check=_check,
             configure=self._configure,
-            kwargs=self._options(autocommit=True),
+            kwargs=self._options,
         )
-
-    @staticmethod
-    def _options(*, autocommit: bool) -> dict[str, Any]:
-        return {
-            "row_factory": dict_row,
-            "prepare_threshold": None,
-            "autocommit": autocommit,
-            "connect_timeout": 10,
-            "application_name": "backline",
-        }
 
     async def open(self) -> None:
         """Connect once, so that a wrong URL or password fails here, and open the pool.
@@ -168,7 +183,7 @@ class Connector:
 
         """
         require_readable(self.conninfo)
-        connection = await self.dedicated()
+        connection = await self.connect()
         try:
             with self._translated():
                 self.has_sessions = await keeps_sessions(self, connection)
@@ -177,17 +192,50 @@ class Connector:
         await self._pool.open()
 
     async def aclose(self) -> None:
-        await self._pool.close()
+        await self._pool.close(CLOSE_SECONDS)
 
     async def revive(self) -> None:
         """Connect now. After an outage the pool pauses for long between its attempts."""
         await self._pool.resize(1, self._pool.max_size)
         await self._pool.resize(0, self._pool.max_size)
 
-    async def dedicated(self) -> AsyncConnection[DictRow]:
+    async def dedicated(self) -> WatchedConnection:
         """Open a connection outside the pool, for LISTEN, session locks and slow DDL."""
+        connection = await self.connect()
+        try:
+            with self._translated():
+                await self._configure(connection)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def connect(self) -> WatchedConnection:
+        """Open a connection outside the pool, without settings of a session."""
         with self._translated():
-            return await AsyncConnection.connect(self.conninfo, **self._options(autocommit=True))
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    return await WatchedConnection.connect(self.conninfo, **self._options)
+            except TimeoutError:
+                raise psycopg.OperationalError(
+                    f"no connection within {CONNECT_SECONDS:.0f} s"
+                ) from None
+
+    async def is_working(self, backend: int) -> bool | None:
+        """Return whether the server works on a statement of a backend, over a new connection.
+
+        A backend that waits for its client while the client waits for it does not work. None means
+        that the server lives but cannot be asked, because it accepts no more connections.
+        """
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                connection = await WatchedConnection.connect(self.conninfo, **self._options)
+                async with connection:
+                    return bool(await (await connection.execute(_WORKING, [backend])).fetchone())
+        except TimeoutError:
+            return False
+        except psycopg.Error as error:
+            return None if "FATAL" in str(error) else False
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -211,7 +259,7 @@ class Connector:
         return rows[0]
 
     async def fetch_on(
-        self, session: AsyncConnection[DictRow], statement: Statement, params: Params | None = None
+        self, session: WatchedConnection, statement: Statement, params: Params | None = None
     ) -> DictRow:
         """Return the first row of a statement on a dedicated connection."""
         with self._translated():
@@ -222,11 +270,15 @@ class Connector:
             async with self._pool.connection() as connection:
                 return await Transaction(connection).execute(statement, params)
 
-    async def _configure(self, connection: AsyncConnection[DictRow]) -> None:
-        """Set the date style that the driver reads; a database may have another default."""
+    async def _configure(self, connection: WatchedConnection) -> None:
+        """Set what a session needs, and how to ask about its statements."""
         _buffer_whole_writes(connection.fileno())
         if self.has_sessions:
-            await connection.execute(_ISO_DATES.format(sql.SQL("set")))
+            row = await (await connection.execute(_SESSION)).fetchone()
+            assert row is not None  # noqa: S101  a query without FROM has one row
+            connection.backend = row["pid"]
+            connection.ask = partial(self.is_working, row["pid"])
+        connection.longest = LONGEST_SILENCE
 
     def _translated(self) -> _Translated:
         return _Translated(self.where)
@@ -246,6 +298,24 @@ def _buffer_whole_writes(descriptor: int) -> None:
 
 
 _ISO_DATES: Final = sql.SQL("{} datestyle to 'ISO, YMD'")
+
+# The date style is the one that the driver reads; a database may have another default. The server
+# ends a session whose client has gone, and with it the locks, within about a minute: an open
+# transaction after 60 s, an idle session by keepalives. A lock that another session holds for 10 s
+# is contention. Stricter limits of the database stay.
+_SESSION: Final = """
+select pg_backend_pid() as pid, set_config('datestyle', 'ISO, YMD', false),
+  set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
+  set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '25000', false),
+  set_config('lock_timeout', coalesce(nullif(current_setting('lock_timeout'), '0'), '10s'), false),
+  set_config('idle_in_transaction_session_timeout',
+    coalesce(nullif(current_setting('idle_in_transaction_session_timeout'), '0'), '60s'), false)
+"""
+
+_WORKING: Final = """
+select 1 from pg_stat_activity
+where pid = %s and state = 'active' and wait_event_type is distinct from 'Client'
+"""
 
 
 def _reads_dates(connection: AsyncConnection[DictRow]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import psycopg
@@ -15,6 +16,24 @@ _ENCODE: Final = (
     "Reserved characters in the password must be percent-encoded: "
     "@ as %40, / as %2F, ? as %3F, % as %25."
 )
+
+# A peer that has gone is noticed within 25 s; an address that does not respond, within 10 s.
+_TIMEOUTS: Final[Mapping[str, int]] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+
+
+def timeouts(conninfo: str) -> dict[str, int]:
+    """Return the network timeouts of libpq, without those that a connection string sets itself."""
+    try:
+        given = conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:  # `require_readable` explains it
+        given = {}
+    return {name: value for name, value in _TIMEOUTS.items() if name not in given}
 
 
 def address(conninfo: str) -> str:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Final
 
 from backline import errors
+from backline.postgres.blockers import naming_blockers
 from backline.postgres.connector import Connector, Transaction
 from backline.postgres.schema import history, quoted, schema_problems
 from backline.sql import Migration, migrations, query
 from backline.sql.objects import definitions, objects, repeatable
 from backline.types import Problem
 
-# The advisory lock that serializes concurrent migrations: 'back' in ASCII.
-_LOCK = 0x6261636B
+# Serializes concurrent migrations. Unlike an advisory lock, it takes a privilege.
+_LOCK = """
+set local lock_timeout = '10s';
+lock table supabase_migrations.schema_migrations in exclusive mode;
+set local lock_timeout = '5s';
+"""
+# Two processes that create the same object at the same time: one of them fails.
+_ATTEMPTS: Final = 5
 _HISTORY = """
 create schema if not exists supabase_migrations;
 create table if not exists supabase_migrations.schema_migrations (
@@ -61,6 +71,7 @@ async def apply(connector: Connector, *, core_only: bool = False) -> list[Migrat
     With `core_only`, leaves out the table `music_knowledge`.
 
     Raises:
+        ContentionError: another session held a lock for too long. The message names it.
         ExtensionMissingError: the server has no pgvector, or the role may not enable it.
         PermissionDeniedError: the role may not create schemas, or owns not what is there.
 
@@ -110,11 +121,10 @@ async def _apply_one(connector: Connector, migration: Migration, *, restored: bo
 
     In a restored schema it only creates objects: collections exist, and their tables may not.
     """
-    async with connector.transaction() as transaction:
-        await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
+    async with _transaction(connector) as transaction:
+        await transaction.execute(_LOCK)
         if await _is_applied(transaction, migration):
             return False
-        await transaction.execute("set local lock_timeout = '5s'")
         schema = quoted(await _vector_schema(transaction))
         text = migration.for_schema(schema)
         if restored:
@@ -130,9 +140,8 @@ async def _apply_one(connector: Connector, migration: Migration, *, restored: bo
 
 async def _restore(connector: Connector, problems: list[Problem]) -> None:
     """Apply every core migration again, after the columns and keys of tables that exist."""
-    async with connector.transaction() as transaction:
-        await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
-        await transaction.execute("set local lock_timeout = '5s'")
+    async with _transaction(connector) as transaction:
+        await transaction.execute(_LOCK)
         # Functions in SQL are checked against tables, which may still lack a column.
         await transaction.execute("set local check_function_bodies = off")
         await _add_columns(transaction)
@@ -193,22 +202,20 @@ async def _not_owner(connector: Connector, error: errors.DatabaseError) -> error
 
 def _lasting(problem: Problem) -> Problem:
     """Return a problem with what helps after a repair did not."""
-    return problem._replace(remedy=_BACKUP if problem.kind in ("column", "key") else _SUPERUSER)
+    return replace(problem, remedy=_BACKUP if problem.kind in ("column", "key") else _SUPERUSER)
 
 
 async def _prepare(connector: Connector) -> None:
     """Create the history table, and enable pgvector."""
+    await _create(connector, _HISTORY)
     async with connector.transaction() as transaction:
-        await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
-        await transaction.execute(_HISTORY)
+        await transaction.execute(_LOCK)
         await _start_again(transaction)
         if await transaction.fetch(query("vector_schema")):
             return
         await _vector_schema(transaction)
     try:
-        async with connector.transaction() as transaction:
-            await transaction.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
-            await transaction.execute(_VECTOR)
+        await _create(connector, _VECTOR)
     except errors.PermissionDeniedError as error:
         raise errors.ExtensionMissingError(
             "pgvector is not enabled in this database, and this role may not enable it. "
@@ -224,6 +231,26 @@ async def _start_again(transaction: Transaction) -> None:
         versions = [each.version for each in migrations()]
         await transaction.execute(query("forget_migrations"), {"versions": versions})
         await _drop_replaced(transaction)
+
+
+async def _create(connector: Connector, statements: str) -> None:
+    """Create what does not exist. Another process may create it at the same time."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            async with _transaction(connector) as transaction:
+                await transaction.execute(statements)
+        except errors.RowRefusedError:  # a duplicate name in a catalog of Postgres
+            if attempt == _ATTEMPTS:
+                raise
+        else:
+            return
+
+
+@asynccontextmanager
+async def _transaction(connector: Connector) -> AsyncIterator[Transaction]:
+    async with naming_blockers(connector) as waiting, connector.transaction() as transaction:
+        waiting.backend = transaction.backend
+        yield transaction
 
 
 async def _is_applied(transaction: Transaction, migration: Migration) -> bool:

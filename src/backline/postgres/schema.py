@@ -67,10 +67,10 @@ async def require_sound(connector: Connector) -> None:
     problems = [each for each in await schema_problems(connector) if each.kind in FATAL]
     if not problems:
         return
-    named = "; ".join(each.problem for each in problems[:_NAMED])
-    more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-    remedies = ". ".join(dict.fromkeys(each.remedy for each in problems))
-    raise errors.SchemaDamagedError(f"Schema backline is damaged: {named}{more}. {remedies}.")
+    named = [each.problem for each in problems[:_NAMED]]
+    if len(problems) > _NAMED:
+        named.append(f"{len(problems) - _NAMED} more objects are damaged.")
+    raise errors.SchemaDamagedError(f"Schema backline is damaged. {' '.join(named)} {MIGRATE}.")
 
 
 def quoted(schema: str) -> str:
@@ -114,16 +114,19 @@ def _functions(expected: Objects, found: set[tuple[str, str]]) -> Iterable[Probl
         if not present[name]:
             yield _missing("function", name)
         elif not bodies <= present[name]:
-            yield Problem("function", f"function {name} is not this version's", MIGRATE)
+            yield Problem("function", f"The function {name} is not this version's.", MIGRATE)
 
 
 def _privileges(expected: Objects, found: dict[str, set[tuple[str, str]]]) -> Iterable[Problem]:
     ours = expected.bodies.keys() | {f"backline.{name}" for name in expected.tables}
-    for kind, text in (("unusable", "service_role cannot use"), ("exposed", "any role may use")):
+    for kind, text in (
+        ("unusable", "The role service_role cannot use"),
+        ("exposed", "Any role may use"),
+    ):
         names = sorted(name for name, _ in found[kind] if name in ours)
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            yield Problem("privileges", f"{text} {names[0]}{more}", MIGRATE)
+            yield Problem("privileges", f"{text} {names[0]}{more}.", MIGRATE)
 
 
 async def _leftover_triggers(connector: Connector, tables: set[tuple[str, str]]) -> list[Problem]:
@@ -137,7 +140,7 @@ async def _leftover_triggers(connector: Connector, tables: set[tuple[str, str]])
     return [
         Problem(
             "leftover trigger",
-            f"trigger {row['name']} on {row['relation']} belongs to no collection",
+            f"The trigger {row['name']} on {row['relation']} belongs to no collection.",
             MIGRATE,
         )
         for row in rows
@@ -145,4 +148,4 @@ async def _leftover_triggers(connector: Connector, tables: set[tuple[str, str]])
 
 
 def _missing(kind: str, name: str) -> Problem:
-    return Problem(kind, f"{kind} {name} is missing", MIGRATE)
+    return Problem(kind, f"The {kind} {name} is missing.", MIGRATE)

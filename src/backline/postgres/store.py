@@ -105,9 +105,9 @@ class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
 
     # --- jobs ---
 
-    async def has_changes(self, collections: Sequence[int]) -> list[int]:
-        """Return those of the collections that have lines in the change log."""
-        rows = await self.connector.fetch(query("has_changes"), {"collections": list(collections)})
+    async def has_work(self, collections: Sequence[int]) -> list[int]:
+        """Return those of the collections that have changes or jobs to claim."""
+        rows = await self.connector.fetch(query("has_work"), {"collections": list(collections)})
         return [row["id"] for row in rows]
 
     async def claim(

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias, cast
 
 import psycopg
-from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from backline import errors
+from backline.postgres.blockers import naming_blockers
 from backline.postgres.connector import Transaction
 from backline.postgres.sqlstate import translate
 from backline.postgres.store import Store
+from backline.postgres.watch import WatchedConnection
 from backline.sql import queries
 from backline.store import JobStore
 from backline.types import Collection
@@ -256,7 +257,9 @@ async def _build(store: Store, row: DictRow) -> None:
     """
     session = await store.connector.dedicated()
     try:
-        await _Build(store, session, row).run()
+        async with naming_blockers(store.connector) as waiting:
+            waiting.backend = session.backend
+            await _Build(store, session, row).run()
     finally:
         await session.close()
 
@@ -264,7 +267,7 @@ async def _build(store: Store, row: DictRow) -> None:
 class _Build:
     """One build of an HNSW index; `row` is that of `backline.vector_index`."""
 
-    def __init__(self, store: Store, session: AsyncConnection[DictRow], row: DictRow) -> None:
+    def __init__(self, store: Store, session: WatchedConnection, row: DictRow) -> None:
         self._store = store
         self._session = session
         self._create: str = row["make"]
@@ -292,8 +295,9 @@ class _Build:
             if not self._store.connector.has_sessions:
                 raise
             await self._create_in_one_process()
-        except errors.ContentionError:
-            with suppress(errors.ContentionError):
+        except (errors.ContentionError, asyncio.CancelledError):
+            # An invalid index slows the writes of the table down and serves no search.
+            with suppress(errors.DatabaseError):
                 await self._execute(self._drop)
             raise
 

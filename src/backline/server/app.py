@@ -113,9 +113,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await end_tasks(*tasks)
-        await services.backfills.aclose()
+        workers = [services.backfills.aclose()]
         if services.live_sync is not None:
-            await services.live_sync.aclose()
+            workers.append(services.live_sync.aclose())
+        await asyncio.gather(*workers)
         await services.embedder_pool.aclose()
 
 

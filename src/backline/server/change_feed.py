@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from psycopg.rows import DictRow
 
 from backline import errors
 from backline.postgres.store import Store
+from backline.problems import ProblemCache
 from backline.server import reads, schemas
 from backline.server.broadcast import Broadcaster
 from backline.server.metrics import Metrics
@@ -35,10 +37,13 @@ log = structlog.get_logger("backline.server")
 class ChangeFeed:
     """Polls until it is cancelled. `up` is whether the database answered the last poll."""
 
-    def __init__(self, store: Store, broadcaster: Broadcaster, metrics: Metrics) -> None:
+    def __init__(
+        self, store: Store, broadcaster: Broadcaster, metrics: Metrics, problems: ProblemCache
+    ) -> None:
         self.up = True
         self._reason = ""
         self._store = store
+        self._problems = problems
         self._broadcaster = broadcaster
         self._metrics = metrics
         self._runs: dict[int, RunRecord] | None = None
@@ -134,7 +139,7 @@ class ChangeFeed:
             if run.collection in collections and _is_news(run, before, self._polled_at):
                 # Coverage is counted after the run is read, so the last event is complete.
                 collection = collections[run.collection]
-                coverage = await self._store.coverage(collection)
+                coverage = await self._read_coverage(collection)
                 view = await reads.coverage_view(self._store, collection, coverage)
                 self._broadcaster.publish(
                     "run_progress", run.collection, run_progress_event(run, view)
@@ -142,7 +147,7 @@ class ChangeFeed:
 
     async def _publish_collection(self, collection: Collection) -> None:
         name = collection.name
-        coverage = await self._store.coverage(collection)
+        coverage = await self._read_coverage(collection)
         before = self._coverage.get(name)
         self._coverage[name] = coverage
         if before is not None and _counts(before) != _counts(coverage):
@@ -152,6 +157,10 @@ class ChangeFeed:
             self._failures_until[name] = await self._store.now()
         elif before is not None and coverage.failed > 0:
             await self._publish_failures(collection)
+
+    async def _read_coverage(self, collection: Collection) -> Coverage:
+        problems = await self._problems.get(collection)
+        return replace(await self._store.coverage(collection), problems=problems)
 
     async def _publish_failures(self, collection: Collection) -> None:
         since = self._failures_until[collection.name]
@@ -193,9 +202,9 @@ def _is_news(
     return run.id not in before or before[run.id].state != run.state
 
 
-def _counts(coverage: Coverage) -> tuple[int, ...]:
+def _counts(coverage: Coverage) -> tuple[object, ...]:
     """Return the figures that make an event when they change. The clock and the rate do not."""
     return (
         coverage.rows, coverage.embedded, coverage.blank, coverage.pending, coverage.failed,
-        coverage.in_flight, coverage.workers,
+        coverage.in_flight, coverage.workers, coverage.problems,
     )  # fmt: skip

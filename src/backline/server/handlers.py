@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -55,8 +56,12 @@ async def coverages(
     """Return all collections, or the named one, with their coverage."""
     store = services.store
     selected = [await store.collection(name)] if name else await store.collections()
-    results = await asyncio.gather(*(store.coverage(each) for each in selected))
-    return list(zip(selected, results, strict=True))
+
+    async def checked(collection: Collection) -> Coverage:
+        problems = await services.problems.get(collection)
+        return replace(await store.coverage(collection), problems=problems)
+
+    return list(zip(selected, await asyncio.gather(*map(checked, selected)), strict=True))
 
 
 async def search_rows(services: Services, request: schemas.SearchRequest) -> schemas.SearchResults:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter as Counts
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -54,6 +55,9 @@ class Metrics:
         self.eta = self._gauge(
             "eta_seconds", "Time until no row remains; NaN if it is unknown.", "collection"
         )
+        self.problems = self._gauge(
+            "problems", "What makes the figures of a collection untrue.", "collection", "kind"
+        )
         self.lag = self._gauge("lag_seconds", "Age of the oldest pending row.", "collection")
         self.rate = self._gauge("rows_per_second", "Recent rate of written rows.", "collection")
         self.failures = self._gauge("failures", "Dead letters by kind.", "collection", "kind")
@@ -90,13 +94,16 @@ class Metrics:
             self.rows.labels(collection, state).set(getattr(coverage, state))
         self.ratio.labels(collection).set(_or_nan(coverage.ratio))
         self.eta.labels(collection).set(_or_nan(coverage.eta_seconds))
+        for kind, found in Counts(each.kind for each in coverage.problems).items():
+            self.problems.labels(collection, kind).set(found)
         self.lag.labels(collection).set(coverage.lag_seconds)
         self.rate.labels(collection).set(coverage.rate)
 
     def clear_collections(self) -> None:
         """Clear the gauges of all collections, so that dropped collections disappear."""
         for gauge in (
-            self.rows, self.ratio, self.eta, self.lag, self.rate, self.failures, self.written,
+            self.rows, self.ratio, self.eta, self.problems, self.lag, self.rate, self.failures,
+            self.written,
             self.tokens, self.dollars,
         ):  # fmt: skip
             gauge.clear()

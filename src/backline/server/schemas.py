@@ -65,6 +65,14 @@ def _max_tokens(model: types.Model) -> int:
     return (catalogued or model).max_tokens
 
 
+class CoverageProblem(BaseModel):
+    """What makes a coverage untrue."""
+
+    kind: str = Field(description="A word, such as `table`, `triggers` or `rows`.")
+    problem: str
+    remedy: str = Field(description="The command or the statement that mends it.")
+
+
 class Coverage(BaseModel):
     """How many rows are embedded, pending and failed."""
 
@@ -89,6 +97,9 @@ class Coverage(BaseModel):
     )
     stale: int | None = Field(
         description="Pending rows with an older vector; null if more than 10,000 are pending."
+    )
+    problems: list[CoverageProblem] = Field(
+        description="What makes these figures untrue, as of the last ten seconds."
     )
 
     @classmethod
@@ -406,6 +417,7 @@ class Health(BaseModel):
 class Ready(BaseModel):
     status: Literal["ready"]
     database: str
+    problems: int = Field(description="Problems of all collections. See: /api/status.")
 
 
 class SocketStatus(BaseModel):

@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 
 from backline.config import Settings
 from backline.postgres.store import Store
+from backline.problems import ProblemCache
 from backline.search.indexes import KeywordIndexer
 from backline.server.auth import AccessPolicy, RateLimit
 from backline.server.backfills import Backfills
@@ -37,6 +38,7 @@ class Services:
     embedder_pool: EmbedderPool
     broadcaster: Broadcaster
     change_feed: ChangeFeed
+    problems: ProblemCache
     backfills: Backfills
     live_sync: LiveSync | None
     maps: MapCache
@@ -64,6 +66,7 @@ def make_services(store: Store, settings: Settings, *, worker: bool, where: str)
     metrics = Metrics()
     pool = EmbedderPool(settings, metrics)
     broadcaster = Broadcaster(metrics)
+    problems = ProblemCache(store)
     return Services(
         settings=settings,
         open_store=store,
@@ -73,7 +76,8 @@ def make_services(store: Store, settings: Settings, *, worker: bool, where: str)
         metrics=metrics,
         embedder_pool=pool,
         broadcaster=broadcaster,
-        change_feed=ChangeFeed(store, broadcaster, metrics),
+        change_feed=ChangeFeed(store, broadcaster, metrics, problems),
+        problems=problems,
         backfills=Backfills(store, settings, pool),
         live_sync=LiveSync(store, settings, pool) if worker else None,
         maps=MapCache(),

@@ -204,13 +204,28 @@ select backline.compact_counters(%(collection)s)
 -- name: coverage
 select backline.coverage(%(collection)s) as coverage
 
+-- name: problems
+select kind, problem, remedy from backline.problems(%(collection)s)
+
+-- name: follow
+select backline.follow(%(collection)s) as followed
+
+-- name: repoint
+select backline.repoint(%(collection)s) as repointed
+
+-- name: begin_scan
+select backline.begin_scan(%(collection)s) as begun
+
+-- name: finish_scan
+select backline.finish_scan(%(collection)s, %(begun)s)
+
 -- name: claim
 select key, action, coalesce(content, ''), content_hash, attempts, lease
 from backline.claim(%(collection)s, %(worker)s, %(limit)s, %(model)s, %(edits_only)s)
 
--- name: has_changes
--- Those of some collections with lines in the change log.
-select c.id from unnest(%(collections)s::int[]) as c(id) where backline.has_changes(c.id)
+-- name: has_work
+-- Those of some collections that a worker could claim from.
+select c.id from unnest(%(collections)s::int[]) as c(id) where backline.has_work(c.id)
 
 -- name: claim_batch
 select scanned, last_key, lease, keys, actions, contents, hashes
@@ -306,15 +321,14 @@ select * from backline.reconcile_orphans(%(collection)s, %(of)s, %(after)s, %(li
 -- name: hnsw_indexes
 -- The HNSW indexes on the vector column. Each write updates their graphs.
 select distinct format('%%I.%%I', n.nspname, k.relname) as name
-from backline.collections c
-join pg_catalog.pg_attribute t on t.attname = c.embedding_column
-  and t.attrelid = to_regclass(format('%%I.%%I', c.table_schema, c.table_name))
+from backline.definition(%(collection)s) c
+join pg_catalog.pg_attribute t on t.attrelid = c.table_id and t.attnum = c.vector_number
 join pg_catalog.pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = t.attrelid
   and d.refobjsubid = t.attnum and d.classid = 'pg_class'::regclass
 join pg_catalog.pg_class k on k.oid = d.objid and k.relkind in ('i', 'I')
 join pg_catalog.pg_am a on a.oid = k.relam and a.amname = 'hnsw'
 join pg_catalog.pg_namespace n on n.oid = k.relnamespace
-where c.id = %(collection)s order by 1
+order by 1
 
 -- name: now
 select clock_timestamp() as now

@@ -44,12 +44,9 @@ select action, row_key from backline.inspect(%(collection)s, %(keys)s, %(hashes)
 -- The columns of a collection's table, and whether each holds text.
 select a.attname as name,
   case when t.typcategory in ('S', 'E') or t.typname = 'citext' then 'text' else 'other' end as kind
-from backline.collections c
-join pg_catalog.pg_namespace n on n.nspname = c.table_schema
-join pg_catalog.pg_class k on k.relnamespace = n.oid and k.relname = c.table_name
-join pg_catalog.pg_attribute a on a.attrelid = k.oid and a.attnum > 0 and not a.attisdropped
-join pg_catalog.pg_type t on t.oid = a.atttypid
-where c.id = %(collection)s order by a.attnum
+from backline.definition(%(collection)s) c
+join pg_catalog.pg_attribute a on a.attrelid = c.table_id and a.attnum > 0 and not a.attisdropped
+join pg_catalog.pg_type t on t.oid = a.atttypid order by a.attnum
 
 -- name: facet
 -- How often each value of a column occurs in the first rows of the table.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -16,6 +17,10 @@ from backline.supabase.keys import ApiKey
 
 # The platform ends a request after 60 s.
 TIMEOUT: Final = httpx.Timeout(65, connect=10, pool=60)
+# The limits of httpx apply to each read, so that a response that trickles in has none.
+WHOLE_SECONDS: Final = 70.0
+# After this time an unanswered call is not repeated.
+REPEAT_SECONDS: Final = 60.0
 # An unanswered call is repeated after these pauses, in seconds. Then the engine waits instead.
 PAUSES: Final = (0.1, 0.4, 1.0, 2.0)
 LONGEST_PAUSE: Final = 30.0
@@ -73,7 +78,8 @@ class Project:
     async def call(self, function: str, *, repeated: str | None = None, **values: Any) -> Any:
         """Return the result of `public.backline_<function>`; arguments have no prefix p_.
 
-        Repeats an unanswered call up to four times, with the argument `repeated` set to true.
+        Repeats an unanswered call up to four times, with the argument `repeated` set to true. No
+        repetition begins after `REPEAT_SECONDS`.
 
         Raises:
             DatabaseUnavailableError: none of the calls was answered.
@@ -81,11 +87,12 @@ class Project:
 
         """
         arguments = {f"p_{name}": value for name, value in values.items()}
+        started = time.monotonic()
         for pause in (*PAUSES, None):
             try:
                 return await self._once(function, arguments)
             except UnansweredError as error:
-                if pause is None:
+                if pause is None or time.monotonic() - started > REPEAT_SECONDS:
                     raise errors.DatabaseUnavailableError(str(error)) from error
                 await asyncio.sleep(min(LONGEST_PAUSE, max(pause, error.retry_after)))
             if repeated is not None:
@@ -94,10 +101,11 @@ class Project:
 
     async def _once(self, function: str, arguments: Mapping[str, Any]) -> Any:
         try:
-            response = await self._client.rpc(f"backline_{function}", dict(arguments)).execute()
+            async with asyncio.timeout(WHOLE_SECONDS):
+                response = await self._client.rpc(f"backline_{function}", dict(arguments)).execute()
         except _Refused as refused:
             raise translate(refused.response, self.where, self.key) from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, TimeoutError) as error:
             raise UnansweredError(
                 f"The project at {self.where} cannot be reached: {error or type(error).__name__}. "
                 "Check SUPABASE_URL and the network; a paused or deleted project has no address."

@@ -19,6 +19,7 @@ from backline.worker.options import LARGEST_CLAIM, WorkerOptions
 from backline.worker.retry import retry_while_unavailable
 from backline.worker.scan import TableScan
 from backline.worker.stats import WorkerStats
+from backline.worker.tasks import end_tasks
 from backline.worker.writer import Write
 
 MOST_HELD: Final = 8000
@@ -28,6 +29,8 @@ QUEUE_SECONDS: Final = 0.1
 DONE_SECONDS: Final = 1.0
 # Interval between two attempts to lease pages with locked rows.
 DEFERRED_SECONDS: Final = 0.2
+# Time that a claim in progress gets after a stop.
+LAST_CLAIM_SECONDS: Final = 1.0
 # Interval between two checks of a full backlog.
 FULL_SECONDS: Final = 0.02
 
@@ -180,7 +183,21 @@ class ClaimLoop:
         self._nudge.clear()
 
     async def run(self, done: Callable[[], Awaitable[bool]]) -> None:
-        """Claim until stopped, until `done`, or until `max_rows` rows are processed."""
+        """Claim until stopped, until `done`, or until `max_rows` rows are processed.
+
+        A stop does not wait for a database that is down: the claim in progress is abandoned.
+        """
+        work = asyncio.create_task(self._run(done))
+        stop = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work}, timeout=LAST_CLAIM_SECONDS)
+        finally:
+            failures = await end_tasks(work, stop)
+        if failures:
+            raise failures[0]
+
+    async def _run(self, done: Callable[[], Awaitable[bool]]) -> None:
         checked = time.monotonic()
         while not self._stopping.is_set():
             limit = self._claims.limit()

@@ -43,13 +43,13 @@ class ProviderFaults:
         """Record a response that shows that the provider works."""
         self._outage.end()
 
-    def unanswered(self, error: errors.EmbedderError) -> None:
-        """Record a request that the provider deferred or failed.
+    def unanswered(self, error: errors.EmbedderError, began: float | None = None) -> None:
+        """Record a request, sent at the time `began`, that the provider deferred or failed.
 
         Raises:
             ProviderUnavailableError: it has embedded nothing for `give_up_after` seconds.
         """
-        if (seconds := self._outage.overdue()) is not None:
+        if (seconds := self._outage.overdue(began)) is not None:
             raise errors.ProviderUnavailableError(
                 f"The provider has embedded nothing for {seconds:.0f} s; its last error: {error}. "
                 "Nothing is lost: run the same command again when it is back."
@@ -126,18 +126,20 @@ class EmbedLoop:
 
     async def _embed(self, batch: list[PendingText]) -> None:
         """Embed a batch, and act on the outcome."""
+        began = None
         try:
             async with limited_call(self._limiter, sum(text.tokens for text in batch)):
+                began = time.monotonic()
                 result = await self._handler.handle(batch)
         except errors.RateLimitedError as error:
-            self._faults.unanswered(error)
+            self._faults.unanswered(error, began)
             await self._backlog.put_back(batch)
         except errors.InputRejectedError as error:
             await self._rejected(batch, error)
         except errors.ProviderRefusedError:
             raise
         except errors.EmbedderError as error:
-            await self._failed(batch, error)
+            await self._failed(batch, error, began)
         else:
             self._faults.accepted()
             match result:
@@ -188,9 +190,11 @@ class EmbedLoop:
         await self._record(batch[0], "rejected", error, retry_in=None)
         self._faults.rejected(error)
 
-    async def _failed(self, batch: list[PendingText], error: errors.EmbedderError) -> None:
+    async def _failed(
+        self, batch: list[PendingText], error: errors.EmbedderError, began: float | None
+    ) -> None:
         """Retry a batch that got a server error or no response; split it if a text is the cause."""
-        self._faults.unanswered(error)
+        self._faults.unanswered(error, began)
         match self._faults.failed(batch):
             case "retry":
                 await self._backlog.put_back(batch)

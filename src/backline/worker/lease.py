@@ -15,6 +15,8 @@ from backline.worker.options import WorkerOptions
 from backline.worker.retry import retry_while_unavailable
 from backline.worker.stats import WorkerStats
 
+# Time to unregister. After it, the lease expires instead.
+UNREGISTER_SECONDS: Final = 3.0
 # Heartbeats between two rounds of maintenance.
 MAINTENANCE_BEATS: Final = 10
 
@@ -76,9 +78,10 @@ class WorkerLease:
 
     async def unregister(self) -> None:
         """Unregister, which releases every row. During an outage the lease expires instead."""
-        with suppress(errors.DatabaseError):
-            await self._store.unregister(self.current)
-            await self._trim_cache()
+        with suppress(errors.DatabaseError, TimeoutError):
+            async with asyncio.timeout(UNREGISTER_SECONDS):
+                await self._store.unregister(self.current)
+                await self._trim_cache()
 
     async def _new_lease(self, replaces: int | None = None) -> Lease:
         return await self._store.register(

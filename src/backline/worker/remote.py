@@ -6,6 +6,7 @@ splits and retries as usual, then reads from its own database which rows are sto
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
@@ -152,8 +153,10 @@ class Remote:
 
     async def _exchange(self, request: httpx.Request, rows: int = 0) -> dict[str, Any]:
         try:
-            response = await self._http.send(request)
-        except httpx.HTTPError as error:
+            # The limit of httpx applies to each read, so that a response that trickles in has none.
+            async with asyncio.timeout(self.target.timeout):
+                response = await self._http.send(request)
+        except (httpx.HTTPError, TimeoutError) as error:
             raise errors.ProviderUnavailableError(
                 f"The {self.target.where} does not answer: {error or type(error).__name__}."
             ) from error

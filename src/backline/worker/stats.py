@@ -68,12 +68,14 @@ class Outage:
         """Record a success."""
         self._since = None
 
-    def overdue(self) -> float | None:
+    def overdue(self, began: float | None = None) -> float | None:
         """Record a failure, and return the length of the outage in seconds if it exceeds the limit.
 
-        A limit of None is never exceeded.
+        A limit of None is never exceeded. `began` is when the attempt that failed began: a first
+        attempt without a response may have lasted long.
         """
         now = time.monotonic()
-        self._since = now if self._since is None else self._since
+        if self._since is None:
+            self._since = now if began is None else began
         seconds = now - self._since
         return seconds if self._limit is not None and seconds > self._limit else None

@@ -7,11 +7,13 @@ transaction is open while an embedder works.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from typing import Final
 
 from backline import errors
 from backline.embedders.limiter import Limiter
@@ -30,6 +32,9 @@ from backline.worker.scan import TableScan
 from backline.worker.stats import Outage, WorkerStats
 from backline.worker.tasks import end_tasks, first_failure, has_failed
 from backline.worker.writer import Write, Writer
+
+# Time for the last writes after a stop, even if the grace period is over.
+WRITE_SECONDS: Final = 1.0
 
 
 class Worker:
@@ -134,12 +139,14 @@ class Worker:
         self.stop()
         claims.cancel()
         await self._backlog.close()
+        deadline = time.monotonic() + self._options.grace
         with suppress(asyncio.CancelledError):
             await asyncio.wait(embed_loops, timeout=self._options.grace)
         await end_tasks(*embed_loops)
         if not has_failed(writer):
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._writer.drain(), self._options.grace)
+                async with asyncio.timeout(max(WRITE_SECONDS, deadline - time.monotonic())):
+                    await self._writer.drain()
         await end_tasks(claims, writer, heartbeat)
         await self._lease.unregister()
 

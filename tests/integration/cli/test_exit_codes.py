@@ -36,10 +36,10 @@ def test_migrate_repairs_and_then_has_nothing_to_do(cli: Cli, collection: str, s
     sql("drop table backline.failures")
     for command in ("status", "verify tickets", "backfill tickets", "sync tickets"):
         refused = cli(*command.split(), code=2)
-        assert "Schema backline is damaged: table backline.failures is missing" in refused.err
+        assert "Schema backline is damaged. The table backline.failures is missing." in refused.err
         assert refused.err.rstrip().endswith("Run: backline migrate.")
     repaired = cli("migrate").out
-    assert "repaired: function backline.coverage is missing" in repaired
+    assert "repaired: The function backline.coverage is missing." in repaired
     assert "run: backline reconcile" in repaired
     assert "Nothing to do" in cli("migrate").out
     cli("backfill", "tickets")
@@ -50,7 +50,7 @@ def test_damage_that_migrate_cannot_repair_ends_with_1(cli: Cli, collection: str
     sql("alter table backline.stamps drop column content_hash")
     outcome = cli("migrate", "--json", code=1).json
     assert [each["problem"] for each in outcome["problems"]] == [
-        "column content_hash of backline.stamps is missing"
+        "The column content_hash of backline.stamps is missing."
     ]
 
 

@@ -113,6 +113,7 @@ def standby(postgres: Postgres, database: str, filled: None) -> Iterator[str]:
 
     host = str(parameters["host"])
     run("pg_basebackup", "-D", str(copy), "-R", "-c", "fast", "-h", host, "-U", "postgres")
+    (copy / ".s.PGSQL.5432.lock").unlink(missing_ok=True)  # of the source, whose socket is there
     options = f"-h '' -k {copy} -c hot_standby=on"
     run("pg_ctl", "-w", "-D", str(copy), "-o", options, "-l", str(copy / "log"), "start")
     yield database.replace(host, str(copy))

@@ -30,9 +30,10 @@ async def health() -> schemas.Health:
 @router.get("/health/ready", responses=problems(503, 504))
 async def ready(services: TheServices) -> schemas.Ready:
     """Return 200 if the database is up and its schema undamaged, else 503."""
-    await services.store.collections()
+    collections = await services.store.collections()
     await require_sound(services.store.connector)
-    return schemas.Ready(status="ready", database=services.where)
+    found = sum([len(await services.problems.get(each)) for each in collections])
+    return schemas.Ready(status="ready", database=services.where, problems=found)
 
 
 @router.get(

@@ -21,6 +21,7 @@ create table backline.changes (
   amount        int         not null,            -- keys
   keys          text[]      collate "C",
   at            timestamptz not null default pg_catalog.now(),
+  bulk          boolean     not null default false,  -- part of a statement that changed more than 1,000 rows
   primary key (collection_id, xid, id)
   -- Truncating the file would lock the table against the host's writers.
 ) with (vacuum_truncate = off, toast.vacuum_truncate = off, autovacuum_vacuum_scale_factor = 0.1,
@@ -28,9 +29,6 @@ create table backline.changes (
         autovacuum_vacuum_cost_delay = 1);
 -- Compressing the keys would cost the host's statement more than writing them.
 alter table backline.changes alter keys set storage external;
-
--- Advances if a change could not be logged. Only reconcile can find such a change.
-create sequence backline.missed;
 
 -- Row locks that serialize work on a collection. Unlike an advisory lock, a role without rights on this table
 -- cannot take one.

@@ -31,7 +31,7 @@ create or replace function backline.add_collection(
   p_column_type text default 'vector', p_long_text text default 'truncate'
 ) returns int language plpgsql set search_path = '' as $$
 declare
-  v_schema text; v_table text; v_kind "char"; v_key text; v_key_type text; v_id int; v_sql text;
+  v_schema text; v_table text; v_kind "char"; v_key text; v_key_number int2; v_id int; v_sql text; t record;
 begin
   select n.nspname, k.relname, k.relkind into strict v_schema, v_table, v_kind
   from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
@@ -41,16 +41,10 @@ begin
       format('%s is not a table. Backline writes vectors into tables, not into views', p_table);
   end if;
 
-  -- A single column identifies a row: the primary key, or a unique NOT NULL column named by p_key. The cast
-  -- includes the column's collation, without which its index is not used. It omits the length, because a cast
-  -- to character(8) would truncate.
-  select a.attname, pg_catalog.format_type(a.atttypid, -1)
-         || coalesce(' collate ' || quote_ident(l.nspname) || '.' || quote_ident(o.collname), '')
-    into v_key, v_key_type
+  -- A single column identifies a row: the primary key, or a unique NOT NULL column named by p_key.
+  select a.attname, a.attnum into v_key, v_key_number
   from pg_catalog.pg_index i
   join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
-  left join pg_catalog.pg_collation o on o.oid = a.attcollation
-  left join pg_catalog.pg_namespace l on l.oid = o.collnamespace
   where i.indrelid = p_table and i.indnkeyatts = 1 and i.indisunique and i.indpred is null
     and i.indisvalid and a.attnotnull and (p_key is null and i.indisprimary or a.attname = p_key)
   limit 1;
@@ -68,11 +62,16 @@ begin
   v_sql := backline.compile_template(p_table, p_template);
   execute format('alter table %s add column if not exists %I %s', p_table, p_column,
                  format('extensions.%I(%s)', p_column_type, p_dimensions));
+  select * into t from backline.template_columns(p_table, p_template);
   insert into backline.collections
-    (name, table_schema, table_name, key_column, key_type, text_template, text_sql,
-     embedding_column, model_id, long_text)
-  values (p_name, v_schema, v_table, v_key, v_key_type, p_template, v_sql, p_column,
-          backline.model_id(p_provider, p_model, p_revision, p_dimensions), p_long_text)
+    (name, table_id, table_schema, table_name, key_number, key_column, key_type, text_template, text_sql,
+     text_numbers, text_names, text_types, vector_number, embedding_column, model_id, long_text, members)
+  select p_name, p_table, v_schema, v_table, v_key_number, v_key, backline.key_type(p_table, v_key_number),
+         p_template, v_sql, t.numbers, t.names, t.types, a.attnum, p_column,
+         backline.model_id(p_provider, p_model, p_revision, p_dimensions), p_long_text,
+         backline.members(p_table)
+  from pg_catalog.pg_attribute a
+  where a.attrelid = p_table and a.attname = p_column and not a.attisdropped
   returning id into v_id;  -- creates the keyword index, which installs the triggers
   return v_id;
 end $$;
@@ -95,8 +94,9 @@ declare
   c backline.collections;
 begin
   select * into strict c from backline.collections where id = p_collection for update;
+  select (r.d).* into c from backline.resolve(c) r;
   perform backline.remove_triggers(p_collection);
-  if p_drop_column and to_regclass(format('%I.%I', c.table_schema, c.table_name)) is not null then
+  if p_drop_column and to_regclass(format('%I.%I', c.table_schema, c.table_name)) = c.table_id then
     execute format('alter table %I.%I drop column if exists %I',
                    c.table_schema, c.table_name, c.embedding_column);
   end if;
@@ -148,17 +148,18 @@ create or replace function backline.collection_records()
 returns table (id int, name text, table_schema text, table_name text, key_column text, text_template text,
                embedding_column text, max_attempts int, model_id int, provider text, model text,
                revision text, dimensions int, table_exists boolean, column_type text, column_dimensions int,
-               long_text text, missing_grants text[], missing_to_read text[])
+               long_text text, missing_grants text[], missing_to_read text[], unusable text[])
 language sql stable set search_path = '' as $$
-  select c.id, c.name, c.table_schema, c.table_name, c.key_column, c.text_template, c.embedding_column,
-         c.max_attempts, c.model_id, m.provider, m.name, m.revision, m.dimensions,
-         k.oid is not null, t.typname::text, case when a.atttypmod > 0 then a.atttypmod end, c.long_text,
-         backline.missing_grants(k.oid, a.attnum, true), backline.missing_grants(k.oid, a.attnum, false)
+  select (r.d).id, (r.d).name, (r.d).table_schema, (r.d).table_name, (r.d).key_column, (r.d).text_template,
+         (r.d).embedding_column, (r.d).max_attempts, m.id, m.provider, m.name, m.revision, m.dimensions,
+         k.oid is not null, t.typname::text, case when a.atttypmod > 0 then a.atttypmod end, (r.d).long_text,
+         backline.missing_grants(k.oid, a.attnum, true), backline.missing_grants(k.oid, a.attnum, false),
+         case when r.code is not null then array[r.code, r.problem || ' ' || r.remedy] end
   from backline.collections c
+  cross join lateral backline.resolve(c) r
   join backline.models m on m.id = c.model_id
-  left join pg_catalog.pg_namespace n on n.nspname = c.table_schema
-  left join pg_catalog.pg_class k on k.relnamespace = n.oid and k.relname = c.table_name
-  left join pg_catalog.pg_attribute a on a.attrelid = k.oid and a.attname = c.embedding_column
+  left join pg_catalog.pg_class k on k.oid = (r.d).table_id and k.relkind in ('r', 'p')
+  left join pg_catalog.pg_attribute a on a.attrelid = k.oid and a.attname = (r.d).embedding_column
     and not a.attisdropped
   left join pg_catalog.pg_type t on t.oid = a.atttypid
   order by c.name;

@@ -3,21 +3,13 @@
 -- The triggers of a collection's table. They append one line a statement to the change log and do nothing
 -- else, because they run in the host's transaction.
 
--- Returns the columns that a template names.
-create or replace function backline.template_columns(p_template text) returns text[]
-language sql immutable set search_path = '' as $$
-  select array(select distinct btrim(m[1])
-               from regexp_matches(regexp_replace(p_template, '{{|}}', '', 'g'), '{([^}]*)}', 'g') m
-               order by 1);
-$$;
-
 -- Returns the tables that need triggers: the collection's table and each of its partitions. A statement can
 -- name a partition directly, and statement triggers fire only for the table that the statement names.
 create or replace function backline.triggered_tables(p_collection int) returns setof regclass
 language sql stable set search_path = '' as $$
   select t.oid::regclass
   from backline.collections c
-  join pg_catalog.pg_class k on k.oid = to_regclass(format('%I.%I', c.table_schema, c.table_name))
+  join pg_catalog.pg_class k on k.oid = c.table_id
   left join lateral pg_catalog.pg_partition_tree(k.oid) p on k.relkind = 'p'
   join pg_catalog.pg_class t on t.oid = coalesce(p.relid, k.oid) and t.relkind in ('r', 'p')
   where c.id = p_collection;
@@ -111,8 +103,10 @@ begin
   c := backline.definition(p_collection);
   v_table := format('%I.%I', c.table_schema, c.table_name)::regclass;
   v_key := format('r.%I::text collate "C"', c.key_column);
-  v_columns := backline.template_columns(c.text_template || coalesce((
-    select k.text_template from backline.keyword_indexes k where k.collection_id = c.id), ''));
+  v_columns := array(
+    select a.attname from pg_catalog.pg_attribute a
+    where a.attrelid = v_table and not a.attisdropped and a.attname::text = any (
+      c.text_names || (backline.keyword_definition(c.id)).text_names));
   v_row := format('select %s as "backline key", r.%I is null as "backline empty", %s from ', v_key,
                   c.embedding_column, (select string_agg(format('r.%I', u.name), ', ')
                                        from unnest(v_columns) as u(name)));

@@ -95,7 +95,12 @@ declare
   c backline.collections;
 begin
   begin
-    perform backline.apply_changes(p_collection, p_edits_only);
+    -- A large statement may have left no row that is due.
+    while backline.apply_changes(p_collection, p_edits_only)
+          and clock_timestamp() < statement_timestamp() + interval '200 ms' and not exists (
+            select from backline.jobs j
+            where j.collection_id = p_collection and j.worker_id is null and j.not_before <= now()) loop
+    end loop;
   exception when lock_not_available then  -- a worker has locked a stamp or a job: the next claim applies them
   end;
   c := backline.definition(p_collection);
@@ -151,6 +156,7 @@ declare
   v_leased text[];
   v_stamped boolean;
   v_snapshot pg_snapshot;
+  v_long text[];
 begin
   c := backline.definition(p_collection);
   perform backline.require_model(c.model_id, p_model);
@@ -169,7 +175,7 @@ begin
       from page p
       left join lateral (select x.ctid, x.* from backline.stamps x
                          where x.collection_id = $1 and x.key = p.key offset 0) s on true
-      where %6$s
+      where octet_length(p.key) <= backline.longest_key() and %6$s
         -- In the same statement as the claim: an edit between two statements could enqueue a claimed row.
         and ((select not exists (select from backline.jobs j
                                  where j.collection_id = $1 and j.worker_id is null)
@@ -185,7 +191,8 @@ begin
     select (select count(*) from page),
            (select p.key from page p order by p.position desc limit 1),
            array_agg(d.key), array_agg(%8$s),
-           array_agg(d.content), array_agg(d.hash), bool_or(d.stamped), pg_current_snapshot()
+           array_agg(d.content), array_agg(d.hash), bool_or(d.stamped), pg_current_snapshot(),
+           (select array_agg(p.key) from page p where octet_length(p.key) > backline.longest_key())
     from due d
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
        case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end,
@@ -194,9 +201,12 @@ begin
        case when v_leased <> '{}' then 'and (not coalesce(s.stale, true) or p.key <> all ($6))' end,
        backline.needed_action('d.content', 'd.hash', p_cache => exists (
          select from backline.vectors v where v.model_id = c.model_id)))
-  into scanned, last_key, keys, actions, contents, hashes, v_stamped, v_snapshot
+  into scanned, last_key, keys, actions, contents, hashes, v_stamped, v_snapshot, v_long
   using p_collection, p_after, p_limit, c.model_id, c.long_text, v_leased;
 
+  if v_long is not null then
+    perform backline.refuse_long_keys(p_collection, v_long);
+  end if;
   insert into backline.batch_leases (lease, collection_id, worker_id, keys, stamped, snapshot)
   select claim_batch.lease, p_collection, p_worker, claim_batch.keys, v_stamped, v_snapshot
   where claim_batch.keys is not null;

@@ -54,7 +54,7 @@ declare
   v_has_jobs boolean;
   v_stamped boolean;
 begin
-  select * into strict c from backline.collections where id = p_collection;
+  c := backline.definition(p_collection);
   perform backline.require_model(c.model_id, p_model);
   -- A row of a batch lease has no job, except that of a later edit, which claim() will find up to date.
   -- Inserting a first stamp without ON CONFLICT takes an eighth less time.
@@ -180,7 +180,7 @@ declare
   v_pages bigint[] := array(select p.lease from backline.batch_leases p where p.lease = any (p_leases));
   v_due text[];
 begin
-  select * into strict c from backline.collections where id = p_collection;
+  c := backline.definition(p_collection);
   if v_pages <> '{}' then
     -- Rows to embed again need their own job.
     execute format($q$

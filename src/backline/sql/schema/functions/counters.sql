@@ -85,11 +85,9 @@ end $$;
 create or replace function backline.recount(p_collection int, p_correct boolean default true) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
-  v_source text;
+  c backline.collections := backline.definition(p_collection);
   v_corrected jsonb;
 begin
-  select format('%I.%I', c.table_schema, c.table_name) into strict v_source
-  from backline.collections c where c.id = p_collection;
   perform backline.lock(p_collection, 'scan') where p_correct;
   execute format($q$
     with wrong as (
@@ -110,11 +108,15 @@ begin
         union all
         select t.measure, t.model_id, -sum(t.amount) from backline.counter_deltas t
         where t.collection_id = $1 group by t.measure, t.model_id
-      ) d group by d.measure, d.model_id having sum(d.amount) <> 0
+      ) d
+      -- Applying a truncation recounts the rows.
+      where d.measure <> 'rows' or not exists (
+        select from backline.changes l where l.collection_id = $1 and l.kind = 't')
+      group by d.measure, d.model_id having sum(d.amount) <> 0
     ) %2$s
     select coalesce(jsonb_object_agg(m.measure, m.amount), '{}')
     from (select w.measure, sum(w.amount) as amount from wrong w group by w.measure) m
-  $q$, v_source, case when p_correct then $q$, corrected as (
+  $q$, format('%I.%I', c.table_schema, c.table_name), case when p_correct then $q$, corrected as (
       insert into backline.counter_deltas (collection_id, measure, model_id, amount)
       select $1, w.measure, w.model_id, w.amount from wrong w
     ) $q$ end) into v_corrected using p_collection;

@@ -56,7 +56,7 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
 begin
-  select * into strict c from backline.collections where id = p_collection;
+  c := backline.definition(p_collection);
   return query execute format($q$
     with page as materialized (
       select r.%1$I::text collate "C" as key, %2$s as content, r.%3$I is null as missing,
@@ -129,7 +129,7 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
 begin
-  select * into strict c from backline.collections where id = p_collection;
+  c := backline.definition(p_collection);
   return query execute format($q$
     select i.key, case
       when r.present is null then 'gone'

@@ -18,7 +18,7 @@ declare
   v_projection extensions.vector;
   v_leased text[];
 begin
-  select * into strict c from backline.collections where id = p_collection;
+  c := backline.definition(p_collection);
   select m.dimensions, m.projection into strict v_dimensions, v_projection
   from backline.models m where m.id = c.model_id;
   perform backline.lock(p_collection, 'scan') where p_repair;
@@ -32,7 +32,8 @@ begin
       select p.key, p.position, p.content = '' as blank, p.embedding, s.ctid as stamp, s.stale, s.model_id,
         s.blank as stamped_blank, s.fingerprint, s.content_hash is distinct from h.hash as differs,
         f.ctid as failure, f.model_id = $4 and f.content_hash = h.hash as dead,
-        j.waits or p.key = any ($7) and coalesce(s.stale, true) as waits
+        j.waits or p.key = any ($7) and coalesce(s.stale, true) as waits,
+        (p.key in (select backline.logged_keys($1))) is true as logged
       from page p
       cross join lateral (select sha256(convert_to(p.content, 'UTF8')) as hash) h
       left join lateral (select x.ctid, x.* from backline.stamps x
@@ -43,6 +44,7 @@ begin
         where x.collection_id = $1 and x.key = p.key offset 0) j on true
     ), classified as materialized (
       select n.*, case
+          when n.logged then null
           when n.failure is not null and not n.dead then 'dead letter of another text'
           when n.dead then null
           when n.stamp is null and n.waits then null
@@ -107,7 +109,7 @@ begin
     raise exception using errcode = 'BL001', message =
       format('p_of must be stamps, jobs or failures, not %L', p_of);
   end if;
-  select * into strict c from backline.collections where id = p_collection;
+  c := backline.definition(p_collection);
   execute format($q$
     with page as materialized (
       select x.key, x.ctid as id from backline.%1$I x
@@ -116,7 +118,7 @@ begin
       select p.key, p.id from page p left join lateral (
         select true as present from %2$s r
         where r.%3$I = p.key::%4$s and r.%3$I::text = p.key offset 0) r on true
-      where r.present is null
+      where r.present is null and (p.key in (select backline.logged_keys($1))) is not true
     ) %5$s
     select (select count(*) from page), array(select o.key from orphans o order by o.key),
            (select max(p.key) from page p)

@@ -4,6 +4,8 @@
 create or replace function backline.worker_lock(p_worker bigint) returns bigint
 language sql immutable set search_path = '' as $$ select (x'6261636b'::bigint << 31) | p_worker $$;
 
+-- Any role may hold any advisory lock. If another session holds this worker's, the worker counts as one
+-- without a session: only its heartbeats show that it lives.
 create or replace function backline.register_worker(
   p_collection int, p_host text, p_pid int, p_has_session boolean, p_lease interval,
   p_run bigint default null, p_replaces bigint default null
@@ -15,8 +17,8 @@ begin
   insert into backline.workers (collection_id, run_id, host, pid, has_session, replaces, expires_at)
   values (p_collection, p_run, p_host, p_pid, p_has_session, p_replaces, now() + p_lease)
   returning id into v_id;
-  if p_has_session then
-    perform pg_catalog.pg_advisory_lock(backline.worker_lock(v_id));
+  if p_has_session and not pg_catalog.pg_try_advisory_lock(backline.worker_lock(v_id)) then
+    update backline.workers set has_session = false where id = v_id;
   end if;
   if p_replaces is not null then  -- the same worker with a new connection
     -- Includes an earlier replacement that the worker does not know, because the response was lost.

@@ -21,6 +21,14 @@ create table backline.models (
 create table backline.collections (
   id               int generated always as identity primary key,
   name             text not null unique,
+  -- The table and its columns by oid and number, which a rename does not change. The names beside them are the
+  -- last ones seen; definition() returns the present ones.
+  table_id         oid  not null,
+  key_number       int2 not null,
+  vector_number    int2 not null,
+  text_numbers     int2[] not null,         -- the columns that the template names, each once
+  text_names       text[] not null,
+  text_types       text[] not null,
   table_schema     text not null,
   table_name       text not null,
   key_column       text not null,
@@ -34,8 +42,15 @@ create table backline.collections (
   -- or not at all, as a dead letter.
   long_text        text not null default 'truncate' check (long_text in ('truncate', 'average', 'reject')),
   created_at       timestamptz not null default now(),
-  unique (table_schema, table_name, embedding_column)
+  members          oid[] not null default '{}',  -- the partitions or children that were seen, see problems()
+  unscanned        text,                    -- why rows may have changed unseen; null after a scan of every row
+  scanned_at       timestamptz,             -- the end of the last scan of every row
+  missed           bigint not null default 0,  -- the value of the sequence missed at that scan
+  unique (table_id, vector_number)
 );
+
+-- Advances whenever a change of a table could not be recorded; see problems().
+create sequence if not exists backline.missed;
 
 alter table backline.models enable row level security;
 alter table backline.collections enable row level security;

@@ -7,6 +7,8 @@ create table backline.keyword_indexes (
   language      text     not null default 'english',
   text_template text     not null,
   text_sql      text     not null,           -- the template as an expression over the alias r
+  text_numbers  int2[]   not null,           -- the columns that the template names, as in collections
+  text_names    text[]   not null,
   built_at      timestamptz                  -- null until every row of the table is indexed
 );
 

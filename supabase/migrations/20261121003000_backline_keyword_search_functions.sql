@@ -7,11 +7,11 @@
 create or replace function backline.check_reader(p_collection int) returns void
 language plpgsql stable set search_path = '' as $$
 declare
-  v_table regclass;
+  v_table oid;
   v_reader name := coalesce(nullif(current_setting('role', true), 'none'), session_user);
 begin
-  select format('%I.%I', c.table_schema, c.table_name)::regclass into v_table
-  from backline.collections c where c.id = p_collection;
+  select d.table_id into v_table
+  from backline.collections c cross join lateral backline.definition(c.id) d where c.id = p_collection;
   if v_table is null or not pg_catalog.has_any_column_privilege(v_reader, v_table, 'select') then
     raise exception using errcode = '42501', message =
       format('permission denied to search collection %s as %s', p_collection, v_reader);

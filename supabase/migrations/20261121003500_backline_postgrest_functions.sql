@@ -51,6 +51,14 @@ comment on function public.backline_search is
 create or replace function public.backline_coverage(p_collection int) returns jsonb
 language sql stable set search_path = '' as $$ select backline.coverage(p_collection) $$;
 
+create or replace function public.backline_problems(p_collection int) returns json
+language sql stable set search_path = '' as $$
+  select coalesce(json_agg(p), '[]') from backline.problems(p_collection) p;
+$$;
+
+create or replace function public.backline_follow(p_collection int) returns boolean
+language sql set search_path = '' as $$ select backline.follow(p_collection) $$;
+
 create or replace function public.backline_now() returns timestamptz
 language sql volatile set search_path = '' as $$ select pg_catalog.clock_timestamp() $$;
 

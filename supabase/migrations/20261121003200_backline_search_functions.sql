@@ -12,22 +12,22 @@ create or replace function backline.searchable(p_collection int,
   out dimensions int, out column_type text, out column_dimensions int,
   out index_type text, out language regconfig, out keywords_built boolean
 ) language plpgsql stable security definer set search_path = '' as $$
+declare
+  c backline.collections := backline.definition(p_collection);
 begin
   perform backline.check_reader(p_collection);
-  select format('%I.%I', c.table_schema, c.table_name)::regclass, c.key_column, c.key_type, c.text_sql,
+  select c.table_id::regclass, c.key_column, c.key_type, c.text_sql,
          c.embedding_column, m.dimensions, t.typname, case when a.atttypmod > 0 then a.atttypmod end,
          k.language::regconfig, k.built_at is not null,
          backline.indexed_as(a.attrelid, a.attname, t.typname,
                              case when a.atttypmod > 0 then a.atttypmod end, m.dimensions)
   into source, key_column, key_type, text_sql, embedding_column, dimensions, column_type, column_dimensions,
        language, keywords_built, index_type
-  from backline.collections c
-  join backline.models m on m.id = c.model_id
+  from backline.models m
   left join backline.keyword_indexes k on k.collection_id = c.id
-  join pg_catalog.pg_attribute a on a.attrelid = format('%I.%I', c.table_schema, c.table_name)::regclass
-    and a.attname = c.embedding_column and not a.attisdropped
+  join pg_catalog.pg_attribute a on a.attrelid = c.table_id and a.attnum = c.vector_number
   join pg_catalog.pg_type t on t.oid = a.atttypid
-  where c.id = p_collection;
+  where m.id = c.model_id;
 end $$;
 
 -- Returns those of p_keys that have a vector of the collection's present model. Vectors of different models

@@ -16,7 +16,7 @@ declare
   v_dimensions int;
   v_projection extensions.vector;
 begin
-  select * into strict c from backline.collections where id = p_collection;
+  c := backline.definition(p_collection);
   select m.dimensions, m.projection into strict v_dimensions, v_projection
   from backline.models m where m.id = c.model_id;
   execute format($q$

@@ -31,12 +31,12 @@ language sql set search_path = '' as $$
 $$;
 
 -- Releases the jobs of claims that the worker has received no response to. p_received_lease is the newest
--- lease that it has received. An advisory lock serializes the claims of one worker, including one that its
--- client has abandoned.
+-- lease that it has received. A lock on the worker's row serializes its claims, including one that its client
+-- has abandoned.
 create or replace function backline.release_unacknowledged(p_worker bigint, p_received_lease bigint)
 returns void language plpgsql set search_path = '' as $$
 begin
-  perform pg_catalog.pg_advisory_xact_lock(backline.worker_lock(p_worker));
+  perform from backline.workers w where w.id = p_worker for no key update;
   update backline.jobs j set worker_id = null
   where j.ctid = any (array(
     select x.ctid from backline.jobs x

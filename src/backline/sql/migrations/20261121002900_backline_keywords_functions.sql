@@ -93,15 +93,14 @@ declare
   v_keys text[];
 begin
   select * into k from backline.keyword_indexes x where x.collection_id = p_collection;
-  if not found then
-    return;
-  end if;
   v_keys := backline.unindex_keys(p_collection, p_keys);
   if p_all or k.built_at is not null then
-    v_keys := p_keys;
+    v_keys := array(select u.key from unnest(p_keys) as u(key)
+                    where octet_length(u.key) <= backline.longest_key());
   end if;
   if v_keys <> '{}' then
     c := backline.definition(p_collection);
+    k := backline.keyword_definition(p_collection);
     execute backline.index_statement(p_collection, format(
       'select x.* from unnest($1) as u(key) cross join lateral ('
       'select r.%1$I::text collate "C" as key, %2$s as content from %3$I.%4$I r '
@@ -137,11 +136,14 @@ begin
   v_table := format('%I.%I', c.table_schema, c.table_name);
   select coalesce(p_template, k.text_template, c.text_template) into v_template
   from (values (1)) one left join backline.keyword_indexes k on k.collection_id = p_collection;
-  insert into backline.keyword_indexes as k (collection_id, language, text_template, text_sql)
-  values (p_collection, coalesce(p_language, 'pg_catalog.english')::text, v_template,
-          backline.compile_template(v_table::regclass, v_template))
+  insert into backline.keyword_indexes as k
+    (collection_id, language, text_template, text_sql, text_numbers, text_names)
+  select p_collection, coalesce(p_language, 'pg_catalog.english')::text, v_template,
+         backline.compile_template(v_table::regclass, v_template), t.numbers, t.names
+  from backline.template_columns(v_table::regclass, v_template) t
   on conflict (collection_id) do update set text_template = excluded.text_template,
-    text_sql = excluded.text_sql, language = coalesce(p_language::text, k.language);
+    text_sql = excluded.text_sql, text_numbers = excluded.text_numbers, text_names = excluded.text_names,
+    language = coalesce(p_language::text, k.language);
   perform backline.install_triggers(p_collection);  -- they compare the columns of this template too
   perform backline.empty_keywords(p_collection, false);
   execute format('select count(*) from (select 1 from %s limit 1001) r', v_table) into v_rows;
@@ -171,7 +173,7 @@ begin
       from %2$I.%3$I r where %4$s order by r.%1$I limit $2
     )
     select count(*), (array_agg(p.key order by p.position desc))[1],
-      array(select m.key from page m where not exists (
+      array(select m.key from page m where octet_length(m.key) <= backline.longest_key() and not exists (
         select from backline.documents d where d.collection_id = $3 and d.key = m.key))
     from page p
   $q$, c.key_column, c.table_schema, c.table_name,
@@ -193,8 +195,8 @@ begin
   perform backline.lock(p_collection, 'log');  -- a change is either visible here, or applied to a built index
   c := backline.definition(p_collection);
   execute format($q$
-    select exists (select from %1$I.%2$I r where not exists (
-      select from backline.documents d where d.collection_id = $1 and d.key = r.%3$I::text))
+    select exists (select from %1$I.%2$I r where octet_length(r.%3$I::text) <= backline.longest_key()
+      and not exists (select from backline.documents d where d.collection_id = $1 and d.key = r.%3$I::text))
   $q$, c.table_schema, c.table_name, c.key_column) into v_missing using p_collection;
   update backline.keyword_indexes k set built_at = coalesce(k.built_at, now())
   where k.collection_id = p_collection and not v_missing;
