@@ -292,8 +292,8 @@ class World:
 
     async def apply_changes(self) -> None:
         """Apply the change log, as a worker does before it claims."""
-        left = True
-        while left:
+        left: bool | None = True
+        while left is not False:
             [row] = await self.sql("select backline.apply_changes(%s) as left", self.collection.id)
             left = row["left"]
 

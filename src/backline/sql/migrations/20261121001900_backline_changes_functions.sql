@@ -85,8 +85,8 @@ begin
   return backline.next_changes(p_collection, p_edits_only, p_limit);
 end $$;
 
--- Applies up to about p_limit keys of the log, and returns whether lines may be left. One session at a time
--- applies the lines of a collection; another returns at once. With p_edits_only, lines of more than 1,000 keys
+-- Applies up to about p_limit keys of the log, and returns whether lines are left. One session at a time applies
+-- the lines of a collection; another returns null at once. With p_edits_only, lines of more than 1,000 keys
 -- wait: a scan of the table finds those rows at a lower cost.
 --
 -- What happens to a row depends on the row as it stands and not on the line. Lines can therefore be applied
@@ -106,7 +106,7 @@ begin
     return false;
   end if;
   if not backline.try_lock(p_collection, 'log') then
-    return true;
+    return null;
   end if;
   v_lines := backline.next_changes(p_collection, p_edits_only, p_limit);
   if v_lines is null then
@@ -134,7 +134,8 @@ begin
                              and l.xid >= backline.log_start(p_collection));
 end $$;
 comment on function backline.apply_changes is
-  'API: turns lines of the change log into jobs, and returns whether lines are left.';
+  'API: turns lines of the change log into jobs, and returns whether lines are left, or null if another '
+  'session applies them.';
 
 -- Applies part of a truncation: examines the next keys that Backline has records of. A partition may have been
 -- truncated, so the other rows may exist.

@@ -138,17 +138,18 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
   ), summed as (
     select greatest(n.total + l.delta, 0) as total, n.embedded + l.embedded as embedded,
            n.blank + l.blank as blank, n.long + l.long as long, n.failed + l.failed as failed,
-           n.pending + (select g.jobs from batched g) + l.pending as pending
+           n.pending + (select g.jobs from batched g) + l.pending as pending, l.at is not null as estimated
     from counts n, logged l
   ), bounded as (  -- an estimate must not exceed the rows that there are
-    select s.total, greatest(least(s.blank, s.total), 0) as blank, s.failed, s.pending,
+    select s.total, greatest(least(s.blank, s.total), 0) as blank, s.failed, s.pending, s.estimated,
            greatest(least(s.embedded, s.total - s.blank), 0) as embedded, greatest(s.long, 0) as long
     from summed s
   )
   select jsonb_build_object(
     'rows', n.total, 'embedded', n.embedded, 'blank', n.blank, 'long', least(n.long, n.embedded),
-    'pending', greatest(least(n.pending, n.total - n.embedded - n.blank), 0),
-    'failed', greatest(least(n.failed, n.total - n.embedded - n.blank), 0), 'in_flight', l.in_flight,
+    'pending', case when n.estimated then greatest(least(n.pending, n.total - n.embedded - n.blank), 0)
+                    else n.pending end,
+    'failed', greatest(n.failed, 0), 'in_flight', l.in_flight,
     'workers', w.workers, 'rate', w.rate,
     'lag_seconds', coalesce(extract(epoch from now() - o.at), 0)::float8)
   from bounded n, oldest o, working w, leased l;
