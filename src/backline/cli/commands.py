@@ -79,6 +79,7 @@ INCOMPLETE: Final = {
     "migrate": "damage remains that migrate cannot repair",
     "backfill": "rows failed or remain, or it was stopped. A run that reached --limit without a "
     "failure is a success",
+    "status": "a collection has a problem that makes its coverage untrue",
     "verify": "a row has no valid vector",
     "reconcile": "drift remains, as after a dry run that found any",
     "runs watch": "the run was cancelled, was interrupted, or does not exist",

@@ -81,7 +81,7 @@ def test_a_dry_run_finds_the_same_drift_on_a_read_only_database(
     assert expected["found"]
     set_read_only(database)
     assert cli("reconcile", "tickets", "--dry-run", "--json", code=1).json == expected
-    assert cli("status", "tickets", "--json").json["collections"]
+    assert cli("status", "tickets", "--json", code=1).json["collections"]
     assert not cli("verify", "tickets", "--json", code=1).json["passed"]
 
 
