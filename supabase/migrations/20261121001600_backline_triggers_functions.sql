@@ -35,7 +35,7 @@ $$;
 -- Returns the body of a trigger function. p_capture reads the keys into v_keys. If that fails because the
 -- table's definition has changed, p_by_number does it with %I for the present name of the key column.
 --
--- The line is inserted in a block that catches every error. Then its lock protects the log until the
+-- The line is inserted in a block that catches every error, and never waits for a lock. Then its lock protects the log until the
 -- transaction ends, and later statements insert without a block: a host that writes a thousand rows one by one
 -- needs one subtransaction.
 create or replace function backline.capture_body(
@@ -67,6 +67,7 @@ create or replace function backline.capture_body(
         return null;
       end if;
       begin
+        lock table backline.changes in row exclusive mode nowait;
         %8$s
         perform set_config('backline.logging', 'on', true);
       exception when others then
