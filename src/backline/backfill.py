@@ -97,6 +97,7 @@ class BackfillReport:
             ],
             "rows_per_second": round(self.rows_per_second, 1),
             "coverage": {**asdict(self.coverage), "ratio": self.coverage.ratio},
+            "empty": self.coverage.empty,
             "complete": self.complete,
         }
 

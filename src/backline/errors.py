@@ -68,6 +68,12 @@ class ProjectPausedError(DatabaseUnavailableError):
     """The Supabase project is paused. Restore it in the dashboard, then run the command again."""
 
 
+class ReadOnlyError(DatabaseError):
+    """The database accepts no writes. Run the command on the primary, or allow writes to it."""
+
+    exit_code = 2
+
+
 class DatabaseFullError(DatabaseError):
     """Postgres has no disk space left. Free some, then run the same command again."""
 
@@ -104,6 +110,10 @@ class ExtensionMissingError(ConfigurationError):
 
 class NotMigratedError(ConfigurationError):
     """This database has no Backline schema yet. Run: backline migrate."""
+
+
+class SchemaDamagedError(NotMigratedError):
+    """Objects of schema backline are missing or changed. Run: backline migrate."""
 
 
 class TableNotFoundError(ConfigurationError):

@@ -7,13 +7,16 @@ command's own module is imported when the command runs.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
+
+from backline.cli import streams
 
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    streams.prepare()
     if sys.argv[1:] == ["--version"]:
-        print_version()
-        return
+        sys.exit(_version())
     try:
         from backline.cli import commands, entry
 
@@ -22,6 +25,19 @@ def main() -> None:
         sys.stderr.write("Stopped.\n")
         code = 130
     sys.exit(code)
+
+
+def _version() -> int:
+    """Print the version without the imports of a command; return the exit code."""
+    try:
+        print_version()
+        sys.stdout.flush()
+    except OSError as error:
+        streams.discard_stdout()
+        with suppress(OSError):
+            sys.stderr.write(f"error: {streams.not_written(error)}\n")
+        return 1
+    return 0
 
 
 def print_version() -> None:

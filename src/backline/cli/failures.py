@@ -18,7 +18,7 @@ from backline.cli.options import (
     StoreTransport,
     database_options,
 )
-from backline.cli.output import count, emit, out, say, table
+from backline.cli.output import count, emit, moment, out, say, table
 from backline.errors import command
 from backline.store import JobStore
 from backline.types import Collection, Failure
@@ -59,7 +59,7 @@ def list_failures(
         return
     table(
         ("key", "kind", "attempts", "failed at", "error"),
-        ((f.key, f.kind, f.attempts, f"{f.failed_at:%Y-%m-%d %H:%M:%S}", f.error)
+        ((f.key, f.kind, f.attempts, moment(f.failed_at), f.error)
          for f in failures),
     )  # fmt: skip
     say(f"{count(len(failures), 'dead letter')}. Retry: {command('failures', 'retry', name)}")

@@ -83,6 +83,8 @@ def _index_line(index: IndexOutcome) -> str:
 
 
 def _next_steps(report: BackfillReport) -> list[str]:
+    if report.coverage.empty:
+        return ["Nothing to do: the table is empty."]
     if report.complete and report.embedded == 0:
         return ["[green]Nothing to do: every row was embedded already.[/green]"]
     if report.complete:
@@ -130,11 +132,17 @@ def show_preview(preview: Preview) -> None:
 def show_verification(name: str, result: Verification) -> None:
     """Print whether the collection passed; for each kind of problem, its count and examples."""
     with_text = result.rows - result.blank
-    ratio = 1.0 if with_text == 0 else result.embedded / with_text
+    if result.empty:
+        rows = "empty: the table has no rows"
+    elif with_text == 0:
+        rows = "no row has text"
+    else:
+        ratio = percent(result.embedded / with_text)
+        rows = f"{result.embedded:,} of {with_text:,} ({ratio}) have a valid vector"
     outcome = "[green]passed[/green]" if result.passed else "[yellow]not passed[/yellow]"
     out.print(f"[bold]Verify {escape(name)}:[/bold] {outcome}")
     pairs: dict[str, Any] = {
-        "rows": f"{result.embedded:,} of {with_text:,} ({percent(ratio)}) have a valid vector",
+        "rows": rows,
         "checked": "dimensions, finite values, unit length, current text, current model",
     }
     if result.blank:

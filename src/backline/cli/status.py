@@ -19,7 +19,15 @@ from backline.cli.options import (
     StoreTransport,
     database_options,
 )
-from backline.cli.output import coverage_line, duration, emit, facts, out, show_problems
+from backline.cli.output import (
+    coverage_line,
+    duration,
+    emit,
+    facts,
+    out,
+    pace,
+    show_problems,
+)
 from backline.cli.report import LONG_TEXTS
 from backline.config import Settings
 from backline.types import Collection, Coverage
@@ -73,8 +81,12 @@ def _show(collection: Collection, coverage: Coverage) -> None:
         pairs["compared"] = f"a sample of the rows; every row: {_last_scan(collection)}"
     if coverage.pending:
         pairs["lag"] = f"{duration(coverage.lag_seconds)} (age of the oldest pending edit)"
-        pairs["rate"] = f"{coverage.rate:,.0f} rows/s by {coverage.workers} workers"
-        pairs["ETA"] = duration(coverage.eta_seconds)
+    if coverage.workers:
+        pairs["workers"] = str(coverage.workers)
+        if coverage.remaining:
+            pairs["pace"] = pace(coverage.rate, coverage.remaining)
+    elif coverage.remaining:
+        pairs["workers"] = f"none; to embed the rest, run: backline backfill {collection.name}"
     facts(pairs)
     show_problems(coverage.problems)
 
@@ -93,6 +105,7 @@ def _status_dict(collection: Collection, coverage: Coverage) -> dict[str, Any]:
         "model": asdict(collection.model),
         **asdict(coverage),
         "missing": coverage.missing,
+        "empty": coverage.empty,
         "coverage": coverage.ratio,
         "complete": coverage.complete,
         "long_text": collection.long_text,

@@ -10,10 +10,11 @@ from psycopg.types.json import Jsonb
 
 from backline import errors
 from backline.postgres.connector import Connector
+from backline.postgres.schema import FATAL, schema_problems
 from backline.sql import query
 from backline.store import DriftPage
 from backline.store_verbs import CollectionVerbs
-from backline.types import Collection, LongText, Model
+from backline.types import Collection, LongText, Model, Problem
 
 # Schema changes and repairs give up on a lock held by another transaction, so that they do not
 # block the statements that queue behind them.
@@ -131,6 +132,17 @@ class AdministrationVerbs(CollectionVerbs):
         """Return the names of the HNSW indexes on the vector column. Each slows every write."""
         rows = await self.connector.fetch(query("hnsw_indexes"), {"collection": collection.id})
         return [row["name"] for row in rows]
+
+    async def schema_problems(self) -> list[Problem]:
+        """Return what is missing, changed or without privileges in the schema `backline`."""
+        return await schema_problems(self.connector)
+
+    async def problems(self, collection: Collection) -> tuple[Problem, ...]:
+        """Return what makes the coverage of a collection untrue, and damage of the schema."""
+        damage = tuple(await schema_problems(self.connector))
+        if any(each.kind in FATAL for each in damage):  # other statements may fail
+            return damage
+        return (*damage, *await super().problems(collection))
 
     # --- reconcile ---
 

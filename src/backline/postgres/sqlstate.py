@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -20,6 +21,7 @@ _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
     "53300": errors.DatabaseUnavailableError,  # too many connections
     "53100": errors.DatabaseFullError,
     "53": errors.DatabaseUnavailableError,
+    "25006": errors.ReadOnlyError,
     "28": errors.DatabaseAuthenticationError,
     "3D000": errors.DatabaseUnavailableError,
     "55000": errors.ObjectStateError,
@@ -46,6 +48,10 @@ _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
     "BL007": errors.CollectionExistsError,
 }
 
+# Undefined function, table and column, and no unique constraint for ON CONFLICT.
+_UNDEFINED: Final = frozenset({"42883", "42P01", "42703", "42P10"})
+_OWN: Final = re.compile(r"\b(backline\.|backline_\w+\()")
+
 
 def translate(error: psycopg.Error | PoolTimeout, where: str) -> errors.BacklineError:
     """Return the Backline error for a driver error. `where` is the address of the server."""
@@ -56,6 +62,10 @@ def translate(error: psycopg.Error | PoolTimeout, where: str) -> errors.Backline
     message = error.diag.message_primary or str(error)
     if state.startswith("BL"):
         return kind(message)
+    if state in _UNDEFINED and _OWN.search(message):
+        return errors.SchemaDamagedError(
+            f"Schema backline is damaged: {message} [{state}]. Run: backline migrate."
+        )
     if kind is errors.NotMigratedError:
         return kind()
     remedy = (inspect.getdoc(kind) or "").partition(". ")[2]
