@@ -55,6 +55,7 @@ class Collection:
         missing_to_read: statements that would permit it to read the table.
         unusable: SQLSTATE and message of why the collection cannot be used, such as a table that
             is gone.
+        scanned_at: when `reconcile` last compared every row with its record.
 
     """
 
@@ -75,6 +76,7 @@ class Collection:
     missing_grants: tuple[str, ...] = ()
     missing_to_read: tuple[str, ...] = ()
     unusable: tuple[str, str] | None = None
+    scanned_at: datetime | None = None
 
     @property
     def table(self) -> str:
@@ -107,7 +109,7 @@ class Job(NamedTuple):
     lease: int
 
 
-Outcome: TypeAlias = Literal["changed", "gone", "busy", "lost"]
+Outcome: TypeAlias = Literal["changed", "unstable", "gone", "busy", "lost"]
 """Why a row was not written; the SQL function `backline.complete` defines each."""
 
 
@@ -186,11 +188,6 @@ class Coverage:
     def missing(self) -> int:
         """Rows that were never enqueued."""
         return max(0, self.rows - self.embedded - self.blank - self.pending - self.failed)
-
-    @property
-    def surplus(self) -> int:
-        """Records of rows that do not exist."""
-        return max(0, self.embedded + self.blank + self.pending + self.failed - self.rows)
 
     @property
     def ratio(self) -> float:

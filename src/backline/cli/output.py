@@ -118,6 +118,5 @@ def coverage_line(coverage: Coverage) -> str:
         f"{coverage.failed:,} failed" if coverage.failed else "",
         f"{coverage.missing:,} not yet enqueued" if coverage.missing else "",
         f"{coverage.blank:,} without text" if coverage.blank else "",
-        f"{coverage.surplus:,} vectors of rows that are gone" if coverage.surplus else "",
     ]
     return ", ".join(part for part in parts if part)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 import typer
+from rich.markup import escape
 
 from backline import config, wiring
 from backline.cli.options import (
@@ -21,6 +23,9 @@ from backline.cli.output import coverage_line, duration, emit, facts, out, show_
 from backline.cli.report import LONG_TEXTS
 from backline.config import Settings
 from backline.types import Collection, Coverage
+
+# The default of p_exact of the SQL function `backline.problems`.
+COMPARED_ROW_BY_ROW: Final = 10_000
 
 
 @database_options(via=StoreTransport)
@@ -57,19 +62,28 @@ async def _status(settings: Settings, name: str | None) -> list[tuple[Collection
 
 
 def _show(collection: Collection, coverage: Coverage) -> None:
-    out.print(f"[bold]{collection.name}[/bold]  {coverage_line(coverage)}")
+    out.print(f"[bold]{escape(collection.name)}[/bold]  {coverage_line(coverage)}")
     pairs = {
         "table": f"{collection.table}.{collection.embedding_column}",
         "model": str(collection.model),
     }
     if coverage.long:
         pairs["long texts"] = f"{coverage.long:,} {LONG_TEXTS[collection.long_text]}"
+    if coverage.rows > COMPARED_ROW_BY_ROW:
+        pairs["compared"] = f"a sample of the rows; every row: {_last_scan(collection)}"
     if coverage.pending:
         pairs["lag"] = f"{duration(coverage.lag_seconds)} (age of the oldest pending edit)"
         pairs["rate"] = f"{coverage.rate:,.0f} rows/s by {coverage.workers} workers"
         pairs["ETA"] = duration(coverage.eta_seconds)
     facts(pairs)
     show_problems(coverage.problems)
+
+
+def _last_scan(collection: Collection) -> str:
+    name = shlex.quote(collection.name)
+    if collection.scanned_at is None:
+        return f"not yet, see: backline reconcile {name}"
+    return f"{collection.scanned_at:%Y-%m-%d %H:%M %Z}, by: backline reconcile {name}"
 
 
 def _status_dict(collection: Collection, coverage: Coverage) -> dict[str, Any]:
@@ -83,4 +97,5 @@ def _status_dict(collection: Collection, coverage: Coverage) -> dict[str, Any]:
         "complete": coverage.complete,
         "long_text": collection.long_text,
         "eta_seconds": coverage.eta_seconds,
+        "scanned_at": collection.scanned_at,
     }

@@ -191,10 +191,11 @@ async def test_locked_table_aborts_the_build_and_the_next_call_builds_it(
     docs: Documents, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await filled(docs, 16, 50)
-    monkeypatch.setattr(indexes, "LOCK_TIMEOUT", "300ms")
+    monkeypatch.setattr(indexes, "LOCK_TIMEOUT", "1500ms")
     async with open_store(database) as other, other.connector.transaction() as holder:
         await holder.execute("update docs set rating = 0 where id = 1")
-        with pytest.raises(errors.ContentionError):
+        blocker = rf"held by process {holder.backend} \(role postgres, backline, idle in trans"
+        with pytest.raises(errors.ContentionError, match=blocker):
             await search.ensure_index(docs.store, docs.collection, smallest=10)
         assert await docs.sql(VALID) == []
     built = await search.ensure_index(docs.store, docs.collection, smallest=10)

@@ -73,7 +73,11 @@ function Row({
           label={`Coverage of ${name}`}
           colour={coverage.complete ? '--ok' : '--accent'}
         />
-        <span className="num">{percent(coverage.ratio)}</span>
+        <span className="num">
+          {coverage.problems.length && coverage.ratio === 1
+            ? 'not certain'
+            : percent(coverage.ratio)}
+        </span>
       </td>
       <Figure label="Rows" value={count(coverage.rows)} />
       <Figure label="Embedded" value={count(coverage.embedded)} />

@@ -3,6 +3,8 @@ import * as v from 'valibot'
 
 const record = v.record(v.string(), v.unknown())
 
+export const problem = v.object({ kind: v.string(), problem: v.string(), remedy: v.string() })
+
 export const coverage = v.object({
   rows: v.number(),
   embedded: v.number(),
@@ -21,6 +23,8 @@ export const coverage = v.object({
   etaSeconds: v.nullable(v.number()),
   /** Pending rows that have an outdated vector, or null if the server did not count them. */
   stale: v.nullish(v.number(), null),
+  /** What makes these figures untrue. */
+  problems: v.optional(v.array(problem), []),
 })
 
 export const model = v.object({
