@@ -82,8 +82,9 @@ begin
 end $$;
 
 -- Corrects the counters by counting, and returns the corrections. The count is one statement, hence one
--- snapshot: a concurrent transaction adds its own delta when it commits, and is counted exactly once. Lines of
--- the change log count when they are applied. The lock prevents two recounts from applying the same correction twice.
+-- snapshot: a concurrent transaction adds its own delta when it commits, and is counted exactly once. Lines
+-- of the change log count when they are applied. The lock prevents two recounts from applying the same
+-- correction twice.
 create or replace function backline.recount(p_collection int, p_correct boolean default true) returns jsonb
 language plpgsql set search_path = '' as $$
 declare

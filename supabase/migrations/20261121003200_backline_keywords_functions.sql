@@ -83,8 +83,8 @@ set enable_mergejoin = off as $$
   select array(select g.key from gone g);
 $$;
 
--- Indexes the present texts of rows in place of the earlier ones. Without p_all, and until the index is built,
--- rows that it does not have yet are left to build_keywords_page().
+-- Indexes the present texts of rows in place of the earlier ones. Without p_all, and until the index is
+-- built, rows that it does not have yet are left to build_keywords_page().
 create or replace function backline.index_keys(p_collection int, p_keys text[], p_all boolean default false)
 returns void
 language plpgsql set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'

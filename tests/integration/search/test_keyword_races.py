@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 from tests.integration.search.conftest import Documents
@@ -13,7 +14,7 @@ from backline import search
 from backline.postgres.store import Store, open_store
 
 WORDS = [f"w{n}" for n in range(60)]
-EDITS = 60
+EDITS = 120
 
 # The documents of each posting with its numbers, and how often it was added and removed.
 POSTINGS = """
@@ -57,18 +58,17 @@ def body(rng: random.Random) -> str:
 async def edit(store: Store, rng: random.Random) -> None:
     """Change some rows in one statement; a third of them are rolled back."""
     some, text = rng.randint(2, 40), body(rng)
-    statement, params = rng.choice(
-        [
-            ("insert into docs (body, kind) select %s || n, 'w1' from generate_series(1, %s) n",
-             [text, some]),
-            ("update docs set body = %s where id %% %s = 1", [text, some]),
-            ("update docs set body = null where id %% 50 = %s", [some]),
-            ("update docs set kind = %s where id %% 60 = %s", [text, some]),
-            ("update docs set views = views + 1 where id %% 20 = %s", [some]),
-            ("update docs set id = id + 100000 where id %% 60 = %s", [some]),
-            ("delete from docs where id %% 60 = %s", [some]),
-        ]
-    )  # fmt: skip
+    choices: list[tuple[str, list[object]]] = [
+        ("insert into docs (body, kind) select %s || n, 'w1' from generate_series(1, %s) n",
+         [text, some]),
+        ("update docs set body = %s where id %% %s = 1", [text, some]),
+        ("update docs set body = null where id %% 50 = %s", [some]),
+        ("update docs set kind = %s where id %% 60 = %s", [text, some]),
+        ("update docs set views = views + 1 where id %% 20 = %s", [some]),
+        ("update docs set id = id + 100000 where id %% 60 = %s", [some]),
+        ("delete from docs where id %% 60 = %s", [some]),
+    ]  # fmt: skip
+    statement, params = rng.choice(choices)
     async with store.connector.transaction() as transaction:
         await transaction.execute("savepoint before")
         await transaction.execute(statement, params)
@@ -86,19 +86,18 @@ async def apply(docs: Documents, store: Store, rng: random.Random) -> None:
 async def maintain(docs: Documents, store: Store, rng: random.Random) -> None:
     """Do what commands and workers do to an index."""
     number = docs.collection.id
-    statement, params = rng.choice(
-        [
-            ("select backline.build_keywords_page(%s, %s, 300)",
-             [number, rng.choice([None, "300", "900"])]),
-            ("select backline.build_keywords_page(%s, null, 5000)", [number]),
-            ("select backline.keywords_are_built(%s)", [number]),
-            ("select backline.compact_keywords(%s, true)", [number]),
-            ("select backline.compact_keywords(%s, true)", [number]),
-            ("select backline.set_keywords(%s, %s, %s::text::regconfig)",
-             [number, rng.choice(["{body}", "{kind} {body}", "{kind} {kind} {body}"]),
-              rng.choice(["simple", "english"])]),
-        ]
-    )  # fmt: skip
+    choices: list[tuple[str, list[object]]] = [
+        ("select backline.build_keywords_page(%s, %s, 300)",
+         [number, rng.choice([None, "300", "900"])]),
+        ("select backline.build_keywords_page(%s, null, 5000)", [number]),
+        ("select backline.keywords_are_built(%s)", [number]),
+        ("select backline.compact_keywords(%s, true)", [number]),
+        ("select backline.compact_keywords(%s, true)", [number]),
+        ("select backline.set_keywords(%s, %s, %s::text::regconfig)",
+         [number, rng.choice(["{body}", "{kind} {body}", "{kind} {kind} {body}"]),
+          rng.choice(["simple", "english"])]),
+    ]  # fmt: skip
+    statement, params = rng.choice(choices)
     await store.connector.fetch(statement, params)
 
 
@@ -114,22 +113,23 @@ async def test_index_after_concurrent_work_equals_one_built_anew(
 ) -> None:
     rng = random.Random(seed)
     await docs.insert(*(body(rng) for _ in range(1100)))
-    left = [EDITS, EDITS]
+    left = EDITS
 
-    async def write(writer: int) -> None:
+    async def write() -> None:
+        nonlocal left
         await edit(docs.store, rng)
-        left[writer] -= 1
+        left -= 1
+
+    def written() -> bool:
+        return left <= 0
 
     async with open_store(database) as first, open_store(database) as second:
         await asyncio.gather(
-            *(repeat(lambda w=n: write(w), lambda w=n: left[w] == 0) for n in (0, 1)),
-            *(
-                repeat(lambda s=store: apply(docs, s, rng), lambda: not any(left))
-                for store in (first, second)
-            ),
-            repeat(lambda: maintain(docs, first, rng), lambda: not any(left)),
-            repeat(lambda: maintain(docs, second, rng), lambda: not any(left)),
-        )
+            repeat(write, written),
+            repeat(write, written),
+            *(repeat(partial(work, docs, store, rng), written)
+              for work in (apply, maintain) for store in (first, second)),
+        )  # fmt: skip
     await docs.apply_changes()
     await search.ensure_index(docs.store, docs.collection)
     found = await contents(docs)

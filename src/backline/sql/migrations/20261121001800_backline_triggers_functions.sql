@@ -25,7 +25,8 @@ language sql stable set search_path = '' as $$
            case when to_regprocedure('pg_catalog.pg_column_toast_chunk_id("any")') is not null then
              '((pg_column_toast_chunk_id(n.%1$I) = pg_column_toast_chunk_id(o.%1$I)) is not true and %2$s)'
            else '%2$s' end,
-           u.name, format('n.%1$I::text collate "C" is distinct from o.%1$I::text collate "C"', u.name)), ' or ')
+           u.name, format('n.%1$I::text collate "C" is distinct from o.%1$I::text collate "C"', u.name)),
+         ' or ')
          || ' or n."backline empty" <> o."backline empty"'
   from unnest(p_columns) as u(name);
 $$;
@@ -46,8 +47,8 @@ create or replace function backline.capture_body(
       v_removed text[];
       v_moved boolean;
     begin
-      -- complete() sets it while it writes vectors, and checks what becomes of its rows itself. Statements of the
-      -- host's triggers have a greater depth.
+      -- complete() sets it while it writes vectors, and checks what becomes of its rows itself. Statements
+      -- of the host's triggers have a greater depth.
       if current_setting('backline.writing', true) = '%1$s' and pg_trigger_depth() = 1 then
         return null;
       end if;
@@ -102,9 +103,9 @@ language sql stable set search_path = '' as $$
   where a.attrelid = p_table and a.attname::text = any (p_columns) and not a.attisdropped;
 $$;
 
--- Returns the statements that read the keys of changed rows after an update. The query for many rows is planned
--- at each statement, for the number of its rows. It compares sums of hashes first, which is faster than a join
--- if no text has changed.
+-- Returns the statements that read the keys of changed rows after an update. The query for many rows is
+-- planned at each statement, for the number of its rows. It compares sums of hashes first, which is faster
+-- than a join if no text has changed.
 create or replace function backline.capture_update(c backline.collections, p_columns text[]) returns text
 language plpgsql stable set search_path = '' as $$
 declare
@@ -112,14 +113,16 @@ declare
   v_plain constant boolean := c.key_type in ('smallint', 'integer', 'bigint', 'uuid');
   v_key constant text := format('r.%I%s', c.key_column, case when not v_plain then '::text collate "C"' end);
   v_rows constant text := format('select %s as "backline key", r.%I is null as "backline empty", %s from ',
-    v_key, c.embedding_column, (select string_agg(format('r.%I', u.name), ', ') from unnest(p_columns) as u(name)));
+    v_key, c.embedding_column,
+    (select string_agg(format('r.%I', u.name), ', ') from unnest(p_columns) as u(name)));
   v_query constant text := format(
     'select array_agg(n."backline key"::text), bool_or(o."backline key" is null) %%s '
     'from (%1$s new_rows r) n left join (%1$s old_rows r) o on o."backline key" = n."backline key" '
     'where (o."backline key" is null or %2$s) %%s', v_rows, backline.changed_condition(p_columns));
   v_sum constant text := format(
     '(select sum(hashtextextended(concat_ws(''/'', %s, r.%I is null, r.%I), 0)) from %%s r)',
-    (select string_agg(format('length(r.%1$I::text), r.%1$I', u.name), ', ') from unnest(p_columns) as u(name)),
+    (select string_agg(format('length(r.%1$I::text), r.%1$I', u.name), ', ')
+     from unnest(p_columns) as u(name)),
     c.embedding_column, c.key_column);
 begin
   return format($q$
@@ -131,7 +134,8 @@ begin
     if v_moved then
       v_removed := array(select %3$s::text from old_rows r except select %3$s::text from new_rows r);
     end if; $q$,
-    format(v_query, '', format('and %s is distinct from %s', format(v_sum, 'new_rows'), format(v_sum, 'old_rows'))),
+    format(v_query, '', format('and %s is distinct from %s',
+                               format(v_sum, 'new_rows'), format(v_sum, 'old_rows'))),
     format(v_query, 'into v_keys, v_moved', ''), v_key);
 end $$;
 
@@ -169,8 +173,8 @@ begin
       ('truncate', 'truncated', 't', '', 0, 'v_keys := ''{}'';', '')
     ) as e(event, done, kind, tables, sign, capture, by_number)
   loop
-    execute format('create or replace function backline.%I() returns trigger language plpgsql security definer '
-                   'set search_path = '''' %s as %L', 'c' || c.id || '_' || v_event.done,
+    execute format('create or replace function backline.%I() returns trigger language plpgsql '
+                   'security definer set search_path = '''' %s as %L', 'c' || c.id || '_' || v_event.done,
                    backline.text_settings(v_table, v_columns || c.key_column),
                    backline.capture_body(c.id, v_event.kind, v_event.sign, v_event.capture, v_event.by_number,
                                          v_table, c.key_number));
@@ -196,7 +200,7 @@ end $$;
 -- Returns the triggers of a collection that do not fire.
 create or replace function backline.trigger_problems(p_collection int) returns table (name text, problem text)
 language sql stable rows 8 set search_path = '' as $$
-  select case when k.relkind = 'p' or k.relispartition then e.name || ' on ' || k.oid::regclass else e.name end,
+  select e.name || case when k.relkind = 'p' or k.relispartition then ' on ' || k.oid::regclass else '' end,
          case when t.oid is null then 'missing' else 'disabled' end
   from backline.triggered_tables(p_collection) as r(id)
   join pg_catalog.pg_class k on k.oid = r.id
