@@ -233,6 +233,7 @@ begin
     perform backline.refuse_long_keys(p_collection, p_keys);
   end if;
   c := backline.definition(p_collection);
+  perform backline.lock(p_collection, 'scan');  -- a scan could lease the same rows
   execute format($q$
     with examined as materialized (
       select u.key, u.priority, p.key is not null as present, s.ctid as stamp, s.stale, f.ctid as failure,
