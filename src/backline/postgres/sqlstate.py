@@ -35,6 +35,7 @@ _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
     "0A000": errors.DatabaseError,
     "22": errors.RowRefusedError,
     "23": errors.RowRefusedError,
+    "27": errors.RowRefusedError,  # a trigger changed a later row of the same statement
     "P0001": errors.RowRefusedError,  # what triggers raise
     "P0002": errors.CollectionNotFoundError,  # raised by `select … into strict`
     "42P01": errors.TableNotFoundError,

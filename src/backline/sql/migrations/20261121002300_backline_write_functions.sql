@@ -57,6 +57,10 @@ declare
   v_effects boolean;
   v_before jsonb;
   v_free text[];  -- the rows that no other session has locked; null for all
+  v_suspects text[];
+  v_guilty text[] := '{}';
+  v_key text;
+  v_some text[];
   v_updated text[];
   v_written text[];
   v_rewritten text[] := '{}';
@@ -106,6 +110,7 @@ begin
   v_effects := backline.has_side_effects(c.table_id, c.vector_number);
   if v_effects then
     v_before := backline.texts_before(c, p_keys);
+    v_suspects := array(select jsonb_object_keys(v_before));
     v_stamped := true;
   end if;
   perform pg_catalog.set_config('backline.writing', p_collection::text, true);
@@ -157,10 +162,28 @@ begin
   for v_attempt in 1..2 loop
     begin
       if v_effects then
-        execute 'with updated as (' || v_update
-          || ' returning f.key) select array(select u.key from updated u)' into v_updated
-        using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection, v_free;
-        set constraints all immediate;
+        v_updated := '{}';
+        v_guilty := '{}';
+        -- A row that an earlier write changed is written alone: another row's write may have been the
+        -- cause.
+        for v_key in select null union all select * from unnest(v_suspects) loop
+          v_some := array(select k.key from unnest(coalesce(v_free, p_keys)) as k(key)
+                          where case when v_key is null then k.key <> all (v_suspects) else k.key = v_key end);
+          execute 'with updated as (' || v_update
+            || ' returning f.key) select array(select u.key from updated u)' into v_new
+          using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection,
+                v_some;
+          v_updated := v_updated || v_new;
+          set constraints all immediate;
+          if v_key is not null then
+            execute 'select array(select w.key from (' || v_reread || ') w)' into v_new
+            using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection,
+                  v_some;
+            if v_new = '{}' then
+              v_guilty := v_guilty || v_key;
+            end if;
+          end if;
+        end loop;
       end if;
       execute 'with written as ('
         || case when v_effects then v_reread else v_update || ' returning ' || v_result end
@@ -200,7 +223,7 @@ begin
 
   if v_rewritten <> '{}' then
     return query select * from backline.resolve_rewritten(p_collection, p_worker, p_run, v_rewritten,
-                                               p_leases, v_before);
+                                               p_leases, v_before, v_guilty);
     v_written := v_written || v_rewritten;
   end if;
   if cardinality(v_written) < cardinality(p_keys) then
