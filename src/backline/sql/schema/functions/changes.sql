@@ -54,16 +54,16 @@ language sql set search_path = '' as $$
     delete from backline.changes l where l.ctid = any (p_lines) returning l.*
   )
   insert into backline.changes (collection_id, xid, kind, delta, amount, keys, at, bulk)
-  select l.collection_id, l.xid, l.kind, sign(l.delta) * cardinality(s.keys), cardinality(s.keys), s.keys, l.at,
-         true
+  select l.collection_id, l.xid, l.kind, sign(l.delta) * cardinality(s.keys), cardinality(s.keys), s.keys,
+         l.at, true
   from long l
   cross join lateral (
     select array_agg(u.key order by u.n) as keys from unnest(l.keys) with ordinality as u(key, n)
     group by (u.n - 1) / 500) s;
 $$;
 
--- Returns the first lines with up to about p_limit keys, of statements that changed many rows or of the others.
--- Longer lines are split before.
+-- Returns the first lines with up to about p_limit keys, of statements that changed many rows or of the
+-- others. Longer lines are split before.
 create or replace function backline.next_changes(p_collection int, p_bulk boolean, p_limit int)
 returns tid[] language plpgsql set search_path = '' set enable_seqscan = off as $$
 declare
@@ -84,15 +84,16 @@ begin
   return backline.next_changes(p_collection, p_bulk, p_limit);
 end $$;
 
--- Applies up to about p_limit keys of the log, and returns whether lines are left. One session at a time applies
--- the lines of a collection; another returns null at once. Lines of few keys come first. With p_edits_only, lines of more than 1,000 keys
--- wait: a scan of the table finds those rows at a lower cost.
+-- Applies up to about p_limit keys of the log, and returns whether lines are left. One session at a time
+-- applies the lines of a collection; another returns null at once. Lines of few keys come first. With
+-- p_edits_only, lines of more than 1,000 keys wait: a scan of the table finds those rows at a lower cost.
 --
 -- What happens to a row depends on the row as it stands and not on the line. Lines can therefore be applied
 -- late and in any order.
 create or replace function backline.apply_changes(
   p_collection int, p_edits_only boolean default false, p_limit int default 500
-) returns boolean language plpgsql set search_path = '' set enable_seqscan = off set lock_timeout = '200ms' as $$
+) returns boolean language plpgsql
+set search_path = '' set enable_seqscan = off set lock_timeout = '200ms' as $$
 declare
   v_lines tid[];
   v_delta bigint;
@@ -122,7 +123,8 @@ begin
     from taken t cross join unnest(t.keys) as u(key) group by u.key
   )
   select (select sum(t.delta) from taken t), (select bool_or(t.kind = '?') from taken t),
-         array_agg(n.key order by n.key), array_agg(n.xid order by n.key), array_agg(n.priority order by n.key)
+         array_agg(n.key order by n.key), array_agg(n.xid order by n.key),
+         array_agg(n.priority order by n.key)
   into v_delta, v_unknown, v_keys, v_xids, v_priorities from touched n;
   if v_delta <> 0 then
     insert into backline.counter_deltas (collection_id, measure, amount)
@@ -139,8 +141,8 @@ comment on function backline.apply_changes is
   'API: turns lines of the change log into jobs, and returns whether lines are left, or null if another '
   'session applies them.';
 
--- Applies part of a truncation: examines the next keys that Backline has records of. A partition may have been
--- truncated, so the other rows may exist.
+-- Applies part of a truncation: examines the next keys that Backline has records of. A partition may have
+-- been truncated, so the other rows may exist.
 create or replace function backline.apply_truncation(p_collection int) returns boolean
 language plpgsql set search_path = '' set enable_seqscan = off as $$
 declare
@@ -156,8 +158,8 @@ begin
   end if;
   v_keys := array(
     select k.key from (
-      (select s.key from backline.stamps s where s.collection_id = p_collection and s.key > coalesce(v_after, '')
-       order by s.key limit v_limit)
+      (select s.key from backline.stamps s
+       where s.collection_id = p_collection and s.key > coalesce(v_after, '') order by s.key limit v_limit)
       union
       (select d.key from backline.documents d
        where d.collection_id = p_collection and d.key > coalesce(v_after, '') order by d.key limit v_limit)
@@ -168,8 +170,9 @@ begin
       (select j.key from backline.jobs j
        where j.collection_id = p_collection and j.key > coalesce(v_after, '') order by j.key limit v_limit)
     ) k order by k.key limit v_limit);
-  perform backline.apply_keys(p_collection, v_keys, array_fill(v_xid::text::bigint, array[cardinality(v_keys)]),
-                              array_fill(1::smallint, array[cardinality(v_keys)]));
+  perform backline.apply_keys(
+    p_collection, v_keys, array_fill(v_xid::text::bigint, array[cardinality(v_keys)]),
+    array_fill(1::smallint, array[cardinality(v_keys)]));
   if cardinality(v_keys) = v_limit then
     update backline.changes l set keys = v_keys[v_limit:]
     where l.collection_id = p_collection and l.xid = v_xid and l.id = v_id;
@@ -209,8 +212,8 @@ begin
   using p_collection, p_keys, c.model_id;
 end $$;
 
--- Examines rows by key: due rows get a job, and what Backline knows of missing rows is deleted. p_xids are the
--- transactions that changed them. Locks are taken in the order of complete(): stamps, failures, jobs.
+-- Examines rows by key: due rows get a job, and what Backline knows of missing rows is deleted. p_xids are
+-- the transactions that changed them. Locks are taken in the order of complete(): stamps, failures, jobs.
 create or replace function backline.apply_keys(
   p_collection int, p_keys text[], p_xids bigint[], p_priorities smallint[]
 ) returns void language plpgsql
@@ -269,12 +272,13 @@ begin
     select x.ctid from unnest(v_gone) as u(key) cross join lateral (
       select y.ctid from backline.jobs y
       where y.collection_id = p_collection and y.key = u.key offset 0) x));
-  perform backline.index_keys(p_collection, p_keys);
+  perform backline.follow_keywords(p_collection, p_keys);
 end $$;
 
 -- Returns the keys in batch leases that were claimed after the change: their worker has the present text.
 create or replace function backline.keys_in_flight(p_collection int, p_keys text[], p_xids bigint[])
-returns text[] language sql stable set search_path = '' set enable_hashjoin = on set enable_nestloop = off as $$
+returns text[] language sql stable
+set search_path = '' set enable_hashjoin = on set enable_nestloop = off as $$
   select array(
     select u.key from (select unnest(b.keys) as key, b.snapshot from backline.batch_leases b
                        where b.collection_id = p_collection) l
@@ -294,7 +298,8 @@ begin
       select (select count(*) from %s)
              - (select coalesce(sum(d.amount), 0) from backline.counter_deltas d
                 where d.collection_id = $1 and d.measure = 'rows')
-             - (select coalesce(sum(l.delta), 0) from backline.changes l where l.collection_id = $1) as amount) w
+             - (select coalesce(sum(l.delta), 0) from backline.changes l
+                where l.collection_id = $1) as amount) w
     where w.amount <> 0
   $q$, format('%I.%I', c.table_schema, c.table_name)) using p_collection;
 end $$;
