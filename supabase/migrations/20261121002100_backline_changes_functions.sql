@@ -263,17 +263,28 @@ begin
   using p_collection, p_keys, p_priorities, c.model_id, c.long_text,
         backline.keys_in_flight(p_collection, p_keys, p_xids);
 
-  update backline.stamps s set stale = true where s.ctid = any (v_stale) and not s.stale;
-  delete from backline.stamps s where s.ctid = any (v_stamps);
-  delete from backline.failures f where f.ctid = any (v_failures);
-  insert into backline.jobs as j (collection_id, key, priority)
-  select p_collection, k.key, k.priority from unnest(v_due, v_priorities) as k(key, priority) order by k.key
-  on conflict (collection_id, key) do update
-    set worker_id = null, attempts = 0, priority = least(j.priority, excluded.priority), not_before = now();
-  delete from backline.jobs j where j.ctid = any (array(
-    select x.ctid from unnest(v_gone) as u(key) cross join lateral (
-      select y.ctid from backline.jobs y
-      where y.collection_id = p_collection and y.key = u.key offset 0) x));
+  -- Most calls have one key and need one of these statements.
+  if v_stale is not null then
+    update backline.stamps s set stale = true where s.ctid = any (v_stale) and not s.stale;
+  end if;
+  if v_stamps is not null then
+    delete from backline.stamps s where s.ctid = any (v_stamps);
+  end if;
+  if v_failures is not null then
+    delete from backline.failures f where f.ctid = any (v_failures);
+  end if;
+  if v_due is not null then
+    insert into backline.jobs as j (collection_id, key, priority)
+    select p_collection, k.key, k.priority from unnest(v_due, v_priorities) as k(key, priority) order by k.key
+    on conflict (collection_id, key) do update
+      set worker_id = null, attempts = 0, priority = least(j.priority, excluded.priority), not_before = now();
+  end if;
+  if v_gone is not null then
+    delete from backline.jobs j where j.ctid = any (array(
+      select x.ctid from unnest(v_gone) as u(key) cross join lateral (
+        select y.ctid from backline.jobs y
+        where y.collection_id = p_collection and y.key = u.key offset 0) x));
+  end if;
   perform backline.follow_keywords(p_collection, p_keys);
 end $$;
 

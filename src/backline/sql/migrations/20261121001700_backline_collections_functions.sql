@@ -96,6 +96,7 @@ declare
 begin
   select * into strict c from backline.collections where id = p_collection for update;
   select (r.d).* into c from backline.resolve(c) r;
+  perform backline.lock(p_collection, 'log');  -- otherwise a worker could add records meanwhile
   perform backline.remove_triggers(p_collection);
   if p_drop_column and to_regclass(format('%I.%I', c.table_schema, c.table_name)) = c.table_id then
     execute format('alter table %I.%I drop column if exists %I',
