@@ -69,9 +69,11 @@ class Names:
 
     Attributes:
         changing: a statement that changes them has begun, and may hold or await the table's lock.
+        changed: until the triggers are made again, any update counts as an edit of the text.
     """
 
     changing: bool = False
+    changed: bool = False
 
     present: dict[str, str] = field(
         default_factory=lambda: {kind: names[0] for kind, names in NAMES.items()}
@@ -87,7 +89,7 @@ class Names:
         value, names = TEXTS[step.b % len(TEXTS)], self.present
         key, other = step.b // 8 % KEYS + 1, step.b // 48 % KEYS + 1
         statement, scope = _WRITES[step.a % len(_WRITES)]
-        keys = {"none": frozenset[str](), "all": _ALL_KEYS}
+        keys = {"none": _ALL_KEYS if self.changed else frozenset[str](), "all": _ALL_KEYS}
         return statement.format(
             t=f"{names['schema']}.{names['table']}", key=names["key"], text=names["text"],
             vector=names["vector"], k=key, o=other,
@@ -165,6 +167,7 @@ class Host(Actor):
         other = self.names.other(kind) if kind else ""
         if await self.execute(statement) and kind:
             self.names.present[kind] = other
+            self.names.changed = True
         self.names.changing = False
 
     @property
