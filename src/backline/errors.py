@@ -8,6 +8,7 @@ and configuration, 1 for work that was not finished.
 from __future__ import annotations
 
 import inspect
+import shlex
 
 
 class BacklineError(Exception):
@@ -39,6 +40,11 @@ class DimensionMismatchError(ConfigurationError):
 
 class ModelMismatchError(ConfigurationError):
     """Vectors of two different models cannot be compared."""
+
+
+def command(*words: object) -> str:
+    """Return a call of `backline` as a shell reads it, for a remedy."""
+    return shlex.join(["backline", *map(str, words)])
 
 
 # --- database -------------------------------------------------------------------------------------
@@ -76,6 +82,10 @@ class StatementTimeoutError(DatabaseError):
 
 class RowRefusedError(DatabaseError):
     """Postgres refuses to store a row: it violates a constraint or a trigger of the table."""
+
+
+class ObjectStateError(DatabaseError):
+    """The table's state forbids it. If it is published: alter table … replica identity full."""
 
 
 class PermissionDeniedError(DatabaseError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import selectors
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -95,6 +96,15 @@ class NewVector(NamedTuple):
     long: bool = False
 
 
+def has_ended(session: Any) -> bool:
+    """Return whether an idle connection has ended, as far as this machine has been told."""
+    if session.closed:
+        return True
+    with selectors.DefaultSelector() as selector:
+        selector.register(session, selectors.EVENT_READ)
+        return bool(selector.select(0))  # an idle server sends only the error that ends the session
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """A registered worker.
@@ -108,6 +118,11 @@ class Lease:
 
     worker: int
     session: Any | None
+
+    @property
+    def intact(self) -> bool:
+        """Whether the session shows no sign of its end. True without a session."""
+        return self.session is None or not has_ended(self.session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +226,9 @@ class JobStore(Protocol):
     async def heartbeat(
         self, lease: Lease, run: int | None, seconds: float, rate: float
     ) -> tuple[bool, str | None]: ...
+    async def held(
+        self, collection: Collection, worker: int, jobs: Sequence[Job]
+    ) -> list[bool]: ...
     async def unregister(self, lease: Lease) -> None: ...
     async def close_session(self, lease: Lease) -> None: ...
     async def release_dead_workers(

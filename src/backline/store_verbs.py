@@ -16,7 +16,15 @@ from psycopg.types.json import Jsonb
 
 from backline.collections import choose, collection_of
 from backline.store import Lease, NewVector, ScannedRow, VerifiedPage, failed_row
-from backline.types import Collection, Coverage, FailedAttempt, Failure, Problem, RunRecord
+from backline.types import (
+    Collection,
+    Coverage,
+    FailedAttempt,
+    Failure,
+    Job,
+    Problem,
+    RunRecord,
+)
 
 
 class Rpc(Protocol):
@@ -47,7 +55,7 @@ class CollectionVerbs(Verbs):
         return [collection_of(record) for record in await self._rpc.records("collections")]
 
     async def collection(self, name: str | None = None) -> Collection:
-        """Return the collection `name`. Without a name: the only one, or `music_knowledge`.
+        """Return the collection `name`, or the only one without a name.
 
         Raises:
             CollectionNotFoundError: no collection has that name, or several exist and none is
@@ -171,6 +179,14 @@ class QueueVerbs(Verbs):
             "heartbeat", worker=lease.worker, run=run, lease=seconds, rate=rate
         )
         return record["alive"], record["run_state"]
+
+    async def held(self, collection: Collection, worker: int, jobs: Sequence[Job]) -> list[bool]:
+        """Return for each job whether the worker still holds it."""
+        held: list[bool] = await self._rpc.value(
+            "held", collection=collection.id, worker=worker,
+            keys=[job.key for job in jobs], leases=[job.lease for job in jobs],
+        )  # fmt: skip
+        return held
 
     async def unregister(self, lease: Lease) -> None:
         """Delete a worker, release its jobs and close its session."""

@@ -109,7 +109,7 @@ class Job(NamedTuple):
     lease: int
 
 
-Outcome: TypeAlias = Literal["changed", "gone", "busy", "lost"]
+Outcome: TypeAlias = Literal["changed", "unstable", "gone", "busy", "lost"]
 """Why a row was not written; the SQL function `backline.complete` defines each."""
 
 

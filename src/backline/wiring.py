@@ -121,7 +121,7 @@ async def require_schema(store: Store) -> None:
     from backline.sql import migrations
 
     try:
-        pending = await migrate.pending(store.connector, core_only=True)
+        pending = await migrate.pending(store.connector)
     except errors.PermissionDeniedError:  # the role may work, but not read the history
         return
     if not pending:

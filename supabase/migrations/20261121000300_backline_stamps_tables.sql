@@ -20,10 +20,12 @@ create table backline.stamps (
   stale         boolean not null default false,
   long          boolean not null default false,
   fingerprint   real,                       -- null without a vector
+  rewrites      smallint not null default 0,  -- writes in a row that did not leave the row as written
   stamped_at    timestamptz not null default clock_timestamp(),
   primary key (key, collection_id)
 );
 create index stamps_long on backline.stamps (collection_id, key) where long;
+create index stamps_rewritten on backline.stamps (collection_id, key) where rewrites > 0;
 
 -- A cache of vectors by content, so that no text is embedded twice. The table is unlogged: a crash of the
 -- server may empty it. trim_vectors() bounds its size. `cut` records how a text longer than the model reads

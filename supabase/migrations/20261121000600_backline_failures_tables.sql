@@ -7,7 +7,7 @@ create table backline.failures (
   content_hash  bytea not null,
   model_id      int   not null,
   attempts      int   not null,
-  kind          text  not null,             -- rejected | unavailable | refused | …
+  kind          text  not null,             -- rejected | unavailable | refused | unstable | …
   error         text  not null,
   run_id        bigint,
   failed_at     timestamptz not null default now(),

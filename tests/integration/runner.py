@@ -1,6 +1,7 @@
 """A worker in a process that tests can kill at any step.
 
     python -m tests.integration.runner backfill URL PROVIDER [--pause NAME:WHEN] [--skew SECONDS]
+        [--lease SECONDS]
 
 NAME is a statement of queries.sql. WHEN is `before` it is sent, or `after` its result has arrived,
 which for a statement in a transaction is before the commit. There the process prints "paused" and
@@ -15,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from tests.integration.harness import DIMENSIONS, QUICK, quick_limiter
@@ -34,6 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("provider")
     parser.add_argument("--pause", default="")
     parser.add_argument("--skew", type=float, default=0.0)
+    parser.add_argument("--lease", type=float, default=QUICK.lease)
     return parser.parse_args()
 
 
@@ -47,7 +50,8 @@ async def main(options: argparse.Namespace) -> None:
     )
     async with open_store(options.url) as store:
         collection = await store.collection("notes")
-        arguments = (store, collection, embedder, quick_limiter(), QUICK)
+        work = replace(QUICK, lease=options.lease)
+        arguments = (store, collection, embedder, quick_limiter(), work)
         print("ready", flush=True)
         if options.mode == "sync":
             await Sync(*arguments).run()

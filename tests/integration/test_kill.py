@@ -4,42 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from tests.integration.harness import World, eventually, not_stored, overpaid, running, texts
+from tests.integration.processes import read_line, worker_process
 from tests.provider import StandInProvider
-
-ROOT = Path(__file__).parents[2]
-
-
-@asynccontextmanager
-async def worker_process(
-    world: World, provider: StandInProvider, mode: str, *flags: str
-) -> AsyncIterator[Process]:
-    """Start a worker in a process, which is killed at the end of the block if it still runs."""
-    url = world.store.connector.conninfo
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.integration.runner", mode, url, provider.base_url, *flags,
-        cwd=ROOT, stdout=PIPE,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-        process._transport.close()  # type: ignore[attr-defined]
-
-
-async def read_line(process: Process) -> str:
-    assert process.stdout is not None
-    return (await asyncio.wait_for(process.stdout.readline(), 60)).decode().strip()
-
 
 BACKFILL_STEPS = [
     "start_run:after",

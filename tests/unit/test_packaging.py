@@ -112,7 +112,8 @@ def test_installation_loads_and_embeds_on_an_existing_postgres(
     run(backline, "load", tmp_path / "notes.jsonl", "--table", "notes", **data)
     run(backline, "add", "notes", "--text", "{title}", "--model", "hash@8", **data)
     assert json.loads(run(backline, "backfill", "notes", "--json", **data))["complete"]
-    assert json.loads(run(backline, "status", "music_knowledge", "--json", **data))["collections"]
+    [collection] = json.loads(run(backline, "status", "--json", **data))["collections"]
+    assert (collection["collection"], collection["embedded"]) == ("notes", 1)
 
 
 def test_demo_without_its_extra_names_the_extra(installed: Path, tmp_path: Path) -> None:

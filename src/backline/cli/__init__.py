@@ -14,9 +14,14 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print_version()
         return
-    from backline.cli import commands, entry
+    try:
+        from backline.cli import commands, entry
 
-    sys.exit(entry.run(commands.command_line(after_import=entry.tune_garbage_collector)))
+        code = entry.run(commands.command_line(after_import=entry.tune_garbage_collector))
+    except KeyboardInterrupt:  # during the imports; `entry.run` reports it later on
+        sys.stderr.write("Stopped.\n")
+        code = 130
+    sys.exit(code)
 
 
 def print_version() -> None:

@@ -25,8 +25,6 @@ def log_to_console(*, verbose: bool) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: _ConsoleLogger(),
     )
-    # Backline's own errors and warnings say what the driver's would.
-    logging.getLogger("psycopg").setLevel(logging.INFO if verbose else logging.CRITICAL)
     if verbose:
         logging.basicConfig(
             level=logging.INFO, handlers=[_ConsoleHandler()], format="%(name)s: %(message)s"

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 import typer
+from rich.markup import escape
 
 from backline import config, wiring
 from backline.cli.options import (
@@ -61,7 +62,7 @@ async def _status(settings: Settings, name: str | None) -> list[tuple[Collection
 
 
 def _show(collection: Collection, coverage: Coverage) -> None:
-    out.print(f"[bold]{collection.name}[/bold]  {coverage_line(coverage)}")
+    out.print(f"[bold]{escape(collection.name)}[/bold]  {coverage_line(coverage)}")
     pairs = {
         "table": f"{collection.table}.{collection.embedding_column}",
         "model": str(collection.model),

@@ -351,7 +351,7 @@ async def limited_call(
 ) -> AsyncIterator[Slot]:
     """Hold a slot during one call to the provider, and report the outcome of the call.
 
-    Every call of a backfill or a sync (worker/embed.py) and of an upsert (server/upsert.py) passes
+    Every call of a backfill or a sync (worker/send.py) and of an upsert (server/upsert.py) passes
     here.
 
     Args:

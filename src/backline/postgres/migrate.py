@@ -33,12 +33,15 @@ create schema if not exists extensions;
 create extension if not exists vector with schema extensions;
 """
 
-# Names of all migrations but those of the music studio's table.
+# Names of all migrations but those of the advice base, the table music_knowledge.
 _CORE = re.compile(r"^backline")
 
 
-async def pending(connector: Connector, *, core_only: bool = False) -> list[Migration]:
-    """Return the migrations that this database lacks, in order."""
+async def pending(connector: Connector, *, music: bool = False) -> list[Migration]:
+    """Return the migrations that this database lacks, in order.
+
+    Those of the advice base count with `music`, or if the database has some of them already.
+    """
     history = await connector.fetch_one(
         "select to_regclass('supabase_migrations.schema_migrations') is not null as exists"
     )
@@ -46,26 +49,35 @@ async def pending(connector: Connector, *, core_only: bool = False) -> list[Migr
     if history["exists"]:
         rows = await connector.fetch("select version from supabase_migrations.schema_migrations")
         applied = {row["version"] for row in rows}
+    music = music or any(m.version in applied and not _CORE.match(m.name) for m in migrations())
     return [
         migration
         for migration in migrations()
-        if migration.version not in applied and (not core_only or _CORE.match(migration.name))
+        if migration.version not in applied and (music or _CORE.match(migration.name))
     ]
 
 
-async def apply(connector: Connector, *, core_only: bool = False) -> list[Migration]:
+async def apply(
+    connector: Connector, *, music: bool = False, published: bool = False
+) -> list[Migration]:
     """Apply the pending migrations, each in its own transaction; return those applied.
 
-    With `core_only`, leaves out the table `music_knowledge`.
+    Args:
+        connector: the database.
+        music: whether to create the advice base too, the table and collection `music_knowledge`.
+        published: whether subscribers are prepared, if a publication would send the new tables.
 
     Raises:
+        UsageError: a publication would send them, and `published` is false.
         ContentionError: another session held a lock for too long. The message names it.
         ExtensionMissingError: the server has no pgvector, or the role may not enable it.
         PermissionDeniedError: the role may not create schemas.
 
     """
     applied: list[Migration] = []
-    missing = await pending(connector, core_only=core_only)
+    missing = await pending(connector, music=music)
+    if missing and not published:
+        await _refuse_publications(connector, missing)
     if missing:
         await _prepare(connector)
     for migration in missing:
@@ -82,6 +94,21 @@ async def apply(connector: Connector, *, core_only: bool = False) -> list[Migrat
             )
         applied.append(migration)
     return applied
+
+
+async def _refuse_publications(connector: Connector, missing: list[Migration]) -> None:
+    """Raise if a publication would send the tables that these migrations create."""
+    schemas = ["backline", "supabase_migrations"]
+    if not all(_CORE.match(migration.name) for migration in missing):
+        schemas.append("public")
+    rows = await connector.fetch(query("publications_of_schemas"), {"schemas": schemas})
+    if rows:
+        raise errors.UsageError(
+            f"The publication {', '.join(row['name'] for row in rows)} would send the tables that "
+            "Backline creates, and a subscriber without them stops at the first row. Publish the "
+            "schemas or tables that subscribers need instead. If no subscriber can stop, run the "
+            "command again with --published."
+        )
 
 
 async def _prepare(connector: Connector) -> None:

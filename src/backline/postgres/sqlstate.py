@@ -22,6 +22,11 @@ _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
     "53": errors.DatabaseUnavailableError,
     "28": errors.DatabaseAuthenticationError,
     "3D000": errors.DatabaseUnavailableError,
+<<<<<<< HEAD
+    "55000": errors.ObjectStateError,
+=======
+    "25P03": errors.DatabaseUnavailableError,  # idle in a transaction: this process was stopped
+>>>>>>> lost
     "55P03": errors.ContentionError,
     "40P01": errors.ContentionError,
     "40001": errors.ContentionError,
@@ -40,6 +45,8 @@ _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
     "BL003": errors.TableNotFoundError,
     "BL004": errors.KeyMissingError,
     "BL005": errors.ModelMismatchError,
+    "BL006": errors.DimensionMismatchError,
+    "BL007": errors.CollectionExistsError,
 }
 
 

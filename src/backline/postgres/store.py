@@ -30,8 +30,9 @@ from backline.store import (
 from backline.store_verbs import QueueVerbs, RunVerbs
 from backline.types import Collection, Job, Outcome
 
-# A lost claim costs nothing, so the commit of one does not wait for the disk.
-_ASYNCHRONOUS = "set local synchronous_commit = off"
+# A lost claim costs nothing, so its commit does not wait for the disk. A process that is stopped in
+# a claim would keep the locks of the scan and of the log.
+_CLAIM = "set local synchronous_commit = off; set local idle_in_transaction_session_timeout = '5s'"
 _KEYWORDS_PAGE: Final = 2000
 
 
@@ -123,7 +124,7 @@ class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
             "model": collection.model_id, "edits_only": edits_only,
         }  # fmt: skip
         async with self.connector.transaction() as transaction:
-            await transaction.execute(_ASYNCHRONOUS)
+            await transaction.execute(_CLAIM)
             rows = await transaction.fetch_tuples(query("claim"), values)
         return [Job._make(row) for row in rows]
 
@@ -144,7 +145,7 @@ class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
             "limit": limit, "model": collection.model_id, "unfinished": list(unfinished),
         }  # fmt: skip
         async with self.connector.transaction() as transaction:
-            await transaction.execute(_ASYNCHRONOUS)
+            await transaction.execute(_CLAIM)
             await transaction.execute("set local lock_timeout = '200ms'")
             [(scanned, last, lease, *columns)] = await transaction.fetch_tuples(
                 query("claim_batch"), values

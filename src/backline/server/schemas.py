@@ -335,6 +335,7 @@ class Suggestion(BaseModel):
 
 
 class Suggestions(BaseModel):
+    collection: str
     suggestions: list[Suggestion]
     context: SuggestContext
     timestamp: datetime
@@ -390,6 +391,7 @@ class Failed(BaseModel):
 
 
 class Upserted(BaseModel):
+    collection: str
     success: bool = Field(description="True if no row failed.")
     processed: int = Field(description="Rows in the request.")
     updated: int = Field(description="Rows that got a new vector.")

@@ -206,7 +206,7 @@ class Upsert:
             await asyncio.sleep(BUSY_PAUSE_SECONDS * attempt)
             unwritten = dict(await _in_halves(writes, self._complete, self._refused))
             self.updated += len(writes) - len(unwritten)
-            for outcome in ("gone", "changed"):
+            for outcome in ("gone", "changed", "unstable"):
                 keys = {key for key, value in unwritten.items() if value == outcome}
                 self._skip([write.row.id for write in writes if write.row.key in keys], outcome)
             lost += [write.row for write in writes if unwritten.get(write.row.key) == "lost"]
@@ -234,6 +234,7 @@ class Upsert:
 
     def _report(self, processed: int, began: float) -> schemas.Upserted:
         return schemas.Upserted(
+            collection=self.collection.name,
             success=not self.failed,
             processed=processed,
             updated=self.updated,

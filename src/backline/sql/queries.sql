@@ -14,15 +14,36 @@ join pg_catalog.pg_namespace n on n.oid = x.extnamespace where x.extname = 'vect
 -- Whether pgvector can be installed on this server.
 select exists (select from pg_catalog.pg_available_extensions where name = 'vector') as available
 
+-- name: publications_of_schemas
+-- The publications that send every new table of one of these schemas.
+select p.pubname as name from pg_catalog.pg_publication p
+where p.puballtables or exists (
+  select from pg_catalog.pg_publication_namespace s
+  join pg_catalog.pg_namespace n on n.oid = s.pnnspid
+  where s.pnpubid = p.oid and n.nspname = any (%(schemas)s))
+order by 1
+
 -- name: collections
 -- The collections with the present state of their tables in the catalog.
 select * from backline.collection_records()
 
 -- name: find_table
--- A table by name, qualified or from the search path.
-select k.oid, n.nspname as schema, k.relname as name, k.relkind::text as kind
+-- A table by name, qualified or from the search path: the one of exactly that name, or else as SQL reads it.
+-- Before Postgres 16, to_regclass raises an error for what is not spelled like a name.
+with exact as (
+  select k.oid from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
+  where k.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and (n.nspname || '.' || k.relname = %(table)s
+    or k.relname = %(table)s and pg_catalog.pg_table_is_visible(k.oid))
+), pattern as (
+  select '("([^"]|"")+"|[[:alpha:]_][[:alnum:]_$]*)' as name
+)
+select k.oid, n.nspname as schema, k.relname as name, k.relkind::text as kind,
+  format('%%I.%%I', n.nspname, k.relname) as quoted
 from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
-where k.oid = to_regclass(%(table)s)
+where k.oid in (select oid from exact) or not exists (select from exact) and k.oid = (
+  select case when %(table)s ~ format('^%%1$s([.]%%1$s)?$', p.name) then to_regclass(%(table)s) end
+  from pattern p)
+order by 2, 3
 
 -- name: tables_like
 -- Suggestions if a table does not exist.
@@ -32,15 +53,10 @@ where k.relkind in ('r', 'p')
   and n.nspname not in ('pg_catalog', 'information_schema', 'backline', 'supabase_migrations')
 order by 1 limit 20
 
--- name: embedding_column
--- Type and dimensions of a column, if it exists.
-select t.typname as type, case when a.atttypmod > 0 then a.atttypmod end as dimensions
-from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
-where a.attrelid = %(table)s::oid and a.attname = %(column)s and a.attnum > 0 and not a.attisdropped
-
 -- name: add_collection
 select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s, %(template)s, %(column)s,
-  %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s) as id
+  %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s,
+  %(published)s) as id
 
 -- name: drop_collection
 select backline.drop_collection(%(collection)s, %(drop_column)s)
@@ -118,6 +134,9 @@ select backline.register_worker(%(collection)s, %(host)s, %(pid)s, %(has_session
 -- name: heartbeat
 select backline.heartbeat(%(worker)s, make_interval(secs => %(lease)s), %(rate)s::real) as alive,
   (select r.state from backline.runs r where r.id = %(run)s) as run_state
+
+-- name: held
+select backline.held(%(collection)s, %(worker)s, %(keys)s, %(leases)s) as held
 
 -- name: unregister_worker
 select backline.unregister_worker(%(worker)s)

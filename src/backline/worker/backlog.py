@@ -49,6 +49,7 @@ class PendingText:
     long: bool = False
     jobs: list[Job] = field(default_factory=list)
     open_rows: int = 0  # rows that are not processed yet
+    worker: int = 0  # the id under which its rows were claimed, or last found to be held
     encoded: bytes | None = None  # the vector in the form that the store takes
     rejection: Rejection | None = None
     faults: int = 0
@@ -65,8 +66,13 @@ class PendingText:
 
     @property
     def abandoned(self) -> bool:
-        """Whether this is a part of a text that has been rejected."""
-        return self.part_of is not None and self.part_of.rejection is not None
+        """Whether no row needs it: all were lost, or it is a part of a rejected text."""
+        return not self.jobs or (self.part_of is not None and self.part_of.rejection is not None)
+
+    @property
+    def attempts(self) -> int:
+        """The failed attempts of its first row."""
+        return self.jobs[0].attempts if self.jobs else 0
 
     def split(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
         """Embed this text in these parts. Equal parts are embedded once."""

@@ -82,6 +82,11 @@ class Claims:
             return sys.maxsize
         return self._options.max_rows - self._stats.processed - self._stats.held
 
+    @property
+    def worker(self) -> int:
+        """The id under which rows are claimed at present."""
+        return self._lease.worker
+
     def limit(self) -> int:
         """Return how many rows to claim now, so that no embed loop waits for the database.
 
@@ -223,13 +228,14 @@ class ClaimLoop:
 
     async def _claim(self, limit: int) -> int:
         """Claim and sort up to `limit` rows. Returns the number of rows claimed."""
+        worker = self._claims.worker  # a heartbeat may replace it during the claim
         with self._backlog.keep_finished():
             jobs = await self._claims.next_jobs(limit)
             self._backlog.more_coming = self._claims.exploring or (
                 len(jobs) == limit and self._claims.allowed > len(jobs)
             )
             self._stats.held += len(jobs)
-            await self._sorter.sort(jobs)
+            await self._sorter.sort(jobs, worker)
         return len(jobs)
 
     async def _wait_for_room(self) -> None:

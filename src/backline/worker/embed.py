@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from backline import errors, pgvector
-from backline.embedders.limiter import Limiter, limited_call
 from backline.store import NewVector, Usage
 from backline.types import Action, Vectors
 from backline.worker import batching
 from backline.worker.backlog import Backlog, PendingText, Rejection
-from backline.worker.batch_handler import BatchHandler, EmbeddedBatch, StoredBatch
+from backline.worker.batch_handler import EmbeddedBatch, StoredBatch
 from backline.worker.confirm import Confirmation
+from backline.worker.send import NothingHeldError, Sender
 from backline.worker.stats import Outage, WorkerStats
 from backline.worker.writer import Write, Writer
 
@@ -79,7 +79,7 @@ class ProviderFaults:
             text.faults += 1
         first = batch[0]
         # A text that failed while others passed, in this round or in an earlier one, is the cause.
-        failed_before = first.jobs[0].attempts > 0
+        failed_before = first.attempts > 0
         suspect = failed_before or self._accepted_at > first.faults_since
         allowed = 1 if failed_before else FAULTS_BEFORE_SPLITTING
         if len(batch) == 1 and suspect and first.faults >= allowed:
@@ -94,8 +94,7 @@ class EmbedLoop:
 
     def __init__(
         self,
-        handler: BatchHandler,
-        limiter: Limiter,
+        sender: Sender,
         backlog: Backlog,
         writer: Writer,
         confirmation: Confirmation,
@@ -104,8 +103,7 @@ class EmbedLoop:
         give_up_after: float | None,
         on_taken: Callable[[], None],
     ) -> None:
-        self._handler = handler
-        self._limiter = limiter
+        self._sender = sender
         self._backlog = backlog
         self._writer = writer
         self._confirmation = confirmation
@@ -128,9 +126,11 @@ class EmbedLoop:
         """Embed a batch, and act on the outcome."""
         began = None
         try:
-            async with limited_call(self._limiter, sum(text.tokens for text in batch)):
-                began = time.monotonic()
-                result = await self._handler.handle(batch)
+            async with self._sender.turn(batch) as held:
+                batch, began = held, time.monotonic()
+                result = await self._sender.send(held)
+        except NothingHeldError:
+            return
         except errors.RateLimitedError as error:
             self._faults.unanswered(error, began)
             await self._backlog.put_back(batch)
@@ -203,7 +203,7 @@ class EmbedLoop:
             case "record":
                 [text] = batch
                 text.faults, text.faults_since = 0, 0.0
-                retry_in = min(LONGEST_RETRY, 2.0 ** text.jobs[0].attempts)
+                retry_in = min(LONGEST_RETRY, 2.0**text.attempts)
                 await self._record(text, "unavailable", error, retry_in=retry_in)
 
     async def _split(self, batch: list[PendingText]) -> None:

@@ -24,8 +24,11 @@ class JobSorter:
         self._backlog = backlog
         self._writer = writer
 
-    async def sort(self, jobs: Sequence[Job]) -> None:
-        """Queue jobs to be written or embedded. Each distinct text is embedded once."""
+    async def sort(self, jobs: Sequence[Job], worker: int) -> None:
+        """Queue jobs to be written or embedded. Each distinct text is embedded once.
+
+        `worker` is the id under which they were claimed.
+        """
         to_embed = [job for job in jobs if job.action == "embed"]
         to_write = [job for job in jobs if job.action != "embed"]
         if to_write:
@@ -36,7 +39,7 @@ class JobSorter:
             await self._writer.put([Write(row) for row in rows])
         new = [job for job in to_embed if not await self._join(job)]
         if new:
-            await self._add(new)
+            await self._add(new, worker)
 
     async def _join(self, job: Job) -> bool:
         """Attach a job to its text if the text is pending. Returns whether it is.
@@ -55,9 +58,9 @@ class JobSorter:
             await self._writer.put([Write.rejected(text, job, text.rejection)])
         return True
 
-    async def _add(self, jobs: Sequence[Job]) -> None:
+    async def _add(self, jobs: Sequence[Job], worker: int) -> None:
         """Add the distinct texts of jobs to the backlog, and record texts that are too long."""
-        texts = _distinct_texts(jobs)
+        texts = _distinct_texts(jobs, worker)
         await asyncio.to_thread(self._handler.prepare, texts, self._collection.long_text)
         accepted = []
         for text in texts:
@@ -70,9 +73,11 @@ class JobSorter:
         await self._backlog.add(accepted)
 
 
-def _distinct_texts(jobs: Sequence[Job]) -> list[PendingText]:
+def _distinct_texts(jobs: Sequence[Job], worker: int) -> list[PendingText]:
     firsts, inverse = batching.unique([job.content_hash for job in jobs])
-    texts = [PendingText(jobs[i].content_hash or b"", jobs[i].content) for i in firsts]
+    texts = [
+        PendingText(jobs[i].content_hash or b"", jobs[i].content, worker=worker) for i in firsts
+    ]
     for job, at in zip(jobs, inverse, strict=True):
         texts[at].jobs.append(job)
         texts[at].open_rows += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Final
 from backline import errors
 from backline.store import JobStore, Lease
 from backline.types import Collection
+from backline.worker.clock import elapsed
 from backline.worker.options import WorkerOptions
 from backline.worker.retry import retry_while_unavailable
 from backline.worker.stats import WorkerStats
@@ -19,6 +21,9 @@ from backline.worker.stats import WorkerStats
 UNREGISTER_SECONDS: Final = 3.0
 # Heartbeats between two rounds of maintenance.
 MAINTENANCE_BEATS: Final = 10
+# The part of a lease that may pass after a heartbeat before the lease counts as doubtful. Six
+# heartbeats are sent in a lease.
+TRUSTED: Final = 0.5
 
 
 class WorkerLease:
@@ -46,6 +51,8 @@ class WorkerLease:
         self._options = options
         self._stats = stats
         self._trims_cache = trims_cache
+        self._renewed_at = -math.inf  # when the last successful heartbeat was sent
+        self._renewing = asyncio.Lock()
 
     @property
     def worker(self) -> int:
@@ -54,7 +61,20 @@ class WorkerLease:
 
     async def register(self) -> None:
         """Register the worker."""
+        started = elapsed()
         self.current = await self._new_lease()
+        self._renewed_at = started
+
+    async def ensure(self) -> int:
+        """Return the worker's id, after a heartbeat if the lease may be lost.
+
+        Waits while the database is unavailable.
+        """
+        if self._doubtful:
+            await retry_while_unavailable(
+                self._renew_if_doubtful, give_up_after=self._options.give_up_after
+            )
+        return self.worker
 
     async def keep(self, on_cancel: Callable[[], None]) -> None:
         """Renew the lease until cancelled. Calls `on_cancel` if a user has cancelled the run."""
@@ -88,7 +108,23 @@ class WorkerLease:
             self._collection, self._run, self._options.lease, replaces
         )
 
+    @property
+    def _doubtful(self) -> bool:
+        """Whether the lease may be lost: its heartbeat is old, or its session has ended."""
+        trusted = TRUSTED * self._options.lease
+        return elapsed() - self._renewed_at > trusted or not self.current.intact
+
+    async def _renew_if_doubtful(self) -> None:
+        async with self._renewing:
+            if self._doubtful:  # another task may have renewed it meanwhile
+                await self._send_heartbeat()
+
     async def _renew(self) -> None:
+        async with self._renewing:
+            await self._send_heartbeat()
+
+    async def _send_heartbeat(self) -> None:
+        started = elapsed()
         try:
             alive, self.run_state = await self._store.heartbeat(
                 self.current, self._run, self._options.lease, self._stats.rate
@@ -98,9 +134,10 @@ class WorkerLease:
         if not alive:
             # The server was restarted, or this process was suspended past its lease. Claimed rows
             # move to a new lease. Every write compares the content hash, so late writes are safe.
-            lost = self.current
+            lost, self._renewed_at = self.current, -math.inf
             self.current = await self._new_lease(replaces=lost.worker)
             await self._store.close_session(lost)
+        self._renewed_at = started
 
     async def _maintain(self) -> None:
         await self.release_dead_workers()

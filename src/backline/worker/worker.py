@@ -29,6 +29,7 @@ from backline.worker.lease import WorkerLease
 from backline.worker.options import WorkerOptions
 from backline.worker.retry import retry_while_unavailable
 from backline.worker.scan import TableScan
+from backline.worker.send import HeldRows, Sender
 from backline.worker.stats import Outage, WorkerStats
 from backline.worker.tasks import end_tasks, first_failure, has_failed
 from backline.worker.writer import Write, Writer
@@ -77,8 +78,9 @@ class Worker:
             store, collection, self._lease, self._writer, options, run=run,
             on_processed=self._on_processed,
         )  # fmt: skip
+        held = HeldRows(store, collection, self._lease, options, on_dropped=self._on_dropped)
         self._embed_loop = EmbedLoop(
-            handler, limiter, self._backlog, self._writer, confirmation, self.stats,
+            Sender(handler, limiter, held), self._backlog, self._writer, confirmation, self.stats,
             give_up_after=options.give_up_after, on_taken=self._on_taken,
         )  # fmt: skip
 
@@ -186,13 +188,17 @@ class Worker:
 
     def _on_processed(self, writes: Sequence[Write]) -> None:
         """Count rows as processed, whatever their outcome."""
+        self.stats.processed += len(writes)
+        self._locked.end()
+        self._on_dropped(writes)
+
+    def _on_dropped(self, writes: Sequence[Write]) -> None:
+        """Stop counting rows as held."""
         for write in writes:
             if write.text is not None:
                 self._backlog.finish_row(write.text)
         self._claims.finish_rows(writes)
         self.stats.held -= len(writes)
-        self.stats.processed += len(writes)
-        self._locked.end()
         if self.stats.held == 0 or self._claims.limit() > 0:
             self.nudge()
 

@@ -158,7 +158,10 @@ class Writer:
             )
         except (errors.RowRefusedError, errors.StatementTimeoutError) as error:
             return await self._store_halves(writes, usage, error)
-        self._refusals = 0
+        if any(outcome == "unstable" for _, outcome in outcomes):
+            await self._count_unstable(len(writes), outcomes)
+        elif len(outcomes) < len(writes):
+            self._refusals = 0
         locked = {key for key, outcome in outcomes if outcome == "busy"}
         return [write for write in writes if write.row.key in locked] if locked else []
 
@@ -171,6 +174,21 @@ class Writer:
         left, right = batching.bisect(range(len(writes)))
         retried = await self._store_vectors([writes[i] for i in left], usage)
         return retried + await self._store_vectors([writes[i] for i in right], NO_USAGE)
+
+    async def _count_unstable(self, written: int, outcomes: Sequence[tuple[str, Outcome]]) -> None:
+        """Count rows that change whenever their vector is stored.
+
+        Raises:
+            RowRefusedError: it happens to every row, which would be paid for in vain.
+        """
+        self._refusals = self._refusals * (written == len(outcomes)) + sum(
+            outcome == "unstable" for _, outcome in outcomes
+        )
+        if self._refusals < REFUSALS_BEFORE_GIVING_UP:
+            return
+        async for failure in self._store.failures(self._collection):
+            if failure.kind == "unstable":
+                raise errors.RowRefusedError(failure.error)
 
     def _refused(self, write: Write, error: errors.DatabaseError) -> Write:
         """Return the write that records the row as refused by Postgres.

@@ -138,6 +138,12 @@ create or replace function public.backline_heartbeat(
     'run_state', (select r.state from backline.runs r where r.id = p_run));
 $$;
 
+create or replace function public.backline_held(
+  p_collection int, p_worker bigint, p_keys text[], p_leases bigint[]
+) returns json language sql stable set search_path = '' as $$
+  select to_json(backline.held(p_collection, p_worker, p_keys, p_leases));
+$$;
+
 create or replace function public.backline_unregister_worker(p_worker bigint) returns void
 language sql set search_path = '' as $$ select backline.unregister_worker(p_worker) $$;
 

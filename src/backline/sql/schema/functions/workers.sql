@@ -45,6 +45,27 @@ language sql set search_path = '' as $$
 $$;
 comment on function backline.heartbeat is 'API: renews a worker''s lease.';
 
+-- Returns for each of the claimed rows whether the worker still holds it: its job, or its place in a batch
+-- lease, where a row with a current stamp is done.
+create or replace function backline.held(p_collection int, p_worker bigint, p_keys text[], p_leases bigint[])
+returns boolean[] language sql stable set search_path = ''
+set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
+set enable_seqscan = off set enable_bitmapscan = off as $$
+  select coalesce(array_agg(j.held or b.held order by i.position), '{}')
+  from unnest(p_keys, p_leases) with ordinality as i(key, lease, position)
+  cross join lateral (
+    select exists (select from backline.jobs x where x.collection_id = p_collection and x.key = i.key
+                   and x.worker_id = p_worker and x.lease = i.lease) as held offset 0) j
+  cross join lateral (
+    select exists (select from backline.batch_leases x
+                   where x.lease = i.lease and x.worker_id = p_worker and i.key = any (x.keys)
+                     and not exists (select from backline.stamps s
+                                     where s.collection_id = p_collection and s.key = i.key
+                                       and not s.stale)) as held offset 0) b;
+$$;
+comment on function backline.held is
+  'API: returns for each claimed row whether the worker still holds it.';
+
 create or replace function backline.unregister_worker(p_worker bigint) returns void
 language sql set search_path = '' as $$
   select backline.release(p_worker);
@@ -72,12 +93,17 @@ begin
             and pg_catalog.pg_try_advisory_xact_lock(backline.worker_lock(w.id)));
   -- A run has a worker except in the moments of its start and its report. A run marked as interrupted while
   -- it reports is still finished by its report.
+  -- A process that was stopped may have locked these records.
   update backline.runs r set state = 'interrupted', finished_at = now()
-  where r.collection_id = p_collection and r.state in ('running', 'cancelling')
-    and (r.started_at < now() - interval '1 minute'
-         or exists (select from backline.workers w where w.run_id = r.id and w.id = any (v_dead)))
-    and not exists (select from backline.workers w where w.run_id = r.id and w.id <> all (v_dead));
-  delete from backline.workers w where w.id = any (v_dead);
+  where r.id = any (array(
+    select x.id from backline.runs x
+    where x.collection_id = p_collection and x.state in ('running', 'cancelling')
+      and (x.started_at < now() - interval '1 minute'
+           or exists (select from backline.workers w where w.run_id = x.id and w.id = any (v_dead)))
+      and not exists (select from backline.workers w where w.run_id = x.id and w.id <> all (v_dead))
+    for update skip locked));
+  delete from backline.workers w where w.id = any (array(
+    select x.id from backline.workers x where x.id = any (v_dead) for update skip locked));
   perform backline.convert_to_jobs(array(
     select p.lease from backline.batch_leases p
     where p.collection_id = p_collection

@@ -5,7 +5,8 @@
 -- sessions never queue behind Backline.
 --
 -- Returns the rows that were not written:
---   changed  the text has changed; the job is pending again
+--   changed  the text has changed, maybe by this write; the job is pending again
+--   unstable the write changes the row each time; the job is now a dead letter, see unstable.sql
 --   gone     the row does not exist; the job is deleted
 --   busy     the row or its job is locked and unchanged; the caller must store it again
 --   lost     the cache no longer has the vector to reuse; the job is pending again
@@ -35,19 +36,28 @@ declare
   v_projection extensions.vector;
   v_vectors extensions.vector[] := p_vectors;
   v_long boolean[] := p_long;
-  v_write text;
+  v_rows constant text := 'unnest($3, $4, $5, $6, $7) as f(key, action, content_hash, embedding, long)';
+  v_match text;
+  v_update text;
+  v_result text;
+  v_reread text;
   v_stamp text;
   v_finish text;
   -- Leaves unchanged stamps out of the result, so that a repeated call is not counted twice.
   v_on_conflict constant text := $q$
       on conflict (collection_id, key) do update set model_id = excluded.model_id,
         content_hash = excluded.content_hash, blank = excluded.blank, stale = false, long = excluded.long,
-        fingerprint = excluded.fingerprint, stamped_at = clock_timestamp()
+        fingerprint = excluded.fingerprint, rewrites = 0, stamped_at = clock_timestamp()
       where s.stale or (s.model_id, s.content_hash, s.blank, s.long, s.fingerprint)
         is distinct from (excluded.model_id, excluded.content_hash, excluded.blank, excluded.long,
                           excluded.fingerprint)
   $q$;
+  v_effects boolean;
+  v_before jsonb;
+  v_free text[];  -- the rows that no other session has locked; null for all
+  v_updated text[];
   v_written text[];
+  v_rewritten text[] := '{}';
   v_new text[];
   v_has_jobs boolean;
   v_stamped boolean;
@@ -91,26 +101,41 @@ begin
         and (x.cut is null or x.cut = c.long_text) offset 0) v on true;
   end if;
 
+  v_effects := backline.has_side_effects(c.table_id, c.vector_number);
+  if v_effects then
+    v_before := backline.texts_before(c, p_keys);
+    v_stamped := true;
+  end if;
   perform pg_catalog.set_config('backline.writing', p_collection::text, true);
   -- The table's own triggers run with the session's search_path. The default of p_path is evaluated before
   -- this function sets its own.
   perform pg_catalog.set_config('search_path', p_path, true);
-  -- The statement is built in two halves around the source of the rows. Replacing a placeholder would not be
+  -- The statements are built in parts around the source of the rows. Replacing a placeholder would not be
   -- safe, because names and literals can contain any text.
-  v_write := format('with written as (update %s r set %I = f.embedding::%s from ',
-                    v_source, c.embedding_column, v_type);
-  v_stamp := format($q$
-      where r.%1$I = f.key::%2$s
+  v_match := format($q$
+        r.%1$I = f.key::%2$s
         and (f.action = 'blank' or f.action in ('embed', 'reuse') and f.embedding is not null)
         and pg_catalog.sha256(pg_catalog.convert_to(%3$s, 'UTF8')) = f.content_hash
-      returning f.key, f.action, f.content_hash, coalesce(f.long, false) as long,
-        extensions.inner_product(f.embedding%4$s, $8)::real as fingerprint
+        and ($9 is null or f.key = any ($9))
+  $q$, c.key_column, c.key_type, c.text_sql);
+  v_update := format('update %s r set %I = f.embedding::%s from %s where ',
+                     v_source, c.embedding_column, v_type, v_rows) || v_match;
+  v_result := format('f.key, f.action, f.content_hash, coalesce(f.long, false) as long, '
+                     'extensions.inner_product(f.embedding%s, $8)::real as fingerprint',
+                     -- The fingerprint is of the rounded vector, if the column rounds.
+                     case when v_type like '%halfvec%' then '::extensions.halfvec::extensions.vector' end);
+  -- What the row is after the write, and after every trigger, decides whether it is stamped.
+  v_reread := format($q$
+      select distinct on (f.key) %1$s from %2$s cross join lateral (
+        select from %3$s r where %4$s and coalesce(
+          r.%5$I operator(extensions.=) f.embedding::%6$s, r.%5$I is null and f.embedding is null) offset 0) r
+      order by f.key
+  $q$, v_result, v_rows, v_source, v_match, c.embedding_column, v_type);
+  v_stamp := $q$
     ), stamped as (
       insert into backline.stamps as s (collection_id, key, model_id, content_hash, blank, long, fingerprint)
       select $1, w.key, $2, w.content_hash, w.action = 'blank', w.long, w.fingerprint from written w
-  $q$, c.key_column, c.key_type, c.text_sql,
-       -- The fingerprint is of the rounded vector, if the column rounds.
-       case when v_type like '%halfvec%' then '::extensions.halfvec::extensions.vector' end);
+  $q$;
   v_finish := format($q$
       returning s.key
     ) %s %s
@@ -127,20 +152,38 @@ begin
               select y.ctid from backline.jobs y
               where y.collection_id = $1 and y.key = w.key offset 0) x)))' end);
   perform pg_catalog.set_config('lock_timeout', '20ms', true);
-  begin
+  for v_attempt in 1..2 loop
+    begin
+      if v_effects then
+        execute 'with updated as (' || v_update
+          || ' returning f.key) select array(select u.key from updated u)' into v_updated
+        using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection, v_free;
+        set constraints all immediate;
+      end if;
+      execute 'with written as ('
+        || case when v_effects then v_reread else v_update || ' returning ' || v_result end
+        || v_stamp || case when v_stamped then v_on_conflict else '' end || v_finish
+      into v_written, v_new
+      using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection, v_free;
+      exit;
     -- Rows are rarely locked, and locking them first would take a tenth more time.
-    execute v_write || 'unnest($3, $4, $5, $6, $7) as f(key, action, content_hash, embedding, long)'
-      || v_stamp || case when v_stamped then v_on_conflict else '' end || v_finish
-    into v_written, v_new
-    using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection;
-  exception when lock_not_available or unique_violation then  -- locked, or stamped by another transaction
-    execute v_write || format($q$ (
-        select i.* from unnest($3, $4, $5, $6, $7) as i(key, action, content_hash, embedding, long)
-        join %s r on r.%I = i.key::%s for no key update of r skip locked) f $q$,
-      v_source, c.key_column, c.key_type) || v_stamp || v_on_conflict || v_finish
-    into v_written, v_new
-    using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection;
-  end;
+    exception when lock_not_available or unique_violation then  -- locked, or stamped by another transaction
+      if v_attempt = 2 then
+        raise;
+      end if;
+      v_stamped := true;
+      execute format('select array(select i.key from unnest($1) as i(key) join %s r on r.%I = i.key::%s '
+                     'for no key update of r skip locked)', v_source, c.key_column, c.key_type)
+      into v_free using p_keys;
+    end;
+  end loop;
+  if v_effects and cardinality(v_written) < cardinality(p_keys) then
+    execute format('select array(select f.key from %s where f.key <> all ($10) and (f.key = any ($11) '
+                   'or exists (select from %s r where %s)))', v_rows, v_source, v_match)
+    into v_rewritten
+    using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection, v_free,
+          v_written, v_updated;
+  end if;
   perform pg_catalog.set_config('search_path', '', true);
   perform pg_catalog.set_config('backline.writing', '', true);
 
@@ -153,6 +196,11 @@ begin
     from unnest(p_keys, p_actions, v_long) as i(key, action, long) where i.key = any (v_new);
   end if;
 
+  if v_rewritten <> '{}' then
+    return query select * from backline.resolve_rewritten(p_collection, p_worker, p_run, v_rewritten,
+                                               p_leases, v_before);
+    v_written := v_written || v_rewritten;
+  end if;
   if cardinality(v_written) < cardinality(p_keys) then
     return query select * from backline.resolve_unwritten(p_collection, p_worker, v_written,
                                                p_keys, p_actions, p_hashes, v_vectors, p_leases);

@@ -28,18 +28,17 @@ end $$;
 create or replace function backline.add_collection(
   p_name text, p_table regclass, p_key text, p_template text, p_column text,
   p_provider text, p_model text, p_revision text, p_dimensions int,
-  p_column_type text default 'vector', p_long_text text default 'truncate'
+  p_column_type text default 'vector', p_long_text text default 'truncate',
+  p_published boolean default false
 ) returns int language plpgsql set search_path = '' as $$
 declare
-  v_schema text; v_table text; v_kind "char"; v_key text; v_key_number int2; v_id int; v_sql text; t record;
+  v_schema text; v_table text; v_key text; v_key_number int2; v_id int; v_sql text; t record;
 begin
-  select n.nspname, k.relname, k.relkind into strict v_schema, v_table, v_kind
+  perform backline.check_table(
+    p_table, p_name, p_template, p_column, p_column_type, p_dimensions, p_published);
+  select n.nspname, k.relname into strict v_schema, v_table
   from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
   where k.oid = p_table;
-  if v_kind not in ('r', 'p') then
-    raise exception using errcode = 'BL003', message =
-      format('%s is not a table. Backline writes vectors into tables, not into views', p_table);
-  end if;
 
   -- A single column identifies a row: the primary key, or a unique NOT NULL column named by p_key.
   select a.attname, a.attnum into v_key, v_key_number
@@ -73,10 +72,12 @@ begin
   from pg_catalog.pg_attribute a
   where a.attrelid = p_table and a.attname = p_column and not a.attisdropped
   returning id into v_id;  -- creates the keyword index, which installs the triggers
+  perform backline.require_stable_text(v_id);
   return v_id;
 end $$;
 comment on function backline.add_collection is
-  'API: declares a table for embedding. Adds the vector column if it is missing, and installs the triggers.';
+  'API: declares a table for embedding. Adds the vector column if it is missing, and installs the triggers. '
+  'With p_published, also a table of a publication: its subscribers must have the column.';
 
 -- Changes the model of a collection. Every row becomes due, and the next backfill embeds it again.
 create or replace function backline.set_model(

@@ -52,9 +52,16 @@ begin
   from backline.changes l
   where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection);
   if v_truncated then
-    delta := backline.rows_up_to(p_collection, 10000) - (
-      select coalesce(sum(d.amount), 0) from backline.counter_deltas d
-      where d.collection_id = p_collection and d.measure = 'rows');
+    -- Until the truncation is applied it is unknown which of the stamps are of rows that are left.
+    pending := backline.rows_up_to(p_collection, 10000);
+    select pending - coalesce(sum(d.amount) filter (where d.measure = 'rows'), 0),
+           -coalesce(sum(d.amount) filter (where d.measure = 'embedded' and d.model_id = p_model), 0),
+           -coalesce(sum(d.amount) filter (where d.measure = 'blank' and d.model_id = p_model), 0),
+           -coalesce(sum(d.amount) filter (where d.measure = 'long' and d.model_id = p_model), 0),
+           -coalesce(sum(d.amount) filter (where d.measure = 'failed'), 0)
+    into delta, embedded, blank, long, failed
+    from backline.counter_deltas d where d.collection_id = p_collection;
+    return;
   end if;
   embedded := -v_edited;
   blank := 0; long := 0; failed := 0;

@@ -64,8 +64,9 @@ language sql set search_path = '' as $$
     group by (u.n - 1) / 500) s;
 $$;
 
--- Returns the first lines of the log with up to about p_limit keys. Longer lines are split before.
-create or replace function backline.next_changes(p_collection int, p_edits_only boolean, p_limit int)
+-- Returns the first lines with up to about p_limit keys, of statements that changed many rows or of the others.
+-- Longer lines are split before.
+create or replace function backline.next_changes(p_collection int, p_bulk boolean, p_limit int)
 returns tid[] language plpgsql set search_path = '' set enable_seqscan = off as $$
 declare
   v_lines tid[];
@@ -76,17 +77,17 @@ begin
     select x.line, x.amount, sum(x.amount) over (order by x.xid, x.id) - x.amount as before from (
       select l.ctid as line, l.xid, l.id, l.amount from backline.changes l
       where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection) and l.kind <> 't'
-        and not (p_edits_only and (l.bulk or l.amount > 1000))
+        and (l.bulk or l.amount > 1000) = p_bulk
       order by l.xid, l.id limit 500) x) t;
   if v_long is null then
     return v_lines;
   end if;
   perform backline.split_changes(v_long);
-  return backline.next_changes(p_collection, p_edits_only, p_limit);
+  return backline.next_changes(p_collection, p_bulk, p_limit);
 end $$;
 
 -- Applies up to about p_limit keys of the log, and returns whether lines are left. One session at a time applies
--- the lines of a collection; another returns null at once. With p_edits_only, lines of more than 1,000 keys
+-- the lines of a collection; another returns null at once. Lines of few keys come first. With p_edits_only, lines of more than 1,000 keys
 -- wait: a scan of the table finds those rows at a lower cost.
 --
 -- What happens to a row depends on the row as it stands and not on the line. Lines can therefore be applied
@@ -108,7 +109,10 @@ begin
   if not backline.try_lock(p_collection, 'log') then
     return null;
   end if;
-  v_lines := backline.next_changes(p_collection, p_edits_only, p_limit);
+  v_lines := backline.next_changes(p_collection, false, p_limit);
+  if v_lines is null and not p_edits_only then
+    v_lines := backline.next_changes(p_collection, true, p_limit);
+  end if;
   if v_lines is null then
     return not p_edits_only and backline.apply_truncation(p_collection);
   end if;
@@ -267,7 +271,7 @@ begin
     select x.ctid from unnest(v_gone) as u(key) cross join lateral (
       select y.ctid from backline.jobs y
       where y.collection_id = p_collection and y.key = u.key offset 0) x));
-  perform backline.index_keys(p_collection, p_keys);
+  perform backline.follow_keywords(p_collection, p_keys);
 end $$;
 
 -- Returns the keys in batch leases that were claimed after the change: their worker has the present text.
