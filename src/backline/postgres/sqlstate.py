@@ -22,11 +22,8 @@ _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
     "53": errors.DatabaseUnavailableError,
     "28": errors.DatabaseAuthenticationError,
     "3D000": errors.DatabaseUnavailableError,
-<<<<<<< HEAD
     "55000": errors.ObjectStateError,
-=======
     "25P03": errors.DatabaseUnavailableError,  # idle in a transaction: this process was stopped
->>>>>>> lost
     "55P03": errors.ContentionError,
     "40P01": errors.ContentionError,
     "40001": errors.ContentionError,
