@@ -335,7 +335,8 @@ end $$;
 -- is locked, it does nothing: definition() gives the present names in any case, and problems() reports what
 -- was not followed.
 create or replace function backline.follow(p_collection int) returns boolean
-language plpgsql set search_path = '' set lock_timeout = '200ms' as $$
+-- Writers queue behind a statement that waits to change the triggers of their table.
+language plpgsql set search_path = '' set lock_timeout = '50ms' as $$
 declare
   c backline.collections;
   k backline.keyword_indexes;
