@@ -42,8 +42,8 @@ FAULTS: Final = (
     ),
     Fault(
         "a deleted row keeps its document", "apply_keys",
-        "perform backline.index_keys(p_collection, p_keys)",
-        "perform backline.index_keys(p_collection, v_due)", 0,
+        "perform backline.follow_keywords(p_collection, p_keys)",
+        "perform backline.follow_keywords(p_collection, v_due)", 0,
     ),
     Fault(
         "the counter of rows never falls", "apply_changes",
