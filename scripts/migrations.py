@@ -37,6 +37,8 @@ insert into public.music_knowledge
 values
 {rows}
 on conflict (id) do nothing;
+-- The entries can be found by their words at once.
+select backline.apply_changes(c.id) from backline.collections c where c.name = 'music_knowledge';
 """
 
 

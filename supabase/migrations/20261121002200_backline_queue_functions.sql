@@ -96,10 +96,10 @@ declare
 begin
   begin
     -- A large statement may have left no row that is due.
-    while backline.apply_changes(p_collection, p_edits_only)
-          and clock_timestamp() < statement_timestamp() + interval '200 ms' and not exists (
-            select from backline.jobs j
-            where j.collection_id = p_collection and j.worker_id is null and j.not_before <= now()) loop
+    while backline.apply_changes(p_collection, p_edits_only) loop
+      exit when clock_timestamp() > statement_timestamp() + interval '200 ms' or exists (
+        select from backline.jobs j
+        where j.collection_id = p_collection and j.worker_id is null and j.not_before <= now());
     end loop;
   exception when lock_not_available then  -- a worker has locked a stamp or a job: the next claim applies them
   end;

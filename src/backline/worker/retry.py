@@ -38,11 +38,13 @@ async def retry_while_unavailable(
             Default: pauses that double from 0.05 to 2 seconds, without end.
         give_up_after: seconds after which a failed attempt is the last one, and an attempt without
             a result fails. None: no limit.
-        retried: errors that lead to another attempt.
+        retried: errors that lead to another attempt. A table or a column that is gone leads to one
+            more: its definition may have changed between the plan and the lock of a statement.
 
     Raises:
         DatabaseError: the last attempt failed, or one failed with an error that is not `retried`.
     """
+    overtaken = False
     started = time.monotonic()
     for pause in backoff() if pauses is None else pauses:
         try:
@@ -52,6 +54,10 @@ async def retry_while_unavailable(
                 raise
             if pauses is None:
                 log.warning("database not ready, retrying", error=str(error), pause=pause)
+        except (errors.TableNotFoundError, errors.ColumnNotFoundError):
+            if overtaken:
+                raise
+            overtaken = True
         await asyncio.sleep(pause)
     return await _within(_left(started, give_up_after), call)
 

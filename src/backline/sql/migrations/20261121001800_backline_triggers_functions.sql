@@ -103,28 +103,30 @@ language sql stable set search_path = '' as $$
   where a.attrelid = p_table and a.attname::text = any (p_columns) and not a.attisdropped;
 $$;
 
--- Returns the statements that read the keys of changed rows after an update. The query for many rows is
--- planned at each statement, for the number of its rows. It compares sums of hashes first, which is faster
--- than a join if no text has changed.
+-- Returns the statements that read the keys of changed rows after an update. The query for many rows is planned
+-- at each statement, for the number of its rows. It compares sums of hashes first, which is faster than a join
+-- if no text has changed.
 create or replace function backline.capture_update(c backline.collections, p_columns text[]) returns text
 language plpgsql stable set search_path = '' as $$
 declare
   -- These keys are equal if their texts are.
   v_plain constant boolean := c.key_type in ('smallint', 'integer', 'bigint', 'uuid');
   v_key constant text := format('r.%I%s', c.key_column, case when not v_plain then '::text collate "C"' end);
-  v_rows constant text := format('select %s as "backline key", r.%I is null as "backline empty", %s from ',
+  v_row constant text := format('select %s as "backline key", r.%I is null as "backline empty", %s from ',
     v_key, c.embedding_column,
     (select string_agg(format('r.%I', u.name), ', ') from unnest(p_columns) as u(name)));
-  v_query constant text := format(
-    'select array_agg(n."backline key"::text), bool_or(o."backline key" is null) %%s '
+  v_select constant text :=
+    'select array_agg(n."backline key"::text), bool_or(o."backline key" is null) ';
+  v_from constant text := format(
     'from (%1$s new_rows r) n left join (%1$s old_rows r) o on o."backline key" = n."backline key" '
-    'where (o."backline key" is null or %2$s) %%s', v_rows, backline.changed_condition(p_columns));
-  v_sum constant text := format(
-    '(select sum(hashtextextended(concat_ws(''/'', %s, r.%I is null, r.%I), 0)) from %%s r)',
+    'where (o."backline key" is null or %2$s) ', v_row, backline.changed_condition(p_columns));
+  -- The lengths keep the hash of two texts from being that of two others with the same characters.
+  v_sum constant text := format('select sum(hashtextextended(concat_ws(''/'', %s, r.%I is null, r.%I), 0)) from ',
     (select string_agg(format('length(r.%1$I::text), r.%1$I', u.name), ', ')
      from unnest(p_columns) as u(name)),
     c.embedding_column, c.key_column);
 begin
+  -- A name may contain a placeholder of format(), so it is never part of a format.
   return format($q$
     if exists (select from new_rows offset 100) then
       execute %1$L into v_keys, v_moved;
@@ -134,9 +136,8 @@ begin
     if v_moved then
       v_removed := array(select %3$s::text from old_rows r except select %3$s::text from new_rows r);
     end if; $q$,
-    format(v_query, '', format('and %s is distinct from %s',
-                               format(v_sum, 'new_rows'), format(v_sum, 'old_rows'))),
-    format(v_query, 'into v_keys, v_moved', ''), v_key);
+    v_select || v_from || 'and (' || v_sum || 'new_rows r) is distinct from (' || v_sum || 'old_rows r)',
+    v_select || 'into v_keys, v_moved ' || v_from, v_key);
 end $$;
 
 -- Generates the trigger functions of one collection. They are security definer, because a role that edits the

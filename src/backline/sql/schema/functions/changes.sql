@@ -185,7 +185,7 @@ end $$;
 
 -- The longest key in bytes that the indexes of this schema can hold.
 create or replace function backline.longest_key() returns int
-language sql immutable as $$ select 2500 $$;
+language sql immutable set search_path = '' as $$ select 2500 $$;
 
 -- Records rows with longer keys as dead letters, and deletes the dead letters of those that are gone.
 create or replace function backline.refuse_long_keys(p_collection int, p_keys text[]) returns void
