@@ -103,9 +103,9 @@ language sql stable set search_path = '' as $$
   where a.attrelid = p_table and a.attname::text = any (p_columns) and not a.attisdropped;
 $$;
 
--- Returns the statements that read the keys of changed rows after an update. The query for many rows is planned
--- at each statement, for the number of its rows. It compares sums of hashes first, which is faster than a join
--- if no text has changed.
+-- Returns the statements that read the keys of changed rows after an update. The query for many rows is
+-- planned at each statement, for the number of its rows. It compares sums of hashes first, which is faster
+-- than a join if no text has changed.
 create or replace function backline.capture_update(c backline.collections, p_columns text[]) returns text
 language plpgsql stable set search_path = '' as $$
 declare
@@ -121,8 +121,9 @@ declare
     'from (%1$s new_rows r) n left join (%1$s old_rows r) o on o."backline key" = n."backline key" '
     'where (o."backline key" is null or %2$s) ', v_row, backline.changed_condition(p_columns));
   -- The lengths keep the hash of two texts from being that of two others with the same characters.
-  v_sum constant text := format('select sum(hashtextextended(concat_ws(''/'', %s, r.%I is null, r.%I), 0)) from ',
-    (select string_agg(format('length(r.%1$I::text), r.%1$I', u.name), ', ')
+  v_sum constant text := format(
+    'select sum(hashtextextended(concat_ws(''/'', %s, r.%I is null, r.%I), 0)) from ',
+    (select string_agg(format('coalesce(length(r.%1$I::text), -1), r.%1$I', u.name), ', ')
      from unnest(p_columns) as u(name)),
     c.embedding_column, c.key_column);
 begin

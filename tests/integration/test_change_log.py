@@ -71,6 +71,36 @@ async def test_only_rows_with_another_text_are_logged(world: World, length: int)
     assert [(r["kind"], r["keys"]) for r in await lines(world)] == [("~", ["2"])]
 
 
+@pytest.mark.parametrize("rows", [3, 300])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "title = body, body = title",  # where one of them is null
+        "title = title || body, body = ''",
+        "title = '1/' || title",
+        "body = lower(body)",
+    ],
+)
+async def test_text_that_moves_between_columns_is_logged(
+    world: World, rows: int, change: str
+) -> None:
+    async with make_world(
+        world.store,
+        ddl="create table parts (id int primary key, title text, body text)",
+        embedder=HashEmbedder(8), table="parts", template="{title} {body}",
+    ) as parts:  # fmt: skip
+        await parts.sql(
+            "insert into parts select i, case when i > 1 then 'A' || i end, 'B' "
+            "from generate_series(1, %s) i",
+            rows,
+        )
+        await parts.sql("delete from backline.changes")
+        await parts.sql(f"update parts set {change}")
+        [line] = await parts.sql("select kind, amount from backline.changes")
+        assert line["kind"] == "~"
+        assert line["amount"] >= rows - 1
+
+
 async def test_vector_set_or_emptied_by_hand_is_logged(world: World) -> None:
     await world.insert("one", "two")
     await world.fill()
