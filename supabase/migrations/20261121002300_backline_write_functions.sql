@@ -65,6 +65,7 @@ declare
   v_written text[];
   v_rewritten text[] := '{}';
   v_new text[];
+  v_once text := '';
   v_has_jobs boolean;
   v_stamped boolean;
 begin
@@ -141,8 +142,7 @@ begin
   v_stamp := $q$
     ), stamped as (
       insert into backline.stamps as s (collection_id, key, model_id, content_hash, blank, long, fingerprint)
-      select $1, w.key, $2, w.content_hash, w.action = 'blank', w.long, w.fingerprint from written w
-  $q$;
+      select $q$;
   v_finish := format($q$
       returning s.key
     ) %s %s
@@ -188,16 +188,20 @@ begin
       end if;
       execute 'with written as ('
         || case when v_effects then v_reread else v_update || ' returning ' || v_result end
-        || v_stamp || case when v_stamped then v_on_conflict else '' end || v_finish
+        || v_stamp || v_once
+        || '$1, w.key, $2, w.content_hash, w.action = ''blank'', w.long, w.fingerprint from written w'
+        || case when v_stamped then v_on_conflict else '' end || v_finish
       into v_written, v_new
       using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection, v_free;
       exit;
-    -- Rows are rarely locked, and locking them first would take a tenth more time.
-    exception when lock_not_available or unique_violation then  -- locked, or stamped by another transaction
+    -- Rows are rarely locked, and locking them first would take a tenth more time. A stamp exists if another
+    -- transaction stamped the row, or if several rows have its key since a constraint was dropped.
+    exception when lock_not_available or unique_violation or cardinality_violation then
       if v_attempt = 2 then
         raise;
       end if;
       v_stamped := true;
+      v_once := 'distinct on (w.key) ';
       execute format('select array(select i.key from unnest($1) as i(key) join %s r on r.%I = i.key::%s '
                      'for no key update of r skip locked)', v_source, c.key_column, c.key_type)
       into v_free using p_keys;

@@ -13,18 +13,20 @@ $$;
 create or replace function backline.has_changes(p_collection int) returns boolean
 language plpgsql set search_path = '' set enable_seqscan = off as $$
 declare
-  v_found boolean;
-  v_xmin xid8;
+  v_first xid8;
+  v_start xid8;
 begin
-  -- One statement, hence one snapshot: a line that is committed later has at least the xid v_xmin.
-  select exists (select from backline.changes l
-                 where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection)),
-         pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())
-  into v_found, v_xmin;
-  if not v_found and v_xmin > backline.log_start(p_collection) then
-    perform pg_catalog.set_config('backline.log_start_' || p_collection, v_xmin::text, false);
+  -- One statement, hence one snapshot: a line that is committed later has at least the xid of its xmin.
+  select f.xid, least(f.xid, pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot()))
+  into v_first, v_start
+  from (values (1)) one left join (
+    select l.xid from backline.changes l
+    where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection)
+    order by l.xid limit 1) f on true;
+  if v_start > backline.log_start(p_collection) then
+    perform pg_catalog.set_config('backline.log_start_' || p_collection, v_start::text, false);
   end if;
-  return v_found;
+  return v_first is not null;
 end $$;
 comment on function backline.has_changes is
   'API: returns whether the change log has lines of a collection.';
@@ -276,7 +278,9 @@ begin
   end if;
   if v_due is not null then
     insert into backline.jobs as j (collection_id, key, priority)
-    select p_collection, k.key, k.priority from unnest(v_due, v_priorities) as k(key, priority) order by k.key
+    -- A key is several times in a table whose unique constraint was dropped.
+    select distinct on (k.key) p_collection, k.key, k.priority
+    from unnest(v_due, v_priorities) as k(key, priority) order by k.key
     on conflict (collection_id, key) do update
       set worker_id = null, attempts = 0, priority = least(j.priority, excluded.priority), not_before = now();
   end if;

@@ -69,13 +69,13 @@ begin
     return;
   end if;
   with logged as materialized (
-    select distinct on (k.key) k.key, l.kind, min(l.kind) over (partition by k.key) as first
+    select distinct on (k.key) k.key, l.kind, bool_or(l.kind <> '+') over (partition by k.key) as replaced
     from backline.changes l cross join unnest(l.keys) as k(key)
     where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection)
       and l.kind in ('+', '~', '-')
     order by k.key, l.id desc
   ), known as (
-    select l.kind <> '-' as exists, s.key is not null and not (l.first = '+' and l.kind = '+') as edited,
+    select l.kind <> '-' as exists, s.key is not null and l.replaced as edited,
            s.key is not null as stamped, s.blank, s.long, f.key is not null as failed,
            j.key is not null as queued
     from logged l

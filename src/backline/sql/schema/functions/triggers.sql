@@ -34,7 +34,8 @@ $$;
 --
 -- The line is inserted in a block that catches every error and waits for no lock. Then its own lock protects
 -- the log until the transaction ends, and later statements insert without a block: a host that writes a
--- thousand rows one by one needs one subtransaction.
+-- thousand rows one by one needs one subtransaction. Many keys are always inserted in the block: they may
+-- exceed the memory or the 1 GB of a row.
 create or replace function backline.capture_body(
   p_collection int, p_kind text, p_sign int, p_capture text, p_by_number text, p_table regclass, p_key int2
 ) returns text language sql immutable set search_path = '' as $$
@@ -64,7 +65,7 @@ create or replace function backline.capture_body(
       if v_keys is null then
         return null;
       end if;
-      if current_setting('backline.logging', true) = 'on' then
+      if current_setting('backline.logging', true) = 'on' and cardinality(v_keys) <= 1000 then
         %8$s
         return null;
       end if;
@@ -140,7 +141,8 @@ begin
 end $$;
 
 -- Generates the trigger functions of one collection. They are security definer, because a role that edits the
--- table needs no rights in this schema.
+-- table needs no rights in this schema. With an empty search_path, Postgres looks for types in pg_temp first,
+-- where any role can create a type "text" with a check of its own.
 create or replace function backline.install_triggers(p_collection int) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -174,7 +176,7 @@ begin
     ) as e(event, done, kind, tables, sign, capture, by_number)
   loop
     execute format('create or replace function backline.%I() returns trigger language plpgsql '
-                   'security definer set search_path = '''' %s as %L', 'c' || c.id || '_' || v_event.done,
+                   'security definer set search_path = pg_catalog, pg_temp %s as %L', 'c' || c.id || '_' || v_event.done,
                    backline.text_settings(v_table, v_columns || c.key_column),
                    backline.capture_body(c.id, v_event.kind, v_event.sign, v_event.capture, v_event.by_number,
                                          v_table, c.key_number));
