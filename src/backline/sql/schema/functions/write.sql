@@ -166,7 +166,8 @@ begin
         -- cause.
         for v_key in select null union all select * from unnest(v_suspects) loop
           v_some := array(select k.key from unnest(coalesce(v_free, p_keys)) as k(key)
-                          where case when v_key is null then k.key <> all (v_suspects) else k.key = v_key end);
+                          where case when v_key is null then k.key <> all (v_suspects)
+                                     else k.key = v_key end);
           execute 'with updated as (' || v_update
             || ' returning f.key) select array(select u.key from updated u)' into v_new
           using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection,
