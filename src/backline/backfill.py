@@ -97,6 +97,7 @@ class BackfillReport:
             ],
             "rows_per_second": round(self.rows_per_second, 1),
             "coverage": {**asdict(self.coverage), "ratio": self.coverage.ratio},
+            "empty": self.coverage.empty,
             "complete": self.complete,
         }
 
@@ -250,7 +251,9 @@ class Backfill:
         return IndexOutcome(index.state, index.seconds)
 
     def _left_out(self, why: str) -> IndexOutcome:
-        return IndexOutcome("left out", why=f"{why}: backline index {self._collection.name}")
+        return IndexOutcome(
+            "left out", why=f"{why}: {errors.command('index', self._collection.name)}"
+        )
 
     def _index_store(self) -> Store | None:
         """Return the store if it can build indexes."""

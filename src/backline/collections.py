@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final, Literal
 
 from backline import errors
+from backline.errors import command
 from backline.types import Collection, Model
 
 VECTOR_TYPES: Final = ("vector", "halfvec")
-# The collection of the music studio, which its pages use without naming it.
-DEFAULT_NAME: Final = "music_knowledge"
 # The errors of the SQL function `backline.resolve`, by SQLSTATE.
 UNUSABLE: Final[Mapping[str, type[errors.ConfigurationError]]] = {
     "BL002": errors.ColumnNotFoundError,
@@ -20,24 +21,34 @@ UNUSABLE: Final[Mapping[str, type[errors.ConfigurationError]]] = {
 
 
 def choose(collections: Sequence[Collection], name: str | None) -> Collection:
-    """Return the collection `name`. Without a name: the only one, or `music_knowledge`.
+    """Return the collection of that name, or else the only one of that table.
+
+    Without a name, return the only collection.
 
     Raises:
         CollectionNotFoundError: no collection has that name, or several exist and none is named.
 
     """
     if name is None:
-        matching = [c for c in collections if len(collections) == 1 or c.name == DEFAULT_NAME]
+        matching = list(collections)
     else:
-        matching = [c for c in collections if name in (c.name, c.table)]
-    if matching:
+        matching = [c for c in collections if c.name == name]
+        matching = matching or [c for c in collections if c.table == name]
+    if len(matching) == 1:
         return matching[0]
-    names = ", ".join(c.name for c in collections) or "none yet"
+    names = ", ".join(c.name for c in matching or collections) or "none yet"
+    if matching:
+        raise errors.CollectionNotFoundError(
+            f"Say which collection: {names}. On the command line, name it as COLLECTION or with "
+            "--collection; in a request, as `collection`."
+        )
+    if name is None:
+        raise errors.CollectionNotFoundError(
+            "No collection is declared yet. Declare one: backline add TABLE --text '{column} …'."
+        )
     raise errors.CollectionNotFoundError(
         f"There is no collection {name!r}; declared: {names}. "
         "Declare it first: backline add TABLE --text '{column} …'."
-        if name
-        else f"Say which collection: {names}."
     )
 
 
@@ -61,7 +72,12 @@ def collection_of(record: Mapping[str, Any]) -> Collection:
         missing_grants=tuple(record["missing_grants"] or ()),
         missing_to_read=tuple(record["missing_to_read"] or ()),
         unusable=tuple(record["unusable"]) if record["unusable"] else None,
+        scanned_at=_moment(record["scanned_at"]),
     )
+
+
+def _moment(value: datetime | str | None) -> datetime | None:
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
 def check(collection: Collection, model: Model, *, to: Literal["read", "fill"] = "fill") -> None:
@@ -120,7 +136,7 @@ def check_model(collection: Collection, model: Model) -> None:
             f"The collection {collection.name!r} is embedded with {collection.model} revision "
             f"{collection.model.revision}, not with {model} revision {model.revision}. Vectors of "
             "two models cannot be compared. To change the model: "
-            f"backline model use {collection.name} {model.provider}/{model.name}."
+            f"{command('model', 'use', collection.name, _spec(model))}."
         )
 
 
@@ -171,15 +187,22 @@ def check_grants(collection: Collection, to: Literal["read", "fill"]) -> None:
 def _dimension_remedy(collection: Collection, model: Model) -> str:
     held = collection.column_dimensions or model.dimensions
     if model.provider == "openai":
-        return (
-            f"Request {held} dimensions from the model: backline model use {collection.name} "
-            f"{model.provider}/{model.name}@{held}."
-        )
+        use = command("model", "use", collection.name, _spec(replace(model, dimensions=held)))
+        return f"Request {held} dimensions from the model: {use}."
     return (
-        f"Put the vectors into a new column: backline drop {collection.name} && "
-        f"{_add_command(collection, f'embedding_{model.dimensions}')}."
+        f"Put the vectors into a new column: {command('drop', collection.name)} && "
+        f"{_add_command(collection, model, f'embedding_{model.dimensions}')}."
     )
 
 
-def _add_command(collection: Collection, column: str) -> str:
-    return f"backline add {collection.table} --text '{collection.text_template}' --column {column}"
+def _add_command(collection: Collection, model: Model, column: str) -> str:
+    return command(
+        "add", collection.table, "--name", collection.name, "--key", collection.key_column,
+        "--text", collection.text_template, "--column", column, "--model", _spec(model),
+    )  # fmt: skip
+
+
+def _spec(model: Model) -> str:
+    """Return what `--model` takes for a model."""
+    name = "hash" if model.provider == "hash" else f"{model.provider}/{model.name}"
+    return name if model.provider == "local" else f"{name}@{model.dimensions}"

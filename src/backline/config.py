@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -30,6 +29,7 @@ from pydantic import (
 )
 
 from backline import errors
+from backline.environment import env_file, warn_of_unknown
 
 TOML: Final = "backline.toml"
 ENV_FILES: Final = (".env.local", ".env")
@@ -369,7 +369,7 @@ def _layers(flags: Mapping[str, Any]) -> Iterator[tuple[str, Any, Origin]]:
             yield field, value, Origin(f"--{field.replace('_', '-')}", "flag")
     yield from _variables(os.environ, "the environment")
     for file in ENV_FILES:
-        yield from _variables(_env_file(Path(file)), file)
+        yield from _variables(env_file(Path(file)), file)
     for field, value in _toml_file(Path(TOML)).items():
         yield field, value, Origin(field, TOML)
 
@@ -378,17 +378,13 @@ def _variables(
     variables: Mapping[str, str | None], layer: str
 ) -> Iterator[tuple[str, Any, Origin]]:
     """Yield the settings among environment variables. An empty variable counts as unset."""
+    warn_of_unknown(
+        variables, {n for field in Settings.model_fields for n in names_of(field)}, layer
+    )
     for field in Settings.model_fields:
         for name in names_of(field):
             if value := variables.get(name):
                 yield field, value, Origin(name, layer)
-
-
-def _env_file(file: Path) -> Mapping[str, str | None]:
-    try:
-        return dotenv_values(file) if file.is_file() else {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise errors.ConfigurationError(f"{file} cannot be read: {error}.") from None
 
 
 def _toml_file(file: Path) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ and configuration, 1 for work that was not finished.
 from __future__ import annotations
 
 import inspect
+import shlex
 
 
 class BacklineError(Exception):
@@ -41,6 +42,11 @@ class ModelMismatchError(ConfigurationError):
     """Vectors of two different models cannot be compared."""
 
 
+def command(*words: object) -> str:
+    """Return a call of `backline` as a shell reads it, for a remedy."""
+    return shlex.join(["backline", *map(str, words)])
+
+
 # --- database -------------------------------------------------------------------------------------
 
 
@@ -62,6 +68,12 @@ class ProjectPausedError(DatabaseUnavailableError):
     """The Supabase project is paused. Restore it in the dashboard, then run the command again."""
 
 
+class ReadOnlyError(DatabaseError):
+    """The database accepts no writes. Run the command on the primary, or allow writes to it."""
+
+    exit_code = 2
+
+
 class DatabaseFullError(DatabaseError):
     """Postgres has no disk space left. Free some, then run the same command again."""
 
@@ -76,6 +88,10 @@ class StatementTimeoutError(DatabaseError):
 
 class RowRefusedError(DatabaseError):
     """Postgres refuses to store a row: it violates a constraint or a trigger of the table."""
+
+
+class ObjectStateError(DatabaseError):
+    """The table's state forbids it. If it is published: alter table … replica identity full."""
 
 
 class PermissionDeniedError(DatabaseError):
@@ -94,6 +110,10 @@ class ExtensionMissingError(ConfigurationError):
 
 class NotMigratedError(ConfigurationError):
     """This database has no Backline schema yet. Run: backline migrate."""
+
+
+class SchemaDamagedError(NotMigratedError):
+    """Objects of schema backline are missing or changed. Run: backline migrate."""
 
 
 class TableNotFoundError(ConfigurationError):

@@ -55,7 +55,7 @@ class CollectionVerbs(Verbs):
         return [collection_of(record) for record in await self._rpc.records("collections")]
 
     async def collection(self, name: str | None = None) -> Collection:
-        """Return the collection `name`. Without a name: the only one, or `music_knowledge`.
+        """Return the collection `name`, or the only one without a name.
 
         Raises:
             CollectionNotFoundError: no collection has that name, or several exist and none is

@@ -99,6 +99,7 @@ class Sync:
             ProviderRefusedError: the provider refuses every request.
 
         """
+        await self._store.follow(self._collection)
         await self._store.release_dead_workers(self._collection)
         async with beside(watch_problems(self._store, self._collection)):
             if self._poller is not None:

@@ -55,6 +55,7 @@ class Collection:
         missing_to_read: statements that would permit it to read the table.
         unusable: SQLSTATE and message of why the collection cannot be used, such as a table that
             is gone.
+        scanned_at: when `reconcile` last compared every row with its record.
 
     """
 
@@ -75,6 +76,7 @@ class Collection:
     missing_grants: tuple[str, ...] = ()
     missing_to_read: tuple[str, ...] = ()
     unusable: tuple[str, str] | None = None
+    scanned_at: datetime | None = None
 
     @property
     def table(self) -> str:
@@ -193,10 +195,15 @@ class Coverage:
         return max(0, self.embedded + self.blank + self.pending + self.failed - self.rows)
 
     @property
-    def ratio(self) -> float:
-        """Embedded rows over rows that have text; 1.0 for an empty table."""
+    def empty(self) -> bool:
+        """Whether the table has no rows."""
+        return self.rows == 0
+
+    @property
+    def ratio(self) -> float | None:
+        """Embedded rows over rows that have text; None if no row has text."""
         with_text = self.rows - self.blank
-        return 1.0 if with_text <= 0 else min(1.0, self.embedded / with_text)
+        return None if with_text <= 0 else min(1.0, self.embedded / with_text)
 
     @property
     def complete(self) -> bool:
@@ -204,11 +211,16 @@ class Coverage:
         return self.embedded == self.rows - self.blank and not self.problems
 
     @property
+    def remaining(self) -> int:
+        """Rows that a backfill has left: pending, or never enqueued."""
+        return max(0, self.rows - self.blank - self.embedded - self.failed)
+
+    @property
     def eta_seconds(self) -> float | None:
-        """Seconds until nothing is pending, at the present rate; None if the rate is 0."""
-        if self.pending == 0:
+        """Seconds until no row remains, at the present rate; None if nothing is being stored."""
+        if self.remaining == 0:
             return 0.0
-        return self.pending / self.rate if self.rate > 0 else None
+        return self.remaining / self.rate if self.rate > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +244,11 @@ class RunRecord:
     settings: dict[str, Any] = field(default_factory=dict)
     long: int = 0
 
+    def remaining(self, coverage: Coverage) -> int:
+        """Return how many rows the run has left, up to its limit."""
+        limit: int = self.settings.get("limit", coverage.rows + self.embedded + self.failed)
+        return max(0, min(coverage.remaining, limit - self.embedded - self.failed))
+
 
 @dataclass(frozen=True, slots=True)
 class Verification:
@@ -250,6 +267,11 @@ class Verification:
     @property
     def passed(self) -> bool:
         return not self.problems and not self.table_problems
+
+    @property
+    def empty(self) -> bool:
+        """Whether the table has no rows."""
+        return self.rows == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,16 +115,18 @@ async def require_schema(store: Store) -> None:
 
     Raises:
         NotMigratedError: the database has no schema, or an older one.
+        SchemaDamagedError: objects of the schema are missing or changed.
 
     """
-    from backline.postgres import migrate
+    from backline.postgres import migrate, schema
     from backline.sql import migrations
 
     try:
-        pending = await migrate.pending(store.connector, core_only=True)
+        pending = await migrate.pending(store.connector)
     except errors.PermissionDeniedError:  # the role may work, but not read the history
-        return
+        pending = []
     if not pending:
+        await schema.require_sound(store.connector)
         return
     if pending[0] == migrations()[0]:
         raise errors.NotMigratedError

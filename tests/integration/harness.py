@@ -97,19 +97,22 @@ async def declare(
     embedder: Embedder,
     *,
     table: str = "notes",
+    name: str | None = None,
     template: str = "{body}",
     key: str | None = None,
     column: str = "embedding",
     column_type: str = "vector",
     long_text: LongText = "truncate",
+    published: bool = False,
 ) -> Collection:
     """Add a collection over a table, and return it."""
     row = await store.find_table(table)
     await store.add_collection(
-        table, row["oid"], key=key, template=template, column=column,
+        name or table, row["oid"], key=key, template=template, column=column,
         model=embedder.model, column_type=column_type, long_text=long_text,
+        published=published,
     )  # fmt: skip
-    return await store.collection(table)
+    return await store.collection(name or table)
 
 
 # --- the world ------------------------------------------------------------------------------------

@@ -147,7 +147,8 @@ async def test_statements_go_on_after(world: World, damage: str) -> None:
     await world.user.execute(DAMAGE[damage])
     [columns] = await world.sql(
         "select array_agg(attname::text order by attnum) as names, "
-        "attrelid::regclass::text as name from pg_attribute where attrelid = %s and attnum > 0 and not attisdropped group by 2",
+        "attrelid::regclass::text as name from pg_attribute "
+        "where attrelid = %s and attnum > 0 and not attisdropped group by 2",
         await oid_of_notes(world),
     )
     table, names = columns["name"], columns["names"]
@@ -233,7 +234,7 @@ async def test_transaction_can_be_prepared(provider: StandInProvider) -> None:
         stop_embedded(data)
         url = embedded.start(data)
         async with open_store(url) as store:
-            await migrate.apply(store.connector, core_only=True)
+            await migrate.apply(store.connector)
             async with make_world(store, provider) as world:
                 await world.insert("one", "two")
                 await world.fill()
@@ -340,7 +341,7 @@ async def test_edit_is_not_delayed_by_a_large_statement(
         await eventually(lambda: len(provider.calls) > 3, "the large statement to be embedded")
         await world.sql("update notes set body = 'edited' where id = 1")
         await eventually(lambda: "edited" in provider.texts_embedded, "the edit to be embedded", 20)
-        assert len(provider.texts_embedded) < 1400
+        assert list(provider.texts_embedded).index("edited") < 1300
         await world.wait_until_idle()
     await world.check_complete()
 

@@ -291,7 +291,7 @@ async def test_second_collection_on_a_table_needs_another_column(
         with pytest.raises(errors.BacklineError):
             await declare(store, world.embedder)
         await declare_other(store, provider)
-        assert [c.name for c in await store.collections()] == ["music_knowledge", "notes", "other"]
+        assert [c.name for c in await store.collections()] == ["notes", "other"]
 
 
 async def declare_other(store: Store, provider: StandInProvider) -> None:

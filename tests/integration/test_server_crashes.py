@@ -48,7 +48,7 @@ async def test_killed_server_loses_no_stored_vector(
 ) -> None:
     url = embedded.start(private_server)
     async with open_store(url) as store:
-        await migrate.apply(store.connector, core_only=True)
+        await migrate.apply(store.connector)
         async with make_world(store, provider) as world:
             await world.insert(*texts(600))
             provider.behave(delay_s=0.05)
@@ -114,7 +114,7 @@ async def test_server_killed_during_a_write_loses_nothing(
     """The transaction that updates the rows is open when the postmaster is killed."""
     url = embedded.start(private_server)
     async with open_store(url) as store:
-        await migrate.apply(store.connector, core_only=True)
+        await migrate.apply(store.connector)
         async with make_world(store, provider) as world:
             await world.insert(*texts(100))
             await world.run_on_write("if new.id % 7 = 0 then perform pg_sleep(0.05); end if;")
@@ -149,7 +149,7 @@ async def test_server_and_worker_killed_together_lose_no_committed_vector(
     url = embedded.start(private_server)
     async with open_store(url) as store:
         store.connector._pool.timeout = 1.0  # seconds to wait for a connection
-        await migrate.apply(store.connector, core_only=True)
+        await migrate.apply(store.connector)
         async with make_world(store, provider) as world:
             await world.insert(*texts(400))
             provider.behave(delay_s=0.05)

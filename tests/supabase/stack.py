@@ -106,7 +106,7 @@ class Stack:
         """A database with Backline's migrations."""
         self._admin(_CREATE, "migrated", self.bare)
         done = subprocess.run(
-            [Path(sys.executable).with_name("backline"), "migrate"],
+            [Path(sys.executable).with_name("backline"), "migrate", "--music"],
             env={**os.environ, "DATABASE_URL": self.url("migrated")},
             cwd=self.folder, capture_output=True, text=True, check=False,
         )  # fmt: skip

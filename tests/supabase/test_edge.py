@@ -37,7 +37,7 @@ def function(project: Project, provider: StandInProvider) -> Iterator[str]:
         yield url
 
 
-def upsert(url: str, rows: Any, collection: str = "notes") -> httpx.Response:
+def upsert(url: str, rows: Any, collection: str | None = "notes") -> httpx.Response:
     body = {"rows": rows, "collection": collection}
     return httpx.post(
         url, json=body, headers={"Authorization": f"Bearer {SECRET}"}, timeout=RESPONSE_TIMEOUT_S
@@ -144,6 +144,21 @@ def test_unacceptable_requests_have_a_status_each(project: Project, function: st
     assert upsert(function, [{"id": 1, "text": "x" * (1 << 20)}]).status_code == 413
     assert upsert(function, rows[:1], collection="nope").status_code == 404
     assert upsert(function, []).status_code == 422
+
+
+async def test_one_of_several_collections_is_never_guessed(
+    project: Project, function: str, provider: StandInProvider
+) -> None:
+    async with rest_world(project, provider) as world:
+        rows = [{"id": 1, "text": "x"}]
+        response = upsert(function, rows, collection=None)
+        assert response.status_code == 404
+        assert "Say which collection" in response.json()["detail"]
+        assert "music_knowledge, notes" in response.json()["detail"]
+        assert upsert(function, rows).json()["collection"] == "notes"
+        await world.sql("select backline.drop_collection(id, false) from backline.collections "
+                        "where name = 'music_knowledge'")  # fmt: skip
+        assert upsert(function, rows, collection=None).json()["collection"] == "notes"
 
 
 def test_collection_with_a_local_model_is_refused(project: Project, function: str) -> None:

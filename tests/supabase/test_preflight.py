@@ -210,7 +210,8 @@ def test_dropped_column_is_named(backline: Cli, project: Project, command: str) 
     project.execute("alter table documents drop column embedding")
     arguments = ["text 7", "-c"] if command == "search" else []
     message = refusal(backline, command, *arguments, "documents")
-    assert "documents.embedding is gone" in message and "backline add public.documents" in message
+    assert "The column embedding of public.documents is gone" in message
+    assert "backline reconcile documents" in message
 
 
 # --- poolers and connection strings ---------------------------------------------------------------

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 import pytest
 from pydantic import SecretStr
@@ -13,7 +16,9 @@ from backline.search.indexes import ensure_keywords
 from backline.supabase.keys import choose_key
 from backline.supabase.store import open_rest_store
 from backline.verification import verify
-from tests.integration.harness import overpaid, running
+from backline.worker import retry
+from tests.integration.harness import not_stored, overpaid, running
+from tests.integration.proxy import Stall, tcp_relay
 from tests.provider import StandInProvider
 from tests.supabase.stack import Project
 from tests.supabase.world import RestWorld, rest_store, rest_world
@@ -253,3 +258,35 @@ async def test_search_beyond_the_statement_timeout_of_anon_names_the_timeout(
             collection = await store.collection("notes")
             with pytest.raises(errors.StatementTimeoutError, match="statement timeout"):
                 await search.search(store, collection, None, search.Query("muddy", "keyword"))
+
+
+# --- a network that delivers nothing --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["claim", "claim_batch", "complete", "heartbeat"])
+async def test_backfill_gives_up_on_a_stalled_gateway(
+    project: Project, provider: StandInProvider, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setattr(retry, "SHORTEST_LIMIT", 2.0)
+    provider.behave(delay_s=0.05)
+    port = urlsplit(project.api_url).port
+    assert port is not None
+    key = choose_key(None, SecretStr(project.keys.secret), "write")
+    async with rest_world(project, provider) as world, tcp_relay("127.0.0.1", port) as relay:
+        await world.insert(*texts(200))
+        direct = world.store
+        async with open_rest_store(relay.url, key) as stalling:
+            world.store = cast(Any, stalling)
+            relay.stall = Stall(f"/rpc/backline_{verb} ".encode(), everywhere=True)
+            started = time.monotonic()
+            with pytest.raises(errors.DatabaseUnavailableError):
+                await asyncio.wait_for(world.fill(give_up_after=2, lease=3, grace=1), 45)
+            assert time.monotonic() - started < 40
+            assert relay.stalled
+        world.store = direct
+        await world.check_consistent()
+        unstored = await not_stored(world, provider.texts_embedded)
+        await world.wait_until_released()
+        assert (await world.fill()).complete
+        await world.check_complete()
+        assert overpaid(provider).keys() <= unstored

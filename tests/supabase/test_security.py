@@ -102,7 +102,7 @@ def target(request: pytest.FixtureRequest, stack: Stack) -> Iterator[Project]:
                 f"alter default privileges for role postgres in schema public "
                 f"grant all on {kind} to anon, authenticated, service_role"
             )
-        Cli(stack.folder, {"DATABASE_URL": made.url})("migrate")
+        Cli(stack.folder, {"DATABASE_URL": made.url})("migrate", "--music")
         made.execute((ROOT / "supabase" / "seed.sql").read_bytes())
         yield made
 

@@ -188,6 +188,27 @@ def test_status_search_failures_and_runs_describe_a_backfill(
 
 
 @pytest.mark.parametrize("transport", STORES, indirect=True)
+def test_renamed_column_is_followed_and_replaced_table_is_named(
+    shell: Shell, project: Project, transport: Transport, settings: Variables
+) -> None:
+    def run(command: str, code: int) -> Any:
+        return shell.run(command, "notes", "--via", transport.name, code=code, **settings)
+
+    shell.make_table("notes", ["one", "two"])
+    project.execute("alter table notes rename body to content")
+    project.execute("update notes set content = 'three' where id = 1")
+    assert run("backfill", 0)["complete"]
+    assert run("verify", 0)["passed"]
+    project.execute("create table new (like notes including all)")
+    project.execute("alter table notes rename to old")
+    project.execute("alter table new rename to notes")
+    [status] = run("status", 1)["collections"]
+    assert [each["kind"] for each in status["problems"]] == ["table"]
+    assert not run("backfill", 1)["complete"]
+    assert not run("verify", 1)["passed"]
+
+
+@pytest.mark.parametrize("transport", STORES, indirect=True)
 def test_dry_run_counts_texts_and_writes_nothing(
     shell: Shell, project: Project, provider: StandInProvider, transport: Transport,
     settings: Variables,

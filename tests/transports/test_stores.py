@@ -52,6 +52,8 @@ async def record_transcript(
     transcript += [listed == collection, replace(collection, id=0, name="", table_name="")]
     transcript.append([asdict(row) for row in await store.scan_page(collection, None, 3)])
 
+    transcript += [await store.follow(collection), await store.problems(collection)]
+
     run = await store.start_run(collection, {"via": "test"})
     lease = await store.register(collection, run, 30)
     transcript.append(await store.heartbeat(lease, run, 30, 1.5))

@@ -161,3 +161,47 @@ def test_settings_are_frozen() -> None:
 def test_home_is_expanded_in_the_data_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("HOME", str(folder))
     assert config.load(data_dir=Path("~/pg")).data_dir == folder / "pg"
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("BACKLINE_BATCHSIZE", "BACKLINE_BATCH_SIZE"),
+        ("BACKLINE_WORKER", "BACKLINE_WORKERS"),
+        ("backline_database_url", "BACKLINE_DATABASE_URL"),
+    ],
+)
+def test_unknown_variable_is_named_with_the_nearest_one(
+    name: str, nearest: str, folder: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    (folder / ".env").write_text(f"{name}=1\n")
+    config.load()
+    assert caplog.messages == [
+        f"{name} in .env is no setting and is ignored. Did you mean {nearest}?"
+    ]
+    caplog.clear()
+    (folder / ".env").unlink()
+    monkeypatch.setenv(name, "1")
+    config.load()
+    assert caplog.messages == [
+        f"{name} in the environment is no setting and is ignored. Did you mean {nearest}?"
+    ]
+
+
+def test_known_and_foreign_variables_cause_no_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("BACKLINE_WORKERS", "BACKLINE_VERBOSE", "BATCHSIZE", "MY_BACKLINE_URL"):
+        monkeypatch.setenv(name, "1")
+    config.load()
+    assert caplog.messages == []
+
+
+def test_broken_line_of_an_env_file_is_named_and_the_others_count(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / ".env").write_text("BATCH_SIZE=7\nthis is no variable\n\nBACKLINE_WORKERS=3\n")
+    settings = config.load()
+    assert (settings.batch_size, settings.workers) == (7, 3)
+    assert caplog.messages == [".env, line 2, is not NAME=value and is ignored."]

@@ -38,6 +38,7 @@ def test_exit_code_is_2_for_usage_and_configuration_and_1_otherwise(
         errors.DatabaseUnavailableError,
         errors.PermissionDeniedError,
         errors.ProviderRefusedError,
+        errors.ReadOnlyError,
     )
     assert kind.exit_code == (2 if issubclass(kind, unusable) else 1)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,8 +34,72 @@ def run(*command: str | Path, **environment: str) -> str:
     return completed.stdout
 
 
+def build(kind: str, root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Build a wheel or an sdist of a checkout with the backend of pyproject.toml."""
+    call = (
+        "import sys; from hatchling.build import build_wheel, build_sdist; "
+        f"build_{kind}(sys.argv[1])"
+    )
+    return subprocess.run(
+        [hatchling(folder), "-c", call, folder], cwd=root, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+
+
+@cache
+def hatchling(folder: Path) -> Path:
+    """Return a Python with the build backend."""
+    venv = folder.parent / "hatchling"
+    if not venv.exists():
+        run(sys.executable, "-m", "venv", venv)
+        run(venv / "bin" / "python", "-m", "pip", "install", "--quiet", "hatchling>=1.27")
+    return venv / "bin" / "python"
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A checkout without the built pages, which are not in git."""
+    root = tmp_path / "clone"
+    root.mkdir()
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, root / name)
+    ignored = shutil.ignore_patterns("static", "__pycache__")
+    shutil.copytree(ROOT / "src", root / "src", ignore=ignored)
+    return root
+
+
+PAGES = (
+    "index.html", "assets/studio.js", "assets/studio.css", "docs/index.html",
+    "docs/swagger-ui-bundle.js", "docs/swagger-ui.css",
+)  # fmt: skip
+
+
+def test_a_package_is_built_with_both_pages_or_not_at_all(clone: Path, tmp_path: Path) -> None:
+    """The build of a wheel or an sdist names each file that is missing."""
+    static = clone / "src/backline/server/static"
+    for page in PAGES:
+        for kind in ("wheel", "sdist"):
+            refused = build(kind, clone, tmp_path)
+            assert refused.returncode != 0, (page, kind)
+            assert page.replace("studio", "*") in refused.stderr, (page, kind)
+            assert "Run: make web." in refused.stderr
+        (static / page).parent.mkdir(parents=True, exist_ok=True)
+        (static / page).write_text(page)
+    for kind in ("wheel", "sdist"):
+        assert build(kind, clone, tmp_path).returncode == 0, kind
+    [wheel], [sdist] = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    shipped = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"backline/server/static/{page}" for page in PAGES} <= shipped
+    with tarfile.open(sdist) as archive:
+        contents = {name.partition("/")[2] for name in archive.getnames()}
+    assert {f"src/backline/server/static/{page}" for page in PAGES} <= contents
+    assert "hatch_build.py" in contents
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not (ROOT / "src/backline/server/static/index.html").exists():
+        pytest.skip("the pages are not built; run: make web")
     folder = tmp_path_factory.mktemp("wheel")
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT)
     [built] = folder.glob("backline-*.whl")
@@ -112,7 +179,8 @@ def test_installation_loads_and_embeds_on_an_existing_postgres(
     run(backline, "load", tmp_path / "notes.jsonl", "--table", "notes", **data)
     run(backline, "add", "notes", "--text", "{title}", "--model", "hash@8", **data)
     assert json.loads(run(backline, "backfill", "notes", "--json", **data))["complete"]
-    assert json.loads(run(backline, "status", "music_knowledge", "--json", **data))["collections"]
+    [collection] = json.loads(run(backline, "status", "--json", **data))["collections"]
+    assert (collection["collection"], collection["embedded"]) == ("notes", 1)
 
 
 def test_demo_without_its_extra_names_the_extra(installed: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -62,6 +63,25 @@ async def test_error_is_raised_after_the_time_limit(pauses: list[float]) -> None
     assert pauses == [0.05, 0.1, 0.2, 0.4]
 
 
+async def test_attempt_without_a_result_fails_at_the_time_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("backline.worker.retry.SHORTEST_LIMIT", 0.05)
+
+    async def hang() -> None:
+        await asyncio.sleep(60)
+
+    for give_up_after in (0, 0.1):
+        with pytest.raises(errors.DatabaseUnavailableError, match="has not answered"):
+            async with asyncio.timeout(5):
+                await retry_while_unavailable(hang, give_up_after=give_up_after)
+
+
+async def test_timeout_inside_a_call_is_not_taken_for_the_time_limit() -> None:
+    with pytest.raises(TimeoutError, match="inside"):
+        await retry_while_unavailable(Call(TimeoutError("inside")), give_up_after=60)
+
+
 async def test_other_errors_are_not_retried(pauses: list[float]) -> None:
     with pytest.raises(errors.RowRefusedError):
         await retry_while_unavailable(Call(errors.RowRefusedError()))
@@ -110,6 +130,13 @@ def test_provider_that_rejects_every_text_is_at_fault(monkeypatch: pytest.Monkey
         working.rejected(error)
     with pytest.raises(errors.ProviderRefusedError, match="each of the first 3 texts"):
         faults.rejected(error)
+
+
+def test_first_request_without_a_response_counts_from_its_start() -> None:
+    error = errors.ProviderUnavailableError("no response")
+    ProviderFaults(10).unanswered(error, time.monotonic())
+    with pytest.raises(errors.ProviderUnavailableError, match="nothing for 60 s"):
+        ProviderFaults(10).unanswered(error, time.monotonic() - 60)
 
 
 def test_provider_without_success_for_too_long_is_unavailable() -> None:

@@ -48,7 +48,9 @@ async def test_retried_claim_uses_the_present_lease(
     """Rows claimed under a lost lease would be claimed by another worker as well."""
     claiming, leases = worker(), []
 
-    async def claim(_collection: Collection, lease: int, _limit: int) -> list[Job]:
+    async def claim(
+        _collection: Collection, lease: int, _limit: int, *, edits_only: bool
+    ) -> list[Job]:
         leases.append(lease)
         if len(leases) == 1:
             claiming._lease.current = Lease(2, None)  # as a heartbeat does

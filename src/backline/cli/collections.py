@@ -10,7 +10,6 @@ import typer
 from backline import config, errors, wiring
 from backline.cli.options import NO_FLAGS, AsJson, Flags, database_options
 from backline.cli.output import count, emit, out, say
-from backline.collections import check_column
 from backline.config import Settings
 from backline.postgres import migrate
 from backline.types import LongText
@@ -77,6 +76,14 @@ LongTextPolicy = Annotated[
         "letter.",
     ),
 ]
+Published = Annotated[
+    bool,
+    typer.Option(
+        "--published",
+        help="Declare a table of a publication: its subscribers have the vector column, or stop "
+        "at the first change. Default: such a table is refused.",
+    ),
+]
 
 
 @database_options()
@@ -89,6 +96,7 @@ def add(
     column: VectorColumn = "embedding",
     column_type: ColumnType = "vector",
     long_text: LongTextPolicy = "truncate",
+    published: Published = False,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
@@ -96,8 +104,12 @@ def add(
     settings = config.load(**flags)
     if column_type not in ("vector", "halfvec"):
         raise errors.UsageError(f"--column-type is {column_type!r}; use vector or halfvec.")
-    policy = _policy(long_text)
-    added = asyncio.run(_add(settings, table, text, model, name, key, column, column_type, policy))
+    added = asyncio.run(
+        _add(
+            settings, table, name, model, key=key, template=text, column=column,
+            column_type=column_type, long_text=_policy(long_text), published=published,
+        )
+    )  # fmt: skip
     if as_json:
         emit(added)
         return
@@ -106,43 +118,26 @@ def add(
         f"{text!r}, model {added['model']}, column {column}.",
         markup=False,
     )
-    out.print(f"Next: backline backfill {added['collection']}", markup=False)
+    out.print(f"Next: {errors.command('backfill', added['collection'])}", markup=False)
 
 
 async def _add(
-    settings: Settings, table: str, text: str, spec: str, name: str | None,
-    key: str | None, column: str, column_type: str, long_text: LongText,
-) -> dict[str, Any]:  # fmt: skip
+    settings: Settings, table: str, name: str | None, spec: str, **declaration: Any
+) -> dict[str, Any]:
     model = await wiring.resolve_model(settings, spec)
     async with wiring.open_database(settings, migrated=False) as store:
-        applied = await migrate.apply(store.connector, core_only=True)
+        record = await store.find_table(table)
+        applied = await migrate.apply(store.connector, published=declaration["published"])
         if applied:
             say(f"Schema: {count(len(applied), 'migration')} applied")
-        record = await store.find_table(table)
-        chosen = name or record["name"]
-        taken = [c for c in await store.collections() if c.name == chosen]
-        if taken:
-            raise errors.CollectionExistsError(
-                f"The collection {chosen!r} on {taken[0].table} exists already. Drop it first: "
-                f"backline drop {chosen}; or choose another --name."
-            )
-        existing = await store.embedding_column(record["oid"], column)
-        if existing is not None:
-            kind, dimensions = existing
-            check_column(
-                f"{record['schema']}.{record['name']}.{column}", kind, dimensions, model,
-                remedy="Use a separate column for these vectors: "
-                f"--column embedding_{model.dimensions}.",
-            )  # fmt: skip
-        await store.add_collection(
-            chosen, record["oid"], key=key, template=text, column=column, model=model,
-            column_type=column_type, long_text=long_text,
-        )  # fmt: skip
+        chosen = record["name"] if name is None else name
+        await store.add_collection(chosen, record["oid"], model=model, **declaration)
         collection = await store.collection(chosen)
         coverage = await store.coverage(collection)
         return {
             "collection": chosen, "table": collection.table, "rows": coverage.rows,
-            "model": str(model), "column": column, "long_text": long_text,
+            "model": str(model), "column": collection.embedding_column,
+            "long_text": collection.long_text,
         }  # fmt: skip
 
 

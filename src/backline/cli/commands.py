@@ -32,7 +32,9 @@ COMMANDS: Final = {
     ),
     "config": Command("config:config", START, "Show the settings and where each value comes from."),
     "model": Command("model:app", START, "List models, download weights, change a model."),
-    "migrate": Command("migrate:migrate", TABLES, "Apply the pending migrations."),
+    "migrate": Command(
+        "migrate:migrate", TABLES, "Apply the pending migrations, and repair the schema."
+    ),
     "add": Command(
         "collections:add", TABLES, "Declare a table for embedding and follow its edits."
     ),
@@ -69,6 +71,21 @@ COMMANDS: Final = {
     ),
     "serve": Command("serve:serve", SERVE, "Serve the HTTP API, the WebSocket and the studio."),
 }
+
+
+FAILED: Final = "the database or the provider failed"
+INCOMPLETE: Final = {
+    "demo": "rows failed or remain",
+    "migrate": "damage remains that migrate cannot repair",
+    "backfill": "rows failed or remain, or it was stopped. A run that reached --limit without a "
+    "failure is a success",
+    "status": "a collection has a problem that makes its coverage untrue",
+    "verify": "a row has no valid vector",
+    "reconcile": "drift remains, as after a dry run that found any",
+    "runs watch": "the run was cancelled, was interrupted, or does not exist",
+    "runs cancel": "the run has ended, or does not exist",
+}
+"""What exit code 1 means, for the commands that use it for a result."""
 
 
 class LazyCommands(Mapping[str, Any]):
@@ -117,7 +134,7 @@ class LazyGroup(TyperGroup):
 
 @cache
 def load(name: str) -> Any:
-    """Import a command's module and return the command, with `--verbose` added."""
+    """Import a command's module; return the command, with `--verbose` and its exit codes."""
     module, attribute = COMMANDS[name].target.split(":")
     implementation = getattr(import_module(f"backline.cli.{module}"), attribute)
     if isinstance(implementation, typer.Typer):
@@ -125,7 +142,7 @@ def load(name: str) -> Any:
     else:
         command = _command_of(implementation)
     command.name = name
-    _add_verbose(command)
+    _complete(command, name)
     return command
 
 
@@ -135,12 +152,22 @@ def _command_of(function: Callable[..., None]) -> Any:
     return typer.main.get_command(holder)
 
 
-def _add_verbose(command: Any) -> None:
+def _complete(command: Any, name: str) -> None:
+    """Add `--verbose` and the exit codes to a command, or to each one of a group."""
     if isinstance(command, TyperGroup):
         for each in command.commands.values():
-            _add_verbose(each)
+            _complete(each, f"{name} {each.name}")
     else:
         command.params.append(_verbose_option())
+        command.epilog = exit_codes(name)
+
+
+def exit_codes(name: str) -> str:
+    """Return what the exit codes of a command mean."""
+    return (
+        f"Exit code 0: success. 1: {INCOMPLETE.get(name, FAILED)}. 2: wrong usage or "
+        "configuration. 130: ended by Ctrl-C before there was a result."
+    )
 
 
 @cache

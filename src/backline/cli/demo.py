@@ -16,6 +16,7 @@ from backline.cli.output import count, emit, out, say
 from backline.cli.report import show_backfill, show_verification
 from backline.cli.search import show_hits
 from backline.config import Settings
+from backline.errors import command
 from backline.postgres import migrate
 from backline.postgres.store import Store
 from backline.types import Collection
@@ -62,7 +63,7 @@ async def seed(store: Store) -> tuple[list[str], loading.Loaded]:
         the names of the applied migrations, and the result of loading.
 
     """
-    applied = await migrate.apply(store.connector)
+    applied = await migrate.apply(store.connector, music=True)
     source = files("backline.data").joinpath("music_knowledge.jsonl")
     with as_file(source) as file:
         loaded = await loading.load(store, file, f"public.{COLLECTION}")
@@ -78,7 +79,7 @@ async def _verify_and_search(
         hits = await search.search(store, collection, embedder, search.Query(QUESTION, limit=3))
     if not quiet:
         show_verification(collection.name, verification)
-        out.print(f'\n[bold]backline search "{QUESTION}"[/bold]')
+        out.print(f"\n[bold]{command('search', QUESTION)}[/bold]")
         show_hits(hits)
     return {
         "complete": report.complete and verification.passed,

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import typer
+from rich.text import Text
 
 from backline import errors
+from backline.cli import streams
 from backline.cli.output import emit, err
 from backline.cli.signals import STOPPED, interrupt_on_signals
 
@@ -34,23 +36,30 @@ UsageProblem: Final[type[Exception]] = next(
 
 def run(command: Callable[..., Any]) -> int:
     """Run the parsed command line; return the exit code of the process."""
-    _tolerate_any_encoding()
     interrupt_on_signals()
     try:
         code = int(command(standalone_mode=False) or 0)
         sys.stdout.flush()
-    except errors.BacklineError as error:
-        return _report(type(error).__name__, str(error), error.exit_code)
-    except UsageProblem as error:
-        return _report("UsageError", _usage(error), WRONG_USAGE)
     except (KeyboardInterrupt, typer.Abort):
         return _report("Stopped", "Stopped.", STOPPED)
-    except BrokenPipeError:
-        _discard_stdout()
-        return INCOMPLETE
     except Exception as error:
-        return _report("InternalError", _bug(error), INCOMPLETE)
+        return _failed(error)
     return code
+
+
+def _failed(error: Exception) -> int:
+    """Report an error; return the exit code."""
+    if isinstance(error, errors.BacklineError):
+        return _report(type(error).__name__, str(error), error.exit_code)
+    if isinstance(error, UsageProblem):
+        return _report("UsageError", _usage(error), WRONG_USAGE)
+    if isinstance(error, BrokenPipeError):
+        streams.discard_stdout()
+        return INCOMPLETE
+    if isinstance(error, OSError) and streams.refused(error):
+        streams.discard_stdout()
+        return _report("OutputError", streams.not_written(error), INCOMPLETE)
+    return _report("InternalError", _bug(error), INCOMPLETE)
 
 
 def tune_garbage_collector() -> None:
@@ -65,14 +74,18 @@ def tune_garbage_collector() -> None:
 
 def _report(kind: str, message: str, code: int) -> int:
     """Print an error on standard error and, with --json, as an object on standard output."""
-    if "--json" in sys.argv:
-        emit({"error": {"kind": kind, "message": message, "exit_code": code}})
-        sys.stdout.flush()
-    if not message or code == STOPPED:
-        err.print(message, end="\n" if message else "")
-    else:
-        err.print("[red]error:[/red]", end=" ", soft_wrap=True)
-        err.print(message, markup=False, soft_wrap=not err.is_terminal)
+    try:
+        if "--json" in sys.argv:
+            emit({"error": {"kind": kind, "message": message, "exit_code": code}})
+            sys.stdout.flush()
+    except OSError:
+        streams.discard_stdout()
+    with suppress(OSError):
+        if not message or code == STOPPED:
+            err.print(message, end="\n" if message else "")
+        else:
+            line = Text.assemble(("error:", "red"), " ", message)
+            err.print(line, soft_wrap=not err.is_terminal)
     return code
 
 
@@ -96,15 +109,3 @@ def _bug(error: Exception) -> str:
         "bug in Backline. Stored vectors are safe. Run the command again with --verbose for the "
         "traceback, and report it."
     )
-
-
-def _tolerate_any_encoding() -> None:
-    """Print a question mark for a character that the terminal's encoding lacks."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
-
-
-def _discard_stdout() -> None:
-    """Redirect standard output to the null device after its reader has gone (`| head`)."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

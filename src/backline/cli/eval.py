@@ -110,8 +110,8 @@ async def _embed_corpus(
     if not report.complete:
         raise errors.EmbedderError(
             f"Only {report.coverage.embedded:,} of {report.coverage.rows:,} rows of the corpus "
-            "could be embedded, so nothing was measured. See: backline failures list "
-            f"{collection.name}."
+            "could be embedded, so nothing was measured. See: "
+            f"{errors.command('failures', 'list', collection.name)}."
         )
     await search.ensure_index(store, collection)
 

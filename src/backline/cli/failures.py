@@ -18,7 +18,8 @@ from backline.cli.options import (
     StoreTransport,
     database_options,
 )
-from backline.cli.output import count, emit, out, say, table
+from backline.cli.output import count, emit, moment, out, say, table
+from backline.errors import command
 from backline.store import JobStore
 from backline.types import Collection, Failure
 
@@ -54,14 +55,14 @@ def list_failures(
         emit({"collection": name, "failures": [asdict(failure) for failure in failures]})
         return
     if not failures:
-        out.print(f"No dead letters in {name}.")
+        out.print(f"No dead letters in {name}.", markup=False)
         return
     table(
         ("key", "kind", "attempts", "failed at", "error"),
-        ((f.key, f.kind, f.attempts, f"{f.failed_at:%Y-%m-%d %H:%M:%S}", f.error)
+        ((f.key, f.kind, f.attempts, moment(f.failed_at), f.error)
          for f in failures),
     )  # fmt: skip
-    say(f"{count(len(failures), 'dead letter')}. Retry: backline failures retry {name}")
+    say(f"{count(len(failures), 'dead letter')}. Retry: {command('failures', 'retry', name)}")
 
 
 @app.command("retry")
@@ -81,9 +82,8 @@ def retry_failures(
     if as_json:
         emit({"collection": name, "requeued": requeued})
     elif requeued:
-        out.print(
-            f"{count(requeued, 'row')} pending again. Embed: backline backfill {name}", markup=False
-        )
+        rows = count(requeued, "row")
+        out.print(f"{rows} pending again. Embed: {command('backfill', name)}", markup=False)
     else:
         out.print(_no_dead_letters(name, key), markup=False)
 
@@ -125,4 +125,5 @@ def _on_collection(
 
 def _no_dead_letters(collection: str, keys: list[str] | None) -> str:
     of = f" of {', '.join(keys)}" if keys else ""
-    return f"No dead letters{of} in {collection}. See: backline failures list {collection}"
+    see = command("failures", "list", collection)
+    return f"No dead letters{of} in {collection}. See: {see}"

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from backline import config, search, wiring
 from backline.cli.options import NO_FLAGS, AsJson, CollectionName, Flags, database_options
@@ -82,7 +83,7 @@ async def _index(
 
 def _show(result: dict[str, Any]) -> None:
     vectors, keywords, recall = result["vectors"], result["keywords"], result["recall"]
-    out.print(f"[bold]{result['collection']}[/bold]")
+    out.print(f"[bold]{escape(result['collection'])}[/bold]")
     pairs = {
         "vectors": f"{vectors['state']}, {vectors['rows']:,} rows embedded",
         "keywords": f"{keywords['documents']:,} rows, {keywords['language']}, "

@@ -19,14 +19,12 @@ def log_to_console(*, verbose: bool) -> None:
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            structlog.processors.TimeStamper(fmt="%H:%M:%S%z", utc=False),
             structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: _ConsoleLogger(),
     )
-    # Backline's own errors and warnings say what the driver's would.
-    logging.getLogger("psycopg").setLevel(logging.INFO if verbose else logging.CRITICAL)
     if verbose:
         logging.basicConfig(
             level=logging.INFO, handlers=[_ConsoleHandler()], format="%(name)s: %(message)s"

@@ -69,7 +69,7 @@ def _local_rows() -> list[dict[str, Any]]:
 def _location(model: local.CachedModel) -> str:
     if model.cached:
         return f"on this machine, {model.size_bytes / 1e6:.0f} MB"
-    return f"not downloaded: backline model pull {model.info.name}"
+    return f"not downloaded: {errors.command('model', 'pull', model.info.name)}"
 
 
 def _missing_extra(extra: str | None) -> str:
@@ -124,7 +124,8 @@ def use(
         emit({"collection": collection, "model": chosen})
     else:
         out.print(
-            f"{collection} uses {chosen}. Embed its rows again: backline backfill {collection}",
+            f"{collection} uses {chosen}. Embed its rows again: "
+            f"{errors.command('backfill', collection)}",
             markup=False,
         )
 

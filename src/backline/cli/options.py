@@ -69,15 +69,13 @@ CollectionName = Annotated[
     str | None,
     typer.Argument(
         metavar="COLLECTION",
-        help="The collection. Default: the only one, or music_knowledge.",
+        help="The collection. Default: the only one.",
         show_default=False,
     ),
 ]
 InCollection = Annotated[
     str | None,
-    typer.Option(
-        "--collection", "-c", help="The collection. Default: the only one, or music_knowledge."
-    ),
+    typer.Option("--collection", "-c", help="The collection. Default: the only one."),
 ]
 Workers = Annotated[
     int | None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,12 @@ out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 def say(message: str) -> None:
-    """Print a message to standard error, so that standard output holds results only."""
-    err.print(message, markup=False, soft_wrap=not err.is_terminal)
+    """Print a message to standard error, so that standard output holds results only.
+
+    A full or closed stream does not stop the work.
+    """
+    with suppress(OSError):
+        err.print(message, markup=False, soft_wrap=not err.is_terminal)
 
 
 def emit(result: Any) -> None:
@@ -89,10 +94,23 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def moment(time: datetime) -> str:
+    """Return a time in this machine's zone, with its offset: `2026-11-30 12:00:05+01:00`."""
+    return time.astimezone().isoformat(sep=" ", timespec="seconds")
+
+
 def percent(ratio: float) -> str:
     """Return a ratio as a percentage; a ratio below 1 never rounds up to 100 %."""
     text = f"{100 * ratio:.2f}".rstrip("0").rstrip(".")
     return "99.99 %" if text == "100" and ratio < 1 else f"{text} %"
+
+
+def pace(rate: float, remaining: int) -> str:
+    """Return rate and remaining time: `230 rows/s, 2 min 05 s left`."""
+    if rate <= 0:
+        return "no rows stored yet, time left unknown"
+    per_second = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+    return f"{per_second} rows/s, {duration(remaining / rate)} left"
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
@@ -108,8 +126,12 @@ def show_problems(problems: Sequence[Problem]) -> None:
 
 def coverage_line(coverage: Coverage) -> str:
     """Return the coverage of a collection in one line."""
+    if coverage.empty and not coverage.surplus:
+        return "empty: the table has no rows"
+    if coverage.ratio is None and not coverage.surplus:
+        return f"no row has text: {coverage.blank:,} without text"
     with_text = max(0, coverage.rows - coverage.blank)
-    share = percent(coverage.ratio)
+    share = percent(coverage.ratio or 0.0)
     if coverage.problems and coverage.ratio == 1:
         share = "not certain"
     parts = [
@@ -118,6 +140,5 @@ def coverage_line(coverage: Coverage) -> str:
         f"{coverage.failed:,} failed" if coverage.failed else "",
         f"{coverage.missing:,} not yet enqueued" if coverage.missing else "",
         f"{coverage.blank:,} without text" if coverage.blank else "",
-        f"{coverage.surplus:,} vectors of rows that are gone" if coverage.surplus else "",
     ]
     return ", ".join(part for part in parts if part)

@@ -13,7 +13,7 @@ from rich.progress import (
     TextColumn,
 )
 
-from backline.cli.output import count, duration, err, say
+from backline.cli.output import count, err, pace, say
 from backline.types import Coverage, RunRecord
 
 SECONDS_BETWEEN_LINES: Final = 5.0
@@ -43,7 +43,8 @@ class BackfillProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._task is not None:
+            self._bar.stop()
 
     def __call__(self, run: RunRecord, coverage: Coverage) -> None:
         if self._quiet:
@@ -52,17 +53,10 @@ class BackfillProgress:
         if self._before is None:
             self._before = max(0, processed - run.embedded - run.failed)
         # The coverage is one snapshot. The run's own counters are read at another moment.
-        rows = coverage.rows - coverage.blank
-        done, total = (max(0, number - self._before) for number in (processed, rows))
-        pace = _pace(coverage)
+        done, left = max(0, processed - self._before), run.remaining(coverage)
+        speed = pace(coverage.rate, left)
         if self._task is not None:
-            self._bar.update(self._task, completed=done, total=total or None, pace=pace)
-        elif total and run.seconds - self._printed >= SECONDS_BETWEEN_LINES:
+            self._bar.update(self._task, completed=done, total=done + left or None, pace=speed)
+        elif done + left and run.seconds - self._printed >= SECONDS_BETWEEN_LINES:
             self._printed = run.seconds
-            say(f"{done:,} of {count(total, 'row')}, {pace}")
-
-
-def _pace(coverage: Coverage) -> str:
-    if coverage.rate <= 0:
-        return "starting"
-    return f"{coverage.rate:,.0f} rows/s, {duration(coverage.eta_seconds)} left"
+            say(f"{done:,} of {count(done + left, 'row')}, {speed}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.markup import escape
@@ -15,6 +16,7 @@ from backline.cli.output import (
     percent,
     show_problems,
 )
+from backline.errors import command
 
 if TYPE_CHECKING:
     from backline.backfill import BackfillReport, IndexOutcome
@@ -81,16 +83,18 @@ def _index_line(index: IndexOutcome) -> str:
 
 
 def _next_steps(report: BackfillReport) -> list[str]:
+    if report.coverage.empty:
+        return ["Nothing to do: the table is empty."]
     if report.complete and report.embedded == 0:
         return ["[green]Nothing to do: every row was embedded already.[/green]"]
     if report.complete:
         return ["[green]Complete: every row with text is embedded.[/green]"]
     steps = []
-    failed, name = report.coverage.failed, escape(report.collection)
+    failed, name = report.coverage.failed, report.collection
     if failed:
         steps.append(
-            f"[yellow]{count(failed, 'row')} failed. See: backline failures list {name}. "
-            f"Retry: backline failures retry {name}[/yellow]"
+            f"[yellow]{count(failed, 'row')} failed. See: {_command('failures', 'list', name)}. "
+            f"Retry: {_command('failures', 'retry', name)}[/yellow]"
         )
     if report.coverage.pending or report.coverage.missing:
         steps.append(
@@ -104,7 +108,8 @@ def _next_steps(report: BackfillReport) -> list[str]:
 
 def show_preview(preview: Preview) -> None:
     """Print the estimate of a backfill."""
-    out.print(f"[bold]Estimate of a backfill of {preview.collection}[/bold] (nothing was spent)")
+    name = escape(preview.collection)
+    out.print(f"[bold]Estimate of a backfill of {name}[/bold] (nothing was spent)")
     tokens = f"{preview.tokens:,}"
     if preview.long:
         tokens += (
@@ -127,11 +132,17 @@ def show_preview(preview: Preview) -> None:
 def show_verification(name: str, result: Verification) -> None:
     """Print whether the collection passed; for each kind of problem, its count and examples."""
     with_text = result.rows - result.blank
-    ratio = 1.0 if with_text == 0 else result.embedded / with_text
+    if result.empty:
+        rows = "empty: the table has no rows"
+    elif with_text == 0:
+        rows = "no row has text"
+    else:
+        ratio = percent(result.embedded / with_text)
+        rows = f"{result.embedded:,} of {with_text:,} ({ratio}) have a valid vector"
     outcome = "[green]passed[/green]" if result.passed else "[yellow]not passed[/yellow]"
     out.print(f"[bold]Verify {escape(name)}:[/bold] {outcome}")
     pairs: dict[str, Any] = {
-        "rows": f"{result.embedded:,} of {with_text:,} ({percent(ratio)}) have a valid vector",
+        "rows": rows,
         "checked": "dimensions, finite values, unit length, current text, current model",
     }
     if result.blank:
@@ -141,20 +152,20 @@ def show_verification(name: str, result: Verification) -> None:
         pairs[problem] = f"{count(number, 'row')}, by key: {examples}"
     facts(pairs)
     show_problems(result.table_problems)
-    if result.problems:
+    if result.problems and not result.table_problems:
         out.print(
-            f"  [yellow]Repair: backline reconcile {escape(name)} && "
-            f"backline backfill {escape(name)}[/yellow]"
+            f"  [yellow]Repair: {_command('reconcile', name)} && "
+            f"{_command('backfill', name)}[/yellow]"
         )
 
 
 def show_reconciled(result: Reconciled) -> None:
     """Print each kind of drift with its count and examples, the repairs and the next step."""
-    name = escape(result.collection)
+    name = result.collection
     outcome = "[yellow]drift[/yellow]" if result.found else "[green]no drift[/green]"
     if result.stopped:
         outcome += ", stopped"
-    out.print(f"[bold]Reconcile {name}:[/bold] {outcome} among {count(result.rows, 'row')}")
+    out.print(f"[bold]Reconcile {escape(name)}:[/bold] {outcome} among {count(result.rows, 'row')}")
     pairs = {
         kind: f"{number:,}, such as {', '.join(result.examples[kind][:3])}"
         for kind, number in sorted(result.found.items())
@@ -162,10 +173,16 @@ def show_reconciled(result: Reconciled) -> None:
     pairs |= {f"not repaired: {part}": reason for part, reason in result.unrepaired.items()}
     facts(pairs)
     if result.dry_run and result.found:
-        out.print(f"  [yellow]Nothing was changed. Repair: backline reconcile {name}[/yellow]")
+        out.print(f"  [yellow]Nothing was changed. Repair: {_command('reconcile', name)}[/yellow]")
     if result.removed:
         out.print(f"  {count(result.removed, 'orphan record')} removed")
     if result.enqueued:
-        out.print(f"  {count(result.enqueued, 'row')} enqueued. Embed: backline backfill {name}")
+        rows = count(result.enqueued, "row")
+        out.print(f"  {rows} enqueued. Embed: {_command('backfill', name)}")
     if result.stopped and result.last_key is not None:
-        out.print(f"  Continue with: --after {result.last_key}", markup=False)
+        out.print(f"  Continue with: --after {shlex.quote(result.last_key)}", markup=False)
+
+
+def _command(*words: str) -> str:
+    """Return a call of `backline` for a line with markup."""
+    return escape(command(*words))

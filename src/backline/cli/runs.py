@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from backline.cli.options import (
     StoreTransport,
     database_options,
 )
-from backline.cli.output import count, duration, emit, out, table
+from backline.cli.output import count, duration, emit, moment, out, table
 from backline.cli.progress import BackfillProgress
 from backline.config import Settings
 from backline.store import JobStore
@@ -50,7 +51,7 @@ def list_runs(
         ("run", "collection", "state", "embedded", "reused", "failed", "time", "started"),
         (
             (r.id, r.collection, r.state, f"{r.embedded:,}", f"{r.reused:,}", f"{r.failed:,}",
-             duration(r.seconds), f"{r.started_at:%Y-%m-%d %H:%M:%S}")
+             duration(r.seconds), moment(r.started_at))
             for r in records
         ),
     )  # fmt: skip
@@ -81,7 +82,8 @@ async def _watch(settings: Settings, run_id: int) -> RunRecord:
                 progress(record, await store.coverage(collection))
                 if record.state not in ("running", "cancelling"):
                     return record
-                await store.release_dead_workers(collection)
+                with suppress(errors.ReadOnlyError):
+                    await store.release_dead_workers(collection)
                 await asyncio.sleep(0.5)
 
 
@@ -107,5 +109,5 @@ async def _cancel(settings: Settings, run_id: int) -> bool:
 async def _find_run(store: JobStore, run_id: int) -> RunRecord:
     records = await store.runs(run=run_id)
     if not records:
-        raise errors.UsageError(f"There is no run {run_id}. See: backline runs list.")
+        raise errors.RunNotFoundError(f"There is no run {run_id}. See: backline runs list.")
     return records[0]

@@ -21,7 +21,7 @@ from backline.cli.options import (
     StoreTransport,
     database_options,
 )
-from backline.cli.output import emit, out, say
+from backline.cli.output import count, emit, out, say
 from backline.config import Settings
 from backline.search import Mode, Query
 from backline.search.indexes import index_for_search
@@ -71,10 +71,12 @@ def search(
 ) -> None:
     """Find the rows that match a query, best first."""
     request = Query(query, mode_of(mode), limit, offset, where, weight, snippets=True)
-    hits = asyncio.run(_search(config.load(**flags), collection, request))
+    name, hits = asyncio.run(_search(config.load(**flags), collection, request))
     if as_json:
-        emit({"query": query, "mode": mode, "hits": [_hit(hit) for hit in hits]})
+        found = [_hit(hit) for hit in hits]
+        emit({"collection": name, "query": query, "mode": mode, "hits": found})
         return
+    out.print(f"{name}: {count(len(hits), 'hit')}", style="dim", markup=False)
     show_hits(hits)
 
 
@@ -91,15 +93,17 @@ def mode_of(text: str) -> Mode:
     raise errors.UsageError(f"--mode is {text!r}; use {', '.join(get_args(Mode))}.")
 
 
-async def _search(settings: Settings, name: str | None, query: Query) -> list[SearchHit]:
+async def _search(
+    settings: Settings, name: str | None, query: Query
+) -> tuple[str, list[SearchHit]]:
     async with wiring.open_job_store(settings, "read") as store:
         collection = await store.collection(name)
         if query.mode != "semantic":
             await index_for_search(store, collection, say)
         if query.mode == "keyword":
-            return await library.search(store, collection, None, query)
+            return collection.name, await library.search(store, collection, None, query)
         async with wiring.embedder_for(settings, collection.model, say) as (embedder, _):
-            return await library.search(store, collection, embedder, query)
+            return collection.name, await library.search(store, collection, embedder, query)
 
 
 def _hit(hit: SearchHit) -> dict[str, Any]:

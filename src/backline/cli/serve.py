@@ -110,5 +110,6 @@ async def _prepare(settings: Settings, store: Store) -> None:
         applied = await migrate.apply(store.connector)
         if applied:
             say(f"Schema: {count(len(applied), 'migration')} applied to the embedded database.")
+        await migrate.repair(store.connector)
     else:
         await wiring.require_schema(store)

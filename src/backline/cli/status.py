@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 import typer
+from rich.markup import escape
 
 from backline import config, wiring
 from backline.cli.options import (
@@ -17,10 +19,21 @@ from backline.cli.options import (
     StoreTransport,
     database_options,
 )
-from backline.cli.output import coverage_line, duration, emit, facts, out, show_problems
+from backline.cli.output import (
+    coverage_line,
+    duration,
+    emit,
+    facts,
+    out,
+    pace,
+    show_problems,
+)
 from backline.cli.report import LONG_TEXTS
 from backline.config import Settings
 from backline.types import Collection, Coverage
+
+# The default of p_exact of the SQL function `backline.problems`.
+COMPARED_ROW_BY_ROW: Final = 10_000
 
 
 @database_options(via=StoreTransport)
@@ -57,19 +70,32 @@ async def _status(settings: Settings, name: str | None) -> list[tuple[Collection
 
 
 def _show(collection: Collection, coverage: Coverage) -> None:
-    out.print(f"[bold]{collection.name}[/bold]  {coverage_line(coverage)}")
+    out.print(f"[bold]{escape(collection.name)}[/bold]  {coverage_line(coverage)}")
     pairs = {
         "table": f"{collection.table}.{collection.embedding_column}",
         "model": str(collection.model),
     }
     if coverage.long:
         pairs["long texts"] = f"{coverage.long:,} {LONG_TEXTS[collection.long_text]}"
+    if coverage.rows > COMPARED_ROW_BY_ROW:
+        pairs["compared"] = f"a sample of the rows; every row: {_last_scan(collection)}"
     if coverage.pending:
         pairs["lag"] = f"{duration(coverage.lag_seconds)} (age of the oldest pending edit)"
-        pairs["rate"] = f"{coverage.rate:,.0f} rows/s by {coverage.workers} workers"
-        pairs["ETA"] = duration(coverage.eta_seconds)
+    if coverage.workers:
+        pairs["workers"] = str(coverage.workers)
+        if coverage.remaining:
+            pairs["pace"] = pace(coverage.rate, coverage.remaining)
+    elif coverage.remaining:
+        pairs["workers"] = f"none; to embed the rest, run: backline backfill {collection.name}"
     facts(pairs)
     show_problems(coverage.problems)
+
+
+def _last_scan(collection: Collection) -> str:
+    name = shlex.quote(collection.name)
+    if collection.scanned_at is None:
+        return f"not yet, see: backline reconcile {name}"
+    return f"{collection.scanned_at:%Y-%m-%d %H:%M %Z}, by: backline reconcile {name}"
 
 
 def _status_dict(collection: Collection, coverage: Coverage) -> dict[str, Any]:
@@ -79,8 +105,10 @@ def _status_dict(collection: Collection, coverage: Coverage) -> dict[str, Any]:
         "model": asdict(collection.model),
         **asdict(coverage),
         "missing": coverage.missing,
+        "empty": coverage.empty,
         "coverage": coverage.ratio,
         "complete": coverage.complete,
         "long_text": collection.long_text,
         "eta_seconds": coverage.eta_seconds,
+        "scanned_at": collection.scanned_at,
     }

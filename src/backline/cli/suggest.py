@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -53,11 +54,11 @@ def suggest(
     Each suggestion comes with parameters. The command reports when nothing relevant is known.
     """
     about = Context(context, genre, bpm, track_type)
-    result = asyncio.run(_suggest(config.load(**flags), collection, prompt, about, limit))
+    name, result = asyncio.run(_suggest(config.load(**flags), collection, prompt, about, limit))
     if as_json:
-        emit(result)
+        emit({"collection": name, **asdict(result)})
         return
-    out.print(result.message)
+    out.print(f"{name}: {result.message}", markup=False)
     for rank, each in enumerate(result.suggestions, start=1):
         out.print(f"{rank}. [bold]{escape(each.title)}[/bold]")
         out.print(f"   {each.advice}", markup=False)
@@ -67,9 +68,10 @@ def suggest(
 
 async def _suggest(
     settings: Settings, name: str | None, prompt: str, context: Context, limit: int
-) -> Suggestions:
+) -> tuple[str, Suggestions]:
     async with wiring.open_database(settings) as store:
         collection = await store.collection(name)
         await index_for_search(store, collection, say)
         async with wiring.embedder_for(settings, collection.model, say) as (embedder, _):
-            return await library.suggest(store, collection, embedder, prompt, context, limit=limit)
+            found = await library.suggest(store, collection, embedder, prompt, context, limit=limit)
+            return collection.name, found

@@ -34,7 +34,7 @@ def verify(
     """
     name, result = asyncio.run(_verify(config.load(**flags), collection))
     if as_json:
-        emit({"collection": name, "passed": result.passed, **asdict(result)})
+        emit({"collection": name, "passed": result.passed, "empty": result.empty, **asdict(result)})
     else:
         show_verification(name, result)
     if not result.passed:

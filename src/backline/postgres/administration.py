@@ -10,10 +10,11 @@ from psycopg.types.json import Jsonb
 
 from backline import errors
 from backline.postgres.connector import Connector
+from backline.postgres.schema import FATAL, schema_problems
 from backline.sql import query
 from backline.store import DriftPage
 from backline.store_verbs import CollectionVerbs
-from backline.types import Collection, LongText, Model
+from backline.types import Collection, LongText, Model, Problem
 
 # Schema changes and repairs give up on a lock held by another transaction, so that they do not
 # block the statements that queue behind them.
@@ -47,11 +48,17 @@ class AdministrationVerbs(CollectionVerbs):
     async def find_table(self, name: str) -> DictRow:
         """Return oid, schema, name and kind of a table, given as `table` or `schema.table`.
 
+        The name is read as it stands, and otherwise as in SQL: folded to lower case unless quoted.
+
         Raises:
+            UsageError: several tables have that name.
             TableNotFoundError: no such table exists; the message lists up to 20 that do.
 
         """
         rows = await self.connector.fetch(query("find_table"), {"table": name})
+        if len(rows) > 1:
+            names = ", ".join(row["quoted"] for row in rows)
+            raise errors.UsageError(f"Several tables are named {name!r}. Write one of: {names}.")
         if rows:
             return rows[0]
         existing = await self.connector.fetch(query("tables_like"))
@@ -60,26 +67,36 @@ class AdministrationVerbs(CollectionVerbs):
             f"There is no table {name!r} in this database. Tables: {tables}."
         )
 
-    async def embedding_column(self, table: int, column: str) -> tuple[str, int | None] | None:
-        """Return type and dimensions of a column, or None if it does not exist.
-
-        The dimensions are None if the type does not limit them.
-        """
-        values = {"table": table, "column": column}
-        rows = await self.connector.fetch(query("embedding_column"), values)
-        return (rows[0]["type"], rows[0]["dimensions"]) if rows else None
-
-    async def add_collection(
+    async def add_collection(  # noqa: PLR0913  the parts of a declaration
         self, name: str, table: int, *, key: str | None, template: str, column: str, model: Model,
-        column_type: str = "vector", long_text: LongText = "truncate",
+        column_type: str = "vector", long_text: LongText = "truncate", published: bool = False,
     ) -> int:  # fmt: skip
         """Declare a table for embedding; return the id of the collection.
 
         Adds the vector column if it is missing, and the triggers that enqueue edited rows.
+
+        Args:
+            name: of the collection.
+            table: its oid; see `find_table`.
+            key: a unique NOT NULL column; default: the primary key.
+            template: of a row's text.
+            column: of the vectors.
+            model: of the vectors.
+            column_type: "vector" or "halfvec", if the column is created.
+            long_text: how to embed texts longer than the model reads.
+            published: whether the subscribers of a published table have the column.
+
+        Raises:
+            UsageError, TableNotFoundError, ColumnNotFoundError, KeyMissingError: the table, its
+                columns or the template do not permit it. Nothing was changed.
+            DimensionMismatchError: the column holds other vectors than the model's.
+            CollectionExistsError: the name or the column is taken.
+
         """
         values = {
             "name": name, "table": table, "key": key, "template": template, "column": column,
-            "column_type": column_type, "long_text": long_text, **_identity(model),
+            "column_type": column_type, "long_text": long_text, "published": published,
+            **_identity(model),
         }  # fmt: skip
         async with self.connector.transaction() as transaction:
             await transaction.execute(_SCHEMA_LOCK)
@@ -115,6 +132,17 @@ class AdministrationVerbs(CollectionVerbs):
         """Return the names of the HNSW indexes on the vector column. Each slows every write."""
         rows = await self.connector.fetch(query("hnsw_indexes"), {"collection": collection.id})
         return [row["name"] for row in rows]
+
+    async def schema_problems(self) -> list[Problem]:
+        """Return what is missing, changed or without privileges in the schema `backline`."""
+        return await schema_problems(self.connector)
+
+    async def problems(self, collection: Collection) -> tuple[Problem, ...]:
+        """Return what makes the coverage of a collection untrue, and damage of the schema."""
+        damage = tuple(await schema_problems(self.connector))
+        if any(each.kind in FATAL for each in damage):  # other statements may fail
+            return damage
+        return (*damage, *await super().problems(collection))
 
     # --- reconcile ---
 

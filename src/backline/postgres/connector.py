@@ -6,6 +6,7 @@ It translates driver errors, by their SQLSTATE and not by their text.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import selectors
 import socket
@@ -40,6 +41,10 @@ CLOSE_SECONDS: Final = 1.0
 
 # More than the largest write of vectors. The kernel reduces it to the system's limit.
 WRITE_BUFFER_BYTES: Final = 4 << 20
+
+# Failures reach the caller as errors. Without a handler, Python prints the driver's warnings to
+# standard error.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 # select() fails for descriptors above 1,023. Windows has no other selector.
 _Selector: Final = getattr(selectors, "PollSelector", selectors.SelectSelector)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -20,8 +21,10 @@ _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
     "53300": errors.DatabaseUnavailableError,  # too many connections
     "53100": errors.DatabaseFullError,
     "53": errors.DatabaseUnavailableError,
+    "25006": errors.ReadOnlyError,
     "28": errors.DatabaseAuthenticationError,
     "3D000": errors.DatabaseUnavailableError,
+    "55000": errors.ObjectStateError,
     "25P03": errors.DatabaseUnavailableError,  # idle in a transaction: this process was stopped
     "55P03": errors.ContentionError,
     "40P01": errors.ContentionError,
@@ -42,7 +45,13 @@ _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
     "BL003": errors.TableNotFoundError,
     "BL004": errors.KeyMissingError,
     "BL005": errors.ModelMismatchError,
+    "BL006": errors.DimensionMismatchError,
+    "BL007": errors.CollectionExistsError,
 }
+
+# Undefined function, table and column, and no unique constraint for ON CONFLICT.
+_UNDEFINED: Final = frozenset({"42883", "42P01", "42703", "42P10"})
+_OWN: Final = re.compile(r"\b(backline\.|backline_\w+\()")
 
 
 def translate(error: psycopg.Error | PoolTimeout, where: str) -> errors.BacklineError:
@@ -54,6 +63,10 @@ def translate(error: psycopg.Error | PoolTimeout, where: str) -> errors.Backline
     message = error.diag.message_primary or str(error)
     if state.startswith("BL"):
         return kind(message)
+    if state in _UNDEFINED and _OWN.search(message):
+        return errors.SchemaDamagedError(
+            f"Schema backline is damaged: {message} [{state}]. Run: backline migrate."
+        )
     if kind is errors.NotMigratedError:
         return kind()
     remedy = (inspect.getdoc(kind) or "").partition(". ")[2]

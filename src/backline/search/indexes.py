@@ -118,11 +118,13 @@ async def index_for_search(
 ) -> None:
     """Build what the first search of a large table needs: its keywords, then its vector index.
 
-    Small tables are indexed when they are declared. Over PostgREST only the keywords are built.
+    Small tables are indexed when they are declared. Over PostgREST only the keywords are built. A
+    read-only database is searched with the indexes that it has.
     """
-    built = await ensure_keywords(store, collection, notice=notice)
-    if built and store.capabilities.indexes:
-        await ensure_vectors(cast("Store", store), collection)
+    with suppress(errors.ReadOnlyError):
+        built = await ensure_keywords(store, collection, notice=notice)
+        if built and store.capabilities.indexes:
+            await ensure_vectors(cast("Store", store), collection)
 
 
 # --- keywords -------------------------------------------------------------------------------------
@@ -216,7 +218,8 @@ class KeywordIndexer:
         if collection.id in self._built:
             return
         async with self._building:
-            await ensure_keywords(store, collection)
+            with suppress(errors.ReadOnlyError):
+                await ensure_keywords(store, collection)
             self._built.add(collection.id)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -29,6 +29,9 @@ DESCRIPTION = (
     "RFC 9457 problem details. If the server has a key, writes need it: "
     "`Authorization: Bearer KEY` or `X-API-Key: KEY`."
 )
+
+# Time to release the rows of dead workers before the server starts; later, workers do it.
+RELEASE_SECONDS: Final = 5.0
 
 
 def create_app(
@@ -122,9 +125,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _release_dead_workers(store: Store) -> None:
     """End the runs of a killed server, so that new runs can start."""
-    with suppress(errors.BacklineError):  # the change feed reports a database that is down
-        for collection in await store.collections():
-            await store.release_dead_workers(collection)
+    # The change feed reports a database that is down or does not answer.
+    with suppress(errors.BacklineError, TimeoutError):
+        async with asyncio.timeout(RELEASE_SECONDS):
+            for collection in await store.collections():
+                await store.release_dead_workers(collection)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

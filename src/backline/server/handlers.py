@@ -124,6 +124,7 @@ async def suggestions(services: Services, request: schemas.SuggestRequest) -> sc
         services.store, collection, pooled.embedder, prompt, context, limit=request.limit
     )
     return schemas.Suggestions(
+        collection=collection.name,
         suggestions=[_suggestion(each) for each in result.suggestions],
         context=request.context,
         timestamp=datetime.now(UTC),

@@ -6,6 +6,7 @@ server and survive restarts.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter as Counts
 from collections.abc import Iterator
@@ -47,7 +48,12 @@ class Metrics:
         self.database_up = self._gauge("database_up", "1 if Postgres responds, else 0.")
         self.rows = self._gauge("rows", "Rows by state.", "collection", "state")
         self.ratio = self._gauge(
-            "coverage_ratio", "Share of the rows with text that are embedded.", "collection"
+            "coverage_ratio",
+            "Share of the rows with text that are embedded; NaN if no row has text.",
+            "collection",
+        )
+        self.eta = self._gauge(
+            "eta_seconds", "Time until no row remains; NaN if it is unknown.", "collection"
         )
         self.problems = self._gauge(
             "problems", "What makes the figures of a collection untrue.", "collection", "kind"
@@ -86,7 +92,8 @@ class Metrics:
         """Set the gauges of a collection."""
         for state in ("embedded", "blank", "pending", "failed", "missing"):
             self.rows.labels(collection, state).set(getattr(coverage, state))
-        self.ratio.labels(collection).set(coverage.ratio)
+        self.ratio.labels(collection).set(_or_nan(coverage.ratio))
+        self.eta.labels(collection).set(_or_nan(coverage.eta_seconds))
         for kind, found in Counts(each.kind for each in coverage.problems).items():
             self.problems.labels(collection, kind).set(found)
         self.lag.labels(collection).set(coverage.lag_seconds)
@@ -95,10 +102,15 @@ class Metrics:
     def clear_collections(self) -> None:
         """Clear the gauges of all collections, so that dropped collections disappear."""
         for gauge in (
-            self.rows, self.ratio, self.problems, self.lag, self.rate, self.failures, self.written,
+            self.rows, self.ratio, self.eta, self.problems, self.lag, self.rate, self.failures,
+            self.written,
             self.tokens, self.dollars,
         ):  # fmt: skip
             gauge.clear()
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -86,9 +86,15 @@ class Coverage(BaseModel):
     workers: int
     rate: float = Field(description="Rows a second, over all workers.")
     lag_seconds: float = Field(description="Age of the oldest pending row.")
-    ratio: float
+    empty: bool = Field(description="Whether the table has no rows.")
+    ratio: float | None = Field(
+        description="Embedded rows over rows that have text; null if no row has text."
+    )
     complete: bool
-    eta_seconds: float | None
+    remaining: int = Field(description="Rows that a backfill has left: pending or missing.")
+    eta_seconds: float | None = Field(
+        description="Seconds until no row remains, at the present rate; null if it is unknown."
+    )
     stale: int | None = Field(
         description="Pending rows with an older vector; null if more than 10,000 are pending."
     )
@@ -100,7 +106,8 @@ class Coverage(BaseModel):
     def of(cls, coverage: types.Coverage, stale: int | None) -> Self:
         return cls(
             **asdict(coverage), stale=stale, missing=coverage.missing, ratio=coverage.ratio,
-            complete=coverage.complete, eta_seconds=coverage.eta_seconds,
+            complete=coverage.complete, eta_seconds=coverage.eta_seconds, empty=coverage.empty,
+            remaining=coverage.remaining,
         )  # fmt: skip
 
 
@@ -335,6 +342,7 @@ class Suggestion(BaseModel):
 
 
 class Suggestions(BaseModel):
+    collection: str
     suggestions: list[Suggestion]
     context: SuggestContext
     timestamp: datetime
@@ -390,6 +398,7 @@ class Failed(BaseModel):
 
 
 class Upserted(BaseModel):
+    collection: str
     success: bool = Field(description="True if no row failed.")
     processed: int = Field(description="Rows in the request.")
     updated: int = Field(description="Rows that got a new vector.")

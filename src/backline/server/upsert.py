@@ -234,6 +234,7 @@ class Upsert:
 
     def _report(self, processed: int, began: float) -> schemas.Upserted:
         return schemas.Upserted(
+            collection=self.collection.name,
             success=not self.failed,
             processed=processed,
             updated=self.updated,

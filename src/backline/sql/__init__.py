@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 
 _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
+_EXTENSIONS = re.compile(r"\bextensions\b(?=[.;])")
 
 
 @cache
@@ -35,6 +36,17 @@ class Migration:
     version: str
     name: str
     sql: str
+
+    @property
+    def is_core(self) -> bool:
+        """Whether every database needs it; the others are those of the music studio's table."""
+        return self.name.startswith("backline")
+
+    def for_schema(self, vector_schema: str) -> str:
+        """Return its text with Supabase's schema `extensions` replaced by that of pgvector."""
+        if vector_schema == "extensions":
+            return self.sql
+        return _EXTENSIONS.sub(lambda _: vector_schema, self.sql)
 
 
 @cache

@@ -5,6 +5,153 @@
 select to_regclass('backline.collections') is not null as migrated,
   exists (select from pg_catalog.pg_extension where extname = 'vector') as has_vector
 
+-- name: applied_migrations
+-- What the history lists. It counts for nothing in a database without the schema: a dump may hold one alone.
+select h.version, h.name from supabase_migrations.schema_migrations h
+where to_regnamespace('backline') is not null
+
+-- name: forget_migrations
+-- Deletes the history of a schema that is gone.
+delete from supabase_migrations.schema_migrations h
+where h.version = any(%(versions)s) and to_regnamespace('backline') is null
+
+-- name: schema_objects
+-- The objects of the schema backline and its functions in public, in the form of backline.sql.objects.
+select 'table' as kind, k.relname::text as name, '' as detail
+from pg_catalog.pg_class k
+where k.relnamespace = to_regnamespace('backline') and k.relkind in ('r', 'p')
+union all
+select case k.relkind when 'S' then 'sequence' else 'index' end, k.relname, '' from pg_catalog.pg_class k
+left join pg_catalog.pg_index i on i.indexrelid = k.oid
+where k.relnamespace = to_regnamespace('backline') and k.relkind in ('i', 'S') and i.indisvalid is not false
+union all
+select 'column', k.relname, a.attname from pg_catalog.pg_class k
+join pg_catalog.pg_attribute a on a.attrelid = k.oid and a.attnum > 0 and not a.attisdropped
+where k.relnamespace = to_regnamespace('backline') and k.relkind in ('r', 'p')
+union all
+select 'key', k.relname, (select string_agg(a.attname, ',' order by a.attname)
+                          from pg_catalog.pg_attribute a
+                          where a.attrelid = k.oid and a.attnum = any (x.conkey))
+from pg_catalog.pg_class k join pg_catalog.pg_constraint x on x.conrelid = k.oid and x.contype in ('p', 'u')
+where k.relnamespace = to_regnamespace('backline')
+union all
+select 'trigger', k.relname, t.tgname from pg_catalog.pg_class k
+join pg_catalog.pg_trigger t on t.tgrelid = k.oid and not t.tgisinternal and t.tgenabled in ('O', 'A')
+where k.relnamespace = to_regnamespace('backline')
+union all
+select 'function', n.nspname || '.' || p.proname, md5(replace(p.prosrc, e'\r', ''))
+from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+where n.nspname = 'backline' or n.nspname = 'public' and p.proname like 'backline\_%'
+union all
+select 'vector', n.nspname, '' from pg_catalog.pg_extension x
+join pg_catalog.pg_namespace n on n.oid = x.extnamespace where x.extname = 'vector'
+union all  -- what a role of the service lacks
+select 'unusable', 'backline.' || k.relname, '' from pg_catalog.pg_class k, pg_catalog.pg_roles r
+where k.relnamespace = to_regnamespace('backline') and k.relkind in ('r', 'p') and r.rolname = 'service_role'
+  and not (has_table_privilege(r.oid, k.oid, 'select') and has_table_privilege(r.oid, k.oid, 'insert')
+           and has_table_privilege(r.oid, k.oid, 'update') and has_table_privilege(r.oid, k.oid, 'delete')
+           and exists (select from pg_catalog.pg_policy y where y.polrelid = k.oid))
+union all
+select 'unusable', n.nspname || '.' || p.proname, '' from pg_catalog.pg_roles r, pg_catalog.pg_proc p
+join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+where (n.nspname = 'backline' or n.nspname = 'public' and p.proname like 'backline\_%')
+  and r.rolname = 'service_role' and not has_function_privilege(r.oid, p.oid, 'execute')
+union all  -- what a role may use and should not
+select 'exposed', 'backline.' || k.relname, '' from pg_catalog.pg_class k
+where k.relnamespace = to_regnamespace('backline') and k.relkind in ('r', 'p')
+  and (not k.relrowsecurity or has_table_privilege('public', k.oid, 'select, insert, update, delete'))
+union all
+select 'exposed', n.nspname || '.' || p.proname, '' from pg_catalog.pg_proc p
+join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+where (n.nspname = 'backline' or n.nspname = 'public' and p.proname like 'backline\_%')
+  and (has_function_privilege('public', p.oid, 'execute')
+       or n.nspname = 'public' and p.proname not in ('backline_collections', 'backline_search')
+          and exists (select from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')
+                      and has_function_privilege(r.oid, p.oid, 'execute')))
+
+-- name: leftover_triggers
+-- Triggers of collections that do not exist, such as those of a restored table.
+select format('%I.%I', n.nspname, k.relname) as relation, t.tgname::text as name
+from pg_catalog.pg_trigger t join pg_catalog.pg_class k on k.oid = t.tgrelid
+join pg_catalog.pg_namespace n on n.oid = k.relnamespace and n.nspname <> 'backline'
+join pg_catalog.pg_proc p on p.oid = t.tgfoid and p.pronamespace = to_regnamespace('backline')
+where t.tgname ~ '^backline_[a-z]*[0-9]+_' and not t.tgisinternal
+  and not exists (select from backline.collections c
+                  where c.id = substring(t.tgname from '^backline_[a-z]*([0-9]+)_')::bigint)
+order by 1, 2
+
+-- name: drop_unusable
+-- Drops invalid indexes, which are created again, and triggers of collections that do not exist.
+do $$
+declare
+  v_index regclass;
+  v_trigger record;
+begin
+  for v_index in
+    select k.oid from pg_catalog.pg_class k join pg_catalog.pg_index i on i.indexrelid = k.oid
+    where k.relnamespace = 'backline'::regnamespace and not i.indisvalid
+  loop
+    execute format('drop index %s', v_index);
+  end loop;
+  if to_regclass('backline.collections') is null then
+    return;
+  end if;
+  for v_trigger in
+    select t.tgname, t.tgrelid::regclass as relation from pg_catalog.pg_trigger t
+    join pg_catalog.pg_class k on k.oid = t.tgrelid and k.relnamespace <> 'backline'::regnamespace
+    join pg_catalog.pg_proc p on p.oid = t.tgfoid and p.pronamespace = 'backline'::regnamespace
+    where t.tgname ~ '^backline_[a-z]*[0-9]+_' and not t.tgisinternal
+      and not exists (select from backline.collections c
+                      where c.id = substring(t.tgname from '^backline_[a-z]*([0-9]+)_')::bigint)
+  loop
+    execute format('drop trigger %I on %s', v_trigger.tgname, v_trigger.relation);
+  end loop;
+end $$
+
+-- name: continue_ids
+-- Sets every sequence past the ids in use, after a table was created again.
+do $$
+declare
+  v_sequence record;
+  v_largest text;
+  v_last bigint;
+begin
+  for v_sequence in
+    select * from (values ('collections', 'collection_id'), ('models', 'model_id'), ('workers', 'worker_id'),
+                          ('runs', 'run_id')) v(relation, reference)
+  loop
+    select string_agg(format('select max(%I)::bigint from %s', a.attname, a.attrelid::regclass),
+                      ' union all ') into v_largest
+    from pg_catalog.pg_attribute a join pg_catalog.pg_class k on k.oid = a.attrelid
+    where k.relnamespace = 'backline'::regnamespace and k.relkind = 'r' and a.attname = v_sequence.reference;
+    execute format('select max(m) from (%s) as x(m)', v_largest) into v_last;
+    perform setval(s.name, greatest(v_last, nextval(s.name)))
+    from pg_get_serial_sequence('backline.' || v_sequence.relation, 'id') s(name);
+  end loop;
+  -- More than one a millisecond since 1970, and so past every document.
+  perform setval('backline.document_ids', greatest(nextval('backline.document_ids'),
+                                                   (1000 * extract(epoch from clock_timestamp()))::bigint));
+end $$
+
+-- name: owners
+-- The present role, and the other owners of Backline's objects.
+select current_user::text as role, array(
+  select distinct pg_get_userbyid(o.owner) from (
+    select n.nspowner as owner from pg_catalog.pg_namespace n where n.nspname = 'backline'
+    union all
+    select k.relowner from pg_catalog.pg_class k where k.relnamespace = to_regnamespace('backline')
+    union all
+    select p.proowner from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+    where n.nspname = 'backline' or n.nspname = 'public' and p.proname = any(%(functions)s)) o
+  where not pg_has_role(o.owner, 'usage') order by 1) as others
+
+-- name: replaced_functions
+-- Functions with the name of one of Backline's in public and another body, which may have another signature.
+select p.oid::regprocedure::text as signature, md5(replace(p.prosrc, e'\r', '')) as body,
+  n.nspname || '.' || p.proname as name
+from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+where n.nspname || '.' || p.proname = any(%(functions)s)
+
 -- name: vector_schema
 -- The schema and version of pgvector. No row if it is not installed in this database.
 select n.nspname as schema, x.extversion as version from pg_catalog.pg_extension x
@@ -14,15 +161,36 @@ join pg_catalog.pg_namespace n on n.oid = x.extnamespace where x.extname = 'vect
 -- Whether pgvector can be installed on this server.
 select exists (select from pg_catalog.pg_available_extensions where name = 'vector') as available
 
+-- name: publications_of_schemas
+-- The publications that send every new table of one of these schemas.
+select p.pubname as name from pg_catalog.pg_publication p
+where p.puballtables or exists (
+  select from pg_catalog.pg_publication_namespace s
+  join pg_catalog.pg_namespace n on n.oid = s.pnnspid
+  where s.pnpubid = p.oid and n.nspname = any (%(schemas)s))
+order by 1
+
 -- name: collections
 -- The collections with the present state of their tables in the catalog.
 select * from backline.collection_records()
 
 -- name: find_table
--- A table by name, qualified or from the search path.
-select k.oid, n.nspname as schema, k.relname as name, k.relkind::text as kind
+-- A table by name, qualified or from the search path: the one of exactly that name, or else as SQL reads it.
+-- Before Postgres 16, to_regclass raises an error for what is not spelled like a name.
+with exact as (
+  select k.oid from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
+  where k.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and (n.nspname || '.' || k.relname = %(table)s
+    or k.relname = %(table)s and pg_catalog.pg_table_is_visible(k.oid))
+), pattern as (
+  select '("([^"]|"")+"|[[:alpha:]_][[:alnum:]_$]*)' as name
+)
+select k.oid, n.nspname as schema, k.relname as name, k.relkind::text as kind,
+  format('%%I.%%I', n.nspname, k.relname) as quoted
 from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
-where k.oid = to_regclass(%(table)s)
+where k.oid in (select oid from exact) or not exists (select from exact) and k.oid = (
+  select case when %(table)s ~ format('^%%1$s([.]%%1$s)?$', p.name) then to_regclass(%(table)s) end
+  from pattern p)
+order by 2, 3
 
 -- name: tables_like
 -- Suggestions if a table does not exist.
@@ -32,15 +200,10 @@ where k.relkind in ('r', 'p')
   and n.nspname not in ('pg_catalog', 'information_schema', 'backline', 'supabase_migrations')
 order by 1 limit 20
 
--- name: embedding_column
--- Type and dimensions of a column, if it exists.
-select t.typname as type, case when a.atttypmod > 0 then a.atttypmod end as dimensions
-from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
-where a.attrelid = %(table)s::oid and a.attname = %(column)s and a.attnum > 0 and not a.attisdropped
-
 -- name: add_collection
 select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s, %(template)s, %(column)s,
-  %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s) as id
+  %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s,
+  %(published)s) as id
 
 -- name: drop_collection
 select backline.drop_collection(%(collection)s, %(drop_column)s)

@@ -58,6 +58,7 @@ class PendingText:
     parts: list[PendingText] = field(default_factory=list)
     weight: int = 0  # of a part: its tokens, times its occurrences in the text
     vector: NDArray[np.float32] | None = None
+    kept: bool = False  # for a later batch, once
 
     @property
     def whole(self) -> PendingText:
@@ -209,6 +210,12 @@ class Backlog:
         items = [each.item for each in texts]
         batches = batching.plan(items, self._budget, sort_by_length=self._sort)
         self._unplanned.clear()
-        if self.more_coming and len(batches) > 1:  # the last is probably not full: let it grow
-            self._unplanned.extend(texts[i] for i in batches.pop())
+        if self.more_coming and len(batches) > 1:
+            last = [texts[i] for i in batches[-1]]
+            # The last is probably not full: let it grow. A short text would wait again and again.
+            if not any(each.kept for each in last):
+                for each in last:
+                    each.kept = True
+                self._unplanned.extend(last)
+                batches.pop()
         self._planned.extend([texts[i] for i in batch] for batch in batches)

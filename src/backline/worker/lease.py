@@ -82,7 +82,7 @@ class WorkerLease:
         beats = 0
         while True:
             await asyncio.sleep(pause)
-            self._stats.measure_rate(pause)
+            self._stats.measure_rate()
             await retry_while_unavailable(self._renew, give_up_after=self._options.give_up_after)
             if self.run_state == "cancelling":
                 on_cancel()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
 # A report lists at most this many keys of rows with long texts.
 KEYS_KEPT: Final = 1000
-# Weight of the previous rate in the exponential moving average.
-RATE_SMOOTHING: Final = 0.7
+# The rate is the mean of this many seconds, and of at least so many batches: under load, one batch
+# can take longer.
+RATE_SECONDS: Final = 30.0
+RATE_BATCHES: Final = 4
+# Without claimed rows for this long, the worker has nothing to do and no rate.
+IDLE_SECONDS: Final = 10.0
 
 
 @dataclass(slots=True)
@@ -19,7 +24,7 @@ class WorkerStats:
     Attributes:
         processed: rows that were written, skipped or recorded as failed.
         held: rows that are claimed and not processed yet.
-        rate: processed rows a second, as a moving average.
+        rate: processed rows a second, over the latest batches; 0 before the first, or if idle.
         long_keys: keys of rows with a text that is longer than the model reads, at most
             `KEYS_KEPT`.
     """
@@ -28,16 +33,23 @@ class WorkerStats:
     held: int = 0
     rate: float = 0.0
     long_keys: list[str] = field(default_factory=list)
-    _measured: int = 0  # `processed` when the rate was last measured
+    # Time and `processed` of each batch that the rate counts, and of the moment before the first.
+    _batches: deque[tuple[float, int]] = field(
+        default_factory=lambda: deque([(time.monotonic(), 0)])
+    )
 
-    def measure_rate(self, seconds: float) -> None:
-        """Update the rate from the rows processed in the last `seconds`."""
-        recent = (self.processed - self._measured) / seconds
-        self._measured = self.processed
-        if self.rate == 0:
-            self.rate = recent
-        else:
-            self.rate = RATE_SMOOTHING * self.rate + (1 - RATE_SMOOTHING) * recent
+    def measure_rate(self) -> None:
+        """Update the rate from the rows processed since the oldest batch that counts."""
+        now = time.monotonic()
+        since, last = self._batches[-1]
+        if self.processed > last:
+            self._batches.append((now, self.processed))
+        elif self.held == 0 and (len(self._batches) == 1 or now - since > IDLE_SECONDS):
+            self._batches = deque([(now, self.processed)])
+        while len(self._batches) > RATE_BATCHES + 1 and now - self._batches[1][0] > RATE_SECONDS:
+            self._batches.popleft()
+        begun, before = self._batches[0]
+        self.rate = (self.processed - before) / (now - begun) if now > begun else 0.0
 
     def add_long(self, keys: list[str]) -> None:
         """Keep the keys of rows with a long text, up to `KEYS_KEPT`."""

@@ -42,15 +42,17 @@ const NO_WORKER = 0;
 export class Database {
   constructor(private readonly settings: Settings) {}
 
-  /** Return the named collection. Without a name, return the only one or music_knowledge. */
+  /** Return the collection of that name or, if it has only one, of that table. Without a name, return
+   * the only one. */
   async collection(name: string | null): Promise<Collection> {
     const rows = (await this.call("collections", {})) as Record<string, unknown>[];
-    const row = rows.find((each) =>
-      name === null
-        ? rows.length === 1 || each.name === "music_knowledge"
-        : name === each.name || name === `${each.table_schema}.${each.table_name}`
-    );
+    const named = rows.filter((each) => name === null || name === each.name);
+    const matching = named.length > 0
+      ? named
+      : rows.filter((each) => name === `${each.table_schema}.${each.table_name}`);
+    const [row, second] = matching;
     if (row === undefined) throw notFound(name, rows.map((each) => each.name));
+    if (second !== undefined) throw ambiguous(matching.map((each) => each.name));
     return {
       id: row.id as number,
       name: row.name as string,
@@ -133,8 +135,16 @@ function notFound(name: string | null, names: unknown[]): Problem {
     404,
     "CollectionNotFoundError",
     name === null
-      ? `Say which collection: ${declared}.`
+      ? "No collection is declared yet. Declare one: backline add TABLE --text '{column} …'."
       : `There is no collection ${JSON.stringify(name)}; declared: ${declared}.`,
+  );
+}
+
+function ambiguous(names: unknown[]): Problem {
+  return new Problem(
+    404,
+    "CollectionNotFoundError",
+    `Say which collection, as \`collection\` of the request: ${names.join(", ")}.`,
   );
 }
 

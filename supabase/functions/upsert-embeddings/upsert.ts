@@ -29,6 +29,7 @@ interface Write {
 }
 
 interface Report {
+  readonly collection: string;
   readonly success: boolean;
   readonly processed: number;
   readonly updated: number;
@@ -73,6 +74,7 @@ export class Upsert {
 
   private report(processed: number): Report {
     return {
+      collection: this.collection.name,
       success: this.failed.size === 0,
       processed,
       updated: this.updated,

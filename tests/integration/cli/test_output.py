@@ -59,6 +59,63 @@ def test_a_closed_pipe_causes_no_traceback(cli: Cli, collection: str) -> None:
         assert (piped.returncode, piped.stderr) == (0, ""), command
 
 
+OUTPUTS = [
+    "--version", "--help", "config", "config --json", "status", "status --json", "verify tickets",
+    "runs list", "failures list tickets", "search ticket -c tickets", "migrate",
+]  # fmt: skip
+
+
+def test_output_to_a_full_device_is_an_error_of_one_line(cli: Cli, collection: str) -> None:
+    cli("backfill", "tickets")
+    for command in OUTPUTS:
+        code, err = redirected(cli, command, ">/dev/full")
+        assert (code, err) == (
+            1, "error: The output cannot be written: No space left on device.\n"
+        ), command  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", [">&-", "2>/dev/full", "2>&-"])
+def test_a_closed_output_or_a_full_error_stream_changes_no_exit_code(
+    cli: Cli, collection: str, stream: str
+) -> None:
+    assert redirected(cli, "backfill tickets", stream) == (0, "")
+    assert redirected(cli, "status tickets", stream) == (0, "")
+    assert redirected(cli, "status nothing", stream)[0] == 2
+
+
+def redirected(cli: Cli, command: str, redirection: str) -> tuple[int, str]:
+    """Return the exit code and standard error of a command of a shell."""
+    done = subprocess.run(
+        f"'{BACKLINE}' {command} {redirection}",
+        shell=True,
+        cwd=cli.folder,
+        env=cli._environment({}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def test_times_have_a_zone(cli: Cli, paid: StandInProvider) -> None:
+    paid.behave(reject_marker="body of 77")
+    cli("backfill", "tickets", code=1)
+    for command in ("runs list", "failures list tickets"):
+        times = re.findall(r"\d\d:\d\d:\d\d(\S*)", cli(*command.split(), TZ="Asia/Kolkata").out)
+        assert times == ["+05:30"], command
+    verbose = cli("-v", "backfill", "tickets", "--limit", "1", code=None, TZ="Asia/Kolkata").err
+    assert all("+0530" in line for line in verbose.splitlines() if re.match(r"\d\d:", line))
+
+
+def test_an_error_is_wrapped_between_words(cli: Cli, collection: str) -> None:
+    expected = cli("status", "nothing", code=2).err.split()
+    for columns in (60, 100, 120):
+        lines = visible_lines(on_terminal(cli, "status", "nothing", columns=columns))
+        assert max(map(len, lines)) <= columns
+        assert " ".join(lines).split() == expected, columns
+
+
 def test_without_a_terminal_output_has_no_colours_and_no_wrapping(
     cli: Cli, collection: str
 ) -> None:
@@ -152,7 +209,7 @@ def test_a_terminal_shows_a_bar_with_rate_and_remaining_time(
         cli, "backfill", "tickets", "--batch-size", "10", "--workers", "1", columns=80
     )
     text = ESCAPES.sub("", written)
-    assert re.search(r"━+.* \d+/120 \d+ rows/s, [\d.]+ m?i?n? ?s? left", text), text
+    assert re.search(r"━+.* \d+/120 [\d.]+ rows/s, [\d.]+ m?i?n? ?s? left", text), text
     assert "\x1b[" in written
 
 

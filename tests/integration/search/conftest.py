@@ -25,10 +25,23 @@ class Documents:
     embedder: HashEmbedder
 
     async def insert(self, *bodies: str | None, kind: str = "plain") -> None:
-        await self.store.connector.execute(
+        await self.edit(
             "insert into docs (body, kind) select b, %s from unnest(%s::text[]) b",
-            [kind, list(bodies)],
-        )
+            kind, list(bodies),
+        )  # fmt: skip
+
+    async def edit(self, statement: str, *params: object) -> None:
+        """Run a statement that changes rows, and apply the change log."""
+        await self.store.connector.execute(statement, params)
+        await self.apply_changes()
+
+    async def apply_changes(self) -> None:
+        """Apply the change log, as a worker does before it claims."""
+        statement = "select backline.apply_changes(%s) as left"
+        left: object = True
+        while left is not False:
+            [row] = await self.sql(statement, self.collection.id)
+            left = row["left"]
 
     async def sql(self, statement: str, *params: object) -> list[dict[str, object]]:
         return await self.store.connector.fetch(statement, params)

@@ -29,8 +29,8 @@ def clustered(count: int, dimensions: int, seed: int = 3) -> NDArray[np.float32]
 
 
 async def filled(docs: Documents, dimensions: int, count: int = COUNT) -> NDArray[np.float32]:
-    await docs.sql(
-        "insert into docs (body) select 'n ' || n from generate_series(1, %s) n returning 1", count
+    await docs.edit(
+        "insert into docs (body) select 'n ' || n from generate_series(1, %s) n", count
     )  # fmt: skip
     vectors = clustered(count, dimensions)
     await docs.embed(vectors)
@@ -113,7 +113,7 @@ async def test_unusable_index_is_not_used(docs: Documents, index: str) -> None:
 
 async def test_index_results_are_reranked_in_full_precision(docs: Documents) -> None:
     """Half precision distinguishes 8 of the 30 rows; the last is the nearest."""
-    await docs.sql("insert into docs (body) select 'n' from generate_series(1, 30) returning 1")
+    await docs.edit("insert into docs (body) select 'n' from generate_series(1, 30)")
     vectors = np.zeros((30, 16), np.float32)
     vectors[:, 0], vectors[:, 1] = 1, np.linspace(0.1005, 0.1, 30)
     await docs.embed(vectors)
@@ -164,7 +164,7 @@ async def test_narrow_filter_returns_all_matching_rows(docs: Documents, mode: se
     await search.ensure_index(docs.store, docs.collection, smallest=1000)
     distances = vectors @ vectors[0]
     far = np.argsort(distances)[:10] + 1
-    await docs.sql("update docs set kind = 'rare' where id = any(%s) returning 1", far.tolist())
+    await docs.edit("update docs set kind = 'rare' where id = any(%s)", far.tolist())
     query = Query("n", mode, 50, where="kind = 'rare'")
     hits = await rank_rows(docs.store, docs.collection, query, "n", vectors[0].tolist())
     assert {int(hit.key) for hit in hits} == set(far.tolist())
@@ -175,7 +175,7 @@ async def test_search_continues_after_an_abandoned_index_scan(docs: Documents) -
     vectors = await filled(docs, 16)
     await search.ensure_index(docs.store, docs.collection, smallest=1000)
     far = np.argsort(vectors @ vectors[0])[:10] + 1
-    await docs.sql("update docs set kind = 'rare' where id = any(%s) returning 1", far.tolist())
+    await docs.edit("update docs set kind = 'rare' where id = any(%s)", far.tolist())
     async with docs.store.connector.transaction() as transaction:
         await transaction.execute("set local hnsw.max_scan_tuples = 100")
         await transaction.execute("set local enable_seqscan = off")
@@ -191,10 +191,11 @@ async def test_locked_table_aborts_the_build_and_the_next_call_builds_it(
     docs: Documents, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await filled(docs, 16, 50)
-    monkeypatch.setattr(indexes, "LOCK_TIMEOUT", "300ms")
+    monkeypatch.setattr(indexes, "LOCK_TIMEOUT", "1500ms")
     async with open_store(database) as other, other.connector.transaction() as holder:
         await holder.execute("update docs set rating = 0 where id = 1")
-        with pytest.raises(errors.ContentionError):
+        blocker = rf"held by process {holder.backend} \(role postgres, backline, idle in trans"
+        with pytest.raises(errors.ContentionError, match=blocker):
             await search.ensure_index(docs.store, docs.collection, smallest=10)
         assert await docs.sql(VALID) == []
     built = await search.ensure_index(docs.store, docs.collection, smallest=10)
@@ -212,7 +213,7 @@ async def test_writes_continue_during_the_build(docs: Documents) -> None:
     await filled(docs, 16)
     building = asyncio.create_task(search.ensure_index(docs.store, docs.collection, smallest=1000))
     for n in range(20):
-        await docs.sql("update docs set rating = %s where id = 5 returning 1", n)
+        await docs.edit("update docs set rating = %s where id = 5", n)
     assert (await building).vectors.state == "built"
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import random
 import re
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -143,12 +145,10 @@ async def test_index_follows_every_edit(plain: Documents) -> None:
     rng = random.Random(3)
     await plain.insert(*(zipf_text(rng, 20) for _ in range(300)))
     for round_ in range(4):
-        await plain.sql("delete from docs where id %% 7 = %s returning 1", round_)
-        await plain.sql(
-            "update docs set body = %s where id %% 5 = %s returning 1", zipf_text(rng, 30), round_
-        )
-        await plain.sql("update docs set id = id + 100000 where id %% 11 = %s returning 1", round_)
-        await plain.sql("update docs set body = null where id %% 13 = %s returning 1", round_)
+        await plain.edit("delete from docs where id %% 7 = %s", round_)
+        await plain.edit("update docs set body = %s where id %% 5 = %s", zipf_text(rng, 30), round_)
+        await plain.edit("update docs set id = id + 100000 where id %% 11 = %s", round_)
+        await plain.edit("update docs set body = null where id %% 13 = %s", round_)
         await plain.insert(*(zipf_text(rng, 10) for _ in range(20)), None, "")
         await check_counts(plain)
         if round_ == 2:
@@ -170,13 +170,14 @@ async def test_rollback_leaves_the_index_unchanged(plain: Documents) -> None:
         async with plain.store.connector.transaction() as transaction:
             await transaction.execute("insert into docs (body) values ('w1 w9')")
             raise ZeroDivisionError
+    await plain.apply_changes()
     await check_counts(plain)
     assert await search.keyword(plain.store, plain.collection, "w9") == []
 
 
 async def test_truncate_empties_the_index(plain: Documents) -> None:
     await plain.insert("w1 w2", "w3")
-    await plain.sql("truncate docs; select 1")
+    await plain.store.connector.execute("truncate docs")
     await plain.insert("w3 w4")
     await check_counts(plain)
     [hit] = await search.keyword(plain.store, plain.collection, "w3")
@@ -185,7 +186,7 @@ async def test_truncate_empties_the_index(plain: Documents) -> None:
 
 async def test_deleted_documents_do_not_displace_existing_ones(plain: Documents) -> None:
     await plain.insert(*["w1"] * 500)
-    await plain.sql("delete from docs where id <= 495 returning 1")
+    await plain.edit("delete from docs where id <= 495")
     assert len(await search.keyword(plain.store, plain.collection, "w1", 10)) == 5
 
 
@@ -193,23 +194,18 @@ async def test_edits_of_other_columns_do_not_touch_the_index(plain: Documents) -
     await plain.insert("w1 w2", "w3")
     state = "select doc, key from backline.documents order by 1"
     before = await plain.sql(state)
-    await plain.sql("update docs set views = views + 1 returning 1")
+    await plain.edit("update docs set views = views + 1")
     await plain.embed()
     assert await plain.sql(state) == before
 
 
-@pytest.mark.parametrize("statement", ["index_statement", "unindex_statement"])
-async def test_trigger_plan_for_one_row_scales_to_thousands(
-    docs: Documents, statement: str
-) -> None:
-    """Sessions cache the plans of triggers, so no plan may compare each row with every other."""
+async def test_plan_for_one_row_compares_no_row_with_every_other(docs: Documents) -> None:
     one_row = "select 'x'::text collate \"C\" as key, 'one two'::text as content"
     [made] = await docs.sql(
-        f"select backline.{statement}(%s, %s) as statement", docs.collection.id, one_row
+        "select backline.index_statement(%s, %s) as statement", docs.collection.id, one_row
     )
     async with docs.store.connector.transaction() as transaction:
-        # The statements of the triggers; most of their tables are empty here.
-        await transaction.execute("set local enable_seqscan = off")
+        await transaction.execute("set local enable_seqscan = off")  # most tables are empty here
         plan = await transaction.fetch("explain " + str(made["statement"]).replace("%", "%%"))
     lines = [row["QUERY PLAN"] for row in plan]
     assert any("unnest" in line for line in lines)
@@ -224,45 +220,96 @@ def inner(plan: list[str]) -> str:
     return [line for line in plan[1:] if line[depth : depth + 2] == "->"][1]
 
 
+SCALING = {
+    "index": "select backline.index_keys({c}, {keys})",
+    "unindex": "select backline.unindex_keys({c}, {keys})",
+    "apply": "select backline.apply_keys({c}, {keys}, array_fill(1::bigint, array[{n}]), "
+    "array_fill(0::smallint, array[{n}]))",
+}
+
+
+@pytest.mark.parametrize("work", list(SCALING))
+async def test_session_that_applied_single_edits_applies_thousands(
+    docs: Documents, database: str, work: str
+) -> None:
+    """A plan for one key must not take quadratic time for thousands; CPU time of the backend."""
+    await docs.sql(
+        "insert into docs (body) select 'tuba ' || n from generate_series(1, 9000) n returning 1"
+    )
+    await search.ensure_index(docs.store, docs.collection)
+
+    with psycopg.connect(database, autocommit=True) as session:
+
+        def run(first: int, count: int) -> float:
+            """Return the CPU seconds per key."""
+            keys = f"array(select n::text from generate_series({first}, {first + count - 1}) n)"
+            statement = SCALING[work].format(c=docs.collection.id, keys=keys, n=count)
+            before = cpu_seconds(session.info.backend_pid)
+            session.execute(statement.encode())
+            return (cpu_seconds(session.info.backend_pid) - before) / count
+
+        for key in range(10):
+            run(1 + key, 1)
+        few = sum(run(100 + 500 * n, 500) for n in range(3)) / 3
+        assert run(2000, 7000) <= 3 * few + 20e-6
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def test_writers_do_not_block_each_other(plain: Documents, database: str) -> None:
+    """Neither do they wait for a session that applies the log, builds or compacts the index."""
     await plain.insert("w1 w2", "w1 w3")
-    async with open_store(database) as other, plain.store.connector.transaction() as first:
+    await plain.store.connector.execute("update docs set body = 'w1 w4' where id = 1")
+    maintenance = (
+        "select backline.apply_changes(%s)",
+        "select backline.build_keywords_page(%s, null, 100)",
+        "select backline.keywords_are_built(%s)",
+        "select backline.compact_keywords(%s, true)",
+    )
+    async with (
+        open_store(database) as other,
+        open_store(database) as worker,
+        worker.connector.transaction() as applying,
+        plain.store.connector.transaction() as first,
+    ):
+        for statement in maintenance:
+            await applying.fetch(statement, [plain.collection.id])
+        await first.execute("set local lock_timeout = '100ms'")
         await first.execute("update docs set body = 'w1 w5' where id = 1")
         async with other.connector.transaction() as second:
             await second.execute("set local lock_timeout = '100ms'")
             await second.execute("update docs set body = 'w1 w5' where id = 2")
             await second.execute("insert into docs (body) values ('w1 w5')")
-            await second.fetch("select backline.compact_keywords(%s, true)", [plain.collection.id])
+            await second.execute("delete from docs where id = 2")
+    await plain.apply_changes()
     await check_counts(plain)
-    assert len(await search.keyword(plain.store, plain.collection, "w5")) == 3
+    assert len(await search.keyword(plain.store, plain.collection, "w5")) == 2
 
 
 async def test_large_table_is_indexed_while_writes_continue(docs: Documents, database: str) -> None:
-    """The first scan skips the row of an open edit; the last one waits for it."""
-    await docs.sql(
-        "insert into docs (body) select 'tuba ' || n from generate_series(1, 5000) n returning 1"
-    )
+    """The scan indexes the previous text of an open edit, and the change log brings the new one."""
+    await docs.edit("insert into docs (body) select 'tuba ' || n from generate_series(1, 5000) n")
     await search.set_keywords(docs.store, docs.collection, language="simple")
     with pytest.raises(errors.UsageError, match="backline index"):
         await search.keyword(docs.store, docs.collection, "tuba")
-    async with open_store(database) as other:
-        async with other.connector.transaction() as open_edit:
-            await open_edit.execute("update docs set body = 'oboe' where id = 77")
-            building = asyncio.create_task(search.ensure_index(docs.store, docs.collection))
-            await until(docs, "select 1 from backline.documents where key = '4999'")
-            assert not building.done()
-        built = await building
-    assert built.keywords.built
-    assert built.keywords.documents == 5000
+    async with open_store(database) as other, other.connector.transaction() as open_edit:
+        await open_edit.execute("update docs set body = 'oboe' where id = 77")
+        built = await search.ensure_index(docs.store, docs.collection)
+        assert built.keywords.built
+        assert built.keywords.documents == 5000
+        [hit] = await search.keyword(docs.store, docs.collection, "77")
+    await docs.apply_changes()
     await check_counts(docs)
     [hit] = await search.keyword(docs.store, docs.collection, "oboe")
     assert hit.key == "77"
 
 
 async def test_row_of_a_rolled_back_edit_is_indexed(docs: Documents, database: str) -> None:
-    await docs.sql(
-        "insert into docs (body) select 'tuba ' || n from generate_series(1, 1500) n returning 1"
-    )
+    await docs.edit("insert into docs (body) select 'tuba ' || n from generate_series(1, 1500) n")
     await search.set_keywords(docs.store, docs.collection, language="simple")
     async with open_store(database) as other:
         with pytest.raises(ZeroDivisionError):
@@ -272,6 +319,7 @@ async def test_row_of_a_rolled_back_edit_is_indexed(docs: Documents, database: s
                 await asyncio.sleep(0.3)
                 raise ZeroDivisionError
         await building
+    await docs.apply_changes()
     assert len(await search.keyword(docs.store, docs.collection, "77")) == 1
     await check_counts(docs)
 
@@ -317,10 +365,68 @@ async def test_field_named_twice_has_twice_the_weight(store: Store) -> None:
     assert hits[0].score > hits[1].score
 
 
-async def test_no_text_makes_its_insert_fail(docs: Documents) -> None:
+def rare_letters(count: int) -> str:
+    """Return hyphenated words of letters of four bytes: 100,000 characters have terms of 1.1 MB."""
+    rng = random.Random(5)
+    letters = [chr(0x20000 + n) for n in range(100)]
+    words = ("".join(rng.choices(letters, k=4)) for _ in range(count))
+    return " ".join(f"{word}-{word[::-1]}" for word in words)
+
+
+@pytest.mark.parametrize("language", ["simple", "english"])
+async def test_no_text_stops_the_log(docs: Documents, language: str) -> None:
+    """A tsvector has at most 1 MB, a lexeme 2 kB, and a position is at most 16383."""
+    await search.set_keywords(docs.store, docs.collection, language=language)
     many = " ".join(f"word{n}" for n in range(300_000))
-    await docs.insert(many, "x" * 3_000_000, "-".join(["ab"] * 50_000), "'\\:*&|!<->()\u0001")
+    texts = [
+        many, "x" * 3_000_000, "-".join(["ab"] * 50_000), "'\\:*&|!<->()\u0001",
+        rare_letters(50_000), " ".join(f"{n}.ab/c{n}-d" for n in range(20_000)), "é" * 200_000,
+        "a " * 200_000,
+    ]  # fmt: skip
+    await docs.insert(*texts, "last")
     assert (await search.keyword(docs.store, docs.collection, "word7"))[0].key == "1"
+    assert (await search.keyword(docs.store, docs.collection, "last"))[0].content == "last"
+    assert await docs.sql("select 1 from backline.changes") == []
+
+
+async def test_dropped_language_does_not_stop_the_log(docs: Documents) -> None:
+    """The row gets its job, and the index is incomplete until it has another language."""
+    await docs.sql("create text search configuration public.mine (copy = simple); select 1")
+    await search.set_keywords(docs.store, docs.collection, language="mine")
+    await docs.insert("a tuba", "a harp")
+    await docs.sql("drop text search configuration public.mine; select 1")
+    await docs.edit("update docs set body = 'an oboe' where id = 1")
+    assert len(await docs.sql("select 1 from backline.jobs")) == 2
+    assert not (await indexes.keyword_index(docs.store, docs.collection)).built
+    for work in (search.keyword(docs.store, docs.collection, "oboe"),
+                 search.ensure_index(docs.store, docs.collection)):  # fmt: skip
+        with pytest.raises(errors.DatabaseError, match=r"public\.mine"):
+            await work
+    await search.set_keywords(docs.store, docs.collection, language="simple")
+    assert [h.key for h in await search.keyword(docs.store, docs.collection, "oboe")] == ["1"]
+
+
+async def test_index_of_dates_is_built_in_every_session(store: Store, database: str) -> None:
+    """The documents of a session with another date style have the same keys."""
+    await store.connector.execute("create table t (day date primary key, body text)")
+    table = await store.find_table("t")
+    from backline.embedders.hash import hash_model
+
+    await store.add_collection(
+        "t", table["oid"], key=None, template="{body}", column="v", model=hash_model(8)
+    )
+    collection = await store.collection("t")
+    await store.connector.execute(
+        "insert into t select date '2026-01-02' + n, 'tuba' from generate_series(0, 1100) n"
+    )
+    await search.set_keywords(store, collection)
+    with psycopg.connect(database, autocommit=True) as session:
+        session.execute("set datestyle = 'German, DMY'")
+        session.execute("select backline.build_keywords_page(%s, null, 5000)", [collection.id])
+        statement = "select backline.keywords_are_built(%s)"
+        assert session.execute(statement, [collection.id]).fetchone() == (True,)
+    keys = await store.connector.fetch("select min(key) as least from backline.documents")
+    assert keys == [{"least": "2026-01-02"}]
 
 
 async def test_unknown_language_is_rejected(docs: Documents) -> None:
@@ -337,7 +443,7 @@ async def test_drop_removes_all_index_data(docs: Documents) -> None:
         )
         assert rows == [], table
     triggers = await docs.sql(
-        "select proname from pg_proc where starts_with(proname, %s)", f"k{docs.collection.id}_"
+        "select proname from pg_proc where starts_with(proname, %s)", f"c{docs.collection.id}_"
     )
     assert triggers == []
     await docs.insert("still writable")
@@ -351,6 +457,18 @@ async def test_workers_compact_the_index(docs: Documents) -> None:
     assert row["n"] == 1
     built = await indexes.keyword_index(docs.store, docs.collection)
     assert built.documents == 70
+
+
+async def test_new_settings_wait_for_a_compaction(plain: Documents, database: str) -> None:
+    """They delete its merged postings, which are invisible until it commits."""
+    for n in range(10):
+        await plain.insert(f"tuba {n}")
+    with psycopg.connect(database) as holder:
+        holder.execute("select backline.compact_keywords(%s, true)", [plain.collection.id])
+        setting = asyncio.create_task(search.set_keywords(plain.store, plain.collection))
+        await until(plain, "select 1 from pg_stat_activity where wait_event_type = 'Lock'")
+    await setting
+    await check_counts(plain)
 
 
 async def test_concurrent_compactions_do_not_conflict(docs: Documents, database: str) -> None:

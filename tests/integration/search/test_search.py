@@ -33,12 +33,12 @@ FIRST = [1.0] + [0.0] * (DIMENSIONS - 1)
 @pytest.fixture
 async def filled(docs: Documents) -> Documents:
     """200 rows with growing distances to FIRST."""
-    await docs.sql(
+    await docs.edit(
         "insert into docs (body, kind, rating, facts) select 'tuba number ' || n, "
         "case n %% 4 when 0 then 'brass' else 'wood' end, n / 200.0, "
         "jsonb_build_object('ratio', n, 'name', 'n' || n, "
         "  'deep', jsonb_build_object('even', n %% 2 = 0)) "
-        "from generate_series(1, 200) n returning 1"
+        "from generate_series(1, 200) n"
     )
     await docs.embed(directions(200))
     return docs
@@ -141,7 +141,7 @@ async def test_rare_words_have_more_weight(docs: Documents) -> None:
     """One row has the word, the other is nearer; the word's frequency decides."""
     order = {}
     for others in ("zither", "oboe"):
-        await docs.sql("truncate docs restart identity")
+        await docs.edit("truncate docs restart identity")
         await docs.insert("oboe solo", "zither solo", *([f"{others} solo"] * 60))
         vectors = directions(600)[[60, 0, *range(300, 360)]]
         await docs.embed(vectors)

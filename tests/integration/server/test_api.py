@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from tests.integration.harness import World, eventually
+from tests.integration.harness import World, declare, eventually
 from tests.integration.server.harness import Served, served, with_provider
 
 from backline import search
@@ -119,6 +119,30 @@ async def test_impossible_searches_are_explained(server: Served, world: World) -
     assert typo["instance"] == "/api/search"
     long = await server.post("/api/search", {"query": "x" * 2001, "collection": "notes"}, 422)
     assert "2,001" in long["detail"] and "2,000" in long["detail"]
+
+
+async def test_one_of_several_collections_is_never_guessed(server: Served, world: World) -> None:
+    await fill(world, 2)
+    ask: dict[str, Any] = {"query": "alpha"}
+    rows = {"rows": [{"id": 1, "text": "alpha note number 1"}]}
+    client = await server.socket()
+    assert (await server.post("/api/search", ask))["collection"] == "notes"
+    assert (await server.post("/api/suggest", {"prompt": "alpha"}))["collection"] == "notes"
+    assert (await server.post("/api/upsert-embeddings", rows))["collection"] == "notes"
+    found = await client.request("search", "search_results", **ask)
+    assert found["collection"] == "notes"
+    await declare(world.store, world.embedder, name="music_knowledge", column="other")
+    answers = [
+        await server.get("/api/search", 404, q="alpha"), await server.post("/api/search", ask, 404),
+        await server.post("/api/suggest", {"prompt": "alpha"}, 404),
+        await server.post("/api/upsert-embeddings", rows, 404),
+        await server.post("/api/runs", {}, 404), await server.get("/api/map", 404),
+        await server.get("/api/map/query", 404, q="alpha"), await server.get("/api/facets", 404),
+        await client.request("search", "error", **ask),
+        await client.request("suggest", "error", prompt="alpha"),
+    ]  # fmt: skip
+    for answer in answers:
+        assert "Say which collection: music_knowledge, notes." in answer["detail"]
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,6 @@ async def test_responses_conform_to_the_document(
     await world.insert(*(f"alpha {n}" for n in range(20)))
     await world.fill()
     await search.ensure_index(world.store, world.collection)
-    await world.sql("select backline.drop_collection(id, false) from backline.collections "
-                "where name = 'music_knowledge'")  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).with_name("st")), "run", f"{server.url}/openapi.json",
         "--checks", CHECKS, "--phases", "coverage,fuzzing", "--max-examples", "8",

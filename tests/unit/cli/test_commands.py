@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from backline.cli.commands import COMMANDS, command_line
+from backline.cli.commands import COMMANDS, INCOMPLETE, command_line
 
 HEAVY = {
     "dotenv", "fastapi", "httpx", "numpy", "openai", "openvino", "psycopg", "psycopg_pool",
@@ -25,6 +27,22 @@ def test_the_overview_quotes_the_first_line_of_the_commands_help(name: str) -> N
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_is_named_as_in_the_table(name: str) -> None:
     assert command_line().commands[name].name == name
+
+
+def leaves(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, each in group.commands.items():
+        if hasattr(each, "commands"):
+            yield from leaves(each, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", each
+
+
+def test_every_command_says_what_its_exit_codes_mean() -> None:
+    shown = {name: command.epilog for name, command in leaves(command_line())}
+    assert all("Exit code 0: success. 1: " in epilog for epilog in shown.values())
+    assert INCOMPLETE.keys() <= shown.keys()
+    for name, meaning in INCOMPLETE.items():
+        assert f" 1: {meaning}. 2: " in shown[name]
 
 
 def modules_of(*arguments: str) -> set[str]:
@@ -47,7 +65,7 @@ def test_the_version_imports_the_standard_library_only() -> None:
     assert not modules & (HEAVY | {"rich", "typer"})
     assert len(modules) < 160
     own = {name for name in modules if name.startswith("backline")}
-    assert own == {"backline", "backline.cli"}
+    assert own == {"backline", "backline.cli", "backline.cli.streams"}
 
 
 def test_the_overview_imports_no_command() -> None:
@@ -57,7 +75,7 @@ def test_the_overview_imports_no_command() -> None:
     own = {name for name in modules if name.startswith("backline.")}
     assert own == {
         "backline.cli", "backline.cli.commands", "backline.cli.entry", "backline.cli.output",
-        "backline.cli.signals", "backline.errors",
+        "backline.cli.signals", "backline.cli.streams", "backline.errors",
     }  # fmt: skip
 
 

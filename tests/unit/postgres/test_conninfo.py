@@ -6,7 +6,13 @@ import psycopg
 import pytest
 
 from backline import errors
-from backline.postgres.conninfo import address, connection_error, pooling, require_readable
+from backline.postgres.conninfo import (
+    address,
+    connection_error,
+    pooling,
+    require_readable,
+    timeouts,
+)
 
 HOST = "aws-1-eu-west-1.pooler.supabase.com"
 
@@ -107,3 +113,11 @@ def test_failed_connection_is_explained(
     error = connection_error(psycopg.OperationalError(message), where)
     assert type(error) is kind
     assert remedy in str(error) and message in str(error)
+
+
+def test_timeouts_of_the_url_take_precedence() -> None:
+    defaults = timeouts("postgresql://db.example/app")
+    assert {"connect_timeout", "keepalives_idle", "tcp_user_timeout"} <= defaults.keys()
+    url = "postgresql://db.example/app?connect_timeout=3&keepalives_idle=99"
+    assert timeouts(url).keys() == defaults.keys() - {"connect_timeout", "keepalives_idle"}
+    assert timeouts("postgresql://[not a URL") == defaults

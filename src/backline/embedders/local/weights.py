@@ -22,7 +22,7 @@ import platformdirs
 
 from backline import extras
 from backline.embedders.local.catalog import MODEL_FILES, MODELS, ModelInfo, find_model
-from backline.errors import WeightsError
+from backline.errors import WeightsError, command
 
 Progress = Callable[[str], None]
 """Called with one line of text at each step of a pull."""
@@ -69,7 +69,7 @@ def find_weights(info: ModelInfo, cache_dir: Path | None = None) -> Path:
     folder = model_folder(info, cache_dir)
     fault = _fault(info, folder)
     if fault:
-        raise WeightsError(f"{info.name}: {fault}. Run: backline model pull {info.name}.")
+        raise WeightsError(f"{info.name}: {fault}. Run: {command('model', 'pull', info.name)}.")
     return folder
 
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from backline import errors
 from backline.estimation import PRICES
+from backline.postgres.schema import require_sound
 from backline.server import handlers, reads, schemas
 from backline.server.metrics import CONTENT_TYPE, Metrics
 from backline.server.routes.responses import problems
@@ -28,8 +29,9 @@ async def health() -> schemas.Health:
 
 @router.get("/health/ready", responses=problems(503, 504))
 async def ready(services: TheServices) -> schemas.Ready:
-    """Return 200 if the database is up and migrated, else 503."""
+    """Return 200 if the database is up and its schema undamaged, else 503."""
     collections = await services.store.collections()
+    await require_sound(services.store.connector)
     found = sum([len(await services.problems.get(each)) for each in collections])
     return schemas.Ready(status="ready", database=services.where, problems=found)
 

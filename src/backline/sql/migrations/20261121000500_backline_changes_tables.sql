@@ -2,8 +2,8 @@
 
 -- The change log, and the locks of its readers.
 
--- One line for each statement that changed rows of a collection's table. It is all that Backline writes in the
--- host's transaction; apply_changes() makes jobs, stamps, counters and keyword postings from it.
+-- One line for each statement that changed rows of a collection's table. It is all that Backline writes in
+-- the host's transaction; apply_changes() makes jobs, stamps, counters and keyword postings from it.
 --   +  rows were inserted
 --   ~  texts changed, or a vector was set or emptied
 --   -  rows were deleted

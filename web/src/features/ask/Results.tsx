@@ -106,7 +106,9 @@ function Start() {
       <EmptyState title="Ask in your own words">
         Search {count(coverage.rows)} entries of {status.name} by meaning and keywords with{' '}
         {model.name}.
-        {!coverage.complete && ` ${count(coverage.rows - coverage.embedded)} are not embedded yet.`}
+        {coverage.embedded < coverage.rows &&
+          !coverage.complete &&
+          ` ${count(coverage.rows - coverage.embedded)} are not embedded yet.`}
       </EmptyState>
       {status.name === MUSIC && <Examples />}
     </div>

@@ -36,11 +36,26 @@ export function Backfill({ collection, run, live }: Props) {
   )
 }
 
+/** Return the rows that a backfill has left. */
+function remaining(coverage: Coverage): number {
+  return coverage.pending + coverage.missing
+}
+
 /** Return the fraction of the rows of a run that are embedded or failed. */
 export function progressOf(run: Run, coverage: Coverage): number {
   const done = run.embedded + run.failed
-  const left = coverage.pending + coverage.missing
+  const left = remaining(coverage)
   return done + left === 0 ? 1 : done / (done + left)
+}
+
+/** Say what a backfill would do. */
+export function restOf(coverage: Coverage): string {
+  const due = remaining(coverage)
+  const rows = (n: number) => `${count(n)} ${n === 1 ? 'row' : 'rows'}`
+  if (coverage.empty) return 'The table is empty.'
+  if (due > 0) return `${rows(due)} to embed.`
+  if (coverage.failed > 0) return `${rows(coverage.failed)} could not be embedded.`
+  return coverage.ratio === null ? 'No row has text.' : 'All rows are embedded.'
 }
 
 function Progress({ run, coverage, live }: { run: Run; coverage: Coverage; live: boolean }) {
@@ -56,12 +71,12 @@ function Progress({ run, coverage, live }: { run: Run; coverage: Coverage; live:
       <Meter value={progress} label={`Progress of backfill ${run.id}`} />
       <dl className={css.facts}>
         <Fact name="Embedded" value={count(run.embedded)} />
-        <Fact name="Remaining" value={count(coverage.pending + coverage.missing)} />
+        <Fact name="Remaining" value={count(remaining(coverage))} />
         <Fact name="Failed" value={count(run.failed)} tone={run.failed ? 'bad' : undefined} />
-        <Fact name="Rate" value={perSecond(coverage.rate) || 'estimating'} />
+        <Fact name="Rate" value={perSecond(coverage.rate) || 'unknown'} />
         <Fact
           name="Time left"
-          value={coverage.etaSeconds === null ? 'estimating' : duration(coverage.etaSeconds)}
+          value={coverage.etaSeconds === null ? 'unknown' : duration(coverage.etaSeconds)}
         />
         <Fact name="Workers" value={count(coverage.workers)} />
       </dl>
@@ -76,16 +91,10 @@ function Progress({ run, coverage, live }: { run: Run; coverage: Coverage; live:
 
 /** The state of the collection while no backfill is active. */
 function Summary({ collection, run }: { collection: CollectionStatus; run: Run | undefined }) {
-  const { pending, missing, failed, complete } = collection.coverage
-  const due = pending + missing
   return (
     <div className={css.progress}>
       <p className={css.large} data-testid="backfill-rest">
-        {complete && failed === 0 && 'All rows are embedded.'}
-        {due > 0 && `${count(due)} ${due === 1 ? 'row' : 'rows'} to embed.`}
-        {due === 0 &&
-          failed > 0 &&
-          `${count(failed)} ${failed === 1 ? 'row' : 'rows'} could not be embedded.`}
+        {restOf(collection.coverage)}
       </p>
       {run ? <Outcome run={run} /> : <p className="quiet">No backfills yet.</p>}
     </div>

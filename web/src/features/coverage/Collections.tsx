@@ -68,12 +68,22 @@ function Row({
         </button>
       </th>
       <td className={css.covered}>
-        <Meter
-          value={coverage.ratio}
-          label={`Coverage of ${name}`}
-          colour={coverage.complete ? '--ok' : '--accent'}
-        />
-        <span className="num">{percent(coverage.ratio)}</span>
+        {coverage.ratio === null ? (
+          <span className="quiet">{coverage.empty ? 'empty' : 'no text'}</span>
+        ) : (
+          <>
+            <Meter
+              value={coverage.ratio}
+              label={`Coverage of ${name}`}
+              colour={coverage.complete ? '--ok' : '--accent'}
+            />
+            <span className="num">
+              {coverage.problems.length && coverage.ratio === 1
+                ? 'not certain'
+                : percent(coverage.ratio)}
+            </span>
+          </>
+        )}
       </td>
       <Figure label="Rows" value={count(coverage.rows)} />
       <Figure label="Embedded" value={count(coverage.embedded)} />

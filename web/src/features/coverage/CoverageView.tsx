@@ -13,6 +13,7 @@ import { Collections } from './Collections'
 import css from './coverage.module.css'
 import { Failures } from './Failures'
 import { activeRun } from './history'
+import { Problems } from './Problems'
 import { Runs } from './Runs'
 
 const SCHEMA = { run: param.number(null, 1), after: param.optional() }
@@ -62,6 +63,7 @@ function Loaded({ collections, selected }: { collections: CollectionStatus[]; se
         selected={selected}
         onSelect={(name) => void runAction('collection.select', { collection: name })}
       />
+      {collection && <Problems problems={collection.coverage.problems} />}
       {collection ? (
         <CollectionDetails key={collection.name} collection={collection} />
       ) : (

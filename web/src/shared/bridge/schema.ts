@@ -3,6 +3,8 @@ import * as v from 'valibot'
 
 const record = v.record(v.string(), v.unknown())
 
+export const problem = v.object({ kind: v.string(), problem: v.string(), remedy: v.string() })
+
 export const coverage = v.object({
   rows: v.number(),
   embedded: v.number(),
@@ -16,11 +18,16 @@ export const coverage = v.object({
   rate: v.number(),
   /** Age of the oldest pending row. */
   lagSeconds: v.number(),
-  ratio: v.number(),
+  empty: v.optional(v.boolean(), false),
+  /** Embedded rows over rows that have text, or null if no row has text. */
+  ratio: v.nullable(v.number()),
   complete: v.boolean(),
+  /** Seconds until no row remains, or null if nothing is being stored. */
   etaSeconds: v.nullable(v.number()),
   /** Pending rows that have an outdated vector, or null if the server did not count them. */
   stale: v.nullish(v.number(), null),
+  /** What makes these figures untrue. */
+  problems: v.optional(v.array(problem), []),
 })
 
 export const model = v.object({

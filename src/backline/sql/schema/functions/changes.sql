@@ -54,16 +54,17 @@ language sql set search_path = '' as $$
     delete from backline.changes l where l.ctid = any (p_lines) returning l.*
   )
   insert into backline.changes (collection_id, xid, kind, delta, amount, keys, at, bulk)
-  select l.collection_id, l.xid, l.kind, sign(l.delta) * cardinality(s.keys), cardinality(s.keys), s.keys, l.at,
-         true
+  select l.collection_id, l.xid, l.kind, sign(l.delta) * cardinality(s.keys), cardinality(s.keys), s.keys,
+         l.at, true
   from long l
   cross join lateral (
     select array_agg(u.key order by u.n) as keys from unnest(l.keys) with ordinality as u(key, n)
     group by (u.n - 1) / 500) s;
 $$;
 
--- Returns the first lines of the log with up to about p_limit keys. Longer lines are split before.
-create or replace function backline.next_changes(p_collection int, p_edits_only boolean, p_limit int)
+-- Returns the first lines with up to about p_limit keys, of statements that changed many rows or of the
+-- others. Longer lines are split before.
+create or replace function backline.next_changes(p_collection int, p_bulk boolean, p_limit int)
 returns tid[] language plpgsql set search_path = '' set enable_seqscan = off as $$
 declare
   v_lines tid[];
@@ -74,24 +75,25 @@ begin
     select x.line, x.amount, sum(x.amount) over (order by x.xid, x.id) - x.amount as before from (
       select l.ctid as line, l.xid, l.id, l.amount from backline.changes l
       where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection) and l.kind <> 't'
-        and not (p_edits_only and (l.bulk or l.amount > 1000))
+        and (l.bulk or l.amount > 1000) = p_bulk
       order by l.xid, l.id limit 500) x) t;
   if v_long is null then
     return v_lines;
   end if;
   perform backline.split_changes(v_long);
-  return backline.next_changes(p_collection, p_edits_only, p_limit);
+  return backline.next_changes(p_collection, p_bulk, p_limit);
 end $$;
 
--- Applies up to about p_limit keys of the log, and returns whether lines are left. One session at a time applies
--- the lines of a collection; another returns null at once. With p_edits_only, lines of more than 1,000 keys
--- wait: a scan of the table finds those rows at a lower cost.
+-- Applies up to about p_limit keys of the log, and returns whether lines are left. One session at a time
+-- applies the lines of a collection; another returns null at once. Lines of few keys come first. With
+-- p_edits_only, lines of more than 1,000 keys wait: a scan of the table finds those rows at a lower cost.
 --
 -- What happens to a row depends on the row as it stands and not on the line. Lines can therefore be applied
 -- late and in any order.
 create or replace function backline.apply_changes(
   p_collection int, p_edits_only boolean default false, p_limit int default 500
-) returns boolean language plpgsql set search_path = '' set enable_seqscan = off set lock_timeout = '200ms' as $$
+) returns boolean language plpgsql
+set search_path = '' set enable_seqscan = off set lock_timeout = '200ms' as $$
 declare
   v_lines tid[];
   v_delta bigint;
@@ -106,7 +108,10 @@ begin
   if not backline.try_lock(p_collection, 'log') then
     return null;
   end if;
-  v_lines := backline.next_changes(p_collection, p_edits_only, p_limit);
+  v_lines := backline.next_changes(p_collection, false, p_limit);
+  if v_lines is null and not p_edits_only then
+    v_lines := backline.next_changes(p_collection, true, p_limit);
+  end if;
   if v_lines is null then
     return not p_edits_only and backline.apply_truncation(p_collection);
   end if;
@@ -118,7 +123,8 @@ begin
     from taken t cross join unnest(t.keys) as u(key) group by u.key
   )
   select (select sum(t.delta) from taken t), (select bool_or(t.kind = '?') from taken t),
-         array_agg(n.key order by n.key), array_agg(n.xid order by n.key), array_agg(n.priority order by n.key)
+         array_agg(n.key order by n.key), array_agg(n.xid order by n.key),
+         array_agg(n.priority order by n.key)
   into v_delta, v_unknown, v_keys, v_xids, v_priorities from touched n;
   if v_delta <> 0 then
     insert into backline.counter_deltas (collection_id, measure, amount)
@@ -135,8 +141,8 @@ comment on function backline.apply_changes is
   'API: turns lines of the change log into jobs, and returns whether lines are left, or null if another '
   'session applies them.';
 
--- Applies part of a truncation: examines the next keys that Backline has records of. A partition may have been
--- truncated, so the other rows may exist.
+-- Applies part of a truncation: examines the next keys that Backline has records of. A partition may have
+-- been truncated, so the other rows may exist.
 create or replace function backline.apply_truncation(p_collection int) returns boolean
 language plpgsql set search_path = '' set enable_seqscan = off as $$
 declare
@@ -152,8 +158,8 @@ begin
   end if;
   v_keys := array(
     select k.key from (
-      (select s.key from backline.stamps s where s.collection_id = p_collection and s.key > coalesce(v_after, '')
-       order by s.key limit v_limit)
+      (select s.key from backline.stamps s
+       where s.collection_id = p_collection and s.key > coalesce(v_after, '') order by s.key limit v_limit)
       union
       (select d.key from backline.documents d
        where d.collection_id = p_collection and d.key > coalesce(v_after, '') order by d.key limit v_limit)
@@ -164,8 +170,9 @@ begin
       (select j.key from backline.jobs j
        where j.collection_id = p_collection and j.key > coalesce(v_after, '') order by j.key limit v_limit)
     ) k order by k.key limit v_limit);
-  perform backline.apply_keys(p_collection, v_keys, array_fill(v_xid::text::bigint, array[cardinality(v_keys)]),
-                              array_fill(1::smallint, array[cardinality(v_keys)]));
+  perform backline.apply_keys(
+    p_collection, v_keys, array_fill(v_xid::text::bigint, array[cardinality(v_keys)]),
+    array_fill(1::smallint, array[cardinality(v_keys)]));
   if cardinality(v_keys) = v_limit then
     update backline.changes l set keys = v_keys[v_limit:]
     where l.collection_id = p_collection and l.xid = v_xid and l.id = v_id;
@@ -205,8 +212,8 @@ begin
   using p_collection, p_keys, c.model_id;
 end $$;
 
--- Examines rows by key: due rows get a job, and what Backline knows of missing rows is deleted. p_xids are the
--- transactions that changed them. Locks are taken in the order of complete(): stamps, failures, jobs.
+-- Examines rows by key: due rows get a job, and what Backline knows of missing rows is deleted. p_xids are
+-- the transactions that changed them. Locks are taken in the order of complete(): stamps, failures, jobs.
 create or replace function backline.apply_keys(
   p_collection int, p_keys text[], p_xids bigint[], p_priorities smallint[]
 ) returns void language plpgsql
@@ -226,6 +233,7 @@ begin
     perform backline.refuse_long_keys(p_collection, p_keys);
   end if;
   c := backline.definition(p_collection);
+  perform backline.lock(p_collection, 'scan');  -- a scan could lease the same rows
   execute format($q$
     with examined as materialized (
       select u.key, u.priority, p.key is not null as present, s.ctid as stamp, s.stale, f.ctid as failure,
@@ -254,23 +262,35 @@ begin
   using p_collection, p_keys, p_priorities, c.model_id, c.long_text,
         backline.keys_in_flight(p_collection, p_keys, p_xids);
 
-  update backline.stamps s set stale = true where s.ctid = any (v_stale) and not s.stale;
-  delete from backline.stamps s where s.ctid = any (v_stamps);
-  delete from backline.failures f where f.ctid = any (v_failures);
-  insert into backline.jobs as j (collection_id, key, priority)
-  select p_collection, k.key, k.priority from unnest(v_due, v_priorities) as k(key, priority) order by k.key
-  on conflict (collection_id, key) do update
-    set worker_id = null, attempts = 0, priority = least(j.priority, excluded.priority), not_before = now();
-  delete from backline.jobs j where j.ctid = any (array(
-    select x.ctid from unnest(v_gone) as u(key) cross join lateral (
-      select y.ctid from backline.jobs y
-      where y.collection_id = p_collection and y.key = u.key offset 0) x));
-  perform backline.index_keys(p_collection, p_keys);
+  -- Most calls have one key and need one of these statements.
+  if v_stale is not null then
+    update backline.stamps s set stale = true where s.ctid = any (v_stale) and not s.stale;
+  end if;
+  if v_stamps is not null then
+    delete from backline.stamps s where s.ctid = any (v_stamps);
+  end if;
+  if v_failures is not null then
+    delete from backline.failures f where f.ctid = any (v_failures);
+  end if;
+  if v_due is not null then
+    insert into backline.jobs as j (collection_id, key, priority)
+    select p_collection, k.key, k.priority from unnest(v_due, v_priorities) as k(key, priority) order by k.key
+    on conflict (collection_id, key) do update
+      set worker_id = null, attempts = 0, priority = least(j.priority, excluded.priority), not_before = now();
+  end if;
+  if v_gone is not null then
+    delete from backline.jobs j where j.ctid = any (array(
+      select x.ctid from unnest(v_gone) as u(key) cross join lateral (
+        select y.ctid from backline.jobs y
+        where y.collection_id = p_collection and y.key = u.key offset 0) x));
+  end if;
+  perform backline.follow_keywords(p_collection, p_keys);
 end $$;
 
 -- Returns the keys in batch leases that were claimed after the change: their worker has the present text.
 create or replace function backline.keys_in_flight(p_collection int, p_keys text[], p_xids bigint[])
-returns text[] language sql stable set search_path = '' set enable_hashjoin = on set enable_nestloop = off as $$
+returns text[] language sql stable
+set search_path = '' set enable_hashjoin = on set enable_nestloop = off as $$
   select array(
     select u.key from (select unnest(b.keys) as key, b.snapshot from backline.batch_leases b
                        where b.collection_id = p_collection) l
@@ -290,7 +310,8 @@ begin
       select (select count(*) from %s)
              - (select coalesce(sum(d.amount), 0) from backline.counter_deltas d
                 where d.collection_id = $1 and d.measure = 'rows')
-             - (select coalesce(sum(l.delta), 0) from backline.changes l where l.collection_id = $1) as amount) w
+             - (select coalesce(sum(l.delta), 0) from backline.changes l
+                where l.collection_id = $1) as amount) w
     where w.amount <> 0
   $q$, format('%I.%I', c.table_schema, c.table_name)) using p_collection;
 end $$;

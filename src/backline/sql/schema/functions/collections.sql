@@ -26,18 +26,17 @@ end $$;
 create or replace function backline.add_collection(
   p_name text, p_table regclass, p_key text, p_template text, p_column text,
   p_provider text, p_model text, p_revision text, p_dimensions int,
-  p_column_type text default 'vector', p_long_text text default 'truncate'
+  p_column_type text default 'vector', p_long_text text default 'truncate',
+  p_published boolean default false
 ) returns int language plpgsql set search_path = '' as $$
 declare
-  v_schema text; v_table text; v_kind "char"; v_key text; v_key_number int2; v_id int; v_sql text; t record;
+  v_schema text; v_table text; v_key text; v_key_number int2; v_id int; v_sql text; t record;
 begin
-  select n.nspname, k.relname, k.relkind into strict v_schema, v_table, v_kind
+  perform backline.check_table(
+    p_table, p_name, p_template, p_column, p_column_type, p_dimensions, p_published);
+  select n.nspname, k.relname into strict v_schema, v_table
   from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
   where k.oid = p_table;
-  if v_kind not in ('r', 'p') then
-    raise exception using errcode = 'BL003', message =
-      format('%s is not a table. Backline writes vectors into tables, not into views', p_table);
-  end if;
 
   -- A single column identifies a row: the primary key, or a unique NOT NULL column named by p_key.
   select a.attname, a.attnum into v_key, v_key_number
@@ -75,7 +74,8 @@ begin
   return v_id;
 end $$;
 comment on function backline.add_collection is
-  'API: declares a table for embedding. Adds the vector column if it is missing, and installs the triggers.';
+  'API: declares a table for embedding. Adds the vector column if it is missing, and installs the triggers. '
+  'With p_published, also a table of a publication: its subscribers must have the column.';
 
 -- Changes the model of a collection. Every row becomes due, and the next backfill embeds it again.
 create or replace function backline.set_model(
@@ -94,6 +94,7 @@ declare
 begin
   select * into strict c from backline.collections where id = p_collection for update;
   select (r.d).* into c from backline.resolve(c) r;
+  perform backline.lock(p_collection, 'log');  -- otherwise a worker could add records meanwhile
   perform backline.remove_triggers(p_collection);
   if p_drop_column and to_regclass(format('%I.%I', c.table_schema, c.table_name)) = c.table_id then
     execute format('alter table %I.%I drop column if exists %I',
@@ -147,13 +148,14 @@ create or replace function backline.collection_records()
 returns table (id int, name text, table_schema text, table_name text, key_column text, text_template text,
                embedding_column text, max_attempts int, model_id int, provider text, model text,
                revision text, dimensions int, table_exists boolean, column_type text, column_dimensions int,
-               long_text text, missing_grants text[], missing_to_read text[], unusable text[])
+               long_text text, missing_grants text[], missing_to_read text[], unusable text[],
+               scanned_at timestamptz)
 language sql stable set search_path = '' as $$
   select (r.d).id, (r.d).name, (r.d).table_schema, (r.d).table_name, (r.d).key_column, (r.d).text_template,
          (r.d).embedding_column, (r.d).max_attempts, m.id, m.provider, m.name, m.revision, m.dimensions,
          k.oid is not null, t.typname::text, case when a.atttypmod > 0 then a.atttypmod end, (r.d).long_text,
          backline.missing_grants(k.oid, a.attnum, true), backline.missing_grants(k.oid, a.attnum, false),
-         case when r.code is not null then array[r.code, r.problem || ' ' || r.remedy] end
+         case when r.code is not null then array[r.code, r.problem || ' ' || r.remedy] end, c.scanned_at
   from backline.collections c
   cross join lateral backline.resolve(c) r
   join backline.models m on m.id = c.model_id

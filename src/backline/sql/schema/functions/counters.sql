@@ -80,8 +80,9 @@ begin
 end $$;
 
 -- Corrects the counters by counting, and returns the corrections. The count is one statement, hence one
--- snapshot: a concurrent transaction adds its own delta when it commits, and is counted exactly once. Lines of
--- the change log count when they are applied. The lock prevents two recounts from applying the same correction twice.
+-- snapshot: a concurrent transaction adds its own delta when it commits, and is counted exactly once. Lines
+-- of the change log count when they are applied. The lock prevents two recounts from applying the same
+-- correction twice.
 create or replace function backline.recount(p_collection int, p_correct boolean default true) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -113,13 +114,13 @@ begin
       where d.measure <> 'rows' or not exists (
         select from backline.changes l where l.collection_id = $1 and l.kind = 't')
       group by d.measure, d.model_id having sum(d.amount) <> 0
-    ), corrected as (
-      insert into backline.counter_deltas (collection_id, measure, model_id, amount)
-      select $1, w.measure, w.model_id, w.amount from wrong w where $2
-    )
+    ) %2$s
     select coalesce(jsonb_object_agg(m.measure, m.amount), '{}')
     from (select w.measure, sum(w.amount) as amount from wrong w group by w.measure) m
-  $q$, format('%I.%I', c.table_schema, c.table_name)) into v_corrected using p_collection, p_correct;
+  $q$, format('%I.%I', c.table_schema, c.table_name), case when p_correct then $q$, corrected as (
+      insert into backline.counter_deltas (collection_id, measure, model_id, amount)
+      select $1, w.measure, w.model_id, w.amount from wrong w
+    ) $q$ end) into v_corrected using p_collection;
   return v_corrected;
 end $$;
 comment on function backline.recount is

@@ -121,18 +121,18 @@ end $$;
 --   code     the SQLSTATE to raise if the collection cannot be used
 --   problem  what is wrong, and remedy what mends it
 --   changed  why the texts of rows may have changed unseen
+--   named    the table that has the recorded name now
 --
 -- The table is the one with the recorded oid. After a dump and a restore it has another oid: it is then the
--- one of the recorded name with the collection's triggers.
+-- one of the recorded name with the collection's triggers. After a rename that was recorded, a table with
+-- the former name and the same columns is a replacement.
 create or replace function backline.resolve(
   c backline.collections, out d backline.collections,
-  out code text, out problem text, out remedy text, out changed text
+  out code text, out problem text, out remedy text, out changed text, out named oid
 ) language plpgsql stable set search_path = '' as $$
 declare
-  v_name constant text := format('%I.%I', c.table_schema, c.table_name);
+  v_name text := format('%I.%I', c.table_schema, c.table_name);
   v_command constant text := 'Run: backline reconcile ' || backline.shell_word(c.name);
-  v_named oid := (select k.oid from pg_catalog.pg_class k
-                  where k.oid = to_regclass(v_name) and k.relkind in ('r', 'p'));
   v_numbers constant int2[] := array[c.key_number, c.vector_number] || c.text_numbers;
   v_names constant text[] := array[c.key_column, c.embedding_column] || c.text_names;
   v_has_triggers constant boolean := backline.has_triggers(c.id, c.table_id);
@@ -140,18 +140,25 @@ declare
   p record;
 begin
   d := c;
+  if to_regclass(c.former_name) <> c.table_id and (
+       select n.names = v_names from backline.present_columns(
+         to_regclass(c.former_name), false, v_numbers, v_names) n) then
+    v_name := c.former_name;
+  end if;
+  named := (select k.oid from pg_catalog.pg_class k
+            where k.oid = to_regclass(v_name) and k.relkind in ('r', 'p'));
   -- Another table can have the recorded oid in a restored database.
   v_kept := exists (select from pg_catalog.pg_class k where k.oid = c.table_id and k.relkind in ('r', 'p'))
     and (v_has_triggers or (select n.names = v_names from backline.present_columns(
            c.table_id, true, v_numbers, array_fill(null::text, array[cardinality(v_names)])) n)
-         or v_named = c.table_id);
-  if v_named <> c.table_id and not v_has_triggers and backline.has_triggers(c.id, v_named) then
-    d.table_id := v_named;
+         or named = c.table_id);
+  if named <> c.table_id and not v_has_triggers and backline.has_triggers(c.id, named) then
+    d.table_id := named;
   elsif not coalesce(v_kept, false) then
     code := 'BL003';
-    problem := case when v_named is null then format('The table %s is gone.', v_name)
+    problem := case when named is null then format('The table %s is gone.', v_name)
       else format('%s is another table now, and the table that the collection followed is gone.', v_name) end;
-    remedy := case when v_named is null then
+    remedy := case when named is null then
         'Restore it, or drop the collection: backline drop ' || backline.shell_word(c.name)
       else v_command end;
     return;
@@ -159,7 +166,7 @@ begin
   select n.nspname, k.relname into strict d.table_schema, d.table_name
   from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
   where k.oid = d.table_id;
-  if v_named <> d.table_id then
+  if named <> d.table_id then
     problem := format('%s is another table now; the collection still follows %s.', v_name,
                       format('%I.%I', d.table_schema, d.table_name));
     remedy := v_command;
@@ -177,15 +184,24 @@ begin
       backline.shell_word(d.table_schema || '.' || d.table_name)) end;
     return;
   end if;
+  -- The triggers read columns by name until follow() makes them again. They miss edits of a column whose name
+  -- another one has now.
   select string_agg(case
-      when p.numbers[i] <> v_numbers[i] and d.table_id = c.table_id then
-        format('The column %s was dropped and added again.', p.names[i])
-      else format('The type of the column %s changed to %s.', p.names[i], p.types[i]) end, ' ' order by i)
+      when x.added then format('The column %s was dropped and added again.', p.names[x.i])
+      when x.taken then format('The column %s is called %s now, and its name is that of another column.',
+                               v_names[x.i], p.names[x.i])
+      else format('The type of the column %s changed to %s.', p.names[x.i], p.types[x.i]) end,
+    ' ' order by x.i)
   into changed
-  from generate_subscripts(p.numbers, 1) i
-  where p.numbers[i] <> v_numbers[i] and d.table_id = c.table_id
-     or i = 1 and p.types[i] <> split_part(c.key_type, ' collate ', 1)
-     or i > 2 and p.types[i] <> c.text_types[i - 2];
+  from (
+    select i, p.numbers[i] <> v_numbers[i] and d.table_id = c.table_id as added,
+           p.names[i] <> v_names[i] and exists (
+             select from pg_catalog.pg_attribute a where a.attrelid = d.table_id and a.attname = v_names[i]
+               and not a.attisdropped) as taken
+    from generate_subscripts(p.numbers, 1) i) x
+  where x.added or x.taken
+     or x.i = 1 and p.types[1] <> split_part(c.key_type, ' collate ', 1)
+     or x.i > 2 and p.types[x.i] <> c.text_types[x.i - 2];
   d.key_number := p.numbers[1];
   d.key_column := p.names[1];
   d.key_type := backline.key_type(d.table_id, d.key_number);
@@ -273,12 +289,52 @@ begin
     case when v_left > 0 then format('Rows left with %s partitions.', v_left) end), '');
 end $$;
 
+-- Returns those of p_keys that are values of a type. An array that only holds such keys is cast as a whole.
+create or replace function backline.castable(p_keys text[], p_type text) returns text[]
+language plpgsql stable set search_path = '' as $$
+declare
+  v_kept text[] := '{}';
+  v_key text;
+begin
+  execute format('select count(u.key::%s) from unnest($1) as u(key)', p_type) using p_keys;
+  return p_keys;
+exception when data_exception then
+  foreach v_key in array p_keys loop
+    begin
+      execute format('select $1::%s', p_type) using v_key;
+      v_kept := v_kept || v_key;
+    exception when data_exception then null;
+    end;
+  end loop;
+  return v_kept;
+end $$;
+
+-- Deletes the records of keys that are not values of the key's present type. No row can have them.
+create or replace function backline.forget_uncastable(p_collection int, p_type text) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_of text;
+begin
+  foreach v_of in array array['stamps', 'jobs', 'failures'] loop
+    execute format($q$
+      delete from backline.%I x using (
+        select array_agg(y.key) as keys from backline.%1$I y where y.collection_id = $1) k
+      where x.collection_id = $1 and x.key <> all (backline.castable(k.keys, $2))
+    $q$, v_of) using p_collection, p_type;
+  end loop;
+  update backline.changes l set keys = k.kept, amount = cardinality(k.kept)
+  from (select x.xid, x.id, backline.castable(x.keys, p_type) as kept from backline.changes x
+        where x.collection_id = p_collection and x.kind <> 't') k
+  where l.collection_id = p_collection and l.xid = k.xid and l.id = k.id and l.keys <> k.kept;
+end $$;
+
 -- Writes the present names of a collection back and makes its triggers again, if they differ from the
 -- recorded ones or if partitions came or went. Returns whether it did. Without the rights, or while the table
 -- is locked, it does nothing: definition() gives the present names in any case, and problems() reports what
 -- was not followed.
 create or replace function backline.follow(p_collection int) returns boolean
-language plpgsql set search_path = '' set lock_timeout = '200ms' as $$
+-- Writers queue behind a statement that waits to change the triggers of their table.
+language plpgsql set search_path = '' set lock_timeout = '50ms' as $$
 declare
   c backline.collections;
   k backline.keyword_indexes;
@@ -292,7 +348,13 @@ begin
     return false;
   end if;
   k := backline.keyword_definition(p_collection);
+  if (r.d).key_type <> c.key_type then
+    perform backline.forget_uncastable(p_collection, (r.d).key_type);
+  end if;
   update backline.collections o set members = v_members,
+    former_name = case when ((r.d).table_schema, (r.d).table_name) <> (o.table_schema, o.table_name)
+                       then coalesce(o.former_name, format('%I.%I', o.table_schema, o.table_name))
+                       else o.former_name end,
     table_id = (r.d).table_id, table_schema = (r.d).table_schema, table_name = (r.d).table_name,
     key_number = (r.d).key_number, key_column = (r.d).key_column, key_type = (r.d).key_type,
     vector_number = (r.d).vector_number, embedding_column = (r.d).embedding_column,
@@ -329,8 +391,7 @@ begin
   if r.problem is null then
     return false;
   end if;
-  v_table := case when r.code in ('BL002', 'BL004') then (r.d).table_id
-                  else to_regclass(format('%I.%I', c.table_schema, c.table_name)) end;
+  v_table := case when r.code in ('BL002', 'BL004') then (r.d).table_id else r.named end;
   if v_table is null then
     raise exception using errcode = r.code, message = r.problem || ' ' || r.remedy;
   end if;
@@ -349,11 +410,13 @@ begin
     raise exception using errcode = r.code, message = r.problem || ' ' || r.remedy;
   end if;
   update backline.collections o set table_id = v_table, members = backline.members(v_table),
+    table_schema = n.nspname, table_name = k.relname, former_name = null,
     key_number = p.numbers[1], vector_number = p.numbers[2], text_numbers = p.numbers[3:],
     key_type = backline.key_type(v_table, p.numbers[1]), text_types = p.types[3:],
     unscanned = concat_ws(' ', o.unscanned, case when v_table = c.table_id then 'The vector column was added.'
                                                  else 'The table was replaced.' end)
-  where o.id = p_collection;
+  from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
+  where o.id = p_collection and k.oid = v_table;
   update backline.keyword_indexes k set text_numbers = (
     select n.numbers from backline.present_columns(
       v_table, v_table = c.table_id, k.text_numbers, k.text_names) n)

@@ -73,7 +73,9 @@ begin
        backline.due_condition(p_collection),
        case when p_with_text then
          $t$ p.content, sha256(convert_to(p.content, 'UTF8')), $t$
-         || backline.cached_condition($h$sha256(convert_to(p.content, 'UTF8'))$h$)
+         -- A standby has no unlogged table.
+         || case when pg_catalog.pg_is_in_recovery() then 'false'
+                 else backline.cached_condition($h$sha256(convert_to(p.content, 'UTF8'))$h$) end
        else 'null::text, null::bytea, false' end)
   using p_collection, p_after, p_limit, c.model_id, c.long_text;
 end $$;

@@ -1,8 +1,8 @@
 -- Builds and maintains the keyword index.
 
 -- Returns the terms of a text. A hyphenated word is indexed both in parts and joined, so that "lo-fi", "lofi"
--- and "lo fi" match. Only the first 100,000 characters are indexed: a tsvector holds at most 1 MB, and a
--- longer text must not fail the user's statement.
+-- and "lo fi" match. Only the first 100,000 characters are indexed, or 50,000 if these have more than 200,000
+-- bytes: a tsvector holds at most 1 MB, and no text may stop the change log.
 create or replace function backline.terms(p_language regconfig, p_text text) returns tsvector
 language plpgsql stable parallel safe set search_path = '' as $$
 declare
@@ -10,6 +10,9 @@ declare
   v_joined text;
   v_terms tsvector;
 begin
+  if octet_length(v_text) > 200000 then
+    v_text := left(v_text, 50000);
+  end if;
   if strpos(v_text, '-') = 0 then
     return to_tsvector(p_language, v_text);
   end if;
@@ -25,9 +28,8 @@ end $$;
 -- Returns the statement that indexes the rows of p_source, a query for key and content. Rows that are already
 -- indexed stay unchanged.
 --
--- A session plans the statement once, often for a single row, and reuses the plan for 10,000. It therefore
--- contains no joins: "in (...) is true" is always a hash look-up, while a join can become 10,000 scans of
--- 10,000 rows.
+-- The planner does not know the number of keys. The statement therefore contains no joins: "in (...) is true"
+-- is always a hash look-up, while a join can become 10,000 scans of 10,000 rows.
 create or replace function backline.index_statement(p_collection int, p_source text) returns text
 language sql stable set search_path = '' as $$
   select format($q$
@@ -79,8 +81,8 @@ set enable_mergejoin = off as $$
   select array(select g.key from gone g);
 $$;
 
--- Indexes the present texts of rows in place of the earlier ones. Without p_all, and until the index is built,
--- rows that it does not have yet are left to build_keywords_page().
+-- Indexes the present texts of rows in place of the earlier ones. Without p_all, and until the index is
+-- built, rows that it does not have yet are left to build_keywords_page().
 create or replace function backline.index_keys(p_collection int, p_keys text[], p_all boolean default false)
 returns void
 language plpgsql set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
@@ -107,10 +109,25 @@ begin
   end if;
 end $$;
 
+-- Indexes the present texts of edited rows. If that fails, as with a dropped language, the index is marked as
+-- incomplete without these rows: keywords must not stop the jobs. build_keywords_page() raises the error.
+create or replace function backline.follow_keywords(p_collection int, p_keys text[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+  perform backline.index_keys(p_collection, p_keys);
+exception when others then
+  if left(sqlstate, 2) in ('40', '53', '55', '57', '58') then  -- the next attempt may succeed
+    raise;
+  end if;
+  perform backline.unindex_keys(p_collection, p_keys);
+  update backline.keyword_indexes k set built_at = null where k.collection_id = p_collection;
+end $$;
+
 -- Deletes every document of a collection. p_built marks the index as complete, which it is for an empty
--- table.
+-- table. The lock waits for a compaction, because this statement does not see the postings that it merges.
 create or replace function backline.empty_keywords(p_collection int, p_built boolean) returns void
 language sql set search_path = '' as $$
+  select backline.lock(p_collection, 'compaction');
   delete from backline.postings where collection_id = p_collection;
   delete from backline.documents where collection_id = p_collection;
   delete from backline.document_counts where collection_id = p_collection;
@@ -158,7 +175,8 @@ comment on function backline.set_keywords is
 create or replace function backline.build_keywords_page(
   p_collection int, p_after text, p_limit int,
   out scanned bigint, out indexed bigint, out last_key text
-) language plpgsql set search_path = '' as $$
+) language plpgsql set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
 declare
   c backline.collections;
   v_keys text[];
@@ -185,7 +203,8 @@ comment on function backline.build_keywords_page is
 
 -- Marks the keyword index as complete if every row of the table is in it.
 create or replace function backline.keywords_are_built(p_collection int) returns boolean
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
 declare
   c backline.collections;
   v_missing boolean;
@@ -264,6 +283,10 @@ create or replace function backline.keywords_follow() returns trigger
 language plpgsql set search_path = '' as $$
 begin
   if tg_op = 'INSERT' then
+    -- try_lock() would wait for another session that inserts the row.
+    insert into backline.locks (collection_id, name)
+    select new.id, u.name from unnest(array['log', 'scan', 'compaction']) as u(name)
+    on conflict do nothing;
     perform backline.set_keywords(new.id);
     return new;
   end if;

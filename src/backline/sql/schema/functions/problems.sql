@@ -105,8 +105,9 @@ begin
   else
     select * into o from backline.compare_sample(c, v_open, least(100, 30000.0 / greatest(v_rows, 1)));
     v_sampled := ' of 20 sampled';
-    select sum(case when t.measure in ('embedded', 'blank', 'pending', 'failed') and t.model_id in (0, c.model_id)
-                    then t.amount when t.measure = 'rows' then -t.amount else 0 end)
+    select sum(case when t.measure = 'rows' then -t.amount
+                    when t.measure = 'long' or t.model_id not in (0, c.model_id) then 0
+                    else t.amount end)
     into v_surplus from backline.counter_deltas t where t.collection_id = c.id;
     if v_surplus > 0 and v_open = '{}' and o.orphans = '{}' then
       return query select 'orphans', format('%s more records than rows.', v_surplus);

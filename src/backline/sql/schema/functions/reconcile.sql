@@ -32,7 +32,7 @@ begin
       select p.key, p.position, p.content = '' as blank, p.embedding, s.ctid as stamp, s.stale, s.model_id,
         s.blank as stamped_blank, s.fingerprint, s.content_hash is distinct from h.hash as differs,
         f.ctid as failure, f.model_id = $4 and f.content_hash = h.hash as dead,
-        j.waits or p.key = any ($8) and coalesce(s.stale, true) as waits,
+        j.waits or p.key = any ($7) and coalesce(s.stale, true) as waits,
         (p.key in (select backline.logged_keys($1))) is true as logged
       from page p
       cross join lateral (select sha256(convert_to(p.content, 'UTF8')) as hash) h
@@ -63,29 +63,32 @@ begin
             then 'vector that Backline did not write'
         end as problem
       from examined n
-    ), distrusted as (
-      delete from backline.stamps s where $7 and s.ctid = any (array(
-        select d.stamp from classified d
-        where d.problem is not null and d.stamp is not null and not d.differs))
-    ), marked as (
-      update backline.stamps s set stale = true where $7 and not s.stale and s.ctid = any (array(
-        select d.stamp from classified d where d.problem is not null and d.stamp is not null and d.differs))
-    ), requeued as (
-      delete from backline.failures f where $7 and f.ctid = any (array(
-        select d.failure from classified d where d.problem is not null and d.failure is not null))
-    ), queued as (
-      insert into backline.jobs (collection_id, key, priority)
-      select $1, d.key, 1 from classified d where $7 and d.problem is not null order by d.key
-      on conflict do nothing
-    )
+    ) %6$s
     select count(*), (array_agg(d.key order by d.position desc))[1],
       coalesce(jsonb_agg(jsonb_build_object('key', d.key, 'problem', d.problem) order by d.position)
                filter (where d.problem is not null), '[]')
     from classified d
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
-       case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end)
+       case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end,
+       -- A read-only transaction refuses a statement that could write, even if it would not.
+       case when p_repair then $q$
+    , distrusted as (
+      delete from backline.stamps s where s.ctid = any (array(
+        select d.stamp from classified d
+        where d.problem is not null and d.stamp is not null and not d.differs))
+    ), marked as (
+      update backline.stamps s set stale = true where not s.stale and s.ctid = any (array(
+        select d.stamp from classified d where d.problem is not null and d.stamp is not null and d.differs))
+    ), requeued as (
+      delete from backline.failures f where f.ctid = any (array(
+        select d.failure from classified d where d.problem is not null and d.failure is not null))
+    ), queued as (
+      insert into backline.jobs (collection_id, key, priority)
+      select $1, d.key, 1 from classified d where d.problem is not null order by d.key
+      on conflict do nothing
+    ) $q$ end)
   into scanned, last_key, problems
-  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection, p_repair, v_leased;
+  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection, v_leased;
 end $$;
 comment on function backline.reconcile_page is
   'API: finds due rows without a job in the page after key p_after and, with p_repair, enqueues them.';
@@ -116,13 +119,14 @@ begin
         select true as present from %2$s r
         where r.%3$I = p.key::%4$s and r.%3$I::text = p.key offset 0) r on true
       where r.present is null and (p.key in (select backline.logged_keys($1))) is not true
-    ), deleted as (
-      delete from backline.%1$I x where $4 and x.ctid = any (array(select o.id from orphans o))
-    )
+    ) %5$s
     select (select count(*) from page), array(select o.key from orphans o order by o.key),
            (select max(p.key) from page p)
-  $q$, p_of, format('%I.%I', c.table_schema, c.table_name), c.key_column, c.key_type)
-  into scanned, keys, last_key using p_collection, p_after, p_limit, p_repair;
+  $q$, p_of, format('%I.%I', c.table_schema, c.table_name), c.key_column, c.key_type,
+       case when p_repair then format($q$, deleted as (
+      delete from backline.%I x where x.ctid = any (array(select o.id from orphans o))
+    ) $q$, p_of) end)
+  into scanned, keys, last_key using p_collection, p_after, p_limit;
 end $$;
 comment on function backline.reconcile_orphans is
   'API: finds stamps, jobs or failures of rows that do not exist and, with p_repair, deletes them.';

@@ -7,7 +7,8 @@ create or replace function backline.triggered_tables(p_collection int) returns s
 language sql stable set search_path = '' as $$
   select t.oid::regclass
   from backline.collections c
-  join pg_catalog.pg_class k on k.oid = c.table_id
+  cross join lateral backline.resolve(c) r
+  join pg_catalog.pg_class k on k.oid = (r.d).table_id
   left join lateral pg_catalog.pg_partition_tree(k.oid) p on k.relkind = 'p'
   join pg_catalog.pg_class t on t.oid = coalesce(p.relid, k.oid) and t.relkind in ('r', 'p')
   where c.id = p_collection;
@@ -22,7 +23,8 @@ language sql stable set search_path = '' as $$
            case when to_regprocedure('pg_catalog.pg_column_toast_chunk_id("any")') is not null then
              '((pg_column_toast_chunk_id(n.%1$I) = pg_column_toast_chunk_id(o.%1$I)) is not true and %2$s)'
            else '%2$s' end,
-           u.name, format('n.%1$I::text collate "C" is distinct from o.%1$I::text collate "C"', u.name)), ' or ')
+           u.name, format('n.%1$I::text collate "C" is distinct from o.%1$I::text collate "C"', u.name)),
+         ' or ')
          || ' or n."backline empty" <> o."backline empty"'
   from unnest(p_columns) as u(name);
 $$;
@@ -30,9 +32,9 @@ $$;
 -- Returns the body of a trigger function. p_capture reads the keys into v_keys. If that fails because the
 -- table's definition has changed, p_by_number does it with %I for the present name of the key column.
 --
--- The line is inserted in a block that catches every error, and never waits for a lock. Then its lock protects the log until the
--- transaction ends, and later statements insert without a block: a host that writes a thousand rows one by one
--- needs one subtransaction.
+-- The line is inserted in a block that catches every error and waits for no lock. Then its own lock protects
+-- the log until the transaction ends, and later statements insert without a block: a host that writes a
+-- thousand rows one by one needs one subtransaction.
 create or replace function backline.capture_body(
   p_collection int, p_kind text, p_sign int, p_capture text, p_by_number text, p_table regclass, p_key int2
 ) returns text language sql immutable set search_path = '' as $$
@@ -43,6 +45,11 @@ create or replace function backline.capture_body(
       v_removed text[];
       v_moved boolean;
     begin
+      -- complete() sets it while it writes vectors, and checks what becomes of its rows itself. Statements
+      -- of the host's triggers have a greater depth.
+      if current_setting('backline.writing', true) = '%1$s' and pg_trigger_depth() = 1 then
+        return null;
+      end if;
       begin
         %4$s
       exception when others then
@@ -82,9 +89,56 @@ create or replace function backline.capture_body(
         end if;$i$, p_collection, p_sign));
 $$;
 
+-- Returns the clauses that make values the same text in every session, if the text of a column's type depends
+-- on settings. They take 5 µs a statement.
+create or replace function backline.text_settings(p_table oid, p_columns text[]) returns text
+language sql stable set search_path = '' as $$
+  select case when bool_or(t.typtype <> 'e' and t.oid <> all (array[
+    'text', 'varchar', 'bpchar', 'name', 'int2', 'int4', 'int8', 'numeric', 'bool', 'uuid', 'json', 'jsonb'
+  ]::regtype[])) then $s$ set timezone = 'UTC' set datestyle = 'ISO, YMD' set intervalstyle = 'postgres'
+    set bytea_output = 'hex' set extra_float_digits = 1 $s$ else '' end
+  from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
+  where a.attrelid = p_table and a.attname::text = any (p_columns) and not a.attisdropped;
+$$;
+
+-- Returns the statements that read the keys of changed rows after an update. The query for many rows is
+-- planned at each statement, for the number of its rows. It compares sums of hashes first, which is faster
+-- than a join if no text has changed.
+create or replace function backline.capture_update(c backline.collections, p_columns text[]) returns text
+language plpgsql stable set search_path = '' as $$
+declare
+  -- These keys are equal if their texts are.
+  v_plain constant boolean := c.key_type in ('smallint', 'integer', 'bigint', 'uuid');
+  v_key constant text := format('r.%I%s', c.key_column, case when not v_plain then '::text collate "C"' end);
+  v_rows constant text := format('select %s as "backline key", r.%I is null as "backline empty", %s from ',
+    v_key, c.embedding_column,
+    (select string_agg(format('r.%I', u.name), ', ') from unnest(p_columns) as u(name)));
+  v_query constant text := format(
+    'select array_agg(n."backline key"::text), bool_or(o."backline key" is null) %%s '
+    'from (%1$s new_rows r) n left join (%1$s old_rows r) o on o."backline key" = n."backline key" '
+    'where (o."backline key" is null or %2$s) %%s', v_rows, backline.changed_condition(p_columns));
+  v_sum constant text := format(
+    '(select sum(hashtextextended(concat_ws(''/'', %s, r.%I is null, r.%I), 0)) from %%s r)',
+    (select string_agg(format('length(r.%1$I::text), r.%1$I', u.name), ', ')
+     from unnest(p_columns) as u(name)),
+    c.embedding_column, c.key_column);
+begin
+  return format($q$
+    if exists (select from new_rows offset 100) then
+      execute %1$L into v_keys, v_moved;
+    else
+      %2$s;
+    end if;
+    if v_moved then
+      v_removed := array(select %3$s::text from old_rows r except select %3$s::text from new_rows r);
+    end if; $q$,
+    format(v_query, '', format('and %s is distinct from %s',
+                               format(v_sum, 'new_rows'), format(v_sum, 'old_rows'))),
+    format(v_query, 'into v_keys, v_moved', ''), v_key);
+end $$;
+
 -- Generates the trigger functions of one collection. They are security definer, because a role that edits the
--- table needs no rights in this schema. The settings make keys the same text in every session, and the planner
--- use a hash join, which is fast for one row and for a million.
+-- table needs no rights in this schema.
 create or replace function backline.install_triggers(p_collection int) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -92,61 +146,41 @@ declare
   v_table regclass;
   v_on regclass;
   v_columns text[];
-  v_row text;
   v_key text;
   v_event record;
 begin
   c := backline.definition(p_collection);
   v_table := format('%I.%I', c.table_schema, c.table_name)::regclass;
-  v_key := format('r.%I::text collate "C"', c.key_column);
+  v_key := format('r.%I::text', c.key_column);
   v_columns := array(
     select a.attname from pg_catalog.pg_attribute a
-    where a.attrelid = v_table and not a.attisdropped and a.attname::text = any (
-      c.text_names || (backline.keyword_definition(c.id)).text_names));
-  v_row := format('select %s as "backline key", r.%I is null as "backline empty", %s from ', v_key,
-                  c.embedding_column, (select string_agg(format('r.%I', u.name), ', ')
-                                       from unnest(v_columns) as u(name)));
+    where a.attrelid = v_table and not a.attisdropped and a.attnum = any (
+      c.text_numbers || (backline.keyword_definition(c.id)).text_numbers));
   for v_event in
     select * from (values
-      ('insert', 'inserted', 'referencing new table as new_rows', 1,
+      ('insert', 'inserted', '+', 'referencing new table as new_rows', 1,
        format('select array_agg(%s) into v_keys from new_rows r;', v_key),
        'select array_agg(r.%I::text) from new_rows r'),
-      ('delete', 'deleted', 'referencing old table as old_rows', -1,
+      ('delete', 'deleted', '-', 'referencing old table as old_rows', -1,
        format('select array_agg(%s) into v_keys from old_rows r;', v_key),
        'select array_agg(r.%I::text) from old_rows r'),
-      ('update', 'updated', 'referencing old table as old_rows new table as new_rows', 0,
-       format($q$
-         select array_agg(n."backline key"), bool_or(o."backline key" is null) into v_keys, v_moved
-         from (%1$s new_rows r) n left join (%1$s old_rows r) o on o."backline key" = n."backline key"
-         where o."backline key" is null or %2$s;
-         if v_moved then
-           v_removed := array(select %3$s from old_rows r except select %3$s from new_rows r);
-         end if; $q$, v_row, backline.changed_condition(v_columns), v_key),
+      ('update', 'updated', '~', 'referencing old table as old_rows new table as new_rows', 0,
+       backline.capture_update(c, v_columns),
        'select array_agg(k.key) from (select r.%1$I::text from new_rows r '
        'union select r.%1$I::text from old_rows r) as k(key)'),
-      ('truncate', 'truncated', '', 0, 'v_keys := ''{}'';', '')
-    ) as e(event, done, tables, sign, capture, by_number)
+      ('truncate', 'truncated', 't', '', 0, 'v_keys := ''{}'';', '')
+    ) as e(event, done, kind, tables, sign, capture, by_number)
   loop
-    execute format('create or replace function backline.%I() returns trigger language plpgsql security definer '
-      'set search_path = '''' set timezone = ''UTC'' set datestyle = ''ISO, YMD'' '
-      'set intervalstyle = ''postgres'' set bytea_output = ''hex'' set extra_float_digits = 1 '
-      'set enable_nestloop = off set enable_mergejoin = off as %L', 'c' || c.id || '_' || v_event.done,
-      backline.capture_body(
-        c.id, case v_event.event when 'insert' then '+' when 'delete' then '-' when 'update' then '~' else 't' end,
-        v_event.sign, v_event.capture, v_event.by_number, v_table,
-        (select a.attnum from pg_catalog.pg_attribute a
-         where a.attrelid = v_table and a.attname = c.key_column and not a.attisdropped)));
+    execute format('create or replace function backline.%I() returns trigger language plpgsql '
+                   'security definer set search_path = '''' %s as %L', 'c' || c.id || '_' || v_event.done,
+                   backline.text_settings(v_table, v_columns || c.key_column),
+                   backline.capture_body(c.id, v_event.kind, v_event.sign, v_event.capture, v_event.by_number,
+                                         v_table, c.key_number));
     execute format('revoke all on function backline.%I() from public', 'c' || c.id || '_' || v_event.done);
     for v_on in select backline.triggered_tables(c.id) loop
-      -- complete() sets backline.writing while it writes vectors, and checks what becomes of its rows itself.
-      -- Statements of the host's triggers have a greater depth.
-      execute format('create or replace trigger %I after %s on %s %s for each statement %s '
-                     'execute function backline.%I()',
-                     'backline_c' || c.id || '_' || v_event.event, v_event.event, v_on, v_event.tables,
-                     case v_event.event when 'update' then format(
-                       'when (current_setting(''backline.writing'', true) is distinct from ''%s'' '
-                       'or pg_trigger_depth() > 0)', c.id)
-                     else '' end, 'c' || c.id || '_' || v_event.done);
+      execute format('create or replace trigger %I after %s on %s %s for each statement execute function '
+                     'backline.%I()', 'backline_c' || c.id || '_' || v_event.event, v_event.event, v_on,
+                     v_event.tables, 'c' || c.id || '_' || v_event.done);
     end loop;
   end loop;
 end $$;
@@ -164,7 +198,7 @@ end $$;
 -- Returns the triggers of a collection that do not fire.
 create or replace function backline.trigger_problems(p_collection int) returns table (name text, problem text)
 language sql stable rows 8 set search_path = '' as $$
-  select case when k.relkind = 'p' or k.relispartition then e.name || ' on ' || k.oid::regclass else e.name end,
+  select e.name || case when k.relkind = 'p' or k.relispartition then ' on ' || k.oid::regclass else '' end,
          case when t.oid is null then 'missing' else 'disabled' end
   from backline.triggered_tables(p_collection) as r(id)
   join pg_catalog.pg_class k on k.oid = r.id

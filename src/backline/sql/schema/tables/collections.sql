@@ -21,8 +21,8 @@ create table backline.models (
 create table backline.collections (
   id               int generated always as identity primary key,
   name             text not null unique,
-  -- The table and its columns by oid and number, which a rename does not change. The names beside them are the
-  -- last ones seen; definition() returns the present ones.
+  -- The table and its columns by oid and number, which a rename does not change. The names are those that
+  -- follow() recorded; definition() returns the present ones.
   table_id         oid  not null,
   key_number       int2 not null,
   vector_number    int2 not null,
@@ -42,8 +42,9 @@ create table backline.collections (
   -- or not at all, as a dead letter.
   long_text        text not null default 'truncate' check (long_text in ('truncate', 'average', 'reject')),
   created_at       timestamptz not null default now(),
+  former_name      text,                    -- of the table, before a rename that follow() recorded
   members          oid[] not null default '{}',  -- the partitions or children that were seen, see problems()
-  unscanned        text,                    -- why rows may have changed unseen; null after a scan of every row
+  unscanned        text,                    -- why rows may have changed unseen, until a scan of every row
   scanned_at       timestamptz,             -- the end of the last scan of every row
   missed           bigint not null default 0,  -- the value of the sequence missed at that scan
   unique (table_id, vector_number)

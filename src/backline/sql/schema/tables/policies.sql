@@ -12,6 +12,7 @@ begin
     select c.oid from pg_catalog.pg_class c
     where c.relnamespace = 'backline'::regnamespace and c.relkind = 'r' and c.relrowsecurity
   loop
+    execute format('drop policy if exists "service role" on %s', v_table);
     execute format('create policy "service role" on %s to service_role '
                    'using (true) with check (true)', v_table);
   end loop;

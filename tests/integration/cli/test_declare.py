@@ -1,0 +1,170 @@
+"""add refuses what cannot work, hints survive a shell, and commands ask for the collection."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import LiteralString
+
+import psycopg
+import pytest
+from tests.integration.cli.conftest import BACKLINE, Cli, Outcome, Sql
+
+NAME = """it's "$(touch pwned)" `touch pwned`; touch pwned & [bold] %s"""
+OR_ANOTHER_NAME = "; or choose another --name"
+SOURCE = Path(__file__).resolve().parents[3] / "src" / "backline"
+
+
+def paste(cli: Cli, hint: str) -> Outcome:
+    """Run a hint as a shell does, after checking that it is a call of backline."""
+    assert hint.startswith("backline ")
+    done = subprocess.run(
+        ["bash", "-c", hint.replace("backline ", f"{BACKLINE} ", 1)],
+        cwd=cli.folder, env=cli._environment({}), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, (hint, done.stdout, done.stderr)
+    assert not (cli.folder / "pwned").exists(), hint
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def hint_after(label: str, text: str) -> str:
+    """Return the command that follows a label, to the end of its line."""
+    found = re.search(rf"{label} (backline .*?)\.?$", text, re.MULTILINE)
+    assert found, text
+    return found[1]
+
+
+def test_every_hint_survives_a_shell(cli: Cli, sql: Sql, tickets: None) -> None:
+    """The name holds what a shell expands, and what the console reads as markup."""
+    add = ("add", "tickets", "--text", "{title}'s", "--model", "hash@8", "--name", NAME)
+    cli(*add)
+    error = cli(*add, "--column", "other", "--json", code=2).json["error"]
+    paste(cli, hint_after("Drop it first:", error["message"].removesuffix(OR_ANOTHER_NAME)))
+    added = cli(*add)
+    assert "embedded  120 rows" in paste(cli, hint_after("Next:", added.out)).out
+    sql("set session_replication_role = replica")  # no trigger sees the update
+    sql("update tickets set embedding = null where id = 1")
+    first, _, second = hint_after("Repair:", cli("verify", NAME, code=1).out).partition(" && ")
+    reconciled = paste(cli, first)
+    assert "embedded  1 row" in paste(cli, hint_after("Embed:", reconciled.out)).out
+    assert "Nothing to do" in paste(cli, second).out
+    assert (
+        "No dead letters" in paste(cli, hint_after("See:", cli("failures", "retry", NAME).out)).out
+    )
+    changed = cli("model", "use", NAME, "hash@8")
+    assert "embedded" in paste(cli, hint_after("again:", changed.out)).out
+    assert NAME in cli("status").out
+
+
+def test_hint_declares_the_same_collection_with_another_column(
+    cli: Cli, sql: Sql, tickets: None
+) -> None:
+    """The hint keeps the name, the key, the template and the model."""
+    declared: LiteralString = (
+        "select name, key_column, text_template, model_id from backline.collections"
+    )
+    cli("add", "tickets", "--text", "{title}'s $x", "--model", "hash@8", "--name", NAME)
+    before = sql(declared)
+    sql("alter table tickets alter column embedding type extensions.vector(9)")
+    error = cli("backfill", NAME, "--json", code=2).json["error"]
+    for command in hint_after("into a new column:", error["message"]).split(" && "):
+        paste(cli, command)
+    assert sql(declared) == before
+    assert cli("backfill", NAME, "--json").json["complete"]
+
+
+def test_hint_mends_a_dropped_column(cli: Cli, sql: Sql, tickets: None) -> None:
+    cli("add", "tickets", "--text", "{title}", "--model", "hash@8", "--name", NAME)
+    sql("alter table tickets drop column embedding")
+    error = cli("backfill", NAME, "--json", code=2).json["error"]
+    paste(cli, hint_after("Run:", error["message"]))
+    assert cli("backfill", NAME, "--json").json["complete"]
+
+
+def test_no_hint_is_built_without_quoting() -> None:
+    """A value goes into a command through errors.command, which quotes it."""
+    unquoted = re.compile(r"""f["'][^"'\n]*\bbackline [a-z]+( [a-z]+)* (--[a-z]+ )?['"]?\{(?!\{)""")
+    found = [
+        f"{file.relative_to(SOURCE)}: {line.strip()}"
+        for file in SOURCE.rglob("*.py")
+        for line in file.read_text().splitlines()
+        if unquoted.search(line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("name", ["My Notes", "o'clock", "täg-1", 'say "hi"'])
+def test_table_is_named_as_it_stands(cli: Cli, sql: Sql, name: str) -> None:
+    quoted = '"' + name.replace('"', '""') + '"'
+    sql("create schema crm")
+    create: LiteralString = "create table crm.%s (id int primary key, body text)"
+    sql(create.replace("%s", quoted))
+    sql("insert into crm.%s values (1, 'one')".replace("%s", quoted))
+    added = cli("add", f"crm.{name}", "--text", "{body}", "--model", "hash@8")
+    assert "embedded  1 row" in paste(cli, hint_after("Next:", added.out)).out
+    assert cli("verify", f"crm.{name}", "--json").json["collection"] == name
+    assert cli("search", "one", "--json").json["collection"] == name
+
+
+# --- publications ---------------------------------------------------------------------------------
+
+
+def test_published_table_needs_the_flag(cli: Cli, sql: Sql, tickets: None) -> None:
+    sql("create publication copies for table tickets")
+    add = ("add", "tickets", "--text", "{title}", "--model", "hash@8")
+    refused = cli(*add, code=2)
+    assert "published (copies)" in refused.err and "--published" in refused.err
+    assert sql("select * from tickets where id = 1") == [(1, "ticket 1", "body of 1")]
+    cli(*add, "--published")
+    assert cli("backfill", "--json").json["complete"]
+
+
+def test_refused_update_prints_the_cure_and_no_line_of_the_driver(
+    cli: Cli, sql: Sql, collection: str
+) -> None:
+    sql("alter table tickets replica identity nothing")
+    sql("create publication copies for table tickets")
+    for command in ("backfill", "sync"):
+        ended = cli(command, code=1)
+        assert "replica identity full" in ended.out + ended.err
+        assert not re.search("psycopg|connection|Error\\b", ended.err), ended.err
+    sql("alter table tickets replica identity full")
+    assert cli("backfill", "--json").json["complete"]
+
+
+def test_migrate_refuses_where_every_table_is_published(bare: Cli, empty_database: str) -> None:
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute("create publication copies for all tables")
+    bare.environment["DATABASE_URL"] = empty_database
+    assert "--published" in bare("migrate", code=2).err
+    assert bare("migrate", "--published", "--json").json["applied"]
+
+
+# --- the default collection -----------------------------------------------------------------------
+
+ON_ONE_COLLECTION = [
+    "backfill", "backfill --dry-run", "sync", "verify", "reconcile", "index", "failures list",
+    "failures retry", "failures drop", "search ticket", "suggest ticket",
+]  # fmt: skip
+
+
+def test_one_of_several_collections_is_never_guessed(cli: Cli, collection: str) -> None:
+    cli("migrate", "--music")
+    for command in ON_ONE_COLLECTION:
+        refused = cli(*command.split(), code=2).err
+        assert "Say which collection: music_knowledge, tickets." in refused, command
+        assert "--collection" in refused
+
+
+def test_migrate_leaves_the_only_collection_the_default(bare: Cli, empty_database: str) -> None:
+    bare.environment["DATABASE_URL"] = empty_database
+    bare("migrate")
+    (bare.folder / "t.jsonl").write_text('{"id": 1, "body": "I want a refund"}\n')
+    bare("load", "t.jsonl", "--table", "tickets")
+    bare("add", "tickets", "--text", "{body}", "--model", "hash@8")
+    assert bare("backfill", "--json").json["collection"] == "tickets"
+    assert "Verify tickets: passed" in bare("verify").out
+    found = bare("search", "refund")
+    assert found.out.startswith("tickets: 1 hit\n")
+    assert [c["collection"] for c in bare("status", "--json").json["collections"]] == ["tickets"]
