@@ -32,6 +32,7 @@ def texts(count: int) -> list[str]:
 
 async def clear_queue(world: RestWorld) -> None:
     """Delete the jobs that triggers enqueued, so that only a scan finds the rows."""
+    await world.apply_changes()
     await world.sql("delete from backline.jobs")
 
 
