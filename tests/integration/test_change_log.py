@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -222,35 +221,6 @@ async def test_large_statement_that_cannot_be_logged_goes_on(world: World) -> No
         await execute(user, "alter table backline.changes drop constraint changes_amount_check")
         await user.commit()
     assert [r["amount"] for r in await lines(world)] == [1]
-
-
-@pytest.mark.parametrize("shadow", ["text", "char"])
-async def test_trigger_uses_no_type_of_the_session(world: World, shadow: str) -> None:
-    """A trigger has the rights of its owner. The check of a domain would run with them."""
-    role = f"editor_{world.collection.id}_{time.monotonic_ns()}"
-    await world.sql(f"create role {role}")
-    try:
-        await world.sql(f"grant select, insert, update, delete on notes to {role}")
-        async with await connect(world.store.connector.conninfo) as user:
-            await execute(user, f"set role {role}")
-            await execute(
-                user,
-                "create function pg_temp.seize() returns bool language plpgsql as $$ begin "
-                "raise exception 'seized' using errcode = 'query_canceled'; end $$",
-            )
-            await execute(
-                user,
-                f'create domain pg_temp."{shadow}" as pg_catalog."{shadow}" '
-                "check (pg_temp.seize())",
-            )
-            await execute(user, "create temp table pg_attribute (attrelid oid, attnum int)")
-            await execute(user, "insert into notes (id, body) values (1, 'one'), (2, 'two')")
-            await execute(user, "update notes set body = 'ONE' where id = 1")
-            await execute(user, "delete from notes where id = 2")
-        assert [r["kind"] for r in await lines(world)] == ["+", "~", "-"]
-    finally:
-        await world.sql(f"drop owned by {role}")
-        await world.sql(f"drop role {role}")
 
 
 async def test_serializable_transaction_does_not_fail_because_of_a_worker(world: World) -> None:

@@ -23,7 +23,7 @@ create or replace function backline.complete(
   p_path text default pg_catalog.current_setting('search_path'), p_long boolean[] default null
 ) returns table (key text, outcome text)
 language plpgsql rows 10
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set lock_timeout = '200ms'
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
@@ -212,7 +212,7 @@ begin
     using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection, v_free,
           v_written, v_updated;
   end if;
-  perform pg_catalog.set_config('search_path', '', true);
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   perform pg_catalog.set_config('backline.writing', '', true);
 
   -- Counts only the rows that this call stamped, so that a repeated call counts nothing twice.
@@ -244,7 +244,7 @@ create or replace function backline.resolve_unwritten(
 )
 returns table (key text, outcome text)
 language plpgsql rows 10
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -332,7 +332,7 @@ end $$;
 create or replace function backline.confirm(
   p_call uuid, p_collection int, p_worker bigint, p_run bigint,
   p_keys text[], p_hashes bytea[], p_leases bigint[], p_batches bigint, p_model int
-) returns jsonb language plpgsql set search_path = ''
+) returns jsonb language plpgsql set search_path = pg_catalog, pg_temp
 set jit = off set plan_cache_mode = 'force_custom_plan' as $$
 declare
   v_repeated boolean; v_result jsonb; v_actions jsonb;
@@ -363,7 +363,7 @@ comment on function backline.confirm is
 -- Trims the cache of vectors to p_bytes by deleting the oldest, at most p_limit at a time. Sequence numbers
 -- give the number of rows, since only failed calls leave gaps. The newest rows give their size.
 create or replace function backline.trim_vectors(p_bytes bigint, p_limit int default 20000) returns int
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   with newest as materialized (
     select v.seq, 4 * extensions.vector_dims(v.embedding) + 150 as bytes
     from backline.vectors v order by v.seq desc limit 100
