@@ -191,7 +191,7 @@ async def in_flight(world: World) -> dict[str, int]:
 
 
 async def check_recovered(world: World) -> None:
-    """Assert that nothing that `leave_work` left is lost, and that old and new lines are applied."""
+    """Assert that nothing of `leave_work` is lost, and that old and new lines are applied."""
     await world.check_consistent()
     await world.sql("update notes set body = 'restored ' || body where id between 505 and 515")
     await world.sql("delete from notes where id = 20")
