@@ -22,6 +22,9 @@ _FUNCTION: Final = re.compile(
 _TABLE: Final = re.compile(
     r"^create (?:unlogged )?table backline\.(\w+) \(\n(.*?)^\)", re.MULTILINE | re.DOTALL
 )
+_COLUMN: Final = re.compile(
+    r"^alter table backline\.(\w+) add column (?:if not exists )?(\w+)( [^;]*);$", re.MULTILINE
+)
 _INDEX: Final = re.compile(r"^create (?:unique )?index (\w+) on backline\.", re.MULTILINE)
 _SEQUENCE: Final = re.compile(r"^create sequence backline\.(\w+)", re.MULTILINE)
 _TRIGGER: Final = re.compile(
@@ -30,7 +33,8 @@ _TRIGGER: Final = re.compile(
 _KEY: Final = re.compile(r"^(primary key|unique) \(([^)]*)\)")
 _NO_COLUMN: Final = re.compile(r"^(primary key|unique|check|constraint|foreign key|exclude)\b")
 _REPEATABLE: Final = re.compile(
-    r"^create ((?:unlogged )?table|(?:unique )?index|sequence|schema) (?!if not exists)",
+    r"^(create (?:(?:unlogged )?table|(?:unique )?index|sequence|schema)"
+    r"|alter table backline\.\w+ add column) (?!if not exists)",
     re.MULTILINE,
 )
 
@@ -67,8 +71,8 @@ def objects(vector_schema: str) -> Objects:
 
 
 def repeatable(text: str) -> str:
-    """Return a migration that leaves the tables, indexes and sequences alone that exist."""
-    return _REPEATABLE.sub(r"create \1 if not exists ", text)
+    """Return a migration that leaves tables, columns, indexes and sequences alone that exist."""
+    return _REPEATABLE.sub(r"\1 if not exists ", text)
 
 
 def definitions(text: str) -> str:
@@ -84,6 +88,8 @@ def parse(texts: Iterable[str]) -> Objects:
         functions |= _functions(text)
         for name, body in _TABLE.findall(text):
             _add_table(found, name, body)
+        for table, name, definition in _COLUMN.findall(text):
+            found.columns[table, name] = name + definition
         found.indexes |= set(_INDEX.findall(text))
         found.sequences |= set(_SEQUENCE.findall(text))
         found.triggers |= {(table, name) for name, table in _TRIGGER.findall(text)}

@@ -143,9 +143,9 @@ begin
 end $$;
 
 -- Generates the trigger functions of one collection. They are security definer, because a role that edits the
--- table needs no rights in this schema.
-create or replace function backline.install_triggers(p_collection int) returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+-- table needs no rights in this schema. With p_functions_only the table is not locked, and its triggers stay.
+create or replace function backline.install_triggers(p_collection int, p_functions_only boolean default false)
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
   v_table regclass;
@@ -183,7 +183,7 @@ begin
                    backline.capture_body(c.id, v_event.kind, v_event.sign, v_event.capture, v_event.by_number,
                                          v_table, c.key_number));
     execute format('revoke all on function backline.%I() from public', 'c' || c.id || '_' || v_event.done);
-    for v_on in select backline.triggered_tables(c.id) loop
+    for v_on in select backline.triggered_tables(c.id) where not p_functions_only loop
       execute format('create or replace trigger %I after %s on %s %s for each statement execute function '
                      'backline.%I()', 'backline_c' || c.id || '_' || v_event.event, v_event.event, v_on,
                      v_event.tables, 'c' || c.id || '_' || v_event.done);
@@ -217,3 +217,7 @@ language sql stable rows 8 set search_path = pg_catalog, pg_temp as $$
 $$;
 comment on function backline.trigger_problems is
   'API: returns the triggers of a collection that are missing or disabled.';
+
+-- An upgrade replaces the generated functions too. Replacing the triggers would make the host's writers wait.
+select backline.install_triggers(c.id, p_functions_only => true) from backline.collections c
+where (backline.resolve(c)).problem is null;

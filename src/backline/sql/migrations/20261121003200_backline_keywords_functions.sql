@@ -302,7 +302,6 @@ create or replace trigger keywords_inserted after insert on backline.collections
   for each row execute function backline.keywords_follow();
 create or replace trigger keywords_deleted after delete on backline.collections
   for each row execute function backline.keywords_follow();
-select backline.set_keywords(c.id) from backline.collections c;
 
 -- Replaces the synonyms of a collection, for example {"vox": "vocal", "wax": "vinyl"}.
 create or replace function backline.set_synonyms(p_collection int, p_synonyms jsonb) returns void
