@@ -9,7 +9,7 @@
 
 -- Returns the condition that the stored vector is of the present text and model.
 create or replace function backline.matches_stamp(p_row text, p_hash text) returns text
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select format('(s.key is not null and s.model_id = $4 and s.blank = %s.missing and s.content_hash = %s)',
                 p_row, p_hash);
 $$;
@@ -18,7 +18,7 @@ $$;
 -- changes. Only a row with a stamp is hashed: without a stamp it is due whatever its text. The dead letters
 -- are looked up only if the collection has any.
 create or replace function backline.due_condition(p_collection int) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select format('not (not s.stale and %s) %s',
     backline.matches_stamp('p', $h$sha256(convert_to(p.content, 'UTF8'))$h$),
     case when exists (select from backline.failures f where f.collection_id = p_collection) then
@@ -29,7 +29,7 @@ $$;
 
 -- Returns the condition that the cache has a vector of a text.
 create or replace function backline.cached_condition(p_hash text) returns text
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select format($c$ ((select true from backline.vectors v
     where v.model_id = $4 and v.content_hash = %s
       and (v.cut is null or v.cut = $5) offset 0) is not null) $c$, p_hash);
@@ -41,7 +41,7 @@ $$;
 --   reuse  the cache has a vector of this text: complete() copies it
 --   blank  the text is empty: complete() clears the vector
 create or replace function backline.needed_action(p_content text, p_hash text, p_cache boolean) returns text
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select format($c$ case when %s = '' then 'blank' %s else 'embed' end $c$, p_content,
     case when p_cache then format($c$ when %s then 'reuse' $c$, backline.cached_condition(p_hash)) end);
 $$;
@@ -51,7 +51,7 @@ create or replace function backline.scan_page(
   p_collection int, p_after text, p_limit int, p_with_text boolean default false
 ) returns table (key text, due boolean, stamped boolean, content text, content_hash bytea, cached boolean)
 language plpgsql stable rows 1000
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -88,7 +88,7 @@ comment on function backline.scan_page is
 create or replace function backline.enqueue_page(
   p_collection int, p_after text, p_limit int,
   out scanned bigint, out due bigint, out last_key text
-) language plpgsql set search_path = ''
+) language plpgsql set search_path = pg_catalog, pg_temp
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
@@ -126,7 +126,7 @@ comment on function backline.enqueue_page is
 create or replace function backline.inspect(p_collection int, p_keys text[], p_hashes bytea[])
 returns table (key text, action text, row_key text)
 language plpgsql stable
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$

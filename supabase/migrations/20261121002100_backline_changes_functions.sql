@@ -5,26 +5,28 @@
 -- Returns the first xid from which this session may find lines. has_changes() and apply_changes() advance it
 -- in a setting of the session.
 create or replace function backline.log_start(p_collection int) returns xid8
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select coalesce(nullif(current_setting('backline.log_start_' || p_collection, true), ''), '0')::xid8;
 $$;
 
 -- Returns whether the log has lines of a collection, for polls.
 create or replace function backline.has_changes(p_collection int) returns boolean
-language plpgsql set search_path = '' set enable_seqscan = off as $$
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
-  v_found boolean;
-  v_xmin xid8;
+  v_first xid8;
+  v_start xid8;
 begin
-  -- One statement, hence one snapshot: a line that is committed later has at least the xid v_xmin.
-  select exists (select from backline.changes l
-                 where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection)),
-         pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())
-  into v_found, v_xmin;
-  if not v_found and v_xmin > backline.log_start(p_collection) then
-    perform pg_catalog.set_config('backline.log_start_' || p_collection, v_xmin::text, false);
+  -- One statement, hence one snapshot: a line that is committed later has at least the xid of its xmin.
+  select f.xid, least(f.xid, pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot()))
+  into v_first, v_start
+  from (values (1)) one left join (
+    select l.xid from backline.changes l
+    where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection)
+    order by l.xid limit 1) f on true;
+  if v_start > backline.log_start(p_collection) then
+    perform pg_catalog.set_config('backline.log_start_' || p_collection, v_start::text, false);
   end if;
-  return v_found;
+  return v_first is not null;
 end $$;
 comment on function backline.has_changes is
   'API: returns whether the change log has lines of a collection.';
@@ -32,7 +34,7 @@ comment on function backline.has_changes is
 -- Returns whether a claim of a collection would find work, for polls. Many jobs that wait for another attempt
 -- may hide one that is due, which the next claim finds.
 create or replace function backline.has_work(p_collection int) returns boolean
-language sql set search_path = '' set enable_seqscan = off as $$
+language sql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
   select backline.has_changes(p_collection) or exists (
     select from (select j.not_before from backline.jobs j
                  where j.collection_id = p_collection and j.worker_id is null
@@ -44,14 +46,14 @@ comment on function backline.has_work is
 
 -- Returns the keys of all lines, whose rows are known to be waiting.
 create or replace function backline.logged_keys(p_collection int) returns setof text
-language sql stable set search_path = '' set enable_seqscan = off as $$
+language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
   select unnest(l.keys) from backline.changes l
   where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection);
 $$;
 
 -- Replaces lines by lines of p_size keys, so that apply_changes() can work in short transactions.
 create or replace function backline.split_changes(p_lines tid[], p_size int) returns void
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   with long as materialized (
     delete from backline.changes l where l.ctid = any (p_lines) returning l.*
   )
@@ -67,12 +69,13 @@ $$;
 -- Returns the first lines with up to about p_limit keys, of statements that changed many rows or of the
 -- others. Longer lines are split before.
 create or replace function backline.next_changes(p_collection int, p_bulk boolean, p_limit int)
-returns tid[] language plpgsql set search_path = '' set enable_seqscan = off as $$
+returns tid[] language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
   v_lines tid[];
   v_long tid[];
 begin
-  select array_agg(t.line) filter (where t.before < p_limit), array_agg(t.line) filter (where t.amount > 2 * p_limit)
+  select array_agg(t.line) filter (where t.before < p_limit),
+         array_agg(t.line) filter (where t.amount > 2 * p_limit)
   into v_lines, v_long from (
     select x.line, x.amount, sum(x.amount) over (order by x.xid, x.id) - x.amount as before from (
       select l.ctid as line, l.xid, l.id, l.amount from backline.changes l
@@ -95,7 +98,7 @@ end $$;
 create or replace function backline.apply_changes(
   p_collection int, p_edits_only boolean default false, p_limit int default 500
 ) returns boolean language plpgsql
-set search_path = '' set enable_seqscan = off set lock_timeout = '200ms' as $$
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set lock_timeout = '200ms' as $$
 declare
   v_lines tid[];
   v_delta bigint;
@@ -146,7 +149,7 @@ comment on function backline.apply_changes is
 -- Applies part of a truncation: examines the next keys that Backline has records of. A partition may have
 -- been truncated, so the other rows may exist.
 create or replace function backline.apply_truncation(p_collection int) returns boolean
-language plpgsql set search_path = '' set enable_seqscan = off as $$
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
   v_limit constant int := 500;
   v_xid xid8; v_id bigint; v_after text;
@@ -187,11 +190,11 @@ end $$;
 
 -- The longest key in bytes that the indexes of this schema can hold.
 create or replace function backline.longest_key() returns int
-language sql immutable set search_path = '' as $$ select 2500 $$;
+language sql immutable set search_path = pg_catalog, pg_temp as $$ select 2500 $$;
 
 -- Records rows with longer keys as dead letters, and deletes the dead letters of those that are gone.
 create or replace function backline.refuse_long_keys(p_collection int, p_keys text[]) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections := backline.definition(p_collection);
 begin
@@ -219,7 +222,7 @@ end $$;
 create or replace function backline.apply_keys(
   p_collection int, p_keys text[], p_xids bigint[], p_priorities smallint[]
 ) returns void language plpgsql
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -278,7 +281,9 @@ begin
   end if;
   if v_due is not null then
     insert into backline.jobs as j (collection_id, key, priority)
-    select p_collection, k.key, k.priority from unnest(v_due, v_priorities) as k(key, priority) order by k.key
+    -- A key is several times in a table whose unique constraint was dropped.
+    select distinct on (k.key) p_collection, k.key, k.priority
+    from unnest(v_due, v_priorities) as k(key, priority) order by k.key
     on conflict (collection_id, key) do update
       set worker_id = null, attempts = 0, priority = least(j.priority, excluded.priority), not_before = now();
   end if;
@@ -294,7 +299,7 @@ end $$;
 -- Returns the keys in batch leases that were claimed after the change: their worker has the present text.
 create or replace function backline.keys_in_flight(p_collection int, p_keys text[], p_xids bigint[])
 returns text[] language sql stable
-set search_path = '' set enable_hashjoin = on set enable_nestloop = off as $$
+set search_path = pg_catalog, pg_temp set enable_hashjoin = on set enable_nestloop = off as $$
   select array(
     select u.key from (select unnest(b.keys) as key, b.snapshot from backline.batch_leases b
                        where b.collection_id = p_collection) l
@@ -304,7 +309,7 @@ $$;
 
 -- Corrects the counter of rows. Lines of the log count when they are applied.
 create or replace function backline.recount_rows(p_collection int) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections := backline.definition(p_collection);
 begin

@@ -4,7 +4,7 @@
 
 -- Returns the keys of all batch leases of a collection. Those with a current stamp are done.
 create or replace function backline.batch_leased_keys(p_collection int) returns text[]
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select array(select unnest(p.keys) from backline.batch_leases p where p.collection_id = p_collection);
 $$;
 
@@ -13,7 +13,7 @@ $$;
 -- newly enqueued. Rows locked by another transaction stay in the batch lease: waiting for them here would
 -- block other sessions.
 create or replace function backline.convert_to_jobs(p_leases bigint[], p_keys text[] default null)
-returns void language plpgsql set search_path = ''
+returns void language plpgsql set search_path = pg_catalog, pg_temp
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
@@ -54,7 +54,7 @@ end $$;
 -- Deletes the batch leases of a worker except those in p_leases, which it has not finished. The others are
 -- finished, or the worker never received them because the response to its claim was lost.
 create or replace function backline.end_finished_batches(p_worker bigint, p_leases bigint[]) returns void
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   delete from backline.batch_leases p where p.worker_id = p_worker and p.lease <> all (p_leases);
 $$;
 comment on function backline.end_finished_batches is
@@ -63,7 +63,7 @@ comment on function backline.end_finished_batches is
 -- Raises an error if the collection's model is no longer the one that the worker embeds with. Its vectors
 -- would otherwise be stored under the wrong model.
 create or replace function backline.require_model(p_expected int, p_actual int) returns void
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   if p_actual <> p_expected then
     raise exception using errcode = 'BL005', message = format(
@@ -87,7 +87,7 @@ create or replace function backline.claim(
   p_edits_only boolean default false
 ) returns table (key text, action text, content text, content_hash bytea, attempts int, lease bigint)
 language plpgsql rows 500
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
@@ -148,7 +148,7 @@ create or replace function backline.claim_batch(
   out keys text[], out actions text[], out contents text[], out hashes bytea[],
   out lease bigint
 ) language plpgsql
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -223,7 +223,7 @@ comment on function backline.claim_batch is
 -- Releases the jobs of a worker, all of them or those in p_keys, without counting an attempt. Jobs locked by
 -- another transaction are skipped: waiting for them while holding others would block other sessions.
 create or replace function backline.release(p_worker bigint, p_keys text[] default null) returns int
-language sql set search_path = ''
+language sql set search_path = pg_catalog, pg_temp
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
   select backline.convert_to_jobs(

@@ -4,14 +4,16 @@
 
 -- Returns the key of the advisory lock that a worker with a session holds while it is connected.
 create or replace function backline.worker_lock(p_worker bigint) returns bigint
-language sql immutable set search_path = '' as $$ select (x'6261636b'::bigint << 31) | p_worker $$;
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select (x'6261636b'::bigint << 31) | p_worker;
+$$;
 
 -- Any role may hold any advisory lock. If another session holds this worker's, the worker counts as one
 -- without a session: only its heartbeats show that it lives.
 create or replace function backline.register_worker(
   p_collection int, p_host text, p_pid int, p_has_session boolean, p_lease interval,
   p_run bigint default null, p_replaces bigint default null
-) returns bigint language plpgsql set search_path = '' as $$
+) returns bigint language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_id bigint;
   v_lost bigint[];
@@ -39,7 +41,7 @@ comment on function backline.register_worker is
 
 -- Renews a worker's lease. Returns false if the lease, and with it every claim, was lost.
 create or replace function backline.heartbeat(p_worker bigint, p_lease interval, p_rate real) returns boolean
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   with renewed as (
     update backline.workers set expires_at = now() + p_lease, rate = p_rate where id = p_worker returning 1
   )
@@ -50,7 +52,7 @@ comment on function backline.heartbeat is 'API: renews a worker''s lease.';
 -- Returns for each of the claimed rows whether the worker still holds it: its job, or its place in a batch
 -- lease, where a row with a current stamp is done.
 create or replace function backline.held(p_collection int, p_worker bigint, p_keys text[], p_leases bigint[])
-returns boolean[] language sql stable set search_path = ''
+returns boolean[] language sql stable set search_path = pg_catalog, pg_temp
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
   select coalesce(array_agg(j.held or b.held order by i.position), '{}')
@@ -69,7 +71,7 @@ comment on function backline.held is
   'API: returns for each claimed row whether the worker still holds it.';
 
 create or replace function backline.unregister_worker(p_worker bigint) returns void
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   select backline.release(p_worker);
   delete from backline.workers where id = p_worker;  -- release_dead_workers() frees locked jobs later
 $$;
@@ -82,7 +84,7 @@ comment on function backline.unregister_worker is 'API: unregisters a worker and
 -- Every job without a worker is released too: a process that slept past its lease can claim before it
 -- notices. Returns the number of dead workers.
 create or replace function backline.release_dead_workers(p_collection int, p_worker bigint default null)
-returns int language plpgsql set search_path = ''
+returns int language plpgsql set search_path = pg_catalog, pg_temp
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
 declare

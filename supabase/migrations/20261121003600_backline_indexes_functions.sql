@@ -7,7 +7,7 @@
 create or replace function backline.vector_index(p_collection int,
   out name text, out present boolean, out possible boolean, out rows bigint, out bytes bigint,
   out make text, out unmake text
-) language plpgsql stable set search_path = '' as $$
+) language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   s record;
   i record;
@@ -38,7 +38,7 @@ comment on function backline.vector_index is
 
 -- Returns stored vectors for measuring the index. The selection is the same on every call.
 create or replace function backline.sample_vectors(p_collection int, p_count int) returns setof real[]
-language plpgsql stable rows 100 set search_path = '' as $$
+language plpgsql stable rows 100 set search_path = pg_catalog, pg_temp as $$
 declare
   s record;
 begin
@@ -52,7 +52,8 @@ end $$;
 -- Returns the rows nearest to a vector as a search for p_limit rows reads them or, with p_exact, by comparing
 -- every row.
 create or replace function backline.nearest(p_collection int, p_query real[], p_limit int, p_exact boolean)
-returns table (key text, distance float8) language plpgsql stable rows 10 set search_path = '' as $$
+returns table (key text, distance float8)
+language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp as $$
 declare
   s record;
   i record;

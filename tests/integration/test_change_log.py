@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -209,6 +210,49 @@ async def test_change_that_cannot_be_logged_is_counted(world: World) -> None:
     assert after["last_value"] >= before["last_value"]
 
 
+async def test_large_statement_that_cannot_be_logged_goes_on(world: World) -> None:
+    """Its keys may exceed the memory, also after a statement that was logged."""
+    async with world.another_user() as user:
+        await execute(user, "insert into notes (id, body) values (1, 'one')")
+        await execute(user, "alter table backline.changes add check (amount < 1000)")
+        await execute(
+            user, "insert into notes (id, body) select i, 'text' from generate_series(2, 2000) i"
+        )
+        await execute(user, "alter table backline.changes drop constraint changes_amount_check")
+        await user.commit()
+    assert [r["amount"] for r in await lines(world)] == [1]
+
+
+async def test_serializable_transaction_does_not_fail_because_of_a_worker(world: World) -> None:
+    """Where the database's default is serializable, also for the worker."""
+    await world.insert("one", "two")
+    await world.set_database_default("default_transaction_isolation = serializable")
+    async with open_store(world.store.connector.conninfo) as store, world.another_user() as user:
+        assert len(await execute(user, "select id, embedding from notes")) == 2
+        await replace(world, store=store).fill()
+        await execute(user, "insert into notes (id, body) values (3, 'three')")
+        await user.commit()
+    await world.fill()
+    await world.check_complete()
+
+
+async def test_key_that_several_rows_have_stops_no_worker(world: World) -> None:
+    await world.insert("one", "two")
+    await world.sql("alter table notes drop constraint notes_pkey")
+    async with world.syncing():
+        await world.sql(
+            "insert into notes (id, body) values (8, 'a'), (8, 'b'), (9, 'c'), (9, 'c')"
+        )
+        await world.sql("insert into notes (id, body) values (10, 'ten')")
+
+        async def embedded() -> bool:
+            return not await world.sql("select from notes where embedding is null and id <> 8")
+
+        await eventually(embedded, "the other rows to be embedded", 20)
+        await world.wait_until_idle(20)
+    assert not (await world.store.coverage(world.collection)).complete
+
+
 async def test_statement_does_not_wait_for_a_locked_log(world: World) -> None:
     await world.sql("set statement_timeout = '5s'")
     async with world.another_user() as other:
@@ -324,6 +368,20 @@ async def test_poll_does_not_read_the_dead_lines_of_a_long_transaction(world: Wo
         )
         plan = row["QUERY PLAN"][0]["Plan"]
         assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 20
+
+
+async def test_applier_does_not_read_the_dead_lines_of_a_long_transaction(world: World) -> None:
+    async with world.another_user() as long:
+        await execute(long, "set transaction isolation level repeatable read")
+        await execute(long, "select 1")
+        for n in range(300):
+            await world.sql("insert into notes (id, body) values (%s, 'text')", n)
+        for _ in range(5):
+            await world.sql("select backline.apply_changes(%s, false, 50)", world.collection.id)
+        assert await has_changes(world)
+        [line] = await world.sql("select min(xid) as xid from backline.changes")
+        [start] = await world.sql("select backline.log_start(%s) as xid", world.collection.id)
+        assert start == line
 
 
 async def test_only_one_session_applies_the_lines_of_a_collection(world: World) -> None:

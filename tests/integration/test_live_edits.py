@@ -183,6 +183,18 @@ async def test_row_deleted_and_inserted_again_in_a_transaction_is_followed(world
     await world.check_complete()
 
 
+async def test_coverage_counts_a_row_that_was_replaced_as_outdated(world: World) -> None:
+    await world.insert("one", "two", "three")
+    await world.fill()
+    await world.sql("delete from notes where id = 1")
+    await world.sql("insert into notes (id, body) values (1, 'another')")
+    coverage = await world.store.coverage(world.collection)
+    assert (coverage.rows, coverage.embedded, coverage.pending) == (3, 2, 1)
+    assert not coverage.complete
+    await world.fill()
+    await world.check_complete()
+
+
 async def test_rolled_back_edits_enqueue_nothing(world: World) -> None:
     await fill(world, "one", "two")
     async with world.another_user() as user:

@@ -53,6 +53,8 @@ def test_sql_files_are_short_and_narrow(file: Path) -> None:
     lines = file.read_text().splitlines()
     assert len(lines) <= 500
     assert [line for line in lines if len(line) > 110] == []
+    # Postgres would look for tables and types in pg_temp first.
+    assert [line for line in lines if "set search_path = ''" in line] == []
 
 
 def test_nothing_is_built_after_a_freeze_without_a_change(released: Path) -> None:

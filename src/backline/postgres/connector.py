@@ -17,7 +17,7 @@ from typing import Any, Final, LiteralString, TypeAlias
 from uuid import uuid4
 
 import psycopg
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection, IsolationLevel, sql
 from psycopg.rows import DictRow, dict_row, tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -278,6 +278,8 @@ class Connector:
     async def _configure(self, connection: WatchedConnection) -> None:
         """Set what a session needs, and how to ask about its statements."""
         _buffer_whole_writes(connection.fileno())
+        # A worker's serializable transaction could make those of the application fail.
+        await connection.set_isolation_level(IsolationLevel.READ_COMMITTED)
         if self.has_sessions:
             row = await (await connection.execute(_SESSION)).fetchone()
             assert row is not None  # noqa: S101  a query without FROM has one row
@@ -311,7 +313,9 @@ _ISO_DATES: Final = sql.SQL("{} datestyle to 'ISO, YMD'")
 _SESSION: Final = """
 select pg_backend_pid() as pid, set_config('datestyle', 'ISO, YMD', false),
   set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
-  set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '25000', false),
+  set_config('tcp_keepalives_count', '3', false),
+  set_config('default_transaction_isolation', 'read committed', false),
+  set_config('tcp_user_timeout', '25000', false),
   set_config('lock_timeout', coalesce(nullif(current_setting('lock_timeout'), '0'), '10s'), false),
   set_config('idle_in_transaction_session_timeout',
     coalesce(nullif(current_setting('idle_in_transaction_session_timeout'), '0'), '60s'), false)

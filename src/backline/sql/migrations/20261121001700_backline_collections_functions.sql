@@ -5,14 +5,14 @@
 -- A pseudo-random vector with components between -1 and 1, from Knuth's multiplicative hash of the
 -- component's number.
 create or replace function backline.projection(p_dimensions int) returns extensions.vector
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select array_agg((i * 2654435761 % 4294967296 / 2147483648.0 - 1)::real order by i)::extensions.vector
   from generate_series(1, p_dimensions::bigint) i;
 $$;
 
 -- Returns the id of a model. Inserts the model if it does not exist.
 create or replace function backline.model_id(p_provider text, p_name text, p_revision text, p_dimensions int)
-returns int language plpgsql set search_path = '' as $$
+returns int language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_id int;
 begin
@@ -30,7 +30,7 @@ create or replace function backline.add_collection(
   p_provider text, p_model text, p_revision text, p_dimensions int,
   p_column_type text default 'vector', p_long_text text default 'truncate',
   p_published boolean default false
-) returns int language plpgsql set search_path = '' as $$
+) returns int language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_schema text; v_table text; v_key text; v_key_number int2; v_id int; v_sql text; t record;
 begin
@@ -82,7 +82,7 @@ comment on function backline.add_collection is
 -- Changes the model of a collection. Every row becomes due, and the next backfill embeds it again.
 create or replace function backline.set_model(
   p_collection int, p_provider text, p_model text, p_revision text, p_dimensions int
-) returns void language sql set search_path = '' as $$
+) returns void language sql set search_path = pg_catalog, pg_temp as $$
   update backline.collections
   set model_id = backline.model_id(p_provider, p_model, p_revision, p_dimensions)
   where id = p_collection;
@@ -90,7 +90,7 @@ $$;
 comment on function backline.set_model is 'API: changes the model of a collection. Its rows become due.';
 
 create or replace function backline.drop_collection(p_collection int, p_drop_column boolean) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
 begin
@@ -124,7 +124,7 @@ comment on function backline.drop_collection is
 -- so that both can exist.
 create or replace function backline.missing_grants(
   p_table oid, p_column smallint, p_write boolean
-) returns text[] language sql stable set search_path = '' as $$
+) returns text[] language sql stable set search_path = pg_catalog, pg_temp as $$
   select array_remove(array[
     case when not pg_catalog.has_schema_privilege(n.oid, 'usage')
          then format('grant usage on schema %I to %I', n.nspname, current_user) end,
@@ -152,7 +152,7 @@ returns table (id int, name text, table_schema text, table_name text, key_column
                revision text, dimensions int, table_exists boolean, column_type text, column_dimensions int,
                long_text text, missing_grants text[], missing_to_read text[], unusable text[],
                scanned_at timestamptz)
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select (r.d).id, (r.d).name, (r.d).table_schema, (r.d).table_name, (r.d).key_column, (r.d).text_template,
          (r.d).embedding_column, (r.d).max_attempts, m.id, m.provider, m.name, m.revision, m.dimensions,
          k.oid is not null, t.typname::text, case when a.atttypmod > 0 then a.atttypmod end, (r.d).long_text,
@@ -171,7 +171,7 @@ $$;
 -- Returns the collections that the caller can see. A role that can read backline.collections sees all of
 -- them. Any other role sees those with a table that it can read, which are the ones it can search.
 create or replace function backline.readable_collections() returns setof jsonb
-language plpgsql stable security definer set search_path = '' as $$
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_reader name := coalesce(nullif(pg_catalog.current_setting('role', true), 'none'), session_user);
 begin

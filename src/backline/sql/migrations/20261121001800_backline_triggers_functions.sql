@@ -6,7 +6,7 @@
 -- Returns the tables that need triggers: the collection's table and each of its partitions. A statement can
 -- name a partition directly, and statement triggers fire only for the table that the statement names.
 create or replace function backline.triggered_tables(p_collection int) returns setof regclass
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select t.oid::regclass
   from backline.collections c
   cross join lateral backline.resolve(c) r
@@ -20,7 +20,7 @@ $$;
 -- emptied. Texts are compared as stored, whatever their type's equality. Equal TOAST chunks are equal values,
 -- which are not read.
 create or replace function backline.changed_condition(p_columns text[]) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select string_agg(format(
            case when to_regprocedure('pg_catalog.pg_column_toast_chunk_id("any")') is not null then
              '((pg_column_toast_chunk_id(n.%1$I) = pg_column_toast_chunk_id(o.%1$I)) is not true and %2$s)'
@@ -36,10 +36,11 @@ $$;
 --
 -- The line is inserted in a block that catches every error and waits for no lock. Then its own lock protects
 -- the log until the transaction ends, and later statements insert without a block: a host that writes a
--- thousand rows one by one needs one subtransaction.
+-- thousand rows one by one needs one subtransaction. Many keys are always inserted in the block: they may
+-- exceed the memory or the 1 GB of a row.
 create or replace function backline.capture_body(
   p_collection int, p_kind text, p_sign int, p_capture text, p_by_number text, p_table regclass, p_key int2
-) returns text language sql immutable set search_path = '' as $$
+) returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
   select format($f$
     declare
       v_kind "char" := %2$L;
@@ -66,7 +67,7 @@ create or replace function backline.capture_body(
       if v_keys is null then
         return null;
       end if;
-      if current_setting('backline.logging', true) = 'on' then
+      if current_setting('backline.logging', true) = 'on' and cardinality(v_keys) <= 1000 then
         %8$s
         return null;
       end if;
@@ -94,7 +95,7 @@ $$;
 -- Returns the clauses that make values the same text in every session, if the text of a column's type depends
 -- on settings. They take 5 µs a statement.
 create or replace function backline.text_settings(p_table oid, p_columns text[]) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select case when bool_or(t.typtype <> 'e' and t.oid <> all (array[
     'text', 'varchar', 'bpchar', 'name', 'int2', 'int4', 'int8', 'numeric', 'bool', 'uuid', 'json', 'jsonb'
   ]::regtype[])) then $s$ set timezone = 'UTC' set datestyle = 'ISO, YMD' set intervalstyle = 'postgres'
@@ -107,7 +108,7 @@ $$;
 -- planned at each statement, for the number of its rows. It compares sums of hashes first, which is faster
 -- than a join if no text has changed.
 create or replace function backline.capture_update(c backline.collections, p_columns text[]) returns text
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   -- These keys are equal if their texts are.
   v_plain constant boolean := c.key_type in ('smallint', 'integer', 'bigint', 'uuid');
@@ -144,7 +145,7 @@ end $$;
 -- Generates the trigger functions of one collection. They are security definer, because a role that edits the
 -- table needs no rights in this schema. With p_functions_only the table is not locked, and its triggers stay.
 create or replace function backline.install_triggers(p_collection int, p_functions_only boolean default false)
-returns void language plpgsql set search_path = '' as $$
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
   v_table regclass;
@@ -176,7 +177,8 @@ begin
     ) as e(event, done, kind, tables, sign, capture, by_number)
   loop
     execute format('create or replace function backline.%I() returns trigger language plpgsql '
-                   'security definer set search_path = '''' %s as %L', 'c' || c.id || '_' || v_event.done,
+                   'security definer set search_path = pg_catalog, pg_temp %s as %L',
+                   'c' || c.id || '_' || v_event.done,
                    backline.text_settings(v_table, v_columns || c.key_column),
                    backline.capture_body(c.id, v_event.kind, v_event.sign, v_event.capture, v_event.by_number,
                                          v_table, c.key_number));
@@ -190,7 +192,7 @@ begin
 end $$;
 
 create or replace function backline.remove_triggers(p_collection int) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_name text;
 begin
@@ -201,7 +203,7 @@ end $$;
 
 -- Returns the triggers of a collection that do not fire.
 create or replace function backline.trigger_problems(p_collection int) returns table (name text, problem text)
-language sql stable rows 8 set search_path = '' as $$
+language sql stable rows 8 set search_path = pg_catalog, pg_temp as $$
   select e.name || case when k.relkind = 'p' or k.relispartition then ' on ' || k.oid::regclass else '' end,
          case when t.oid is null then 'missing' else 'disabled' end
   from backline.triggered_tables(p_collection) as r(id)

@@ -5,7 +5,7 @@
 
 -- Returns the host's triggers that fire when the vectors of a collection are stored.
 create or replace function backline.host_triggers(p_table oid, p_number int2) returns text[]
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select array(
     select distinct t.tgname::text
     from pg_catalog.pg_attribute v
@@ -24,7 +24,7 @@ $$;
 -- Returns whether storing a vector may change more of the table than the vector.
 -- Every write asks, so the plans are kept: making them anew took 0.5 ms a write.
 create or replace function backline.has_side_effects(p_table oid, p_number int2) returns boolean
-language plpgsql stable set search_path = '' set plan_cache_mode = 'force_generic_plan' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' as $$
 begin
   if exists (select from pg_catalog.pg_attribute a
              where a.attrelid = p_table and a.attnum > 0 and a.attgenerated <> '')
@@ -40,7 +40,7 @@ end $$;
 -- Returns why the vector of a row does not stay that of its text. p_changed are the columns of the text that
 -- the write changed.
 create or replace function backline.unstable_message(c backline.collections, p_changed text[]) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select format(
     case when p_changed = '{}' then
       'The table does not keep the vector that is stored in %1$I: %2$s undoes or suppresses the update. '
@@ -59,7 +59,7 @@ $$;
 
 -- Returns the columns of a row's text as an expression over the alias r.
 create or replace function backline.text_record(c backline.collections) returns text
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select format('(select pg_catalog.to_jsonb(x) from (select %s) x)',
                 string_agg(format('r.%I', n.name), ', ')) from unnest(c.text_names) n(name);
 $$;
@@ -67,7 +67,7 @@ $$;
 -- Returns the texts of the rows that an earlier write has changed, by key.
 create or replace function backline.texts_before(c backline.collections, p_keys text[]) returns jsonb
 language plpgsql stable
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -94,7 +94,7 @@ create or replace function backline.resolve_rewritten(
   p_collection int, p_worker bigint, p_run bigint, p_keys text[], p_leases bigint[], p_before jsonb,
   p_guilty text[]
 ) returns table (key text, outcome text) language plpgsql rows 10
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_seqscan = off as $$
 #variable_conflict use_column
@@ -154,7 +154,7 @@ end $$;
 -- time, because now() is the same in both writes.
 create or replace function backline.require_stable_text(p_collection int) returns void
 language plpgsql
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
 declare
   c backline.collections := backline.definition(p_collection);

@@ -13,7 +13,7 @@
 -- again.
 create or replace function backline.fail(p_collection int, p_worker bigint, p_run bigint, p_rows jsonb)
 returns text[] language plpgsql
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -78,7 +78,7 @@ comment on function backline.fail is
   'API: records failed attempts. Returns the keys that must be reported again because they were locked.';
 
 create or replace function backline.retry_failures(p_collection int, p_keys text[] default null) returns int
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   with requeued as (
     delete from backline.failures f
     where f.ctid = any (array(
@@ -96,7 +96,7 @@ $$;
 comment on function backline.retry_failures is 'API: requeues dead letters, all of them or those in p_keys.';
 
 create or replace function backline.drop_failures(p_collection int, p_keys text[] default null) returns int
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   with dropped as (
     delete from backline.failures f
     where f.ctid = any (array(

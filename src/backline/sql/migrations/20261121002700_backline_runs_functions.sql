@@ -3,7 +3,7 @@
 -- Runs: one record for each backfill.
 
 create or replace function backline.start_run(p_collection int, p_settings jsonb) returns bigint
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   insert into backline.runs (collection_id, model_id, settings)
   select c.id, c.model_id, p_settings from backline.collections c where c.id = p_collection
   returning id;
@@ -12,7 +12,7 @@ comment on function backline.start_run is 'API: records the start of a backfill.
 
 -- Can be called again with the report, which is complete only after the index build. finished_at then stays.
 create or replace function backline.finish_run(p_run bigint, p_state text, p_report jsonb) returns void
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   update backline.runs set state = p_state, report = p_report,
     finished_at = case when state = p_state then coalesce(finished_at, now()) else now() end
   where id = p_run;
@@ -20,7 +20,7 @@ $$;
 comment on function backline.finish_run is 'API: records the end of a run.';
 
 create or replace function backline.cancel_run(p_run bigint) returns text
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   update backline.runs set state = 'cancelling' where id = p_run and state = 'running' returning state;
 $$;
 comment on function backline.cancel_run is
@@ -30,7 +30,7 @@ create or replace function backline.run_records(p_collection int, p_run bigint, 
 returns table (id bigint, state text, scanned bigint, due bigint, settings jsonb, started_at timestamptz,
                finished_at timestamptz, collection text, embedded bigint, reused bigint, failed bigint,
                batches bigint, tokens bigint, model text, seconds float8, long bigint)
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select r.id, r.state, r.scanned, r.due, r.settings, r.started_at, r.finished_at, c.name,
     n.embedded::bigint, n.reused::bigint, n.failed::bigint, n.batches::bigint, n.tokens::bigint,
     m.provider || '/' || m.name,

@@ -5,7 +5,7 @@
 -- Returns whether work enqueued or leased up to p_before remains, and the seconds until the next job is due.
 create or replace function backline.outstanding(p_collection int, p_before timestamptz,
   out remain boolean, out due_in float8
-) language sql stable set search_path = ''
+) language sql stable set search_path = pg_catalog, pg_temp
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
   select exists (select from backline.jobs j where j.collection_id = p_collection and j.worker_id is null
@@ -24,7 +24,7 @@ comment on function backline.outstanding is 'API: returns whether work enqueued 
 
 -- Returns the number of rows of a collection's table, at most p_most.
 create or replace function backline.rows_up_to(p_collection int, p_most int) returns bigint
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections := backline.definition(p_collection);
   v_rows bigint;
@@ -39,7 +39,7 @@ end $$;
 create or replace function backline.logged_changes(p_collection int, p_model int,
   out delta bigint, out embedded bigint, out blank bigint, out long bigint, out pending bigint,
   out failed bigint, out at timestamptz
-) language plpgsql stable set search_path = ''
+) language plpgsql stable set search_path = pg_catalog, pg_temp
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
@@ -69,13 +69,13 @@ begin
     return;
   end if;
   with logged as materialized (
-    select distinct on (k.key) k.key, l.kind, min(l.kind) over (partition by k.key) as first
+    select distinct on (k.key) k.key, l.kind, bool_or(l.kind <> '+') over (partition by k.key) as replaced
     from backline.changes l cross join unnest(l.keys) as k(key)
     where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection)
       and l.kind in ('+', '~', '-')
     order by k.key, l.id desc
   ), known as (
-    select l.kind <> '-' as exists, s.key is not null and not (l.first = '+' and l.kind = '+') as edited,
+    select l.kind <> '-' as exists, s.key is not null and l.replaced as edited,
            s.key is not null as stamped, s.blank, s.long, f.key is not null as failed,
            j.key is not null as queued
     from logged l
@@ -97,7 +97,7 @@ end $$;
 -- Returns coverage and health from the counters and the change log, in constant time at any size. Every
 -- look-up uses an index: reading the whole queue took 1.8 s with ten million pending jobs.
 create or replace function backline.coverage(p_collection int) returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
   with counts as (

@@ -6,7 +6,7 @@
 -- Returns the keys of a collection's unfinished work, whose rows may differ from their records. Returns null
 -- if the change log has lines without keys.
 create or replace function backline.open_keys(p_collection int) returns text[]
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select case when not exists (select from backline.changes l
                                where l.collection_id = p_collection and l.kind in ('?', 't'))
     then backline.batch_leased_keys(p_collection)
@@ -20,7 +20,7 @@ create or replace function backline.compare_rows(
   c backline.collections, p_open text[],
   out total bigint, out orphans text[], out emptied text[], out edited text[]
 ) language plpgsql stable
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set jit = off set enable_nestloop = off set enable_mergejoin = off as $$
 begin
@@ -48,7 +48,7 @@ create or replace function backline.compare_sample(
   c backline.collections, p_open text[], p_share float8,
   out orphans text[], out emptied text[], out edited text[], out unknown text[]
 ) language plpgsql stable
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -85,7 +85,7 @@ end $$;
 -- of a sample of 20.
 create or replace function backline.row_problems(c backline.collections, p_exact int)
 returns table (kind text, problem text) language plpgsql stable rows 5
-set search_path = '' set lock_timeout = '1s' as $$
+set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 declare
   v_rows constant bigint := (backline.coverage(c.id) ->> 'rows')::bigint;
   v_open constant text[] := backline.open_keys(c.id);
@@ -132,7 +132,8 @@ end $$;
 -- Returns the tables of a collection that are published with updates, but without a replica identity that
 -- its publication carries, with the statement that gives each one. Postgres refuses to store vectors there.
 create or replace function backline.unidentified(c backline.collections)
-returns table (source text, remedy text) language sql stable rows 1 set search_path = '' as $$
+returns table (source text, remedy text)
+language sql stable rows 1 set search_path = pg_catalog, pg_temp as $$
   select format('%I.%I', n.nspname, k.relname),
     format('alter table %I.%I replica identity %s', n.nspname, k.relname, coalesce((
       select format('using index %I', x.relname) from pg_catalog.pg_index i
@@ -159,7 +160,7 @@ $$;
 -- Returns what is wrong with the definition of a collection's table, apart from what resolve() finds.
 create or replace function backline.table_problems(c backline.collections, d backline.collections)
 returns table (kind text, problem text, remedy text)
-language plpgsql stable rows 5 set search_path = '' as $$
+language plpgsql stable rows 5 set search_path = pg_catalog, pg_temp as $$
 declare
   v_table constant text := format('%I.%I', d.table_schema, d.table_name);
   v_reconcile constant text := 'Run: backline reconcile ' || backline.shell_word(c.name);
@@ -217,7 +218,7 @@ end $$;
 -- compared row by row.
 create or replace function backline.problems(p_collection int, p_exact int default 10000)
 returns table (kind text, problem text, remedy text)
-language plpgsql stable rows 5 set search_path = '' as $$
+language plpgsql stable rows 5 set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
   r record;

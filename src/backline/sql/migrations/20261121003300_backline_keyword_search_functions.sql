@@ -5,7 +5,7 @@
 -- Raises an error unless the caller can read the collection's table. Row level security is applied later,
 -- when the search reads the table with the caller's rights.
 create or replace function backline.check_reader(p_collection int) returns void
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_table oid;
   v_reader name := coalesce(nullif(current_setting('role', true), 'none'), session_user);
@@ -21,7 +21,7 @@ end $$;
 -- Returns the words at edit distance 1 that begin with the same letter, as in
 -- https://norvig.com/spell-correct.html.
 create or replace function backline.misspellings(p_word text) returns setof text
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select left(p_word, i - 1) || substr(p_word, i + 1) from generate_series(2, length(p_word)) i
   union
   select left(p_word, i - 1) || substr(p_word, i + 1, 1) || substr(p_word, i, 1) || substr(p_word, i + 2)
@@ -42,7 +42,7 @@ $$;
 -- Query syntax is not interpreted. Only the first 2,000 characters are read.
 create or replace function backline.query_terms(p_collection int, p_query text)
 returns table (term text, weight float8, documents bigint, guessed boolean)
-language plpgsql stable rows 10 set search_path = '' set enable_seqscan = off as $$
+language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
   v_language regconfig;
   v_query text := left(p_query, 2000);
@@ -108,7 +108,7 @@ create or replace function backline.keyword_candidates(
   p_rest float8 default 1
 ) returns table (key text, score float8)
 language plpgsql stable security definer rows 100
-set search_path = '' set jit = off set enable_seqscan = off set enable_mergejoin = off as $$
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_mergejoin = off as $$
 declare
   k1 constant float8 := 1.2;
   b constant float8 := 0.75;

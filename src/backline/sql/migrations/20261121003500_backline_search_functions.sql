@@ -11,7 +11,7 @@ create or replace function backline.searchable(p_collection int,
   out source regclass, out key_column text, out key_type text, out text_sql text, out embedding_column text,
   out dimensions int, out column_type text, out column_dimensions int,
   out index_type text, out language regconfig, out keywords_built boolean
-) language plpgsql stable security definer set search_path = '' as $$
+) language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections := backline.definition(p_collection);
 begin
@@ -34,7 +34,7 @@ end $$;
 -- do not compare.
 create or replace function backline.comparable(p_collection int, p_keys text[]) returns table (key text)
 language plpgsql stable security definer rows 100
-set search_path = '' set enable_seqscan = off as $$
+set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 begin
   perform backline.check_reader(p_collection);
   return query
@@ -49,7 +49,7 @@ end $$;
 create or replace function backline.comparison(
   p_as text, p_type text, p_column_dimensions int, p_dimensions int, p_column text,
   out expression text, out query_type text, out operators text, out guard text
-) language plpgsql immutable set search_path = '' as $$
+) language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
   query_type := format('extensions.%s(%s)', p_as, p_dimensions);
   operators := format('extensions.%s_cosine_ops', p_as);
@@ -63,7 +63,7 @@ end $$;
 -- index.
 create or replace function backline.indexed_as(
   p_table regclass, p_column text, p_type text, p_column_dimensions int, p_dimensions int
-) returns text language sql stable set search_path = '' as $$
+) returns text language sql stable set search_path = pg_catalog, pg_temp as $$
   select a.name from pg_catalog.pg_index x
   join pg_catalog.pg_class k on k.oid = x.indexrelid
   join pg_catalog.pg_am m on m.oid = k.relam and m.amname = 'hnsw'
@@ -80,7 +80,7 @@ $$;
 -- Returns the columns of r to include in a hit: all except vectors and search vectors, which cost more to
 -- serialize than the rest.
 create or replace function backline.readable_columns(p_table regclass) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select string_agg(format('r.%I', a.attname), ', ' order by a.attnum) from pg_catalog.pg_attribute a
   join pg_catalog.pg_type t on t.oid = a.atttypid
   where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped
@@ -89,7 +89,7 @@ $$;
 
 -- Returns what to highlight in a hit: the query's terms, including corrections of misspelled words.
 create or replace function backline.marks(p_collection int, p_text text) returns tsquery
-language plpgsql stable security definer set search_path = '' as $$
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform backline.check_reader(p_collection);
   return (select string_agg(q.marked::text, ' | ')::tsquery from (
@@ -99,7 +99,7 @@ end $$;
 
 -- Returns the passages of a text that contain words of the query, which are enclosed in U+E000 and U+E001.
 create or replace function backline.snippet(p_language regconfig, p_text text, p_marks tsquery) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select ts_headline(p_language, left(translate(p_text, U&'\E000\E001', ''), 20000),
     coalesce(p_marks, ''::tsquery),
     U&'MaxFragments=2, MinWords=12, MaxWords=30, StartSel=\E000, StopSel=\E001, FragmentDelimiter=" … "');
@@ -118,7 +118,7 @@ $$;
 -- The query is then moved towards the best row (Rocchio 1971), which promotes rows similar to it. A wider gap
 -- moves it further, at most halfway: a query worded like its result gains nothing.
 create or replace function backline.score_statement(p_mode text) returns text
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case p_mode
     when 'semantic' then 'scored as (select p.key, p.dense, p.keyword, p.dense as score from pool p)'
     when 'keyword' then
@@ -164,7 +164,7 @@ $$;
 create or replace function backline.search_statement(
   p_collection int, p_mode text, p_filter jsonb, p_exact boolean default false,
   out finding text, out reading text
-) language plpgsql stable set search_path = '' as $$
+) language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   s record;
   i record;
@@ -247,7 +247,7 @@ create or replace function backline.search(
 ) returns table (key text, score float8, dense float8, keyword float8, content text, record jsonb,
                  snippet text)
 language plpgsql stable rows 10
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
 declare
   v_needed int := p_offset + p_limit;
@@ -291,7 +291,7 @@ comment on function backline.search is
 -- Returns the cosine similarity of each pair of rows.
 create or replace function backline.similarities(p_collection int, p_keys text[])
 returns table (one text, other text, similarity float8)
-language plpgsql stable rows 100 set search_path = '' set jit = off as $$
+language plpgsql stable rows 100 set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
   s record;
 begin

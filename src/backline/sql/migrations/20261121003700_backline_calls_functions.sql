@@ -4,7 +4,7 @@
 
 -- Deletes results older than any retry.
 create or replace function backline.forget_calls() returns void
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   delete from backline.calls c where c.id = any (array(
     select x.id from backline.calls x where x.called_at < now() - interval '15 minutes'
     for update skip locked));
@@ -14,7 +14,7 @@ $$;
 -- waits for the first one to commit. One call in a hundred deletes old results, because the Edge Function has
 -- no worker to do it.
 create or replace function backline.begin_call(p_call uuid, out repeated boolean, out result jsonb)
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   insert into backline.calls (id) values (p_call) on conflict do nothing;
   repeated := not found;
@@ -26,7 +26,7 @@ begin
 end $$;
 
 create or replace function backline.finish_call(p_call uuid, p_result jsonb) returns jsonb
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   update backline.calls set result = p_result where id = p_call returning result;
 $$;
 
@@ -34,7 +34,7 @@ $$;
 -- lease that it has received. A lock on the worker's row serializes its claims, including one that its client
 -- has abandoned.
 create or replace function backline.release_unacknowledged(p_worker bigint, p_received_lease bigint)
-returns void language plpgsql set search_path = '' as $$
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   perform from backline.workers w where w.id = p_worker for no key update;
   update backline.jobs j set worker_id = null

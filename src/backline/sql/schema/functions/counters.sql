@@ -1,7 +1,7 @@
 -- Maintains the counters: triggers, compaction, recount.
 
 create or replace function backline.count_jobs() returns trigger
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   insert into backline.counter_deltas (collection_id, measure, amount)
   select t.collection_id, 'pending', case tg_op when 'INSERT' then count(*) else -count(*) end
@@ -15,7 +15,7 @@ create or replace trigger count_deleted after delete on backline.jobs
   referencing old table as changed for each statement execute function backline.count_jobs();
 
 create or replace function backline.count_failures() returns trigger
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   insert into backline.counter_deltas (collection_id, measure, amount)
   select t.collection_id, 'failed', case tg_op when 'INSERT' then count(*) else -count(*) end
@@ -29,7 +29,7 @@ create or replace trigger count_deleted after delete on backline.failures
   referencing old table as changed for each statement execute function backline.count_failures();
 
 create or replace function backline.count_stamps() returns trigger
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if tg_op <> 'INSERT' then
     with counted as (
@@ -65,7 +65,7 @@ create or replace trigger count_deleted after delete on backline.stamps
 -- Merges the counter deltas of a collection and compacts its keyword index. Workers call it every few
 -- seconds. Deltas locked by a concurrent compaction are skipped.
 create or replace function backline.compact_counters(p_collection int) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   with deleted as (
     delete from backline.counter_deltas t
@@ -84,7 +84,7 @@ end $$;
 -- of the change log count when they are applied. The lock prevents two recounts from applying the same
 -- correction twice.
 create or replace function backline.recount(p_collection int, p_correct boolean default true) returns jsonb
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections := backline.definition(p_collection);
   v_corrected jsonb;

@@ -2,13 +2,13 @@
 
 -- Returns a table with its partitions.
 create or replace function backline.table_and_partitions(p_table regclass) returns oid[]
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select array(select t.relid::oid from pg_catalog.pg_partition_tree(p_table) t union select p_table::oid);
 $$;
 
 -- Raises unless a collection can have this name and no other collection has it.
 create or replace function backline.check_name(p_name text) returns void
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
 begin
@@ -27,7 +27,7 @@ end $$;
 
 -- Raises unless triggers and updates reach every row of a relation, and it is the application's own.
 create or replace function backline.check_relation(p_table regclass) returns void
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   k pg_catalog.pg_class;
   v_schema text; v_owner text; v_relatives text; v_problem text;
@@ -81,7 +81,7 @@ end $$;
 -- Raises unless a column can hold the vectors of one model, or can be added.
 create or replace function backline.check_vector_column(
   p_table regclass, p_column text, p_column_type text, p_dimensions int
-) returns void language plpgsql stable set search_path = '' as $$
+) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   a pg_catalog.pg_attribute;
   v_type text;
@@ -144,7 +144,7 @@ end $$;
 
 -- Raises if another collection stores its vectors in the same column, also of a partition or of the parent.
 create or replace function backline.check_column_is_free(p_table regclass, p_column text) returns void
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_name text;
 begin
@@ -162,7 +162,7 @@ end $$;
 
 -- Raises if the text depends on a vector: storing it would change the text, and no vector would be current.
 create or replace function backline.check_text(p_table regclass, p_template text, p_column text) returns void
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_name text;
 begin
@@ -187,7 +187,8 @@ end $$;
 -- Returns the publications that send one of these relations, and whether they send updates. With p_column,
 -- leaves out those with a column list without that column.
 create or replace function backline.publications(p_relations oid[], p_column text default null)
-returns table (name text, sends_updates boolean) language plpgsql stable set search_path = '' as $$
+returns table (name text, sends_updates boolean)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     select p.pubname::text, p.pubupdate from pg_catalog.pg_publication p
@@ -205,7 +206,7 @@ end $$;
 
 -- Returns the statements that let Postgres update published tables that have no replica identity.
 create or replace function backline.replica_identity_remedies(p_table regclass) returns text[]
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select array(
     select format('alter table %s replica identity %s', k.oid::regclass, case
              when u.indisprimary then 'default' when u.name is null then 'full'
@@ -235,7 +236,7 @@ $$;
 -- Raises if a table is published and its subscribers would stop, or its own rows could not be updated.
 create or replace function backline.check_publications(
   p_table regclass, p_column text, p_column_type text, p_dimensions int, p_published boolean
-) returns void language plpgsql stable set search_path = '' as $$
+) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_remedies text[] := backline.replica_identity_remedies(p_table);
   v_names text;
@@ -265,7 +266,7 @@ end $$;
 create or replace function backline.check_table(
   p_table regclass, p_name text, p_template text, p_column text, p_column_type text, p_dimensions int,
   p_published boolean
-) returns void language plpgsql stable set search_path = '' as $$
+) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   perform backline.check_name(p_name);
   perform backline.check_relation(p_table);

@@ -5,7 +5,7 @@
 
 -- Returns a name as one word of a shell command.
 create or replace function backline.shell_word(p_name text) returns text
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case when p_name ~ '^[[:alnum:]_.,:/@+-]+$' then p_name
               else '''' || replace(p_name, '''', '''\''''') || '''' end;
 $$;
@@ -13,7 +13,7 @@ $$;
 -- Returns the parts of a template in order. A part is the name of a column, or literal text.
 create or replace function backline.template_parts(p_template text)
 returns table (part text, is_column boolean, place bigint)
-language sql immutable rows 10 set search_path = '' as $$
+language sql immutable rows 10 set search_path = pg_catalog, pg_temp as $$
   select case when u.m[1] ~ '^[{][^{]' then btrim(substr(u.m[1], 2, length(u.m[1]) - 2))
               when u.m[1] in ('{{', '}}') then left(u.m[1], 1)
               else u.m[1] end, u.m[1] ~ '^[{][^{]', u.place
@@ -24,7 +24,7 @@ $$;
 -- Returns the columns that a template names, each once.
 create or replace function backline.template_columns(
   p_table oid, p_template text, out numbers int2[], out names text[], out types text[]
-) language sql stable set search_path = '' as $$
+) language sql stable set search_path = pg_catalog, pg_temp as $$
   select array_agg(a.attnum order by n.place), array_agg(n.part order by n.place),
          array_agg(pg_catalog.format_type(a.atttypid, -1) order by n.place)
   from (select t.part, min(t.place) as place from backline.template_parts(p_template) t
@@ -36,7 +36,7 @@ $$;
 -- Returns a template as an expression over the alias r, as compile_template does, with the columns p_from
 -- under their names p_to. A column whose name in p_to is null is left out.
 create or replace function backline.render_template(p_template text, p_from text[], p_to text[]) returns text
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select format('pg_catalog.btrim(pg_catalog.concat(%s), E'' \t\n\r'')', string_agg(
     case when not t.is_column then quote_literal(t.part)
          when p_to[array_position(p_from, t.part)] is null then ''''''
@@ -47,7 +47,7 @@ $$;
 -- Returns a template with the columns p_from under their names p_to, or null if a template cannot express
 -- one of these names.
 create or replace function backline.rename_in_template(p_template text, p_from text[], p_to text[])
-returns text language sql immutable set search_path = '' as $$
+returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case when bool_and(n.name !~ '^[{]|[}]' and n.name = btrim(n.name)) then (
     select string_agg(
       case when t.is_column then '{' || p_to[array_position(p_from, t.part)] || '}'
@@ -58,7 +58,7 @@ $$;
 
 -- Returns whether a table has triggers of a collection.
 create or replace function backline.has_triggers(p_collection int, p_table oid) returns boolean
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select exists (select from pg_catalog.pg_trigger t where t.tgrelid = p_table
                  and starts_with(t.tgname::text, 'backline_c' || p_collection || '_'));
 $$;
@@ -69,7 +69,7 @@ $$;
 create or replace function backline.present_columns(
   p_table oid, p_by_number boolean, p_numbers int2[], p_names text[],
   out numbers int2[], out names text[], out types text[]
-) language sql stable set search_path = '' as $$
+) language sql stable set search_path = pg_catalog, pg_temp as $$
   select array_agg(a.attnum order by w.position), array_agg(a.attname::text order by w.position),
          array_agg(pg_catalog.format_type(a.atttypid, -1) order by w.position)
   from unnest(p_numbers, p_names) with ordinality w(number, name, position)
@@ -82,7 +82,7 @@ $$;
 
 -- Returns the partitions of a table, or the tables that inherit from it, at every level.
 create or replace function backline.members(p_table oid) returns oid[]
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   with recursive below(oid) as (
     select i.inhrelid from pg_catalog.pg_inherits i where i.inhparent = p_table
     union
@@ -94,7 +94,7 @@ $$;
 -- Returns the type of a key for casts from text. The cast includes the column's collation, without which its
 -- index is not used. It omits the length, because a cast to character(8) would truncate.
 create or replace function backline.key_type(p_table oid, p_number int2) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select pg_catalog.format_type(a.atttypid, -1) || coalesce((
     select ' collate ' || quote_ident(n.nspname) || '.' || quote_ident(o.collname)
     from pg_catalog.pg_collation o join pg_catalog.pg_namespace n on n.oid = o.collnamespace
@@ -104,7 +104,7 @@ $$;
 
 -- Returns whether the recorded names and types of a collection are the present ones.
 create or replace function backline.is_current(c backline.collections) returns boolean
-language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 begin
   -- The cast reads the catalog's cache, which a query of pg_class would not.
   return c.table_id::regclass::text = format('%I.%I', c.table_schema, c.table_name) and (
@@ -129,7 +129,7 @@ end $$;
 create or replace function backline.resolve(
   c backline.collections, out d backline.collections,
   out code text, out problem text, out remedy text, out changed text, out named oid
-) language plpgsql stable set search_path = '' as $$
+) language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_name text := format('%I.%I', c.table_schema, c.table_name);
   v_command constant text := 'Run: backline reconcile ' || backline.shell_word(c.name);
@@ -218,7 +218,7 @@ end $$;
 
 -- Returns a collection with the present names of its table and columns. Raises if one of them is gone.
 create or replace function backline.definition(p_collection int) returns backline.collections
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
   r record;
@@ -239,7 +239,7 @@ comment on function backline.definition is
 -- Returns how a collection is indexed for keywords, with the present names of the columns. A column that is
 -- gone counts as empty.
 create or replace function backline.keyword_definition(p_collection int) returns backline.keyword_indexes
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   k backline.keyword_indexes;
   c backline.collections;
@@ -266,7 +266,7 @@ end $$;
 -- Returns why a scan is due since the partitions of a table changed, or null. Rows that came with an attached
 -- partition have no record; rows that left with a detached one keep theirs.
 create or replace function backline.unseen_partitions(c backline.collections, p_members oid[]) returns text
-language plpgsql stable set search_path = '' set jit = off as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
   v_came oid[] := array(select m.oid from unnest(p_members) m(oid) where m.oid <> all (c.members));
   v_left int := (select count(*) from unnest(c.members) m(oid) where m.oid <> all (p_members));
@@ -291,7 +291,7 @@ end $$;
 
 -- Returns those of p_keys that are values of a type. An array that only holds such keys is cast as a whole.
 create or replace function backline.castable(p_keys text[], p_type text) returns text[]
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_kept text[] := '{}';
   v_key text;
@@ -311,7 +311,7 @@ end $$;
 
 -- Deletes the records of keys that are not values of the key's present type. No row can have them.
 create or replace function backline.forget_uncastable(p_collection int, p_type text) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_of text;
 begin
@@ -334,7 +334,7 @@ end $$;
 -- was not followed.
 create or replace function backline.follow(p_collection int) returns boolean
 -- Writers queue behind a statement that waits to change the triggers of their table.
-language plpgsql set search_path = '' set lock_timeout = '50ms' as $$
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '50ms' as $$
 declare
   c backline.collections;
   k backline.keyword_indexes;
@@ -378,7 +378,7 @@ comment on function backline.follow is
 -- vector column again if it is gone. The stamps stay: reconcile_page() and reconcile_orphans() compare them
 -- with the rows. Returns whether anything was done.
 create or replace function backline.repoint(p_collection int) returns boolean
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
   r record;
@@ -429,7 +429,7 @@ comment on function backline.repoint is
 
 -- Returns what a scan of every row must know at its end.
 create or replace function backline.begin_scan(p_collection int) returns jsonb
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select jsonb_build_object('unscanned', c.unscanned, 'missed', coalesce(
     pg_catalog.pg_sequence_last_value('backline.missed'::regclass), 0))
   from backline.collections c where c.id = p_collection;
@@ -438,7 +438,7 @@ $$;
 -- Records that every row was compared since begin_scan(), which returned p_begun. What happened since then
 -- still needs a scan.
 create or replace function backline.finish_scan(p_collection int, p_begun jsonb) returns void
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   update backline.collections c set scanned_at = now(), missed = (p_begun ->> 'missed')::bigint,
     unscanned = case when c.unscanned is distinct from p_begun ->> 'unscanned' then c.unscanned end
   where c.id = p_collection;

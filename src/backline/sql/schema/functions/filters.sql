@@ -5,7 +5,7 @@
 -- column.
 create or replace function backline.compile_comparison(
   p_table regclass, p_op text, p_path text[], p_value jsonb, p_parameter text, p_at text[]
-) returns text language plpgsql stable set search_path = '' as $$
+) returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_op text := case p_op when '!=' then '<>' else p_op end;
   v_type text; v_category "char"; v_left text;
@@ -64,7 +64,7 @@ end $$;
 -- statement reads them from the tree, which is its parameter p_parameter.
 create or replace function backline.compile_filter(
   p_table regclass, p_filter jsonb, p_parameter text, p_at text[] default '{}'
-) returns text language plpgsql stable set search_path = '' as $$
+) returns text language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_op text := p_filter ->> 'op';
   v_path text[] := array(select jsonb_array_elements_text(p_filter -> 'path'));

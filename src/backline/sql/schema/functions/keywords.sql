@@ -4,7 +4,7 @@
 -- and "lo fi" match. Only the first 100,000 characters are indexed, or 50,000 if these have more than 200,000
 -- bytes: a tsvector holds at most 1 MB, and no text may stop the change log.
 create or replace function backline.terms(p_language regconfig, p_text text) returns tsvector
-language plpgsql stable parallel safe set search_path = '' as $$
+language plpgsql stable parallel safe set search_path = pg_catalog, pg_temp as $$
 declare
   v_text text := left(p_text, 100000);
   v_joined text;
@@ -31,7 +31,7 @@ end $$;
 -- The planner does not know the number of keys. The statement therefore contains no joins: "in (...) is true"
 -- is always a hash look-up, while a join can become 10,000 scans of 10,000 rows.
 create or replace function backline.index_statement(p_collection int, p_source text) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select format($q$
     with source as materialized (%2$s),
     fresh as materialized (
@@ -62,7 +62,8 @@ $$;
 
 -- Removes documents by key, and returns the keys of those that existed.
 create or replace function backline.unindex_keys(p_collection int, p_keys text[]) returns text[]
-language sql set search_path = '' set jit = off set enable_seqscan = off set enable_hashjoin = off
+language sql set search_path = pg_catalog, pg_temp
+set jit = off set enable_seqscan = off set enable_hashjoin = off
 set enable_mergejoin = off as $$
   with gone as materialized (
     delete from backline.documents d where d.ctid = any (array(
@@ -85,7 +86,7 @@ $$;
 -- built, rows that it does not have yet are left to build_keywords_page().
 create or replace function backline.index_keys(p_collection int, p_keys text[], p_all boolean default false)
 returns void
-language plpgsql set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+language plpgsql set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
 declare
   c backline.collections;
@@ -112,7 +113,7 @@ end $$;
 -- Indexes the present texts of edited rows. If that fails, as with a dropped language, the index is marked as
 -- incomplete without these rows: keywords must not stop the jobs. build_keywords_page() raises the error.
 create or replace function backline.follow_keywords(p_collection int, p_keys text[]) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   perform backline.index_keys(p_collection, p_keys);
 exception when others then
@@ -126,7 +127,7 @@ end $$;
 -- Deletes every document of a collection. p_built marks the index as complete, which it is for an empty
 -- table. The lock waits for a compaction, because this statement does not see the postings that it merges.
 create or replace function backline.empty_keywords(p_collection int, p_built boolean) returns void
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   select backline.lock(p_collection, 'compaction');
   delete from backline.postings where collection_id = p_collection;
   delete from backline.documents where collection_id = p_collection;
@@ -139,7 +140,7 @@ $$;
 -- is indexed here. A larger one is indexed by build_keywords_page.
 create or replace function backline.set_keywords(
   p_collection int, p_template text default null, p_language regconfig default null
-) returns void language plpgsql set search_path = '' as $$
+) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
   v_table text;
@@ -175,7 +176,7 @@ comment on function backline.set_keywords is
 create or replace function backline.build_keywords_page(
   p_collection int, p_after text, p_limit int,
   out scanned bigint, out indexed bigint, out last_key text
-) language plpgsql set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+) language plpgsql set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
 declare
   c backline.collections;
@@ -203,7 +204,7 @@ comment on function backline.build_keywords_page is
 
 -- Marks the keyword index as complete if every row of the table is in it.
 create or replace function backline.keywords_are_built(p_collection int) returns boolean
-language plpgsql set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+language plpgsql set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
 declare
   c backline.collections;
@@ -225,7 +226,7 @@ comment on function backline.keywords_are_built is
 -- Merges document counts and small blocks, and removes the postings of deleted documents. Without p_all it
 -- does nothing until 64 statements have written since the last compaction.
 create or replace function backline.compact_keywords(p_collection int, p_all boolean default false)
-returns int language plpgsql set search_path = '' set jit = off as $$
+returns int language plpgsql set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
   v_block constant int := 8192;
   v_merged int;
@@ -280,7 +281,7 @@ comment on function backline.compact_keywords is
 
 -- Creates and deletes a collection's keyword index together with the collection.
 create or replace function backline.keywords_follow() returns trigger
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if tg_op = 'INSERT' then
     -- try_lock() would wait for another session that inserts the row.
@@ -302,7 +303,7 @@ create or replace trigger keywords_deleted after delete on backline.collections
 
 -- Replaces the synonyms of a collection, for example {"vox": "vocal", "wax": "vinyl"}.
 create or replace function backline.set_synonyms(p_collection int, p_synonyms jsonb) returns void
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   delete from backline.synonyms s where s.collection_id = p_collection;
   insert into backline.synonyms (collection_id, word, meaning)
   select p_collection, lower(e.key), e.value from jsonb_each_text(p_synonyms) e;

@@ -2,7 +2,7 @@
 
 -- Takes a lock, and waits for it.
 create or replace function backline.lock(p_collection int, p_name text) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   perform from backline.locks l where l.collection_id = p_collection and l.name = p_name for update;
   if not found then
@@ -13,7 +13,7 @@ end $$;
 
 -- Takes a lock and returns true, or returns false if another transaction holds it.
 create or replace function backline.try_lock(p_collection int, p_name text) returns boolean
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   perform from backline.locks l
   where l.collection_id = p_collection and l.name = p_name for update skip locked;

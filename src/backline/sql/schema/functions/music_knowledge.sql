@@ -1,7 +1,7 @@
 -- Maintains public.music_knowledge.updated_at.
 
 create or replace function backline.touch_updated_at() returns trigger
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   new.updated_at := now();
   return new;

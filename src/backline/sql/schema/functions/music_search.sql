@@ -3,7 +3,7 @@
 
 -- Returns the collection that the functions below search. The caller cannot read backline.collections.
 create or replace function backline.music_collection() returns int
-language sql stable security definer set search_path = '' as $$
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   select c.id from backline.collections c where c.table_schema = 'public' and c.table_name = 'music_knowledge'
   order by c.id limit 1;
 $$;
@@ -15,7 +15,7 @@ create or replace function public.search_music_knowledge(
   p_search_term text, p_category text default null, p_limit int default 10
 ) returns table (id uuid, topic text, category text, title text, suggestion text, parameters jsonb,
                  confidence real, score float8)
-language plpgsql stable rows 10 set search_path = '' as $$
+language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
   v_limit int := least(greatest(coalesce(p_limit, 10), 1), 100);
@@ -46,7 +46,7 @@ comment on function public.search_music_knowledge is 'API: returns advice by key
 create or replace function public.get_music_suggestions(p_prompt text, p_context text default null)
 returns table (id uuid, title text, suggestion text, category text, topic text, parameters jsonb,
                confidence real, score float8, reason text)
-language plpgsql stable rows 5 set search_path = '' as $$
+language plpgsql stable rows 5 set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
   v_context text := replace(lower(btrim(coalesce(p_context, ''))), ' ', '_');
@@ -81,7 +81,7 @@ create or replace function public.match_music_knowledge(
   query_embedding extensions.vector(384), match_threshold float default 0, match_count int default 10
 ) returns table (id uuid, topic text, category text, title text, suggestion text, parameters jsonb,
                  confidence real, similarity float8)
-language sql stable rows 10 set search_path = '' as $$
+language sql stable rows 10 set search_path = pg_catalog, pg_temp as $$
   select k.id, k.topic, k.category, k.title, k.suggestion, k.parameters, k.confidence, s.dense
   from backline.search(backline.music_collection(), 'semantic', null, query_embedding::real[],
                        least(greatest(match_count, 1), 200)) s
@@ -95,7 +95,7 @@ create or replace function public.hybrid_search_music_knowledge(
   full_text_weight float default 1, semantic_weight float default 1, rrf_k int default 50
 ) returns table (id uuid, topic text, category text, title text, suggestion text, parameters jsonb,
                  confidence real, score float8)
-language sql stable rows 10 set search_path = '' as $$
+language sql stable rows 10 set search_path = pg_catalog, pg_temp as $$
   with words as (
     select s.key, row_number() over (order by s.score desc, s.key) as place
     from backline.search(backline.music_collection(), 'keyword', query_text, null,

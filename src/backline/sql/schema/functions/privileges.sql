@@ -2,7 +2,7 @@
 
 -- Allows a role to search with its own rights on the tables, so that row level security applies.
 create or replace function backline.allow_search(p_role regrole) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_schema name := (select n.nspname from pg_catalog.pg_extension x
                     join pg_catalog.pg_namespace n on n.oid = x.extnamespace where x.extname = 'vector');

@@ -8,7 +8,7 @@ create or replace function backline.reconcile_page(
   p_collection int, p_after text, p_limit int, p_repair boolean,
   out scanned bigint, out problems jsonb, out last_key text
 ) language plpgsql
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -98,7 +98,7 @@ create or replace function backline.reconcile_orphans(
   p_collection int, p_of text, p_after text, p_limit int, p_repair boolean,
   out scanned bigint, out keys text[], out last_key text
 ) language plpgsql
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$

@@ -3,7 +3,7 @@
 -- Returns a template as an expression over the alias r. NULL is empty, the ends are trimmed, and '{{' and
 -- '}}' are literal braces.
 create or replace function backline.compile_template(p_table regclass, p_template text) returns text
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_rest text := p_template;
   v_parts text[] := '{}';

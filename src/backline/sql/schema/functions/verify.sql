@@ -5,7 +5,7 @@ create or replace function backline.verify_page(
   p_collection int, p_after text, p_limit int,
   out scanned bigint, out embedded bigint, out blank bigint, out problems jsonb, out last_key text
 ) language plpgsql stable
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$

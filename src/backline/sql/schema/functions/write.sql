@@ -23,7 +23,7 @@ create or replace function backline.complete(
   p_path text default pg_catalog.current_setting('search_path'), p_long boolean[] default null
 ) returns table (key text, outcome text)
 language plpgsql rows 10
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set lock_timeout = '200ms'
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
@@ -63,6 +63,7 @@ declare
   v_written text[];
   v_rewritten text[] := '{}';
   v_new text[];
+  v_once text := '';
   v_has_jobs boolean;
   v_stamped boolean;
 begin
@@ -139,8 +140,7 @@ begin
   v_stamp := $q$
     ), stamped as (
       insert into backline.stamps as s (collection_id, key, model_id, content_hash, blank, long, fingerprint)
-      select $1, w.key, $2, w.content_hash, w.action = 'blank', w.long, w.fingerprint from written w
-  $q$;
+      select $q$;
   v_finish := format($q$
       returning s.key
     ) %s %s
@@ -186,16 +186,20 @@ begin
       end if;
       execute 'with written as ('
         || case when v_effects then v_reread else v_update || ' returning ' || v_result end
-        || v_stamp || case when v_stamped then v_on_conflict else '' end || v_finish
+        || v_stamp || v_once
+        || '$1, w.key, $2, w.content_hash, w.action = ''blank'', w.long, w.fingerprint from written w'
+        || case when v_stamped then v_on_conflict else '' end || v_finish
       into v_written, v_new
       using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection, v_free;
       exit;
-    -- Rows are rarely locked, and locking them first would take a tenth more time.
-    exception when lock_not_available or unique_violation then  -- locked, or stamped by another transaction
+    -- Rows are rarely locked, and locking them first would take a tenth more time. A stamp exists if another
+    -- transaction stamped the row, or if several rows have its key since a constraint was dropped.
+    exception when lock_not_available or unique_violation or cardinality_violation then
       if v_attempt = 2 then
         raise;
       end if;
       v_stamped := true;
+      v_once := 'distinct on (w.key) ';
       execute format('select array(select i.key from unnest($1) as i(key) join %s r on r.%I = i.key::%s '
                      'for no key update of r skip locked)', v_source, c.key_column, c.key_type)
       into v_free using p_keys;
@@ -208,7 +212,7 @@ begin
     using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection, v_free,
           v_written, v_updated;
   end if;
-  perform pg_catalog.set_config('search_path', '', true);
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   perform pg_catalog.set_config('backline.writing', '', true);
 
   -- Counts only the rows that this call stamped, so that a repeated call counts nothing twice.
@@ -240,7 +244,7 @@ create or replace function backline.resolve_unwritten(
 )
 returns table (key text, outcome text)
 language plpgsql rows 10
-set search_path = '' set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -328,7 +332,7 @@ end $$;
 create or replace function backline.confirm(
   p_call uuid, p_collection int, p_worker bigint, p_run bigint,
   p_keys text[], p_hashes bytea[], p_leases bigint[], p_batches bigint, p_model int
-) returns jsonb language plpgsql set search_path = ''
+) returns jsonb language plpgsql set search_path = pg_catalog, pg_temp
 set jit = off set plan_cache_mode = 'force_custom_plan' as $$
 declare
   v_repeated boolean; v_result jsonb; v_actions jsonb;
@@ -359,7 +363,7 @@ comment on function backline.confirm is
 -- Trims the cache of vectors to p_bytes by deleting the oldest, at most p_limit at a time. Sequence numbers
 -- give the number of rows, since only failed calls leave gaps. The newest rows give their size.
 create or replace function backline.trim_vectors(p_bytes bigint, p_limit int default 20000) returns int
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   with newest as materialized (
     select v.seq, 4 * extensions.vector_dims(v.embedding) + 150 as bytes
     from backline.vectors v order by v.seq desc limit 100
