@@ -32,6 +32,7 @@ def texts(count: int) -> list[str]:
 
 async def clear_queue(world: RestWorld) -> None:
     """Delete the jobs that triggers enqueued, so that only a scan finds the rows."""
+    await world.apply_changes()
     await world.sql("delete from backline.jobs")
 
 
@@ -268,7 +269,7 @@ async def test_backfill_gives_up_on_a_stalled_gateway(
     project: Project, provider: StandInProvider, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     monkeypatch.setattr(retry, "SHORTEST_LIMIT", 2.0)
-    provider.behave(delay_s=0.05)
+    provider.behave(delay_s=0.3)
     port = urlsplit(project.api_url).port
     assert port is not None
     key = choose_key(None, SecretStr(project.keys.secret), "write")

@@ -11,11 +11,14 @@ order by f.collection_id, f.key limit %(limit)s
 -- name: stale_rows
 -- Counts the pending rows that have an older vector.
 select count(*) as stale from (
-  select j.key from backline.jobs j where j.collection_id = %(collection)s
-  union all select unnest(p.keys) from backline.batch_leases p where p.collection_id = %(collection)s) j
+  select j.key, false as logged from backline.jobs j where j.collection_id = %(collection)s
+  union select unnest(p.keys), false from backline.batch_leases p where p.collection_id = %(collection)s
+  union select unnest(l.keys), true from backline.changes l
+  where l.collection_id = %(collection)s and l.kind = '~') j
 cross join lateral (
   select 1 from backline.stamps s
-  where s.key = j.key and s.collection_id = %(collection)s and s.stale and not s.blank offset 0) s
+  where s.key = j.key and s.collection_id = %(collection)s and s.stale <> j.logged and not s.blank
+  offset 0) s
 
 -- name: failures_since
 -- Dead letters added after a moment.

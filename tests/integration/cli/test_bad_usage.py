@@ -134,7 +134,11 @@ def test_an_unknown_engine_lists_the_available_ones(cli: Cli, tickets: None) -> 
 @pytest.mark.parametrize(
     ("change", "kind", "remedy"),
     [
-        ("alter table tickets drop column embedding", "ColumnNotFoundError", "--column embedding"),
+        (
+            "alter table tickets drop column embedding",
+            "ColumnNotFoundError",
+            "backline reconcile tickets",
+        ),
         ("drop table tickets", "TableNotFoundError", "backline drop tickets"),
     ],
 )

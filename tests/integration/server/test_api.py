@@ -167,6 +167,7 @@ async def test_null_in_a_filter_matches_null(server: Served, world: World) -> No
     await world.sql(
         "insert into notes (id, body, kind) values (1, 'alpha', null), (2, 'alpha', 'x')"
     )
+    await world.apply_changes()
     request = {"query": "alpha", "collection": "notes", "mode": "keyword", "where": {"kind": None}}
     assert [hit["key"] for hit in (await server.post("/api/search", request))["hits"]] == ["1"]
 

@@ -25,7 +25,8 @@ async def test_rows_are_embedded_and_stored(paid_server: Served, paid: World) ->
     took = result.pop("took_ms")
     assert took > 0
     assert result == {
-        "success": True, "collection": "notes", "processed": 4, "updated": 4, "skipped": [], "failed": [],
+        "success": True, "collection": "notes",
+        "processed": 4, "updated": 4, "skipped": [], "failed": [],
         "dimensions": 8, "model": "openai/text-embedding-3-small (8 dimensions)",
     }  # fmt: skip
     await paid.check_complete()

@@ -61,5 +61,6 @@ begin
     grant all on all tables in schema backline to service_role;
     grant usage on all sequences in schema backline to service_role;
     grant execute on all functions in schema backline to service_role;
+    perform backline.allow_search('service_role');  -- the use of pgvector's schema
   end if;
 end $$;

@@ -47,19 +47,19 @@ language sql stable set search_path = '' set enable_seqscan = off as $$
   where l.collection_id = p_collection and l.xid >= backline.log_start(p_collection);
 $$;
 
--- Replaces lines by lines of 500 keys, so that apply_changes() can work in short transactions.
-create or replace function backline.split_changes(p_lines tid[]) returns void
+-- Replaces lines by lines of p_size keys, so that apply_changes() can work in short transactions.
+create or replace function backline.split_changes(p_lines tid[], p_size int) returns void
 language sql set search_path = '' as $$
   with long as materialized (
     delete from backline.changes l where l.ctid = any (p_lines) returning l.*
   )
   insert into backline.changes (collection_id, xid, kind, delta, amount, keys, at, bulk)
   select l.collection_id, l.xid, l.kind, sign(l.delta) * cardinality(s.keys), cardinality(s.keys), s.keys,
-         l.at, true
+         l.at, l.bulk or l.amount > 1000
   from long l
   cross join lateral (
     select array_agg(u.key order by u.n) as keys from unnest(l.keys) with ordinality as u(key, n)
-    group by (u.n - 1) / 500) s;
+    group by (u.n - 1) / p_size) s;
 $$;
 
 -- Returns the first lines with up to about p_limit keys, of statements that changed many rows or of the
@@ -70,7 +70,7 @@ declare
   v_lines tid[];
   v_long tid[];
 begin
-  select array_agg(t.line) filter (where t.before < p_limit), array_agg(t.line) filter (where t.amount > 1000)
+  select array_agg(t.line) filter (where t.before < p_limit), array_agg(t.line) filter (where t.amount > 2 * p_limit)
   into v_lines, v_long from (
     select x.line, x.amount, sum(x.amount) over (order by x.xid, x.id) - x.amount as before from (
       select l.ctid as line, l.xid, l.id, l.amount from backline.changes l
@@ -80,7 +80,7 @@ begin
   if v_long is null then
     return v_lines;
   end if;
-  perform backline.split_changes(v_long);
+  perform backline.split_changes(v_long, p_limit);
   return backline.next_changes(p_collection, p_bulk, p_limit);
 end $$;
 
@@ -242,12 +242,14 @@ begin
              f.key is not null and (p.key is null or f.model_id <> $4
                or f.content_hash <> sha256(convert_to(p.content, 'UTF8'))) as resolved
       from unnest($2, $3) as u(key, priority)
-      left join lateral (select r.%1$I::text as key, %2$s as content, r.%3$I is null as missing
-                         from %4$s r where r.%1$I = u.key::%6$s offset 0) p on p.key = u.key
       left join lateral (select x.ctid, x.* from backline.stamps x
                          where x.collection_id = $1 and x.key = u.key offset 0) s on true
       left join lateral (select x.ctid, x.* from backline.failures x
                          where x.collection_id = $1 and x.key = u.key offset 0) f on true
+      -- A row without either is due whatever its text.
+      left join lateral (select r.%1$I::text as key, r.%3$I is null as missing,
+                                case when coalesce(s.key, f.key) is not null then %2$s end as content
+                         from %4$s r where r.%1$I = u.key::%6$s offset 0) p on p.key = u.key
       where octet_length(u.key) <= backline.longest_key()
     )
     select array_agg(e.key) filter (where e.due), array_agg(e.priority) filter (where e.due),

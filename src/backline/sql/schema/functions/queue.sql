@@ -94,7 +94,8 @@ declare
 begin
   begin
     -- A large statement may have left no row that is due.
-    while backline.apply_changes(p_collection, p_edits_only) loop
+    -- After a statement timeout, the caller repeats the claim with a smaller limit.
+    while backline.apply_changes(p_collection, p_edits_only, least(500, greatest(p_limit, 50))) loop
       exit when clock_timestamp() > statement_timestamp() + interval '200 ms' or exists (
         select from backline.jobs j
         where j.collection_id = p_collection and j.worker_id is null and j.not_before <= now());
