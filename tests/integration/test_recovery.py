@@ -399,6 +399,7 @@ async def promoted(world: World) -> bool:
     return bool(row["promoted"])
 
 
+@pytest.mark.usefixtures("template_database")  # its migration creates the roles
 async def test_dump_restored_on_a_server_with_lower_transaction_ids_loses_no_line(
     server: Server, provider: StandInProvider, empty_database: str
 ) -> None:
