@@ -70,7 +70,8 @@ declare
   v_lines tid[];
   v_long tid[];
 begin
-  select array_agg(t.line) filter (where t.before < p_limit), array_agg(t.line) filter (where t.amount > 2 * p_limit)
+  select array_agg(t.line) filter (where t.before < p_limit),
+         array_agg(t.line) filter (where t.amount > 2 * p_limit)
   into v_lines, v_long from (
     select x.line, x.amount, sum(x.amount) over (order by x.xid, x.id) - x.amount as before from (
       select l.ctid as line, l.xid, l.id, l.amount from backline.changes l
