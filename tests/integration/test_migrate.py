@@ -13,6 +13,8 @@ from backline.postgres import migrate
 from backline.postgres.store import open_store
 from backline.sql import migrations
 
+CORE = [migration for migration in migrations() if migration.is_core]
+
 
 async def test_concurrent_migrations_apply_each_migration_once(empty_database: str) -> None:
     async with open_store(empty_database) as first, open_store(empty_database) as second:
@@ -20,7 +22,7 @@ async def test_concurrent_migrations_apply_each_migration_once(empty_database: s
             *(migrate.apply(store.connector) for store in (first, second, first))
         )
         versions = [migration.version for each in applied for migration in each]
-        assert sorted(versions) == [migration.version for migration in migrations()]
+        assert sorted(versions) == [migration.version for migration in CORE]
         assert await migrate.pending(first.connector) == []
 
 
@@ -32,7 +34,7 @@ async def test_migration_names_the_session_that_it_waits_for(
         await execute(
             holder,
             "delete from supabase_migrations.schema_migrations where version = %s",
-            migrations()[-1].version,
+            CORE[-1].version,
         )
         await holder.set_autocommit(False)
         await execute(holder, "lock table supabase_migrations.schema_migrations in exclusive mode")
@@ -46,4 +48,4 @@ async def test_advisory_lock_does_not_delay_a_migration(empty_database: str) -> 
     with psycopg.connect(empty_database, autocommit=True) as stranger:
         stranger.execute("select pg_advisory_lock(%s)", [int.from_bytes(b"back")])
         async with open_store(empty_database) as store, asyncio.timeout(30):
-            assert len(await migrate.apply(store.connector)) == len(migrations())
+            assert len(await migrate.apply(store.connector)) == len(CORE)

@@ -236,7 +236,7 @@ async def _refuse_publications(connector: Connector, missing: list[Migration]) -
 async def _prepare(connector: Connector) -> None:
     """Create the history table, and enable pgvector."""
     await _create(connector, _HISTORY)
-    async with connector.transaction() as transaction:
+    async with _transaction(connector) as transaction:
         await transaction.execute(_LOCK)
         await _start_again(transaction)
         if await transaction.fetch(query("vector_schema")):
