@@ -94,9 +94,9 @@ begin
   into embedded, blank, long, failed, pending from known k;
 end $$;
 
--- Returns coverage and health from the counters, in constant time at any size of the table, and from the lines
--- of the change log: a million of them take a third of a second. Every look-up uses an index: reading the whole
--- queue took 1.8 s with ten million pending jobs.
+-- Returns coverage and health from the counters, in constant time at any size of the table, and from the
+-- lines of the change log: a million of them take a third of a second. Every look-up uses an index: reading
+-- the whole queue took 1.8 s with ten million pending jobs.
 create or replace function backline.coverage(p_collection int) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
