@@ -17,6 +17,7 @@ from tests.e2e.conftest import NARROW, WIDE
 from tests.e2e.studio import TIMEOUT_S, Server, eventually, settled, wait_for_address
 
 QUERY = "my vocals sound muddy"
+SEARCH = {"collection": "music_knowledge", "query": QUERY}
 ANSWER = "Clear muddy vocals at 200 to 400 Hz"
 
 
@@ -91,7 +92,9 @@ def test_search_apply_and_undo(page: Page, server: Server) -> None:
         expect(result).to_contain_text(text)
     [row] = [
         hit["row"]
-        for hit in server.post("/api/search", {"query": QUERY})["hits"]
+        for hit in server.post("/api/search", SEARCH)[
+            "hits"
+        ]
         if hit["row"]["title"] == ANSWER
     ]
     expect(result).to_contain_text(row["suggestion"])
@@ -127,7 +130,7 @@ def test_parameters_are_copied_without_a_host(page: Page, server: Server) -> Non
     card(page).get_by_role("button", name="Apply").click()
     expect(page.get_by_text("No host connected. Copied the parameters")).to_be_visible()
     copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
-    hits = server.post("/api/search", {"query": QUERY})["hits"]
+    hits = server.post("/api/search", SEARCH)["hits"]
     assert copied == next(h["row"]["parameters"] for h in hits if h["row"]["title"] == ANSWER)
 
 
@@ -153,7 +156,9 @@ def test_a_host_can_navigate_and_search_but_not_write(page: Page, server: Server
 
 
 def test_the_address_contains_the_full_state(page: Page, server: Server) -> None:
-    hits = server.post("/api/search", {"query": QUERY, "mode": "keyword"})["hits"]
+    hits = server.post(
+        "/api/search", {**SEARCH, "mode": "keyword"}
+    )["hits"]
     third = hits[2]["row"]["title"]
     page.goto("/ask")
     settled(page)

@@ -199,14 +199,14 @@ async def test_lasting_provider_outage_interrupts_the_run_without_loss(
 async def test_give_up_time_is_measured_from_the_first_failure(
     world: World, provider: StandInProvider
 ) -> None:
-    """Neither an idle time nor one slow call counts as an outage."""
+    """An idle time does not count, and a call counts from its start."""
     async with world.syncing() as sync:
         await world.insert("first")
         await world.wait_until_idle()
     assert sync.processed == 1
     await world.insert(*texts(5), first=10)
-    backfill = world.backfill(give_up_after=0.5, poll=0.05)
-    with provider.held():  # one call slower than give_up_after
+    backfill = world.backfill(give_up_after=2.0, poll=0.05)
+    with provider.held():  # a slow call that fails
         async with running(backfill.run()) as filling:
             await asyncio.to_thread(provider.wait_in_flight)
             await asyncio.sleep(0.8)

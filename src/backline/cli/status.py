@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -30,6 +29,7 @@ from backline.cli.output import (
 )
 from backline.cli.report import LONG_TEXTS
 from backline.config import Settings
+from backline.errors import command
 from backline.types import Collection, Coverage
 
 # The default of p_exact of the SQL function `backline.problems`.
@@ -86,16 +86,16 @@ def _show(collection: Collection, coverage: Coverage) -> None:
         if coverage.remaining:
             pairs["pace"] = pace(coverage.rate, coverage.remaining)
     elif coverage.remaining:
-        pairs["workers"] = f"none; to embed the rest, run: backline backfill {collection.name}"
+        pairs["workers"] = f"none; to embed the rest, run: {command('backfill', collection.name)}"
     facts(pairs)
     show_problems(coverage.problems)
 
 
 def _last_scan(collection: Collection) -> str:
-    name = shlex.quote(collection.name)
     if collection.scanned_at is None:
-        return f"not yet, see: backline reconcile {name}"
-    return f"{collection.scanned_at:%Y-%m-%d %H:%M %Z}, by: backline reconcile {name}"
+        return f"not yet, see: {command('reconcile', collection.name)}"
+    when = f"{collection.scanned_at:%Y-%m-%d %H:%M %Z}"
+    return f"{when}, by: {command('reconcile', collection.name)}"
 
 
 def _status_dict(collection: Collection, coverage: Coverage) -> dict[str, Any]:

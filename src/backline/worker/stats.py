@@ -72,11 +72,10 @@ class Outage:
         """Record a failure, and return the length of the outage in seconds if it exceeds the limit.
 
         A limit of None is never exceeded. `began` is when the attempt that failed began: a first
-        attempt without a response may have lasted long. It alone is no outage.
+        attempt without a response may have lasted long.
         """
         now = time.monotonic()
         if self._since is None:
             self._since = now if began is None else began
-            return None
         seconds = now - self._since
         return seconds if self._limit is not None and seconds > self._limit else None

@@ -93,7 +93,7 @@ def test_hits_are_printed_for_people(kept: str, folder: Path) -> None:
     result = CliRunner().invoke(
         app, ["search", "tuba", "-c", name(folder), "--mode", "keyword"], env={"DATABASE_URL": kept}
     )
-    assert result.stdout.startswith("1. Tuba")
+    assert result.stdout.splitlines()[1].startswith("1. Tuba")
     assert "Tuba A brass instrument." in result.stdout
 
 
