@@ -92,9 +92,7 @@ def test_search_apply_and_undo(page: Page, server: Server) -> None:
         expect(result).to_contain_text(text)
     [row] = [
         hit["row"]
-        for hit in server.post("/api/search", SEARCH)[
-            "hits"
-        ]
+        for hit in server.post("/api/search", SEARCH)["hits"]
         if hit["row"]["title"] == ANSWER
     ]
     expect(result).to_contain_text(row["suggestion"])
@@ -156,9 +154,7 @@ def test_a_host_can_navigate_and_search_but_not_write(page: Page, server: Server
 
 
 def test_the_address_contains_the_full_state(page: Page, server: Server) -> None:
-    hits = server.post(
-        "/api/search", {**SEARCH, "mode": "keyword"}
-    )["hits"]
+    hits = server.post("/api/search", {**SEARCH, "mode": "keyword"})["hits"]
     third = hits[2]["row"]["title"]
     page.goto("/ask")
     settled(page)
@@ -183,7 +179,7 @@ def test_a_link_restores_filters(page: Page, server: Server) -> None:
     page.goto(f"/ask?q={QUERY}&category=eq&mode=semantic")
     hits = server.post(
         "/api/search",
-        {"query": QUERY, "mode": "semantic", "where": {"category": "eq"}},
+        {**SEARCH, "mode": "semantic", "where": {"category": "eq"}},
     )["hits"]
     titles = page.get_by_role("listitem").get_by_role("heading")
     expect(titles).to_have_text([hit["row"]["title"] for hit in hits])
