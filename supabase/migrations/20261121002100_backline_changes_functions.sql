@@ -229,7 +229,7 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
   v_due text[]; v_priorities smallint[]; v_gone text[];
-  v_stale tid[]; v_stamps tid[]; v_failures tid[];
+  v_stale tid[]; v_failures tid[];
 begin
   if coalesce(cardinality(p_keys), 0) = 0 then
     return;
@@ -260,12 +260,11 @@ begin
     select array_agg(e.key) filter (where e.due), array_agg(e.priority) filter (where e.due),
            array_agg(e.key) filter (where not e.present),
            array_agg(e.stamp) filter (where e.due and not e.stale),
-           array_agg(e.stamp) filter (where not e.present and e.stamp is not null),
            array_agg(e.failure) filter (where e.resolved)
     from examined e
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
        backline.due_condition(p_collection), c.key_type)
-  into v_due, v_priorities, v_gone, v_stale, v_stamps, v_failures
+  into v_due, v_priorities, v_gone, v_stale, v_failures
   using p_collection, p_keys, p_priorities, c.model_id, c.long_text,
         backline.keys_in_flight(p_collection, p_keys, p_xids);
 
@@ -273,8 +272,9 @@ begin
   if v_stale is not null then
     update backline.stamps s set stale = true where s.ctid = any (v_stale) and not s.stale;
   end if;
-  if v_stamps is not null then
-    delete from backline.stamps s where s.ctid = any (v_stamps);
+  if v_gone is not null then  -- by key: a worker may update the stamp at this moment
+    delete from backline.stamps s using unnest(v_gone) as u(key)
+    where s.collection_id = p_collection and s.key = u.key;
   end if;
   if v_failures is not null then
     delete from backline.failures f where f.ctid = any (v_failures);
