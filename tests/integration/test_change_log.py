@@ -503,3 +503,11 @@ async def test_concurrent_writers_and_appliers_lose_nothing(
     await world.check_consistent()
     await world.fill()
     await world.check_complete()
+
+
+async def test_drain_waits_for_an_edit_that_was_applied_after_it_began(world: World) -> None:
+    await world.insert("one")
+    began = await world.store.now()
+    await world.apply_changes()
+    remain, _ = await world.store.outstanding(world.collection, began)
+    assert remain

@@ -224,7 +224,7 @@ SCALING = {
     "index": "select backline.index_keys({c}, {keys})",
     "unindex": "select backline.unindex_keys({c}, {keys})",
     "apply": "select backline.apply_keys({c}, {keys}, array_fill(1::bigint, array[{n}]), "
-    "array_fill(0::smallint, array[{n}]))",
+    "array_fill(0::smallint, array[{n}]), array_fill(now(), array[{n}]))",
 }
 
 

@@ -106,6 +106,7 @@ declare
   v_keys text[];
   v_xids bigint[];
   v_priorities smallint[];
+  v_times timestamptz[];
 begin
   if not backline.has_changes(p_collection) then
     return false;
@@ -124,13 +125,14 @@ begin
   with taken as materialized (
     delete from backline.changes l where l.ctid = any (v_lines) returning l.*
   ), touched as (
-    select u.key, max(t.xid::text::bigint) as xid, min(t.bulk::int)::smallint as priority
+    select u.key, max(t.xid::text::bigint) as xid, min(t.bulk::int)::smallint as priority,
+           min(t.at) as at
     from taken t cross join unnest(t.keys) as u(key) group by u.key
   )
   select (select sum(t.delta) from taken t), (select bool_or(t.kind = '?') from taken t),
          array_agg(n.key order by n.key), array_agg(n.xid order by n.key),
-         array_agg(n.priority order by n.key)
-  into v_delta, v_unknown, v_keys, v_xids, v_priorities from touched n;
+         array_agg(n.priority order by n.key), array_agg(n.at order by n.key)
+  into v_delta, v_unknown, v_keys, v_xids, v_priorities, v_times from touched n;
   if v_delta <> 0 then
     insert into backline.counter_deltas (collection_id, measure, amount)
     values (p_collection, 'rows', v_delta);
@@ -138,7 +140,7 @@ begin
   if v_unknown then
     perform pg_catalog.nextval('backline.missed');
   end if;
-  perform backline.apply_keys(p_collection, v_keys, v_xids, v_priorities);
+  perform backline.apply_keys(p_collection, v_keys, v_xids, v_priorities, v_times);
   return exists (select from backline.changes l where l.collection_id = p_collection
                              and l.xid >= backline.log_start(p_collection));
 end $$;
@@ -177,7 +179,7 @@ begin
     ) k order by k.key limit v_limit);
   perform backline.apply_keys(
     p_collection, v_keys, array_fill(v_xid::text::bigint, array[cardinality(v_keys)]),
-    array_fill(1::smallint, array[cardinality(v_keys)]));
+    array_fill(1::smallint, array[cardinality(v_keys)]), array_fill(now(), array[cardinality(v_keys)]));
   if cardinality(v_keys) = v_limit then
     update backline.changes l set keys = v_keys[v_limit:]
     where l.collection_id = p_collection and l.xid = v_xid and l.id = v_id;
@@ -220,7 +222,7 @@ end $$;
 -- Examines rows by key: due rows get a job, and what Backline knows of missing rows is deleted. p_xids are
 -- the transactions that changed them. Locks are taken in the order of complete(): stamps, failures, jobs.
 create or replace function backline.apply_keys(
-  p_collection int, p_keys text[], p_xids bigint[], p_priorities smallint[]
+  p_collection int, p_keys text[], p_xids bigint[], p_priorities smallint[], p_times timestamptz[]
 ) returns void language plpgsql
 set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
@@ -228,7 +230,7 @@ set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = of
 set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
-  v_due text[]; v_priorities smallint[]; v_gone text[];
+  v_due text[]; v_priorities smallint[]; v_times timestamptz[]; v_gone text[];
   v_stale tid[]; v_failures tid[];
 begin
   if coalesce(cardinality(p_keys), 0) = 0 then
@@ -241,12 +243,13 @@ begin
   perform backline.lock(p_collection, 'scan');  -- a scan could lease the same rows
   execute format($q$
     with examined as materialized (
-      select u.key, u.priority, p.key is not null as present, s.ctid as stamp, s.stale, f.ctid as failure,
+      select u.key, u.priority, u.at, p.key is not null as present, s.ctid as stamp, s.stale,
+             f.ctid as failure,
              case when p.key is not null and %5$s
                then not coalesce(s.stale, true) or u.key <> all ($6) end as due,
              f.key is not null and (p.key is null or f.model_id <> $4
                or f.content_hash <> sha256(convert_to(p.content, 'UTF8'))) as resolved
-      from unnest($2, $3) as u(key, priority)
+      from unnest($2, $3, $7) as u(key, priority, at)
       left join lateral (select x.ctid, x.* from backline.stamps x
                          where x.collection_id = $1 and x.key = u.key offset 0) s on true
       left join lateral (select x.ctid, x.* from backline.failures x
@@ -258,15 +261,16 @@ begin
       where octet_length(u.key) <= backline.longest_key()
     )
     select array_agg(e.key) filter (where e.due), array_agg(e.priority) filter (where e.due),
+           array_agg(e.at) filter (where e.due),
            array_agg(e.key) filter (where not e.present),
            array_agg(e.stamp) filter (where e.due and not e.stale),
            array_agg(e.failure) filter (where e.resolved)
     from examined e
   $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
        backline.due_condition(p_collection), c.key_type)
-  into v_due, v_priorities, v_gone, v_stale, v_failures
+  into v_due, v_priorities, v_times, v_gone, v_stale, v_failures
   using p_collection, p_keys, p_priorities, c.model_id, c.long_text,
-        backline.keys_in_flight(p_collection, p_keys, p_xids);
+        backline.keys_in_flight(p_collection, p_keys, p_xids), p_times;
 
   -- Most calls have one key and need one of these statements.
   if v_stale is not null then
@@ -280,10 +284,11 @@ begin
     delete from backline.failures f where f.ctid = any (v_failures);
   end if;
   if v_due is not null then
-    insert into backline.jobs as j (collection_id, key, priority)
+    -- With the time of the edit: a drain waits for edits that were made before it began.
+    insert into backline.jobs as j (collection_id, key, priority, enqueued_at)
     -- A key is several times in a table whose unique constraint was dropped.
-    select distinct on (k.key) p_collection, k.key, k.priority
-    from unnest(v_due, v_priorities) as k(key, priority) order by k.key
+    select distinct on (k.key) p_collection, k.key, k.priority, k.at
+    from unnest(v_due, v_priorities, v_times) as k(key, priority, at) order by k.key
     on conflict (collection_id, key) do update
       set worker_id = null, attempts = 0, priority = least(j.priority, excluded.priority), not_before = now();
   end if;
