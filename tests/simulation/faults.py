@@ -34,7 +34,8 @@ FAULTS: Final = (
     ),
     Fault(
         "only the first key of a line is enqueued", "apply_keys",
-        "as k(key, priority, at) order by k.key", "as k(key, priority, at) order by k.key limit 1", 0,
+        "as k(key, priority, at) order by k.key",
+        "as k(key, priority, at) order by k.key limit 1", 0,
     ),
     Fault(
         "an edit does not mark the stamp as stale", "apply_keys",
