@@ -238,7 +238,6 @@ async def test_pool_replaces_connections_cut_while_idle(database: str) -> None:
 
 
 @pytest.mark.parametrize("after", [500, 1500, 4000, 9000, 20_000])
-@pytest.mark.xfail(strict=False, reason="open: seen to fail when many tests run at once")
 async def test_connections_cut_during_a_write_lose_nothing(
     world: World, provider: StandInProvider, database: str, after: int
 ) -> None:
@@ -246,7 +245,7 @@ async def test_connections_cut_during_a_write_lose_nothing(
     await world.insert(*texts(300))
     direct = world.store
     async with fault_proxy(database) as proxy, open_store(proxy.url) as world.store:
-        async with running(world.fill(give_up_after=50)) as filling:
+        async with running(world.fill()) as filling:
             with provider.held():
                 await asyncio.to_thread(provider.wait_in_flight)
                 proxy.after, proxy.cuts = after, 4
@@ -262,7 +261,6 @@ async def test_connections_cut_during_a_write_lose_nothing(
     assert overpaid(provider) == {}
 
 
-@pytest.mark.xfail(strict=False, reason="open: seen to fail when many tests run at once")
 async def test_repeatedly_terminated_backends_lose_nothing(
     world: World, provider: StandInProvider
 ) -> None:
@@ -277,7 +275,7 @@ async def test_repeatedly_terminated_backends_lose_nothing(
                 "where application_name = 'backline' and datname = current_database()"
             )
 
-    async with running(world.fill(give_up_after=50)) as filling:
+    async with running(world.fill()) as filling:
         await terminate()
         report = await filling
     assert (report.failed, report.state) == (0, "completed"), report.stopped_by

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.integration.harness import World, eventually, overpaid, running, texts
@@ -15,10 +16,13 @@ from tests.integration.proxy import fault_proxy
 from tests.provider import StandInProvider
 
 from backline.postgres.store import open_store
+from backline.worker.backlog import PendingText
 from backline.worker.clock import elapsed
 from backline.worker.lease import WorkerLease
 from backline.worker.options import WorkerOptions
+from backline.worker.send import HeldRows
 from backline.worker.stats import WorkerStats
+from backline.worker.writer import Write
 
 LEASE = 1.0
 SHORT = WorkerOptions(lease=LEASE)
@@ -29,6 +33,37 @@ async def wait_until_expired(world: World) -> None:
         return bool(await world.sql("select 1 from backline.workers where expires_at < now()"))
 
     await eventually(expired, "the lease to expire")
+
+
+async def test_rows_that_move_to_a_new_lease_during_the_check_are_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the worker drops rows that stay leased to it, and nothing claims them again."""
+    await world.insert("one", "two")
+    lease = WorkerLease(
+        world.store, world.collection, None, SHORT, WorkerStats(), trims_cache=False
+    )
+    await lease.register()
+    jobs = await world.store.claim(world.collection, lease.worker, 10)
+    batch = [PendingText(job.content_hash or b"", job.content, jobs=[job]) for job in jobs]
+    held = world.store.held
+    renewing: list[asyncio.Task[None]] = []
+
+    async def held_during_a_renewal(*args: Any) -> list[bool]:
+        if not renewing:
+            await world.sql("delete from backline.workers where id = %s", lease.worker)
+            renewing.append(asyncio.create_task(lease._renew()))
+            await asyncio.sleep(0.2)
+        return await held(*args)
+
+    monkeypatch.setattr(world.store, "held", held_during_a_renewal)
+    dropped: list[Write] = []
+    rows = HeldRows(world.store, world.collection, lease, SHORT, on_dropped=dropped.extend)
+    assert await rows.select(batch) == batch
+    assert dropped == []
+    await asyncio.gather(*renewing)
+    assert set((await world.jobs()).values()) == {lease.worker}
+    await lease.unregister()
 
 
 @pytest.mark.parametrize("port", [5432, 6543])

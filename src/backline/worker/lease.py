@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final
 
@@ -75,6 +75,16 @@ class WorkerLease:
                 self._renew_if_doubtful, give_up_after=self._options.give_up_after
             )
         return self.worker
+
+    @asynccontextmanager
+    async def unchanged(self) -> AsyncIterator[int | None]:
+        """Yield the worker's id, which no renewal replaces during the block.
+
+        None if the lease may be lost: a new id may already have the rows, its response still under
+        way.
+        """
+        async with self._renewing:
+            yield None if self._doubtful else self.worker
 
     async def keep(self, on_cancel: Callable[[], None]) -> None:
         """Renew the lease until cancelled. Calls `on_cancel` if a user has cancelled the run."""

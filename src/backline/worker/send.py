@@ -93,9 +93,11 @@ class HeldRows:
         return [text for text in texts if text.worker != worker]
 
     async def _check(self, texts: Sequence[PendingText]) -> None:
-        worker = self._lease.worker
-        rows = [(text, job) for text in texts for job in text.jobs]
-        held = await self._store.held(self._collection, worker, [job for _, job in rows])
+        async with self._lease.unchanged() as worker:
+            if worker is None:
+                return
+            rows = [(text, job) for text in texts for job in text.jobs]
+            held = await self._store.held(self._collection, worker, [job for _, job in rows])
         lost = {id(job) for (_, job), is_held in zip(rows, held, strict=True) if not is_held}
         for text in texts:
             dropped = [job for job in text.jobs if id(job) in lost]
