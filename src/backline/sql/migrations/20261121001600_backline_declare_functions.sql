@@ -206,33 +206,34 @@ begin
     order by 1;
 end $$;
 
--- Returns the statements that let Postgres update published tables that have no replica identity.
-create or replace function backline.replica_identity_remedies(p_table regclass) returns text[]
-language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array(
-    select format('alter table %s replica identity %s', k.oid::regclass, case
-             when u.indisprimary then 'default' when u.name is null then 'full'
-             else format('using index %I', u.name) end)
-    from pg_catalog.pg_class k
-    left join lateral (
-      select i.indisprimary, x.relname as name from pg_catalog.pg_index i
-      join pg_catalog.pg_class x on x.oid = i.indexrelid
-      where i.indrelid = k.oid and i.indisunique and i.indimmediate and i.indisvalid and i.indpred is null
-        and i.indexprs is null and not exists (
-          select from pg_catalog.pg_attribute a
-          where a.attrelid = k.oid and a.attnum = any (i.indkey) and not a.attnotnull)
-      order by i.indisprimary desc, x.relname limit 1) u on true
-    where k.oid = any (backline.table_and_partitions(p_table)) and k.relkind = 'r'
-      and not case k.relreplident
-                when 'f' then true
-                when 'd' then coalesce(u.indisprimary, false)
-                when 'i' then exists (select from pg_catalog.pg_index i
-                                      where i.indrelid = k.oid and i.indisreplident)
-                else false end
-      and exists (select from backline.publications(
-                    array(select r.relid::oid from pg_catalog.pg_partition_ancestors(k.oid) r) || k.oid) p
-                  where p.sends_updates)
-    order by k.oid::regclass::text);
+-- Returns published tables that have no replica identity, with the statement that gives each one. Postgres
+-- refuses to store vectors there.
+create or replace function backline.unidentified_tables(p_table regclass)
+returns table (source text, remedy text)
+language sql stable rows 1 set search_path = pg_catalog, pg_temp as $$
+  select k.oid::regclass::text, format('alter table %s replica identity %s', k.oid::regclass, case
+           when u.indisprimary then 'default' when u.name is null then 'full'
+           else format('using index %I', u.name) end)
+  from pg_catalog.pg_class k
+  left join lateral (
+    select i.indisprimary, x.relname as name from pg_catalog.pg_index i
+    join pg_catalog.pg_class x on x.oid = i.indexrelid
+    where i.indrelid = k.oid and i.indisunique and i.indimmediate and i.indisvalid and i.indpred is null
+      and i.indexprs is null and not exists (
+        select from pg_catalog.pg_attribute a
+        where a.attrelid = k.oid and a.attnum = any (i.indkey) and not a.attnotnull)
+    order by i.indisprimary desc, x.relname limit 1) u on true
+  where k.oid = any (backline.table_and_partitions(p_table)) and k.relkind = 'r'
+    and not case k.relreplident
+              when 'f' then true
+              when 'd' then coalesce(u.indisprimary, false)
+              when 'i' then exists (select from pg_catalog.pg_index i
+                                    where i.indrelid = k.oid and i.indisreplident)
+              else false end
+    and exists (select from backline.publications(
+                  array(select r.relid::oid from pg_catalog.pg_partition_ancestors(k.oid) r) || k.oid) p
+                where p.sends_updates)
+  order by 1;
 $$;
 
 -- Raises if a table is published and its subscribers would stop, or its own rows could not be updated.
@@ -240,13 +241,13 @@ create or replace function backline.check_publications(
   p_table regclass, p_column text, p_column_type text, p_dimensions int, p_published boolean
 ) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
-  v_remedies text[] := backline.replica_identity_remedies(p_table);
+  v_remedies text := (select string_agg(u.remedy, '; ') from backline.unidentified_tables(p_table) u);
   v_names text;
 begin
-  if cardinality(v_remedies) > 0 then
+  if v_remedies is not null then
     raise exception using errcode = 'BL001', message = format(
       '%s is published with its updates and has no replica identity, so Postgres would refuse every vector. '
-      'Give it one: %s', p_table, array_to_string(v_remedies, '; '));
+      'Give it one: %s', p_table, v_remedies);
   end if;
   if p_published then
     return;

@@ -10,10 +10,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select t.oid::regclass
   from backline.collections c
   cross join lateral backline.resolve(c) r
-  join pg_catalog.pg_class k on k.oid = (r.d).table_id
-  left join lateral pg_catalog.pg_partition_tree(k.oid) p on k.relkind = 'p'
-  join pg_catalog.pg_class t on t.oid = coalesce(p.relid, k.oid) and t.relkind in ('r', 'p')
-  where c.id = p_collection;
+  join pg_catalog.pg_class t on t.oid = any (backline.table_and_partitions((r.d).table_id))
+  where c.id = p_collection and t.relkind in ('r', 'p');
 $$;
 
 -- Returns the condition that a row's text may have changed between o and n, or that its vector was set or

@@ -129,34 +129,6 @@ exception when others then  -- such as a lock on the table, or keys that are not
   return query select 'rows', format('The rows of %s could not be checked: %s.', c.name, sqlerrm);
 end $$;
 
--- Returns the tables of a collection that are published with updates, but without a replica identity that
--- its publication carries, with the statement that gives each one. Postgres refuses to store vectors there.
-create or replace function backline.unidentified(c backline.collections)
-returns table (source text, remedy text)
-language sql stable rows 1 set search_path = pg_catalog, pg_temp as $$
-  select format('%I.%I', n.nspname, k.relname),
-    format('alter table %I.%I replica identity %s', n.nspname, k.relname, coalesce((
-      select format('using index %I', x.relname) from pg_catalog.pg_index i
-      join pg_catalog.pg_class x on x.oid = i.indexrelid
-      join pg_catalog.pg_attribute a on a.attrelid = k.oid and a.attnum = i.indkey[0] and a.attnotnull
-      where i.indrelid = k.oid and i.indnkeyatts = 1 and i.indisunique and i.indimmediate and i.indisvalid
-        and i.indpred is null and a.attname = c.key_column limit 1), 'full'))
-  from unnest(c.table_id || backline.members(c.table_id)) m(oid)
-  join pg_catalog.pg_class k on k.oid = m.oid and k.relkind = 'r' and k.relpersistence = 'p'
-  join pg_catalog.pg_namespace n on n.oid = k.relnamespace
-  where exists (
-      select from pg_catalog.pg_publication p where p.pubupdate and (
-        p.puballtables
-        or exists (select from pg_catalog.pg_publication_namespace s
-                   where s.pnpubid = p.oid and s.pnnspid = k.relnamespace)
-        or exists (select from pg_catalog.pg_publication_rel r where r.prpubid = p.oid and (
-                     r.prrelid = k.oid
-                     or r.prrelid in (select pg_catalog.pg_partition_ancestors(k.oid))))))
-    and not (k.relreplident = 'f' or exists (
-      select from pg_catalog.pg_index i where i.indrelid = k.oid and i.indisvalid
-        and case k.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident end));
-$$;
-
 -- Returns what is wrong with the definition of a collection's table, apart from what resolve() finds.
 create or replace function backline.table_problems(c backline.collections, d backline.collections)
 returns table (kind text, problem text, remedy text)
@@ -211,7 +183,7 @@ begin
   return query
     select 'publication', format('%s is in a publication and has no replica identity, so Postgres refuses '
                                  'to store vectors.', u.source), u.remedy
-    from backline.unidentified(d) u;
+    from backline.unidentified_tables(d.table_id) u;
 end $$;
 
 -- Returns what is wrong with a collection, and the remedy of each problem. A table of up to p_exact rows is
