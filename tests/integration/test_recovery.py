@@ -301,7 +301,6 @@ async def test_upgrade_replaces_generated_functions_and_keeps_keyword_indexes(
         assert index["documents"] == 1500
 
 
-@pytest.mark.xfail(strict=False, reason="open: seen to fail when many tests run at once")
 async def test_upgrade_during_edits_and_a_sync_loses_nothing(
     world: World, release: Callable[[], None]
 ) -> None:
@@ -425,7 +424,6 @@ async def test_dump_restored_on_a_server_with_lower_transaction_ids_loses_no_lin
 # --- crash ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=False, reason="open: seen to fail when many tests run at once")
 async def test_server_killed_during_edits_a_backfill_and_a_sync_loses_no_line(
     server: Server, provider: StandInProvider
 ) -> None:

@@ -115,7 +115,6 @@ async def test_stalled_load_fails_and_inserts_nothing(stalling: Stalling, tmp_pa
     assert await stalling.world.sql("select count(*) as n from notes") == [{"n": 0}]
 
 
-@pytest.mark.xfail(strict=False, reason="open: seen to fail when many tests run at once")
 async def test_server_ends_the_transaction_of_a_client_that_is_gone(stalling: Stalling) -> None:
     """Its locks would otherwise last until the server's own keepalives, two hours by default."""
     async with stalling.world.store.connector.transaction() as transaction:

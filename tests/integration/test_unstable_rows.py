@@ -79,7 +79,6 @@ NEVER_AT_REST = {
 
 @pytest.mark.parametrize("case", NEVER_AT_REST)
 @pytest.mark.parametrize("scanned", [False, True])
-@pytest.mark.xfail(strict=False, reason="open: seen to fail when many tests run at once")
 async def test_row_that_changes_with_every_write_is_paid_for_twice_and_named(
     world: World, provider: StandInProvider, case: str, scanned: bool
 ) -> None:
