@@ -206,7 +206,7 @@ async def test_backfill_gives_up_on_a_stall_that_does_not_end(
 ) -> None:
     world, proxy = stalling.world, stalling.proxy
     await world.insert(*texts(300))
-    provider.behave(delay_s=0.05)
+    provider.behave(delay_s=0.3)
     async with running(world.fill(give_up_after=3, grace=1, lease=3)) as filling:
         await asyncio.to_thread(provider.wait_calls, 3)
         proxy.stall = Stall(statement.encode(), everywhere=True)

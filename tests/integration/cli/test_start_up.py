@@ -24,7 +24,7 @@ main()
 
 def test_status_imports_only_what_it_uses(cli: Cli, collection: str) -> None:
     outcome = cli("-c", SCRIPT, "status", "--json", program=sys.executable)
-    assert len(outcome.json["collections"]) == 2
+    assert len(outcome.json["collections"]) == 1
     modules = set(outcome.err.split())
     assert not modules & FORBIDDEN
     assert len(modules) < LARGEST_NUMBER
