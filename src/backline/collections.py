@@ -59,7 +59,7 @@ def collection_of(record: Mapping[str, Any]) -> Collection:
         name=record["name"],
         table_schema=record["table_schema"],
         table_name=record["table_name"],
-        key_column=record["key_column"],
+        key_columns=tuple(record["key_columns"]),
         text_template=record["text_template"],
         embedding_column=record["embedding_column"],
         model_id=record["model_id"],
@@ -196,8 +196,9 @@ def _dimension_remedy(collection: Collection, model: Model) -> str:
 
 
 def _add_command(collection: Collection, model: Model, column: str) -> str:
+    keys = [word for name in collection.key_columns for word in ("--key", name)]
     return command(
-        "add", collection.table, "--name", collection.name, "--key", collection.key_column,
+        "add", collection.table, "--name", collection.name, *keys,
         "--text", collection.text_template, "--column", column, "--model", _spec(model),
     )  # fmt: skip
 

@@ -63,7 +63,7 @@ class Collection:
     name: str
     table_schema: str
     table_name: str
-    key_column: str
+    key_columns: tuple[str, ...]
     text_template: str
     embedding_column: str
     model_id: int

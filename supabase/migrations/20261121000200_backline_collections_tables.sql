@@ -26,15 +26,15 @@ create table backline.collections (
   -- The table and its columns by oid and number, which a rename does not change. The names are those that
   -- follow() recorded; definition() returns the present ones.
   table_id         oid  not null,
-  key_number       int2 not null,
+  key_numbers      int2[] not null check (cardinality(key_numbers) between 1 and 8),
   vector_number    int2 not null,
   text_numbers     int2[] not null,         -- the columns that the template names, each once
   text_names       text[] not null,
   text_types       text[] not null,
   table_schema     text not null,
   table_name       text not null,
-  key_column       text not null,
-  key_type         text not null,           -- for casts from text, collation included
+  key_columns      text[] not null,
+  key_types        text[] not null,         -- for casts from text, collation included
   text_template    text not null,           -- '{topic} {category} {suggestion}'
   text_sql         text not null,           -- the template as an expression over the alias r
   embedding_column text not null,

@@ -99,7 +99,7 @@ async def declare(
     table: str = "notes",
     name: str | None = None,
     template: str = "{body}",
-    key: str | None = None,
+    key: str | Sequence[str] | None = None,
     column: str = "embedding",
     column_type: str = "vector",
     long_text: LongText = "truncate",

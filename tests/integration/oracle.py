@@ -84,11 +84,17 @@ class Oracle:
         )
         return await cursor.fetchall()
 
+    def _key(self) -> str:
+        columns = [f"r.{sql.Identifier(name).as_string()}" for name in self.collection.key_columns]
+        if len(columns) == 1:
+            return f"{columns[0]}::text"
+        return f"jsonb_build_array({', '.join(f'{column}::text' for column in columns)})::text"
+
     def _identifiers(self) -> dict[str, str]:
         table = sql.Identifier(self.collection.table_schema, self.collection.table_name)
         return {
             "table": table.as_string(),
-            "key": sql.Identifier(self.collection.key_column).as_string(),
+            "key": self._key(),
             "column": sql.Identifier(self.collection.embedding_column).as_string(),
             "content": "btrim(concat(r.body), E' \\t\\n\\r')",
         }
@@ -117,19 +123,19 @@ union select u.key, p.worker_id from backline.batch_leases p cross join unnest(p
 """
 
 _ROWS = """
-select r.{key}::text as key, {content} as content, sha256(convert_to({content}, 'UTF8')) as hash,
+select {key} as key, {content} as content, sha256(convert_to({content}, 'UTF8')) as hash,
   r.{column}::text as embedding, s.content_hash as stamp_hash, s.stale, s.blank,
   s.model_id as stamp_model, j.key is not null or exists (
     select from backline.batch_leases p
-    where p.collection_id = c.id and r.{key}::text = any (p.keys)) or exists (
+    where p.collection_id = c.id and {key} = any (p.keys)) or exists (
     select from backline.changes l
-    where l.collection_id = c.id and r.{key}::text = any (l.keys)) as queued,
+    where l.collection_id = c.id and {key} = any (l.keys)) as queued,
   coalesce(f.content_hash = sha256(convert_to({content}, 'UTF8')), false) as dead
 from {table} r
 cross join (select %s::int as id) c
-left join backline.stamps s on s.collection_id = c.id and s.key = r.{key}::text
-left join backline.jobs j on j.collection_id = c.id and j.key = r.{key}::text
-left join backline.failures f on f.collection_id = c.id and f.key = r.{key}::text
+left join backline.stamps s on s.collection_id = c.id and s.key = {key}
+left join backline.jobs j on j.collection_id = c.id and j.key = {key}
+left join backline.failures f on f.collection_id = c.id and f.key = {key}
 """
 
 _ORPHAN_RECORDS = """
@@ -137,7 +143,7 @@ select x.kind, x.key from (
   select 'a stamp' as kind, s.key from backline.stamps s where s.collection_id = %s
   union all select 'a job', j.key from backline.jobs j where j.collection_id = %s
   union all select 'a dead letter', f.key from backline.failures f where f.collection_id = %s
-) x where not exists (select from {table} r where r.{key}::text = x.key)
+) x where not exists (select from {table} r where {key} = x.key)
   and not exists (select from backline.changes l where l.collection_id = %s
     and (l.kind = 't' or x.key = any (l.keys)))
 """

@@ -42,7 +42,7 @@ class Judge:
         names = self.names.present
         renamed = replace(
             self.collection, table_schema=names["schema"], table_name=names["table"],
-            key_column=names["key"], embedding_column=names["vector"],
+            key_columns=(names["key"],), embedding_column=names["vector"],
         )  # fmt: skip
         return RenamedOracle(self.connection, renamed, names["text"])
 

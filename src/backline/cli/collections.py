@@ -43,11 +43,12 @@ Name = Annotated[
     ),
 ]
 Key = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--key",
         metavar="COLUMN",
-        help="Unique NOT NULL column that identifies a row. Default: the primary key.",
+        help="Unique NOT NULL column that identifies a row; repeat it for a key of several "
+        "columns. Default: the primary key.",
         show_default=False,
     ),
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psycopg.rows import DictRow
@@ -68,8 +68,9 @@ class AdministrationVerbs(CollectionVerbs):
         )
 
     async def add_collection(  # noqa: PLR0913  the parts of a declaration
-        self, name: str, table: int, *, key: str | None, template: str, column: str, model: Model,
-        column_type: str = "vector", long_text: LongText = "truncate", published: bool = False,
+        self, name: str, table: int, *, key: str | Sequence[str] | None, template: str,
+        column: str, model: Model, column_type: str = "vector", long_text: LongText = "truncate",
+        published: bool = False,
     ) -> int:  # fmt: skip
         """Declare a table for embedding; return the id of the collection.
 
@@ -78,7 +79,7 @@ class AdministrationVerbs(CollectionVerbs):
         Args:
             name: of the collection.
             table: its oid; see `find_table`.
-            key: a unique NOT NULL column; default: the primary key.
+            key: unique NOT NULL columns; default: the primary key.
             template: of a row's text.
             column: of the vectors.
             model: of the vectors.
@@ -94,9 +95,9 @@ class AdministrationVerbs(CollectionVerbs):
 
         """
         values = {
-            "name": name, "table": table, "key": key, "template": template, "column": column,
-            "column_type": column_type, "long_text": long_text, "published": published,
-            **_identity(model),
+            "name": name, "table": table, "key": [key] if isinstance(key, str) else key,
+            "template": template, "column": column, "column_type": column_type,
+            "long_text": long_text, "published": published, **_identity(model),
         }  # fmt: skip
         async with self.connector.transaction() as transaction:
             await transaction.execute(_SCHEMA_LOCK)

@@ -148,9 +148,11 @@ async def _statement(store: Store, collection: Collection, limit: int, total: in
     # Sample five standard deviations more than `limit`, so that the sample is almost never short.
     sampled = limit + 5 * limit**0.5 + 20
     percent = 100.0 if total <= sampled else 100.0 * sampled / total
+    key, order = await _key(store, collection)
     sample = sql.SQL("" if percent >= 100 else "tablesample bernoulli ({}) repeatable (0)")
     return sql.SQL(reads.query("embedded_rows")).format(
-        key=sql.Identifier(collection.key_column),
+        key=key,
+        order=order,
         title=_first_column(kinds, TITLES),
         category=_first_column(kinds, CATEGORIES),
         vector_send=sql.Identifier(schema, "vector_send"),
@@ -160,6 +162,14 @@ async def _statement(store: Store, collection: Collection, limit: int, total: in
         sample=sample.format(sql.Literal(percent)),
         limit=sql.Literal(limit),
     )
+
+
+async def _key(store: Store, collection: Collection) -> tuple[sql.SQL, sql.SQL]:
+    """Return the key of a row as an expression, and the columns that it is ordered by."""
+    row = await store.connector.fetch_one(
+        reads.query("key_expressions"), {"collection": collection.id}
+    )
+    return sql.SQL(row["key"]), sql.SQL(row["key_order"])
 
 
 def _first_column(kinds: dict[str, str], names: tuple[str, ...]) -> sql.Composable:

@@ -201,7 +201,7 @@ begin
   execute format($q$
     with long as (
       select left(u.key, 100) || '… ' || md5(u.key) as name, octet_length(u.key) as bytes,
-             exists (select from %s r where r.%I = u.key::%s) as present
+             exists (select from %s r where %s) as present
       from unnest($2) as u(key) where octet_length(u.key) > backline.longest_key()
     ), gone as (
       delete from backline.failures f using long l
@@ -213,7 +213,7 @@ begin
       'shorter unique column.', l.bytes, backline.longest_key())
     from long l where l.present
     on conflict do nothing
-  $q$, format('%I.%I', c.table_schema, c.table_name), c.key_column, c.key_type)
+  $q$, backline.source(c), backline.key_match(c, 'u.key'))
   using p_collection, p_keys, c.model_id;
 end $$;
 
@@ -253,9 +253,9 @@ begin
       left join lateral (select x.ctid, x.* from backline.failures x
                          where x.collection_id = $1 and x.key = u.key offset 0) f on true
       -- A row without either is due whatever its text.
-      left join lateral (select r.%1$I::text as key, r.%3$I is null as missing,
+      left join lateral (select %1$s as key, r.%3$I is null as missing,
                                 case when coalesce(s.key, f.key) is not null then %2$s end as content
-                         from %4$s r where r.%1$I = u.key::%6$s offset 0) p on p.key = u.key
+                         from %4$s r where %6$s offset 0) p on p.key = u.key
       where octet_length(u.key) <= backline.longest_key()
     )
     select array_agg(e.key) filter (where e.due), array_agg(e.priority) filter (where e.due),
@@ -264,8 +264,8 @@ begin
            array_agg(e.stamp) filter (where e.due and not e.stale),
            array_agg(e.failure) filter (where e.resolved)
     from examined e
-  $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
-       backline.due_condition(p_collection), c.key_type)
+  $q$, backline.key_text(c), c.text_sql, c.embedding_column, backline.source(c),
+       backline.due_condition(p_collection), backline.key_match(c, 'u.key'))
   into v_due, v_priorities, v_times, v_gone, v_stale, v_failures
   using p_collection, p_keys, p_priorities, c.model_id, c.long_text,
         backline.keys_in_flight(p_collection, p_keys, p_xids), p_times;
@@ -325,5 +325,5 @@ begin
              - (select coalesce(sum(l.delta), 0) from backline.changes l
                 where l.collection_id = $1) as amount) w
     where w.amount <> 0
-  $q$, format('%I.%I', c.table_schema, c.table_name)) using p_collection;
+  $q$, backline.source(c)) using p_collection;
 end $$;

@@ -24,13 +24,13 @@ begin
 end $$;
 
 create or replace function backline.add_collection(
-  p_name text, p_table regclass, p_key text, p_template text, p_column text,
+  p_name text, p_table regclass, p_key text[], p_template text, p_column text,
   p_provider text, p_model text, p_revision text, p_dimensions int,
   p_column_type text default 'vector', p_long_text text default 'truncate',
   p_published boolean default false
 ) returns int language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_schema text; v_table text; v_key text; v_key_number int2; v_id int; v_sql text; t record;
+  v_schema text; v_table text; v_key int2[]; v_id int; v_sql text; t record;
 begin
   perform backline.check_table(
     p_table, p_name, p_template, p_column, p_column_type, p_dimensions, p_published);
@@ -38,33 +38,18 @@ begin
   from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
   where k.oid = p_table;
 
-  -- A single column identifies a row: the primary key, or a unique NOT NULL column named by p_key.
-  select a.attname, a.attnum into v_key, v_key_number
-  from pg_catalog.pg_index i
-  join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
-  where i.indrelid = p_table and i.indnkeyatts = 1 and i.indisunique and i.indpred is null
-    and i.indisvalid and a.attnotnull and (p_key is null and i.indisprimary or a.attname = p_key)
-  limit 1;
-  if v_key is null then
-    raise exception using errcode = 'BL004', message = case
-      when p_key is null then format(
-        'the table %s has no single-column primary key. Add one, or name a unique NOT NULL column '
-        'with --key', p_table)
-      else format(
-        'the column %L of %s does not exist or is not unique and NOT NULL, so it does not identify a row',
-        p_key, p_table)
-      end;
-  end if;
+  v_key := backline.choose_key(p_table, p_key);
 
   v_sql := backline.compile_template(p_table, p_template);
   execute format('alter table %s add column if not exists %I %s', p_table, p_column,
                  format('extensions.%I(%s)', p_column_type, p_dimensions));
   select * into t from backline.template_columns(p_table, p_template);
   insert into backline.collections
-    (name, table_id, table_schema, table_name, key_number, key_column, key_type, text_template, text_sql,
+    (name, table_id, table_schema, table_name, key_numbers, key_columns, key_types, text_template, text_sql,
      text_numbers, text_names, text_types, vector_number, embedding_column, model_id, long_text, members)
-  select p_name, p_table, v_schema, v_table, v_key_number, v_key, backline.key_type(p_table, v_key_number),
-         p_template, v_sql, t.numbers, t.names, t.types, a.attnum, p_column,
+  select p_name, p_table, v_schema, v_table, v_key,
+         (backline.present_columns(p_table, true, v_key, v_key::text[])).names,
+         backline.key_types(p_table, v_key), p_template, v_sql, t.numbers, t.names, t.types, a.attnum, p_column,
          backline.model_id(p_provider, p_model, p_revision, p_dimensions), p_long_text,
          backline.members(p_table)
   from pg_catalog.pg_attribute a
@@ -145,13 +130,13 @@ $$;
 
 -- Returns the collections with the present state of their tables in the catalog.
 create or replace function backline.collection_records()
-returns table (id int, name text, table_schema text, table_name text, key_column text, text_template text,
+returns table (id int, name text, table_schema text, table_name text, key_columns text[], text_template text,
                embedding_column text, max_attempts int, model_id int, provider text, model text,
                revision text, dimensions int, table_exists boolean, column_type text, column_dimensions int,
                long_text text, missing_grants text[], missing_to_read text[], unusable text[],
                scanned_at timestamptz)
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select (r.d).id, (r.d).name, (r.d).table_schema, (r.d).table_name, (r.d).key_column, (r.d).text_template,
+  select (r.d).id, (r.d).name, (r.d).table_schema, (r.d).table_name, (r.d).key_columns, (r.d).text_template,
          (r.d).embedding_column, (r.d).max_attempts, m.id, m.provider, m.name, m.revision, m.dimensions,
          k.oid is not null, t.typname::text, case when a.atttypmod > 0 then a.atttypmod end, (r.d).long_text,
          backline.missing_grants(k.oid, a.attnum, true), backline.missing_grants(k.oid, a.attnum, false),

@@ -25,9 +25,9 @@ begin
   v_leased := backline.batch_leased_keys(p_collection);
   execute format($q$
     with page as materialized (
-      select r.%1$I::text collate "C" as key, %2$s as content, r.%3$I::extensions.vector as embedding,
-             row_number() over (order by r.%1$I) as position
-      from %4$s r where %5$s order by r.%1$I limit $3
+      select %1$s collate "C" as key, %2$s as content, r.%3$I::extensions.vector as embedding,
+             row_number() over (order by %7$s) as position
+      from %4$s r where %5$s order by %7$s limit $3
     ), examined as materialized (
       select p.key, p.position, p.content = '' as blank, p.embedding, s.ctid as stamp, s.stale, s.model_id,
         s.blank as stamped_blank, s.fingerprint, s.content_hash is distinct from h.hash as differs,
@@ -68,8 +68,8 @@ begin
       coalesce(jsonb_agg(jsonb_build_object('key', d.key, 'problem', d.problem) order by d.position)
                filter (where d.problem is not null), '[]')
     from classified d
-  $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
-       case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end,
+  $q$, backline.key_text(c), c.text_sql, c.embedding_column, backline.source(c),
+       backline.key_after(c, p_after, '$2'),
        -- A read-only transaction refuses a statement that could write, even if it would not.
        case when p_repair then $q$
     , distrusted as (
@@ -86,7 +86,7 @@ begin
       insert into backline.jobs (collection_id, key, priority)
       select $1, d.key, 1 from classified d where d.problem is not null order by d.key
       on conflict do nothing
-    ) $q$ end)
+    ) $q$ end, backline.key_order(c))
   into scanned, last_key, problems
   using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection, v_leased;
 end $$;
@@ -117,12 +117,12 @@ begin
     ), orphans as materialized (
       select p.key, p.id from page p left join lateral (
         select true as present from %2$s r
-        where r.%3$I = p.key::%4$s and r.%3$I::text = p.key offset 0) r on true
+        where %3$s and %4$s = p.key offset 0) r on true
       where r.present is null and (p.key in (select backline.logged_keys($1))) is not true
     ) %5$s
     select (select count(*) from page), array(select o.key from orphans o order by o.key),
            (select max(p.key) from page p)
-  $q$, p_of, format('%I.%I', c.table_schema, c.table_name), c.key_column, c.key_type,
+  $q$, p_of, backline.source(c), backline.key_match(c, 'p.key'), backline.key_text(c),
        case when p_repair then format($q$, deleted as (
       delete from backline.%I x where x.ctid = any (array(select o.id from orphans o))
     ) $q$, p_of) end)

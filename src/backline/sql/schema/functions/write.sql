@@ -77,7 +77,7 @@ begin
   from (select array_agg(p.lease) as all, array_agg(p.lease) filter (where not p.stamped) as unstamped
         from backline.batch_leases p where p.collection_id = p_collection) g
   left join unnest(p_leases) as u(lease) on true;
-  v_source := format('%I.%I', c.table_schema, c.table_name);
+  v_source := backline.source(c);
   select m.projection into strict v_projection from backline.models m where m.id = c.model_id;
   select pg_catalog.format_type(a.atttypid, a.atttypmod) into strict v_type
   from pg_catalog.pg_attribute a
@@ -119,11 +119,11 @@ begin
   -- The statements are built in parts around the source of the rows. Replacing a placeholder would not be
   -- safe, because names and literals can contain any text.
   v_match := format($q$
-        r.%1$I = f.key::%2$s
+        %1$s
         and (f.action = 'blank' or f.action in ('embed', 'reuse') and f.embedding is not null)
-        and pg_catalog.sha256(pg_catalog.convert_to(%3$s, 'UTF8')) = f.content_hash
+        and pg_catalog.sha256(pg_catalog.convert_to(%2$s, 'UTF8')) = f.content_hash
         and ($9 is null or f.key = any ($9))
-  $q$, c.key_column, c.key_type, c.text_sql);
+  $q$, backline.key_match(c, 'f.key'), c.text_sql);
   v_update := format('update %s r set %I = f.embedding::%s from %s where ',
                      v_source, c.embedding_column, v_type, v_rows) || v_match;
   v_result := format('f.key, f.action, f.content_hash, coalesce(f.long, false) as long, '
@@ -200,8 +200,8 @@ begin
       end if;
       v_stamped := true;
       v_once := 'distinct on (w.key) ';
-      execute format('select array(select i.key from unnest($1) as i(key) join %s r on r.%I = i.key::%s '
-                     'for no key update of r skip locked)', v_source, c.key_column, c.key_type)
+      execute format('select array(select i.key from unnest($1) as i(key) join %s r on %s '
+                     'for no key update of r skip locked)', v_source, backline.key_match(c, 'i.key'))
       into v_free using p_keys;
     end;
   end loop;
@@ -259,11 +259,11 @@ begin
     -- Rows to embed again need their own job.
     execute format($q$
       select array_agg(i.key) from unnest($1, $2, $3, $4) as i(key, action, content_hash, embedding)
-      cross join lateral (select %2$s as content from %3$s r where r.%1$I = i.key::%4$s offset 0) r
+      cross join lateral (select %1$s as content from %2$s r where %3$s offset 0) r
       where i.key <> all ($5) and (
         sha256(convert_to(r.content, 'UTF8')) is distinct from i.content_hash
         or i.action = 'reuse' and i.embedding is null or i.action = 'up_to_date')
-    $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
+    $q$, c.text_sql, backline.source(c), backline.key_match(c, 'i.key'))
     into v_due using p_keys, p_actions, p_hashes, p_vectors, p_written;
     begin
       perform backline.convert_to_jobs(v_pages, coalesce(v_due, '{}'));
@@ -285,8 +285,8 @@ begin
              else 'busy' end as outcome
       from unnest($4, $5, $6, $7, $9) with ordinality
         as i(key, action, content_hash, embedding, lease, position)
-      left join lateral (select true as present, %2$s as content from %3$s r
-                         where r.%1$I = i.key::%4$s offset 0) r on true
+      left join lateral (select true as present, %1$s as content from %2$s r
+                         where %3$s offset 0) r on true
       where i.key <> all ($3)
     ), held as materialized (
       select n.key, n.position, n.outcome, j.id from unwritten n cross join lateral (
@@ -322,7 +322,7 @@ begin
            then 'busy' else n.outcome end
     from unwritten n
     where n.outcome <> 'up_to_date' or n.position <> all (array(select m.position from held m))
-  $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
+  $q$, c.text_sql, backline.source(c), backline.key_match(c, 'i.key'))
   using p_collection, p_worker, p_written, p_keys, p_actions, p_hashes, p_vectors, c.model_id, p_leases;
 end $$;
 
