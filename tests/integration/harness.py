@@ -27,7 +27,7 @@ from backline.embedders.openai.embedder import OpenAIEmbedder
 from backline.postgres.store import Store
 from backline.store import NewVector
 from backline.sync import Sync
-from backline.types import Collection, Job, LongText
+from backline.types import Collection, Job, LongText, Splitting
 from backline.verification import verify
 from backline.worker.options import WorkerOptions
 
@@ -106,13 +106,14 @@ async def declare(
     long_text: LongText = "truncate",
     published: bool = False,
     into: str | None = None,
+    splitting: Splitting | None = None,
 ) -> Collection:
     """Add a collection over a table, and return it."""
     row = await store.find_table(table)
     await store.add_collection(
         name or table, row["oid"], key=key, template=template, column=column,
         model=embedder.model, column_type=column_type, long_text=long_text,
-        published=published, into=into,
+        published=published, into=into, splitting=splitting,
     )  # fmt: skip
     return await store.collection(name or table)
 
@@ -135,6 +136,8 @@ async def make_world(
     """
     if "into" not in declaration and "column" not in declaration:
         declaration["into"] = os.environ.get("BACKLINE_TESTED_SIDE_TABLE")
+        if tokens := os.environ.get("BACKLINE_TESTED_PASSAGES"):
+            declaration |= {"into": "tested", "splitting": Splitting("auto", int(tokens))}
     if embedder is None:
         embedder = HashEmbedder(DIMENSIONS) if provider is None else standin_embedder(provider)
     async with await connect(store.connector.conninfo) as user:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Annotated, Any, get_args
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from backline import config, errors, wiring
 from backline.cli.options import NO_FLAGS, AsJson, Flags, database_options
 from backline.cli.output import count, emit, out, say
+from backline.collections import declared_splitting
 from backline.config import Settings
 from backline.postgres import migrate
 from backline.types import LongText
@@ -87,6 +89,33 @@ Into = Annotated[
         show_default=False,
     ),
 ]
+Passages = Annotated[
+    str,
+    typer.Option(
+        "--passages",
+        metavar="UNIT",
+        help="Split texts into passages, each with its own vector in a side table: auto (markdown "
+        "where there are headings, else paragraphs), paragraphs, markdown, sentences or tokens. "
+        "none: one vector a row.",
+    ),
+]
+PassageTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--passage-tokens",
+        metavar="TOKENS",
+        help="Most tokens of a passage. Default: 256, or what the model reads if that is less.",
+        show_default=False,
+    ),
+]
+Overlap = Annotated[
+    int,
+    typer.Option(
+        "--overlap",
+        metavar="TOKENS",
+        help="Tokens of the passage before that each passage repeats.",
+    ),
+]
 Published = Annotated[
     bool,
     typer.Option(
@@ -109,6 +138,9 @@ def add(
     long_text: LongTextPolicy = "truncate",
     published: Published = False,
     into: Into = None,
+    passages: Passages = "none",
+    passage_tokens: PassageTokens = None,
+    overlap: Overlap = 0,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
@@ -120,6 +152,7 @@ def add(
         _add(
             settings, table, name, model, key=key, template=text, column=column,
             column_type=column_type, long_text=_policy(long_text), published=published, into=into,
+            passages=(passages, passage_tokens, overlap),
         )
     )  # fmt: skip
     if as_json:
@@ -134,22 +167,30 @@ def add(
 
 
 async def _add(
-    settings: Settings, table: str, name: str | None, spec: str, **declaration: Any
-) -> dict[str, Any]:
+    settings: Settings, table: str, name: str | None, spec: str, *,
+    passages: tuple[str, int | None, int], **declaration: Any,
+) -> dict[str, Any]:  # fmt: skip
     model = await wiring.resolve_model(settings, spec)
+    splitting = declared_splitting(model, *passages)
     async with wiring.open_database(settings, migrated=False) as store:
         record = await store.find_table(table)
         applied = await migrate.apply(store.connector, published=declaration["published"])
         if applied:
             say(f"Schema: {count(len(applied), 'migration')} applied")
         chosen = record["name"] if name is None else name
-        await store.add_collection(chosen, record["oid"], model=model, **declaration)
+        if splitting is not None and declaration["into"] is None:
+            table_name = record["name"][:50].replace('"', '""')
+            declaration["into"] = f'"{table_name}_passages"'
+        await store.add_collection(
+            chosen, record["oid"], model=model, splitting=splitting, **declaration
+        )
         collection = await store.collection(chosen)
         coverage = await store.coverage(collection)
         return {
             "collection": chosen, "table": collection.table, "rows": coverage.rows,
             "model": str(model), "vectors": collection.vector_column,
             "long_text": collection.long_text,
+            "passages": None if splitting is None else asdict(splitting),
         }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from psycopg.rows import DictRow
@@ -14,7 +15,7 @@ from backline.postgres.schema import FATAL, schema_problems
 from backline.sql import query
 from backline.store import DriftPage
 from backline.store_verbs import CollectionVerbs
-from backline.types import Collection, LongText, Model, Problem
+from backline.types import Collection, LongText, Model, Problem, Splitting
 
 # Schema changes and repairs give up on a lock held by another transaction, so that they do not
 # block the statements that queue behind them.
@@ -70,7 +71,7 @@ class AdministrationVerbs(CollectionVerbs):
     async def add_collection(  # noqa: PLR0913  the parts of a declaration
         self, name: str, table: int, *, key: str | Sequence[str] | None, template: str,
         column: str, model: Model, column_type: str = "vector", long_text: LongText = "truncate",
-        published: bool = False, into: str | None = None,
+        published: bool = False, into: str | None = None, splitting: Splitting | None = None,
     ) -> int:  # fmt: skip
         """Declare a table for embedding; return the id of the collection.
 
@@ -87,6 +88,7 @@ class AdministrationVerbs(CollectionVerbs):
             long_text: how to embed texts longer than the model reads.
             published: whether the subscribers of a published table have the column.
             into: the side table to make for the vectors; default: they are in a column.
+            splitting: how to split texts into passages, which takes a side table.
 
         Raises:
             UsageError, TableNotFoundError, ColumnNotFoundError, KeyMissingError: the table, its
@@ -99,6 +101,7 @@ class AdministrationVerbs(CollectionVerbs):
             "name": name, "table": table, "key": [key] if isinstance(key, str) else key,
             "template": template, "column": column, "column_type": column_type,
             "long_text": long_text, "published": published, "into": into, **_identity(model),
+            "passages": None if splitting is None else Jsonb(asdict(splitting)),
         }  # fmt: skip
         async with self.connector.transaction() as transaction:
             await transaction.execute(_SCHEMA_LOCK)

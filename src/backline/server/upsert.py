@@ -144,7 +144,7 @@ class Upsert:
     async def _embed_and_store(self, texts: list[PendingText]) -> errors.EmbedderError | None:
         """Cut or reject long texts, and embed and store the others. Returns the last error."""
         prepare = EmbedBatches(self.pooled.embedder).prepare
-        await asyncio.to_thread(prepare, texts, self.collection.long_text)
+        await asyncio.to_thread(prepare, texts, self.collection)
         last: errors.EmbedderError | None = None
         for text in texts:
             if text.rejection is not None:

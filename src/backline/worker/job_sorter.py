@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
-from backline.store import NewVector
+from backline.store import JobStore, NewVector
 from backline.types import Collection, Job
 from backline.worker import batching
 from backline.worker.backlog import Backlog, PendingText
 from backline.worker.batch_handler import BatchHandler
+from backline.worker.retry import retry_while_unavailable
 from backline.worker.writer import Write, Writer
 
 
@@ -17,8 +19,17 @@ class JobSorter:
     """Routes claimed jobs by their action."""
 
     def __init__(
-        self, collection: Collection, handler: BatchHandler, backlog: Backlog, writer: Writer
+        self,
+        store: JobStore,
+        collection: Collection,
+        handler: BatchHandler,
+        backlog: Backlog,
+        writer: Writer,
+        *,
+        give_up_after: float | None,
     ) -> None:
+        self._store = store
+        self._give_up_after = give_up_after
         self._collection = collection
         self._handler = handler
         self._backlog = backlog
@@ -52,8 +63,7 @@ class JobSorter:
         text.jobs.append(job)
         text.open_rows += 1
         if text.encoded is not None:
-            row = NewVector(job.key, "reuse", job.content_hash, text.encoded, job.lease, text.long)
-            await self._writer.put([Write(row, text)])
+            await self._writer.put([Write.embedded(text, job, "reuse")])
         elif text.rejection is not None:
             await self._writer.put([Write.rejected(text, job, text.rejection)])
         return True
@@ -61,7 +71,8 @@ class JobSorter:
     async def _add(self, jobs: Sequence[Job], worker: int) -> None:
         """Add the distinct texts of jobs to the backlog, and record texts that are too long."""
         texts = _distinct_texts(jobs, worker)
-        await asyncio.to_thread(self._handler.prepare, texts, self._collection.long_text)
+        await asyncio.to_thread(self._handler.prepare, texts, self._collection)
+        await self._keep_vectors([text for text in texts if text.passages])
         accepted = []
         for text in texts:
             if text.rejection is None:
@@ -71,6 +82,28 @@ class JobSorter:
                     [Write.rejected(text, job, text.rejection) for job in text.jobs]
                 )
         await self._backlog.add(accepted)
+        for text in accepted:
+            if not text.to_embed and text.finish_passages():
+                await self._writer.put([Write.embedded(text, job, "reuse") for job in text.jobs])
+
+    async def _keep_vectors(self, texts: Sequence[PendingText]) -> None:
+        """Leave out the passages that have a vector in each row of their text."""
+        if not texts:
+            return
+        asked = [
+            (job.key, part.content_hash)
+            for text in texts for job in text.jobs for part in text.parts
+        ]  # fmt: skip
+        known = await retry_while_unavailable(
+            partial(self._store.known_passages, self._collection, asked),
+            give_up_after=self._give_up_after,
+        )
+        left = {each for each, is_known in zip(asked, known, strict=True) if not is_known}
+        for text in texts:
+            text.keep_vectors({
+                part.content_hash for part in text.parts
+                if all((job.key, part.content_hash) not in left for job in text.jobs)
+            })  # fmt: skip
 
 
 def _distinct_texts(jobs: Sequence[Job], worker: int) -> list[PendingText]:

@@ -27,11 +27,12 @@ create or replace function backline.add_collection(
   p_name text, p_table regclass, p_key text[], p_template text, p_column text,
   p_provider text, p_model text, p_revision text, p_dimensions int,
   p_column_type text default 'vector', p_long_text text default 'truncate',
-  p_published boolean default false, p_into text default null
+  p_published boolean default false, p_into text default null, p_passages jsonb default null
 ) returns int language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_schema text; v_table text; v_key int2[]; v_into text[]; v_id int; v_sql text; t record;
 begin
+  perform backline.check_passages(p_passages, p_into);
   perform backline.check_table(
     p_table, p_name, p_template, p_column, p_column_type, p_dimensions, p_published, p_into);
   select n.nspname, k.relname into strict v_schema, v_table
@@ -50,7 +51,7 @@ begin
   insert into backline.collections
     (name, table_id, table_schema, table_name, key_numbers, key_columns, key_types, text_template, text_sql,
      text_numbers, text_names, text_types, vector_number, embedding_column, model_id, long_text, members,
-     into_schema, into_name, into_id)
+     into_schema, into_name, into_id, passages)
   select p_name, p_table, v_schema, v_table, v_key,
          (backline.present_columns(p_table, true, v_key, v_key::text[])).names,
          backline.key_types(p_table, v_key), p_template, v_sql, t.numbers, t.names, t.types,
@@ -59,7 +60,8 @@ begin
          backline.model_id(p_provider, p_model, p_revision, p_dimensions), p_long_text,
          backline.members(p_table), v_into[1], v_into[2], case when v_into is not null then
            backline.make_side_table(v_into, p_table, v_key,
-                                    format('extensions.%I(%s)', p_column_type, p_dimensions)) end
+                                    format('extensions.%I(%s)', p_column_type, p_dimensions),
+                                    p_passages is not null) end, p_passages
   from (values (1)) one
   left join pg_catalog.pg_attribute a on a.attrelid = p_table and a.attname = p_column
     and not a.attisdropped
@@ -70,7 +72,8 @@ end $$;
 comment on function backline.add_collection is
   'API: declares a table for embedding. Adds the vector column if it is missing, and installs the triggers. '
   'With p_published, also a table of a publication: its subscribers must have the column. With p_into, '
-  'stores the vectors in a side table of that name.';
+  'stores the vectors in a side table of that name. With p_passages, each passage of a text has a vector '
+  'there: {"by": "auto", "tokens": 256, "overlap": 0}.';
 
 -- Changes the model of a collection. Every row becomes due, and the next backfill embeds it again.
 create or replace function backline.set_model(
@@ -152,14 +155,14 @@ create or replace function backline.collection_records()
 returns table (id int, name text, table_schema text, table_name text, key_columns text[], text_template text,
                embedding_column text, max_attempts int, model_id int, provider text, model text,
                revision text, dimensions int, table_exists boolean, column_type text, column_dimensions int,
-               into_schema text, into_name text,
+               into_schema text, into_name text, passages jsonb,
                long_text text, missing_grants text[], missing_to_read text[], unusable text[],
                scanned_at timestamptz)
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select (r.d).id, (r.d).name, (r.d).table_schema, (r.d).table_name, (r.d).key_columns, (r.d).text_template,
          (r.d).embedding_column, (r.d).max_attempts, m.id, m.provider, m.name, m.revision, m.dimensions,
          k.oid is not null, t.typname::text, case when a.atttypmod > 0 then a.atttypmod end,
-         (r.d).into_schema, (r.d).into_name, (r.d).long_text,
+         (r.d).into_schema, (r.d).into_name, (r.d).passages, (r.d).long_text,
          backline.missing_grants(k.oid, a.attnum, (r.d).into_id is null)
            || backline.missing_side_grants((r.d).into_id, true),
          backline.missing_grants(k.oid, a.attnum, false)
