@@ -15,12 +15,12 @@ from backline.search.query import Query, search
 from backline.types import Splitting
 from backline.verification import verify
 
-SPLITTING = Splitting("auto", 32)
+SPLITTING = Splitting("auto", 48)
 
 
 def paragraph(number: int) -> str:
     """Return a paragraph that fills a passage by itself."""
-    return " ".join(f"word{number}x{n}" for n in range(7)) + "."
+    return " ".join(f"w{number:03}x{n}" for n in range(7)) + "."
 
 
 def document(first: int = 0, count: int = 100) -> list[str]:
