@@ -300,7 +300,7 @@ class World:
         relation = sql.Identifier(*(self.collection.into or ("public", "notes"))).as_string()
         name = "key_1" if self.collection.into else "id"
         [row] = await self.sql(
-            f"select embedding::real[] as vector from {relation} where {name} = %s", key
+            f"select embedding::real[] as vector from {relation} where {name} = %s limit 1", key
         )
         return np.array(row["vector"], dtype=np.float32)
 

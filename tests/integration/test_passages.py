@@ -74,7 +74,12 @@ async def test_edits_of_a_document_send_at_most_three_texts(
     parts = document()
     await split_world.insert("\n\n".join(parts), "short", "")
     report = await split_world.fill()
-    assert (report.stopped_by, report.embedded, report.failed, report.complete) == (None, 2, 0, True)
+    assert (report.stopped_by, report.embedded, report.failed, report.complete) == (
+        None,
+        2,
+        0,
+        True,
+    )
     found = await passages(split_world)
     assert len(found) == 100
     assert [each["text"] for each in found] == parts

@@ -11,6 +11,7 @@ from backline.types import Collection, Job
 from backline.worker import batching
 from backline.worker.backlog import Backlog, PendingText
 from backline.worker.batch_handler import BatchHandler
+from backline.worker.known import keep_known
 from backline.worker.retry import retry_while_unavailable
 from backline.worker.writer import Write, Writer
 
@@ -72,7 +73,11 @@ class JobSorter:
         """Add the distinct texts of jobs to the backlog, and record texts that are too long."""
         texts = _distinct_texts(jobs, worker)
         await asyncio.to_thread(self._handler.prepare, texts, self._collection)
-        await self._keep_vectors([text for text in texts if text.passages])
+        split = [(text, [job.key for job in text.jobs]) for text in texts if text.passages]
+        await retry_while_unavailable(
+            partial(keep_known, self._store, self._collection, split),
+            give_up_after=self._give_up_after,
+        )
         accepted = []
         for text in texts:
             if text.rejection is None:
@@ -85,25 +90,6 @@ class JobSorter:
         for text in accepted:
             if not text.to_embed and text.finish_passages():
                 await self._writer.put([Write.embedded(text, job, "reuse") for job in text.jobs])
-
-    async def _keep_vectors(self, texts: Sequence[PendingText]) -> None:
-        """Leave out the passages that have a vector in each row of their text."""
-        if not texts:
-            return
-        asked = [
-            (job.key, part.content_hash)
-            for text in texts for job in text.jobs for part in text.parts
-        ]  # fmt: skip
-        known = await retry_while_unavailable(
-            partial(self._store.known_passages, self._collection, asked),
-            give_up_after=self._give_up_after,
-        )
-        left = {each for each, is_known in zip(asked, known, strict=True) if not is_known}
-        for text in texts:
-            text.keep_vectors({
-                part.content_hash for part in text.parts
-                if all((job.key, part.content_hash) not in left for job in text.jobs)
-            })  # fmt: skip
 
 
 def _distinct_texts(jobs: Sequence[Job], worker: int) -> list[PendingText]:
