@@ -116,6 +116,7 @@ class PendingText:
         """Embed this text as these passages. Equal passages are embedded once."""
         whole = len(pieces) == 1 and pieces[0] == Piece(0, len(self.text))
         parts: dict[bytes, PendingText] = {}
+        self.passages = []
         for piece in pieces:
             text = piece.embedded(self.text)
             content_hash = self.content_hash if whole else sha256(text.encode()).digest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 from backline.embedders.base import Embedder
@@ -103,17 +103,33 @@ class EmbedBatches:
     def _split(self, texts: Sequence[PendingText], splitting: Splitting) -> None:
         """Split texts into passages. A text that fits into one is tokenized once."""
         count = self._embedder.count_tokens
+        long = []
         for text, tokens in zip(texts, count([each.text for each in texts]), strict=True):
             text.tokens = tokens
-            if tokens <= splitting.tokens:
-                text.split_into([Piece(0, len(text.text))])
+            if tokens > splitting.tokens:
+                long.append(text)
             else:
-                text.split_into(split(text.text, splitting, count))
-        parts = [part for text in texts if text.tokens > splitting.tokens for part in text.parts]
-        for part, tokens in zip(parts, count([part.text for part in parts]), strict=True):
+                text.split_into([Piece(0, len(text.text))])
+        tokens_left = splitting.tokens
+        while long and tokens_left >= splitting.tokens // 2:
+            long = self._split_long(long, replace(splitting, tokens=tokens_left))
+            tokens_left = tokens_left * 7 // 8
+
+    def _split_long(self, texts: Sequence[PendingText], splitting: Splitting) -> list[PendingText]:
+        """Split texts into passages. Returns the texts with a passage that the model cannot read.
+
+        The tokens of units do not add up exactly to those of a passage.
+        """
+        for text in texts:
+            text.split_into(split(text.text, splitting, self._embedder.count_tokens))
+        parts = [part for text in texts for part in text.parts]
+        counts = self._embedder.count_tokens([part.text for part in parts])
+        for part, tokens in zip(parts, counts, strict=True):
             part.tokens = tokens
-            if tokens > self.model.max_tokens:
-                part.text, part.tokens = self._embedder.truncate(part.text), self.model.max_tokens
+        for text in texts:
+            text.tokens = sum(part.tokens for part in text.parts)
+        most = self.model.max_tokens
+        return [text for text in texts if any(part.tokens > most for part in text.parts)]
 
     def _prepare_long(self, text: PendingText, long_text: LongText) -> None:
         max_tokens = self.model.max_tokens
