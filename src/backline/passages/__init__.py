@@ -1,5 +1,5 @@
 """Split texts into passages, each with its own vector."""
 
-from backline.passages.split import Piece, split
+from backline.passages.splitter import Piece, split
 
 __all__ = ["Piece", "split"]
