@@ -98,19 +98,21 @@ async def declare(
     *,
     table: str = "notes",
     name: str | None = None,
-    template: str = "{body}",
+    template: str | None = "{body}",
     key: str | Sequence[str] | None = None,
     column: str = "embedding",
     column_type: str = "vector",
     long_text: LongText = "truncate",
     published: bool = False,
+    text_sql: str | None = None,
+    where: str | None = None,
 ) -> Collection:
     """Add a collection over a table, and return it."""
     row = await store.find_table(table)
     await store.add_collection(
         name or table, row["oid"], key=key, template=template, column=column,
         model=embedder.model, column_type=column_type, long_text=long_text,
-        published=published,
+        published=published, text_sql=text_sql, where=where,
     )  # fmt: skip
     return await store.collection(name or table)
 

@@ -20,6 +20,7 @@ from backline.types import Collection, LongText, Model, Problem
 # block the statements that queue behind them.
 _SCHEMA_LOCK = "set local lock_timeout = '5s'"
 _ROW_LOCK = "set local lock_timeout = '200ms'"
+_PAGE = 1000
 
 
 class AdministrationVerbs(CollectionVerbs):
@@ -68,9 +69,10 @@ class AdministrationVerbs(CollectionVerbs):
         )
 
     async def add_collection(  # noqa: PLR0913  the parts of a declaration
-        self, name: str, table: int, *, key: str | Sequence[str] | None, template: str,
-        column: str, model: Model, column_type: str = "vector", long_text: LongText = "truncate",
-        published: bool = False,
+        self, name: str, table: int, *, key: str | Sequence[str] | None,
+        template: str | None, column: str, model: Model, column_type: str = "vector",
+        long_text: LongText = "truncate", published: bool = False, text_sql: str | None = None,
+        where: str | None = None,
     ) -> int:  # fmt: skip
         """Declare a table for embedding; return the id of the collection.
 
@@ -80,16 +82,18 @@ class AdministrationVerbs(CollectionVerbs):
             name: of the collection.
             table: its oid; see `find_table`.
             key: unique NOT NULL columns; default: the primary key.
-            template: of a row's text.
+            template: of a row's text; None with `text_sql`.
             column: of the vectors.
             model: of the vectors.
             column_type: "vector" or "halfvec", if the column is created.
             long_text: how to embed texts longer than the model reads.
             published: whether the subscribers of a published table have the column.
+            text_sql: the text as an SQL expression over the row `r`, in place of a template.
+            where: a condition on rows, an SQL expression over the row `r`; default: every row.
 
         Raises:
             UsageError, TableNotFoundError, ColumnNotFoundError, KeyMissingError: the table, its
-                columns or the template do not permit it. Nothing was changed.
+                columns, the text or the condition do not permit it. Nothing was changed.
             DimensionMismatchError: the column holds other vectors than the model's.
             CollectionExistsError: the name or the column is taken.
 
@@ -97,7 +101,8 @@ class AdministrationVerbs(CollectionVerbs):
         values = {
             "name": name, "table": table, "key": [key] if isinstance(key, str) else key,
             "template": template, "column": column, "column_type": column_type,
-            "long_text": long_text, "published": published, **_identity(model),
+            "long_text": long_text, "published": published, "text_sql": text_sql, "where": where,
+            **_identity(model),
         }  # fmt: skip
         async with self.connector.transaction() as transaction:
             await transaction.execute(_SCHEMA_LOCK)
@@ -117,6 +122,35 @@ class AdministrationVerbs(CollectionVerbs):
         """Declare another model for a collection, which makes every row due."""
         values = {"collection": collection.id, **_identity(model)}
         await self.connector.execute(query("set_model"), values)
+
+    async def set_where(self, collection: Collection, where: str | None) -> int:
+        """Change the condition on rows, and enqueue those that it moves in or out.
+
+        If it is interrupted, `problems` reports it until `reconcile` has compared every row.
+
+        Args:
+            collection: whose condition changes.
+            where: an SQL expression over the row `r`; None for every row.
+
+        Returns:
+            The number of rows that moved.
+
+        Raises:
+            UsageError, ColumnNotFoundError: the condition is not one of a row. Nothing was changed.
+
+        """
+        async with self.connector.transaction() as transaction:
+            await transaction.execute(_SCHEMA_LOCK)
+            values: dict[str, Any] = {"collection": collection.id, "where": where}
+            [declared] = await transaction.fetch(query("set_where"), values)
+        values = {"collection": collection.id, **declared, "after": None, "limit": _PAGE}
+        moved = 0
+        while True:
+            [page] = await self.connector.fetch(query("log_condition_change"), values)
+            moved += int(page["moved"])
+            if page["scanned"] < _PAGE:
+                return moved
+            values["after"] = page["last_key"]
 
     async def recount(self, collection: int, *, correct: bool = True) -> dict[str, int]:
         """Count the rows of a collection, and with `correct` repair its counters.

@@ -203,13 +203,19 @@ order by 1 limit 20
 -- name: add_collection
 select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s::text[], %(template)s, %(column)s,
   %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s,
-  %(published)s) as id
+  %(published)s, %(text_sql)s, %(where)s) as id
 
 -- name: drop_collection
 select backline.drop_collection(%(collection)s, %(drop_column)s)
 
 -- name: set_model
 select backline.set_model(%(collection)s, %(provider)s, %(model)s, %(revision)s, %(dimensions)s)
+
+-- name: set_where
+select backline.set_where(%(collection)s, %(where)s) as former
+
+-- name: log_condition_change
+select * from backline.log_condition_change(%(collection)s, %(former)s, %(after)s, %(limit)s)
 
 -- name: recount
 select backline.recount(%(collection)s, %(correct)s) as corrected

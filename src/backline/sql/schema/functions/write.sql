@@ -46,11 +46,12 @@ declare
   -- Leaves unchanged stamps out of the result, so that a repeated call is not counted twice.
   v_on_conflict constant text := $q$
       on conflict (collection_id, key) do update set model_id = excluded.model_id,
-        content_hash = excluded.content_hash, blank = excluded.blank, stale = false, long = excluded.long,
+        content_hash = excluded.content_hash, blank = excluded.blank, excluded = excluded.excluded,
+        stale = false, long = excluded.long,
         fingerprint = excluded.fingerprint, rewrites = 0, stamped_at = clock_timestamp()
-      where s.stale or (s.model_id, s.content_hash, s.blank, s.long, s.fingerprint)
-        is distinct from (excluded.model_id, excluded.content_hash, excluded.blank, excluded.long,
-                          excluded.fingerprint)
+      where s.stale or (s.model_id, s.content_hash, s.blank, s.excluded, s.long, s.fingerprint)
+        is distinct from (excluded.model_id, excluded.content_hash, excluded.blank, excluded.excluded,
+                          excluded.long, excluded.fingerprint)
   $q$;
   v_effects boolean;
   v_before jsonb;
@@ -132,14 +133,15 @@ begin
                      case when v_type like '%halfvec%' then '::extensions.halfvec::extensions.vector' end);
   -- What the row is after the write, and after every trigger, decides whether it is stamped.
   v_reread := format($q$
-      select distinct on (f.key) %1$s from %2$s cross join lateral (
-        select from %3$s r where %4$s and coalesce(
+      select distinct on (f.key) %1$s, r.excluded from %2$s cross join lateral (
+        select %7$s as excluded from %3$s r where %4$s and coalesce(
           r.%5$I operator(extensions.=) f.embedding::%6$s, r.%5$I is null and f.embedding is null) offset 0) r
       order by f.key
-  $q$, v_result, v_rows, v_source, v_match, c.embedding_column, v_type);
+  $q$, v_result, v_rows, v_source, v_match, c.embedding_column, v_type, backline.is_excluded(c));
   v_stamp := $q$
     ), stamped as (
-      insert into backline.stamps as s (collection_id, key, model_id, content_hash, blank, long, fingerprint)
+      insert into backline.stamps as s
+        (collection_id, key, model_id, content_hash, blank, excluded, long, fingerprint)
       select $q$;
   v_finish := format($q$
       returning s.key
@@ -185,9 +187,11 @@ begin
         end loop;
       end if;
       execute 'with written as ('
-        || case when v_effects then v_reread else v_update || ' returning ' || v_result end
+        || case when v_effects then v_reread
+                else v_update || format(' returning %s, %s as excluded', v_result, backline.is_excluded(c)) end
         || v_stamp || v_once
-        || '$1, w.key, $2, w.content_hash, w.action = ''blank'', w.long, w.fingerprint from written w'
+        || '$1, w.key, $2, w.content_hash, w.action = ''blank'', w.excluded, w.long, w.fingerprint '
+           'from written w'
         || case when v_stamped then v_on_conflict else '' end || v_finish
       into v_written, v_new
       using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection, v_free;

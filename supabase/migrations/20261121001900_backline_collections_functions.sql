@@ -29,29 +29,30 @@ create or replace function backline.add_collection(
   p_name text, p_table regclass, p_key text[], p_template text, p_column text,
   p_provider text, p_model text, p_revision text, p_dimensions int,
   p_column_type text default 'vector', p_long_text text default 'truncate',
-  p_published boolean default false
+  p_published boolean default false, p_expression text default null, p_where text default null
 ) returns int language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_schema text; v_table text; v_key int2[]; v_id int; v_sql text; t record;
+  v_schema text; v_table text; v_key int2[]; v_id int; t record;
 begin
-  perform backline.check_table(
-    p_table, p_name, p_template, p_column, p_column_type, p_dimensions, p_published);
+  perform backline.check_table(p_table, p_name, p_column, p_column_type, p_dimensions, p_published);
   select n.nspname, k.relname into strict v_schema, v_table
   from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
   where k.oid = p_table;
 
   v_key := backline.choose_key(p_table, p_key);
 
-  v_sql := backline.compile_template(p_table, p_template);
+  t := backline.compile_text(p_table, p_template, p_expression, p_where);
+  perform backline.check_text(p_table, t.numbers, p_column);
   execute format('alter table %s add column if not exists %I %s', p_table, p_column,
                  format('extensions.%I(%s)', p_column_type, p_dimensions));
-  select * into t from backline.template_columns(p_table, p_template);
   insert into backline.collections
-    (name, table_id, table_schema, table_name, key_numbers, key_columns, key_types, text_template, text_sql,
-     text_numbers, text_names, text_types, vector_number, embedding_column, model_id, long_text, members)
+    (name, table_id, table_schema, table_name, key_numbers, key_columns, key_types, text_template,
+     text_expression, where_sql, text_sql, text_numbers, text_names, text_types, vector_number,
+     embedding_column, model_id, long_text, members)
   select p_name, p_table, v_schema, v_table, v_key,
          (backline.present_columns(p_table, true, v_key, v_key::text[])).names,
-         backline.key_types(p_table, v_key), p_template, v_sql, t.numbers, t.names, t.types, a.attnum, p_column,
+         backline.key_types(p_table, v_key), p_template, t.expression, t.where_sql, t.text_sql, t.numbers,
+         t.names, t.types, a.attnum, p_column,
          backline.model_id(p_provider, p_model, p_revision, p_dimensions), p_long_text,
          backline.members(p_table)
   from pg_catalog.pg_attribute a
@@ -62,7 +63,8 @@ begin
 end $$;
 comment on function backline.add_collection is
   'API: declares a table for embedding. Adds the vector column if it is missing, and installs the triggers. '
-  'With p_published, also a table of a publication: its subscribers must have the column.';
+  'With p_published, also a table of a publication: its subscribers must have the column. The text is the '
+  'template or else p_expression, an SQL expression over the row r. p_where is a condition on rows.';
 
 -- Changes the model of a collection. Every row becomes due, and the next backfill embeds it again.
 create or replace function backline.set_model(
@@ -73,6 +75,63 @@ create or replace function backline.set_model(
   where id = p_collection;
 $$;
 comment on function backline.set_model is 'API: changes the model of a collection. Its rows become due.';
+
+-- Changes the condition on rows, null for every row, and returns the former one. log_condition_change() then
+-- enqueues the rows that it moves in or out.
+create or replace function backline.set_where(p_collection int, p_where text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  c backline.collections;
+  t record;
+begin
+  perform backline.lock(p_collection, 'log');
+  c := backline.definition(p_collection);
+  t := backline.compile_text(c.table_id, c.text_template, c.text_expression, p_where);
+  perform backline.check_text(c.table_id, t.numbers, c.embedding_column);
+  update backline.collections o set text_template = c.text_template, text_expression = t.expression,
+    where_sql = t.where_sql, text_sql = t.text_sql, text_numbers = t.numbers, text_names = t.names,
+    text_types = t.types, unscanned = concat_ws(' ', o.unscanned, 'The condition was changed.')
+  where o.id = p_collection;
+  perform backline.install_triggers(p_collection);  -- they compare the columns of the condition too
+  return c.where_sql;
+end $$;
+comment on function backline.set_where is
+  'API: changes the condition on rows of a collection and returns the former one. See log_condition_change.';
+
+-- Appends the rows of one page to the change log that the condition p_former and the present one treat
+-- differently. Each page is a transaction, so that no lock of the table lasts.
+create or replace function backline.log_condition_change(
+  p_collection int, p_former text, p_after text, p_limit int,
+  out scanned bigint, out moved bigint, out last_key text
+) language plpgsql
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
+declare
+  c backline.collections := backline.definition(p_collection);
+begin
+  execute format($q$
+    with page as materialized (
+      select %1$s as key, row_number() over (order by %2$s) as position,
+             (%3$s) is true as was, (%4$s) is true as inside
+      from %5$s r where %6$s order by %2$s limit $3
+    ), logged as (
+      insert into backline.changes (collection_id, kind, amount, keys)
+      select $1, '~', count(*), array_agg(p.key order by p.position) from page p
+      where p.was <> p.inside having count(*) > 0
+    )
+    select count(*), count(*) filter (where p.was <> p.inside), (array_agg(p.key order by p.position desc))[1]
+    from page p
+  $q$, backline.key_text(c), backline.key_order(c), coalesce(p_former, 'true'), coalesce(c.where_sql, 'true'),
+       backline.source(c), backline.key_after(c, p_after, '$2'))
+  into scanned, moved, last_key using p_collection, p_after, p_limit;
+  if scanned < p_limit then
+    update backline.collections o
+    set unscanned = nullif(btrim(replace(o.unscanned, 'The condition was changed.', '')), '')
+    where o.id = p_collection;
+  end if;
+end $$;
+comment on function backline.log_condition_change is
+  'API: enqueues the rows in the page after key p_after that a change of the condition moved in or out.';
 
 create or replace function backline.drop_collection(p_collection int, p_drop_column boolean) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -133,14 +192,15 @@ $$;
 -- Returns the collections with the present state of their tables in the catalog.
 create or replace function backline.collection_records()
 returns table (id int, name text, table_schema text, table_name text, key_columns text[], text_template text,
-               embedding_column text, max_attempts int, model_id int, provider text, model text,
-               revision text, dimensions int, table_exists boolean, column_type text, column_dimensions int,
-               long_text text, missing_grants text[], missing_to_read text[], unusable text[],
+               text_expression text, where_sql text, embedding_column text, max_attempts int,
+               model_id int, provider text, model text, revision text, dimensions int, table_exists boolean,
+               column_type text, column_dimensions int, long_text text, missing_grants text[], missing_to_read text[], unusable text[],
                scanned_at timestamptz)
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select (r.d).id, (r.d).name, (r.d).table_schema, (r.d).table_name, (r.d).key_columns, (r.d).text_template,
-         (r.d).embedding_column, (r.d).max_attempts, m.id, m.provider, m.name, m.revision, m.dimensions,
-         k.oid is not null, t.typname::text, case when a.atttypmod > 0 then a.atttypmod end, (r.d).long_text,
+         (r.d).text_expression, (r.d).where_sql, (r.d).embedding_column, (r.d).max_attempts,
+         m.id, m.provider, m.name, m.revision, m.dimensions, k.oid is not null, t.typname::text,
+         case when a.atttypmod > 0 then a.atttypmod end, (r.d).long_text,
          backline.missing_grants(k.oid, a.attnum, true), backline.missing_grants(k.oid, a.attnum, false),
          case when r.code is not null then array[r.code, r.problem || ' ' || r.remedy] end, c.scanned_at
   from backline.collections c
