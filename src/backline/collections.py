@@ -69,6 +69,7 @@ def collection_of(record: Mapping[str, Any]) -> Collection:
         column_type=record["column_type"],
         column_dimensions=record["column_dimensions"],
         long_text=record["long_text"],
+        into=(record["into_schema"], record["into_name"]) if record["into_name"] else None,
         missing_grants=tuple(record["missing_grants"] or ()),
         missing_to_read=tuple(record["missing_to_read"] or ()),
         unusable=tuple(record["unusable"]) if record["unusable"] else None,

@@ -27,7 +27,7 @@ create table backline.collections (
   -- follow() recorded; definition() returns the present ones.
   table_id         oid  not null,
   key_numbers      int2[] not null check (cardinality(key_numbers) between 1 and 8),
-  vector_number    int2 not null,
+  vector_number    int2,                    -- null for a side table
   text_numbers     int2[] not null,         -- the columns of text and condition; 0 is the whole row
   text_names       text[] not null,         -- null for the whole row
   text_types       text[] not null,
@@ -39,7 +39,12 @@ create table backline.collections (
   text_expression  text,                    -- the text as an expression over the alias r
   where_sql        text,                    -- the condition on rows over the alias r; null for every row
   text_sql         text not null,           -- the text of a row, empty without the condition
-  embedding_column text not null,
+  embedding_column text not null,           -- of the table or of the side table
+  -- The side table, if the vectors are not in a column of the table. It has the columns key_1, key_2, … and
+  -- no foreign key, whose trigger would run in the application's statements.
+  into_id          oid,
+  into_schema      text,
+  into_name        text,
   model_id         int  not null references backline.models (id),
   max_attempts     int  not null default 5 check (max_attempts > 0),
   -- How to embed a text longer than the model reads: its beginning, the mean of its parts weighted by tokens,

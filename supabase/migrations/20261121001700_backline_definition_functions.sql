@@ -48,30 +48,6 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select coalesce(array_agg(b.oid order by b.oid), '{}') from below b;
 $$;
 
--- Returns the types of a key for casts from text. They include the collations of the columns, without which
--- their index is not used. They omit the length, because a cast to character(8) would truncate.
-create or replace function backline.key_types(p_table oid, p_numbers int2[]) returns text[]
-language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array_agg(pg_catalog.format_type(a.atttypid, -1) || coalesce((
-    select ' collate ' || quote_ident(n.nspname) || '.' || quote_ident(o.collname)
-    from pg_catalog.pg_collation o join pg_catalog.pg_namespace n on n.oid = o.collnamespace
-    where o.oid = a.attcollation), '') order by u.position)
-  from unnest(p_numbers) with ordinality u(number, position)
-  left join pg_catalog.pg_attribute a on a.attrelid = p_table and a.attnum = u.number;
-$$;
-
--- Returns whether columns identify a row: they are NOT NULL, and a valid unique index has exactly them.
-create or replace function backline.is_key(p_table oid, p_numbers int2[]) returns boolean
-language sql stable set search_path = pg_catalog, pg_temp as $$
-  select exists (
-    select from pg_catalog.pg_index i
-    where i.indrelid = p_table and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
-      and i.indnkeyatts = cardinality(p_numbers) and p_numbers <@ (i.indkey::int2[])[0:i.indnkeyatts - 1])
-    and not exists (
-      select from pg_catalog.pg_attribute a
-      where a.attrelid = p_table and a.attnum = any (p_numbers) and not a.attnotnull);
-$$;
-
 -- Returns whether the recorded names and types of a collection are the present ones.
 create or replace function backline.is_current(c backline.collections) returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
@@ -81,13 +57,16 @@ begin
   -- The cast reads the catalog's cache, which a query of pg_class would not.
   return c.table_id::regclass::text = format('%I.%I', c.table_schema, c.table_name) and (
     select array_agg(a.attname::text order by n.position)
-             = c.key_columns || c.text_names || c.embedding_column
+             = c.key_columns || c.text_names
+               || case when c.into_id is null then array[c.embedding_column] else '{}' end
        and array_agg(pg_catalog.format_type(a.atttypid, -1) order by n.position)
              filter (where n.position between v_keys + 1 and v_keys + cardinality(c.text_numbers))
              = c.text_types
-    from unnest(c.key_numbers || c.text_numbers || c.vector_number) with ordinality n(number, position)
+    from unnest(array_remove(c.key_numbers || c.text_numbers || c.vector_number, null))
+      with ordinality n(number, position)
     left join pg_catalog.pg_attribute a on a.attrelid = c.table_id and a.attnum = n.number)
-    and backline.key_types(c.table_id, c.key_numbers) = c.key_types;
+    and backline.key_types(c.table_id, c.key_numbers) = c.key_types
+    and (c.into_id is null or c.into_id::regclass::text = format('%I.%I', c.into_schema, c.into_name));
 end $$;
 
 -- Returns a collection with the present names of its table and columns.
@@ -106,10 +85,11 @@ create or replace function backline.resolve(
 declare
   v_name text := format('%I.%I', c.table_schema, c.table_name);
   v_command constant text := 'Run: backline reconcile ' || backline.shell_word(c.name);
-  v_numbers constant int2[] := c.key_numbers || c.text_numbers || c.vector_number;
-  v_names text[] := c.key_columns || c.text_names || c.embedding_column;
+  v_numbers constant int2[] := array_remove(c.key_numbers || c.text_numbers || c.vector_number, null);
+  v_names text[] := c.key_columns || c.text_names
+    || case when c.into_id is null then array[c.embedding_column] else '{}' end;
   v_keys constant int := cardinality(c.key_numbers);
-  v_vector constant int := cardinality(v_numbers);
+  v_vector constant int := v_keys + cardinality(c.text_numbers) + 1;
   v_has_triggers constant boolean := backline.has_triggers(c.id, c.table_id);
   v_kept boolean;
   p record;
@@ -147,6 +127,18 @@ begin
     remedy := v_command;
   end if;
 
+  if c.into_id is not null then
+    select n.nspname, k.relname, k.oid into d.into_schema, d.into_name, d.into_id
+    from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
+    where k.oid in (c.into_id, to_regclass(format('%I.%I', c.into_schema, c.into_name)))
+    order by k.oid = c.into_id desc limit 1;
+    if not found then
+      code := 'BL002';
+      problem := format('The side table %s is gone.', format('%I.%I', c.into_schema, c.into_name));
+      remedy := v_command;
+      return;
+    end if;
+  end if;
   select * into p from backline.present_columns(d.table_id, d.table_id = c.table_id, v_numbers, v_names);
   if array_position(p.numbers, null) is not null then
     code := case when array_position(p.numbers, null) <= v_keys then 'BL004' else 'BL002' end;
@@ -180,8 +172,10 @@ begin
   d.key_numbers := p.numbers[:v_keys];
   d.key_columns := p.names[:v_keys];
   d.key_types := backline.key_types(d.table_id, d.key_numbers);
-  d.vector_number := p.numbers[v_vector];
-  d.embedding_column := p.names[v_vector];
+  if c.into_id is null then
+    d.vector_number := p.numbers[v_vector];
+    d.embedding_column := p.names[v_vector];
+  end if;
   d.text_numbers := p.numbers[v_keys + 1:v_vector - 1];
   d.text_types := p.types[v_keys + 1:v_vector - 1];
   v_names := p.names[v_keys + 1:v_vector - 1];
@@ -331,6 +325,7 @@ begin
     table_id = (r.d).table_id, table_schema = (r.d).table_schema, table_name = (r.d).table_name,
     key_numbers = (r.d).key_numbers, key_columns = (r.d).key_columns, key_types = (r.d).key_types,
     vector_number = (r.d).vector_number, embedding_column = (r.d).embedding_column,
+    into_id = (r.d).into_id, into_schema = (r.d).into_schema, into_name = (r.d).into_name,
     text_numbers = (r.d).text_numbers, text_names = (r.d).text_names, text_types = (r.d).text_types,
     text_template = (r.d).text_template, text_expression = (r.d).text_expression,
     where_sql = (r.d).where_sql, text_sql = (r.d).text_sql,
@@ -372,15 +367,25 @@ begin
   if v_table is null then
     raise exception using errcode = r.code, message = r.problem || ' ' || r.remedy;
   end if;
-  execute format('alter table %s add column if not exists %I extensions.vector(%s)', v_table::regclass,
-                 c.embedding_column, m.dimensions)
-  from backline.models m where m.id = c.model_id;
+  if c.into_id is not null then
+    perform backline.make_side_table(
+      array[c.into_schema, c.into_name], v_table::regclass,
+      (backline.present_columns(v_table, v_table = c.table_id, c.key_numbers, c.key_columns)).numbers,
+      format('extensions.vector(%s)', m.dimensions))
+    from backline.models m
+    where m.id = c.model_id and to_regclass(format('%I.%I', c.into_schema, c.into_name)) is null;
+  else
+    execute format('alter table %s add column if not exists %I extensions.vector(%s)', v_table::regclass,
+                   c.embedding_column, m.dimensions)
+    from backline.models m where m.id = c.model_id;
+  end if;
   if v_table <> c.table_id then
     perform backline.remove_triggers(p_collection);
   end if;
   select * into p from backline.present_columns(
-    v_table, v_table = c.table_id, c.key_numbers || c.text_numbers || c.vector_number,
-    c.key_columns || c.text_names || c.embedding_column);
+    v_table, v_table = c.table_id, array_remove(c.key_numbers || c.text_numbers || c.vector_number, null),
+    c.key_columns || c.text_names
+      || case when c.into_id is null then array[c.embedding_column] else '{}' end);
   if array_position(p.numbers, null) is not null then
     c.table_id := v_table;
     select * into r from backline.resolve(c);
@@ -389,7 +394,9 @@ begin
   update backline.collections o set table_id = v_table, members = backline.members(v_table),
     table_schema = n.nspname, table_name = k.relname, former_name = null,
     key_numbers = p.numbers[:v_keys], text_numbers = p.numbers[v_keys + 1:v_vector - 1],
-    vector_number = p.numbers[v_vector], key_types = backline.key_types(v_table, p.numbers[:v_keys]),
+    vector_number = case when c.into_id is null then p.numbers[v_vector] end,
+    into_id = to_regclass(format('%I.%I', c.into_schema, c.into_name)),
+    key_types = backline.key_types(v_table, p.numbers[:v_keys]),
     text_types = p.types[v_keys + 1:v_vector - 1],
     unscanned = concat_ws(' ', o.unscanned, case when v_table = c.table_id then 'The vector column was added.'
                                                  else 'The table was replaced.' end)

@@ -133,7 +133,7 @@ async def test_edit_outside_the_condition_sends_nothing(
 async def test_rename_of_a_column_of_the_condition_is_followed(articles: World) -> None:
     await articles.fill()
     await articles.sql("alter table articles rename status to state")
-    await articles.sql("alter table articles rename deleted_at to \"it's gone\"")
+    await articles.sql('alter table articles rename deleted_at to "it\'s gone"')
     await articles.sql("update articles set state = 'published' where id = 2")
     await articles.fill()
     condition = "\"it's gone\" is null and state = 'published'"

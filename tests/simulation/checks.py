@@ -115,11 +115,11 @@ class Judge:
 
 _HONEST = """
 select backline.coverage({collection}) as told, (
-  select count(*) from {table} r where not exists (
+  select count(*) from {rows} where not exists (
     select from backline.stamps s join backline.collections c on c.id = s.collection_id
     where s.collection_id = {collection} and s.key = r.{key}::text and not s.stale
       and s.model_id = c.model_id and s.content_hash = sha256(convert_to({content}, 'UTF8'))
-      and s.blank = (r.{column} is null))) as outdated
+      and s.blank = ({vector} is null))) as outdated
 """
 
 _COVERAGE = """

@@ -99,6 +99,16 @@ LongTextPolicy = Annotated[
         "letter.",
     ),
 ]
+Into = Annotated[
+    str | None,
+    typer.Option(
+        "--into",
+        metavar="NAME",
+        help="Side table to make for the vectors, in the schema backline_vectors or in the one "
+        "that the name has. Default: a column of the table.",
+        show_default=False,
+    ),
+]
 Published = Annotated[
     bool,
     typer.Option(
@@ -122,6 +132,7 @@ def add(
     column_type: ColumnType = "vector",
     long_text: LongTextPolicy = "truncate",
     published: Published = False,
+    into: Into = None,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
@@ -132,7 +143,7 @@ def add(
     added = asyncio.run(
         _add(
             settings, table, name, model, key=key, template=text, column=column,
-            column_type=column_type, long_text=_policy(long_text), published=published,
+            column_type=column_type, long_text=_policy(long_text), published=published, into=into,
             text_sql=text_sql, where=where,
         )
     )  # fmt: skip
@@ -141,7 +152,7 @@ def add(
         return
     out.print(
         f"Added {added['collection']}: {count(added['rows'], 'row')} of {added['table']}, text "
-        f"{text or text_sql!r}, model {added['model']}, column {column}.",
+        f"{text or text_sql!r}, model {added['model']}, vectors in {added['vectors']}.",
         markup=False,
     )
     out.print(f"Next: {errors.command('backfill', added['collection'])}", markup=False)
@@ -162,7 +173,7 @@ async def _add(
         coverage = await store.coverage(collection)
         return {
             "collection": chosen, "table": collection.table, "rows": coverage.rows,
-            "model": str(model), "column": collection.embedding_column,
+            "model": str(model), "vectors": collection.vector_column,
             "long_text": collection.long_text,
         }  # fmt: skip
 

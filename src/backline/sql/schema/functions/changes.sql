@@ -253,9 +253,9 @@ begin
       left join lateral (select x.ctid, x.* from backline.failures x
                          where x.collection_id = $1 and x.key = u.key offset 0) f on true
       -- A row without either is due whatever its text.
-      left join lateral (select %1$s as key, r.%3$I is null as missing,
+      left join lateral (select %1$s as key, %3$s,
                                 case when coalesce(s.key, f.key) is not null then %2$s end as content
-                         from %4$s r where %6$s offset 0) p on p.key = u.key
+                         from %4$s where %6$s offset 0) p on p.key = u.key
       where octet_length(u.key) <= backline.longest_key()
     )
     select array_agg(e.key) filter (where e.due), array_agg(e.priority) filter (where e.due),
@@ -264,12 +264,15 @@ begin
            array_agg(e.stamp) filter (where e.due and not e.stale),
            array_agg(e.failure) filter (where e.resolved)
     from examined e
-  $q$, backline.key_text(c), c.text_sql, c.embedding_column, backline.source(c),
+  $q$, backline.key_text(c), c.text_sql, backline.row_state(c), backline.rows_of(c),
        backline.due_condition(p_collection), backline.key_match(c, 'u.key'))
   into v_due, v_priorities, v_times, v_gone, v_stale, v_failures
   using p_collection, p_keys, p_priorities, c.model_id, c.long_text,
         backline.keys_in_flight(p_collection, p_keys, p_xids), p_times;
 
+  if c.into_name is not null and (v_due is not null or v_gone is not null) then
+    perform backline.forget_vectors(c, coalesce(v_gone, '{}'), v_due || v_gone);
+  end if;
   -- Most calls have one key and need one of these statements.
   if v_stale is not null then
     update backline.stamps s set stale = true where s.ctid = any (v_stale) and not s.stale;
@@ -297,6 +300,21 @@ begin
         where y.collection_id = p_collection and y.key = u.key offset 0) x));
   end if;
   perform backline.follow_keywords(p_collection, p_keys);
+end $$;
+
+-- Deletes the vectors of rows that are gone from a side table. The locks on the work of p_keys wait for the
+-- calls of complete() that may add them now.
+create or replace function backline.forget_vectors(c backline.collections, p_gone text[], p_keys text[])
+returns void language plpgsql set search_path = pg_catalog, pg_temp
+set timezone = 'UTC' set datestyle = 'ISO, YMD' set intervalstyle = 'postgres' set bytea_output = 'hex'
+set extra_float_digits = 1 as $$
+begin
+  perform from backline.batch_leases p where p.collection_id = c.id and p.keys && p_gone for update;
+  perform from backline.jobs j where j.collection_id = c.id and j.key = any (p_keys)
+  order by j.key for update;
+  execute format('delete from %s e using unnest($1) as u(key) where %s', (backline.side_table(c)).name, (
+    select string_agg(format('e.%s = %s', backline.side_key(v.position), v.value), ' and ')
+    from unnest(backline.key_values(c, 'u.key')) with ordinality v(value, position))) using p_gone;
 end $$;
 
 -- Returns the keys in batch leases that were claimed after the change: their worker has the present text.

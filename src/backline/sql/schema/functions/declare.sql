@@ -303,11 +303,15 @@ end $$;
 -- Raises unless a table can be declared as described. Changes nothing.
 create or replace function backline.check_table(
   p_table regclass, p_name text, p_column text, p_column_type text, p_dimensions int,
-  p_published boolean
+  p_published boolean, p_into text default null
 ) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   perform backline.check_name(p_name);
   perform backline.check_relation(p_table);
+  if p_into is not null then
+    perform backline.check_side_table(p_into, p_column_type);
+    return;
+  end if;
   perform backline.check_column_is_free(p_table, p_column);
   perform backline.check_vector_column(p_table, p_column, p_column_type, p_dimensions);
   perform backline.check_publications(p_table, p_column, p_column_type, p_dimensions, p_published);

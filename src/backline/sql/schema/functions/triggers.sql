@@ -113,8 +113,10 @@ declare
     and c.key_types[1] in ('smallint', 'integer', 'bigint', 'uuid');
   v_key constant text := case when v_plain then backline.key_order(c)
     else format('(%s collate "C")', backline.key_text(c)) end;
-  v_row constant text := format('select %s as "backline key", r.%I is null as "backline empty", %s from ',
-    v_key, c.embedding_column,
+  v_empty constant text := case when c.into_name is null then format('r.%I is null', c.embedding_column)
+    else 'false' end;
+  v_row constant text := format('select %s as "backline key", %s as "backline empty", %s from ',
+    v_key, v_empty,
     (select string_agg(format('r.%I', u.name), ', ') from unnest(p_columns) as u(name)));
   v_select constant text :=
     'select array_agg(n."backline key"::text), bool_or(o."backline key" is null) ';
@@ -123,10 +125,10 @@ declare
     'where (o."backline key" is null or %2$s) ', v_row, backline.changed_condition(p_columns));
   -- The lengths keep the hash of two texts from being that of two others with the same characters.
   v_sum constant text := format(
-    'select sum(hashtextextended(concat_ws(''/'', %s, r.%I is null, %s), 0)) from ',
+    'select sum(hashtextextended(concat_ws(''/'', %s, %s, %s), 0)) from ',
     (select string_agg(format('coalesce(length(r.%1$I::text), -1), r.%1$I', u.name), ', ')
      from unnest(p_columns) as u(name)),
-    c.embedding_column, v_key);
+    v_empty, v_key);
 begin
   -- A name may contain a placeholder of format(), so it is never part of a format.
   return format($q$
@@ -155,6 +157,9 @@ declare
   v_event record;
 begin
   c := backline.definition(p_collection);
+  if c.into_name is not null then
+    perform backline.install_visibility(c);
+  end if;
   v_table := format('%I.%I', c.table_schema, c.table_name)::regclass;
   v_key := backline.key_text(c);
   v_columns := array(select t.name from backline.text_columns(

@@ -163,7 +163,7 @@ declare
   v_texts jsonb[];
   v_changed text[];
 begin
-  if not backline.has_side_effects(c.table_id, c.vector_number) then
+  if c.into_name is not null or not backline.has_side_effects(c.table_id, c.vector_number) then
     return;
   end if;
   begin

@@ -27,9 +27,9 @@ begin
   v_leased := backline.batch_leased_keys(p_collection);
   execute format($q$
     with page as materialized (
-      select %1$s collate "C" as key, %2$s as content, r.%3$I::extensions.vector as embedding,
+      select %1$s collate "C" as key, %2$s as content, %3$s::extensions.vector as embedding,
              row_number() over (order by %7$s) as position
-      from %4$s r where %5$s order by %7$s limit $3
+      from %4$s where %5$s order by %7$s limit $3
     ), examined as materialized (
       select p.key, p.position, p.content = '' as blank, p.embedding, s.ctid as stamp, s.stale, s.model_id,
         s.blank as stamped_blank, s.fingerprint, s.content_hash is distinct from h.hash as differs,
@@ -70,7 +70,7 @@ begin
       coalesce(jsonb_agg(jsonb_build_object('key', d.key, 'problem', d.problem) order by d.position)
                filter (where d.problem is not null), '[]')
     from classified d
-  $q$, backline.key_text(c), c.text_sql, c.embedding_column, backline.source(c),
+  $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c),
        backline.key_after(c, p_after, '$2'),
        -- A read-only transaction refuses a statement that could write, even if it would not.
        case when p_repair then $q$
@@ -95,7 +95,8 @@ end $$;
 comment on function backline.reconcile_page is
   'API: finds due rows without a job in the page after key p_after and, with p_repair, enqueues them.';
 
--- Finds stamps, jobs or failures of rows that do not exist, one page at a time. p_repair deletes them.
+-- Finds stamps, jobs, failures or vectors of a side table of rows that do not exist, one page at a time.
+-- p_repair deletes them.
 create or replace function backline.reconcile_orphans(
   p_collection int, p_of text, p_after text, p_limit int, p_repair boolean,
   out scanned bigint, out keys text[], out last_key text
@@ -106,16 +107,24 @@ set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = of
 set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
+  s backline.collections;  -- with the columns of the side table
+  v_records text;
 begin
-  if p_of not in ('stamps', 'jobs', 'failures') then
+  if p_of not in ('stamps', 'jobs', 'failures', 'vectors') then
     raise exception using errcode = 'BL001', message =
-      format('p_of must be stamps, jobs or failures, not %L', p_of);
+      format('p_of must be stamps, jobs, failures or vectors, not %L', p_of);
   end if;
   c := backline.definition(p_collection);
+  if p_of = 'vectors' and c.into_name is null then
+    scanned := 0; keys := '{}';
+    return;
+  end if;
+  v_records := case when p_of <> 'vectors' then 'backline.' || p_of else (backline.side_table(c)).name end;
+  s := c;
+  s.key_columns := array(select backline.side_key(n) from generate_series(1, cardinality(c.key_columns)) n);
   execute format($q$
     with page as materialized (
-      select x.key, x.ctid as id from backline.%1$I x
-      where x.collection_id = $1 and ($2 is null or x.key > $2) order by x.key limit $3
+      %6$s
     ), orphans as materialized (
       select p.key, p.id from page p left join lateral (
         select true as present from %2$s r
@@ -123,12 +132,19 @@ begin
       where r.present is null and (p.key in (select backline.logged_keys($1))) is not true
     ) %5$s
     select (select count(*) from page), array(select o.key from orphans o order by o.key),
-           (select max(p.key) from page p)
-  $q$, p_of, backline.source(c), backline.key_match(c, 'p.key'), backline.key_text(c),
+           (select p.key from page p order by p.position desc limit 1)
+  $q$, v_records, backline.source(c), backline.key_match(c, 'p.key'), backline.key_text(c),
        case when p_repair then format($q$, deleted as (
-      delete from backline.%I x where x.ctid = any (array(select o.id from orphans o))
-    ) $q$, p_of) end)
+      delete from %s x where x.ctid = any (array(select o.id from orphans o))
+    ) $q$, v_records) end,
+       case when p_of <> 'vectors' then format(
+         'select x.key, x.ctid as id, row_number() over (order by x.key) as position from %s x '
+         'where x.collection_id = $1 and ($2 is null or x.key > $2) order by x.key limit $3', v_records)
+       else format(
+         'select %s as key, r.ctid as id, row_number() over (order by %s) as position from %s r '
+         'where %s order by %2$s limit $3', backline.key_text(s), backline.key_order(s), v_records,
+         backline.key_after(s, p_after, '$2')) end)
   into scanned, keys, last_key using p_collection, p_after, p_limit;
 end $$;
 comment on function backline.reconcile_orphans is
-  'API: finds stamps, jobs or failures of rows that do not exist and, with p_repair, deletes them.';
+  'API: finds stamps, jobs, failures or vectors of rows that do not exist and, with p_repair, deletes them.';

@@ -26,7 +26,7 @@ set jit = off set enable_nestloop = off set enable_mergejoin = off as $$
 begin
   execute format($q$
     with present as materialized (
-      select %1$s collate "C" as key, r.%2$I is null as missing, %3$s as content from %4$s r
+      select %1$s collate "C" as key, %2$s is null as missing, %3$s as content from %4$s
     ), judged as materialized (
       select s.key, p.key is null as orphan, p.missing, s.stale, s.blank, s.content_hash, p.content
       from backline.stamps s left join present p on p.key = s.key
@@ -38,7 +38,7 @@ begin
            array(select j.key from judged j where not j.orphan and not j.stale and j.missing and not j.blank),
            array(select j.key from judged j where not j.orphan and not j.stale
                  and sha256(convert_to(j.content, 'UTF8')) <> j.content_hash)
-  $q$, backline.key_text(c), c.embedding_column, c.text_sql, backline.source(c))
+  $q$, backline.key_text(c), backline.vector_of(c), c.text_sql, backline.rows_of(c))
   into total, orphans, emptied, edited using c.id, c.model_id, p_open;
 end $$;
 
@@ -60,8 +60,8 @@ begin
       where s.collection_id = $1 and s.model_id = $2 and s.key <> all ($3) order by random() limit 20
     ), judged as materialized (
       select s.*, r.present, r.missing, r.content from stamped s left join lateral (
-        select true as present, r.%2$I is null as missing, %3$s as content
-        from %4$s r where %1$s offset 0) r on true
+        select true as present, %2$s is null as missing, %3$s as content
+        from %6$s where %1$s offset 0) r on true
     ), found as materialized (
       select f.key from (
         select %5$s collate "C" as key from %4$s r tablesample system ($4)) f
@@ -76,8 +76,8 @@ begin
                    where s.collection_id = $1 and s.key = f.key offset 0) is null and (
                    select true from backline.failures d
                    where d.collection_id = $1 and d.key = f.key offset 0) is null)
-  $q$, backline.key_match(c, 's.key'), c.embedding_column, c.text_sql, backline.source(c),
-       backline.key_text(c))
+  $q$, backline.key_match(c, 's.key'), backline.vector_of(c), c.text_sql, backline.source(c),
+       backline.key_text(c), backline.rows_of(c))
   into orphans, emptied, edited, unknown using c.id, c.model_id, p_open, p_share;
 end $$;
 

@@ -5,13 +5,20 @@
 --
 -- The first functions return SQL text for other statements. A function that returned the value could not be
 -- inlined, because it has `set search_path`. In this text $1 is the collection, $4 its model, $5 its
--- long_text, and s the row's stamp. A row p or n has the columns key, content and missing, for a null vector.
+-- long_text, and s the row's stamp. A row p or n has the columns key and content, and those of row_state().
+
+-- Returns the columns of r that a stamp records apart from the text: `missing` for a null vector, and
+-- `excluded` for a row outside the condition of the collection.
+create or replace function backline.row_state(c backline.collections) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select format('%s is null as missing, %s as excluded', backline.vector_of(c), backline.is_excluded(c));
+$$;
 
 -- Returns the condition that the stored vector is of the present text and model.
 create or replace function backline.matches_stamp(p_row text, p_hash text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select format('(s.key is not null and s.model_id = $4 and s.blank = %s.missing and s.content_hash = %s)',
-                p_row, p_hash);
+  select format('(s.key is not null and s.model_id = $4 and s.blank = %1$s.missing '
+                'and s.excluded = %1$s.excluded and s.content_hash = %2$s)', p_row, p_hash);
 $$;
 
 -- Returns the condition that a row p of a page is due. A dead letter is not due until its text or the model
@@ -61,16 +68,16 @@ begin
   c := backline.definition(p_collection);
   return query execute format($q$
     with page as materialized (
-      select %1$s collate "C" as key, %2$s as content, r.%3$I is null as missing,
+      select %1$s collate "C" as key, %2$s as content, %3$s,
              row_number() over (order by %8$s) as position
-      from %4$s r where %5$s order by %8$s limit $3
+      from %4$s where %5$s order by %8$s limit $3
     )
     select p.key, %6$s, s.key is not null and not s.stale, %7$s
     from page p
     left join lateral (select * from backline.stamps x
                        where x.collection_id = $1 and x.key = p.key offset 0) s on true
     order by p.position
-  $q$, backline.key_text(c), c.text_sql, c.embedding_column, backline.source(c),
+  $q$, backline.key_text(c), c.text_sql, backline.row_state(c), backline.rows_of(c),
        backline.key_after(c, p_after, '$2'),
        backline.due_condition(p_collection),
        case when p_with_text then
@@ -142,13 +149,14 @@ begin
       else %7$s end, r.key
     from unnest($2, $3) with ordinality as i(key, hash, position)
     left join lateral (
-      select true as present, t.key, t.missing, t.content, sha256(convert_to(t.content, 'UTF8')) as hash
-      from (select %1$s as key, %2$s as content, r.%3$I is null as missing
-            from %4$s r where %5$s offset 0) t) r on true
+      select true as present, t.key, t.missing, t.excluded, t.content,
+             sha256(convert_to(t.content, 'UTF8')) as hash
+      from (select %1$s as key, %2$s as content, %3$s
+            from %4$s where %5$s offset 0) t) r on true
     left join lateral (
       select x.* from backline.stamps x where x.collection_id = $1 and x.key = r.key offset 0) s on true
     order by i.position
-  $q$, backline.key_text(c), c.text_sql, c.embedding_column, backline.source(c),
+  $q$, backline.key_text(c), c.text_sql, backline.row_state(c), backline.rows_of(c),
        backline.key_match(c, 'i.key'), backline.matches_stamp('r', 'i.hash'),
        backline.needed_action('r.content', 'i.hash', p_cache => true))
   using p_collection, p_keys, p_hashes, c.model_id, c.long_text;

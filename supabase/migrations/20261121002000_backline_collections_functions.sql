@@ -29,42 +29,53 @@ create or replace function backline.add_collection(
   p_name text, p_table regclass, p_key text[], p_template text, p_column text,
   p_provider text, p_model text, p_revision text, p_dimensions int,
   p_column_type text default 'vector', p_long_text text default 'truncate',
-  p_published boolean default false, p_expression text default null, p_where text default null
+  p_published boolean default false, p_into text default null, p_expression text default null,
+  p_where text default null
 ) returns int language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_schema text; v_table text; v_key int2[]; v_id int; t record;
+  v_schema text; v_table text; v_key int2[]; v_into text[]; v_id int; t record;
 begin
-  perform backline.check_table(p_table, p_name, p_column, p_column_type, p_dimensions, p_published);
+  perform backline.check_table(
+    p_table, p_name, p_column, p_column_type, p_dimensions, p_published, p_into);
   select n.nspname, k.relname into strict v_schema, v_table
   from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
   where k.oid = p_table;
 
   v_key := backline.choose_key(p_table, p_key);
+  v_into := backline.side_name(p_into);
 
   t := backline.compile_text(p_table, p_template, p_expression, p_where);
-  perform backline.check_text(p_table, t.numbers, p_column);
-  execute format('alter table %s add column if not exists %I %s', p_table, p_column,
-                 format('extensions.%I(%s)', p_column_type, p_dimensions));
+  perform backline.check_text(p_table, t.numbers, case when p_into is null then p_column end);
+  if p_into is null then
+    execute format('alter table %s add column if not exists %I %s', p_table, p_column,
+                   format('extensions.%I(%s)', p_column_type, p_dimensions));
+  end if;
   insert into backline.collections
     (name, table_id, table_schema, table_name, key_numbers, key_columns, key_types, text_template,
      text_expression, where_sql, text_sql, text_numbers, text_names, text_types, vector_number,
-     embedding_column, model_id, long_text, members)
+     embedding_column, model_id, long_text, members, into_schema, into_name, into_id)
   select p_name, p_table, v_schema, v_table, v_key,
          (backline.present_columns(p_table, true, v_key, v_key::text[])).names,
          backline.key_types(p_table, v_key), p_template, t.expression, t.where_sql, t.text_sql, t.numbers,
-         t.names, t.types, a.attnum, p_column,
+         t.names, t.types,
+         case when p_into is null then a.attnum end,
+         case when p_into is null then p_column else 'embedding' end,
          backline.model_id(p_provider, p_model, p_revision, p_dimensions), p_long_text,
-         backline.members(p_table)
-  from pg_catalog.pg_attribute a
-  where a.attrelid = p_table and a.attname = p_column and not a.attisdropped
+         backline.members(p_table), v_into[1], v_into[2], case when v_into is not null then
+           backline.make_side_table(v_into, p_table, v_key,
+                                    format('extensions.%I(%s)', p_column_type, p_dimensions)) end
+  from (values (1)) one
+  left join pg_catalog.pg_attribute a on a.attrelid = p_table and a.attname = p_column
+    and not a.attisdropped
   returning id into v_id;  -- creates the keyword index, which installs the triggers
   perform backline.require_stable_text(v_id);
   return v_id;
 end $$;
 comment on function backline.add_collection is
   'API: declares a table for embedding. Adds the vector column if it is missing, and installs the triggers. '
-  'With p_published, also a table of a publication: its subscribers must have the column. The text is the '
-  'template or else p_expression, an SQL expression over the row r. p_where is a condition on rows.';
+  'With p_published, also a table of a publication: its subscribers must have the column. With p_into, '
+  'stores the vectors in a side table of that name. The text is the template or else p_expression, an SQL '
+  'expression over the row r. p_where is a condition on rows.';
 
 -- Changes the model of a collection. Every row becomes due, and the next backfill embeds it again.
 create or replace function backline.set_model(
@@ -87,7 +98,8 @@ begin
   perform backline.lock(p_collection, 'log');
   c := backline.definition(p_collection);
   t := backline.compile_text(c.table_id, c.text_template, c.text_expression, p_where);
-  perform backline.check_text(c.table_id, t.numbers, c.embedding_column);
+  perform backline.check_text(
+    c.table_id, t.numbers, case when c.into_name is null then c.embedding_column end);
   update backline.collections o set text_template = c.text_template, text_expression = t.expression,
     where_sql = t.where_sql, text_sql = t.text_sql, text_numbers = t.numbers, text_names = t.names,
     text_types = t.types, unscanned = concat_ws(' ', o.unscanned, 'The condition was changed.')
@@ -119,7 +131,8 @@ begin
       select $1, '~', count(*), array_agg(p.key order by p.position) from page p
       where p.was <> p.inside having count(*) > 0
     )
-    select count(*), count(*) filter (where p.was <> p.inside), (array_agg(p.key order by p.position desc))[1]
+    select count(*), count(*) filter (where p.was <> p.inside),
+           (array_agg(p.key order by p.position desc))[1]
     from page p
   $q$, backline.key_text(c), backline.key_order(c), coalesce(p_former, 'true'), coalesce(c.where_sql, 'true'),
        backline.source(c), backline.key_after(c, p_after, '$2'))
@@ -137,12 +150,21 @@ create or replace function backline.drop_collection(p_collection int, p_drop_col
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
+  v_function regprocedure;
 begin
   select * into strict c from backline.collections where id = p_collection for update;
   select (r.d).* into c from backline.resolve(c) r;
   perform backline.lock(p_collection, 'log');  -- otherwise a worker could add records meanwhile
   perform backline.remove_triggers(p_collection);
-  if p_drop_column and to_regclass(format('%I.%I', c.table_schema, c.table_name)) = c.table_id then
+  for v_function in
+    select p.oid::regprocedure from pg_catalog.pg_proc p
+    where p.pronamespace = 'backline'::regnamespace and p.proname = 'c' || p_collection || '_visible'
+  loop
+    execute format('drop function %s cascade', v_function);  -- with the policy that calls it
+  end loop;
+  if p_drop_column and c.into_id is not null then
+    execute format('drop table if exists %s', (backline.side_table(c)).name);
+  elsif p_drop_column and to_regclass(format('%I.%I', c.table_schema, c.table_name)) = c.table_id then
     execute format('alter table %I.%I drop column if exists %I',
                    c.table_schema, c.table_name, c.embedding_column);
   end if;
@@ -194,20 +216,25 @@ create or replace function backline.collection_records()
 returns table (id int, name text, table_schema text, table_name text, key_columns text[], text_template text,
                text_expression text, where_sql text, embedding_column text, max_attempts int,
                model_id int, provider text, model text, revision text, dimensions int, table_exists boolean,
-               column_type text, column_dimensions int, long_text text, missing_grants text[], missing_to_read text[], unusable text[],
-               scanned_at timestamptz)
+               column_type text, column_dimensions int, into_schema text, into_name text, long_text text,
+               missing_grants text[], missing_to_read text[], unusable text[], scanned_at timestamptz)
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select (r.d).id, (r.d).name, (r.d).table_schema, (r.d).table_name, (r.d).key_columns, (r.d).text_template,
          (r.d).text_expression, (r.d).where_sql, (r.d).embedding_column, (r.d).max_attempts,
          m.id, m.provider, m.name, m.revision, m.dimensions, k.oid is not null, t.typname::text,
-         case when a.atttypmod > 0 then a.atttypmod end, (r.d).long_text,
-         backline.missing_grants(k.oid, a.attnum, true), backline.missing_grants(k.oid, a.attnum, false),
+         case when a.atttypmod > 0 then a.atttypmod end,
+         (r.d).into_schema, (r.d).into_name, (r.d).long_text,
+         backline.missing_grants(k.oid, a.attnum, (r.d).into_id is null)
+           || backline.missing_side_grants((r.d).into_id, true),
+         backline.missing_grants(k.oid, a.attnum, false)
+           || backline.missing_side_grants((r.d).into_id, false),
          case when r.code is not null then array[r.code, r.problem || ' ' || r.remedy] end, c.scanned_at
   from backline.collections c
   cross join lateral backline.resolve(c) r
   join backline.models m on m.id = c.model_id
   left join pg_catalog.pg_class k on k.oid = (r.d).table_id and k.relkind in ('r', 'p')
-  left join pg_catalog.pg_attribute a on a.attrelid = k.oid and a.attname = (r.d).embedding_column
+  left join pg_catalog.pg_attribute a on a.attrelid = coalesce((r.d).into_id, k.oid)
+    and a.attname = (r.d).embedding_column
     and not a.attisdropped
   left join pg_catalog.pg_type t on t.oid = a.atttypid
   order by c.name;

@@ -22,9 +22,9 @@ begin
   from backline.models m where m.id = c.model_id;
   execute format($q$
     with page as materialized (
-      select %1$s collate "C" as key, %2$s as content, r.%3$I::extensions.vector as embedding,
+      select %1$s collate "C" as key, %2$s as content, %3$s::extensions.vector as embedding,
              %7$s as excluded, row_number() over (order by %6$s) as position
-      from %4$s r where %5$s order by %6$s limit $3
+      from %4$s where %5$s order by %6$s limit $3
     ), judged as materialized (
       select p.key, p.position, p.content = '' as blank, p.excluded,
         case
@@ -50,7 +50,7 @@ begin
                      from judged b where b.problem is not null), '[]'),
            (array_agg(j.key order by j.position desc))[1]
     from judged j
-  $q$, backline.key_text(c), c.text_sql, c.embedding_column, backline.source(c),
+  $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c),
        backline.key_after(c, p_after, '$2'), backline.key_order(c), backline.is_excluded(c))
   into scanned, embedded, blank, excluded, problems, last_key
   using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection;

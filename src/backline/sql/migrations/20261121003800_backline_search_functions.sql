@@ -23,7 +23,8 @@ begin
        language, keywords_built, index_type
   from backline.models m
   left join backline.keyword_indexes k on k.collection_id = c.id
-  join pg_catalog.pg_attribute a on a.attrelid = c.table_id and a.attnum = c.vector_number
+  join pg_catalog.pg_attribute a on a.attrelid = coalesce(c.into_id, c.table_id)
+    and a.attname = c.embedding_column and not a.attisdropped
   join pg_catalog.pg_type t on t.oid = a.atttypid
   where m.id = c.model_id;
 end $$;
@@ -175,7 +176,7 @@ begin
   v_source := backline.source(s.c);
   select * into i from backline.comparison(
     case when p_exact then s.column_type else coalesce(s.index_type, s.column_type) end,
-    s.column_type, s.column_dimensions, s.dimensions, format('r.%I', (s.c).embedding_column));
+    s.column_type, s.column_dimensions, s.dimensions, backline.vector_of(s.c));
   if p_filter is not null then
     v_filter := backline.compile_filter((s.c).table_id, p_filter, '$5');
   end if;
@@ -184,10 +185,10 @@ begin
   if p_mode <> 'keyword' then
     v_nearest := format($q$
       select %1$s collate "C" as key, %3$s operator(extensions.<=>) $2::%4$s as distance
-      from %2$s r where r.%5$I is not null and %6$s and %7$s
+      from %2$s where %5$s is not null and %6$s and %7$s
       order by %3$s operator(extensions.<=>) $2::%4$s limit $4
-    $q$, backline.key_text(s.c), v_source, i.expression, i.query_type, (s.c).embedding_column, i.guard,
-       v_filter);
+    $q$, backline.key_text(s.c), backline.rows_of(s.c), i.expression, i.query_type,
+       backline.vector_of(s.c), i.guard, v_filter);
   end if;
   if p_mode <> 'semantic' then
     if not coalesce(s.keywords_built, false) then
@@ -221,11 +222,11 @@ begin
              -- NaN: the cosine of a zero vector
              nullif(1 - (v.vector operator(extensions.<=>) $2::extensions.vector), 'NaN') as dense
       from named n
-      join %5$s r on %6$s
+      join %5$s on %6$s
       left join lexical l on l.key = n.key
       left join comparable c on c.key = n.key
       cross join lateral (
-        select case when c.key is not null and %3$s then r.%4$I::extensions.vector end as vector offset 0) v
+        select case when c.key is not null and %3$s then %4$s::extensions.vector end as vector offset 0) v
       where %7$s
     ), %8$s, top as (
       select t.* from scored t where t.score is not null order by t.score desc, t.key limit $8
@@ -234,8 +235,8 @@ begin
            array_agg(t.dense order by t.score desc, t.key), array_agg(t.keyword order by t.score desc, t.key),
            (select count(*) from nearest), (select count(*) from lexical l where l.score > 0)
     from top t
-  $q$, v_nearest, v_lexical, i.guard, (s.c).embedding_column, v_source, backline.key_match(s.c, 'n.key'),
-       v_filter, backline.score_statement(p_mode));
+  $q$, v_nearest, v_lexical, i.guard, backline.vector_of(s.c), backline.rows_of(s.c),
+       backline.key_match(s.c, 'n.key'), v_filter, backline.score_statement(p_mode));
 end $$;
 
 -- Searches a collection. p_mode is semantic, keyword or hybrid. p_filter is a tree for compile_filter.
@@ -302,12 +303,12 @@ begin
   select * into s from backline.searchable(p_collection);
   return query execute format($q$
     with chosen as materialized (
-      select c.key, r.%1$I::extensions.vector as v
-      from backline.comparable($1, $2) c join %2$s r on %3$s
-      where r.%1$I is not null
+      select c.key, %1$s::extensions.vector as v
+      from backline.comparable($1, $2) c join %2$s on %3$s
+      where %1$s is not null
     )
     select a.key, b.key, 1 - (a.v operator(extensions.<=>) b.v) from chosen a join chosen b on a.key < b.key
-  $q$, (s.c).embedding_column, backline.source(s.c), backline.key_match(s.c, 'c.key'))
+  $q$, backline.vector_of(s.c), backline.rows_of(s.c), backline.key_match(s.c, 'c.key'))
   using p_collection, p_keys;
 end $$;
 comment on function backline.similarities is
