@@ -206,3 +206,39 @@ async def test_new_column_of_the_condition_is_watched(articles: World) -> None:
     await articles.fill()
     await articles.sql("update articles set hidden = true where id = 1")
     assert list(await articles.jobs()) == ["1"]
+
+
+async def test_blank_row_is_counted_on_its_side(articles: World) -> None:
+    """Its text stays empty, so only the condition shows on which side it is."""
+    await articles.sql("update articles set title = '', body = '' where id in (1, 3)")
+    await articles.fill()
+    coverage = await articles.store.coverage(articles.collection)
+    assert (coverage.rows, coverage.blank, coverage.excluded) == (18, 1, 42)
+    await articles.sql("update articles set status = 'published' where id = 1")
+    await articles.fill()
+    coverage = await articles.store.checked_coverage(articles.collection)
+    assert (coverage.rows, coverage.blank, coverage.excluded) == (19, 2, 41)
+    assert coverage.complete, coverage.problems
+    assert (await verify(articles.store, articles.collection)).excluded == 41
+
+
+async def test_side_table_holds_vectors_of_rows_in_the_condition(
+    store: Store, provider: StandInProvider
+) -> None:
+    async with make_world(
+        store, provider, ddl=ARTICLES, table="articles", template="{title}\n{body}",
+        where=PUBLISHED, into="public.article_vectors",
+    ) as world:  # fmt: skip
+        await world.fill()
+        rows = await world.sql("select key_1 as id from article_vectors order by 1")
+        assert [row["id"] for row in rows] == await inside(world)
+        await world.sql("update articles set deleted_at = now() where id = 3")
+        await world.sql("update articles set status = 'published' where id = 1")
+        assert 3 not in await found(world, "hybrid", "record instrument")
+        await world.fill()
+        rows = await world.sql("select key_1 as id from article_vectors order by 1")
+        assert [row["id"] for row in rows] == await inside(world)
+        coverage = await store.checked_coverage(world.collection)
+        assert (coverage.rows, coverage.embedded, coverage.excluded) == (18, 18, 42)
+        assert coverage.complete, coverage.problems
+        assert (await verify(store, world.collection)).passed

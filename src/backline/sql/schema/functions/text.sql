@@ -24,11 +24,14 @@ create or replace function backline.strip_html(p_html text) returns text
 language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
 declare
   v_text text := p_html;
+  v_element text;
   v_entity text[];
 begin
   if strpos(v_text, '<') > 0 then
     v_text := regexp_replace(v_text, '<!--.*?-->', '', 'g');
-    v_text := regexp_replace(v_text, '<(script|style|head)\M.*?</\1\s*>', '', 'gi');
+    foreach v_element in array array['script', 'style', 'head'] loop
+      v_text := regexp_replace(v_text, format('<%1$s\M.*?</%1$s\s*>', v_element), '', 'gi');
+    end loop;
     v_text := regexp_replace(v_text, '\s+', ' ', 'g');
     v_text := regexp_replace(v_text,
       ' ?</?(p|div|br|hr|li|ul|ol|dl|dt|dd|tr|table|section|article|header|footer|blockquote|pre|h[1-6])'
@@ -51,13 +54,13 @@ end $$;
 -- that column, and the filters. The column is the longest of p_columns that the placeholder begins with, or
 -- what stands in double quotes. It is null if there is none.
 create or replace function backline.template_parts(p_template text, p_columns text[])
-returns table (place bigint, part text, literal text, field text, name text, path text, filters text)
+returns table (place bigint, part text, literal text, field text, name text, path text, filters text[])
 language sql immutable rows 10 set search_path = pg_catalog, pg_temp as $$
   select u.place, u.part, case when not b.is_field then case when u.part in ('{{', '}}') then left(u.part, 1)
                                                      else u.part end end,
          case when b.is_field then b.field end, c.name,
          btrim(substring(c.rest, '^((?:[^|"]|"(?:[^"]|"")*")*)')),
-         substring(c.rest, '^(?:[^|"]|"(?:[^"]|"")*")*[|](.*)$')
+         (string_to_array(substring(c.rest, '^(?:[^|"]|"(?:[^"]|"")*")*([|].*)$'), '|'))[2:]
   from (select m[1] as part, n as place from regexp_matches(p_template,
           '([{][{]|[}][}]|[{]\s*"(?:[^"]|"")*"[^}]*[}]|[{][^{}][^}]*[}]|[{][}]|[^{}]+|.)', 'g')
           with ordinality t(m, n)) u
@@ -88,7 +91,7 @@ returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
   select string_agg(
     case when t.literal is not null then replace(replace(t.literal, '{', '{{'), '}', '}}')
          else '{' || backline.template_name(coalesce(p_to[array_position(p_from, t.name)], t.name))
-              || t.path || coalesce('|' || t.filters, '') || '}' end, '' order by t.place)
+              || t.path || coalesce('|' || array_to_string(t.filters, '|'), '') || '}' end, '' order by t.place)
   from backline.template_parts(p_template, array_remove(p_from, null)) t;
 $$;
 
@@ -116,8 +119,8 @@ $$;
 
 -- Raises unless a placeholder of a template can be compiled. p_type and p_category are those of its column.
 create or replace function backline.check_placeholder(
-  p_table regclass, p_template text, p_field text, p_name text, p_path text, p_filters text, p_type text,
-  p_category "char"
+  p_table regclass, p_template text, p_field text, p_name text, p_path text, p_filters text[],
+  p_type text, p_category "char"
 ) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_filter text;
@@ -135,7 +138,7 @@ begin
       'the column %L of %s has the type %s, in which the path %L leads nowhere. A path needs json, jsonb, or '
       'a text that holds JSON', p_name, p_table, p_type, p_path);
   end if;
-  foreach v_filter in array string_to_array(coalesce(p_filters, ''), '|') loop
+  foreach v_filter in array coalesce(p_filters, '{}') loop
     if btrim(v_filter) !~ '^(lower|upper|strip_html|truncate\s*:\s*[1-9][0-9]{0,8})$' then
       raise exception using errcode = 'BL001', message = format(
         'there is no filter %L, which the template %L uses. Use lower, upper, strip_html or truncate:500',
@@ -146,7 +149,7 @@ end $$;
 
 -- Returns the expression of a placeholder's value. A value that is no text yet becomes one as in concat().
 create or replace function backline.placeholder_expression(
-  p_name text, p_path text, p_filters text, p_type text, p_category "char"
+  p_name text, p_path text, p_filters text[], p_type text, p_category "char"
 ) returns text language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
   v_column constant text := format('r.%I', p_name);
@@ -157,7 +160,7 @@ declare
     when p_type in ('text', 'character varying') then v_column
     else format('pg_catalog.concat(%s)', v_column) end;
 begin
-  foreach v_filter in array string_to_array(coalesce(p_filters, ''), '|') loop
+  foreach v_filter in array coalesce(p_filters, '{}') loop
     v_sql := case
       when btrim(v_filter) in ('lower', 'upper') then format('pg_catalog.%I(%s)', btrim(v_filter), v_sql)
       when btrim(v_filter) = 'strip_html' then format('backline.strip_html(%s)', v_sql)
@@ -169,7 +172,7 @@ end $$;
 -- Returns the placeholders of a template with the literal text around each.
 create or replace function backline.template_fields(p_table regclass, p_template text)
 returns table (n bigint, is_last boolean, before text, after text, field text, name text, path text,
-               filters text, type text, category "char")
+               filters text[], type text, category "char")
 language sql stable rows 5 set search_path = pg_catalog, pg_temp as $$
   with parts as (
     select p.*, count(p.field) over (order by p.place) as n
