@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -377,3 +378,27 @@ async def test_swapped_names_of_two_columns_are_followed(store: Store) -> None:
         assert collection.where_sql == ("((r.body <> 'body'::text) AND (r.title IS NOT NULL))")
         result = await verify(store, collection)
         assert (result.problems, result.embedded) == ({}, 1)
+
+
+async def test_role_that_may_search_reads_every_kind_of_text(store: Store) -> None:
+    """The text and the condition are computed with the rights of the caller."""
+    template = "{body|strip_html} {facts.a[*]} {stored.b}"
+    async with make_world(store, ddl=NOTES, template=template, where="title <> ''") as world:
+        await world.sql(
+            "insert into notes (id, title, body, facts, stored) "
+            "values (1, 'x', '<b>bold</b>', '{\"a\": [\"c\", \"d\"]}', '{\"b\": \"e\"}')"
+        )
+        await world.fill()
+        role = f"text_reader_{time.monotonic_ns()}"
+        await world.sql(f"create role {role}; grant select on notes to {role}")
+        try:
+            await world.sql(f"select backline.allow_search('{role}'::regrole)")
+            await world.sql(f"set role {role}")
+            [hit] = await world.sql(
+                "select content from backline.search(%s, 'keyword', 'bold', null, 5)",
+                world.collection.id,
+            )
+            assert hit == {"content": "bold c, d e"}
+        finally:
+            await world.sql("reset role")
+            await world.sql(f"drop owned by {role}; drop role {role}")
