@@ -241,6 +241,9 @@ begin
   end if;
   c := backline.definition(p_collection);
   perform backline.lock(p_collection, 'scan');  -- a scan could lease the same rows
+  if c.where_sql is not null then
+    perform backline.stamp_excluded(c, p_keys);
+  end if;
   execute format($q$
     with examined as materialized (
       select u.key, u.priority, u.at, p.key is not null as present, s.ctid as stamp, s.stale,

@@ -121,6 +121,24 @@ async def test_row_that_enters_is_embedded_and_found(
     assert provider.texts_embedded.total() == 19
 
 
+async def test_rows_outside_the_condition_are_not_written(articles: World) -> None:
+    """The host's trigger would date each write: updated_at stays."""
+    coverage = await articles.store.coverage(articles.collection)
+    assert (coverage.rows, coverage.missing, coverage.excluded) == (18, 18, 42), "before the fill"
+    statement = f"select id, updated_at from articles where ({PUBLISHED}) is not true order by id"
+    before = await articles.sql(statement)
+    await articles.fill()
+    await articles.sql(
+        "insert into articles (title, status) select 'new', 'draft' from generate_series(1, 5)"
+    )
+    new = await articles.sql("select id, updated_at from articles where title = 'new' order by id")
+    await articles.fill()
+    assert await articles.sql(statement) == before + new
+    coverage = await articles.store.checked_coverage(articles.collection)
+    assert (coverage.rows, coverage.excluded) == (18, 47)
+    assert coverage.complete, coverage.problems
+
+
 async def test_edit_outside_the_condition_sends_nothing(
     articles: World, provider: StandInProvider
 ) -> None:

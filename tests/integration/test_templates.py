@@ -386,7 +386,7 @@ async def test_role_that_may_search_reads_every_kind_of_text(store: Store) -> No
     async with make_world(store, ddl=NOTES, template=template, where="title <> ''") as world:
         await world.sql(
             "insert into notes (id, title, body, facts, stored) "
-            "values (1, 'x', '<b>bold</b>', '{\"a\": [\"c\", \"d\"]}', '{\"b\": \"e\"}')"
+            'values (1, \'x\', \'<b>bold</b>\', \'{"a": ["c", "d"]}\', \'{"b": "e"}\')'
         )
         await world.fill()
         role = f"text_reader_{time.monotonic_ns()}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from psycopg.rows import DictRow
@@ -110,7 +110,21 @@ class AdministrationVerbs(CollectionVerbs):
             rows = await transaction.fetch(query("add_collection"), values)
         added = int(rows[0]["id"])
         await self.recount(added)
+        if where is not None:
+            async for _ in self._pages("exclude_page", {"collection": added}):
+                pass
         return added
+
+    async def _pages(self, verb: str, values: Mapping[str, Any]) -> AsyncIterator[DictRow]:
+        """Call a verb for each page of a table, and yield its results."""
+        after: str | None = None
+        while True:
+            parameters = {**values, "after": after, "limit": _PAGE}
+            [page] = await self.connector.fetch(query(verb), parameters)
+            yield page
+            if page["scanned"] < _PAGE:
+                return
+            after = page["last_key"]
 
     async def drop_collection(self, collection: Collection, *, drop_column: bool) -> None:
         """Delete a collection and its triggers; with `drop_column`, also the column of vectors."""
@@ -144,14 +158,9 @@ class AdministrationVerbs(CollectionVerbs):
             await transaction.execute(_SCHEMA_LOCK)
             values: dict[str, Any] = {"collection": collection.id, "where": where}
             [declared] = await transaction.fetch(query("set_where"), values)
-        values = {"collection": collection.id, **declared, "after": None, "limit": _PAGE}
-        moved = 0
-        while True:
-            [page] = await self.connector.fetch(query("log_condition_change"), values)
-            moved += int(page["moved"])
-            if page["scanned"] < _PAGE:
-                return moved
-            values["after"] = page["last_key"]
+        values = {"collection": collection.id, **declared}
+        pages = self._pages("log_condition_change", values)
+        return sum([int(page["moved"]) async for page in pages])
 
     async def recount(self, collection: int, *, correct: bool = True) -> dict[str, int]:
         """Count the rows of a collection, and with `correct` repair its counters.

@@ -93,7 +93,8 @@ returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
   select string_agg(
     case when t.literal is not null then replace(replace(t.literal, '{', '{{'), '}', '}}')
          else '{' || backline.template_name(coalesce(p_to[array_position(p_from, t.name)], t.name))
-              || t.path || coalesce('|' || array_to_string(t.filters, '|'), '') || '}' end, '' order by t.place)
+              || t.path || coalesce('|' || array_to_string(t.filters, '|'), '') || '}' end, ''
+    order by t.place)
   from backline.template_parts(p_template, array_remove(p_from, null)) t;
 $$;
 

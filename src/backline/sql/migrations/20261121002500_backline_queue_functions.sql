@@ -164,6 +164,9 @@ begin
   perform backline.require_model(c.model_id, p_model);
   perform backline.lock(p_collection, 'scan');
   perform backline.end_finished_batches(p_worker, p_unfinished);
+  if c.where_sql is not null then
+    perform backline.exclude_page(p_collection, p_after, p_limit);
+  end if;
   v_leased := backline.batch_leased_keys(p_collection);
   lease := pg_catalog.pg_current_xact_id()::text::bigint;
   execute format($q$
