@@ -395,7 +395,8 @@ begin
     table_schema = n.nspname, table_name = k.relname, former_name = null,
     key_numbers = p.numbers[:v_keys], text_numbers = p.numbers[v_keys + 1:v_vector - 1],
     vector_number = case when c.into_id is null then p.numbers[v_vector] end,
-    into_id = to_regclass(format('%I.%I', c.into_schema, c.into_name)),
+    into_id = case when c.into_name is not null
+                   then to_regclass(format('%I.%I', c.into_schema, c.into_name)) end,
     key_types = backline.key_types(v_table, p.numbers[:v_keys]),
     text_types = p.types[v_keys + 1:v_vector - 1],
     unscanned = concat_ws(' ', o.unscanned, case when v_table = c.table_id then 'The vector column was added.'

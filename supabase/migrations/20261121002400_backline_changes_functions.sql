@@ -322,7 +322,7 @@ begin
     from unnest(backline.key_values(c, 'u.key')) with ordinality v(value, position))) using p_gone;
 end $$;
 
--- Returns the keys in batch leases that were claimed after the change: their worker has the present text.
+-- Returns the keys that were leased after the change: their worker has the present text.
 create or replace function backline.keys_in_flight(p_collection int, p_keys text[], p_xids bigint[])
 returns text[] language sql stable
 set search_path = pg_catalog, pg_temp set enable_hashjoin = on set enable_nestloop = off as $$
@@ -330,7 +330,11 @@ set search_path = pg_catalog, pg_temp set enable_hashjoin = on set enable_nestlo
     select u.key from (select unnest(b.keys) as key, b.snapshot from backline.batch_leases b
                        where b.collection_id = p_collection) l
     join unnest(p_keys, p_xids) as u(key, xid) on u.key = l.key
-    where pg_catalog.pg_visible_in_snapshot(u.xid::text::xid8, l.snapshot));
+    where pg_catalog.pg_visible_in_snapshot(u.xid::text::xid8, l.snapshot)
+    union all
+    select u.key from unnest(p_keys, p_xids) as u(key, xid)
+    where (select pg_catalog.pg_visible_in_snapshot(u.xid::text::xid8, j.snapshot) from backline.jobs j
+           where j.collection_id = p_collection and j.key = u.key and j.worker_id is not null offset 0));
 $$;
 
 -- Corrects the counter of rows. Lines of the log count when they are applied.

@@ -32,14 +32,15 @@ begin
       ), free as materialized (
         select o.key from open o join %1$s r on %2$s for no key update of r skip locked
       ), queued as (
-        insert into backline.jobs (collection_id, key, priority, enqueued_at, worker_id, lease)
-        select $1, f.key, 1, $7, $2, $4 from free f order by f.key
+        insert into backline.jobs (collection_id, key, priority, enqueued_at, worker_id, lease, snapshot)
+        select $1, f.key, 1, $7, $2, $4, $8 from free f order by f.key
         on conflict do nothing
       )
       select array(select x.key from (select o.key from open o except select f.key from free f) x
                    join %1$s r on %3$s)
     $q$, backline.source(c), backline.key_match(c, 'o.key'), backline.key_match(c, 'x.key'))
-    into v_held using p.collection_id, p.worker_id, p.keys, p.lease, c.model_id, p_keys, p.leased_at;
+    into v_held using p.collection_id, p.worker_id, p.keys, p.lease, c.model_id, p_keys, p.leased_at,
+                      p.snapshot;
     v_held := v_held || array(select u.key from unnest(p.keys) as u(key) where u.key <> all (p_keys));
     if v_held = '{}' then
       delete from backline.batch_leases x where x.lease = p.lease;
@@ -106,7 +107,7 @@ begin
   perform backline.require_model(c.model_id, p_model);
   return query execute format($q$
     with leased as materialized (
-      update backline.jobs j set worker_id = $2, lease = $6
+      update backline.jobs j set worker_id = $2, lease = $6, snapshot = pg_current_snapshot()
       where j.ctid = any (array(
         select x.ctid from backline.jobs x
         where x.collection_id = $1 and x.worker_id is null and x.not_before <= now()
