@@ -235,6 +235,9 @@ select backline.begin_scan(%(collection)s) as begun
 -- name: finish_scan
 select backline.finish_scan(%(collection)s, %(begun)s)
 
+-- name: release_unacknowledged
+select backline.release_unacknowledged(%(worker)s, %(received)s)
+
 -- name: claim
 select key, action, coalesce(content, ''), content_hash, attempts, lease
 from backline.claim(%(collection)s, %(worker)s, %(limit)s, %(model)s, %(edits_only)s)
