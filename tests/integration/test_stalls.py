@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from tests.integration.harness import World, connect, execute, overpaid, running, texts
 from tests.integration.proxy import FaultProxy, Stall, fault_proxy
+from tests.nightly import first_at_once
 from tests.provider import StandInProvider
 
 from backline import errors, loading
@@ -220,7 +221,8 @@ async def test_backfill_continues_after_a_stall_of_every_connection(
 
 
 @pytest.mark.parametrize(
-    "statement", ["backline.claim(", "backline.complete(", "backline.heartbeat(", COMMIT]
+    "statement",
+    first_at_once(["backline.complete(", "backline.claim(", "backline.heartbeat(", COMMIT]),
 )
 async def test_backfill_gives_up_on_a_stall_that_does_not_end(
     stalling: Stalling, provider: StandInProvider, statement: str
