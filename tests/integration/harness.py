@@ -108,13 +108,14 @@ async def declare(
     into: str | None = None,
     text_sql: str | None = None,
     where: str | None = None,
+    language: str | None = None,
 ) -> Collection:
     """Add a collection over a table, and return it."""
     row = await store.find_table(table)
     await store.add_collection(
         name or table, row["oid"], key=key, template=template, column=column,
         model=embedder.model, column_type=column_type, long_text=long_text,
-        published=published, into=into, text_sql=text_sql, where=where,
+        published=published, into=into, text_sql=text_sql, where=where, language=language,
     )  # fmt: skip
     return await store.collection(name or table)
 
