@@ -163,6 +163,34 @@ class AdministrationVerbs(CollectionVerbs):
         pages = self._pages("log_condition_change", values)
         return sum([int(page["moved"]) async for page in pages])
 
+    async def set_text(
+        self, collection: Collection, *, template: str | None = None, text_sql: str | None = None
+    ) -> int:
+        """Change the text of a collection, and enqueue the rows that it changes.
+
+        If it is interrupted, `problems` reports it until `reconcile` has compared every row.
+
+        Args:
+            collection: whose text changes.
+            template: of a row's text; None with `text_sql`.
+            text_sql: the text as an SQL expression over the row `r`.
+
+        Returns:
+            The number of rows with another text.
+
+        Raises:
+            UsageError, ColumnNotFoundError: it is not a text of a row. Nothing was changed.
+
+        """
+        values: dict[str, Any] = {
+            "collection": collection.id, "template": template, "text_sql": text_sql,
+        }  # fmt: skip
+        async with self.connector.transaction() as transaction:
+            await transaction.execute(_SCHEMA_LOCK)
+            await transaction.execute(query("set_text"), values)
+        pages = self._pages("log_text_change", {"collection": collection.id})
+        return sum([int(page["moved"]) async for page in pages])
+
     async def recount(self, collection: int, *, correct: bool = True) -> dict[str, int]:
         """Count the rows of a collection, and with `correct` repair its counters.
 
