@@ -163,7 +163,9 @@ def test_one_declaration_serves_every_tenant_and_those_that_come(cli: Cli, sql: 
     }  # fmt: skip
     for tenant in ("tenant_a", "tenant_b", "tenant_c"):
         assert cli("backfill", f"items of {tenant}", "--json").json["embedded"] == 36
-    found = cli("search", "day 7", "--collection", "items of tenant_c", "--mode", "keyword", "--json").json["hits"]
+    found = cli(
+        "search", "day 7", "--collection", "items of tenant_c", "--mode", "keyword", "--json"
+    ).json["hits"]
     assert found[0]["content"].startswith("Item 7\nWhat tenant_c does")
 
 
