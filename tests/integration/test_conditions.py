@@ -181,6 +181,7 @@ async def test_change_of_the_condition_touches_only_rows_that_change_sides(
         articles.collection, "deleted_at is null and status in ('published', 'draft') and id > 9"
     )
     articles.collection = await articles.store.collection("articles")
+    assert len(await articles.jobs()) == moved, "without a scan"
     await articles.fill()
     now_inside = await inside(articles, "deleted_at is null and status <> 'archived' and id > 9")
     assert await embedded(articles) == now_inside
