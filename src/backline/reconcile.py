@@ -33,6 +33,7 @@ REPLACED: Final = "table or column that was replaced"
 UNSCANNED: Final = "change that no trigger could see"
 COUNTERS: Final = "wrong counter"
 KEYWORDS: Final = "keyword index that missed edits"
+LONG_KEY: Final = "key that is too long"  # the row becomes a dead letter
 # Signs that rows changed without a trigger. The keyword index has missed those edits as well.
 UNNOTICED: Final = frozenset(
     {
@@ -190,8 +191,8 @@ class Reconciliation:
         self.result.rows += page.scanned
         for kind, key in page.drift:
             self.result.add(kind, key)
-            enqueued = not self.result.dry_run and f"row {key}" not in self.result.unrepaired
-            self.result.enqueued += enqueued
+            repaired = not self.result.dry_run and f"row {key}" not in self.result.unrepaired
+            self.result.enqueued += repaired and kind != LONG_KEY
         if self._on_page is not None:
             self._on_page(self.result.rows)
 

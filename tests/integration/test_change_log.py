@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -22,9 +24,12 @@ from tests.integration.harness import (
 )
 from tests.provider import StandInProvider
 
+from backline import reconcile
 from backline.embedders.hash import HashEmbedder
+from backline.estimation import estimate
 from backline.postgres import embedded, migrate
 from backline.postgres.store import open_store
+from backline.verification import verify
 
 
 async def lines(world: World) -> list[dict[str, Any]]:
@@ -437,31 +442,120 @@ async def test_edit_is_not_delayed_by_a_large_statement(
 # --- rows that cannot be handled ------------------------------------------------------------------
 
 
+# No index of the schema can hold it, and that of the table can.
+LONG_KEY = "(select left(string_agg(md5(i::text), ''), 2690) from generate_series(1, 90) i)"
+
+
+@asynccontextmanager
+async def papers_with(world: World, *statements: str) -> AsyncIterator[World]:
+    """Declare a table with text keys, after `statements`."""
+    await world.sql("create table papers (id text primary key, body text)")
+    for statement in statements:
+        await world.sql(statement)
+    async with make_world(
+        world.store, ddl="select 1", embedder=HashEmbedder(8), table="papers"
+    ) as papers:
+        yield papers
+
+
+async def check_refused(papers: World) -> None:
+    """Assert that the row with the long key is a dead letter, and the other one embedded."""
+    coverage = await papers.store.checked_coverage(papers.collection)
+    assert (coverage.rows, coverage.embedded, coverage.failed) == (2, 1, 1)
+    assert not coverage.complete
+    assert coverage.problems == ()
+    [error] = (await papers.failures()).values()
+    assert "2690 bytes" in error
+    assert "--key" in error
+
+
 @pytest.mark.parametrize("declared", ["before", "after"])
 async def test_row_with_a_key_too_long_for_an_index_is_reported(
     world: World, declared: str
 ) -> None:
-    key = "select string_agg(md5(i::text), '') as key from generate_series(1, 82) i"
-    insert = f"insert into papers (id, body) select left(k.key, 2600), 'long' from ({key}) k"
-    await world.sql("create table papers (id text primary key, body text)")
-    if declared == "after":
-        await world.sql(insert)
-    async with make_world(
-        world.store, ddl="select 1", embedder=HashEmbedder(8), table="papers"
-    ) as papers:
+    insert = f"insert into papers (id, body) values ({LONG_KEY}, 'long')"
+    async with papers_with(world, *[insert] * (declared == "after")) as papers:
         if declared == "before":
             await papers.sql(insert)
         await papers.sql("insert into papers values ('short', 'text')")
-        report = await papers.fill()
-        assert (report.coverage.rows, report.coverage.embedded, report.coverage.failed) == (2, 1, 1)
-        assert not report.complete
-        [error] = (await papers.failures()).values()
-        assert "2600 bytes" in error
-        assert "--key" in error
+        assert not (await papers.fill()).complete
+        await check_refused(papers)
         await papers.sql("delete from papers where id <> 'short'")
         await papers.apply_changes()
         assert await papers.failures() == {}
         assert (await papers.fill()).complete
+
+
+async def reconcile_after_dry_run(world: World) -> dict[str, int]:
+    """Reconcile after a dry run, and return what it found."""
+    preview = await reconcile.Reconciliation(world.store, world.collection, dry_run=True).run()
+    result = await reconcile.Reconciliation(world.store, world.collection).run()
+    assert result.sound
+    assert preview.found == result.found
+    return result.found
+
+
+async def test_every_scan_refuses_a_key_too_long_for_an_index(world: World) -> None:
+    async with papers_with(
+        world,
+        f"insert into papers (id, body) values ({LONG_KEY}, 'long'), ('short', 'text')",
+    ) as papers:
+        assert (await estimate(papers.store, papers.collection, papers.embedder)).due == 1
+        await papers.enqueue()
+        assert await papers.jobs() == {"short": None}
+        assert len(await papers.failures()) == 1
+        await papers.fill()
+        await check_refused(papers)
+        assert await reconcile_after_dry_run(papers) == {}, (
+            "the dead letter is of a row that exists"
+        )
+        await check_refused(papers)
+        assert (await verify(papers.store, papers.collection)).problems == {"no vector": 1}
+        sampled = await papers.sql(
+            "select p.* from generate_series(1, 5), backline.problems(%s, 0) p",
+            papers.collection.id,
+        )
+        assert sampled == []
+        await papers.sql("delete from backline.failures")
+        assert await reconcile_after_dry_run(papers) == {reconcile.LONG_KEY: 1}
+        await check_refused(papers)
+        await papers.bypassing_triggers("delete from papers where id <> 'short'")
+        found = await reconcile_after_dry_run(papers)
+        assert found["dead letter of a row that does not exist"] == 1
+        assert (await papers.fill()).complete
+
+
+async def test_update_that_makes_a_key_too_long_for_an_index(world: World) -> None:
+    async with papers_with(world) as papers:
+        await papers.sql("insert into papers values ('short', 'text'), ('other', 'text')")
+        await papers.fill()
+        await papers.sql(f"update papers set id = {LONG_KEY} where id = 'other'")
+        await papers.fill()
+        await check_refused(papers)
+        assert await reconcile_after_dry_run(papers) == {}
+        await papers.sql("update papers set id = 'other' where id <> 'short'")
+        assert (await papers.fill()).complete
+
+
+async def test_retry_and_truncation_keep_the_dead_letter_of_a_long_key(world: World) -> None:
+    await world.sql(
+        "create table papers (id text primary key, body text) partition by list (id); "
+        "create table papers_1 partition of papers for values in ('short'); "
+        "create table papers_2 partition of papers default"
+    )
+    async with make_world(
+        world.store, ddl="select 1", embedder=HashEmbedder(8), table="papers"
+    ) as papers:
+        await papers.sql(f"insert into papers values ('short', 'text'), ({LONG_KEY}, 'long')")
+        await papers.fill()
+        assert await papers.store.retry_failures(papers.collection, None) == 0
+        await papers.sql("truncate papers_1")
+        await papers.sql("insert into papers values ('short', 'text')")
+        await papers.fill()
+        await check_refused(papers)
+        await papers.sql("truncate papers_2")
+        await papers.apply_changes()
+        assert await papers.failures() == {}
 
 
 async def test_log_is_read_over_a_connection_with_other_settings(world: World) -> None:

@@ -73,7 +73,7 @@ begin
                    select true from backline.stamps s
                    where s.collection_id = $1 and s.key = f.key offset 0) is null and (
                    select true from backline.failures d
-                   where d.collection_id = $1 and d.key = f.key offset 0) is null)
+                   where d.collection_id = $1 and d.key = backline.failure_key(f.key) offset 0) is null)
   $q$, c.key_column, c.embedding_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name),
        c.key_type)
   into orphans, emptied, edited, unknown using c.id, c.model_id, p_open, p_share;
