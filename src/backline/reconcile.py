@@ -95,10 +95,12 @@ class Reconciliation:
         collection: Collection,
         *,
         dry_run: bool = False,
+        published: bool = False,
         on_page: OnPage | None = None,
     ) -> None:
         self._store = store
         self._collection = collection
+        self._published = published
         self._on_page = on_page
         self._stopping = False
         self.result = Reconciled(collection.name, dry_run)
@@ -143,7 +145,7 @@ class Reconciliation:
         if self.result.dry_run:
             return
         async with _Reported(self.result, REPLACED):
-            await self._store.repoint(self._collection)
+            await self._store.repoint(self._collection, published=self._published)
             await self._store.follow(self._collection)
         self._collection = await self._store.collection(self._collection.name)
 

@@ -120,6 +120,47 @@ def test_published_table_needs_the_flag(cli: Cli, sql: Sql, tickets: None) -> No
     assert cli("backfill", "--json").json["complete"]
 
 
+SWAP_WITHOUT_VECTORS = (
+    "create table new (like tickets including all)",
+    "alter table new drop column embedding",
+    "insert into new select id, title, body from tickets",
+    "alter table tickets rename to old",
+    "alter table new rename to tickets",
+)
+
+
+@pytest.mark.parametrize(
+    "statements", [("alter table tickets drop column embedding",), SWAP_WITHOUT_VECTORS]
+)
+def test_reconcile_adds_no_column_to_a_published_table_without_the_flag(
+    cli: Cli, sql: Sql, collection: str, statements: tuple[LiteralString, ...]
+) -> None:
+    for statement in statements:
+        sql(statement)
+    sql("create publication copies for table tickets")
+    before: LiteralString = (
+        "select c::text, t::text from backline.collections c, tickets t where t.id = 1"
+    )
+    declared = sql(before)
+    refused = cli("reconcile", collection, code=2).err
+    assert "published (copies)" in refused
+    assert f"backline reconcile {collection} --published" in refused
+    assert sql(before) == declared
+    cli("reconcile", collection, "--published")
+    assert cli("backfill", "--json").json["complete"]
+
+
+def test_reconcile_of_a_published_table_needs_no_flag_without_a_new_column(
+    cli: Cli, sql: Sql, collection: str
+) -> None:
+    for statement in SWAP_WITHOUT_VECTORS:
+        if "drop column" not in statement:
+            sql(statement.replace("select id, title, body", "select *"))
+    sql("create publication copies for table tickets")
+    cli("reconcile", collection)
+    assert cli("backfill", "--json").json["complete"]
+
+
 def test_refused_update_prints_the_cure_and_no_line_of_the_driver(
     cli: Cli, sql: Sql, collection: str
 ) -> None:
