@@ -346,6 +346,9 @@ begin
   select * into strict c from backline.collections where id = p_collection;
   select * into r from backline.resolve(c);
   v_members := backline.members((r.d).table_id);
+  if r.code is null then
+    perform backline.remove_stray_triggers(p_collection);
+  end if;
   if r.code is not null or r.problem is not null or backline.is_current(c) and v_members = c.members then
     return false;
   end if;

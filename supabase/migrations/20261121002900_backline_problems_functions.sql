@@ -91,6 +91,7 @@ declare
   v_open constant text[] := backline.open_keys(c.id);
   v_small boolean;
   v_surplus bigint;
+  v_lack bigint;  -- records of other models are no lack
   v_sampled text := '';
   o record;
 begin
@@ -109,13 +110,16 @@ begin
     v_sampled := ' of 20 sampled';
     select sum(case when t.measure = 'rows' then -t.amount
                     when t.measure = 'long' or t.model_id not in (0, c.model_id) then 0
-                    else t.amount end)
-    into v_surplus from backline.counter_deltas t where t.collection_id = c.id;
+                    else t.amount end),
+           sum(case when t.measure = 'rows' then t.amount when t.measure = 'long' then 0 else -t.amount end)
+    into v_surplus, v_lack from backline.counter_deltas t where t.collection_id = c.id;
     if v_surplus > 0 and v_open = '{}' and o.orphans = '{}' then
       return query select 'orphans', format('%s more records than rows.', v_surplus);
     elsif v_surplus >= 0 and o.unknown <> '{}' then
       return query select 'rows', format('%s%s rows are not known to Backline, such as %s.',
                                          cardinality(o.unknown), v_sampled, o.unknown[1]);
+    elsif v_lack > 0 and v_open = '{}' and c.scanned_at is not null then
+      return query select 'rows', format('%s more rows are counted than Backline knows.', v_lack);
     end if;
   end if;
   return query
