@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from tests.integration.cli.conftest import Cli, Sql
 
@@ -80,4 +83,9 @@ def test_status_says_when_every_row_of_a_large_table_was_compared(
     sql("insert into tickets select i, 'ticket ' || i, '' from generate_series(201, 10200) i")
     assert "every row: not yet, see: backline reconcile tickets" in cli("status", collection).out
     cli("reconcile", collection)
-    assert "by: backline reconcile tickets" in cli("status", collection).out
+    text = cli("status", collection, TZ="Asia/Kolkata").out
+    found = re.search(r"every row: (.*), by: backline reconcile tickets", text)
+    assert found, text
+    now = datetime.now(UTC)
+    assert found[1].endswith("+05:30")
+    assert now - timedelta(minutes=5) < datetime.fromisoformat(found[1]) <= now
