@@ -59,7 +59,7 @@ def collection_of(record: Mapping[str, Any]) -> Collection:
         name=record["name"],
         table_schema=record["table_schema"],
         table_name=record["table_name"],
-        key_column=record["key_column"],
+        key_columns=tuple(record["key_columns"]),
         text_template=record["text_template"],
         embedding_column=record["embedding_column"],
         model_id=record["model_id"],
@@ -69,6 +69,7 @@ def collection_of(record: Mapping[str, Any]) -> Collection:
         column_type=record["column_type"],
         column_dimensions=record["column_dimensions"],
         long_text=record["long_text"],
+        into=(record["into_schema"], record["into_name"]) if record["into_name"] else None,
         missing_grants=tuple(record["missing_grants"] or ()),
         missing_to_read=tuple(record["missing_to_read"] or ()),
         unusable=tuple(record["unusable"]) if record["unusable"] else None,
@@ -196,8 +197,9 @@ def _dimension_remedy(collection: Collection, model: Model) -> str:
 
 
 def _add_command(collection: Collection, model: Model, column: str) -> str:
+    keys = [word for name in collection.key_columns for word in ("--key", name)]
     return command(
-        "add", collection.table, "--name", collection.name, "--key", collection.key_column,
+        "add", collection.table, "--name", collection.name, *keys,
         "--text", collection.text_template, "--column", column, "--model", _spec(model),
     )  # fmt: skip
 

@@ -27,6 +27,7 @@ ORPHANS: Final = {
     "stamps": "stamp of a row that does not exist",
     "jobs": "job of a row that does not exist",
     "failures": "dead letter of a row that does not exist",
+    "vectors": "vector of a row that does not exist",
 }
 TRIGGER: Final = "trigger that does not fire"
 REPLACED: Final = "table or column that was replaced"

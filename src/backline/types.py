@@ -51,6 +51,7 @@ class Collection:
     Attributes:
         column_type: None if the column does not exist.
         column_dimensions: None if the column holds vectors of any dimensions.
+        into: schema and name of the side table, if the vectors are not in the table itself.
         missing_grants: statements that would permit this connection's role to fill the column.
         missing_to_read: statements that would permit it to read the table.
         unusable: SQLSTATE and message of why the collection cannot be used, such as a table that
@@ -63,7 +64,7 @@ class Collection:
     name: str
     table_schema: str
     table_name: str
-    key_column: str
+    key_columns: tuple[str, ...]
     text_template: str
     embedding_column: str
     model_id: int
@@ -73,6 +74,7 @@ class Collection:
     column_type: str | None
     column_dimensions: int | None
     long_text: LongText = "truncate"
+    into: tuple[str, str] | None = None
     missing_grants: tuple[str, ...] = ()
     missing_to_read: tuple[str, ...] = ()
     unusable: tuple[str, str] | None = None
@@ -85,7 +87,7 @@ class Collection:
     @property
     def vector_column(self) -> str:
         """The column of vectors with its table, for messages."""
-        return f"{self.table}.{self.embedding_column}"
+        return f"{'.'.join(self.into) if self.into else self.table}.{self.embedding_column}"
 
 
 Action: TypeAlias = Literal["embed", "reuse", "blank", "up_to_date", "gone"]

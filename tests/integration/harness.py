@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 from psycopg.rows import DictRow, dict_row
 from tests.integration.oracle import NOT_QUEUED, Oracle
 from tests.provider import StandInProvider
@@ -99,18 +100,19 @@ async def declare(
     table: str = "notes",
     name: str | None = None,
     template: str = "{body}",
-    key: str | None = None,
+    key: str | Sequence[str] | None = None,
     column: str = "embedding",
     column_type: str = "vector",
     long_text: LongText = "truncate",
     published: bool = False,
+    into: str | None = None,
 ) -> Collection:
     """Add a collection over a table, and return it."""
     row = await store.find_table(table)
     await store.add_collection(
         name or table, row["oid"], key=key, template=template, column=column,
         model=embedder.model, column_type=column_type, long_text=long_text,
-        published=published,
+        published=published, into=into,
     )  # fmt: skip
     return await store.collection(name or table)
 
@@ -131,6 +133,8 @@ async def make_world(
 
     Without a provider or an embedder, hash vectors are computed in the process.
     """
+    if "into" not in declaration and "column" not in declaration:
+        declaration["into"] = os.environ.get("BACKLINE_TESTED_SIDE_TABLE")
     if embedder is None:
         embedder = HashEmbedder(DIMENSIONS) if provider is None else standin_embedder(provider)
     async with await connect(store.connector.conninfo) as user:
@@ -290,7 +294,11 @@ class World:
 
     async def stored_vector(self, key: int) -> np.ndarray[Any, Any]:
         """Return the vector that the table holds for a row, in float32."""
-        [row] = await self.sql("select embedding::real[] as vector from notes where id = %s", key)
+        relation = sql.Identifier(*(self.collection.into or ("public", "notes"))).as_string()
+        name = "key_1" if self.collection.into else "id"
+        [row] = await self.sql(
+            f"select embedding::real[] as vector from {relation} where {name} = %s", key
+        )
         return np.array(row["vector"], dtype=np.float32)
 
     async def apply_changes(self) -> None:
@@ -400,7 +408,11 @@ def overpaid(provider: StandInProvider) -> Counter[str]:
 
 async def not_stored(world: World, embedded: Iterable[str]) -> set[str]:
     """Return those of the `embedded` texts of which no row holds a vector."""
-    rows = await world.sql("select body from notes where embedding is not null")
+    with_vector = "embedding is not null"
+    if world.collection.into:
+        side = sql.Identifier(*world.collection.into).as_string()
+        with_vector = f"id in (select key_1 from {side})"
+    rows = await world.sql(f"select body from notes where {with_vector}")
     return set(embedded) - {row["body"] for row in rows}
 
 

@@ -7,7 +7,7 @@ provider returns for each text.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -84,12 +84,42 @@ class Oracle:
         )
         return await cursor.fetchall()
 
+    def _key(self) -> str:
+        columns = [f"r.{sql.Identifier(name).as_string()}" for name in self.collection.key_columns]
+        if len(columns) == 1:
+            return f"{columns[0]}::text"
+        return f"jsonb_build_array({', '.join(f'{column}::text' for column in columns)})::text"
+
+    def _vector(self) -> str:
+        column = sql.Identifier(self.collection.embedding_column).as_string()
+        return f"{'e' if self.collection.into else 'r'}.{column}"
+
+    def _vectors(self) -> str:
+        """Return the keys of the vectors in a side table, as one more part of a union."""
+        if not self.collection.into:
+            return ""
+        names = tuple(f"key_{n}" for n in range(1, len(self.collection.key_columns) + 1))
+        side = Oracle(self.connection, replace(self.collection, key_columns=names))
+        table = sql.Identifier(*self.collection.into).as_string()
+        return f"union all select 'a vector', {side._key()} from {table} r"
+
+    def _rows(self, table: str) -> str:
+        """Return the table with its side table, if it has one."""
+        if not self.collection.into:
+            return table
+        columns = [sql.Identifier(name).as_string() for name in self.collection.key_columns]
+        equal = [f"e.key_{n} = r.{column}" for n, column in enumerate(columns, 1)]
+        side = sql.Identifier(*self.collection.into).as_string()
+        return f"{table} left join {side} e on {' and '.join(equal)}"
+
     def _identifiers(self) -> dict[str, str]:
         table = sql.Identifier(self.collection.table_schema, self.collection.table_name)
         return {
             "table": table.as_string(),
-            "key": sql.Identifier(self.collection.key_column).as_string(),
-            "column": sql.Identifier(self.collection.embedding_column).as_string(),
+            "rows": self._rows(f"{table.as_string()} r"),
+            "key": self._key(),
+            "vector": self._vector(),
+            "vectors": self._vectors(),
             "content": "btrim(concat(r.body), E' \\t\\n\\r')",
         }
 
@@ -117,19 +147,19 @@ union select u.key, p.worker_id from backline.batch_leases p cross join unnest(p
 """
 
 _ROWS = """
-select r.{key}::text as key, {content} as content, sha256(convert_to({content}, 'UTF8')) as hash,
-  r.{column}::text as embedding, s.content_hash as stamp_hash, s.stale, s.blank,
+select {key} as key, {content} as content, sha256(convert_to({content}, 'UTF8')) as hash,
+  {vector}::text as embedding, s.content_hash as stamp_hash, s.stale, s.blank,
   s.model_id as stamp_model, j.key is not null or exists (
     select from backline.batch_leases p
-    where p.collection_id = c.id and r.{key}::text = any (p.keys)) or exists (
+    where p.collection_id = c.id and {key} = any (p.keys)) or exists (
     select from backline.changes l
-    where l.collection_id = c.id and r.{key}::text = any (l.keys)) as queued,
+    where l.collection_id = c.id and {key} = any (l.keys)) as queued,
   coalesce(f.content_hash = sha256(convert_to({content}, 'UTF8')), false) as dead
-from {table} r
+from {rows}
 cross join (select %s::int as id) c
-left join backline.stamps s on s.collection_id = c.id and s.key = r.{key}::text
-left join backline.jobs j on j.collection_id = c.id and j.key = r.{key}::text
-left join backline.failures f on f.collection_id = c.id and f.key = r.{key}::text
+left join backline.stamps s on s.collection_id = c.id and s.key = {key}
+left join backline.jobs j on j.collection_id = c.id and j.key = {key}
+left join backline.failures f on f.collection_id = c.id and f.key = {key}
 """
 
 _ORPHAN_RECORDS = """
@@ -137,7 +167,8 @@ select x.kind, x.key from (
   select 'a stamp' as kind, s.key from backline.stamps s where s.collection_id = %s
   union all select 'a job', j.key from backline.jobs j where j.collection_id = %s
   union all select 'a dead letter', f.key from backline.failures f where f.collection_id = %s
-) x where not exists (select from {table} r where r.{key}::text = x.key)
+  {vectors}
+) x where not exists (select from {table} r where {key} = x.key)
   and not exists (select from backline.changes l where l.collection_id = %s
     and (l.kind = 't' or x.key = any (l.keys)))
 """

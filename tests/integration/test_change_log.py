@@ -423,6 +423,25 @@ async def test_change_that_a_batch_lease_has_read_makes_no_job(
     assert overpaid(provider) == {}
 
 
+async def test_change_that_a_claimed_job_has_read_does_not_release_it(world: World) -> None:
+    await world.insert("first")
+    await world.apply_changes()
+    await world.sql("update notes set body = 'edited'")
+    lease = await world.store.register(world.collection, None, lease=30)
+    async with world.another_user() as other:  # keeps the claim from applying the change
+        await execute(other, "select backline.lock(%s, 'log')", world.collection.id)
+        [job] = await world.store.claim(world.collection, lease.worker, 10)
+        assert job.content == "edited"
+        await other.rollback()
+    await world.apply_changes()
+    assert await world.jobs() == {"1": lease.worker}
+    await world.sql("update notes set body = 'edited again'")
+    assert await world.jobs() == {"1": None}
+    await world.store.unregister(lease)
+    await world.fill()
+    await world.check_complete()
+
+
 async def test_edit_is_not_delayed_by_a_large_statement(
     world: World, provider: StandInProvider
 ) -> None:

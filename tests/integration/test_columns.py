@@ -13,6 +13,7 @@ from tests.provider import StandInProvider
 from backline import errors
 from backline.embedders.hash import HashEmbedder
 from backline.postgres.store import Store
+from backline.search import Query, search
 from backline.verification import verify
 
 KEYS_BY_TYPE = {
@@ -51,6 +52,74 @@ async def test_keys_of_every_type_are_followed(store: Store, key_type: str) -> N
         await world.store.recount(world.collection.id)
         await world.fill()
         await world.check_complete()
+
+
+KEYS_OF_SEVERAL_COLUMNS: dict[str, tuple[str, list[tuple[object, ...]]]] = {
+    "two columns, neither unique": (
+        "create table notes (a int, b text, body text, primary key (a, b))",
+        [(1, "x"), (1, "y"), (2, "x"), (10, 'say "hi", it\'s'), (10, "[1]"), (10, "")]),
+    "a partition by one of them": (
+        "create table notes (id bigint, at date, body text, primary key (id, at)) "
+        "partition by range (at); "
+        "create table notes_1 partition of notes for values from ('2026-01-01') to ('2026-02-01');"
+        "create table notes_2 partition of notes for values from ('2026-02-01') to ('2026-03-01')",
+        [(1, "2026-01-05"), (1, "2026-02-05"), (2, "2026-01-06"), (3, "2026-02-28")]),
+    "three columns with a collation, in another order than the table's": (
+        'create table notes (body text, c timestamptz, b text collate "C", a numeric, '
+        "primary key (a, b, c))",
+        [("2026-01-02 03:04+00", "b", "1.50"), ("2026-01-02 03:04+00", "B", "1.5"),
+         ("2026-01-02 03:05+02", "ключ", "-1")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", KEYS_OF_SEVERAL_COLUMNS)
+async def test_keys_of_several_columns_are_followed(store: Store, shape: str) -> None:
+    ddl, keys = KEYS_OF_SEVERAL_COLUMNS[shape]
+    async with make_world(store, ddl=ddl) as world:
+        names = [name for name in await columns_of(world) if name not in ("body", "embedding")]
+        for n, key in enumerate(keys):
+            values = ", ".join(["%s"] * len(key))
+            await world.sql(
+                f"insert into notes ({', '.join(names)}, body) values ({values}, %s)",
+                *key, f"text {n}",
+            )  # fmt: skip
+        report = await world.fill()
+        assert report.embedded == len(keys)
+        await world.check_complete()
+        await world.sql("update notes set body = body || ' again'")
+        await world.sql("delete from notes where body = 'text 0 again'")
+        await world.check_consistent()
+        for mode in ("semantic", "keyword", "hybrid"):
+            query = Query("text 1 again", mode)
+            hits = await search(world.store, world.collection, world.embedder, query)
+            assert hits[0].content == "text 1 again"
+        await world.sql("delete from backline.stamps")  # so that the scan finds the rows
+        await world.store.recount(world.collection.id)
+        await world.fill()
+        await world.check_complete()
+
+
+async def test_row_whose_key_changes_is_followed(store: Store) -> None:
+    ddl = "create table notes (a int, b int, body text, primary key (a, b))"
+    async with make_world(store, ddl=ddl) as world:
+        await world.sql(
+            "insert into notes select i % 3, i, 'text ' || i from generate_series(1, 9) i"
+        )
+        await world.fill()
+        await world.sql("update notes set a = a + 1 where b < 5")
+        await world.apply_changes()
+        moved = {f'["{b % 3 + 1}", "{b}"]' for b in range(1, 5)}
+        assert set(await world.jobs()) == moved
+        await world.fill()
+        await world.check_complete()
+
+
+async def columns_of(world: World) -> list[str]:
+    rows = await world.sql(
+        "select attname from pg_attribute where attrelid = 'notes'::regclass and attnum > 0 "
+        "and not attisdropped order by attnum"
+    )
+    return [row["attname"] for row in rows]
 
 
 async def test_key_may_be_an_enum_of_another_schema(store: Store) -> None:
@@ -179,16 +248,20 @@ async def test_escaped_brace_does_not_name_a_column(store: Store) -> None:
     ("ddl", "key", "error"),
     [
         ("create table notes (body text)", None, errors.KeyMissingError),
-        ("create table notes (a int, b int, body text, primary key (a, b))", None,
+        ("create table notes (a int not null, b int, body text, unique (a, b))", ["a", "b"],
          errors.KeyMissingError),
-        ("create table notes (id int unique, body text)", "id", errors.KeyMissingError),
+        ("create table notes (a int, b int, c int, body text, primary key (a, b, c))", ["a", "b"],
+         errors.KeyMissingError),
+        ("create table notes (a int, b int, body text, primary key (a, b))", ["a,b"],
+         errors.KeyMissingError),
+        ("create table notes (id int unique, body text)", ["id"], errors.KeyMissingError),
         ("create table notes (id int not null, body text); "
-         "create unique index on notes (id) where id > 5", "id", errors.KeyMissingError),
+         "create unique index on notes (id) where id > 5", ["id"], errors.KeyMissingError),
         ("create view notes as select 1 as id, 'x'::text as body", None, errors.TableNotFoundError),
     ],
 )  # fmt: skip
 async def test_table_without_a_unique_key_is_rejected(
-    store: Store, ddl: str, key: str | None, error: type[errors.BacklineError]
+    store: Store, ddl: str, key: list[str] | None, error: type[errors.BacklineError]
 ) -> None:
     with pytest.raises(error):
         async with make_world(store, ddl=ddl, key=key):

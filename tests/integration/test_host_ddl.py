@@ -218,10 +218,10 @@ async def test_follow_records_the_present_names(filled: World, name: str) -> Non
     await filled.sql(change.ddl)
     await filled.store.follow(filled.collection)
     [row] = await filled.sql(
-        "select key_column, embedding_column, quote_ident(table_name) as table_name "
+        "select key_columns[1] as key, embedding_column, quote_ident(table_name) as table_name "
         "from backline.collections where id = %s", filled.collection.id
     )  # fmt: skip
-    assert row["key_column"] == change.key
+    assert row["key"] == change.key
     assert row["embedding_column"] == change.vector
     assert row["table_name"] == change.table.rpartition(".")[2]
     await write(filled, change)

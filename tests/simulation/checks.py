@@ -42,7 +42,7 @@ class Judge:
         names = self.names.present
         renamed = replace(
             self.collection, table_schema=names["schema"], table_name=names["table"],
-            key_column=names["key"], embedding_column=names["vector"],
+            key_columns=(names["key"],), embedding_column=names["vector"],
         )  # fmt: skip
         return RenamedOracle(self.connection, renamed, names["text"])
 
@@ -115,11 +115,11 @@ class Judge:
 
 _HONEST = """
 select backline.coverage({collection}) as told, (
-  select count(*) from {table} r where not exists (
+  select count(*) from {rows} where not exists (
     select from backline.stamps s join backline.collections c on c.id = s.collection_id
     where s.collection_id = {collection} and s.key = r.{key}::text and not s.stale
       and s.model_id = c.model_id and s.content_hash = sha256(convert_to({content}, 'UTF8'))
-      and s.blank = (r.{column} is null))) as outdated
+      and s.blank = ({vector} is null))) as outdated
 """
 
 _COVERAGE = """

@@ -21,7 +21,7 @@ from backline.worker.worker import Worker
 def worker() -> Worker:
     embedder = HashEmbedder(8)
     collection = Collection(
-        1, "notes", "public", "notes", "id", "{body}", "embedding", 1, embedder.model, 5, True,
+        1, "notes", "public", "notes", ("id",), "{body}", "embedding", 1, embedder.model, 5, True,
         "vector", 8,
     )  # fmt: skip
     store = Store(Connector("postgresql://nobody@127.0.0.1:1/none"))

@@ -43,11 +43,12 @@ Name = Annotated[
     ),
 ]
 Key = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--key",
         metavar="COLUMN",
-        help="Unique NOT NULL column that identifies a row. Default: the primary key.",
+        help="Unique NOT NULL column that identifies a row; repeat it for a key of several "
+        "columns. Default: the primary key.",
         show_default=False,
     ),
 ]
@@ -76,6 +77,16 @@ LongTextPolicy = Annotated[
         "letter.",
     ),
 ]
+Into = Annotated[
+    str | None,
+    typer.Option(
+        "--into",
+        metavar="NAME",
+        help="Side table to make for the vectors, in the schema backline_vectors or in the one "
+        "that the name has. Default: a column of the table.",
+        show_default=False,
+    ),
+]
 Published = Annotated[
     bool,
     typer.Option(
@@ -97,6 +108,7 @@ def add(
     column_type: ColumnType = "vector",
     long_text: LongTextPolicy = "truncate",
     published: Published = False,
+    into: Into = None,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
@@ -107,7 +119,7 @@ def add(
     added = asyncio.run(
         _add(
             settings, table, name, model, key=key, template=text, column=column,
-            column_type=column_type, long_text=_policy(long_text), published=published,
+            column_type=column_type, long_text=_policy(long_text), published=published, into=into,
         )
     )  # fmt: skip
     if as_json:
@@ -115,7 +127,7 @@ def add(
         return
     out.print(
         f"Added {added['collection']}: {count(added['rows'], 'row')} of {added['table']}, text "
-        f"{text!r}, model {added['model']}, column {column}.",
+        f"{text!r}, model {added['model']}, vectors in {added['vectors']}.",
         markup=False,
     )
     out.print(f"Next: {errors.command('backfill', added['collection'])}", markup=False)
@@ -136,7 +148,7 @@ async def _add(
         coverage = await store.coverage(collection)
         return {
             "collection": chosen, "table": collection.table, "rows": coverage.rows,
-            "model": str(model), "column": collection.embedding_column,
+            "model": str(model), "vectors": collection.vector_column,
             "long_text": collection.long_text,
         }  # fmt: skip
 

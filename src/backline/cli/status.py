@@ -73,7 +73,7 @@ async def _status(settings: Settings, name: str | None) -> list[tuple[Collection
 def _show(collection: Collection, coverage: Coverage) -> None:
     out.print(f"[bold]{escape(collection.name)}[/bold]  {coverage_line(coverage)}")
     pairs = {
-        "table": f"{collection.table}.{collection.embedding_column}",
+        "table": collection.vector_column,
         "model": str(collection.model),
     }
     if coverage.long:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from psycopg.rows import DictRow
@@ -68,8 +68,9 @@ class AdministrationVerbs(CollectionVerbs):
         )
 
     async def add_collection(  # noqa: PLR0913  the parts of a declaration
-        self, name: str, table: int, *, key: str | None, template: str, column: str, model: Model,
-        column_type: str = "vector", long_text: LongText = "truncate", published: bool = False,
+        self, name: str, table: int, *, key: str | Sequence[str] | None, template: str,
+        column: str, model: Model, column_type: str = "vector", long_text: LongText = "truncate",
+        published: bool = False, into: str | None = None,
     ) -> int:  # fmt: skip
         """Declare a table for embedding; return the id of the collection.
 
@@ -78,13 +79,14 @@ class AdministrationVerbs(CollectionVerbs):
         Args:
             name: of the collection.
             table: its oid; see `find_table`.
-            key: a unique NOT NULL column; default: the primary key.
+            key: unique NOT NULL columns; default: the primary key.
             template: of a row's text.
             column: of the vectors.
             model: of the vectors.
             column_type: "vector" or "halfvec", if the column is created.
             long_text: how to embed texts longer than the model reads.
             published: whether the subscribers of a published table have the column.
+            into: the side table to make for the vectors; default: they are in a column.
 
         Raises:
             UsageError, TableNotFoundError, ColumnNotFoundError, KeyMissingError: the table, its
@@ -94,9 +96,9 @@ class AdministrationVerbs(CollectionVerbs):
 
         """
         values = {
-            "name": name, "table": table, "key": key, "template": template, "column": column,
-            "column_type": column_type, "long_text": long_text, "published": published,
-            **_identity(model),
+            "name": name, "table": table, "key": [key] if isinstance(key, str) else key,
+            "template": template, "column": column, "column_type": column_type,
+            "long_text": long_text, "published": published, "into": into, **_identity(model),
         }  # fmt: skip
         async with self.connector.transaction() as transaction:
             await transaction.execute(_SCHEMA_LOCK)
@@ -201,7 +203,10 @@ class AdministrationVerbs(CollectionVerbs):
     async def reconcile_orphans(
         self, collection: Collection, of: str, after: str | None, limit: int, *, repair: bool
     ) -> DriftPage:
-        """Find `of` ("stamps", "jobs" or "failures") without a row; with `repair` delete them."""
+        """Find `of` without a row; with `repair` delete them.
+
+        `of` is "stamps", "jobs", "failures" or "vectors", which are those of a side table.
+        """
         row = await self._reconcile(
             "reconcile_orphans",
             {"collection": collection.id, "of": of, "after": after, "limit": limit,

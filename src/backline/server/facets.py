@@ -42,7 +42,7 @@ async def _count_facets(store: Store, collection: Collection) -> dict[str, list[
     kinds = await reads.columns(store, collection)
     facets = {}
     for name, kind in kinds.items():
-        if kind == "text" and name != collection.key_column:
+        if kind == "text" and name not in collection.key_columns:
             values = await _count_values(store, collection, name)
             if _is_facet(values):
                 facets[name] = values

@@ -148,16 +148,19 @@ async def _statement(store: Store, collection: Collection, limit: int, total: in
     # Sample five standard deviations more than `limit`, so that the sample is almost never short.
     sampled = limit + 5 * limit**0.5 + 20
     percent = 100.0 if total <= sampled else 100.0 * sampled / total
-    sample = sql.SQL("" if percent >= 100 else "tablesample bernoulli ({}) repeatable (0)")
+    sample = "" if percent >= 100 else f"tablesample bernoulli ({percent}) repeatable (0)"
+    parts = await store.connector.fetch_one(
+        reads.query("key_expressions"), {"collection": collection.id, "sample": sample}
+    )
     return sql.SQL(reads.query("embedded_rows")).format(
-        key=sql.Identifier(collection.key_column),
+        key=sql.SQL(parts["key"]),
+        order=sql.SQL(parts["key_order"]),
         title=_first_column(kinds, TITLES),
         category=_first_column(kinds, CATEGORIES),
         vector_send=sql.Identifier(schema, "vector_send"),
         vector=sql.Identifier(schema, "vector"),
-        embedding=sql.Identifier(collection.embedding_column),
-        table=reads.table_of(collection),
-        sample=sample.format(sql.Literal(percent)),
+        embedding=sql.SQL(parts["vector"]),
+        rows=sql.SQL(parts["rows"]),
         limit=sql.Literal(limit),
     )
 

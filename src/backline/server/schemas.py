@@ -116,7 +116,7 @@ class Collection(BaseModel):
 
     name: str
     table: str
-    key_column: str
+    key_columns: list[str]
     text_template: str
     embedding_column: str
     model: Model
@@ -125,7 +125,7 @@ class Collection(BaseModel):
     @classmethod
     def of(cls, collection: types.Collection, coverage: Coverage) -> Self:
         return cls(
-            name=collection.name, table=collection.table, key_column=collection.key_column,
+            name=collection.name, table=collection.table, key_columns=list(collection.key_columns),
             text_template=collection.text_template, embedding_column=collection.embedding_column,
             model=Model.of(collection.model), coverage=coverage,
         )  # fmt: skip

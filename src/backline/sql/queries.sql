@@ -201,9 +201,9 @@ where k.relkind in ('r', 'p')
 order by 1 limit 20
 
 -- name: add_collection
-select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s, %(template)s, %(column)s,
+select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s::text[], %(template)s, %(column)s,
   %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s,
-  %(published)s) as id
+  %(published)s, %(into)s) as id
 
 -- name: drop_collection
 select backline.drop_collection(%(collection)s, %(drop_column)s)

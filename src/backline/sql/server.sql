@@ -65,6 +65,12 @@ where s.collection_id = %(collection)s and s.model_id = %(model)s and not s.stal
 
 -- name: embedded_rows
 -- All rows or an even sample, with their vectors in pgvector's binary format.
-select r.{key}::text as key, {title} as title, {category} as category,
-  {vector_send}(r.{embedding}::{vector}) as vector
-from {table} r {sample} where r.{embedding} is not null order by r.{key} limit {limit}
+select {key} as key, {title} as title, {category} as category,
+  {vector_send}({embedding}::{vector}) as vector
+from {rows} where {embedding} is not null order by {order} limit {limit}
+
+-- name: key_expressions
+-- The key of a row, the columns that it is ordered by, its vector, and the rows with their vectors.
+select backline.key_text(c) as key, backline.key_order(c) as key_order, backline.vector_of(c) as vector,
+  backline.rows_of(c, %(sample)s) as rows
+from backline.definition(%(collection)s) c

@@ -62,7 +62,7 @@ def test_hint_declares_the_same_collection_with_another_column(
 ) -> None:
     """The hint keeps the name, the key, the template and the model."""
     declared: LiteralString = (
-        "select name, key_column, text_template, model_id from backline.collections"
+        "select name, key_columns, text_template, model_id from backline.collections"
     )
     cli("add", "tickets", "--text", "{title}'s $x", "--model", "hash@8", "--name", NAME)
     before = sql(declared)

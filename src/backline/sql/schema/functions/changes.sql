@@ -212,7 +212,7 @@ begin
   execute format($q$
     with long as (
       select u.key, backline.failure_key(u.key) as name, octet_length(u.key) as bytes,
-             exists (select from %s r where r.%I = u.key::%s) as present
+             exists (select from %s r where %s) as present
       from unnest($2) as u(key) where octet_length(u.key) > backline.longest_key()
     ), gone as (
       delete from backline.failures f using long l
@@ -225,7 +225,7 @@ begin
       'shorter unique column.', l.bytes, backline.longest_key())
     from long l where l.present
     on conflict do nothing
-  $q$, format('%I.%I', c.table_schema, c.table_name), c.key_column, c.key_type)
+  $q$, backline.source(c), backline.key_match(c, 'u.key'))
   using p_collection, p_keys, c.model_id;
 end $$;
 
@@ -265,9 +265,9 @@ begin
       left join lateral (select x.ctid, x.* from backline.failures x
                          where x.collection_id = $1 and x.key = u.key offset 0) f on true
       -- A row without either is due whatever its text.
-      left join lateral (select r.%1$I::text as key, r.%3$I is null as missing,
+      left join lateral (select %1$s as key, %3$s is null as missing,
                                 case when coalesce(s.key, f.key) is not null then %2$s end as content
-                         from %4$s r where r.%1$I = u.key::%6$s offset 0) p on p.key = u.key
+                         from %4$s where %6$s offset 0) p on p.key = u.key
       where octet_length(u.key) <= backline.longest_key()
     )
     select array_agg(e.key) filter (where e.due), array_agg(e.priority) filter (where e.due),
@@ -276,12 +276,15 @@ begin
            array_agg(e.stamp) filter (where e.due and not e.stale),
            array_agg(e.failure) filter (where e.resolved)
     from examined e
-  $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
-       backline.due_condition(p_collection), c.key_type)
+  $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c),
+       backline.due_condition(p_collection), backline.key_match(c, 'u.key'))
   into v_due, v_priorities, v_times, v_gone, v_stale, v_failures
   using p_collection, p_keys, p_priorities, c.model_id, c.long_text,
         backline.keys_in_flight(p_collection, p_keys, p_xids), p_times;
 
+  if c.into_name is not null and (v_due is not null or v_gone is not null) then
+    perform backline.forget_vectors(c, coalesce(v_gone, '{}'), v_due || v_gone);
+  end if;
   -- Most calls have one key and need one of these statements.
   if v_stale is not null then
     update backline.stamps s set stale = true where s.ctid = any (v_stale) and not s.stale;
@@ -311,7 +314,22 @@ begin
   perform backline.follow_keywords(p_collection, p_keys);
 end $$;
 
--- Returns the keys in batch leases that were claimed after the change: their worker has the present text.
+-- Deletes the vectors of rows that are gone from a side table. The locks on the work of p_keys wait for the
+-- calls of complete() that may add them now.
+create or replace function backline.forget_vectors(c backline.collections, p_gone text[], p_keys text[])
+returns void language plpgsql set search_path = pg_catalog, pg_temp
+set timezone = 'UTC' set datestyle = 'ISO, YMD' set intervalstyle = 'postgres' set bytea_output = 'hex'
+set extra_float_digits = 1 as $$
+begin
+  perform from backline.batch_leases p where p.collection_id = c.id and p.keys && p_gone for update;
+  perform from backline.jobs j where j.collection_id = c.id and j.key = any (p_keys)
+  order by j.key for update;
+  execute format('delete from %s e using unnest($1) as u(key) where %s', (backline.side_table(c)).name, (
+    select string_agg(format('e.%s = %s', backline.side_key(v.position), v.value), ' and ')
+    from unnest(backline.key_values(c, 'u.key')) with ordinality v(value, position))) using p_gone;
+end $$;
+
+-- Returns the keys that were leased after the change: their worker has the present text.
 create or replace function backline.keys_in_flight(p_collection int, p_keys text[], p_xids bigint[])
 returns text[] language sql stable
 set search_path = pg_catalog, pg_temp set enable_hashjoin = on set enable_nestloop = off as $$
@@ -319,7 +337,11 @@ set search_path = pg_catalog, pg_temp set enable_hashjoin = on set enable_nestlo
     select u.key from (select unnest(b.keys) as key, b.snapshot from backline.batch_leases b
                        where b.collection_id = p_collection) l
     join unnest(p_keys, p_xids) as u(key, xid) on u.key = l.key
-    where pg_catalog.pg_visible_in_snapshot(u.xid::text::xid8, l.snapshot));
+    where pg_catalog.pg_visible_in_snapshot(u.xid::text::xid8, l.snapshot)
+    union all
+    select u.key from unnest(p_keys, p_xids) as u(key, xid)
+    where (select pg_catalog.pg_visible_in_snapshot(u.xid::text::xid8, j.snapshot) from backline.jobs j
+           where j.collection_id = p_collection and j.key = u.key and j.worker_id is not null offset 0));
 $$;
 
 -- Corrects the counter of rows. Lines of the log count when they are applied.
@@ -337,5 +359,5 @@ begin
              - (select coalesce(sum(l.delta), 0) from backline.changes l
                 where l.collection_id = $1) as amount) w
     where w.amount <> 0
-  $q$, format('%I.%I', c.table_schema, c.table_name)) using p_collection;
+  $q$, backline.source(c)) using p_collection;
 end $$;

@@ -24,58 +24,53 @@ begin
 end $$;
 
 create or replace function backline.add_collection(
-  p_name text, p_table regclass, p_key text, p_template text, p_column text,
+  p_name text, p_table regclass, p_key text[], p_template text, p_column text,
   p_provider text, p_model text, p_revision text, p_dimensions int,
   p_column_type text default 'vector', p_long_text text default 'truncate',
-  p_published boolean default false
+  p_published boolean default false, p_into text default null
 ) returns int language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_schema text; v_table text; v_key text; v_key_number int2; v_id int; v_sql text; t record;
+  v_schema text; v_table text; v_key int2[]; v_into text[]; v_id int; v_sql text; t record;
 begin
   perform backline.check_table(
-    p_table, p_name, p_template, p_column, p_column_type, p_dimensions, p_published);
+    p_table, p_name, p_template, p_column, p_column_type, p_dimensions, p_published, p_into);
   select n.nspname, k.relname into strict v_schema, v_table
   from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
   where k.oid = p_table;
 
-  -- A single column identifies a row: the primary key, or a unique NOT NULL column named by p_key.
-  select a.attname, a.attnum into v_key, v_key_number
-  from pg_catalog.pg_index i
-  join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
-  where i.indrelid = p_table and i.indnkeyatts = 1 and i.indisunique and i.indpred is null
-    and i.indisvalid and a.attnotnull and (p_key is null and i.indisprimary or a.attname = p_key)
-  limit 1;
-  if v_key is null then
-    raise exception using errcode = 'BL004', message = case
-      when p_key is null then format(
-        'the table %s has no single-column primary key. Add one, or name a unique NOT NULL column '
-        'with --key', p_table)
-      else format(
-        'the column %L of %s does not exist or is not unique and NOT NULL, so it does not identify a row',
-        p_key, p_table)
-      end;
-  end if;
+  v_key := backline.choose_key(p_table, p_key);
+  v_into := backline.side_name(p_into);
 
   v_sql := backline.compile_template(p_table, p_template);
-  execute format('alter table %s add column if not exists %I %s', p_table, p_column,
-                 format('extensions.%I(%s)', p_column_type, p_dimensions));
+  if p_into is null then
+    execute format('alter table %s add column if not exists %I %s', p_table, p_column,
+                   format('extensions.%I(%s)', p_column_type, p_dimensions));
+  end if;
   select * into t from backline.template_columns(p_table, p_template);
   insert into backline.collections
-    (name, table_id, table_schema, table_name, key_number, key_column, key_type, text_template, text_sql,
-     text_numbers, text_names, text_types, vector_number, embedding_column, model_id, long_text, members)
-  select p_name, p_table, v_schema, v_table, v_key_number, v_key, backline.key_type(p_table, v_key_number),
-         p_template, v_sql, t.numbers, t.names, t.types, a.attnum, p_column,
+    (name, table_id, table_schema, table_name, key_numbers, key_columns, key_types, text_template, text_sql,
+     text_numbers, text_names, text_types, vector_number, embedding_column, model_id, long_text, members,
+     into_schema, into_name, into_id)
+  select p_name, p_table, v_schema, v_table, v_key,
+         (backline.present_columns(p_table, true, v_key, v_key::text[])).names,
+         backline.key_types(p_table, v_key), p_template, v_sql, t.numbers, t.names, t.types,
+         case when p_into is null then a.attnum end,
+         case when p_into is null then p_column else 'embedding' end,
          backline.model_id(p_provider, p_model, p_revision, p_dimensions), p_long_text,
-         backline.members(p_table)
-  from pg_catalog.pg_attribute a
-  where a.attrelid = p_table and a.attname = p_column and not a.attisdropped
+         backline.members(p_table), v_into[1], v_into[2], case when v_into is not null then
+           backline.make_side_table(v_into, p_table, v_key,
+                                    format('extensions.%I(%s)', p_column_type, p_dimensions)) end
+  from (values (1)) one
+  left join pg_catalog.pg_attribute a on a.attrelid = p_table and a.attname = p_column
+    and not a.attisdropped
   returning id into v_id;  -- creates the keyword index, which installs the triggers
   perform backline.require_stable_text(v_id);
   return v_id;
 end $$;
 comment on function backline.add_collection is
   'API: declares a table for embedding. Adds the vector column if it is missing, and installs the triggers. '
-  'With p_published, also a table of a publication: its subscribers must have the column.';
+  'With p_published, also a table of a publication: its subscribers must have the column. With p_into, '
+  'stores the vectors in a side table of that name.';
 
 -- Changes the model of a collection. Every row becomes due, and the next backfill embeds it again.
 create or replace function backline.set_model(
@@ -91,12 +86,21 @@ create or replace function backline.drop_collection(p_collection int, p_drop_col
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
+  v_function regprocedure;
 begin
   select * into strict c from backline.collections where id = p_collection for update;
   select (r.d).* into c from backline.resolve(c) r;
   perform backline.lock(p_collection, 'log');  -- otherwise a worker could add records meanwhile
   perform backline.remove_triggers(p_collection);
-  if p_drop_column and to_regclass(format('%I.%I', c.table_schema, c.table_name)) = c.table_id then
+  for v_function in
+    select p.oid::regprocedure from pg_catalog.pg_proc p
+    where p.pronamespace = 'backline'::regnamespace and p.proname = 'c' || p_collection || '_visible'
+  loop
+    execute format('drop function %s cascade', v_function);  -- with the policy that calls it
+  end loop;
+  if p_drop_column and c.into_id is not null then
+    execute format('drop table if exists %s', (backline.side_table(c)).name);
+  elsif p_drop_column and to_regclass(format('%I.%I', c.table_schema, c.table_name)) = c.table_id then
     execute format('alter table %I.%I drop column if exists %I',
                    c.table_schema, c.table_name, c.embedding_column);
   end if;
@@ -145,22 +149,28 @@ $$;
 
 -- Returns the collections with the present state of their tables in the catalog.
 create or replace function backline.collection_records()
-returns table (id int, name text, table_schema text, table_name text, key_column text, text_template text,
+returns table (id int, name text, table_schema text, table_name text, key_columns text[], text_template text,
                embedding_column text, max_attempts int, model_id int, provider text, model text,
                revision text, dimensions int, table_exists boolean, column_type text, column_dimensions int,
+               into_schema text, into_name text,
                long_text text, missing_grants text[], missing_to_read text[], unusable text[],
                scanned_at timestamptz)
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select (r.d).id, (r.d).name, (r.d).table_schema, (r.d).table_name, (r.d).key_column, (r.d).text_template,
+  select (r.d).id, (r.d).name, (r.d).table_schema, (r.d).table_name, (r.d).key_columns, (r.d).text_template,
          (r.d).embedding_column, (r.d).max_attempts, m.id, m.provider, m.name, m.revision, m.dimensions,
-         k.oid is not null, t.typname::text, case when a.atttypmod > 0 then a.atttypmod end, (r.d).long_text,
-         backline.missing_grants(k.oid, a.attnum, true), backline.missing_grants(k.oid, a.attnum, false),
+         k.oid is not null, t.typname::text, case when a.atttypmod > 0 then a.atttypmod end,
+         (r.d).into_schema, (r.d).into_name, (r.d).long_text,
+         backline.missing_grants(k.oid, a.attnum, (r.d).into_id is null)
+           || backline.missing_side_grants((r.d).into_id, true),
+         backline.missing_grants(k.oid, a.attnum, false)
+           || backline.missing_side_grants((r.d).into_id, false),
          case when r.code is not null then array[r.code, r.problem || ' ' || r.remedy] end, c.scanned_at
   from backline.collections c
   cross join lateral backline.resolve(c) r
   join backline.models m on m.id = c.model_id
   left join pg_catalog.pg_class k on k.oid = (r.d).table_id and k.relkind in ('r', 'p')
-  left join pg_catalog.pg_attribute a on a.attrelid = k.oid and a.attname = (r.d).embedding_column
+  left join pg_catalog.pg_attribute a on a.attrelid = coalesce((r.d).into_id, k.oid)
+    and a.attname = (r.d).embedding_column
     and not a.attisdropped
   left join pg_catalog.pg_type t on t.oid = a.atttypid
   order by c.name;

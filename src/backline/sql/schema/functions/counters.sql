@@ -117,7 +117,7 @@ begin
     ) %2$s
     select coalesce(jsonb_object_agg(m.measure, m.amount), '{}')
     from (select w.measure, sum(w.amount) as amount from wrong w group by w.measure) m
-  $q$, format('%I.%I', c.table_schema, c.table_name), case when p_correct then $q$, corrected as (
+  $q$, backline.source(c), case when p_correct then $q$, corrected as (
       insert into backline.counter_deltas (collection_id, measure, model_id, amount)
       select $1, w.measure, w.model_id, w.amount from wrong w
     ) $q$ end) into v_corrected using p_collection;

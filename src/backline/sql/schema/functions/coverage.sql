@@ -27,7 +27,7 @@ declare
   c backline.collections := backline.definition(p_collection);
   v_rows bigint;
 begin
-  execute format('select count(*) from (select from %I.%I limit $1) r', c.table_schema, c.table_name)
+  execute format('select count(*) from (select from %s limit $1) r', backline.source(c))
   into v_rows using p_most;
   return v_rows;
 end $$;

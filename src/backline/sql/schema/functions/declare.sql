@@ -78,6 +78,41 @@ begin
   end if;
 end $$;
 
+-- Returns the columns that identify a row: those named by p_key, else the primary key.
+create or replace function backline.choose_key(p_table regclass, p_key text[]) returns int2[]
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_key int2[];
+begin
+  if p_key is null then
+    select (i.indkey::int2[])[0:i.indnkeyatts - 1] into v_key from pg_catalog.pg_index i
+    where i.indrelid = p_table and i.indisprimary and i.indisvalid and i.indnkeyatts <= 8;
+    if v_key is null then
+      raise exception using errcode = 'BL004', message = format(
+        'the table %s has no primary key of at most 8 columns. Add one, or name unique NOT NULL columns '
+        'with --key', p_table);
+    end if;
+    return array(select unnest(v_key));  -- counts from 1
+  end if;
+  v_key := array(
+    select a.attnum from unnest(p_key) with ordinality u(name, position)
+    left join pg_catalog.pg_attribute a on a.attrelid = p_table and a.attname = u.name and a.attnum > 0
+      and not a.attisdropped order by u.position);
+  if array_position(v_key, null) is not null then
+    raise exception using errcode = 'BL004', message = format(
+      'the table %s has no column %L. Name each column of a key by itself: --key one --key two. '
+      'Its columns: %s', p_table, p_key[array_position(v_key, null)],
+      (select string_agg(a.attname, ', ' order by a.attnum) from pg_catalog.pg_attribute a
+       where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped));
+  elsif cardinality(p_key) not between 1 and 8 or not backline.is_key(p_table, v_key) then
+    raise exception using errcode = 'BL004', message = format(
+      'the columns %s of %s are not unique and NOT NULL together, so they do not identify a row. A unique '
+      'index on exactly these columns is needed, of which there can be 1 to 8',
+      array_to_string(p_key, ', '), p_table);
+  end if;
+  return v_key;
+end $$;
+
 -- Raises unless a column can hold the vectors of one model, or can be added.
 create or replace function backline.check_vector_column(
   p_table regclass, p_column text, p_column_type text, p_dimensions int
@@ -268,11 +303,16 @@ end $$;
 -- Raises unless a table can be declared as described. Changes nothing.
 create or replace function backline.check_table(
   p_table regclass, p_name text, p_template text, p_column text, p_column_type text, p_dimensions int,
-  p_published boolean
+  p_published boolean, p_into text default null
 ) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   perform backline.check_name(p_name);
   perform backline.check_relation(p_table);
+  if p_into is not null then
+    perform backline.check_side_table(p_into, p_column_type);
+    perform backline.check_text(p_table, p_template, null);
+    return;
+  end if;
   perform backline.check_column_is_free(p_table, p_column);
   perform backline.check_vector_column(p_table, p_column, p_column_type, p_dimensions);
   perform backline.check_text(p_table, p_template, p_column);

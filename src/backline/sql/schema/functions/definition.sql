@@ -91,30 +91,25 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select coalesce(array_agg(b.oid order by b.oid), '{}') from below b;
 $$;
 
--- Returns the type of a key for casts from text. The cast includes the column's collation, without which its
--- index is not used. It omits the length, because a cast to character(8) would truncate.
-create or replace function backline.key_type(p_table oid, p_number int2) returns text
-language sql stable set search_path = pg_catalog, pg_temp as $$
-  select pg_catalog.format_type(a.atttypid, -1) || coalesce((
-    select ' collate ' || quote_ident(n.nspname) || '.' || quote_ident(o.collname)
-    from pg_catalog.pg_collation o join pg_catalog.pg_namespace n on n.oid = o.collnamespace
-    where o.oid = a.attcollation), '')
-  from pg_catalog.pg_attribute a where a.attrelid = p_table and a.attnum = p_number;
-$$;
-
 -- Returns whether the recorded names and types of a collection are the present ones.
 create or replace function backline.is_current(c backline.collections) returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
+declare
+  v_keys constant int := cardinality(c.key_numbers);
 begin
   -- The cast reads the catalog's cache, which a query of pg_class would not.
   return c.table_id::regclass::text = format('%I.%I', c.table_schema, c.table_name) and (
     select array_agg(a.attname::text order by n.position)
-             = array[c.key_column, c.embedding_column] || c.text_names
-       and array_agg(case when n.position = 1 then backline.key_type(c.table_id, a.attnum)
-                          else pg_catalog.format_type(a.atttypid, -1) end order by n.position)
-             filter (where n.position <> 2) = c.key_type || c.text_types
-    from unnest(array[c.key_number, c.vector_number] || c.text_numbers) with ordinality n(number, position)
-    left join pg_catalog.pg_attribute a on a.attrelid = c.table_id and a.attnum = n.number);
+             = c.key_columns || c.text_names
+               || case when c.into_id is null then array[c.embedding_column] else '{}' end
+       and array_agg(pg_catalog.format_type(a.atttypid, -1) order by n.position)
+             filter (where n.position between v_keys + 1 and v_keys + cardinality(c.text_numbers))
+             = c.text_types
+    from unnest(array_remove(c.key_numbers || c.text_numbers || c.vector_number, null))
+      with ordinality n(number, position)
+    left join pg_catalog.pg_attribute a on a.attrelid = c.table_id and a.attnum = n.number)
+    and backline.key_types(c.table_id, c.key_numbers) = c.key_types
+    and (c.into_id is null or c.into_id::regclass::text = format('%I.%I', c.into_schema, c.into_name));
 end $$;
 
 -- Returns a collection with the present names of its table and columns.
@@ -133,8 +128,11 @@ create or replace function backline.resolve(
 declare
   v_name text := format('%I.%I', c.table_schema, c.table_name);
   v_command constant text := 'Run: backline reconcile ' || backline.shell_word(c.name);
-  v_numbers constant int2[] := array[c.key_number, c.vector_number] || c.text_numbers;
-  v_names constant text[] := array[c.key_column, c.embedding_column] || c.text_names;
+  v_numbers constant int2[] := array_remove(c.key_numbers || c.text_numbers || c.vector_number, null);
+  v_names text[] := c.key_columns || c.text_names
+    || case when c.into_id is null then array[c.embedding_column] else '{}' end;
+  v_keys constant int := cardinality(c.key_numbers);
+  v_vector constant int := v_keys + cardinality(c.text_numbers) + 1;
   v_has_triggers constant boolean := backline.has_triggers(c.id, c.table_id);
   v_kept boolean;
   p record;
@@ -172,13 +170,25 @@ begin
     remedy := v_command;
   end if;
 
+  if c.into_id is not null then
+    select n.nspname, k.relname, k.oid into d.into_schema, d.into_name, d.into_id
+    from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
+    where k.oid in (c.into_id, to_regclass(format('%I.%I', c.into_schema, c.into_name)))
+    order by k.oid = c.into_id desc limit 1;
+    if not found then
+      code := 'BL002';
+      problem := format('The side table %s is gone.', format('%I.%I', c.into_schema, c.into_name));
+      remedy := v_command;
+      return;
+    end if;
+  end if;
   select * into p from backline.present_columns(d.table_id, d.table_id = c.table_id, v_numbers, v_names);
   if array_position(p.numbers, null) is not null then
-    code := case when p.numbers[1] is null then 'BL004' else 'BL002' end;
+    code := case when array_position(p.numbers, null) <= v_keys then 'BL004' else 'BL002' end;
     problem := format('The column %s of %s is gone.',
                       v_names[array_position(p.numbers, null)],
                       format('%I.%I', d.table_schema, d.table_name));
-    remedy := case when array_position(p.numbers, null) = 2 then v_command else format(
+    remedy := case when array_position(p.numbers, null) = v_vector then v_command else format(
       'Declare the collection again, with another text or key: backline drop %s && '
       'backline add %s --text ''…''', backline.shell_word(c.name),
       backline.shell_word(d.table_schema || '.' || d.table_name)) end;
@@ -200,19 +210,22 @@ begin
                and not a.attisdropped) as taken
     from generate_subscripts(p.numbers, 1) i) x
   where x.added or x.taken
-     or x.i = 1 and p.types[1] <> split_part(c.key_type, ' collate ', 1)
-     or x.i > 2 and p.types[x.i] <> c.text_types[x.i - 2];
-  d.key_number := p.numbers[1];
-  d.key_column := p.names[1];
-  d.key_type := backline.key_type(d.table_id, d.key_number);
-  d.vector_number := p.numbers[2];
-  d.embedding_column := p.names[2];
-  d.text_numbers := p.numbers[3:];
-  d.text_types := p.types[3:];
-  d.text_sql := backline.render_template(c.text_template, c.text_names, p.names[3:]);
-  if backline.rename_in_template(c.text_template, c.text_names, p.names[3:]) is not null then
-    d.text_template := backline.rename_in_template(c.text_template, c.text_names, p.names[3:]);
-    d.text_names := p.names[3:];
+     or x.i <= v_keys and p.types[x.i] <> split_part(c.key_types[x.i], ' collate ', 1)
+     or x.i > v_keys and x.i < v_vector and p.types[x.i] <> c.text_types[x.i - v_keys];
+  d.key_numbers := p.numbers[:v_keys];
+  d.key_columns := p.names[:v_keys];
+  d.key_types := backline.key_types(d.table_id, d.key_numbers);
+  if c.into_id is null then
+    d.vector_number := p.numbers[v_vector];
+    d.embedding_column := p.names[v_vector];
+  end if;
+  d.text_numbers := p.numbers[v_keys + 1:v_vector - 1];
+  d.text_types := p.types[v_keys + 1:v_vector - 1];
+  v_names := p.names[v_keys + 1:v_vector - 1];
+  d.text_sql := backline.render_template(c.text_template, c.text_names, v_names);
+  if backline.rename_in_template(c.text_template, c.text_names, v_names) is not null then
+    d.text_template := backline.rename_in_template(c.text_template, c.text_names, v_names);
+    d.text_names := v_names;
   end if;
 end $$;
 
@@ -274,11 +287,10 @@ declare
 begin
   for i in reverse cardinality(v_came) .. 1 loop
     execute format($q$
-      select exists (select from only %s r where not exists (
-          select from backline.stamps s where s.collection_id = $1 and s.key = r.%2$I::text)
-        and not exists (
-          select from backline.jobs j where j.collection_id = $1 and j.key = r.%2$I::text))
-    $q$, v_came[i]::regclass, c.key_column) into v_unknown using c.id;
+      select exists (select from only %1$s r where not exists (
+          select from backline.stamps s where s.collection_id = $1 and s.key = %2$s)
+        and not exists (select from backline.jobs j where j.collection_id = $1 and j.key = %2$s))
+    $q$, v_came[i]::regclass, backline.key_text(c)) into v_unknown using c.id;
     if not v_unknown then
       v_came := array_remove(v_came, v_came[i]);
     end if;
@@ -289,19 +301,20 @@ begin
     case when v_left > 0 then format('Rows left with %s partitions.', v_left) end), '');
 end $$;
 
--- Returns those of p_keys that are values of a type. An array that only holds such keys is cast as a whole.
-create or replace function backline.castable(p_keys text[], p_type text) returns text[]
+-- Returns those of p_keys that the key of a collection can have. An array of such keys is cast as a whole.
+create or replace function backline.castable(p_keys text[], c backline.collections) returns text[]
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_kept text[] := '{}';
   v_key text;
 begin
-  execute format('select count(u.key::%s) from unnest($1) as u(key)', p_type) using p_keys;
+  execute format('select count((%s)) from unnest($1) as u(key)',
+                 array_to_string(backline.key_values(c, 'u.key'), ', ')) using p_keys;
   return p_keys;
 exception when data_exception then
   foreach v_key in array p_keys loop
     begin
-      execute format('select $1::%s', p_type) using v_key;
+      execute format('select %s', array_to_string(backline.key_values(c, '$1'), ', ')) using v_key;
       v_kept := v_kept || v_key;
     exception when data_exception then null;
     end;
@@ -309,8 +322,8 @@ exception when data_exception then
   return v_kept;
 end $$;
 
--- Deletes the records of keys that are not values of the key's present type. No row can have them.
-create or replace function backline.forget_uncastable(p_collection int, p_type text) returns void
+-- Deletes the records of keys that the key's present types exclude. No row can have them.
+create or replace function backline.forget_uncastable(c backline.collections) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_of text;
@@ -320,12 +333,12 @@ begin
       delete from backline.%I x using (
         select array_agg(y.key) as keys from backline.%1$I y where y.collection_id = $1) k
       where x.collection_id = $1 and x.key <> all (backline.castable(k.keys, $2))
-    $q$, v_of) using p_collection, p_type;
+    $q$, v_of) using c.id, c;
   end loop;
   update backline.changes l set keys = k.kept, amount = cardinality(k.kept)
-  from (select x.xid, x.id, backline.castable(x.keys, p_type) as kept from backline.changes x
-        where x.collection_id = p_collection and x.kind <> 't') k
-  where l.collection_id = p_collection and l.xid = k.xid and l.id = k.id and l.keys <> k.kept;
+  from (select x.xid, x.id, backline.castable(x.keys, c) as kept from backline.changes x
+        where x.collection_id = c.id and x.kind <> 't') k
+  where l.collection_id = c.id and l.xid = k.xid and l.id = k.id and l.keys <> k.kept;
 end $$;
 
 -- Writes the present names of a collection back and makes its triggers again, if they differ from the
@@ -351,16 +364,17 @@ begin
     return false;
   end if;
   k := backline.keyword_definition(p_collection);
-  if (r.d).key_type <> c.key_type then
-    perform backline.forget_uncastable(p_collection, (r.d).key_type);
+  if (r.d).key_types <> c.key_types then
+    perform backline.forget_uncastable(r.d);
   end if;
   update backline.collections o set members = v_members,
     former_name = case when ((r.d).table_schema, (r.d).table_name) <> (o.table_schema, o.table_name)
                        then coalesce(o.former_name, format('%I.%I', o.table_schema, o.table_name))
                        else o.former_name end,
     table_id = (r.d).table_id, table_schema = (r.d).table_schema, table_name = (r.d).table_name,
-    key_number = (r.d).key_number, key_column = (r.d).key_column, key_type = (r.d).key_type,
+    key_numbers = (r.d).key_numbers, key_columns = (r.d).key_columns, key_types = (r.d).key_types,
     vector_number = (r.d).vector_number, embedding_column = (r.d).embedding_column,
+    into_id = (r.d).into_id, into_schema = (r.d).into_schema, into_name = (r.d).into_name,
     text_numbers = (r.d).text_numbers, text_names = (r.d).text_names, text_types = (r.d).text_types,
     text_template = (r.d).text_template, text_sql = (r.d).text_sql,
     unscanned = nullif(concat_ws(' ', o.unscanned, r.changed,
@@ -388,9 +402,12 @@ declare
   r record;
   p record;
   v_table oid;
-  v_numbers int2[];
+  v_keys int;
+  v_vector int;
 begin
   select * into strict c from backline.collections where id = p_collection for update;
+  v_keys := cardinality(c.key_numbers);
+  v_vector := v_keys + cardinality(c.text_numbers) + 1;
   select * into r from backline.resolve(c);
   if r.problem is null then
     return false;
@@ -399,8 +416,15 @@ begin
   if v_table is null then
     raise exception using errcode = r.code, message = r.problem || ' ' || r.remedy;
   end if;
-  if not exists (select from pg_catalog.pg_attribute a where a.attrelid = v_table
-                 and a.attname = c.embedding_column and not a.attisdropped) then
+  if c.into_id is not null then
+    perform backline.make_side_table(
+      array[c.into_schema, c.into_name], v_table::regclass,
+      (backline.present_columns(v_table, v_table = c.table_id, c.key_numbers, c.key_columns)).numbers,
+      format('extensions.vector(%s)', m.dimensions))
+    from backline.models m
+    where m.id = c.model_id and to_regclass(format('%I.%I', c.into_schema, c.into_name)) is null;
+  elsif not exists (select from pg_catalog.pg_attribute a where a.attrelid = v_table
+                    and a.attname = c.embedding_column and not a.attisdropped) then
     perform backline.check_publications(
       v_table, c.embedding_column, 'vector', m.dimensions, p_published,
       format('run: backline reconcile %s --published', backline.shell_word(c.name)))
@@ -413,8 +437,9 @@ begin
     perform backline.remove_triggers(p_collection);
   end if;
   select * into p from backline.present_columns(
-    v_table, v_table = c.table_id, array[c.key_number, c.vector_number] || c.text_numbers,
-    array[c.key_column, c.embedding_column] || c.text_names);
+    v_table, v_table = c.table_id, array_remove(c.key_numbers || c.text_numbers || c.vector_number, null),
+    c.key_columns || c.text_names
+      || case when c.into_id is null then array[c.embedding_column] else '{}' end);
   if array_position(p.numbers, null) is not null then
     c.table_id := v_table;
     select * into r from backline.resolve(c);
@@ -422,8 +447,12 @@ begin
   end if;
   update backline.collections o set table_id = v_table, members = backline.members(v_table),
     table_schema = n.nspname, table_name = k.relname, former_name = null,
-    key_number = p.numbers[1], vector_number = p.numbers[2], text_numbers = p.numbers[3:],
-    key_type = backline.key_type(v_table, p.numbers[1]), text_types = p.types[3:],
+    key_numbers = p.numbers[:v_keys], text_numbers = p.numbers[v_keys + 1:v_vector - 1],
+    vector_number = case when c.into_id is null then p.numbers[v_vector] end,
+    into_id = case when c.into_name is not null
+                   then to_regclass(format('%I.%I', c.into_schema, c.into_name)) end,
+    key_types = backline.key_types(v_table, p.numbers[:v_keys]),
+    text_types = p.types[v_keys + 1:v_vector - 1],
     unscanned = concat_ws(' ', o.unscanned, case when v_table = c.table_id then 'The vector column was added.'
                                                  else 'The table was replaced.' end)
   from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace

@@ -59,24 +59,24 @@ begin
   c := backline.definition(p_collection);
   return query execute format($q$
     with page as materialized (
-      select r.%1$I::text collate "C" as key, %2$s as content, r.%3$I is null as missing,
-             row_number() over (order by r.%1$I) as position
-      from %4$s r where %5$s order by r.%1$I limit $3
+      select %1$s collate "C" as key, %2$s as content, %3$s is null as missing,
+             row_number() over (order by %8$s) as position
+      from %4$s where %5$s order by %8$s limit $3
     )
     select p.key, %6$s, s.key is not null and not s.stale, %7$s
     from page p
     left join lateral (select * from backline.stamps x
                        where x.collection_id = $1 and x.key = p.key offset 0) s on true
     order by p.position
-  $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
-       case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end,
+  $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c),
+       backline.key_after(c, p_after, '$2'),
        backline.due_condition(p_collection),
        case when p_with_text then
          $t$ p.content, sha256(convert_to(p.content, 'UTF8')), $t$
          -- A standby has no unlogged table.
          || case when pg_catalog.pg_is_in_recovery() then 'false'
                  else backline.cached_condition($h$sha256(convert_to(p.content, 'UTF8'))$h$) end
-       else 'null::text, null::bytea, false' end)
+       else 'null::text, null::bytea, false' end, backline.key_order(c))
   using p_collection, p_after, p_limit, c.model_id, c.long_text;
 end $$;
 comment on function backline.scan_page is
@@ -146,13 +146,13 @@ begin
     from unnest($2, $3) with ordinality as i(key, hash, position)
     left join lateral (
       select true as present, t.key, t.missing, t.content, sha256(convert_to(t.content, 'UTF8')) as hash
-      from (select r.%1$I::text as key, %2$s as content, r.%3$I is null as missing
-            from %4$s r where r.%1$I = i.key::%5$s offset 0) t) r on true
+      from (select %1$s as key, %2$s as content, %3$s is null as missing
+            from %4$s where %5$s offset 0) t) r on true
     left join lateral (
       select x.* from backline.stamps x where x.collection_id = $1 and x.key = r.key offset 0) s on true
     order by i.position
-  $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
-       c.key_type, backline.matches_stamp('r', 'i.hash'),
+  $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c),
+       backline.key_match(c, 'i.key'), backline.matches_stamp('r', 'i.hash'),
        backline.needed_action('r.content', 'i.hash', p_cache => true))
   using p_collection, p_keys, p_hashes, c.model_id, c.long_text;
 end $$;

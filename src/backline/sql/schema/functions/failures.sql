@@ -39,8 +39,8 @@ begin
         where x.collection_id = $1 and x.key = n.key and x.worker_id = $2
           and (n.lease is null or n.lease = x.lease)
         for update skip locked offset 0) j
-      left join lateral (select true as present, %2$s as content from %3$s r
-        where r.%1$I = n.key::%4$s offset 0) r on true
+      left join lateral (select true as present, %1$s as content from %2$s r
+        where %3$s offset 0) r on true
     ), freed as (
       update backline.jobs j set worker_id = null,
         attempts = case h.outcome when 'retry' then h.attempts else j.attempts end,
@@ -66,7 +66,7 @@ begin
                  and x.worker_id = $2 and (n.lease is null or n.lease = x.lease) offset 0)
               or exists (select from backline.batch_leases p
                          where p.lease = n.lease and n.key = any (p.keys))))
-  $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
+  $q$, c.text_sql, backline.source(c), backline.key_match(c, 'n.key'))
   into v_dead, v_busy using p_collection, p_worker, p_run, p_rows, c.max_attempts, c.model_id;
   insert into backline.run_counts (run_id, failed)
   select p_run, v_dead where p_run is not null and v_dead > 0;

@@ -104,9 +104,8 @@ begin
     k := backline.keyword_definition(p_collection);
     execute backline.index_statement(p_collection, format(
       'select x.* from unnest($1) as u(key) cross join lateral ('
-      'select r.%1$I::text collate "C" as key, %2$s as content from %3$I.%4$I r '
-      'where r.%1$I = u.key::%5$s offset 0) x',
-      c.key_column, k.text_sql, c.table_schema, c.table_name, c.key_type)) using v_keys;
+      'select %s collate "C" as key, %s as content from %s r where %s offset 0) x',
+      backline.key_text(c), k.text_sql, backline.source(c), backline.key_match(c, 'u.key'))) using v_keys;
   end if;
 end $$;
 
@@ -186,15 +185,15 @@ begin
   c := backline.definition(p_collection);
   execute format($q$
     with page as materialized (
-      select r.%1$I::text collate "C" as key, row_number() over (order by r.%1$I) as position
-      from %2$I.%3$I r where %4$s order by r.%1$I limit $2
+      select %1$s collate "C" as key, row_number() over (order by %2$s) as position
+      from %3$s r where %4$s order by %2$s limit $2
     )
     select count(*), (array_agg(p.key order by p.position desc))[1],
       array(select m.key from page m where octet_length(m.key) <= backline.longest_key() and not exists (
         select from backline.documents d where d.collection_id = $3 and d.key = m.key))
     from page p
-  $q$, c.key_column, c.table_schema, c.table_name,
-       case when p_after is null then 'true' else format('r.%I > $1::%s', c.key_column, c.key_type) end)
+  $q$, backline.key_text(c), backline.key_order(c), backline.source(c),
+       backline.key_after(c, p_after, '$1'))
   into scanned, last_key, v_keys using p_after, p_limit, p_collection;
   perform backline.index_keys(p_collection, v_keys, true);
   indexed := cardinality(v_keys);
@@ -213,9 +212,9 @@ begin
   perform backline.lock(p_collection, 'log');  -- a change is either visible here, or applied to a built index
   c := backline.definition(p_collection);
   execute format($q$
-    select exists (select from %1$I.%2$I r where octet_length(r.%3$I::text) <= backline.longest_key()
-      and not exists (select from backline.documents d where d.collection_id = $1 and d.key = r.%3$I::text))
-  $q$, c.table_schema, c.table_name, c.key_column) into v_missing using p_collection;
+    select exists (select from %1$s r where octet_length(%2$s) <= backline.longest_key()
+      and not exists (select from backline.documents d where d.collection_id = $1 and d.key = %2$s))
+  $q$, backline.source(c), backline.key_text(c)) into v_missing using p_collection;
   update backline.keyword_indexes k set built_at = coalesce(k.built_at, now())
   where k.collection_id = p_collection and not v_missing;
   return not v_missing;

@@ -24,7 +24,7 @@ set jit = off set enable_nestloop = off set enable_mergejoin = off as $$
 begin
   execute format($q$
     with present as materialized (
-      select r.%1$I::text collate "C" as key, r.%2$I is null as missing, %3$s as content from %4$s r
+      select %1$s collate "C" as key, %2$s is null as missing, %3$s as content from %4$s
     ), judged as materialized (
       select s.key, p.key is null as orphan, p.missing, s.stale, s.blank, s.content_hash, p.content
       from backline.stamps s left join present p on p.key = s.key
@@ -36,7 +36,7 @@ begin
            array(select j.key from judged j where not j.orphan and not j.stale and j.missing and not j.blank),
            array(select j.key from judged j where not j.orphan and not j.stale
                  and sha256(convert_to(j.content, 'UTF8')) <> j.content_hash)
-  $q$, c.key_column, c.embedding_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name))
+  $q$, backline.key_text(c), backline.vector_of(c), c.text_sql, backline.rows_of(c))
   into total, orphans, emptied, edited using c.id, c.model_id, p_open;
 end $$;
 
@@ -58,12 +58,12 @@ begin
       where s.collection_id = $1 and s.model_id = $2 and s.key <> all ($3) order by random() limit 20
     ), judged as materialized (
       select s.*, r.present, r.missing, r.content from stamped s left join lateral (
-        select true as present, r.%2$I is null as missing, %3$s as content
-        from %4$s r where r.%1$I = s.key::%5$s offset 0) r on true
+        select true as present, %2$s is null as missing, %3$s as content
+        from %6$s where %1$s offset 0) r on true
     ), found as materialized (
-      select r.key from (
-        select x.%1$I::text collate "C" as key from %4$s x tablesample system ($4)) r
-      where r.key <> all ($3) order by random() limit 20
+      select f.key from (
+        select %5$s collate "C" as key from %4$s r tablesample system ($4)) f
+      where f.key <> all ($3) order by random() limit 20
     )
     select array(select j.key from judged j where j.present is null),
            array(select j.key from judged j where j.missing and not j.stale and not j.blank),
@@ -74,8 +74,8 @@ begin
                    where s.collection_id = $1 and s.key = f.key offset 0) is null and (
                    select true from backline.failures d
                    where d.collection_id = $1 and d.key = backline.failure_key(f.key) offset 0) is null)
-  $q$, c.key_column, c.embedding_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name),
-       c.key_type)
+  $q$, backline.key_match(c, 's.key'), backline.vector_of(c), c.text_sql, backline.source(c),
+       backline.key_text(c), backline.rows_of(c))
   into orphans, emptied, edited, unknown using c.id, c.model_id, p_open, p_share;
 end $$;
 
@@ -96,8 +96,8 @@ begin
   if v_open is null or cardinality(v_open) > greatest(p_exact, 10000) then
     return;
   end if;
-  execute format('select count(*) <= %s from (select from %I.%I limit %s) r',
-                 p_exact, c.table_schema, c.table_name, p_exact + 1) into v_small;
+  execute format('select count(*) <= %s from (select from %s limit %s) r',
+                 p_exact, backline.source(c), p_exact + 1) into v_small;
   if v_small then
     select *, '{}'::text[] as unknown into o from backline.compare_rows(c, v_open);
     if o.total <> v_rows then
@@ -165,14 +165,11 @@ begin
       where v_members <> c.members;
   end if;
   return query
-    select 'key', format('The column %s of %s is not unique and NOT NULL any more, so it does not identify '
-                         'a row.', d.key_column, v_table),
-           format('Make it the key again: alter table %s add primary key (%I)', v_table, d.key_column)
-    where not exists (
-      select from pg_catalog.pg_index i
-      join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
-      where i.indrelid = d.table_id and i.indnkeyatts = 1 and i.indisunique and i.indpred is null
-        and i.indisvalid and a.attnotnull and a.attnum = d.key_number);
+    select 'key', format('The key %s of %s is not unique and NOT NULL any more, so it does not identify '
+                         'a row.', n.names, v_table),
+           format('Make it the key again: alter table %s add primary key (%s)', v_table, n.names)
+    from (select string_agg(quote_ident(u.name), ', ') as names from unnest(d.key_columns) u(name)) n
+    where not backline.is_key(d.table_id, d.key_numbers);
   return query
     select 'column', format('The column %s of %s has the type %s, and cannot hold vectors of %s dimensions.',
                             d.embedding_column, v_table,

@@ -30,16 +30,17 @@ begin
           select true from backline.stamps s
           where s.collection_id = $1 and s.key = u.key and not s.stale and s.model_id = $5 offset 0) is null
       ), free as materialized (
-        select o.key from open o join %1$s r on r.%2$I = o.key::%3$s for no key update of r skip locked
+        select o.key from open o join %1$s r on %2$s for no key update of r skip locked
       ), queued as (
-        insert into backline.jobs (collection_id, key, priority, enqueued_at, worker_id, lease)
-        select $1, f.key, 1, $7, $2, $4 from free f order by f.key
+        insert into backline.jobs (collection_id, key, priority, enqueued_at, worker_id, lease, snapshot)
+        select $1, f.key, 1, $7, $2, $4, $8 from free f order by f.key
         on conflict do nothing
       )
       select array(select x.key from (select o.key from open o except select f.key from free f) x
-                   join %1$s r on r.%2$I = x.key::%3$s)
-    $q$, format('%I.%I', c.table_schema, c.table_name), c.key_column, c.key_type)
-    into v_held using p.collection_id, p.worker_id, p.keys, p.lease, c.model_id, p_keys, p.leased_at;
+                   join %1$s r on %3$s)
+    $q$, backline.source(c), backline.key_match(c, 'o.key'), backline.key_match(c, 'x.key'))
+    into v_held using p.collection_id, p.worker_id, p.keys, p.lease, c.model_id, p_keys, p.leased_at,
+                      p.snapshot;
     v_held := v_held || array(select u.key from unnest(p.keys) as u(key) where u.key <> all (p_keys));
     if v_held = '{}' then
       delete from backline.batch_leases x where x.lease = p.lease;
@@ -106,7 +107,7 @@ begin
   perform backline.require_model(c.model_id, p_model);
   return query execute format($q$
     with leased as materialized (
-      update backline.jobs j set worker_id = $2, lease = $6
+      update backline.jobs j set worker_id = $2, lease = $6, snapshot = pg_current_snapshot()
       where j.ctid = any (array(
         select x.ctid from backline.jobs x
         where x.collection_id = $1 and x.worker_id is null and x.not_before <= now()
@@ -116,18 +117,18 @@ begin
     ), examined as materialized (
       select l.key, l.attempts, r.present, r.content, sha256(convert_to(r.content, 'UTF8')) as hash, r.missing
       from leased l left join lateral (
-        select true as present, %2$s as content, r.%3$I is null as missing
-        from %4$s r where r.%1$I = l.key::%5$s offset 0
+        select true as present, %2$s as content, %3$s is null as missing
+        from %4$s where %1$s offset 0
       ) r on true
     )
     select n.key,
-      case when n.present is null then 'gone' when %6$s then 'up_to_date' else %7$s end,
+      case when n.present is null then 'gone' when %5$s then 'up_to_date' else %6$s end,
       n.content, n.hash, n.attempts::int, $6
     from examined n left join lateral (
       select x.key, x.content_hash, x.model_id, x.blank from backline.stamps x
       where x.collection_id = $1 and x.key = n.key offset 0) s on true
-  $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
-       c.key_type, backline.matches_stamp('n', 'n.hash'),
+  $q$, backline.key_match(c, 'l.key'), c.text_sql, backline.vector_of(c), backline.rows_of(c),
+       backline.matches_stamp('n', 'n.hash'),
        backline.needed_action('n.content', 'n.hash', p_cache => true))
   using p_collection, p_worker, p_limit, c.model_id, c.long_text,
         pg_catalog.pg_current_xact_id()::text::bigint;
@@ -165,9 +166,9 @@ begin
   lease := pg_catalog.pg_current_xact_id()::text::bigint;
   execute format($q$
     with page as materialized (
-      select r.%1$I::text collate "C" as key, %2$s as content, r.%3$I is null as missing,
-             row_number() over (order by r.%1$I) as position
-      from %4$s r where %5$s order by r.%1$I limit $3
+      select %1$s collate "C" as key, %2$s as content, %3$s is null as missing,
+             row_number() over (order by %9$s) as position
+      from %4$s where %5$s order by %9$s limit $3
     ), due as materialized (
       select p.key, p.content, sha256(convert_to(p.content, 'UTF8')) as hash,
              s.key is not null as stamped, case when not s.stale then s.ctid end as stamp
@@ -193,13 +194,13 @@ begin
            array_agg(d.content), array_agg(d.hash), bool_or(d.stamped), pg_current_snapshot(),
            (select array_agg(p.key) from page p where octet_length(p.key) > backline.longest_key())
     from due d
-  $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
-       case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end,
+  $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c),
+       backline.key_after(c, p_after, '$2'),
        backline.due_condition(p_collection),
        -- This look-up and that of the cache are left out of most scans, which do not need them.
        case when v_leased <> '{}' then 'and (not coalesce(s.stale, true) or p.key <> all ($6))' end,
        backline.needed_action('d.content', 'd.hash', p_cache => exists (
-         select from backline.vectors v where v.model_id = c.model_id)))
+         select from backline.vectors v where v.model_id = c.model_id)), backline.key_order(c))
   into scanned, last_key, keys, actions, contents, hashes, v_stamped, v_snapshot, v_long
   using p_collection, p_after, p_limit, c.model_id, c.long_text, v_leased;
 

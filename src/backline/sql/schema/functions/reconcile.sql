@@ -27,9 +27,9 @@ begin
   v_leased := backline.batch_leased_keys(p_collection);
   execute format($q$
     with page as materialized (
-      select r.%1$I::text collate "C" as key, %2$s as content, r.%3$I::extensions.vector as embedding,
-             row_number() over (order by r.%1$I) as position
-      from %4$s r where %5$s order by r.%1$I limit $3
+      select %1$s collate "C" as key, %2$s as content, %3$s::extensions.vector as embedding,
+             row_number() over (order by %7$s) as position
+      from %4$s where %5$s order by %7$s limit $3
     ), examined as materialized (
       select p.key, p.position, p.content = '' as blank, p.embedding, s.ctid as stamp, s.stale, s.model_id,
         s.blank as stamped_blank, s.fingerprint, s.content_hash is distinct from h.hash as differs,
@@ -74,8 +74,8 @@ begin
                filter (where d.problem is not null), '[]'),
       array_agg(d.key) filter (where d.long and d.problem is not null)
     from classified d
-  $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
-       case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end,
+  $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c),
+       backline.key_after(c, p_after, '$2'),
        -- A read-only transaction refuses a statement that could write, even if it would not.
        case when p_repair then $q$
     , distrusted as (
@@ -92,7 +92,7 @@ begin
       insert into backline.jobs (collection_id, key, priority)
       select $1, d.key, 1 from classified d where d.problem is not null and not d.long order by d.key
       on conflict do nothing
-    ) $q$ end)
+    ) $q$ end, backline.key_order(c))
   into scanned, last_key, problems, v_long
   using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection, v_leased;
   if v_long is not null and p_repair then
@@ -102,7 +102,8 @@ end $$;
 comment on function backline.reconcile_page is
   'API: finds due rows without a job in the page after key p_after and, with p_repair, enqueues them.';
 
--- Finds stamps, jobs or failures of rows that do not exist, one page at a time. p_repair deletes them.
+-- Finds stamps, jobs, failures or vectors of a side table of rows that do not exist, one page at a time.
+-- p_repair deletes them.
 create or replace function backline.reconcile_orphans(
   p_collection int, p_of text, p_after text, p_limit int, p_repair boolean,
   out scanned bigint, out keys text[], out last_key text
@@ -113,29 +114,47 @@ set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = of
 set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   c backline.collections;
+  s backline.collections;  -- with the columns of the side table
+  v_records text;
 begin
-  if p_of not in ('stamps', 'jobs', 'failures') then
+  if p_of not in ('stamps', 'jobs', 'failures', 'vectors') then
     raise exception using errcode = 'BL001', message =
-      format('p_of must be stamps, jobs or failures, not %L', p_of);
+      format('p_of must be stamps, jobs, failures or vectors, not %L', p_of);
   end if;
   c := backline.definition(p_collection);
+  if p_of = 'vectors' and c.into_name is null then
+    scanned := 0; keys := '{}';
+    return;
+  end if;
+  v_records := case when p_of <> 'vectors' then 'backline.' || p_of else (backline.side_table(c)).name end;
+  s := c;
+  s.key_columns := array(select backline.side_key(n) from generate_series(1, cardinality(c.key_columns)) n);
   execute format($q$
     with page as materialized (
-      select x.key, x.ctid as id, %6$s as row_key from backline.%1$I x
-      where x.collection_id = $1 and ($2 is null or x.key > $2) order by x.key limit $3
+      %6$s
     ), orphans as materialized (
       select p.key, p.id from page p left join lateral (
         select true as present from %2$s r
-        where r.%3$I = p.row_key::%4$s and r.%3$I::text = p.row_key offset 0) r on true
+        where %3$s and %4$s = p.row_key offset 0) r on true
       where r.present is null and (p.row_key in (select backline.logged_keys($1))) is not true
     ) %5$s
     select (select count(*) from page), array(select o.key from orphans o order by o.key),
-           (select max(p.key) from page p)
-  $q$, p_of, format('%I.%I', c.table_schema, c.table_name), c.key_column, c.key_type,
+           (select p.key from page p order by p.position desc limit 1)
+  $q$, v_records, backline.source(c), backline.key_match(c, 'p.row_key'), backline.key_text(c),
        case when p_repair then format($q$, deleted as (
-      delete from backline.%I x where x.ctid = any (array(select o.id from orphans o))
-    ) $q$, p_of) end, case p_of when 'failures' then 'coalesce(x.long_key, x.key)' else 'x.key' end)
+      delete from %s x where x.ctid = any (array(select o.id from orphans o))
+    ) $q$, v_records) end,
+       case when p_of <> 'vectors' then format(
+         'select x.key, %s as row_key, x.ctid as id, row_number() over (order by x.key) as position '
+         'from %s x '
+         'where x.collection_id = $1 and ($2 is null or x.key > $2) order by x.key limit $3',
+         case p_of when 'failures' then 'coalesce(x.long_key, x.key)' else 'x.key' end, v_records)
+       else format(
+         'select %1$s as key, %1$s as row_key, r.ctid as id, row_number() over (order by %2$s) as position '
+         'from %3$s r '
+         'where %4$s order by %2$s limit $3', backline.key_text(s), backline.key_order(s), v_records,
+         backline.key_after(s, p_after, '$2')) end)
   into scanned, keys, last_key using p_collection, p_after, p_limit;
 end $$;
 comment on function backline.reconcile_orphans is
-  'API: finds stamps, jobs or failures of rows that do not exist and, with p_repair, deletes them.';
+  'API: finds stamps, jobs, failures or vectors of rows that do not exist and, with p_repair, deletes them.';

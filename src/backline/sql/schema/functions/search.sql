@@ -6,24 +6,23 @@
 
 -- Returns what a search needs to know about a collection.
 create or replace function backline.searchable(p_collection int,
-  out source regclass, out key_column text, out key_type text, out text_sql text, out embedding_column text,
+  out c backline.collections,
   out dimensions int, out column_type text, out column_dimensions int,
   out index_type text, out language regconfig, out keywords_built boolean
 ) language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
-declare
-  c backline.collections := backline.definition(p_collection);
 begin
   perform backline.check_reader(p_collection);
-  select c.table_id::regclass, c.key_column, c.key_type, c.text_sql,
-         c.embedding_column, m.dimensions, t.typname, case when a.atttypmod > 0 then a.atttypmod end,
+  c := backline.definition(p_collection);
+  select m.dimensions, t.typname, case when a.atttypmod > 0 then a.atttypmod end,
          k.language::regconfig, k.built_at is not null,
          backline.indexed_as(a.attrelid, a.attname, t.typname,
                              case when a.atttypmod > 0 then a.atttypmod end, m.dimensions)
-  into source, key_column, key_type, text_sql, embedding_column, dimensions, column_type, column_dimensions,
+  into dimensions, column_type, column_dimensions,
        language, keywords_built, index_type
   from backline.models m
   left join backline.keyword_indexes k on k.collection_id = c.id
-  join pg_catalog.pg_attribute a on a.attrelid = c.table_id and a.attnum = c.vector_number
+  join pg_catalog.pg_attribute a on a.attrelid = coalesce(c.into_id, c.table_id)
+    and a.attname = c.embedding_column and not a.attisdropped
   join pg_catalog.pg_type t on t.oid = a.atttypid
   where m.id = c.model_id;
 end $$;
@@ -166,29 +165,32 @@ create or replace function backline.search_statement(
 declare
   s record;
   i record;
+  v_source text;
   v_filter text := 'true';
   v_nearest text := 'select null::text as key, null::float8 as distance where false';
   v_lexical text := 'select null::text as key, null::float8 as score where false';
 begin
   select * into s from backline.searchable(p_collection);
+  v_source := backline.source(s.c);
   select * into i from backline.comparison(
     case when p_exact then s.column_type else coalesce(s.index_type, s.column_type) end,
-    s.column_type, s.column_dimensions, s.dimensions, format('r.%I', s.embedding_column));
+    s.column_type, s.column_dimensions, s.dimensions, backline.vector_of(s.c));
   if p_filter is not null then
-    v_filter := backline.compile_filter(s.source, p_filter, '$5');
+    v_filter := backline.compile_filter((s.c).table_id, p_filter, '$5');
   end if;
   if p_mode <> 'keyword' then
     v_nearest := format($q$
-      select r.%1$I::text collate "C" as key, %3$s operator(extensions.<=>) $2::%4$s as distance
-      from %2$s r where r.%5$I is not null and %6$s and %7$s
+      select %1$s collate "C" as key, %3$s operator(extensions.<=>) $2::%4$s as distance
+      from %2$s where %5$s is not null and %6$s and %7$s
       order by %3$s operator(extensions.<=>) $2::%4$s limit $4
-    $q$, s.key_column, s.source, i.expression, i.query_type, s.embedding_column, i.guard, v_filter);
+    $q$, backline.key_text(s.c), backline.rows_of(s.c), i.expression, i.query_type,
+       backline.vector_of(s.c), i.guard, v_filter);
   end if;
   if p_mode <> 'semantic' then
     if not coalesce(s.keywords_built, false) then
       raise exception using errcode = 'BL001', message = format(
         'the keyword index of %s is not built yet. Run backline index, or search with --mode semantic',
-        s.source);
+        v_source);
     end if;
     v_lexical := format(
       'select l.key collate "C" as key, l.score from backline.keyword_candidates($1, $3, $4 %s, %s) l',
@@ -200,9 +202,10 @@ begin
            case when $7 then backline.snippet(%3$L::regconfig, %1$s, $6) end
     from unnest($1::text[], $2::float8[], $3::float8[], $4::float8[]) with ordinality
          t(key, score, dense, keyword, position)
-    join %4$s r on r.%5$I = t.key::%6$s
+    join %4$s r on %5$s
     where t.position > $5 order by t.position
-  $q$, s.text_sql, backline.readable_columns(s.source), s.language, s.source, s.key_column, s.key_type);
+  $q$, (s.c).text_sql, backline.readable_columns((s.c).table_id), s.language, v_source,
+       backline.key_match(s.c, 't.key'));
   finding := format($q$
     with nearest as materialized (%1$s),
     lexical as materialized (%2$s),
@@ -215,21 +218,21 @@ begin
              -- NaN: the cosine of a zero vector
              nullif(1 - (v.vector operator(extensions.<=>) $2::extensions.vector), 'NaN') as dense
       from named n
-      join %5$s r on r.%6$I = n.key::%7$s
+      join %5$s on %6$s
       left join lexical l on l.key = n.key
       left join comparable c on c.key = n.key
       cross join lateral (
-        select case when c.key is not null and %3$s then r.%4$I::extensions.vector end as vector offset 0) v
-      where %8$s
-    ), %9$s, top as (
+        select case when c.key is not null and %3$s then %4$s::extensions.vector end as vector offset 0) v
+      where %7$s
+    ), %8$s, top as (
       select t.* from scored t where t.score is not null order by t.score desc, t.key limit $8
     )
     select array_agg(t.key order by t.score desc, t.key), array_agg(t.score order by t.score desc, t.key),
            array_agg(t.dense order by t.score desc, t.key), array_agg(t.keyword order by t.score desc, t.key),
            (select count(*) from nearest), (select count(*) from lexical l where l.score > 0)
     from top t
-  $q$, v_nearest, v_lexical, i.guard, s.embedding_column, s.source, s.key_column, s.key_type, v_filter,
-       backline.score_statement(p_mode));
+  $q$, v_nearest, v_lexical, i.guard, backline.vector_of(s.c), backline.rows_of(s.c),
+       backline.key_match(s.c, 'n.key'), v_filter, backline.score_statement(p_mode));
 end $$;
 
 -- Searches a collection. p_mode is semantic, keyword or hybrid. p_filter is a tree for compile_filter.
@@ -296,12 +299,13 @@ begin
   select * into s from backline.searchable(p_collection);
   return query execute format($q$
     with chosen as materialized (
-      select c.key, r.%1$I::extensions.vector as v
-      from backline.comparable($1, $2) c join %2$s r on r.%3$I = c.key::%4$s
-      where r.%1$I is not null
+      select c.key, %1$s::extensions.vector as v
+      from backline.comparable($1, $2) c join %2$s on %3$s
+      where %1$s is not null
     )
     select a.key, b.key, 1 - (a.v operator(extensions.<=>) b.v) from chosen a join chosen b on a.key < b.key
-  $q$, s.embedding_column, s.source, s.key_column, s.key_type) using p_collection, p_keys;
+  $q$, backline.vector_of(s.c), backline.rows_of(s.c), backline.key_match(s.c, 'c.key'))
+  using p_collection, p_keys;
 end $$;
 comment on function backline.similarities is
   'API: returns the cosine similarities between rows, for removing near-duplicates.';

@@ -28,14 +28,14 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- Returns the body of a trigger function. p_capture reads the keys into v_keys. If that fails because the
--- table's definition has changed, p_by_number does it with %I for the present name of the key column.
+-- table's definition has changed, p_by_number does it with %s for the key under its present names.
 --
 -- The line is inserted in a block that catches every error and waits for no lock. Then its own lock protects
 -- the log until the transaction ends, and later statements insert without a block: a host that writes a
 -- thousand rows one by one needs one subtransaction. Many keys are always inserted in the block: they may
 -- exceed the memory or the 1 GB of a row.
 create or replace function backline.capture_body(
-  p_collection int, p_kind text, p_sign int, p_capture text, p_by_number text, p_table regclass, p_key int2
+  p_collection int, p_kind text, p_sign int, p_capture text, p_by_number text, p_table regclass, p_key int2[]
 ) returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
   select format($f$
     declare
@@ -58,8 +58,10 @@ create or replace function backline.capture_body(
         %4$s
       exception when others then
         begin
-          execute format(%5$L, (select a.attname from pg_attribute a
-                                where a.attrelid = %6$s and a.attnum = %7$s)) into v_keys;
+          execute format(%5$L, backline.key_text(array(
+            select a.attname from unnest(%6$L::int2[]) with ordinality as n(number, position)
+            join pg_attribute a on a.attrelid = %8$s and a.attnum = n.number order by n.position)))
+          into v_keys;
         exception when others then
           v_kind := '?';
           v_keys := '{}';
@@ -69,12 +71,12 @@ create or replace function backline.capture_body(
         return null;
       end if;
       if current_setting('backline.logging', true) = 'on' and cardinality(v_keys) <= 1000 then
-        %8$s
+        %7$s
         return null;
       end if;
       begin
         lock table backline.changes in row exclusive mode nowait;
-        %8$s
+        %7$s
         perform set_config('backline.logging', 'on', true);
       exception when others then
         begin
@@ -84,13 +86,13 @@ create or replace function backline.capture_body(
       end;
       return null;
     end $f$,
-    p_collection, p_kind, p_sign, p_capture, p_by_number, p_table::oid, p_key,
+    p_collection, p_kind, p_sign, p_capture, p_by_number, p_key,
     format($i$insert into backline.changes (collection_id, kind, delta, amount, keys)
         values (%1$s, v_kind, %2$s * cardinality(v_keys), cardinality(v_keys), v_keys);
         if v_removed is not null then
           insert into backline.changes (collection_id, kind, amount, keys)
           values (%1$s, '-', cardinality(v_removed), v_removed);
-        end if;$i$, p_collection, p_sign));
+        end if;$i$, p_collection, p_sign), p_table::oid);
 $$;
 
 -- Returns the clauses that make values the same text in every session, if the text of a column's type depends
@@ -112,10 +114,14 @@ create or replace function backline.capture_update(c backline.collections, p_col
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   -- These keys are equal if their texts are.
-  v_plain constant boolean := c.key_type in ('smallint', 'integer', 'bigint', 'uuid');
-  v_key constant text := format('r.%I%s', c.key_column, case when not v_plain then '::text collate "C"' end);
-  v_row constant text := format('select %s as "backline key", r.%I is null as "backline empty", %s from ',
-    v_key, c.embedding_column,
+  v_plain constant boolean := cardinality(c.key_types) = 1
+    and c.key_types[1] in ('smallint', 'integer', 'bigint', 'uuid');
+  v_key constant text := case when v_plain then backline.key_order(c)
+    else format('(%s collate "C")', backline.key_text(c)) end;
+  v_empty constant text := case when c.into_name is null then format('r.%I is null', c.embedding_column)
+    else 'false' end;
+  v_row constant text := format('select %s as "backline key", %s as "backline empty", %s from ',
+    v_key, v_empty,
     (select string_agg(format('r.%I', u.name), ', ') from unnest(p_columns) as u(name)));
   v_select constant text :=
     'select array_agg(n."backline key"::text), bool_or(o."backline key" is null) ';
@@ -124,10 +130,10 @@ declare
     'where (o."backline key" is null or %2$s) ', v_row, backline.changed_condition(p_columns));
   -- The lengths keep the hash of two texts from being that of two others with the same characters.
   v_sum constant text := format(
-    'select sum(hashtextextended(concat_ws(''/'', %s, r.%I is null, r.%I), 0)) from ',
+    'select sum(hashtextextended(concat_ws(''/'', %s, %s, %s), 0)) from ',
     (select string_agg(format('coalesce(length(r.%1$I::text), -1), r.%1$I', u.name), ', ')
      from unnest(p_columns) as u(name)),
-    c.embedding_column, c.key_column);
+    v_empty, v_key);
 begin
   -- A name may contain a placeholder of format(), so it is never part of a format.
   return format($q$
@@ -156,8 +162,11 @@ declare
   v_event record;
 begin
   c := backline.definition(p_collection);
+  if c.into_name is not null then
+    perform backline.install_visibility(c);
+  end if;
   v_table := format('%I.%I', c.table_schema, c.table_name)::regclass;
-  v_key := format('r.%I::text', c.key_column);
+  v_key := backline.key_text(c);
   v_columns := array(
     select a.attname from pg_catalog.pg_attribute a
     where a.attrelid = v_table and not a.attisdropped and a.attnum = any (
@@ -166,23 +175,23 @@ begin
     select * from (values
       ('insert', 'inserted', '+', 'referencing new table as new_rows', 1,
        format('select array_agg(%s) into v_keys from new_rows r;', v_key),
-       'select array_agg(r.%I::text) from new_rows r'),
+       'select array_agg(%s) from new_rows r'),
       ('delete', 'deleted', '-', 'referencing old table as old_rows', -1,
        format('select array_agg(%s) into v_keys from old_rows r;', v_key),
-       'select array_agg(r.%I::text) from old_rows r'),
+       'select array_agg(%s) from old_rows r'),
       ('update', 'updated', '~', 'referencing old table as old_rows new table as new_rows', 0,
        backline.capture_update(c, v_columns),
-       'select array_agg(k.key) from (select r.%1$I::text from new_rows r '
-       'union select r.%1$I::text from old_rows r) as k(key)'),
+       'select array_agg(k.key) from (select %1$s from new_rows r '
+       'union select %1$s from old_rows r) as k(key)'),
       ('truncate', 'truncated', 't', '', 0, 'v_keys := ''{}'';', '')
     ) as e(event, done, kind, tables, sign, capture, by_number)
   loop
     execute format('create or replace function backline.%I() returns trigger language plpgsql '
                    'security definer set search_path = pg_catalog, pg_temp %s as %L',
                    'c' || c.id || '_' || v_event.done,
-                   backline.text_settings(v_table, v_columns || c.key_column),
+                   backline.text_settings(v_table, v_columns || c.key_columns),
                    backline.capture_body(c.id, v_event.kind, v_event.sign, v_event.capture, v_event.by_number,
-                                         v_table, c.key_number));
+                                         v_table, c.key_numbers));
     execute format('revoke all on function backline.%I() from public', 'c' || c.id || '_' || v_event.done);
     for v_on in select backline.triggered_tables(c.id) where not p_functions_only loop
       execute format('create or replace trigger %I after %s on %s %s for each statement execute function '

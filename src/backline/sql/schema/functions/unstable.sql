@@ -78,8 +78,8 @@ begin
       from unnest($2) as u(key)
       cross join lateral (select x.key from backline.stamps x
                           where x.collection_id = $1 and x.key = u.key and x.rewrites > 0 offset 0) s
-      cross join lateral (select %s as columns from %s r where r.%I = s.key::%s offset 0) r
-    $q$, backline.text_record(c), format('%I.%I', c.table_schema, c.table_name), c.key_column, c.key_type)
+      cross join lateral (select %s as columns from %s r where %s offset 0) r
+    $q$, backline.text_record(c), backline.source(c), backline.key_match(c, 's.key'))
     into v_texts using c.id, p_keys;
   end if;
   return coalesce(v_texts, '{}');
@@ -105,7 +105,7 @@ begin
     with examined as materialized (
       select u.key, r.present, r.hash, r.columns from (select distinct unnest($4) as key) u
       left join lateral (select true as present, sha256(convert_to(%1$s, 'UTF8')) as hash, %2$s as columns
-                         from %3$s r where r.%4$I = u.key::%5$s offset 0) r on true
+                         from %3$s r where %4$s offset 0) r on true
     ), counted as (
       -- No text has this hash, so that the row is due whatever vector it has.
       insert into backline.stamps as s (collection_id, key, model_id, content_hash, stale, rewrites)
@@ -137,8 +137,7 @@ begin
     select e.key, case when e.present is null then 'gone'
                        when n.rewrites > 1 then 'unstable' else 'changed' end
     from examined e left join counted n on n.key = e.key
-  $q$, c.text_sql, backline.text_record(c), format('%I.%I', c.table_schema, c.table_name),
-       c.key_column, c.key_type)
+  $q$, c.text_sql, backline.text_record(c), backline.source(c), backline.key_match(c, 'u.key'))
   using p_collection, p_worker, p_run, p_keys, c.model_id, p_before, c, p_guilty;
   insert into backline.run_counts (run_id, failed)
   select p_run, count(*) from backline.failures f
@@ -156,30 +155,30 @@ set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO,
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
 declare
   c backline.collections := backline.definition(p_collection);
-  v_source constant text := format('%I.%I', c.table_schema, c.table_name);
+  v_source constant text := backline.source(c);
   v_dimensions constant int := (select m.dimensions from backline.models m where m.id = c.model_id);
   v_key text;
   v_texts jsonb[];
   v_changed text[];
 begin
-  if not backline.has_side_effects(c.table_id, c.vector_number) then
+  if c.into_name is not null or not backline.has_side_effects(c.table_id, c.vector_number) then
     return;
   end if;
   begin
-    execute format('select r.%1$I::text, array[%2$s] from %3$s r where %4$s <> '''' order by r.%1$I '
-                   'limit 1 for no key update skip locked',
-                   c.key_column, backline.text_record(c), v_source, c.text_sql)
+    execute format('select %s, array[%s] from %s r where %s <> '''' order by %s '
+                   'limit 1 for no key update skip locked', backline.key_text(c),
+                   backline.text_record(c), v_source, c.text_sql, backline.key_order(c))
     into v_key, v_texts;
     -- The host's triggers run with the path of its sessions, not with that of this function.
     perform pg_catalog.set_config('search_path', s.reset_val, true)
     from pg_catalog.pg_settings s where s.name = 'search_path';
     for i in 1..2 loop
-      execute format('update %s r set %I = $1 where r.%I = $2::%s', v_source, c.embedding_column,
-                     c.key_column, c.key_type)
+      execute format('update %s r set %I = $1 where %s', v_source, c.embedding_column,
+                     backline.key_match(c, '$2'))
       using array_fill(sqrt(1.0 / v_dimensions) * (3 - 2 * i), array[v_dimensions])::extensions.vector, v_key;
       set constraints all immediate;
-      execute format('select $2 || %s from %s r where r.%I = $1::%s', backline.text_record(c), v_source,
-                     c.key_column, c.key_type) into v_texts using v_key, v_texts;
+      execute format('select $2 || %s from %s r where %s', backline.text_record(c), v_source,
+                     backline.key_match(c, '$1')) into v_texts using v_key, v_texts;
     end loop;
     v_changed := array(
       select n.name from unnest(c.text_names, c.text_numbers) n(name, number)

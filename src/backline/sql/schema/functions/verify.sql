@@ -19,9 +19,9 @@ begin
   from backline.models m where m.id = c.model_id;
   execute format($q$
     with page as materialized (
-      select r.%1$I::text collate "C" as key, %2$s as content, r.%3$I::extensions.vector as embedding,
-             row_number() over (order by r.%1$I) as position
-      from %4$s r where %5$s order by r.%1$I limit $3
+      select %1$s collate "C" as key, %2$s as content, %3$s::extensions.vector as embedding,
+             row_number() over (order by %6$s) as position
+      from %4$s where %5$s order by %6$s limit $3
     ), judged as materialized (
       select p.key, p.position, p.content = '' as blank,
         case
@@ -45,8 +45,8 @@ begin
                      from judged b where b.problem is not null), '[]'),
            (array_agg(j.key order by j.position desc))[1]
     from judged j
-  $q$, c.key_column, c.text_sql, c.embedding_column, format('%I.%I', c.table_schema, c.table_name),
-       case when p_after is null then 'true' else format('r.%I > $2::%s', c.key_column, c.key_type) end)
+  $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c),
+       backline.key_after(c, p_after, '$2'), backline.key_order(c))
   into scanned, embedded, blank, problems, last_key
   using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection;
 end $$;

@@ -42,6 +42,7 @@ declare
   v_result text;
   v_reread text;
   v_stamp text;
+  v_write text;
   v_finish text;
   -- Leaves unchanged stamps out of the result, so that a repeated call is not counted twice.
   v_on_conflict constant text := $q$
@@ -77,11 +78,19 @@ begin
   from (select array_agg(p.lease) as all, array_agg(p.lease) filter (where not p.stamped) as unstamped
         from backline.batch_leases p where p.collection_id = p_collection) g
   left join unnest(p_leases) as u(lease) on true;
-  v_source := format('%I.%I', c.table_schema, c.table_name);
+  v_source := backline.source(c);
+  if c.into_name is not null then
+    -- Nothing locks the rows of the source. These locks make apply_keys() wait, which could otherwise remove
+    -- what is known of a deleted row before this call adds to it. The text is read after them.
+    perform from backline.batch_leases p where p.lease = any (p_leases) for share;
+    perform from backline.jobs j where j.collection_id = p_collection and j.worker_id = p_worker
+      and j.key = any (p_keys) order by j.key for update;
+  end if;
   select m.projection into strict v_projection from backline.models m where m.id = c.model_id;
   select pg_catalog.format_type(a.atttypid, a.atttypmod) into strict v_type
   from pg_catalog.pg_attribute a
-  where a.attrelid = v_source::regclass and a.attname = c.embedding_column and not a.attisdropped;
+  where a.attrelid = coalesce(c.into_id, v_source::regclass) and a.attname = c.embedding_column
+    and not a.attisdropped;
 
   if p_cache then
     -- An existing row must not draw a sequence number, because the cache is trimmed by those numbers.
@@ -106,7 +115,7 @@ begin
         and (x.cut is null or x.cut = c.long_text) offset 0) v on true;
   end if;
 
-  v_effects := backline.has_side_effects(c.table_id, c.vector_number);
+  v_effects := c.into_name is null and backline.has_side_effects(c.table_id, c.vector_number);
   if v_effects then
     v_before := backline.texts_before(c, p_keys);
     v_suspects := array(select jsonb_object_keys(v_before));
@@ -119,17 +128,20 @@ begin
   -- The statements are built in parts around the source of the rows. Replacing a placeholder would not be
   -- safe, because names and literals can contain any text.
   v_match := format($q$
-        r.%1$I = f.key::%2$s
+        %1$s
         and (f.action = 'blank' or f.action in ('embed', 'reuse') and f.embedding is not null)
-        and pg_catalog.sha256(pg_catalog.convert_to(%3$s, 'UTF8')) = f.content_hash
+        and pg_catalog.sha256(pg_catalog.convert_to(%2$s, 'UTF8')) = f.content_hash
         and ($9 is null or f.key = any ($9))
-  $q$, c.key_column, c.key_type, c.text_sql);
+  $q$, backline.key_match(c, 'f.key'), c.text_sql);
   v_update := format('update %s r set %I = f.embedding::%s from %s where ',
                      v_source, c.embedding_column, v_type, v_rows) || v_match;
   v_result := format('f.key, f.action, f.content_hash, coalesce(f.long, false) as long, '
                      'extensions.inner_product(f.embedding%s, $8)::real as fingerprint',
                      -- The fingerprint is of the rounded vector, if the column rounds.
                      case when v_type like '%halfvec%' then '::extensions.halfvec::extensions.vector' end);
+  v_write := case when c.into_name is null then v_update || ' returning ' || v_result
+                  else backline.side_write(c, v_type, v_rows, v_match, v_stamped) || v_result
+                       || ' from checked f' end;
   -- What the row is after the write, and after every trigger, decides whether it is stamped.
   v_reread := format($q$
       select distinct on (f.key) %1$s from %2$s cross join lateral (
@@ -155,7 +167,10 @@ begin
          ', ended as (delete from backline.jobs j where j.ctid = any (array(
             select x.ctid from written w cross join lateral (
               select y.ctid from backline.jobs y
-              where y.collection_id = $1 and y.key = w.key offset 0) x)))' end);
+              where y.collection_id = $1 and y.key = w.key ' || case when c.into_name is not null then
+                -- A later edit released the job, because the row was not locked.
+                'and y.worker_id = $10 and ($11 is null or y.lease = any ($11))' else '' end
+            || ' offset 0) x)))' end);
   perform pg_catalog.set_config('lock_timeout', '20ms', true);
   for v_attempt in 1..2 loop
     begin
@@ -184,13 +199,15 @@ begin
           end if;
         end loop;
       end if;
-      execute 'with written as ('
-        || case when v_effects then v_reread else v_update || ' returning ' || v_result end
+      execute 'with '
+        || case when c.into_name is null then 'written as (' else 'checked as materialized (' end
+        || case when v_effects then v_reread else v_write end
         || v_stamp || v_once
         || '$1, w.key, $2, w.content_hash, w.action = ''blank'', w.long, w.fingerprint from written w'
         || case when v_stamped then v_on_conflict else '' end || v_finish
       into v_written, v_new
-      using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection, v_free;
+      using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection, v_free,
+            p_worker, p_leases;
       exit;
     -- Rows are rarely locked, and locking them first would take a tenth more time. A stamp exists if another
     -- transaction stamped the row, or if several rows have its key since a constraint was dropped.
@@ -200,8 +217,13 @@ begin
       end if;
       v_stamped := true;
       v_once := 'distinct on (w.key) ';
-      execute format('select array(select i.key from unnest($1) as i(key) join %s r on r.%I = i.key::%s '
-                     'for no key update of r skip locked)', v_source, c.key_column, c.key_type)
+      if c.into_name is not null then
+        v_write := backline.side_write(c, v_type, v_rows, v_match, v_stamped) || v_result
+          || ' from checked f';
+        continue;
+      end if;
+      execute format('select array(select i.key from unnest($1) as i(key) join %s r on %s '
+                     'for no key update of r skip locked)', v_source, backline.key_match(c, 'i.key'))
       into v_free using p_keys;
     end;
   end loop;
@@ -237,6 +259,29 @@ end $$;
 comment on function backline.complete is
   'API: stores vectors of rows that still have the embedded text, and deletes the jobs.';
 
+-- Returns the part of the statement of complete() that writes to a side table, up to the select of the rows
+-- that were written. p_overwrite is false if none of the rows has a vector.
+create or replace function backline.side_write(
+  c backline.collections, p_type text, p_rows text, p_match text, p_overwrite boolean
+) returns text language sql stable set search_path = pg_catalog, pg_temp as $$
+  select format($q$
+      select distinct on (f.key) f.*, %1$s from %2$s join %3$s r on %4$s order by f.key
+    ), cleared as (
+      delete from %5$s e using checked f where f.action = 'blank' and %6$s
+    ), stored as (
+      insert into %5$s as e (%7$s, embedding) select %7$s, f.embedding::%8$s from checked f
+      where f.action <> 'blank' %9$s
+    ), written as (select
+  $q$, string_agg(format('r.%I as %s', u.name, n.name), ', ' order by u.position),
+       p_rows, backline.source(c), p_match, (backline.side_table(c)).name,
+       string_agg(format('e.%1$s = f.%1$s', n.name), ' and '),
+       string_agg(n.name, ', ' order by u.position), p_type,
+       case when p_overwrite then format('on conflict (%s) do update set embedding = excluded.embedding',
+                                         string_agg(n.name, ', ')) else '' end)
+  from unnest(c.key_columns) with ordinality u(name, position)
+  cross join lateral backline.side_key(u.position) n(name);
+$$;
+
 -- The second half of complete(): determines and applies the outcome of the rows that were not written.
 create or replace function backline.resolve_unwritten(
   p_collection int, p_worker bigint, p_written text[],
@@ -259,11 +304,11 @@ begin
     -- Rows to embed again need their own job.
     execute format($q$
       select array_agg(i.key) from unnest($1, $2, $3, $4) as i(key, action, content_hash, embedding)
-      cross join lateral (select %2$s as content from %3$s r where r.%1$I = i.key::%4$s offset 0) r
+      cross join lateral (select %1$s as content from %2$s r where %3$s offset 0) r
       where i.key <> all ($5) and (
         sha256(convert_to(r.content, 'UTF8')) is distinct from i.content_hash
         or i.action = 'reuse' and i.embedding is null or i.action = 'up_to_date')
-    $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
+    $q$, c.text_sql, backline.source(c), backline.key_match(c, 'i.key'))
     into v_due using p_keys, p_actions, p_hashes, p_vectors, p_written;
     begin
       perform backline.convert_to_jobs(v_pages, coalesce(v_due, '{}'));
@@ -285,8 +330,8 @@ begin
              else 'busy' end as outcome
       from unnest($4, $5, $6, $7, $9) with ordinality
         as i(key, action, content_hash, embedding, lease, position)
-      left join lateral (select true as present, %2$s as content from %3$s r
-                         where r.%1$I = i.key::%4$s offset 0) r on true
+      left join lateral (select true as present, %1$s as content from %2$s r
+                         where %3$s offset 0) r on true
       where i.key <> all ($3)
     ), held as materialized (
       select n.key, n.position, n.outcome, j.id from unwritten n cross join lateral (
@@ -322,7 +367,7 @@ begin
            then 'busy' else n.outcome end
     from unwritten n
     where n.outcome <> 'up_to_date' or n.position <> all (array(select m.position from held m))
-  $q$, c.key_column, c.text_sql, format('%I.%I', c.table_schema, c.table_name), c.key_type)
+  $q$, c.text_sql, backline.source(c), backline.key_match(c, 'i.key'))
   using p_collection, p_worker, p_written, p_keys, p_actions, p_hashes, p_vectors, c.model_id, p_leases;
 end $$;
 

@@ -24,18 +24,23 @@ create table backline.collections (
   -- The table and its columns by oid and number, which a rename does not change. The names are those that
   -- follow() recorded; definition() returns the present ones.
   table_id         oid  not null,
-  key_number       int2 not null,
-  vector_number    int2 not null,
+  key_numbers      int2[] not null check (cardinality(key_numbers) between 1 and 8),
+  vector_number    int2,                    -- null for a side table
   text_numbers     int2[] not null,         -- the columns that the template names, each once
   text_names       text[] not null,
   text_types       text[] not null,
   table_schema     text not null,
   table_name       text not null,
-  key_column       text not null,
-  key_type         text not null,           -- for casts from text, collation included
+  key_columns      text[] not null,
+  key_types        text[] not null,         -- for casts from text, collation included
   text_template    text not null,           -- '{topic} {category} {suggestion}'
   text_sql         text not null,           -- the template as an expression over the alias r
-  embedding_column text not null,
+  embedding_column text not null,           -- of the table or of the side table
+  -- The side table, if the vectors are not in a column of the table. It has the columns key_1, key_2, … and
+  -- no foreign key, whose trigger would run in the application's statements.
+  into_id          oid,
+  into_schema      text,
+  into_name        text,
   model_id         int  not null references backline.models (id),
   max_attempts     int  not null default 5 check (max_attempts > 0),
   -- How to embed a text longer than the model reads: its beginning, the mean of its parts weighted by tokens,

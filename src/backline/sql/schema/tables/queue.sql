@@ -11,6 +11,7 @@ create table backline.jobs (
   not_before    timestamptz not null default now(),
   worker_id     bigint,
   lease         bigint,                     -- identifies the claim, to reject late results
+  snapshot      pg_snapshot,                -- of the claim: which changes it has seen
   primary key (key, collection_id)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 2000,
         autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 1);
