@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
 from datetime import UTC, datetime, timedelta
+from threading import Timer
 
 import pytest
 from tests.integration.cli.conftest import Cli, Sql
@@ -48,6 +50,19 @@ def test_replaced_table_is_named_until_reconcile_follows_it(
     assert cli("backfill", swapped, "--json").json["embedded"] == 1
     assert "100 %" in cli("status", swapped).out
     assert "passed" in cli("verify", swapped).out
+
+
+def test_sync_names_the_replaced_table(cli: Cli, swapped: str) -> None:
+    process = cli.start("sync", swapped)
+    end = Timer(30, process.send_signal, [signal.SIGINT])
+    end.start()
+    assert process.stderr is not None
+    found = next((line for line in process.stderr if "another table now" in line), "")
+    end.cancel()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert "public.tickets is another table now" in found
+    assert "Run: backline reconcile tickets" in found
 
 
 def test_status_does_not_show_100_percent_beside_a_problem(cli: Cli, swapped: str) -> None:
