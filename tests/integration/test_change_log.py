@@ -61,6 +61,32 @@ async def test_statement_appends_one_line(world: World) -> None:
     ]  # fmt: skip
 
 
+async def test_statement_writes_to_no_other_table_of_the_schema(world: World) -> None:
+    await world.insert(*texts(5))
+    await world.fill()
+    async with world.another_user() as user:
+        for statement in (
+            "insert into notes (id, body) values (101, 'new'), (102, 'newer')",
+            "update notes set body = 'edited' where id in (1, 101)",
+            "update notes set embedding = null where id = 2",
+            "update notes set id = 103 where id = 102",
+            "delete from notes where id in (3, 101)",
+            "truncate notes",
+        ):
+            await execute(user, statement)
+        assert await execute(
+            user,
+            "select relname from pg_stat_xact_user_tables where schemaname = 'backline' "
+            "and n_tup_ins + n_tup_upd + n_tup_del > 0",
+        ) == [{"relname": "changes"}]
+        assert await execute(
+            user,
+            "select distinct k.relname from pg_locks l join pg_class k on k.oid = l.relation "
+            "where l.pid = pg_backend_pid() and k.relnamespace = 'backline'::regnamespace "
+            "and l.mode not in ('AccessShareLock', 'RowShareLock') and k.relkind = 'r'",
+        ) == [{"relname": "changes"}]
+
+
 @pytest.mark.parametrize("length", [100, 5_000, 500_000])
 async def test_only_rows_with_another_text_are_logged(world: World, length: int) -> None:
     """A long text is in TOAST, which the trigger compares by its address."""
