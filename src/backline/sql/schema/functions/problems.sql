@@ -155,10 +155,12 @@ begin
   return query
     select 'inheritance', format('%s belongs to %s now, and writes through that table are missed.', v_table,
                                  i.inhparent::regclass),
-           format('Declare %s instead: backline drop %s && backline add %s --text ''…''',
-                  i.inhparent::regclass, backline.shell_word(c.name),
-                  backline.shell_word(i.inhparent::regclass::text))
-    from pg_catalog.pg_inherits i where i.inhrelid = d.table_id;
+           case when k.relkind = 'p' then
+             format('Declare %s instead: backline drop %s && backline add %s --text ''…''', k.oid::regclass,
+                    backline.shell_word(c.name), backline.shell_word(k.oid::regclass::text))
+           else format('Take it out: alter table %s no inherit %s', v_table, k.oid::regclass) end
+    from pg_catalog.pg_inherits i join pg_catalog.pg_class k on k.oid = i.inhparent
+    where i.inhrelid = d.table_id;
   if v_partitioned then
     return query
       select 'partitions', format('Partitions of %s came or went, and rows with them.', v_table), v_reconcile
