@@ -70,7 +70,7 @@ class AdministrationVerbs(CollectionVerbs):
     async def add_collection(  # noqa: PLR0913  the parts of a declaration
         self, name: str, table: int, *, key: str | Sequence[str] | None, template: str,
         column: str, model: Model, column_type: str = "vector", long_text: LongText = "truncate",
-        published: bool = False, into: str | None = None,
+        published: bool = False, into: str | None = None, language: str | None = None,
     ) -> int:  # fmt: skip
         """Declare a table for embedding; return the id of the collection.
 
@@ -86,6 +86,7 @@ class AdministrationVerbs(CollectionVerbs):
             column_type: "vector" or "halfvec", if the column is created.
             long_text: how to embed texts longer than the model reads.
             published: whether the subscribers of a published table have the column.
+            language: of the keywords; default: guessed from the first texts.
             into: the side table to make for the vectors; default: they are in a column.
 
         Raises:
@@ -98,7 +99,8 @@ class AdministrationVerbs(CollectionVerbs):
         values = {
             "name": name, "table": table, "key": [key] if isinstance(key, str) else key,
             "template": template, "column": column, "column_type": column_type,
-            "long_text": long_text, "published": published, "into": into, **_identity(model),
+            "long_text": long_text, "published": published, "into": into, "language": language,
+            **_identity(model),
         }  # fmt: skip
         async with self.connector.transaction() as transaction:
             await transaction.execute(_SCHEMA_LOCK)
