@@ -171,6 +171,84 @@ async def test_changed_keys_of_many_rows_are_applied_in_steps(world: World) -> N
     assert await world.sql("select count(*) from backline.stamps") == [{"count": 1500}]
 
 
+async def test_each_collection_of_a_table_logs_its_own_text(world: World) -> None:
+    """Vectors of the one are no edit for the other."""
+    ddl = "create table parts (id int primary key, title text, body text, more text)"
+    first, second = HashEmbedder(8), HashEmbedder(16)
+    declaration = {"table": "parts", "column": "a", "name": "bodies"}
+    async with make_world(world.store, ddl=ddl, embedder=first, **declaration) as bodies:
+        declaration = {"table": "parts", "column": "b", "name": "titles", "template": "{title}"}
+        async with make_world(
+            world.store, ddl="select 1", embedder=second, **declaration
+        ) as titles:
+            await bodies.sql("insert into parts values (1, 'A', 'a'), (2, 'B', 'b'), (3, 'C', 'c')")
+            for each in (bodies, titles):
+                assert (await each.fill()).embedded == 3
+            assert await lines(bodies) == []
+            await bodies.sql("update parts set more = 'x'")
+            await bodies.sql("update parts set body = 'edited' where id = 1")
+            await bodies.sql("update parts set title = 'edited' where id = 2")
+            await bodies.sql("update parts set b = null where id = 3")
+            logged = await bodies.sql(
+                "select c.name, l.keys from backline.changes l "
+                "join backline.collections c on c.id = l.collection_id order by l.id"
+            )
+            assert [(r["name"], *r["keys"]) for r in logged] == [
+                ("bodies", "1"), ("titles", "2"), ("titles", "3"),
+            ]  # fmt: skip
+            await bodies.sql("delete from parts where id = 1")
+            for each in (bodies, titles):
+                assert (await each.fill()).complete
+                assert (await verify(each.store, each.collection)).passed
+            await titles.store.drop_collection(titles.collection, drop_column=True)
+            await bodies.sql("update parts set title = 'again', body = 'again' where id = 2")
+            assert [r["keys"] for r in await lines(bodies)] == [["2"]]
+            await bodies.fill()
+            await bodies.check_complete()
+
+
+SUBPARTITIONED = """
+create table notes (id bigint primary key, body text, views int not null default 0)
+  partition by range (id);
+create table low partition of notes for values from (1) to (100) partition by hash (id);
+create table low_0 partition of low for values with (modulus 2, remainder 0);
+create table low_1 partition of low for values with (modulus 2, remainder 1);
+create table high partition of notes for values from (100) to (200);
+"""
+
+
+async def test_statements_that_name_any_level_of_partitions_are_logged(world: World) -> None:
+    await world.store.drop_collection(world.collection, drop_column=True)
+    await world.sql("drop table notes")
+    async with make_world(world.store, ddl=SUBPARTITIONED, embedder=HashEmbedder(8)) as parts:
+        await parts.insert(*texts(20))
+        await parts.insert(*texts(5), first=101)
+        await parts.fill()
+        [leaf] = await parts.sql(
+            "select tableoid::regclass::text as name, min(id) as id from notes where id < 100 "
+            "group by 1 order by 1 limit 1"
+        )
+        for statement in (
+            "insert into low (id, body) values (50, 'middle')",
+            f"update {leaf['name']} set body = 'leaf' where id = {leaf['id']}",
+            "update low set body = 'middle' where id = 3",
+            "update notes set id = id + 150 where id = 4",
+            "delete from high where id = 101",
+            "update notes set views = 1",
+        ):
+            await parts.sql(statement)
+        found = [(r["kind"], *sorted(r["keys"])) for r in await lines(parts)]
+        assert found == [
+            ("+", "50"), ("~", str(leaf["id"])), ("~", "3"), ("~", "154"), ("-", "4"), ("-", "101"),
+        ]  # fmt: skip
+        await parts.fill()
+        await parts.check_complete()
+        await parts.sql("truncate low")
+        await parts.fill()
+        await parts.check_complete()
+        assert (await parts.store.coverage(parts.collection)).rows == 5
+
+
 # --- the host comes first -------------------------------------------------------------------------
 
 DAMAGE = {
