@@ -90,7 +90,7 @@ async def execute(
 ) -> list[DictRow]:
     """Execute a statement and return its rows, if it returns any."""
     cursor = await connection.execute(statement, params or None)
-    return await cursor.fetchall() if cursor.description else []
+    return await cursor.fetchall() if cursor.description is not None else []
 
 
 async def declare(

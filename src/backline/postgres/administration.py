@@ -231,18 +231,20 @@ class AdministrationVerbs(CollectionVerbs):
             await transaction.execute(_SCHEMA_LOCK)
             await transaction.execute(query("install_triggers"), {"collection": collection.id})
 
-    async def repoint(self, collection: Collection) -> bool:
+    async def repoint(self, collection: Collection, *, published: bool = False) -> bool:
         """Follow the table that has the collection's name now; return whether it is another one.
 
         Adds the vector column if it is gone.
 
         Raises:
             TableNotFoundError, ColumnNotFoundError, KeyMissingError: it lacks what is needed.
+            UsageError: without `published`, a published table lacks the vector column.
 
         """
         async with self.connector.transaction() as transaction:
             await transaction.execute(_SCHEMA_LOCK)
-            rows = await transaction.fetch(query("repoint"), {"collection": collection.id})
+            parameters = {"collection": collection.id, "published": published}
+            rows = await transaction.fetch(query("repoint"), parameters)
         return bool(rows[0]["repointed"])
 
     async def begin_scan(self, collection: Collection) -> Mapping[str, Any]:

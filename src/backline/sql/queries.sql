@@ -256,7 +256,7 @@ select kind, problem, remedy from backline.problems(%(collection)s)
 select backline.follow(%(collection)s) as followed
 
 -- name: repoint
-select backline.repoint(%(collection)s) as repointed
+select backline.repoint(%(collection)s, %(published)s) as repointed
 
 -- name: begin_scan
 select backline.begin_scan(%(collection)s) as begun
