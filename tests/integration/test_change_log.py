@@ -175,7 +175,7 @@ async def test_each_collection_of_a_table_logs_its_own_text(world: World) -> Non
     """Vectors of the one are no edit for the other."""
     ddl = "create table parts (id int primary key, title text, body text, more text)"
     first, second = HashEmbedder(8), HashEmbedder(16)
-    declaration = {"table": "parts", "column": "a", "name": "bodies"}
+    declaration: dict[str, Any] = {"table": "parts", "column": "a", "name": "bodies"}
     async with make_world(world.store, ddl=ddl, embedder=first, **declaration) as bodies:
         declaration = {"table": "parts", "column": "b", "name": "titles", "template": "{title}"}
         async with make_world(
