@@ -296,9 +296,13 @@ begin
   if v_names is not null then
     raise exception using errcode = 'BL001', message = format(
       '%s is published (%s). A subscriber stops at the first change unless its table has the column %I too. '
-      'Add it to every subscriber: alter table %s add column %I %s(%s); then declare the table with '
-      '--published. Or publish a list of columns without it', p_table, v_names, p_column, p_table, p_column,
-      p_column_type, p_dimensions);
+      'Store the vectors in a side table: --into %s. Or add the column to every subscriber: alter table %s '
+      'add column %I %s(%s); then declare the table with --published. Or publish a list of columns without '
+      'it',
+      p_table, v_names, p_column,
+      backline.shell_word(quote_ident((select k.relname from pg_catalog.pg_class k where k.oid = p_table)
+                                      || '_vectors')),
+      p_table, p_column, p_column_type, p_dimensions);
   end if;
 end $$;
 

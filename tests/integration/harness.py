@@ -106,6 +106,7 @@ async def declare(
     long_text: LongText = "truncate",
     published: bool = False,
     into: str | None = None,
+    language: str | None = None,
     text_sql: str | None = None,
     where: str | None = None,
 ) -> Collection:
@@ -114,7 +115,7 @@ async def declare(
     await store.add_collection(
         name or table, row["oid"], key=key, template=template, column=column,
         model=embedder.model, column_type=column_type, long_text=long_text,
-        published=published, into=into, text_sql=text_sql, where=where,
+        published=published, into=into, language=language, text_sql=text_sql, where=where,
     )  # fmt: skip
     return await store.collection(name or table)
 

@@ -12,6 +12,7 @@ from backline.cli.options import NO_FLAGS, AsJson, Flags, database_options
 from backline.cli.output import count, emit, out, say
 from backline.config import Settings
 from backline.postgres import migrate
+from backline.search import indexes
 from backline.types import LongText
 
 Template = Annotated[
@@ -99,6 +100,15 @@ LongTextPolicy = Annotated[
         "letter.",
     ),
 ]
+Language = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        help="Text search configuration of Postgres for the keywords: english, german, simple "
+        "(no stemming) and so on. Default: guessed from the first texts.",
+        show_default=False,
+    ),
+]
 Into = Annotated[
     str | None,
     typer.Option(
@@ -133,6 +143,7 @@ def add(
     long_text: LongTextPolicy = "truncate",
     published: Published = False,
     into: Into = None,
+    language: Language = None,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
@@ -144,7 +155,7 @@ def add(
         _add(
             settings, table, name, model, key=key, template=text, column=column,
             column_type=column_type, long_text=_policy(long_text), published=published, into=into,
-            text_sql=text_sql, where=where,
+            text_sql=text_sql, where=where, language=language,
         )
     )  # fmt: skip
     if as_json:
@@ -152,7 +163,8 @@ def add(
         return
     out.print(
         f"Added {added['collection']}: {count(added['rows'], 'row')} of {added['table']}, text "
-        f"{text or text_sql!r}, model {added['model']}, vectors in {added['vectors']}.",
+        f"{text or text_sql!r}, model {added['model']}, vectors in {added['vectors']}, "
+        f"keywords in {added['language']}.",
         markup=False,
     )
     out.print(f"Next: {errors.command('backfill', added['collection'])}", markup=False)
@@ -164,6 +176,8 @@ async def _add(
     model = await wiring.resolve_model(settings, spec)
     async with wiring.open_database(settings, migrated=False) as store:
         record = await store.find_table(table)
+        if declaration["language"] is not None:
+            await indexes.require_language(store, declaration["language"])
         applied = await migrate.apply(store.connector, published=declaration["published"])
         if applied:
             say(f"Schema: {count(len(applied), 'migration')} applied")
@@ -171,9 +185,11 @@ async def _add(
         await store.add_collection(chosen, record["oid"], model=model, **declaration)
         collection = await store.collection(chosen)
         coverage = await store.coverage(collection)
+        keywords = await indexes.keyword_index(store, collection)
         return {
             "collection": chosen, "table": collection.table, "rows": coverage.rows,
             "model": str(model), "vectors": collection.vector_column,
+            "language": keywords.language.removeprefix("pg_catalog."),
             "long_text": collection.long_text,
         }  # fmt: skip
 

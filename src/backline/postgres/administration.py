@@ -72,7 +72,7 @@ class AdministrationVerbs(CollectionVerbs):
         self, name: str, table: int, *, key: str | Sequence[str] | None,
         template: str | None, column: str, model: Model, column_type: str = "vector",
         long_text: LongText = "truncate", published: bool = False, into: str | None = None,
-        text_sql: str | None = None, where: str | None = None,
+        language: str | None = None, text_sql: str | None = None, where: str | None = None,
     ) -> int:  # fmt: skip
         """Declare a table for embedding; return the id of the collection.
 
@@ -88,6 +88,7 @@ class AdministrationVerbs(CollectionVerbs):
             column_type: "vector" or "halfvec", if the column is created.
             long_text: how to embed texts longer than the model reads.
             published: whether the subscribers of a published table have the column.
+            language: of the keywords; default: guessed from the first texts.
             into: the side table to make for the vectors; default: they are in a column.
             text_sql: the text as an SQL expression over the row `r`, in place of a template.
             where: a condition on rows, an SQL expression over the row `r`; default: every row.
@@ -102,8 +103,8 @@ class AdministrationVerbs(CollectionVerbs):
         values = {
             "name": name, "table": table, "key": [key] if isinstance(key, str) else key,
             "template": template, "column": column, "column_type": column_type,
-            "long_text": long_text, "published": published, "into": into, "text_sql": text_sql,
-            "where": where, **_identity(model),
+            "long_text": long_text, "published": published, "into": into, "language": language,
+            "text_sql": text_sql, "where": where, **_identity(model),
         }  # fmt: skip
         async with self.connector.transaction() as transaction:
             await transaction.execute(_SCHEMA_LOCK)

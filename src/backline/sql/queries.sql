@@ -203,7 +203,7 @@ order by 1 limit 20
 -- name: add_collection
 select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s::text[], %(template)s, %(column)s,
   %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s,
-  %(published)s, %(into)s, %(text_sql)s, %(where)s) as id
+  %(published)s, %(into)s, %(language)s, %(text_sql)s, %(where)s) as id
 
 -- name: exclude_page
 select * from backline.exclude_page(%(collection)s, %(after)s, %(limit)s)
@@ -243,6 +243,9 @@ select backline.begin_scan(%(collection)s) as begun
 
 -- name: finish_scan
 select backline.finish_scan(%(collection)s, %(begun)s)
+
+-- name: release_unacknowledged
+select backline.release_unacknowledged(%(worker)s, %(received)s)
 
 -- name: claim
 select key, action, coalesce(content, ''), content_hash, attempts, lease
