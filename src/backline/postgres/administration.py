@@ -72,7 +72,7 @@ class AdministrationVerbs(CollectionVerbs):
         self, name: str, table: int, *, key: str | Sequence[str] | None,
         template: str | None, column: str, model: Model, column_type: str = "vector",
         long_text: LongText = "truncate", published: bool = False, into: str | None = None,
-        language: str | None = None, text_sql: str | None = None, where: str | None = None,
+        text_sql: str | None = None, where: str | None = None, language: str | None = None,
     ) -> int:  # fmt: skip
         """Declare a table for embedding; return the id of the collection.
 
@@ -103,8 +103,8 @@ class AdministrationVerbs(CollectionVerbs):
         values = {
             "name": name, "table": table, "key": [key] if isinstance(key, str) else key,
             "template": template, "column": column, "column_type": column_type,
-            "long_text": long_text, "published": published, "into": into, "language": language,
-            "text_sql": text_sql, "where": where, **_identity(model),
+            "long_text": long_text, "published": published, "into": into, "text_sql": text_sql,
+            "where": where, "language": language, **_identity(model),
         }  # fmt: skip
         async with self.connector.transaction() as transaction:
             await transaction.execute(_SCHEMA_LOCK)
@@ -163,6 +163,34 @@ class AdministrationVerbs(CollectionVerbs):
         pages = self._pages("log_condition_change", values)
         return sum([int(page["moved"]) async for page in pages])
 
+    async def set_text(
+        self, collection: Collection, *, template: str | None = None, text_sql: str | None = None
+    ) -> int:
+        """Change the text of a collection, and enqueue the rows that it changes.
+
+        If it is interrupted, `problems` reports it until `reconcile` has compared every row.
+
+        Args:
+            collection: whose text changes.
+            template: of a row's text; None with `text_sql`.
+            text_sql: the text as an SQL expression over the row `r`.
+
+        Returns:
+            The number of rows with another text.
+
+        Raises:
+            UsageError, ColumnNotFoundError: it is not a text of a row. Nothing was changed.
+
+        """
+        values: dict[str, Any] = {
+            "collection": collection.id, "template": template, "text_sql": text_sql,
+        }  # fmt: skip
+        async with self.connector.transaction() as transaction:
+            await transaction.execute(_SCHEMA_LOCK)
+            await transaction.execute(query("set_text"), values)
+        pages = self._pages("log_text_change", {"collection": collection.id})
+        return sum([int(page["moved"]) async for page in pages])
+
     async def recount(self, collection: int, *, correct: bool = True) -> dict[str, int]:
         """Count the rows of a collection, and with `correct` repair its counters.
 
@@ -203,18 +231,20 @@ class AdministrationVerbs(CollectionVerbs):
             await transaction.execute(_SCHEMA_LOCK)
             await transaction.execute(query("install_triggers"), {"collection": collection.id})
 
-    async def repoint(self, collection: Collection) -> bool:
+    async def repoint(self, collection: Collection, *, published: bool = False) -> bool:
         """Follow the table that has the collection's name now; return whether it is another one.
 
         Adds the vector column if it is gone.
 
         Raises:
             TableNotFoundError, ColumnNotFoundError, KeyMissingError: it lacks what is needed.
+            UsageError: without `published`, a published table lacks the vector column.
 
         """
         async with self.connector.transaction() as transaction:
             await transaction.execute(_SCHEMA_LOCK)
-            rows = await transaction.fetch(query("repoint"), {"collection": collection.id})
+            parameters = {"collection": collection.id, "published": published}
+            rows = await transaction.fetch(query("repoint"), parameters)
         return bool(rows[0]["repointed"])
 
     async def begin_scan(self, collection: Collection) -> Mapping[str, Any]:

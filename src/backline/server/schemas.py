@@ -210,6 +210,7 @@ class ServerInfo(BaseModel):
 class AuthInfo(BaseModel):
     key_required_for_writes: bool
     key_required_for_reads: bool
+    authorized: bool = Field(description="Whether the key of this request permits writes.")
 
 
 class DatabaseInfo(BaseModel):

@@ -311,6 +311,9 @@ begin
   select * into strict c from backline.collections where id = p_collection;
   select * into r from backline.resolve(c);
   v_members := backline.members((r.d).table_id);
+  if r.code is null then
+    perform backline.remove_stray_triggers(p_collection);
+  end if;
   if r.code is not null or r.problem is not null or backline.is_current(c) and v_members = c.members then
     return false;
   end if;
@@ -344,9 +347,10 @@ comment on function backline.follow is
   'API: records the present names of a collection''s table and columns, and makes its triggers again.';
 
 -- Makes a collection follow the table that has its recorded name now, if another one has it, and adds the
--- vector column again if it is gone. The stamps stay: reconcile_page() and reconcile_orphans() compare them
--- with the rows. Returns whether anything was done.
-create or replace function backline.repoint(p_collection int) returns boolean
+-- vector column again if it is gone; p_published allows this in a published table. The stamps stay:
+-- reconcile_page() and reconcile_orphans() compare them with the rows. Returns whether anything was done.
+create or replace function backline.repoint(p_collection int, p_published boolean default false)
+returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
@@ -374,8 +378,13 @@ begin
       format('extensions.vector(%s)', m.dimensions))
     from backline.models m
     where m.id = c.model_id and to_regclass(format('%I.%I', c.into_schema, c.into_name)) is null;
-  else
-    execute format('alter table %s add column if not exists %I extensions.vector(%s)', v_table::regclass,
+  elsif not exists (select from pg_catalog.pg_attribute a where a.attrelid = v_table
+                    and a.attname = c.embedding_column and not a.attisdropped) then
+    perform backline.check_publications(
+      v_table, c.embedding_column, 'vector', m.dimensions, p_published,
+      format('run: backline reconcile %s --published', backline.shell_word(c.name)))
+    from backline.models m where m.id = c.model_id;
+    execute format('alter table %s add column %I extensions.vector(%s)', v_table::regclass,
                    c.embedding_column, m.dimensions)
     from backline.models m where m.id = c.model_id;
   end if;

@@ -274,8 +274,10 @@ language sql stable rows 1 set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- Raises if a table is published and its subscribers would stop, or its own rows could not be updated.
+-- p_then is what to do after the subscribers have the column, if not to declare the table.
 create or replace function backline.check_publications(
-  p_table regclass, p_column text, p_column_type text, p_dimensions int, p_published boolean
+  p_table regclass, p_column text, p_column_type text, p_dimensions int, p_published boolean,
+  p_then text default null
 ) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_remedies text := (select string_agg(u.remedy, '; ') from backline.unidentified_tables(p_table) u);
@@ -296,13 +298,14 @@ begin
   if v_names is not null then
     raise exception using errcode = 'BL001', message = format(
       '%s is published (%s). A subscriber stops at the first change unless its table has the column %I too. '
-      'Store the vectors in a side table: --into %s. Or add the column to every subscriber: alter table %s '
-      'add column %I %s(%s); then declare the table with --published. Or publish a list of columns without '
-      'it',
-      p_table, v_names, p_column,
-      backline.shell_word(quote_ident((select k.relname from pg_catalog.pg_class k where k.oid = p_table)
-                                      || '_vectors')),
-      p_table, p_column, p_column_type, p_dimensions);
+      '%s the column to every subscriber: alter table %s add column %I %s(%s); then %s. Or publish a list of '
+      'columns without it', p_table, v_names, p_column,
+      case when p_then is null then format(
+        'Store the vectors in a side table: --into %s. Or add', backline.shell_word(quote_ident((
+          select k.relname from pg_catalog.pg_class k where k.oid = p_table) || '_vectors')))
+      else 'Add' end,
+      p_table, p_column, p_column_type, p_dimensions,
+      coalesce(p_then, 'declare the table with --published'));
   end if;
 end $$;
 

@@ -29,8 +29,8 @@ create or replace function backline.add_collection(
   p_name text, p_table regclass, p_key text[], p_template text, p_column text,
   p_provider text, p_model text, p_revision text, p_dimensions int,
   p_column_type text default 'vector', p_long_text text default 'truncate',
-  p_published boolean default false, p_into text default null, p_language text default null,
-  p_expression text default null, p_where text default null
+  p_published boolean default false, p_into text default null, p_expression text default null,
+  p_where text default null, p_language text default null
 ) returns int language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_schema text; v_table text; v_key int2[]; v_into text[]; v_id int; t record;
@@ -75,9 +75,9 @@ end $$;
 comment on function backline.add_collection is
   'API: declares a table for embedding. Adds the vector column if it is missing, and installs the triggers. '
   'With p_published, also a table of a publication: its subscribers must have the column. With p_into, '
-  'stores the vectors in a side table of that name. p_language is that of the keywords; null guesses it. '
-  'The text is the template or else p_expression, an SQL expression over the row r. p_where is a condition '
-  'on rows.';
+  'stores the vectors in a side table of that name. The text is the template or else p_expression, an SQL '
+  'expression over the row r. p_where is a condition on rows. p_language is that of the keywords; null '
+  'guesses it.';
 
 -- Changes the model of a collection. Every row becomes due, and the next backfill embeds it again.
 create or replace function backline.set_model(
@@ -147,6 +147,73 @@ begin
 end $$;
 comment on function backline.log_condition_change is
   'API: enqueues the rows in the page after key p_after that a change of the condition moved in or out.';
+
+-- Changes the text of a collection, and that of its keywords if it was the same. log_text_change() then
+-- enqueues the rows whose text differs.
+create or replace function backline.set_text(p_collection int, p_template text, p_expression text)
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  c backline.collections;
+  k backline.keyword_indexes;
+  t record;
+begin
+  perform backline.lock(p_collection, 'log');
+  c := backline.definition(p_collection);
+  k := backline.keyword_definition(p_collection);
+  t := backline.compile_text(c.table_id, p_template, p_expression, c.where_sql);
+  perform backline.check_text(
+    c.table_id, t.numbers, case when c.into_name is null then c.embedding_column end);
+  update backline.collections o set text_template = p_template, text_expression = t.expression,
+    text_sql = t.text_sql, text_numbers = t.numbers, text_names = t.names, text_types = t.types,
+    unscanned = concat_ws(' ', o.unscanned, 'The text was changed.')
+  where o.id = p_collection;
+  if k.text_template is not distinct from c.text_template then
+    update backline.keyword_indexes o set text_template = null where o.collection_id = p_collection;
+    perform backline.set_keywords(p_collection, p_template);
+  else
+    perform backline.install_triggers(p_collection);
+  end if;
+end $$;
+comment on function backline.set_text is
+  'API: changes the text of a collection, a template or an SQL expression. See log_text_change.';
+
+-- Appends the rows of one page to the change log whose text is not that of their stamp.
+create or replace function backline.log_text_change(
+  p_collection int, p_after text, p_limit int, out scanned bigint, out moved bigint, out last_key text
+) language plpgsql
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
+set jit = off set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off as $$
+declare
+  c backline.collections := backline.definition(p_collection);
+begin
+  execute format($q$
+    with page as materialized (
+      select %1$s as key, row_number() over (order by %2$s) as position,
+             sha256(convert_to(%3$s, 'UTF8')) as hash
+      from %4$s r where %5$s order by %2$s limit $3
+    ), differing as materialized (
+      select p.key, p.position from page p
+      left join lateral (select x.content_hash from backline.stamps x
+                         where x.collection_id = $1 and x.key = p.key offset 0) s on true
+      where s.content_hash is distinct from p.hash
+    ), logged as (
+      insert into backline.changes (collection_id, kind, amount, keys)
+      select $1, '~', count(*), array_agg(d.key order by d.position) from differing d having count(*) > 0
+    )
+    select count(*), (select count(*) from differing), (array_agg(p.key order by p.position desc))[1]
+    from page p
+  $q$, backline.key_text(c), backline.key_order(c), c.text_sql, backline.source(c),
+       backline.key_after(c, p_after, '$2'))
+  into scanned, moved, last_key using p_collection, p_after, p_limit;
+  if scanned < p_limit then
+    update backline.collections o
+    set unscanned = nullif(btrim(replace(o.unscanned, 'The text was changed.', '')), '')
+    where o.id = p_collection;
+  end if;
+end $$;
+comment on function backline.log_text_change is
+  'API: enqueues the rows in the page after key p_after whose text differs from the one that was embedded.';
 
 create or replace function backline.drop_collection(p_collection int, p_drop_column boolean) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$

@@ -20,11 +20,11 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- Returns the condition that a row p of a page is due. A dead letter is not due until its text or the model
--- changes. Only a row with a stamp is hashed: without a stamp it is due whatever its text. The dead letters
--- are looked up only if the collection has any.
+-- changes, and a row whose key is too long never is. Only a row with a stamp is hashed: without a stamp it is
+-- due whatever its text. The dead letters are looked up only if the collection has any.
 create or replace function backline.due_condition(p_collection int) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select format('not (not s.stale and %s) %s',
+  select format('octet_length(p.key) <= backline.longest_key() and not (not s.stale and %s) %s',
     backline.matches_stamp('p', $h$sha256(convert_to(p.content, 'UTF8'))$h$),
     case when exists (select from backline.failures f where f.collection_id = p_collection) then
       $f$ and (select true from backline.failures f
@@ -143,7 +143,7 @@ end $$;
 comment on function backline.scan_page is
   'API: returns the page of rows after key p_after, and which of them are due.';
 
--- Enqueues the due rows of a page.
+-- Enqueues the due rows of a page, and records those whose key is too long as dead letters.
 create or replace function backline.enqueue_page(
   p_collection int, p_after text, p_limit int,
   out scanned bigint, out due bigint, out last_key text
@@ -152,6 +152,7 @@ set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = of
 set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   v_leased text[];
+  v_long text[];
 begin
   perform backline.lock(p_collection, 'scan');
   v_leased := backline.batch_leased_keys(p_collection);
@@ -172,8 +173,12 @@ begin
     on conflict do nothing
   )
   select (select count(*) from page), (select count(*) from page p where p.due),
-         (select p.key from page p order by p.position desc limit 1)
-  into scanned, due, last_key;
+         (select p.key from page p order by p.position desc limit 1),
+         (select array_agg(p.key) from page p where octet_length(p.key) > backline.longest_key())
+  into scanned, due, last_key, v_long;
+  if v_long is not null then
+    perform backline.refuse_long_keys(p_collection, v_long);
+  end if;
 end $$;
 comment on function backline.enqueue_page is
   'API: enqueues the due rows of the page after key p_after. last_key is null at the end of the table.';

@@ -179,7 +179,7 @@ begin
       from page p
       left join lateral (select x.ctid, x.* from backline.stamps x
                          where x.collection_id = $1 and x.key = p.key offset 0) s on true
-      where octet_length(p.key) <= backline.longest_key() and %6$s
+      where %6$s
         -- In the same statement as the claim: an edit between two statements could enqueue a claimed row.
         and ((select not exists (select from backline.jobs j
                                  where j.collection_id = $1 and j.worker_id is null)
