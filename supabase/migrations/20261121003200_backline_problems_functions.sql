@@ -225,7 +225,8 @@ begin
                               format('%I.%I', (r.d).table_schema, (r.d).table_name)),
              array_to_string(v_grants, '; ');
   else
-    return query select w.kind, w.problem, v_reconcile from backline.row_problems(r.d, p_exact) w;
+    return query
+      select w.kind, w.problem, v_reconcile from backline.row_problems(backline.with_guard(r.d), p_exact) w;
   end if;
 end $$;
 comment on function backline.problems is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from tests.integration.harness import DIMENSIONS, World, make_world
@@ -261,3 +262,51 @@ async def test_side_table_holds_vectors_of_rows_in_the_condition(
         assert (coverage.rows, coverage.embedded, coverage.excluded) == (18, 18, 42)
         assert coverage.complete, coverage.problems
         assert (await verify(store, world.collection)).passed
+
+
+FRAGILE = """
+create table notes (id int primary key, body text, facts jsonb not null default '{"year": "2001"}');
+insert into notes (id, body) select i, 'text ' || i from generate_series(1, 30) i
+"""
+
+
+@pytest.mark.parametrize("into", [None, "public.note_vectors"])
+@pytest.mark.parametrize(
+    "declaration",
+    [
+        {"where": "(facts ->> 'year')::int > 2000"},
+        {"template": None, "text_sql": "body || ' ' || (100 / (facts ->> 'year')::int)"},
+    ],
+)
+async def test_row_for_which_an_expression_fails_harms_itself_alone(
+    store: Store, provider: StandInProvider, declaration: dict[str, Any], into: str | None
+) -> None:
+    async with make_world(store, provider, ddl=FRAGILE, into=into, **declaration) as world:
+        await world.fill()
+        await world.sql('update notes set facts = \'{"year": "none"}\' where id in (3, 4)')
+        await world.sql("update notes set body = 'edited' where id = 5")
+        await world.sql(
+            "insert into notes (id, body, facts) values (31, 'new', '{\"year\": \"x\"}')"
+        )
+        await world.fill()
+        failures = await world.failures()
+        assert sorted(failures) == ["3", "31", "4"]
+        assert 'invalid input syntax for type integer: "none". Correct the row' in failures["3"]
+        coverage = await store.checked_coverage(world.collection)
+        assert (coverage.rows, coverage.embedded, coverage.failed) == (31, 28, 3)
+        assert coverage.problems == ()
+        assert 5 in await found(world, "keyword", "edited")
+        assert 31 not in await found(world, "keyword", "syntax")
+        await world.sql('update notes set facts = \'{"year": "2002"}\'')
+        await world.fill()
+        coverage = await store.checked_coverage(world.collection)
+        assert (coverage.embedded, coverage.failed) == (31, 0)
+        assert coverage.complete, coverage.problems
+
+
+async def test_row_that_fails_before_the_first_fill_is_a_dead_letter(store: Store) -> None:
+    async with make_world(store, ddl=FRAGILE, where="(facts ->> 'year')::int > 2000") as world:
+        await world.bypassing_triggers('update notes set facts = \'{"year": "none"}\' where id = 1')
+        await world.fill()
+        assert list(await world.failures()) == ["1"]
+        assert (await store.coverage(world.collection)).embedded == 29

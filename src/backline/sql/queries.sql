@@ -205,6 +205,9 @@ select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s::text
   %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s,
   %(published)s, %(into)s, %(text_sql)s, %(where)s, %(language)s) as id
 
+-- name: guard_expressions
+select backline.guard_expressions(%(collection)s) as guarded
+
 -- name: exclude_page
 select * from backline.exclude_page(%(collection)s, %(after)s, %(limit)s)
 

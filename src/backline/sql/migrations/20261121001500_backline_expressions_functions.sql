@@ -208,3 +208,50 @@ begin
       'or name the columns that it is made of', v_column, p_table);
   end if;
 end $$;
+
+-- Returns the text of a row or, if it fails, U+E002 and the reason, which a worker records as a dead letter.
+-- Each call plans the expression anew, so only collections in which it has failed use it.
+create or replace function backline.try_text(p_sql text, p_row anyelement) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_text text;
+begin
+  execute format('select %s from unnest($1) r', p_sql) into v_text using array[p_row];
+  return v_text;
+exception when data_exception or cardinality_violation or raise_exception then
+  return U&'\E002' || sqlerrm;
+end $$;
+
+-- Returns whether a condition is true for a row, and null if it fails.
+create or replace function backline.try_condition(p_sql text, p_row anyelement) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_result boolean;
+begin
+  execute format('select (%s) is true from unnest($1) r', p_sql) into v_result using array[p_row];
+  return v_result;
+exception when data_exception or cardinality_violation or raise_exception then
+  return null;
+end $$;
+
+-- Returns a collection with expressions that never fail, if they have failed before.
+create or replace function backline.with_guard(c backline.collections) returns backline.collections
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  if c.guarded then
+    c.text_sql := format('backline.try_text(%L, r.*)', c.text_sql);
+    c.where_sql := case when c.where_sql is not null
+                        then format('backline.try_condition(%L, r.*)', c.where_sql) end;
+  end if;
+  return c;
+end $$;
+
+-- Guards the expressions of a collection after they failed for a row, so that the others are embedded.
+-- Returns false if they are guarded already, or cannot fail.
+create or replace function backline.guard_expressions(p_collection int) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  update backline.collections c set guarded = true
+  where c.id = p_collection and not c.guarded and (c.text_expression is not null or c.where_sql is not null);
+  return found;
+end $$;

@@ -323,7 +323,9 @@ $$;
 -- Returns the expression of whether a row r is outside the condition of a collection.
 create or replace function backline.is_excluded(c backline.collections) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select case when c.where_sql is null then 'false' else format('(%s is not true)', c.where_sql) end;
+  select case when c.where_sql is null then 'false'
+              when c.guarded then format('(%s is false)', c.where_sql)
+              else format('(%s is not true)', c.where_sql) end;
 $$;
 
 -- Compiles the text of a table's rows, from a template or an SQL expression, and the condition on rows.

@@ -193,13 +193,13 @@ declare
 begin
   select * into strict c from backline.collections where id = p_collection;
   if backline.is_current(c) then
-    return c;
+    return backline.with_guard(c);
   end if;
   select * into r from backline.resolve(c);
   if r.code is not null then
     raise exception using errcode = r.code, message = r.problem || ' ' || r.remedy;
   end if;
-  return r.d;
+  return backline.with_guard(r.d);
 end $$;
 comment on function backline.definition is
   'API: returns a collection with the present names of its table and columns.';

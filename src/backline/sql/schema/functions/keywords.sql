@@ -102,6 +102,10 @@ begin
   if v_keys <> '{}' then
     c := backline.definition(p_collection);
     k := backline.keyword_definition(p_collection);
+    if c.guarded then  -- a row of which the text fails has no keywords
+      k.text_sql := format('pg_catalog.regexp_replace(backline.try_text(%L, r.*), %L, '''')', k.text_sql,
+                           U&'^\E002.*');
+    end if;
     execute backline.index_statement(p_collection, format(
       'select x.* from unnest($1) as u(key) cross join lateral ('
       'select %s collate "C" as key, %s as content from %s r where %s offset 0) x',
@@ -119,6 +123,10 @@ begin
 exception when others then
   if left(sqlstate, 2) in ('40', '53', '55', '57', '58') then  -- the next attempt may succeed
     raise;
+  end if;
+  if backline.guard_expressions(p_collection) then
+    perform backline.index_keys(p_collection, p_keys);
+    return;
   end if;
   perform backline.unindex_keys(p_collection, p_keys);
   update backline.keyword_indexes k set built_at = null where k.collection_id = p_collection;

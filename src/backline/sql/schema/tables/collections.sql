@@ -37,6 +37,7 @@ create table backline.collections (
   text_expression  text,                    -- the text as an expression over the alias r
   where_sql        text,                    -- the condition on rows over the alias r; null for every row
   text_sql         text not null,           -- the text of a row, empty without the condition
+  guarded          boolean not null default false,  -- the text or the condition has failed for a row
   embedding_column text not null,           -- of the table or of the side table
   -- The side table, if the vectors are not in a column of the table. It has the columns key_1, key_2, … and
   -- no foreign key, whose trigger would run in the application's statements.
