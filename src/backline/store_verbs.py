@@ -102,8 +102,9 @@ class CollectionVerbs(Verbs):
         )
         problems = [(item["key"], item["problem"]) for item in record["problems"]]
         return VerifiedPage(
-            record["scanned"], record["embedded"], record["blank"], problems, record["last_key"]
-        )
+            record["scanned"], record["embedded"], record["blank"], problems, record["last_key"],
+            record["excluded"],
+        )  # fmt: skip
 
     async def scan_page(
         self, collection: Collection, after: str | None, limit: int

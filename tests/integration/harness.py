@@ -99,13 +99,15 @@ async def declare(
     *,
     table: str = "notes",
     name: str | None = None,
-    template: str = "{body}",
+    template: str | None = "{body}",
     key: str | Sequence[str] | None = None,
     column: str = "embedding",
     column_type: str = "vector",
     long_text: LongText = "truncate",
     published: bool = False,
     into: str | None = None,
+    text_sql: str | None = None,
+    where: str | None = None,
     language: str | None = None,
 ) -> Collection:
     """Add a collection over a table, and return it."""
@@ -113,7 +115,7 @@ async def declare(
     await store.add_collection(
         name or table, row["oid"], key=key, template=template, column=column,
         model=embedder.model, column_type=column_type, long_text=long_text,
-        published=published, into=into, language=language,
+        published=published, into=into, text_sql=text_sql, where=where, language=language,
     )  # fmt: skip
     return await store.collection(name or table)
 

@@ -76,6 +76,8 @@ def _show(collection: Collection, coverage: Coverage) -> None:
         "table": collection.vector_column,
         "model": str(collection.model),
     }
+    if collection.where_sql:
+        pairs["condition"] = collection.where_sql
     if coverage.long:
         pairs["long texts"] = f"{coverage.long:,} {LONG_TEXTS[collection.long_text]}"
     if coverage.rows > COMPARED_ROW_BY_ROW:

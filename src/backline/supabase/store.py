@@ -234,6 +234,7 @@ def _joined(left: VerifiedPage, right: VerifiedPage) -> VerifiedPage:
         left.blank + right.blank,
         [*left.problems, *right.problems],
         right.last_key or left.last_key,
+        left.excluded + right.excluded,
     )
 
 

@@ -75,6 +75,73 @@ def test_hint_declares_the_same_collection_with_another_column(
     assert cli("backfill", NAME, "--json").json["complete"]
 
 
+def test_hint_declares_an_sql_text_and_a_condition_again(cli: Cli, sql: Sql, tickets: None) -> None:
+    declared: LiteralString = (
+        "select name, text_template, text_expression, where_sql, text_sql from backline.collections"
+    )
+    added = cli(
+        "add", "tickets", "--text-sql", "title || ' $x ' || body", "--where",
+        "title <> 'it''s' and id > 20", "--model", "hash@8",
+    )  # fmt: skip
+    assert "Added tickets: 100 rows of public.tickets" in added.out
+    before = sql(declared)
+    sql("alter table tickets alter column embedding type extensions.vector(9)")
+    error = cli("backfill", "tickets", "--json", code=2).json["error"]
+    for command in hint_after("into a new column:", error["message"]).split(" && "):
+        paste(cli, command)
+    assert sql(declared) == before
+    assert cli("backfill", "--json").json["complete"]
+
+
+def test_condition_is_shown_and_changed(cli: Cli, tickets: None) -> None:
+    cli("add", "tickets", "--text", "{title}", "--where", "id <= 100", "--model", "hash@8")
+    cli("backfill")
+    status = cli("status").out
+    assert "100 of 100 rows embedded (100 %), 20 outside the condition" in status
+    assert "condition  (r.id <= 100)" in status
+    assert cli("status", "--json").json["collections"][0]["excluded"] == 20
+    verified = cli("verify")
+    assert "100 of 100 (100 %) have a valid vector" in verified.out
+    assert "20 rows outside the condition" in verified.out
+    assert cli("where", "tickets").out == "tickets embeds the rows where (r.id <= 100).\n"
+    changed = cli("where", "tickets", "id > 10")
+    assert changed.out == (
+        "tickets embeds the rows where (r.id > 10).\n"
+        "30 rows to update. Next: backline backfill tickets\n"
+    )
+    cli("backfill")
+    assert "110 of 110" in cli("verify").out
+    removed = cli("where", "tickets", "--none", "--json").json
+    assert removed == {"collection": "tickets", "where": None, "moved": 10}
+    cli("backfill")
+    assert "120 of 120" in cli("verify").out
+    assert "every row" in cli("where", "tickets").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["add", "tickets"], "Use one of --text and --text-sql"),
+        (["add", "tickets", "--text", "{title}", "--text-sql", "title"], "Use one of --text and"),
+        (["add", "tickets", "--text", "{title}", "--where", "now() > 'x'"], "invalid input syntax"),
+        (["add", "tickets", "--text", "{title}", "--where", "now() > '2026-01-01'"],
+         "depends on the time or on the session"),
+        (["add", "tickets", "--text-sql", "titel"], "Its columns: id, title, body"),
+        (["where", "all", "id > 1", "--none"], "A condition and --none exclude each other"),
+        (["where", "all", "id"], "has the type integer, not boolean"),
+        (["where", "all", "(select true)"], "has a subquery"),
+    ],
+)  # fmt: skip
+def test_bad_text_or_condition_is_refused(
+    cli: Cli, tickets: None, arguments: list[str], message: str
+) -> None:
+    cli("add", "tickets", "--text", "{title}", "--model", "hash@8", "--name", "all")
+    if arguments[0] == "add":
+        arguments = [*arguments, "--model", "hash@8", "--column", "other"]
+    assert message in cli(*arguments, "--json", code=2).json["error"]["message"]
+    assert cli("where", "all", "--json").json["where"] is None
+
+
 def test_hint_mends_a_dropped_column(cli: Cli, sql: Sql, tickets: None) -> None:
     cli("add", "tickets", "--text", "{title}", "--model", "hash@8", "--name", NAME)
     sql("alter table tickets drop column embedding")

@@ -251,6 +251,9 @@ begin
   end if;
   c := backline.definition(p_collection);
   perform backline.lock(p_collection, 'scan');  -- a scan could lease the same rows
+  if c.where_sql is not null then
+    perform backline.stamp_excluded(c, p_keys);
+  end if;
   execute format($q$
     with examined as materialized (
       select u.key, u.priority, u.at, p.key is not null as present, s.ctid as stamp, s.stale,
@@ -265,7 +268,7 @@ begin
       left join lateral (select x.ctid, x.* from backline.failures x
                          where x.collection_id = $1 and x.key = u.key offset 0) f on true
       -- A row without either is due whatever its text.
-      left join lateral (select %1$s as key, %3$s is null as missing,
+      left join lateral (select %1$s as key, %3$s,
                                 case when coalesce(s.key, f.key) is not null then %2$s end as content
                          from %4$s where %6$s offset 0) p on p.key = u.key
       where octet_length(u.key) <= backline.longest_key()
@@ -276,7 +279,7 @@ begin
            array_agg(e.stamp) filter (where e.due and not e.stale),
            array_agg(e.failure) filter (where e.resolved)
     from examined e
-  $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c),
+  $q$, backline.key_text(c), c.text_sql, backline.row_state(c), backline.rows_of(c),
        backline.due_condition(p_collection), backline.key_match(c, 'u.key'))
   into v_due, v_priorities, v_times, v_gone, v_stale, v_failures
   using p_collection, p_keys, p_priorities, c.model_id, c.long_text,

@@ -85,7 +85,8 @@ create or replace function backline.row_problems(c backline.collections, p_exact
 returns table (kind text, problem text) language plpgsql stable rows 5
 set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 declare
-  v_rows constant bigint := (backline.coverage(c.id) ->> 'rows')::bigint;
+  v_rows constant bigint := (select (x.v ->> 'rows')::bigint + (x.v ->> 'excluded')::bigint
+                             from (select backline.coverage(c.id) as v) x);
   v_open constant text[] := backline.open_keys(c.id);
   v_small boolean;
   v_surplus bigint;

@@ -167,10 +167,8 @@ begin
   end if;
   v_table := format('%I.%I', c.table_schema, c.table_name)::regclass;
   v_key := backline.key_text(c);
-  v_columns := array(
-    select a.attname from pg_catalog.pg_attribute a
-    where a.attrelid = v_table and not a.attisdropped and a.attnum = any (
-      c.text_numbers || (backline.keyword_definition(c.id)).text_numbers));
+  v_columns := array(select t.name from backline.text_columns(
+    v_table, c.text_numbers || (backline.keyword_definition(c.id)).text_numbers) t);
   for v_event in
     select * from (values
       ('insert', 'inserted', '+', 'referencing new table as new_rows', 1,
