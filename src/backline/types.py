@@ -75,6 +75,9 @@ class Collection:
         unusable: SQLSTATE and message of why the collection cannot be used, such as a table that
             is gone.
         scanned_at: when `reconcile` last compared every row with its record.
+        text_template: None if the text is an SQL expression.
+        text_expression: the SQL expression of the text over the row `r`; None with a template.
+        where_sql: the condition on rows, an SQL expression over the row `r`; None for every row.
 
     """
 
@@ -83,7 +86,7 @@ class Collection:
     table_schema: str
     table_name: str
     key_columns: tuple[str, ...]
-    text_template: str
+    text_template: str | None
     embedding_column: str
     model_id: int
     model: Model
@@ -98,6 +101,8 @@ class Collection:
     missing_to_read: tuple[str, ...] = ()
     unusable: tuple[str, str] | None = None
     scanned_at: datetime | None = None
+    text_expression: str | None = None
+    where_sql: str | None = None
 
     @property
     def table(self) -> str:
@@ -179,7 +184,8 @@ class Problem:
 class Coverage:
     """How many rows of a collection are in which state, counted by the database.
 
-    `rows` = embedded + blank + pending + failed + missing, except while rows changed unseen.
+    `rows` = embedded + blank + pending + failed + missing, except while rows changed unseen. It
+    leaves out the `excluded` rows.
 
     Attributes:
         blank: rows without text, which need no vector.
@@ -189,6 +195,7 @@ class Coverage:
         rate: rows a second of all living workers together.
         lag_seconds: age of the oldest pending job.
         long: embedded rows with a text longer than the model reads.
+        excluded: rows outside the condition of the collection.
         problems: what makes these figures untrue, if that was asked.
 
     """
@@ -204,6 +211,7 @@ class Coverage:
     lag_seconds: float
     long: int = 0
     problems: tuple[Problem, ...] = ()
+    excluded: int = 0
 
     @property
     def missing(self) -> int:
@@ -218,7 +226,7 @@ class Coverage:
     @property
     def empty(self) -> bool:
         """Whether the table has no rows."""
-        return self.rows == 0
+        return self.rows == 0 and self.excluded == 0
 
     @property
     def ratio(self) -> float | None:
@@ -276,6 +284,7 @@ class RunRecord:
 class Verification:
     """The result of `verify`: each row is embedded, blank, or counted in `problems` by kind.
 
+    `excluded` counts the rows outside the condition of the collection, which `rows` leaves out.
     `table_problems` are those of the collection as a whole, such as another table of its name.
     """
 
@@ -285,6 +294,7 @@ class Verification:
     problems: dict[str, int]
     examples: dict[str, list[str]]
     table_problems: tuple[Problem, ...] = ()
+    excluded: int = 0
 
     @property
     def passed(self) -> bool:
@@ -293,7 +303,7 @@ class Verification:
     @property
     def empty(self) -> bool:
         """Whether the table has no rows."""
-        return self.rows == 0
+        return self.rows == 0 and self.excluded == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,14 +16,19 @@ import psycopg
 import pytest
 from tests.integration.harness import World, connect, execute, overpaid, running, texts
 from tests.integration.proxy import FaultProxy, Stall, fault_proxy
+from tests.nightly import first_at_once
 from tests.provider import StandInProvider
 
-from backline import errors, loading
-from backline.postgres import connector, watch
+import backline
+from backline import errors, loading, search
+from backline.postgres import connector, migrate, watch
 from backline.postgres.store import Store, open_store
+from backline.reconcile import Reconciliation
+from backline.verification import verify
 from backline.worker import retry
 
 PATIENCE = 0.4
+COMMIT = "COMMIT\0"  # without it, "BEGIN ISOLATION LEVEL READ COMMITTED" matches
 
 
 @pytest.fixture
@@ -69,7 +75,7 @@ async def stalling(world: World, database: str, impatient: None) -> AsyncIterato
 STATEMENTS = [
     "backline.claim(", "backline.claim_batch(", "backline.complete(", "backline.outstanding(",
     "backline.heartbeat(", "backline.end_finished_batches(", "backline.release_dead_workers(",
-    "clock_timestamp()", "backline.run_records(", "backline.finish_run(", "BEGIN", "COMMIT",
+    "clock_timestamp()", "backline.run_records(", "backline.finish_run(", "BEGIN", COMMIT,
 ]  # fmt: skip
 SENT_ONCE = {"backline.claim_batch(", "backline.end_finished_batches("}
 
@@ -129,6 +135,26 @@ async def test_server_ends_the_transaction_of_a_client_that_is_gone(stalling: St
             "select current_setting('idle_in_transaction_session_timeout') as idle"
         )
     assert row["idle"] == "3s", "the stricter limit of the database stays"
+
+
+async def test_jobs_are_claimed_again_after_the_response_to_their_claim_was_lost(
+    stalling: Stalling,
+) -> None:
+    world = stalling.world
+    await world.insert(*texts(20))
+    lease = await world.store.register(world.collection, None, 30)
+    received = await world.store.claim(world.collection, lease.worker, 5)
+    stalling.proxy.stall = Stall(COMMIT.encode(), delivered=True)
+    with pytest.raises(errors.DatabaseUnavailableError):
+        await world.store.claim(world.collection, lease.worker, 10)
+    leased = [worker for worker in (await world.jobs()).values() if worker is not None]
+    assert len(leased) == 15
+    again = await world.store.claim(world.collection, lease.worker, 20)
+    assert {job.key for job in again} == set(await world.jobs()) - {job.key for job in received}
+    await world.store.unregister(lease)
+    await stalling.heal()
+    await world.fill()
+    await world.check_complete()
 
 
 # --- statements that are slow, on a network that works --------------------------------------------
@@ -199,7 +225,8 @@ async def test_backfill_continues_after_a_stall_of_every_connection(
 
 
 @pytest.mark.parametrize(
-    "statement", ["backline.claim(", "backline.complete(", "backline.heartbeat(", "COMMIT"]
+    "statement",
+    first_at_once(["backline.complete(", "backline.claim(", "backline.heartbeat(", COMMIT]),
 )
 async def test_backfill_gives_up_on_a_stall_that_does_not_end(
     stalling: Stalling, provider: StandInProvider, statement: str
@@ -348,6 +375,37 @@ async def test_advisory_locks_of_a_role_without_privileges_delay_nothing(
         assert time.monotonic() - started < 20
     await world.check_complete()
     assert overpaid(provider) == {}
+
+
+async def test_advisory_locks_delay_no_other_command(world: World, database: str) -> None:
+    await world.insert(*texts(60))
+    await world.fill()
+    await world.bypassing_triggers("update notes set body = 'text 1' where id = 2")
+    async with every_advisory_lock(world, database), asyncio.timeout(20):
+        built = await search.ensure_index(world.store, world.collection, rebuild=True, smallest=1)
+        assert built.vectors.state == "built"
+        query = search.Query("text 1", mode="hybrid", limit=1)
+        [hit] = await search.search(world.store, world.collection, world.embedder, query)
+        assert hit.key == "1"
+        result = await Reconciliation(world.store, world.collection).run()
+        assert result.sound
+        assert result.found["text that changed unnoticed"] == 1
+        assert not (await verify(world.store, world.collection)).passed
+        await world.store.drop_collection(world.collection, drop_column=True)
+        assert await migrate.apply(world.store.connector) == []
+    assert await world.sql("select from backline.collections") == []
+
+
+def test_no_advisory_lock_is_waited_for() -> None:
+    """Any role can take any of them, and keep it."""
+    package = Path(backline.__file__).parent
+    sources = [*package.rglob("*.py"), *package.rglob("*.sql")]
+    taken = {
+        call
+        for source in sources
+        for call in re.findall(r"\bpg_(?:try_)?advisory_\w+", source.read_text())
+    }
+    assert taken == {"pg_try_advisory_lock", "pg_try_advisory_xact_lock"}
 
 
 async def test_a_lock_does_not_keep_a_dead_worker_alive_beyond_its_lease(

@@ -2,7 +2,7 @@
 
 A passage never continues under another heading. Within a section, the units of a passage
 (paragraphs, sentences or a few words) are packed up to the limit. The hash of a unit decides
-whether a passage begins with it: the hash must be the largest within a quarter of the limit on
+whether a passage begins with it: the hash must be the largest within a third of the limit on
 both sides. An edit therefore moves only the boundaries within that distance.
 """
 
@@ -21,7 +21,7 @@ from backline.types import Splitting
 
 SEPARATOR: Final = " > "
 # The least part of the limit between two boundaries that the content chooses.
-SPACING: Final = 4
+SPACING: Final = 3
 # The largest part of a passage that its headings may take.
 HEADING_SHARE: Final = 4
 

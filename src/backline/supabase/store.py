@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from backline import errors
@@ -22,6 +23,7 @@ from backline.store import (
     Lease,
     LeasedBatch,
     NewVector,
+    ReceivedLeases,
     Usage,
     VerifiedPage,
 )
@@ -42,8 +44,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
     def __init__(self, project: Project) -> None:
         super().__init__(PostgrestRpc(project))
         self.project = project
-        # The latest lease that each worker has received from `claim`.
-        self._known: dict[int, int] = {}
+        self._leases = ReceivedLeases()
         # The key after which each worker requested a batch, until the response arrives.
         self._unanswered: dict[int, str | None] = {}
 
@@ -131,7 +132,8 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
         """Lease up to `limit` jobs, or fewer if their texts exceed the statement_timeout."""
         while True:
             try:
-                return await self._claim(collection, worker, limit, edits_only=edits_only)
+                claim = partial(self._claim, collection, worker, limit, edits_only=edits_only)
+                return await self._guarded(collection, claim)
             except errors.StatementTimeoutError:
                 if limit <= SMALLEST_PAGE:
                     raise
@@ -142,15 +144,14 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
     ) -> list[Job]:
         rows = await self._rpc.rows(
             "claim", collection=collection.id, worker=worker, limit=limit,
-            model=collection.model_id, received_lease=self._known.get(worker, 0),
+            model=collection.model_id, received_lease=self._leases.newest(worker),
             edits_only=edits_only,
         )  # fmt: skip
         jobs = [
             Job(key, action, content, digest and bytes.fromhex(digest), attempts, lease)
             for key, action, content, digest, attempts, lease in rows
         ]
-        if jobs:
-            self._known[worker] = jobs[0].lease or 0
+        self._leases.receive(worker, jobs)
         return jobs
 
     async def claim_batch(
@@ -161,15 +162,28 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
 
         A repeated call is marked, so that the run does not count the page twice.
         """
+        claim = partial(self._claim_batch, collection, worker, run, after, limit, list(unfinished))
+        return await self._guarded(collection, claim)
+
+    async def _claim_batch(
+        self, collection: Collection, worker: int, run: int | None, after: str | None, limit: int,
+        unfinished: list[int],
+    ) -> LeasedBatch:  # fmt: skip
         again = worker in self._unanswered and self._unanswered[worker] == after
         self._unanswered[worker] = after
-        page = await self.project.call(
-            "claim_batch", repeated="again", collection=collection.id, worker=worker, run=run,
-            after=after, limit=limit, model=collection.model_id,
-            unfinished=list(unfinished), again=again,
-        )  # fmt: skip
+        try:
+            page = await self.project.call(
+                "claim_batch", repeated="again", collection=collection.id, worker=worker, run=run,
+                after=after, limit=limit, model=collection.model_id, unfinished=unfinished,
+                again=again,
+            )  # fmt: skip
+        except errors.RowRefusedError:
+            del self._unanswered[worker]
+            raise
         del self._unanswered[worker]
-        return LeasedBatch(page["scanned"], page["last_key"], list(_jobs(page)))
+        jobs = list(_jobs(page))
+        self._leases.receive(worker, jobs)
+        return LeasedBatch(page["scanned"], page["last_key"], jobs)
 
     async def complete(
         self,
@@ -210,7 +224,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
             pid=os.getpid(), lease=lease, run=run, replaces=replaces,
         )  # fmt: skip
         if replaces is not None:
-            self._known[worker] = self._known.pop(replaces, 0)
+            self._leases.move(replaces, worker)
         return Lease(worker, None)
 
     async def release_dead_workers(self, collection: Collection, worker: int | None = None) -> int:
@@ -234,6 +248,7 @@ def _joined(left: VerifiedPage, right: VerifiedPage) -> VerifiedPage:
         left.blank + right.blank,
         [*left.problems, *right.problems],
         right.last_key or left.last_key,
+        left.excluded + right.excluded,
     )
 
 

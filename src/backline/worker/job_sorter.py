@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from typing import Final
 
 from backline.store import JobStore, NewVector
 from backline.types import Collection, Job
 from backline.worker import batching
-from backline.worker.backlog import Backlog, PendingText
+from backline.worker.backlog import Backlog, PendingText, Rejection
 from backline.worker.batch_handler import BatchHandler
 from backline.worker.known import keep_known
 from backline.worker.retry import retry_while_unavailable
 from backline.worker.writer import Write, Writer
+
+# What `backline.try_text` returns for a row begins with it if the text cannot be computed.
+NO_TEXT: Final = "\ue002"
 
 
 class JobSorter:
@@ -72,8 +76,9 @@ class JobSorter:
     async def _add(self, jobs: Sequence[Job], worker: int) -> None:
         """Add the distinct texts of jobs to the backlog, and record texts that are too long."""
         texts = _distinct_texts(jobs, worker)
-        await asyncio.to_thread(self._handler.prepare, texts, self._collection)
-        split = [(text, [job.key for job in text.jobs]) for text in texts if text.passages]
+        computed = [text for text in texts if text.rejection is None]
+        await asyncio.to_thread(self._handler.prepare, computed, self._collection)
+        split = [(text, [job.key for job in text.jobs]) for text in computed if text.passages]
         await retry_while_unavailable(
             partial(keep_known, self._store, self._collection, split),
             give_up_after=self._give_up_after,
@@ -100,4 +105,11 @@ def _distinct_texts(jobs: Sequence[Job], worker: int) -> list[PendingText]:
     for job, at in zip(jobs, inverse, strict=True):
         texts[at].jobs.append(job)
         texts[at].open_rows += 1
+    for text in texts:
+        if text.text.startswith(NO_TEXT):
+            text.rejection = Rejection.of(
+                "no text",
+                f"The text or the condition fails for this row: {text.text[1:]}. Correct the row, "
+                "or declare an expression that has a result for every row.",
+            )
     return texts

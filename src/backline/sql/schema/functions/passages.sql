@@ -147,7 +147,7 @@ declare
                                     1, cardinality(c.key_columns)) n);
 begin
   return format($q$
-      select distinct on (f.key) f.* from %1$s join %2$s r on %3$s order by f.key
+      select distinct on (f.key) f.*, %11$s as excluded from %1$s join %2$s r on %3$s order by f.key
     ), cleared as (
       delete from %4$s e using checked f where %9$s and %5$s
         and (f.action = 'blank' or e.ordinal >= f.passages)
@@ -168,7 +168,9 @@ begin
         heading = excluded.heading, hash = excluded.hash, embedding = excluded.embedding
       where (e.start, e."end", e.hash, e.heading) is distinct from
               (excluded.start, excluded."end", excluded.hash, excluded.heading)
-         or e.embedding operator(extensions.<>) excluded.embedding $q$, array_to_string(v_keys, ', ')) else '' end);
+         or e.embedding operator(extensions.<>) excluded.embedding
+       $q$, array_to_string(v_keys, ', ')) else '' end,
+       backline.is_excluded(c));
 end $$;
 
 -- Returns what complete() writes: of each passage the key, ordinal and vector, and of each row its
