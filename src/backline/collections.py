@@ -117,6 +117,11 @@ def declared_splitting(
     return Splitting(cast("PassageUnit", unit), largest, overlap)
 
 
+def passages_table(table_name: str) -> str:
+    """Return the name of the side table for the passages of a table, as `--into` takes it."""
+    return '"{}_passages"'.format(table_name[:50].replace('"', '""'))
+
+
 def check(collection: Collection, model: Model, *, to: Literal["read", "fill"] = "fill") -> None:
     """Raise unless a collection can be read or filled with vectors of `model`.
 

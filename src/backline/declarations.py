@@ -28,12 +28,13 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from backline import errors
+from backline.collections import declared_splitting, passages_table
 from backline.config import COLLECTIONS, Settings
 from backline.errors import command
 from backline.postgres.store import Store
 from backline.search import indexes
 from backline.sql import query
-from backline.types import Collection, LongText, Model
+from backline.types import Collection, LongText, Model, Splitting
 
 Resolve: TypeAlias = Callable[[str], Awaitable[Model]]
 """Returns the model that a specification such as "local" names."""
@@ -59,6 +60,9 @@ class Declaration:
     long_text: LongText = "truncate"
     language: str | None = None
     published: bool = False
+    passages: str = "none"
+    passage_tokens: int | None = None
+    overlap: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,8 @@ def _require_known(path: Path, where: str, given: Mapping[str, Any], known: list
 def _require_type(path: Path, where: str, field: str, value: Any) -> None:
     if field == "published":
         right, kind = isinstance(value, bool), "true or false"
+    elif field in ("passage_tokens", "overlap"):
+        right, kind = isinstance(value, int), "a number"
     elif field == "key":
         right = isinstance(value, list) and all(isinstance(name, str) for name in value)
         kind = "a column or a list of columns"
@@ -238,6 +244,7 @@ async def _differences(
         ("long_text", collection.long_text, declaration.long_text),
         ("language", language.removeprefix("pg_catalog."),
          (declaration.language or language).removeprefix("pg_catalog.")),
+        ("passages", _described(collection.splitting), _described(_splitting(declaration, model))),
         ("vectors", *_places(collection, declaration)),
         ("text", *await _texts(store, collection, declaration, record["oid"])),
         ("where", *await _conditions(store, collection, declaration, record["oid"])),
@@ -262,11 +269,26 @@ def _remedy(collection: Collection, declaration: Declaration, field: str) -> str
 
 
 def _places(collection: Collection, declaration: Declaration) -> tuple[str, str]:
-    if declaration.into is None:
+    into = declaration.into
+    if into is None and declaration.passages != "none":
+        into = passages_table(collection.table_name).strip('"')
+    if into is None:
         present = collection.vector_column if collection.into else collection.embedding_column
         return present, declaration.column
-    name = declaration.into if "." in declaration.into else f"backline_vectors.{declaration.into}"
+    name = into if "." in into else f"backline_vectors.{into}"
     return ".".join(collection.into) if collection.into else collection.vector_column, name
+
+
+def _splitting(declaration: Declaration, model: Model) -> Splitting | None:
+    return declared_splitting(
+        model, declaration.passages, declaration.passage_tokens, declaration.overlap
+    )
+
+
+def _described(splitting: Splitting | None) -> str:
+    if splitting is None:
+        return "none"
+    return f"{splitting.by}, {splitting.tokens} tokens, overlap {splitting.overlap}"
 
 
 async def _texts(
@@ -315,12 +337,17 @@ async def add(store: Store, declaration: Declaration, resolve: Resolve) -> None:
     record = await store.find_table(declaration.table)
     if declaration.language is not None:
         await indexes.require_language(store, declaration.language)
+    model = await resolve(declaration.model)
+    splitting = _splitting(declaration, model)
+    into = declaration.into
+    if into is None and splitting is not None:
+        into = passages_table(record["name"])
     await store.add_collection(
         declaration.name, record["oid"], key=declaration.key and list(declaration.key),
         template=declaration.text, text_sql=declaration.text_sql, where=declaration.where,
-        column=declaration.column, column_type=declaration.column_type, into=declaration.into,
-        model=await resolve(declaration.model), long_text=declaration.long_text,
-        language=declaration.language, published=declaration.published,
+        column=declaration.column, column_type=declaration.column_type, into=into,
+        model=model, long_text=declaration.long_text, language=declaration.language,
+        published=declaration.published, splitting=splitting,
     )  # fmt: skip
 
 
