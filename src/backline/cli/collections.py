@@ -109,6 +109,15 @@ Language = Annotated[
         show_default=False,
     ),
 ]
+LanguageColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--language-column",
+        metavar="COLUMN",
+        help="Column with the language of each row: a code such as de or pt-BR, or a name.",
+        show_default=False,
+    ),
+]
 Into = Annotated[
     str | None,
     typer.Option(
@@ -144,6 +153,7 @@ def add(
     published: Published = False,
     into: Into = None,
     language: Language = None,
+    language_column: LanguageColumn = None,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
@@ -155,7 +165,7 @@ def add(
         _add(
             settings, table, name, model, key=key, template=text, column=column,
             column_type=column_type, long_text=_policy(long_text), published=published, into=into,
-            text_sql=text_sql, where=where, language=language,
+            text_sql=text_sql, where=where, language=language, language_column=language_column,
         )
     )  # fmt: skip
     if as_json:

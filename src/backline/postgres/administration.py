@@ -73,6 +73,7 @@ class AdministrationVerbs(CollectionVerbs):
         template: str | None, column: str, model: Model, column_type: str = "vector",
         long_text: LongText = "truncate", published: bool = False, into: str | None = None,
         text_sql: str | None = None, where: str | None = None, language: str | None = None,
+        language_column: str | None = None,
     ) -> int:  # fmt: skip
         """Declare a table for embedding; return the id of the collection.
 
@@ -89,6 +90,7 @@ class AdministrationVerbs(CollectionVerbs):
             long_text: how to embed texts longer than the model reads.
             published: whether the subscribers of a published table have the column.
             language: of the keywords; default: guessed from the first texts.
+            language_column: holds the language of each row's keywords, such as "de".
             into: the side table to make for the vectors; default: they are in a column.
             text_sql: the text as an SQL expression over the row `r`, in place of a template.
             where: a condition on rows, an SQL expression over the row `r`; default: every row.
@@ -104,7 +106,8 @@ class AdministrationVerbs(CollectionVerbs):
             "name": name, "table": table, "key": [key] if isinstance(key, str) else key,
             "template": template, "column": column, "column_type": column_type,
             "long_text": long_text, "published": published, "into": into, "text_sql": text_sql,
-            "where": where, "language": language, **_identity(model),
+            "where": where, "language": language, "language_column": language_column,
+            **_identity(model),
         }  # fmt: skip
         async with self.connector.transaction() as transaction:
             await transaction.execute(_SCHEMA_LOCK)

@@ -203,7 +203,7 @@ order by 1 limit 20
 -- name: add_collection
 select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s::text[], %(template)s, %(column)s,
   %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s,
-  %(published)s, %(into)s, %(text_sql)s, %(where)s, %(language)s) as id
+  %(published)s, %(into)s, %(text_sql)s, %(where)s, %(language)s, %(language_column)s) as id
 
 -- name: guard_expressions
 select backline.guard_expressions(%(collection)s) as guarded

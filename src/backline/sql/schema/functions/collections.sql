@@ -28,7 +28,8 @@ create or replace function backline.add_collection(
   p_provider text, p_model text, p_revision text, p_dimensions int,
   p_column_type text default 'vector', p_long_text text default 'truncate',
   p_published boolean default false, p_into text default null, p_expression text default null,
-  p_where text default null, p_language text default null
+  p_where text default null, p_language text default null,
+  p_language_column text default null
 ) returns int language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_schema text; v_table text; v_key int2[]; v_into text[]; v_id int; t record;
@@ -66,7 +67,8 @@ begin
   left join pg_catalog.pg_attribute a on a.attrelid = p_table and a.attname = p_column
     and not a.attisdropped
   returning id into v_id;  -- creates the keyword index, which installs the triggers
-  perform backline.set_keywords(v_id, null, p_language::regconfig) where p_language is not null;
+  perform backline.set_keywords(v_id, null, p_language::regconfig, p_language_column)
+  where num_nonnulls(p_language, p_language_column) > 0;
   perform backline.require_stable_text(v_id);
   return v_id;
 end $$;
@@ -75,7 +77,7 @@ comment on function backline.add_collection is
   'With p_published, also a table of a publication: its subscribers must have the column. With p_into, '
   'stores the vectors in a side table of that name. The text is the template or else p_expression, an SQL '
   'expression over the row r. p_where is a condition on rows. p_language is that of the keywords; null '
-  'guesses it.';
+  'guesses it. p_language_column has that of each row.';
 
 -- Changes the model of a collection. Every row becomes due, and the next backfill embeds it again.
 create or replace function backline.set_model(
