@@ -648,6 +648,30 @@ async def test_every_scan_refuses_a_key_too_long_for_an_index(world: World) -> N
         assert (await papers.fill()).complete
 
 
+@pytest.mark.parametrize(
+    ("ddl", "insert"),
+    [
+        ("id numeric primary key, body text", "insert into papers values (7e2999, 'long')"),
+        (
+            "a text, b text, body text, primary key (a, b)",
+            f"insert into papers values (left({LONG_KEY}, 1300), right({LONG_KEY}, 1300), 'long')",
+        ),
+    ],
+)
+async def test_keys_of_other_types_that_are_too_long(world: World, ddl: str, insert: str) -> None:
+    ddl = f"create table papers ({ddl})"
+    async with make_world(world.store, ddl=ddl, embedder=HashEmbedder(8), table="papers") as papers:
+        await papers.sql(insert)
+        report = await papers.fill()
+        assert (report.coverage.rows, report.coverage.failed) == (1, 1)
+        assert report.coverage.problems == ()
+        assert await reconcile_after_dry_run(papers) == {}
+        assert len(await papers.failures()) == 1
+        await papers.sql("delete from papers")
+        await papers.apply_changes()
+        assert await papers.failures() == {}
+
+
 async def test_update_that_makes_a_key_too_long_for_an_index(world: World) -> None:
     async with papers_with(world) as papers:
         await papers.sql("insert into papers values ('short', 'text'), ('other', 'text')")
