@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from psycopg.rows import DictRow
@@ -124,7 +125,8 @@ class AdministrationVerbs(CollectionVerbs):
         after: str | None = None
         while True:
             parameters = {**values, "after": after, "limit": _PAGE}
-            [page] = await self.connector.fetch(query(verb), parameters)
+            fetch = partial(self.connector.fetch, query(verb), parameters)
+            [page] = await self._guarded(values["collection"], fetch)
             yield page
             if page["scanned"] < _PAGE:
                 return

@@ -126,12 +126,14 @@ begin
   execute format($q$
     with page as materialized (
       select %1$s as key, row_number() over (order by %2$s) as position,
-             (%3$s) is true as was, (%4$s) is true as inside
+             (%3$s) is true as was, (%4$s) is true as inside,
+             -- The former condition may have failed for the row.
+             exists (select from backline.failures f where f.collection_id = $1 and f.key = %1$s) as failed
       from %5$s r where %6$s order by %2$s limit $3
     ), logged as (
       insert into backline.changes (collection_id, kind, amount, keys)
       select $1, '~', count(*), array_agg(p.key order by p.position) from page p
-      where p.was <> p.inside having count(*) > 0
+      where p.was <> p.inside or p.failed having count(*) > 0
     )
     select count(*), count(*) filter (where p.was <> p.inside),
            (array_agg(p.key order by p.position desc))[1]
@@ -141,7 +143,7 @@ begin
   into scanned, moved, last_key using p_collection, p_after, p_limit;
   if scanned < p_limit then
     update backline.collections o
-    set unscanned = nullif(btrim(replace(o.unscanned, 'The condition was changed.', '')), '')
+    set guarded = false, unscanned = nullif(btrim(replace(o.unscanned, 'The condition was changed.', '')), '')
     where o.id = p_collection;
   end if;
 end $$;
@@ -160,7 +162,9 @@ begin
   perform backline.lock(p_collection, 'log');
   c := backline.definition(p_collection);
   k := backline.keyword_definition(p_collection);
-  t := backline.compile_text(c.table_id, p_template, p_expression, c.where_sql);
+  t := backline.compile_text(c.table_id, p_template, p_expression, (
+    select (x.r).where_sql from (select (backline.resolve(o)).d as r from backline.collections o
+                                 where o.id = p_collection) x));  -- without the guard
   perform backline.check_text(
     c.table_id, t.numbers, case when c.into_name is null then c.embedding_column end);
   update backline.collections o set text_template = p_template, text_expression = t.expression,
@@ -208,7 +212,7 @@ begin
   into scanned, moved, last_key using p_collection, p_after, p_limit;
   if scanned < p_limit then
     update backline.collections o
-    set unscanned = nullif(btrim(replace(o.unscanned, 'The text was changed.', '')), '')
+    set guarded = false, unscanned = nullif(btrim(replace(o.unscanned, 'The text was changed.', '')), '')
     where o.id = p_collection;
   end if;
 end $$;

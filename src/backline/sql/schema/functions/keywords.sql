@@ -212,6 +212,8 @@ begin
            then 'simple' else 'english' end)
   $q$, c.text_sql, backline.source(c)) into v_language;
   return 'pg_catalog.' || v_language;
+exception when data_exception or cardinality_violation or raise_exception then  -- for a row, see try_text()
+  return 'pg_catalog.english';
 end $$;
 
 -- Sets how a collection is indexed for keywords, and discards the existing index. A table of up to 1,000 rows
