@@ -57,6 +57,7 @@ class Collection:
         unusable: SQLSTATE and message of why the collection cannot be used, such as a table that
             is gone.
         scanned_at: when `reconcile` last compared every row with its record.
+        adopting: the vectors that the column held are not all stamped yet.
 
     """
 
@@ -79,6 +80,7 @@ class Collection:
     missing_to_read: tuple[str, ...] = ()
     unusable: tuple[str, str] | None = None
     scanned_at: datetime | None = None
+    adopting: bool = False
 
     @property
     def table(self) -> str:

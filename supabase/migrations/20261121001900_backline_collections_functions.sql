@@ -29,7 +29,7 @@ create or replace function backline.add_collection(
   p_name text, p_table regclass, p_key text[], p_template text, p_column text,
   p_provider text, p_model text, p_revision text, p_dimensions int,
   p_column_type text default 'vector', p_long_text text default 'truncate',
-  p_published boolean default false, p_into text default null
+  p_published boolean default false, p_into text default null, p_existing text default 'refuse'
 ) returns int language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_schema text; v_table text; v_key int2[]; v_into text[]; v_id int; v_sql text; t record;
@@ -40,6 +40,7 @@ begin
   from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
   where k.oid = p_table;
 
+  perform backline.check_existing(p_table, p_column, p_existing) where p_into is null;
   v_key := backline.choose_key(p_table, p_key);
   v_into := backline.side_name(p_into);
 
@@ -52,14 +53,15 @@ begin
   insert into backline.collections
     (name, table_id, table_schema, table_name, key_numbers, key_columns, key_types, text_template, text_sql,
      text_numbers, text_names, text_types, vector_number, embedding_column, model_id, long_text, members,
-     into_schema, into_name, into_id)
+     adopting, into_schema, into_name, into_id)
   select p_name, p_table, v_schema, v_table, v_key,
          (backline.present_columns(p_table, true, v_key, v_key::text[])).names,
          backline.key_types(p_table, v_key), p_template, v_sql, t.numbers, t.names, t.types,
          case when p_into is null then a.attnum end,
          case when p_into is null then p_column else 'embedding' end,
          backline.model_id(p_provider, p_model, p_revision, p_dimensions), p_long_text,
-         backline.members(p_table), v_into[1], v_into[2], case when v_into is not null then
+         backline.members(p_table), p_existing = 'adopt' and p_into is null, v_into[1], v_into[2],
+         case when v_into is not null then
            backline.make_side_table(v_into, p_table, v_key,
                                     format('extensions.%I(%s)', p_column_type, p_dimensions)) end
   from (values (1)) one
@@ -72,7 +74,8 @@ end $$;
 comment on function backline.add_collection is
   'API: declares a table for embedding. Adds the vector column if it is missing, and installs the triggers. '
   'With p_published, also a table of a publication: its subscribers must have the column. With p_into, '
-  'stores the vectors in a side table of that name.';
+  'stores the vectors in a side table of that name. p_existing is what to do if the column holds vectors: '
+  'refuse, overwrite, or adopt, which needs finish_adoption.';
 
 -- Changes the model of a collection. Every row becomes due, and the next backfill embeds it again.
 create or replace function backline.set_model(
@@ -156,7 +159,7 @@ returns table (id int, name text, table_schema text, table_name text, key_column
                revision text, dimensions int, table_exists boolean, column_type text, column_dimensions int,
                into_schema text, into_name text,
                long_text text, missing_grants text[], missing_to_read text[], unusable text[],
-               scanned_at timestamptz)
+               scanned_at timestamptz, adopting boolean)
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select (r.d).id, (r.d).name, (r.d).table_schema, (r.d).table_name, (r.d).key_columns, (r.d).text_template,
          (r.d).embedding_column, (r.d).max_attempts, m.id, m.provider, m.name, m.revision, m.dimensions,
@@ -166,7 +169,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
            || backline.missing_side_grants((r.d).into_id, true),
          backline.missing_grants(k.oid, a.attnum, false)
            || backline.missing_side_grants((r.d).into_id, false),
-         case when r.code is not null then array[r.code, r.problem || ' ' || r.remedy] end, c.scanned_at
+         case when r.code is not null then array[r.code, r.problem || ' ' || r.remedy] end, c.scanned_at,
+         c.adopting
   from backline.collections c
   cross join lateral backline.resolve(c) r
   join backline.models m on m.id = c.model_id

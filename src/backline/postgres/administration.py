@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from backline import errors
-from backline.postgres.connector import Connector
+from backline.postgres.connector import Connector, Transaction
 from backline.postgres.schema import FATAL, schema_problems
 from backline.sql import query
 from backline.store import DriftPage
@@ -20,6 +20,9 @@ from backline.types import Collection, LongText, Model, Problem
 # block the statements that queue behind them.
 _SCHEMA_LOCK = "set local lock_timeout = '5s'"
 _ROW_LOCK = "set local lock_timeout = '200ms'"
+
+Existing: TypeAlias = Literal["refuse", "adopt", "overwrite"]
+"""What to do with the vectors that a column holds when its table is declared."""
 
 
 class AdministrationVerbs(CollectionVerbs):
@@ -70,7 +73,7 @@ class AdministrationVerbs(CollectionVerbs):
     async def add_collection(  # noqa: PLR0913  the parts of a declaration
         self, name: str, table: int, *, key: str | Sequence[str] | None, template: str,
         column: str, model: Model, column_type: str = "vector", long_text: LongText = "truncate",
-        published: bool = False, into: str | None = None,
+        published: bool = False, into: str | None = None, existing: Existing = "refuse",
     ) -> int:  # fmt: skip
         """Declare a table for embedding; return the id of the collection.
 
@@ -87,23 +90,23 @@ class AdministrationVerbs(CollectionVerbs):
             long_text: how to embed texts longer than the model reads.
             published: whether the subscribers of a published table have the column.
             into: the side table to make for the vectors; default: they are in a column.
+            existing: what to do with vectors that the column holds. "overwrite" makes every row
+                due; to adopt them, call `backline.adopt`.
 
         Raises:
             UsageError, TableNotFoundError, ColumnNotFoundError, KeyMissingError: the table, its
                 columns or the template do not permit it. Nothing was changed.
             DimensionMismatchError: the column holds other vectors than the model's.
             CollectionExistsError: the name or the column is taken.
+            VectorsExistError: the column holds vectors.
 
         """
-        values = {
-            "name": name, "table": table, "key": [key] if isinstance(key, str) else key,
-            "template": template, "column": column, "column_type": column_type,
-            "long_text": long_text, "published": published, "into": into, **_identity(model),
-        }  # fmt: skip
+        declared = declaration(
+            name, table, key=key, template=template, column=column, column_type=column_type,
+            long_text=long_text, published=published, into=into, existing=existing, model=model,
+        )  # fmt: skip
         async with self.connector.transaction() as transaction:
-            await transaction.execute(_SCHEMA_LOCK)
-            rows = await transaction.fetch(query("add_collection"), values)
-        added = int(rows[0]["id"])
+            added = await declare(transaction, declared)
         await self.recount(added)
         return added
 
@@ -216,6 +219,21 @@ class AdministrationVerbs(CollectionVerbs):
         async with self.connector.transaction() as transaction:
             await transaction.execute(_ROW_LOCK)
             return (await transaction.fetch(query(verb), values))[0]
+
+
+def declaration(
+    name: str, table: int, *, key: str | Sequence[str] | None, model: Model, **parts: Any
+) -> dict[str, Any]:
+    """Return the parameters of `declare`."""
+    keys = [key] if isinstance(key, str) else key
+    return {"name": name, "table": table, "key": keys, **parts, **_identity(model)}
+
+
+async def declare(transaction: Transaction, declared: Mapping[str, Any]) -> int:
+    """Declare a collection in a transaction; return its id."""
+    await transaction.execute(_SCHEMA_LOCK)
+    rows = await transaction.fetch(query("add_collection"), declared)
+    return int(rows[0]["id"])
 
 
 def _identity(model: Model) -> dict[str, Any]:

@@ -203,7 +203,28 @@ order by 1 limit 20
 -- name: add_collection
 select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s::text[], %(template)s, %(column)s,
   %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s,
-  %(published)s, %(into)s) as id
+  %(published)s, %(into)s, %(existing)s) as id
+
+-- name: vectors_in
+select backline.vectors_in(%(table)s::oid::regclass, %(column)s) as count
+
+-- name: definition_of
+select c::text as definition from backline.collections c where c.id = %(collection)s
+
+-- name: adoption_sample
+select key, content, embedding
+from backline.adoption_sample(%(definition)s::text::backline.collections, %(limit)s)
+
+-- name: embed_again
+-- Makes rows due that a sample found to have vectors of another model or text.
+insert into backline.jobs (collection_id, key, priority)
+select %(collection)s, k.key, 1 from unnest(%(keys)s::text[]) as k(key)
+
+-- name: adopt_page
+select scanned, adopted, last_key from backline.adopt_page(%(collection)s, %(after)s, %(limit)s)
+
+-- name: finish_adoption
+select backline.finish_adoption(%(collection)s)
 
 -- name: drop_collection
 select backline.drop_collection(%(collection)s, %(drop_column)s)

@@ -54,6 +54,8 @@ create table backline.collections (
   unscanned        text,                    -- why rows may have changed unseen, until a scan of every row
   scanned_at       timestamptz,             -- the end of the last scan of every row
   missed           bigint not null default 0,  -- the value of the sequence missed at that scan
+  adopting         boolean not null default false,  -- vectors are being stamped, see adopt.sql
+  any_length       boolean not null default false,  -- adopted vectors are not of unit length
   unique (table_id, vector_number)
 );
 

@@ -205,6 +205,9 @@ begin
     select 'unscanned', n.why || ' Rows may have changed unseen.', v_reconcile
     from (select concat_ws(' ', c.unscanned, r.changed) as why) n where n.why <> ''
     union all
+    select 'adoption', format('The vectors that %s held are not all adopted yet.', c.embedding_column),
+           'Run the same backline add … --adopt again' where c.adopting
+    union all
     select 'missed', 'Changes of tables could not be recorded.', v_reconcile
     where pg_catalog.pg_sequence_last_value('backline.missed'::regclass) > c.missed;
   if r.code is not null then
