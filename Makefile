@@ -14,7 +14,7 @@ PAGE  := $(ROOT)/src/backline/server/static/index.html
 WEB_SOURCES := $(shell find $(WEB) -name node_modules -prune -o -type f -print 2>/dev/null) $(ROOT)/src/backline/data/actions.json
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve setup tools js browser web web-dev web-test screenshots test simulate lint format unit docs clean
+.PHONY: help run serve setup tools js browser web web-dev web-test screenshots test nightly simulate lint format unit docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(ROOT)/Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -29,6 +29,10 @@ serve: setup ## build the studio if Node.js is installed, and serve it
 test: setup tools js browser lint ## set up, lint, type-check and run every test
 	@$(MAKE) --no-print-directory -C $(ROOT) web-test OPTIONAL=optional
 	@cd $(ROOT) && $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
+
+nightly: setup tools js browser ## run the slow tests, and 2,000 histories of the protocol
+	@cd $(ROOT) && $(BIN)/python -m pytest -m nightly -n auto --maxprocesses 8 $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory -C $(ROOT) simulate SEEDS=2000
 
 simulate: setup ## run SEEDS histories of the protocol from seed FIRST; SHRINK=--shrink shortens failures
 	@cd $(ROOT) && $(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0) $(SHRINK)

@@ -75,6 +75,7 @@ def collection_of(record: Mapping[str, Any]) -> Collection:
         unusable=tuple(record["unusable"]) if record["unusable"] else None,
         scanned_at=_moment(record["scanned_at"]),
         adopting=record["adopting"],
+        follow=record["follow"],
     )
 
 

@@ -105,6 +105,42 @@ def has_ended(session: Any) -> bool:
         return bool(selector.select(0))  # an idle server sends only the error that ends the session
 
 
+class ReceivedLeases:
+    """The newest lease that each worker has received, and whether a claim is unanswered.
+
+    A worker claims in one task, and later leases are greater. A greater one in the database than
+    the newest that was received belongs to a claim whose response was lost.
+    """
+
+    def __init__(self) -> None:
+        self._newest: dict[int, int] = {}
+        self._unanswered: set[int] = set()
+
+    def newest(self, worker: int) -> int:
+        return self._newest.get(worker, 0)
+
+    def unanswered(self, worker: int) -> bool:
+        """Whether the worker's last claim has had no response."""
+        return worker in self._unanswered
+
+    def expect(self, worker: int) -> None:
+        """Record that a claim is sent."""
+        self._unanswered.add(worker)
+
+    def receive(self, worker: int, jobs: Sequence[Job]) -> None:
+        """Record the response to a claim."""
+        self._unanswered.discard(worker)
+        if jobs:
+            self._newest[worker] = max(self.newest(worker), jobs[0].lease or 0)
+
+    def move(self, worker: int, replacement: int) -> None:
+        """Record that a worker has another id."""
+        self._newest[replacement] = self._newest.pop(worker, 0)
+        if worker in self._unanswered:
+            self._unanswered.remove(worker)
+            self._unanswered.add(replacement)
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """A registered worker.

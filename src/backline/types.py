@@ -57,6 +57,7 @@ class Collection:
         unusable: SQLSTATE and message of why the collection cannot be used, such as a table that
             is gone.
         scanned_at: when `reconcile` last compared every row with its record.
+        follow: the column that is polled instead of triggers.
         adopting: the vectors that the column held are not all stamped yet.
 
     """
@@ -81,6 +82,7 @@ class Collection:
     unusable: tuple[str, str] | None = None
     scanned_at: datetime | None = None
     adopting: bool = False
+    follow: str | None = None
 
     @property
     def table(self) -> str:

@@ -43,6 +43,9 @@ create table backline.collections (
   into_id          oid,
   into_schema      text,
   into_name        text,
+  -- The version column of a source without triggers, see poll.sql.
+  follow_number    int2,
+  follow_column    text,
   model_id         int  not null references backline.models (id),
   max_attempts     int  not null default 5 check (max_attempts > 0),
   -- How to embed a text longer than the model reads: its beginning, the mean of its parts weighted by tokens,

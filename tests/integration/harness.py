@@ -106,13 +106,15 @@ async def declare(
     long_text: LongText = "truncate",
     published: bool = False,
     into: str | None = None,
+    language: str | None = None,
+    follow: str | None = None,
 ) -> Collection:
     """Add a collection over a table, and return it."""
     row = await store.find_table(table)
     await store.add_collection(
         name or table, row["oid"], key=key, template=template, column=column,
         model=embedder.model, column_type=column_type, long_text=long_text,
-        published=published, into=into,
+        published=published, into=into, language=language, follow=follow,
     )  # fmt: skip
     return await store.collection(name or table)
 

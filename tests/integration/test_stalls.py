@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from tests.integration.harness import World, connect, execute, overpaid, running, texts
 from tests.integration.proxy import FaultProxy, Stall, fault_proxy
+from tests.nightly import first_at_once
 from tests.provider import StandInProvider
 
 from backline import errors, loading
@@ -23,6 +24,7 @@ from backline.postgres.store import Store, open_store
 from backline.worker import retry
 
 PATIENCE = 0.4
+COMMIT = "COMMIT\0"  # without it, "BEGIN ISOLATION LEVEL READ COMMITTED" matches
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ async def stalling(world: World, database: str, impatient: None) -> AsyncIterato
 STATEMENTS = [
     "backline.claim(", "backline.claim_batch(", "backline.complete(", "backline.outstanding(",
     "backline.heartbeat(", "backline.end_finished_batches(", "backline.release_dead_workers(",
-    "clock_timestamp()", "backline.run_records(", "backline.finish_run(", "BEGIN", "COMMIT",
+    "clock_timestamp()", "backline.run_records(", "backline.finish_run(", "BEGIN", COMMIT,
 ]  # fmt: skip
 SENT_ONCE = {"backline.claim_batch(", "backline.end_finished_batches("}
 
@@ -129,6 +131,26 @@ async def test_server_ends_the_transaction_of_a_client_that_is_gone(stalling: St
             "select current_setting('idle_in_transaction_session_timeout') as idle"
         )
     assert row["idle"] == "3s", "the stricter limit of the database stays"
+
+
+async def test_jobs_are_claimed_again_after_the_response_to_their_claim_was_lost(
+    stalling: Stalling,
+) -> None:
+    world = stalling.world
+    await world.insert(*texts(20))
+    lease = await world.store.register(world.collection, None, 30)
+    received = await world.store.claim(world.collection, lease.worker, 5)
+    stalling.proxy.stall = Stall(COMMIT.encode(), delivered=True)
+    with pytest.raises(errors.DatabaseUnavailableError):
+        await world.store.claim(world.collection, lease.worker, 10)
+    leased = [worker for worker in (await world.jobs()).values() if worker is not None]
+    assert len(leased) == 15
+    again = await world.store.claim(world.collection, lease.worker, 20)
+    assert {job.key for job in again} == set(await world.jobs()) - {job.key for job in received}
+    await world.store.unregister(lease)
+    await stalling.heal()
+    await world.fill()
+    await world.check_complete()
 
 
 # --- statements that are slow, on a network that works --------------------------------------------
@@ -199,7 +221,8 @@ async def test_backfill_continues_after_a_stall_of_every_connection(
 
 
 @pytest.mark.parametrize(
-    "statement", ["backline.claim(", "backline.complete(", "backline.heartbeat(", "COMMIT"]
+    "statement",
+    first_at_once(["backline.complete(", "backline.claim(", "backline.heartbeat(", COMMIT]),
 )
 async def test_backfill_gives_up_on_a_stall_that_does_not_end(
     stalling: Stalling, provider: StandInProvider, statement: str

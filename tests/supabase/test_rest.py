@@ -19,6 +19,7 @@ from backline.verification import verify
 from backline.worker import retry
 from tests.integration.harness import not_stored, overpaid, running
 from tests.integration.proxy import Stall, tcp_relay
+from tests.nightly import first_at_once
 from tests.provider import StandInProvider
 from tests.supabase.stack import Project
 from tests.supabase.world import RestWorld, rest_store, rest_world
@@ -264,7 +265,7 @@ async def test_search_beyond_the_statement_timeout_of_anon_names_the_timeout(
 # --- a network that delivers nothing --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", ["claim", "claim_batch", "complete", "heartbeat"])
+@pytest.mark.parametrize("verb", first_at_once(["complete", "claim", "claim_batch", "heartbeat"]))
 async def test_backfill_gives_up_on_a_stalled_gateway(
     project: Project, provider: StandInProvider, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:

@@ -13,6 +13,7 @@ from backline.cli.output import count, emit, out, say
 from backline.config import Settings
 from backline.postgres import migrate
 from backline.postgres.store import Store
+from backline.search import indexes
 from backline.types import LongText, Model
 
 Template = Annotated[
@@ -78,6 +79,15 @@ LongTextPolicy = Annotated[
         "letter.",
     ),
 ]
+Language = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        help="Text search configuration of Postgres for the keywords: english, german, simple "
+        "(no stemming) and so on. Default: guessed from the first texts.",
+        show_default=False,
+    ),
+]
 Into = Annotated[
     str | None,
     typer.Option(
@@ -94,6 +104,16 @@ Published = Annotated[
         "--published",
         help="Declare a table of a publication: its subscribers have the vector column, or stop "
         "at the first change. Default: such a table is refused.",
+    ),
+]
+Follow = Annotated[
+    str | None,
+    typer.Option(
+        "--follow",
+        metavar="COLUMN",
+        help="Column that grows with every edit of a row, such as updated_at. It is polled instead "
+        "of triggers, for views, foreign tables and tables of another owner; needs --into.",
+        show_default=False,
     ),
 ]
 Adopt = Annotated[
@@ -122,6 +142,8 @@ def add(
     long_text: LongTextPolicy = "truncate",
     published: Published = False,
     into: Into = None,
+    language: Language = None,
+    follow: Follow = None,
     adopt: Adopt = False,
     overwrite: Overwrite = False,
     flags: Flags = NO_FLAGS,
@@ -138,6 +160,7 @@ def add(
     declaration = {
         "key": key, "template": text, "column": column, "column_type": column_type,
         "long_text": _policy(long_text), "published": published, "into": into,
+        "language": language, "follow": follow,
     }  # fmt: skip
     if not adopt:
         declaration["existing"] = "overwrite" if overwrite else "refuse"
@@ -147,7 +170,8 @@ def add(
         return
     out.print(
         f"Added {added['collection']}: {count(added['rows'], 'row')} of {added['table']}, text "
-        f"{text!r}, model {added['model']}, vectors in {added['vectors']}.",
+        f"{text!r}, model {added['model']}, vectors in {added['vectors']}, "
+        f"keywords in {added['language']}.",
         markup=False,
     )
     if "adopted" in added:
@@ -162,6 +186,8 @@ async def _add(
     model = await wiring.resolve_model(settings, spec)
     async with wiring.open_database(settings, migrated=False) as store:
         record = await store.find_table(table)
+        if declaration["language"] is not None:
+            await indexes.require_language(store, declaration["language"])
         applied = await migrate.apply(store.connector, published=declaration["published"])
         if applied:
             say(f"Schema: {count(len(applied), 'migration')} applied")
@@ -173,9 +199,11 @@ async def _add(
             await store.add_collection(chosen, record["oid"], model=model, **declaration)
         collection = await store.collection(chosen)
         coverage = await store.coverage(collection)
+        keywords = await indexes.keyword_index(store, collection)
         return {
             "collection": chosen, "table": collection.table, "rows": coverage.rows,
             "model": str(model), "vectors": collection.vector_column,
+            "language": keywords.language.removeprefix("pg_catalog."),
             "long_text": collection.long_text, **adopted,
         }  # fmt: skip
 

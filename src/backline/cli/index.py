@@ -30,7 +30,7 @@ Language = Annotated[
     typer.Option(
         "--language",
         help="Text search configuration of Postgres for the keywords: english, german, simple "
-        "(no stemming) and so on. Default: english.",
+        "(no stemming) and so on. Default: that of the index.",
     ),
 ]
 Samples = Annotated[

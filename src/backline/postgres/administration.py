@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, TypeAlias
 
 from psycopg.rows import DictRow
@@ -20,6 +21,8 @@ from backline.types import Collection, LongText, Model, Problem
 # block the statements that queue behind them.
 _SCHEMA_LOCK = "set local lock_timeout = '5s'"
 _ROW_LOCK = "set local lock_timeout = '200ms'"
+# A view without a declared key is read once, for as long as this.
+_UNIQUE_TIMEOUT = "set local statement_timeout = '30s'"
 
 Existing: TypeAlias = Literal["refuse", "adopt", "overwrite"]
 """What to do with the vectors that a column holds when its table is declared."""
@@ -73,7 +76,8 @@ class AdministrationVerbs(CollectionVerbs):
     async def add_collection(  # noqa: PLR0913  the parts of a declaration
         self, name: str, table: int, *, key: str | Sequence[str] | None, template: str,
         column: str, model: Model, column_type: str = "vector", long_text: LongText = "truncate",
-        published: bool = False, into: str | None = None, existing: Existing = "refuse",
+        published: bool = False, into: str | None = None, language: str | None = None,
+        follow: str | None = None, existing: Existing = "refuse",
     ) -> int:  # fmt: skip
         """Declare a table for embedding; return the id of the collection.
 
@@ -89,7 +93,9 @@ class AdministrationVerbs(CollectionVerbs):
             column_type: "vector" or "halfvec", if the column is created.
             long_text: how to embed texts longer than the model reads.
             published: whether the subscribers of a published table have the column.
+            language: of the keywords; default: guessed from the first texts.
             into: the side table to make for the vectors; default: they are in a column.
+            follow: the column that a poll reads instead of triggers; needs `into`.
             existing: what to do with vectors that the column holds. "overwrite" makes every row
                 due; to adopt them, call `backline.adopt`.
 
@@ -103,12 +109,23 @@ class AdministrationVerbs(CollectionVerbs):
         """
         declared = declaration(
             name, table, key=key, template=template, column=column, column_type=column_type,
-            long_text=long_text, published=published, into=into, existing=existing, model=model,
+            long_text=long_text, published=published, into=into, language=language, follow=follow,
+            existing=existing, model=model,
         )  # fmt: skip
+        if follow is not None and declared["key"]:
+            await self._check_unique(table, declared["key"])
         async with self.connector.transaction() as transaction:
             added = await declare(transaction, declared)
         await self.recount(added)
         return added
+
+    async def _check_unique(self, table: int, key: Sequence[str]) -> None:
+        """Raise if rows of a source share a key, unless finding out takes too long."""
+        values = {"table": table, "key": list(key)}
+        with suppress(errors.StatementTimeoutError, errors.ColumnNotFoundError):
+            async with self.connector.transaction() as transaction:
+                await transaction.execute(_UNIQUE_TIMEOUT)
+                await transaction.execute(query("check_unique"), values)
 
     async def drop_collection(self, collection: Collection, *, drop_column: bool) -> None:
         """Delete a collection and its triggers; with `drop_column`, also the column of vectors."""
@@ -148,6 +165,36 @@ class AdministrationVerbs(CollectionVerbs):
         if any(each.kind in FATAL for each in damage):  # other statements may fail
             return damage
         return (*damage, *await super().problems(collection))
+
+    # --- sources that are polled ---
+
+    async def poll_source(self, collection: Collection, sweep_every: float) -> tuple[float, bool]:
+        """Log the rows of a source without triggers that have a newer version.
+
+        Returns:
+            The seconds to wait before the next poll, and whether to sweep the source now.
+        """
+        record = await self._rpc.record(
+            "poll_source", collection=collection.id, sweep_every=sweep_every
+        )
+        return float(record["wait"] or 0), record["sweep"]
+
+    async def sweep_page(
+        self, collection: Collection, of: str, after: str | None, limit: int
+    ) -> tuple[int, int, str | None]:
+        """Compare a page of a source that is polled; `of` is "rows", or as in `reconcile_orphans`.
+
+        Returns:
+            How many were compared and how many logged, and the last key.
+        """
+        record = await self._rpc.record(
+            "sweep_page", collection=collection.id, of=of, after=after, limit=limit
+        )
+        return record["scanned"], record["logged"], record["last_key"]
+
+    async def count_source(self, collection: Collection) -> None:
+        """Count the rows of a source that is polled."""
+        await self._rpc.value("count_source", collection=collection.id)
 
     # --- reconcile ---
 
@@ -226,7 +273,8 @@ def declaration(
 ) -> dict[str, Any]:
     """Return the parameters of `declare`."""
     keys = [key] if isinstance(key, str) else key
-    return {"name": name, "table": table, "key": keys, **parts, **_identity(model)}
+    absent = {"language": None, "follow": None}
+    return {"name": name, "table": table, "key": keys, **absent, **parts, **_identity(model)}
 
 
 async def declare(transaction: Transaction, declared: Mapping[str, Any]) -> int:

@@ -25,6 +25,7 @@ from backline.store import (
     Lease,
     LeasedBatch,
     NewVector,
+    ReceivedLeases,
     Usage,
 )
 from backline.store_verbs import QueueVerbs, RunVerbs
@@ -64,6 +65,7 @@ class Store(AdoptionVerbs, QueueVerbs, RunVerbs):
         super().__init__(PostgresRpc(connector))
         self.connector = connector
         self._oid: int | None = None
+        self._leases = ReceivedLeases()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -123,10 +125,17 @@ class Store(AdoptionVerbs, QueueVerbs, RunVerbs):
             "collection": collection.id, "worker": worker, "limit": limit,
             "model": collection.model_id, "edits_only": edits_only,
         }  # fmt: skip
+        lost = {"worker": worker, "received": self._leases.newest(worker)}
+        release = self._leases.unanswered(worker)
+        self._leases.expect(worker)
         async with self.connector.transaction() as transaction:
             await transaction.execute(_CLAIM)
+            if release:
+                await transaction.execute(query("release_unacknowledged"), lost)
             rows = await transaction.fetch_tuples(query("claim"), values)
-        return [Job._make(row) for row in rows]
+        jobs = [Job._make(row) for row in rows]
+        self._leases.receive(worker, jobs)
+        return jobs
 
     async def claim_batch(
         self, collection: Collection, worker: int, run: int | None, after: str | None, limit: int,
@@ -153,7 +162,9 @@ class Store(AdoptionVerbs, QueueVerbs, RunVerbs):
         if columns[0] is None:
             return LeasedBatch(scanned, last, [])
         rows = zip(*columns, repeat(0), repeat(lease), strict=False)
-        return LeasedBatch(scanned, last, list(map(Job._make, rows)))
+        jobs = list(map(Job._make, rows))
+        self._leases.receive(worker, jobs)
+        return LeasedBatch(scanned, last, jobs)
 
     async def complete(
         self,
@@ -209,14 +220,20 @@ class Store(AdoptionVerbs, QueueVerbs, RunVerbs):
             "has_session": has_session, "lease": lease, "run": run, "replaces": replaces,
         }  # fmt: skip
         if not has_session:
-            return Lease(await self._rpc.value("register_worker", **values), None)
+            worker = await self._rpc.value("register_worker", **values)
+            return self._registered(Lease(worker, None), replaces)
         session = await self.connector.dedicated()
         try:
             row = await self.connector.fetch_on(session, query("register_worker"), values)
         except BaseException:
             await session.close()
             raise
-        return Lease(row["id"], session)
+        return self._registered(Lease(row["id"], session), replaces)
+
+    def _registered(self, lease: Lease, replaces: int | None) -> Lease:
+        if replaces is not None:
+            self._leases.move(replaces, lease.worker)
+        return lease
 
     async def heartbeat(
         self, lease: Lease, run: int | None, seconds: float, rate: float

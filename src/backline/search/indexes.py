@@ -152,7 +152,7 @@ async def set_keywords(
         ColumnNotFoundError: the template names a column that the table does not have.
     """
     if language is not None:
-        await _require_language(store, language)
+        await require_language(store, language)
     async with store.connector.transaction() as transaction:
         await transaction.execute("set local lock_timeout = '10s'")
         await transaction.execute(
@@ -161,7 +161,8 @@ async def set_keywords(
         )
 
 
-async def _require_language(store: Store, language: str) -> None:
+async def require_language(store: Store, language: str) -> None:
+    """Raise a UsageError unless Postgres has this text search configuration."""
     rows = await store.connector.fetch(queries("search.sql")["text_search_configurations"])
     languages = [str(row["name"]) for row in rows]
     if language.removeprefix("pg_catalog.") not in languages:

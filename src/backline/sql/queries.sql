@@ -203,7 +203,20 @@ order by 1 limit 20
 -- name: add_collection
 select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s::text[], %(template)s, %(column)s,
   %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s,
-  %(published)s, %(into)s, %(existing)s) as id
+  %(published)s, %(into)s, p_language => %(language)s, p_follow => %(follow)s,
+  p_existing => %(existing)s) as id
+
+-- name: poll_source
+select logged, wait, sweep from backline.poll_source(%(collection)s, %(sweep_every)s)
+
+-- name: sweep_page
+select scanned, logged, last_key from backline.sweep_page(%(collection)s, %(of)s, %(after)s, %(limit)s)
+
+-- name: count_source
+select backline.count_source(%(collection)s, true)
+
+-- name: check_unique
+select backline.check_unique(%(table)s::oid::regclass, %(key)s::text[])
 
 -- name: vectors_in
 select backline.vectors_in(%(table)s::oid::regclass, %(column)s) as count
@@ -255,6 +268,9 @@ select backline.begin_scan(%(collection)s) as begun
 
 -- name: finish_scan
 select backline.finish_scan(%(collection)s, %(begun)s)
+
+-- name: release_unacknowledged
+select backline.release_unacknowledged(%(worker)s, %(received)s)
 
 -- name: claim
 select key, action, coalesce(content, ''), content_hash, attempts, lease

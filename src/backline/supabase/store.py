@@ -22,6 +22,7 @@ from backline.store import (
     Lease,
     LeasedBatch,
     NewVector,
+    ReceivedLeases,
     Usage,
     VerifiedPage,
 )
@@ -42,8 +43,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
     def __init__(self, project: Project) -> None:
         super().__init__(PostgrestRpc(project))
         self.project = project
-        # The latest lease that each worker has received from `claim`.
-        self._known: dict[int, int] = {}
+        self._leases = ReceivedLeases()
         # The key after which each worker requested a batch, until the response arrives.
         self._unanswered: dict[int, str | None] = {}
 
@@ -142,15 +142,14 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
     ) -> list[Job]:
         rows = await self._rpc.rows(
             "claim", collection=collection.id, worker=worker, limit=limit,
-            model=collection.model_id, received_lease=self._known.get(worker, 0),
+            model=collection.model_id, received_lease=self._leases.newest(worker),
             edits_only=edits_only,
         )  # fmt: skip
         jobs = [
             Job(key, action, content, digest and bytes.fromhex(digest), attempts, lease)
             for key, action, content, digest, attempts, lease in rows
         ]
-        if jobs:
-            self._known[worker] = jobs[0].lease or 0
+        self._leases.receive(worker, jobs)
         return jobs
 
     async def claim_batch(
@@ -169,7 +168,9 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
             unfinished=list(unfinished), again=again,
         )  # fmt: skip
         del self._unanswered[worker]
-        return LeasedBatch(page["scanned"], page["last_key"], list(_jobs(page)))
+        jobs = list(_jobs(page))
+        self._leases.receive(worker, jobs)
+        return LeasedBatch(page["scanned"], page["last_key"], jobs)
 
     async def complete(
         self,
@@ -209,7 +210,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
             pid=os.getpid(), lease=lease, run=run, replaces=replaces,
         )  # fmt: skip
         if replaces is not None:
-            self._known[worker] = self._known.pop(replaces, 0)
+            self._leases.move(replaces, worker)
         return Lease(worker, None)
 
     async def release_dead_workers(self, collection: Collection, worker: int | None = None) -> int:

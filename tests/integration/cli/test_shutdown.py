@@ -17,6 +17,7 @@ import pytest
 from tests.integration.cli.conftest import Cli, Sql
 from tests.integration.harness import eventually
 from tests.integration.proxy import FaultProxy, Stall, fault_proxy
+from tests.nightly import first_at_once
 from tests.provider import StandInProvider
 
 from backline.cli.serve import STOP_SECONDS
@@ -67,7 +68,7 @@ def edits(database: str) -> Iterator[None]:
 
 
 @pytest.mark.timeout(60 + 30 * SHUTDOWNS)
-@pytest.mark.parametrize("model", ["hash", "paid"])
+@pytest.mark.parametrize("model", first_at_once(["paid", "hash"]))
 def test_sync_under_a_stream_of_edits_ends_at_any_moment(
     cli: Cli, database: str, sql: Sql, request: pytest.FixtureRequest, model: str
 ) -> None:
@@ -110,7 +111,7 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", first_at_once(MOMENTS))
 async def test_backfill_ends_on_a_stalled_network(
     cli: Cli, paid: StandInProvider, database: str, moment: str
 ) -> None:
@@ -124,7 +125,8 @@ async def test_backfill_ends_on_a_stalled_network(
 
 
 @pytest.mark.parametrize(
-    "command", [("sync", "tickets"), ("status",), ("search", "word"), ("migrate",)]
+    "command",
+    first_at_once([("sync", "tickets"), ("status",), ("search", "word"), ("migrate",)]),
 )
 async def test_command_ends_on_a_stalled_network(
     cli: Cli, collection: str, database: str, command: tuple[str, ...]
@@ -136,7 +138,7 @@ async def test_command_ends_on_a_stalled_network(
     assert code == 130, output
 
 
-@pytest.mark.parametrize("needle", [b"collection_records", b"backline.heartbeat("])
+@pytest.mark.parametrize("needle", first_at_once([b"backline.heartbeat(", b"collection_records"]))
 async def test_server_ends_on_a_stalled_network(
     cli: Cli, collection: str, database: str, needle: bytes
 ) -> None:
@@ -182,7 +184,7 @@ async def test_backfill_gives_up_on_a_stalled_network(
 # --- a provider, a lock and an index --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("behaviour", [{"held": True}, {"trickle_s": 60.0}])
+@pytest.mark.parametrize("behaviour", first_at_once([{"held": True}, {"trickle_s": 60.0}]))
 def test_backfill_ends_while_the_provider_does_not_answer(
     cli: Cli, paid: StandInProvider, behaviour: dict[str, object]
 ) -> None:

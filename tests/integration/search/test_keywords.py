@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from tests.integration.harness import make_world
 from tests.integration.search.conftest import Documents
 
 from backline import errors, search
@@ -481,3 +482,46 @@ async def test_concurrent_compactions_do_not_conflict(docs: Documents, database:
         )
         assert row["n"] == 0
     assert len(await search.keyword(docs.store, docs.collection, "tuba", 20)) == 10
+
+
+TEXTS_BY_LANGUAGE = {
+    "english": ["The cable was too short, so I want my money back", "How do I return it to you?"],
+    "german": [
+        "Das Kabel war zu kurz und ich möchte mein Geld zurück",
+        "Wie schicke ich es zurück?",
+    ],
+    "french": [
+        "Le câble était trop court et je veux être remboursé",
+        "Comment le retourner à vous ?",
+    ],
+    "spanish": ["El cable era muy corto y quiero que me devuelvan el dinero", "¿Cómo lo devuelvo?"],
+    "russian": ["Кабель был слишком короткий, я хочу вернуть деньги", "Как это вернуть?"],
+    "simple": ["新製品のお知らせ 本日発売しました", "ケーブルが短すぎました 返金してください"],
+}
+
+
+@pytest.mark.parametrize("language", TEXTS_BY_LANGUAGE)
+async def test_language_is_guessed_from_the_texts(store: Store, language: str) -> None:
+    ddl = "create table notes (id int primary key, body text)"
+    rows = ", ".join(f"({n}, $${body}$$)" for n, body in enumerate(TEXTS_BY_LANGUAGE[language]))
+    async with make_world(store, ddl=f"{ddl}; insert into notes values {rows}") as world:
+        index = await indexes.keyword_index(store, world.collection)
+        assert index.language.removeprefix("pg_catalog.") == language
+
+
+@pytest.mark.parametrize("bodies", [[], [None, ""], ["Microphone 12", "Cable XLR 3 m"]])
+async def test_short_texts_count_as_english(store: Store, bodies: list[str | None]) -> None:
+    async with make_world(store, ddl="create table notes (id int primary key, body text)") as world:
+        await world.insert(*bodies)
+        await indexes.set_keywords(store, world.collection, template="{body}")
+        index = await indexes.keyword_index(store, world.collection)
+        assert index.language.removeprefix("pg_catalog.") == "english"
+
+
+async def test_declared_language_is_not_guessed(store: Store) -> None:
+    ddl = (
+        "create table notes (id int primary key, body text); insert into notes values (1, 'the of')"
+    )
+    async with make_world(store, ddl=ddl, language="german") as world:
+        index = await indexes.keyword_index(store, world.collection)
+        assert index.language == "german"

@@ -137,6 +137,35 @@ language sql set search_path = pg_catalog, pg_temp as $$
   where collection_id = p_collection;
 $$;
 
+-- Returns the language of the first texts of a collection: the one whose stop words they have most, at least
+-- a tenth of the words. Short titles have few; they count as English in ASCII, otherwise as no language.
+create or replace function backline.guess_language(c backline.collections) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_language text;
+begin
+  execute format($q$
+    with texts as materialized (
+      select left(%s, 500) as text from %s r where %1$s <> '' limit 100
+    ), words as materialized (
+      select lower(m[1]) as word, count(*) as uses
+      from texts t, regexp_matches(t.text, '\w+', 'g') m group by 1
+    )
+    select coalesce(
+      (select left(d.dictname, -5) from pg_catalog.pg_ts_dict d cross join words w
+       where d.dictname like '%%\_stem' and d.dictnamespace = 'pg_catalog'::regnamespace
+       group by d.dictname
+       having sum(w.uses) filter (where ts_lexize(d.dictname::regdictionary, w.word) = '{}')
+                > 0.1 * sum(w.uses)
+       order by sum(w.uses) filter (where ts_lexize(d.dictname::regdictionary, w.word) = '{}') desc, 1
+       limit 1),
+      case when exists (select from words w where octet_length(w.word) > length(w.word)
+                        having sum(w.uses) > 0.1 * (select sum(x.uses) from words x))
+           then 'simple' else 'english' end)
+  $q$, c.text_sql, backline.source(c)) into v_language;
+  return 'pg_catalog.' || v_language;
+end $$;
+
 -- Sets how a collection is indexed for keywords, and discards the existing index. A table of up to 1,000 rows
 -- is indexed here. A larger one is indexed by build_keywords_page.
 create or replace function backline.set_keywords(
@@ -155,9 +184,10 @@ begin
   from (values (1)) one left join backline.keyword_indexes k on k.collection_id = p_collection;
   insert into backline.keyword_indexes as k
     (collection_id, language, text_template, text_sql, text_numbers, text_names)
-  select p_collection, coalesce(p_language, 'pg_catalog.english')::text, v_template,
+  select p_collection, coalesce(p_language::text, k.language, backline.guess_language(c)), v_template,
          backline.compile_template(v_table::regclass, v_template), t.numbers, t.names
   from backline.template_columns(v_table::regclass, v_template) t
+  left join backline.keyword_indexes k on k.collection_id = p_collection
   on conflict (collection_id) do update set text_template = excluded.text_template,
     text_sql = excluded.text_sql, text_numbers = excluded.text_numbers, text_names = excluded.text_names,
     language = coalesce(p_language::text, k.language);
