@@ -378,7 +378,8 @@ select * from backline.reconcile_orphans(%(collection)s, %(of)s, %(after)s, %(li
 -- The HNSW indexes on the vector column. Each write updates their graphs.
 select distinct format('%%I.%%I', n.nspname, k.relname) as name
 from backline.definition(%(collection)s) c
-join pg_catalog.pg_attribute t on t.attrelid = c.table_id and t.attnum = c.vector_number
+join pg_catalog.pg_attribute t on t.attrelid = coalesce(c.into_id, c.table_id)
+  and t.attname = c.embedding_column and not t.attisdropped
 join pg_catalog.pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = t.attrelid
   and d.refobjsubid = t.attnum and d.classid = 'pg_class'::regclass
 join pg_catalog.pg_class k on k.oid = d.objid and k.relkind in ('i', 'I')
