@@ -4,6 +4,7 @@
 
 (a) pipeline   whole backfills with the instant hash embedder at 384 and 1536 dimensions, as a
                ratio to a bare COPY of the same vectors plus one UPDATE … FROM on such a table
+(s) side       the same backfills into a side table, as a ratio to a bare COPY into such a table
 (b) plain      the same backfill against a loop of fetch 50, embed, UPDATE row by row
 (c) provider   share of the ideal for a provider with 200 ms per call and 8 calls in flight
 (d) memory     peak resident memory at 1,000,000 rows over that at 100,000
@@ -78,17 +79,20 @@ async def table(store: Store, name: str, rows: int) -> None:
     await store.connector.execute(f"vacuum analyze {name}")
 
 
-async def collection(store: Store, rows: int, dimensions: int) -> Collection:
+async def collection(
+    store: Store, rows: int, dimensions: int, into: str | None = None
+) -> Collection:
     """Create the collection `docs` again and drop that of the previous round."""
     for existing in await store.collections():
         if existing.name == "docs":
-            await store.drop_collection(existing, drop_column=False)
+            await store.drop_collection(existing, drop_column=True)
     await table(store, "docs", rows)
     source = await store.find_table("docs")
     model = HashEmbedder(dimensions).model
     await store.add_collection(
-        "docs", source["oid"], key=None, template="{body}", column="embedding", model=model
-    )
+        "docs", source["oid"], key=None, template="{body}", column="embedding", model=model,
+        into=into,
+    )  # fmt: skip
     return await store.collection("docs")
 
 
@@ -106,17 +110,41 @@ async def checkpoint(store: Store) -> None:
 # --- (a) ----------------------------------------------------------------------------------------
 
 
-async def bare_copy(store: Store, rows: int, dimensions: int) -> float:
-    """Time a COPY of ready vectors into a temporary table and one UPDATE … FROM."""
+async def copied_vectors(store: Store, rows: int, dimensions: int) -> bytes:
+    """Return the keys and vectors of `bare` in the binary format of COPY."""
     await table(store, "bare", rows)
-    await store.connector.execute(
-        f"alter table bare add column embedding extensions.vector({dimensions})"
-    )
     texts = [r["body"] for r in await store.connector.fetch("select body from bare order by id")]
     elements = pgvector.vector_elements(hash_vectors(texts, dimensions))
     head = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
     tuples = [struct.pack(">hiq", 2, 8, i) + e for i, e in enumerate(elements, start=1)]
-    payload = b"".join((head, *tuples, struct.pack(">h", -1)))
+    return b"".join((head, *tuples, struct.pack(">h", -1)))
+
+
+async def bare_side_copy(store: Store, rows: int, dimensions: int) -> float:
+    """Time a COPY of ready vectors into a side table with a primary key."""
+    payload = await copied_vectors(store, rows, dimensions)
+    await store.connector.execute("drop table if exists bare_vectors")
+    await store.connector.execute(
+        "create table bare_vectors (key_1 bigint primary key, "
+        f"embedding extensions.vector({dimensions}) not null)"
+    )
+
+    async def act(session: AsyncConnection[DictRow]) -> None:
+        incoming = session.cursor().copy("copy bare_vectors from stdin (format binary)")
+        async with incoming as copy:
+            await copy.write(payload)
+
+    await checkpoint(store)
+    async with await store.connector.dedicated() as session:
+        return await timed(partial(act, session))
+
+
+async def bare_copy(store: Store, rows: int, dimensions: int) -> float:
+    """Time a COPY of ready vectors into a temporary table and one UPDATE … FROM."""
+    payload = await copied_vectors(store, rows, dimensions)
+    await store.connector.execute(
+        f"alter table bare add column embedding extensions.vector({dimensions})"
+    )
 
     async def act(session: AsyncConnection[DictRow]) -> None:
         async with session.transaction():
@@ -136,9 +164,9 @@ async def bare_copy(store: Store, rows: int, dimensions: int) -> float:
         return await timed(partial(act, session))
 
 
-async def pipeline(store: Store, rows: int, dimensions: int) -> float:
+async def pipeline(store: Store, rows: int, dimensions: int, into: str | None = None) -> float:
     """Time a whole backfill, from a new collection to a finished run."""
-    docs = await collection(store, rows, dimensions)
+    docs = await collection(store, rows, dimensions, into)
     embedder = HashEmbedder(dimensions)
     work = Backfill(store, docs, embedder, Limiter(max_concurrency=2), OPTIONS, build_index=False)
     await checkpoint(store)
@@ -154,6 +182,26 @@ async def bench_pipeline(store: Store, rows: int, rounds: int) -> dict[str, Any]
     for dimensions in (384, 1536):
         pairs = [
             (await pipeline(store, rows, dimensions), await bare_copy(store, rows, dimensions))
+            for _ in range(rounds)
+        ]
+        results[str(dimensions)] = {
+            "rows": rows,
+            "pipeline_s": [round(a, 2) for a, _ in pairs],
+            "bare_s": [round(b, 2) for _, b in pairs],
+            "rows_per_second": round(rows / statistics.median(a for a, _ in pairs)),
+            "ratio": round(statistics.median(a / b for a, b in pairs), 2),
+        }
+    return results
+
+
+async def bench_side(store: Store, rows: int, rounds: int) -> dict[str, Any]:
+    results = {}
+    for dimensions in (384, 1536):
+        pairs = [
+            (
+                await pipeline(store, rows, dimensions, "docs_vectors"),
+                await bare_side_copy(store, rows, dimensions),
+            )
             for _ in range(rounds)
         ]
         results[str(dimensions)] = {
@@ -333,7 +381,7 @@ async def waiting(store: Store, rows: int) -> Collection:
     """Create a collection of `rows` rows, each with its job."""
     for existing in await store.collections():
         if existing.name == "docs":
-            await store.drop_collection(existing, drop_column=False)
+            await store.drop_collection(existing, drop_column=True)
     await store.connector.execute("drop table if exists public.docs cascade")
     await store.connector.execute(
         "create unlogged table docs (id bigint primary key, body text not null)"
@@ -372,6 +420,8 @@ async def main(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         results["postgres"] = row["version"].split(" on ")[0]
         if "pipeline" in only:
             results["pipeline"] = await bench_pipeline(store, args.rows, args.rounds)
+        if "side" in only:
+            results["side"] = await bench_side(store, args.rows, args.rounds)
         if "plain" in only:
             results["plain"] = await bench_plain(store, args.rows // 5, args.rounds)
         if "provider" in only:
@@ -391,7 +441,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--most-rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pending", type=int, default=10_000_000)
-    parser.add_argument("--only", default="pipeline,plain,provider,memory,lag")
+    parser.add_argument("--only", default="pipeline,side,plain,provider,memory,lag")
     parser.add_argument("--database-url")
     return parser.parse_args()
 

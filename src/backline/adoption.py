@@ -132,7 +132,6 @@ async def _stamp(
         if on_page is not None:
             on_page(seen)
     await store.finish_adoption(collection)
-    await store.recount(collection.id)
     return adopted
 
 

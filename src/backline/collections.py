@@ -74,6 +74,8 @@ def collection_of(record: Mapping[str, Any]) -> Collection:
         missing_to_read=tuple(record["missing_to_read"] or ()),
         unusable=tuple(record["unusable"]) if record["unusable"] else None,
         scanned_at=_moment(record["scanned_at"]),
+        text_expression=record["text_expression"],
+        where_sql=record["where_sql"],
         adopting=record["adopting"],
         follow=record["follow"],
     )
@@ -208,8 +210,15 @@ def _add_command(collection: Collection, model: Model, column: str) -> str:
     keys = [word for name in collection.key_columns for word in ("--key", name)]
     return command(
         "add", collection.table, "--name", collection.name, *keys,
-        "--text", collection.text_template, "--column", column, "--model", _spec(model),
+        *_text_options(collection), "--column", column, "--model", _spec(model),
     )  # fmt: skip
+
+
+def _text_options(collection: Collection) -> list[str]:
+    """Return the options of `add` that declare the text and the condition."""
+    template, expression = collection.text_template, collection.text_expression
+    text = ["--text", template] if template is not None else ["--text-sql", expression or ""]
+    return text + (["--where", collection.where_sql] if collection.where_sql else [])
 
 
 def _spec(model: Model) -> str:

@@ -32,6 +32,7 @@ from backline import errors
 from backline.environment import env_file, warn_of_unknown
 
 TOML: Final = "backline.toml"
+COLLECTIONS: Final = "collections"  # the part of the file that `backline apply` reads
 ENV_FILES: Final = (".env.local", ".env")
 
 
@@ -399,6 +400,7 @@ def _toml_file(file: Path) -> Mapping[str, Any]:
         values = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (OSError, ValueError) as error:
         raise errors.ConfigurationError(f"{file} cannot be read: {error}.") from None
+    values.pop(COLLECTIONS, None)
     for name in values:
         if name not in Settings.model_fields:
             raise errors.ConfigurationError(_unknown(name, file))
@@ -406,7 +408,7 @@ def _toml_file(file: Path) -> Mapping[str, Any]:
 
 
 def _unknown(name: str, file: Path) -> str:
-    similar = difflib.get_close_matches(name, Settings.model_fields, 1)
+    similar = difflib.get_close_matches(name, [*Settings.model_fields, COLLECTIONS], 1)
     hint = f" Did you mean {similar[0]}?" if similar else ""
     return (
         f"{file} has an unknown setting {name!r}.{hint} "

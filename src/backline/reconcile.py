@@ -34,6 +34,7 @@ REPLACED: Final = "table or column that was replaced"
 UNSCANNED: Final = "change that no trigger could see"
 COUNTERS: Final = "wrong counter"
 KEYWORDS: Final = "keyword index that missed edits"
+LONG_KEY: Final = "key that is too long"  # the row becomes a dead letter
 # Signs that rows changed without a trigger. The keyword index has missed those edits as well.
 UNNOTICED: Final = frozenset(
     {
@@ -95,10 +96,12 @@ class Reconciliation:
         collection: Collection,
         *,
         dry_run: bool = False,
+        published: bool = False,
         on_page: OnPage | None = None,
     ) -> None:
         self._store = store
         self._collection = collection
+        self._published = published
         self._on_page = on_page
         self._stopping = False
         self.result = Reconciled(collection.name, dry_run)
@@ -143,7 +146,7 @@ class Reconciliation:
         if self.result.dry_run:
             return
         async with _Reported(self.result, REPLACED):
-            await self._store.repoint(self._collection)
+            await self._store.repoint(self._collection, published=self._published)
             await self._store.follow(self._collection)
         self._collection = await self._store.collection(self._collection.name)
 
@@ -191,8 +194,8 @@ class Reconciliation:
         self.result.rows += page.scanned
         for kind, key in page.drift:
             self.result.add(kind, key)
-            enqueued = not self.result.dry_run and f"row {key}" not in self.result.unrepaired
-            self.result.enqueued += enqueued
+            repaired = not self.result.dry_run and f"row {key}" not in self.result.unrepaired
+            self.result.enqueued += repaired and kind != LONG_KEY
         if self._on_page is not None:
             self._on_page(self.result.rows)
 

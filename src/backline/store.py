@@ -58,6 +58,7 @@ class VerifiedPage:
     blank: int
     problems: list[tuple[str, str]]
     last_key: str | None
+    excluded: int = 0
 
 
 @dataclass(frozen=True, slots=True)

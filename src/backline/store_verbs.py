@@ -6,14 +6,15 @@ and results. `postgres.store.Store` and `supabase.store.RestStore` add the verbs
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
+from backline import errors
 from backline.collections import choose, collection_of
 from backline.store import Lease, NewVector, ScannedRow, VerifiedPage, failed_row
 from backline.types import (
@@ -25,6 +26,8 @@ from backline.types import (
     Problem,
     RunRecord,
 )
+
+T = TypeVar("T")
 
 
 class Rpc(Protocol):
@@ -102,8 +105,9 @@ class CollectionVerbs(Verbs):
         )
         problems = [(item["key"], item["problem"]) for item in record["problems"]]
         return VerifiedPage(
-            record["scanned"], record["embedded"], record["blank"], problems, record["last_key"]
-        )
+            record["scanned"], record["embedded"], record["blank"], problems, record["last_key"],
+            record["excluded"],
+        )  # fmt: skip
 
     async def scan_page(
         self, collection: Collection, after: str | None, limit: int
@@ -122,6 +126,18 @@ class CollectionVerbs(Verbs):
 
 class QueueVerbs(Verbs):
     """Jobs, and the workers that lease them."""
+
+    async def _guarded(self, collection: Collection, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a call, and repeat it if the text or the condition of one row made it fail.
+
+        The row then becomes a dead letter.
+        """
+        try:
+            return await call()
+        except errors.RowRefusedError:
+            if not await self._rpc.value("guard_expressions", collection=collection.id):
+                raise
+            return await call()
 
     async def end_finished_batches(self, worker: int, unfinished: Iterable[int]) -> None:
         """End the worker's batch leases except `unfinished`, which it still works on."""

@@ -57,6 +57,9 @@ class Collection:
         unusable: SQLSTATE and message of why the collection cannot be used, such as a table that
             is gone.
         scanned_at: when `reconcile` last compared every row with its record.
+        text_template: None if the text is an SQL expression.
+        text_expression: the SQL expression of the text over the row `r`; None with a template.
+        where_sql: the condition on rows, an SQL expression over the row `r`; None for every row.
         follow: the column that is polled instead of triggers.
         adopting: the vectors that the column held are not all stamped yet.
 
@@ -67,7 +70,7 @@ class Collection:
     table_schema: str
     table_name: str
     key_columns: tuple[str, ...]
-    text_template: str
+    text_template: str | None
     embedding_column: str
     model_id: int
     model: Model
@@ -81,6 +84,8 @@ class Collection:
     missing_to_read: tuple[str, ...] = ()
     unusable: tuple[str, str] | None = None
     scanned_at: datetime | None = None
+    text_expression: str | None = None
+    where_sql: str | None = None
     adopting: bool = False
     follow: str | None = None
 
@@ -164,7 +169,8 @@ class Problem:
 class Coverage:
     """How many rows of a collection are in which state, counted by the database.
 
-    `rows` = embedded + blank + pending + failed + missing, except while rows changed unseen.
+    `rows` = embedded + blank + pending + failed + missing, except while rows changed unseen. It
+    leaves out the `excluded` rows.
 
     Attributes:
         blank: rows without text, which need no vector.
@@ -174,6 +180,7 @@ class Coverage:
         rate: rows a second of all living workers together.
         lag_seconds: age of the oldest pending job.
         long: embedded rows with a text longer than the model reads.
+        excluded: rows outside the condition of the collection.
         problems: what makes these figures untrue, if that was asked.
 
     """
@@ -189,6 +196,7 @@ class Coverage:
     lag_seconds: float
     long: int = 0
     problems: tuple[Problem, ...] = ()
+    excluded: int = 0
 
     @property
     def missing(self) -> int:
@@ -203,7 +211,7 @@ class Coverage:
     @property
     def empty(self) -> bool:
         """Whether the table has no rows."""
-        return self.rows == 0
+        return self.rows == 0 and self.excluded == 0
 
     @property
     def ratio(self) -> float | None:
@@ -260,6 +268,7 @@ class RunRecord:
 class Verification:
     """The result of `verify`: each row is embedded, blank, or counted in `problems` by kind.
 
+    `excluded` counts the rows outside the condition of the collection, which `rows` leaves out.
     `table_problems` are those of the collection as a whole, such as another table of its name.
     """
 
@@ -269,6 +278,7 @@ class Verification:
     problems: dict[str, int]
     examples: dict[str, list[str]]
     table_problems: tuple[Problem, ...] = ()
+    excluded: int = 0
 
     @property
     def passed(self) -> bool:
@@ -277,7 +287,7 @@ class Verification:
     @property
     def empty(self) -> bool:
         """Whether the table has no rows."""
-        return self.rows == 0
+        return self.rows == 0 and self.excluded == 0
 
 
 @dataclass(frozen=True, slots=True)

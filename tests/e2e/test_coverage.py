@@ -146,3 +146,18 @@ def test_selecting_a_collection_can_be_undone(page: Page) -> None:
 def test_an_unknown_collection_is_reported(page: Page) -> None:
     page.goto("/coverage?collection=nowhere")
     expect(page.get_by_role("heading", name="Collection “nowhere” not found")).to_be_visible()
+
+
+@pytest.mark.parametrize("page", [WIDE, NARROW], indirect=True)
+def test_empty_table_is_not_called_embedded(page: Page, world: World) -> None:
+    world.write_notes(0)
+    page.goto("/coverage?collection=notes")
+    rest = page.get_by_test_id("backfill-rest")
+    expect(rest).to_have_text("The table is empty.")
+    row = page.get_by_test_id("collection-notes")
+    expect(row).to_contain_text("empty")
+    expect(row).not_to_contain_text("%")
+    expect(row.get_by_role("meter")).to_have_count(0)
+    panel = page.locator("section", has=rest)
+    expect(panel).not_to_contain_text("All rows are embedded")
+    expect(panel).not_to_contain_text("100 %")

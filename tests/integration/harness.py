@@ -90,7 +90,7 @@ async def execute(
 ) -> list[DictRow]:
     """Execute a statement and return its rows, if it returns any."""
     cursor = await connection.execute(statement, params or None)
-    return await cursor.fetchall() if cursor.description else []
+    return await cursor.fetchall() if cursor.description is not None else []
 
 
 async def declare(
@@ -99,13 +99,15 @@ async def declare(
     *,
     table: str = "notes",
     name: str | None = None,
-    template: str = "{body}",
+    template: str | None = "{body}",
     key: str | Sequence[str] | None = None,
     column: str = "embedding",
     column_type: str = "vector",
     long_text: LongText = "truncate",
     published: bool = False,
     into: str | None = None,
+    text_sql: str | None = None,
+    where: str | None = None,
     language: str | None = None,
     follow: str | None = None,
 ) -> Collection:
@@ -114,7 +116,8 @@ async def declare(
     await store.add_collection(
         name or table, row["oid"], key=key, template=template, column=column,
         model=embedder.model, column_type=column_type, long_text=long_text,
-        published=published, into=into, language=language, follow=follow,
+        published=published, into=into, text_sql=text_sql, where=where, language=language,
+        follow=follow,
     )  # fmt: skip
     return await store.collection(name or table)
 

@@ -183,7 +183,8 @@ from (
   ) d group by d.measure, d.model_id having sum(d.amount) <> 0
 ) c full join (
   select 'rows' as measure, 0 as model_id, count(*) as amount from {table} having count(*) > 0
-  union all select case when s.blank then 'blank' else 'embedded' end, s.model_id, count(*)
+  union all select case when s.excluded then 'excluded' when s.blank then 'blank'
+    else 'embedded' end, s.model_id, count(*)
     from backline.stamps s where s.collection_id = %s and not s.stale group by 1, 2
   union all select 'long', s.model_id, count(*)
     from backline.stamps s where s.collection_id = %s and s.long and not s.stale group by s.model_id

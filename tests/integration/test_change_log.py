@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -22,9 +24,12 @@ from tests.integration.harness import (
 )
 from tests.provider import StandInProvider
 
+from backline import reconcile
 from backline.embedders.hash import HashEmbedder
+from backline.estimation import estimate
 from backline.postgres import embedded, migrate
 from backline.postgres.store import open_store
+from backline.verification import verify
 
 
 async def lines(world: World) -> list[dict[str, Any]]:
@@ -54,6 +59,32 @@ async def test_statement_appends_one_line(world: World) -> None:
     assert [(r["kind"], r["delta"], sorted(r["keys"])) for r in found] == [
         ("+", 3, ["1", "2", "3"]), ("~", 0, ["2", "3"]), ("-", -1, ["3"]),
     ]  # fmt: skip
+
+
+async def test_statement_writes_to_no_other_table_of_the_schema(world: World) -> None:
+    await world.insert(*texts(5))
+    await world.fill()
+    async with world.another_user() as user:
+        for statement in (
+            "insert into notes (id, body) values (101, 'new'), (102, 'newer')",
+            "update notes set body = 'edited' where id in (1, 101)",
+            "update notes set embedding = null where id = 2",
+            "update notes set id = 103 where id = 102",
+            "delete from notes where id in (3, 101)",
+            "truncate notes",
+        ):
+            await execute(user, statement)
+        assert await execute(
+            user,
+            "select relname from pg_stat_xact_user_tables where schemaname = 'backline' "
+            "and n_tup_ins + n_tup_upd + n_tup_del > 0",
+        ) == [{"relname": "changes"}]
+        assert await execute(
+            user,
+            "select distinct k.relname from pg_locks l join pg_class k on k.oid = l.relation "
+            "where l.pid = pg_backend_pid() and k.relnamespace = 'backline'::regnamespace "
+            "and l.mode not in ('AccessShareLock', 'RowShareLock') and k.relkind = 'r'",
+        ) == [{"relname": "changes"}]
 
 
 @pytest.mark.parametrize("length", [100, 5_000, 500_000])
@@ -138,6 +169,84 @@ async def test_changed_keys_of_many_rows_are_applied_in_steps(world: World) -> N
     await world.fill()
     await world.check_complete()
     assert await world.sql("select count(*) from backline.stamps") == [{"count": 1500}]
+
+
+async def test_each_collection_of_a_table_logs_its_own_text(world: World) -> None:
+    """Vectors of the one are no edit for the other."""
+    ddl = "create table parts (id int primary key, title text, body text, more text)"
+    first, second = HashEmbedder(8), HashEmbedder(16)
+    declaration: dict[str, Any] = {"table": "parts", "column": "a", "name": "bodies"}
+    async with make_world(world.store, ddl=ddl, embedder=first, **declaration) as bodies:
+        declaration = {"table": "parts", "column": "b", "name": "titles", "template": "{title}"}
+        async with make_world(
+            world.store, ddl="select 1", embedder=second, **declaration
+        ) as titles:
+            await bodies.sql("insert into parts values (1, 'A', 'a'), (2, 'B', 'b'), (3, 'C', 'c')")
+            for each in (bodies, titles):
+                assert (await each.fill()).embedded == 3
+            assert await lines(bodies) == []
+            await bodies.sql("update parts set more = 'x'")
+            await bodies.sql("update parts set body = 'edited' where id = 1")
+            await bodies.sql("update parts set title = 'edited' where id = 2")
+            await bodies.sql("update parts set b = null where id = 3")
+            logged = await bodies.sql(
+                "select c.name, l.keys from backline.changes l "
+                "join backline.collections c on c.id = l.collection_id order by l.id"
+            )
+            assert [(r["name"], *r["keys"]) for r in logged] == [
+                ("bodies", "1"), ("titles", "2"), ("titles", "3"),
+            ]  # fmt: skip
+            await bodies.sql("delete from parts where id = 1")
+            for each in (bodies, titles):
+                assert (await each.fill()).complete
+                assert (await verify(each.store, each.collection)).passed
+            await titles.store.drop_collection(titles.collection, drop_column=True)
+            await bodies.sql("update parts set title = 'again', body = 'again' where id = 2")
+            assert [r["keys"] for r in await lines(bodies)] == [["2"]]
+            await bodies.fill()
+            await bodies.check_complete()
+
+
+SUBPARTITIONED = """
+create table notes (id bigint primary key, body text, views int not null default 0)
+  partition by range (id);
+create table low partition of notes for values from (1) to (100) partition by hash (id);
+create table low_0 partition of low for values with (modulus 2, remainder 0);
+create table low_1 partition of low for values with (modulus 2, remainder 1);
+create table high partition of notes for values from (100) to (200);
+"""
+
+
+async def test_statements_that_name_any_level_of_partitions_are_logged(world: World) -> None:
+    await world.store.drop_collection(world.collection, drop_column=True)
+    await world.sql("drop table notes")
+    async with make_world(world.store, ddl=SUBPARTITIONED, embedder=HashEmbedder(8)) as parts:
+        await parts.insert(*texts(20))
+        await parts.insert(*texts(5), first=101)
+        await parts.fill()
+        [leaf] = await parts.sql(
+            "select tableoid::regclass::text as name, min(id) as id from notes where id < 100 "
+            "group by 1 order by 1 limit 1"
+        )
+        for statement in (
+            "insert into low (id, body) values (50, 'middle')",
+            f"update {leaf['name']} set body = 'leaf' where id = {leaf['id']}",
+            "update low set body = 'middle' where id = 3",
+            "update notes set id = id + 150 where id = 4",
+            "delete from high where id = 101",
+            "update notes set views = 1",
+        ):
+            await parts.sql(statement)
+        found = [(r["kind"], *sorted(r["keys"])) for r in await lines(parts)]
+        assert found == [
+            ("+", "50"), ("~", str(leaf["id"])), ("~", "3"), ("~", "154"), ("-", "4"), ("-", "101"),
+        ]  # fmt: skip
+        await parts.fill()
+        await parts.check_complete()
+        await parts.sql("truncate low")
+        await parts.fill()
+        await parts.check_complete()
+        assert (await parts.store.coverage(parts.collection)).rows == 5
 
 
 # --- the host comes first -------------------------------------------------------------------------
@@ -456,31 +565,144 @@ async def test_edit_is_not_delayed_by_a_large_statement(
 # --- rows that cannot be handled ------------------------------------------------------------------
 
 
+# No index of the schema can hold it, and that of the table can.
+LONG_KEY = "(select left(string_agg(md5(i::text), ''), 2690) from generate_series(1, 90) i)"
+
+
+@asynccontextmanager
+async def papers_with(world: World, *statements: str) -> AsyncIterator[World]:
+    """Declare a table with text keys, after `statements`."""
+    await world.sql("create table papers (id text primary key, body text)")
+    for statement in statements:
+        await world.sql(statement)
+    async with make_world(
+        world.store, ddl="select 1", embedder=HashEmbedder(8), table="papers"
+    ) as papers:
+        yield papers
+
+
+async def check_refused(papers: World) -> None:
+    """Assert that the row with the long key is a dead letter, and the other one embedded."""
+    coverage = await papers.store.checked_coverage(papers.collection)
+    assert (coverage.rows, coverage.embedded, coverage.failed) == (2, 1, 1)
+    assert not coverage.complete
+    assert coverage.problems == ()
+    [error] = (await papers.failures()).values()
+    assert "2690 bytes" in error
+    assert "--key" in error
+
+
 @pytest.mark.parametrize("declared", ["before", "after"])
 async def test_row_with_a_key_too_long_for_an_index_is_reported(
     world: World, declared: str
 ) -> None:
-    key = "select string_agg(md5(i::text), '') as key from generate_series(1, 82) i"
-    insert = f"insert into papers (id, body) select left(k.key, 2600), 'long' from ({key}) k"
-    await world.sql("create table papers (id text primary key, body text)")
-    if declared == "after":
-        await world.sql(insert)
-    async with make_world(
-        world.store, ddl="select 1", embedder=HashEmbedder(8), table="papers"
-    ) as papers:
+    insert = f"insert into papers (id, body) values ({LONG_KEY}, 'long')"
+    async with papers_with(world, *[insert] * (declared == "after")) as papers:
         if declared == "before":
             await papers.sql(insert)
         await papers.sql("insert into papers values ('short', 'text')")
-        report = await papers.fill()
-        assert (report.coverage.rows, report.coverage.embedded, report.coverage.failed) == (2, 1, 1)
-        assert not report.complete
-        [error] = (await papers.failures()).values()
-        assert "2600 bytes" in error
-        assert "--key" in error
+        assert not (await papers.fill()).complete
+        await check_refused(papers)
         await papers.sql("delete from papers where id <> 'short'")
         await papers.apply_changes()
         assert await papers.failures() == {}
         assert (await papers.fill()).complete
+
+
+async def reconcile_after_dry_run(world: World) -> dict[str, int]:
+    """Reconcile after a dry run, and return what it found."""
+    preview = await reconcile.Reconciliation(world.store, world.collection, dry_run=True).run()
+    result = await reconcile.Reconciliation(world.store, world.collection).run()
+    assert result.sound
+    assert preview.found == result.found
+    return result.found
+
+
+async def test_every_scan_refuses_a_key_too_long_for_an_index(world: World) -> None:
+    async with papers_with(
+        world,
+        f"insert into papers (id, body) values ({LONG_KEY}, 'long'), ('short', 'text')",
+    ) as papers:
+        assert (await estimate(papers.store, papers.collection, papers.embedder)).due == 1
+        await papers.enqueue()
+        assert await papers.jobs() == {"short": None}
+        assert len(await papers.failures()) == 1
+        await papers.fill()
+        await check_refused(papers)
+        assert await reconcile_after_dry_run(papers) == {}, (
+            "the dead letter is of a row that exists"
+        )
+        await check_refused(papers)
+        assert (await verify(papers.store, papers.collection)).problems == {"no vector": 1}
+        sampled = await papers.sql(
+            "select p.* from generate_series(1, 5), backline.problems(%s, 0) p",
+            papers.collection.id,
+        )
+        assert sampled == []
+        await papers.sql("delete from backline.failures")
+        assert await reconcile_after_dry_run(papers) == {reconcile.LONG_KEY: 1}
+        await check_refused(papers)
+        await papers.bypassing_triggers("delete from papers where id <> 'short'")
+        found = await reconcile_after_dry_run(papers)
+        assert found["dead letter of a row that does not exist"] == 1
+        assert (await papers.fill()).complete
+
+
+@pytest.mark.parametrize(
+    ("ddl", "insert"),
+    [
+        ("id numeric primary key, body text", "insert into papers values (7e2999, 'long')"),
+        (
+            "a text, b text, body text, primary key (a, b)",
+            f"insert into papers values (left({LONG_KEY}, 1300), right({LONG_KEY}, 1300), 'long')",
+        ),
+    ],
+)
+async def test_keys_of_other_types_that_are_too_long(world: World, ddl: str, insert: str) -> None:
+    ddl = f"create table papers ({ddl})"
+    async with make_world(world.store, ddl=ddl, embedder=HashEmbedder(8), table="papers") as papers:
+        await papers.sql(insert)
+        report = await papers.fill()
+        assert (report.coverage.rows, report.coverage.failed) == (1, 1)
+        assert report.coverage.problems == ()
+        assert await reconcile_after_dry_run(papers) == {}
+        assert len(await papers.failures()) == 1
+        await papers.sql("delete from papers")
+        await papers.apply_changes()
+        assert await papers.failures() == {}
+
+
+async def test_update_that_makes_a_key_too_long_for_an_index(world: World) -> None:
+    async with papers_with(world) as papers:
+        await papers.sql("insert into papers values ('short', 'text'), ('other', 'text')")
+        await papers.fill()
+        await papers.sql(f"update papers set id = {LONG_KEY} where id = 'other'")
+        await papers.fill()
+        await check_refused(papers)
+        assert await reconcile_after_dry_run(papers) == {}
+        await papers.sql("update papers set id = 'other' where id <> 'short'")
+        assert (await papers.fill()).complete
+
+
+async def test_retry_and_truncation_keep_the_dead_letter_of_a_long_key(world: World) -> None:
+    await world.sql(
+        "create table papers (id text primary key, body text) partition by list (id); "
+        "create table papers_1 partition of papers for values in ('short'); "
+        "create table papers_2 partition of papers default"
+    )
+    async with make_world(
+        world.store, ddl="select 1", embedder=HashEmbedder(8), table="papers"
+    ) as papers:
+        await papers.sql(f"insert into papers values ('short', 'text'), ({LONG_KEY}, 'long')")
+        await papers.fill()
+        assert await papers.store.retry_failures(papers.collection, None) == 0
+        await papers.sql("truncate papers_1")
+        await papers.sql("insert into papers values ('short', 'text')")
+        await papers.fill()
+        await check_refused(papers)
+        await papers.sql("truncate papers_2")
+        await papers.apply_changes()
+        assert await papers.failures() == {}
 
 
 async def test_log_is_read_over_a_connection_with_other_settings(world: World) -> None:

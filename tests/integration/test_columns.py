@@ -192,7 +192,7 @@ RENDERED_TEMPLATES: list[tuple[str, dict[str, Any], str]] = [
     ("100 % of {a}; it's $1, %s and \\n", {"a": "it"}, "100 % of it; it's $1, %s and \\n"),
     ("{ a }", {"a": "spaces inside"}, "spaces inside"),
     ("{a}", {"a": "{b} {{ $q$ %1$I"}, "{b} {{ $q$ %1$I"),
-    ("{tags}", {"tags": ["x", "y z"]}, '{x,"y z"}'),
+    ("{tags}", {"tags": ["x", "y z"]}, "x, y z"),
     ("{more}", {"more": '{"k": [1, null]}'}, '{"k": [1, null]}'),
     ("{amount} {at} {flag}", {"amount": "1.50", "at": "2026-01-02T03:04:05+02:00", "flag": True},
      "1.50 2026-01-02 01:04:05+00 t"),

@@ -149,13 +149,13 @@ async def test_inheritance_that_ended_is_accepted(store: Store) -> None:
         (f"{VECTOR} not null", {}, errors.UsageError, "alter column embedding drop not null"),
         ("alter table notes add embedding extensions.vector(9)", {}, errors.DimensionMismatchError,
          "9 dimensions.*gives 8.*--column embedding_8"),
-        (VECTOR, {"template": "{body} {embedding}"}, errors.UsageError, "names embedding"),
-        (VECTOR, {"template": "{{x}}{ embedding }}}"}, errors.UsageError, "names embedding"),
+        (VECTOR, {"template": "{body} {embedding}"}, errors.UsageError, "reads embedding"),
+        (VECTOR, {"template": "{{x}}{ embedding }}}"}, errors.UsageError, "reads embedding"),
         (f"{VECTOR}; alter table notes add more extensions.halfvec(3)",
-         {"template": "{body} {more}"}, errors.UsageError, "names more, which is a vector"),
+         {"template": "{body} {more}"}, errors.UsageError, "reads more, which is a vector"),
         (f"{VECTOR}; alter table notes add n int generated always as "
          "(extensions.vector_dims(embedding)) stored", {"template": "{body} {n}"},
-         errors.UsageError, "names n, which is a vector or is computed from one"),
+         errors.UsageError, "reads n, which is a vector or is computed from one"),
         ("create type pair as (id bigint, body text); drop table notes; "
          "create table notes of pair (primary key (id))", {}, errors.UsageError, "not of"),
     ],

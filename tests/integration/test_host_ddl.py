@@ -450,6 +450,54 @@ async def test_partition_that_comes_or_goes_is_named(
     assert (await partitioned.store.coverage(partitioned.collection)).rows == rows
 
 
+@pytest.mark.parametrize("reconciled", [False, True])
+async def test_detached_partition_is_not_followed(partitioned: World, *, reconciled: bool) -> None:
+    await partitioned.sql("alter table notes detach partition notes_2")
+    if reconciled:
+        await reconcile(partitioned)
+        assert await triggers(partitioned, "notes_2") == 0
+    await partitioned.sql("insert into notes_2 (id, body) values (1, 'as in notes'), (150, 'new')")
+    await partitioned.sql("update notes_2 set body = 'edited' where id = 101")
+    await partitioned.sql("delete from notes_2 where id = 102")
+    await partitioned.sql("truncate notes_2")
+    assert await partitioned.sql("select from backline.changes") == []
+    await reconcile(partitioned)
+    assert await kinds(partitioned) == set()
+    assert await triggers(partitioned, "notes") == 4
+    coverage = await partitioned.store.coverage(partitioned.collection)
+    assert (coverage.rows, coverage.embedded) == (10, 10)
+    await check_embedded(partitioned)
+
+
+async def triggers(world: World, table: str) -> int:
+    """Return how many triggers a table has."""
+    return len(await world.sql("select from pg_trigger where tgrelid = %s::regclass", table))
+
+
+async def test_locked_table_that_was_detached_keeps_its_triggers_for_now(
+    partitioned: World,
+) -> None:
+    await partitioned.sql("alter table notes detach partition notes_2")
+    async with partitioned.another_user() as user:
+        await user.execute("insert into notes_2 (id, body) values (150, 'not committed')")
+        assert await partitioned.store.follow(partitioned.collection)
+        assert await triggers(partitioned, "notes_2") == 4
+    await partitioned.store.follow(partitioned.collection)
+    assert await triggers(partitioned, "notes_2") == 0
+
+
+async def test_partition_that_was_detached_is_attached_again(partitioned: World) -> None:
+    await partitioned.sql("alter table notes detach partition notes_2")
+    await partitioned.sql("insert into notes_2 (id, body) values (150, 'meanwhile')")
+    await partitioned.sql(
+        "alter table notes attach partition notes_2 for values from (100) to (200)"
+    )
+    await partitioned.sql("insert into notes_2 (id, body) values (151, 'direct')")
+    await reconcile(partitioned)
+    await check_embedded(partitioned)
+    assert (await partitioned.store.coverage(partitioned.collection)).rows == 22
+
+
 async def test_new_empty_partition_is_followed(partitioned: World) -> None:
     await partitioned.sql("create table notes_3 partition of notes for values from (300) to (400)")
     assert await kinds(partitioned) == {"partitions", "triggers"}
@@ -483,6 +531,10 @@ async def test_inheritance_is_named(filled: World, ddl: str) -> None:
     await write(filled, Change(""))
     assert await kinds(filled) >= {"inheritance"}
     await check_honest(filled)
+    for each in await filled.store.problems(filled.collection):
+        if " no inherit " in each.remedy:
+            await filled.sql(each.remedy.partition(": ")[2])
+    assert ("inheritance" in await kinds(filled)) == ("attach" in ddl)
 
 
 # --- replication ----------------------------------------------------------------------------------
@@ -548,6 +600,23 @@ async def test_sample_of_a_large_table_notices_that_most_rows_changed(
     assert await sampled_kinds(filled) == set()
     await filled.bypassing_triggers(*statements)
     assert await sampled_kinds(filled) >= {kind}
+
+
+async def test_rows_that_are_counted_and_do_not_exist_are_noticed_in_a_large_table(
+    filled: World,
+) -> None:
+    await reconcile(filled)
+    assert await sampled_kinds(filled) == set()
+    await filled.sql(
+        "insert into backline.counter_deltas (collection_id, measure, amount) "
+        "values (%s, 'rows', 2)", filled.collection.id
+    )  # fmt: skip
+    assert await sampled_kinds(filled) == {"rows"}
+    await reconcile(filled)
+    assert await sampled_kinds(filled) == set()
+    await filled.sql("update backline.stamps set model_id = model_id + 1")
+    await filled.store.recount(filled.collection.id)
+    assert await sampled_kinds(filled) == set(), "the rows wait for another model's vectors"
 
 
 async def sampled_kinds(world: World) -> set[str]:

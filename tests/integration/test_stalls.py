@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,9 +19,12 @@ from tests.integration.proxy import FaultProxy, Stall, fault_proxy
 from tests.nightly import first_at_once
 from tests.provider import StandInProvider
 
-from backline import errors, loading
-from backline.postgres import connector, watch
+import backline
+from backline import errors, loading, search
+from backline.postgres import connector, migrate, watch
 from backline.postgres.store import Store, open_store
+from backline.reconcile import Reconciliation
+from backline.verification import verify
 from backline.worker import retry
 
 PATIENCE = 0.4
@@ -371,6 +375,37 @@ async def test_advisory_locks_of_a_role_without_privileges_delay_nothing(
         assert time.monotonic() - started < 20
     await world.check_complete()
     assert overpaid(provider) == {}
+
+
+async def test_advisory_locks_delay_no_other_command(world: World, database: str) -> None:
+    await world.insert(*texts(60))
+    await world.fill()
+    await world.bypassing_triggers("update notes set body = 'text 1' where id = 2")
+    async with every_advisory_lock(world, database), asyncio.timeout(20):
+        built = await search.ensure_index(world.store, world.collection, rebuild=True, smallest=1)
+        assert built.vectors.state == "built"
+        query = search.Query("text 1", mode="hybrid", limit=1)
+        [hit] = await search.search(world.store, world.collection, world.embedder, query)
+        assert hit.key == "1"
+        result = await Reconciliation(world.store, world.collection).run()
+        assert result.sound
+        assert result.found["text that changed unnoticed"] == 1
+        assert not (await verify(world.store, world.collection)).passed
+        await world.store.drop_collection(world.collection, drop_column=True)
+        assert await migrate.apply(world.store.connector) == []
+    assert await world.sql("select from backline.collections") == []
+
+
+def test_no_advisory_lock_is_waited_for() -> None:
+    """Any role can take any of them, and keep it."""
+    package = Path(backline.__file__).parent
+    sources = [*package.rglob("*.py"), *package.rglob("*.sql")]
+    taken = {
+        call
+        for source in sources
+        for call in re.findall(r"\bpg_(?:try_)?advisory_\w+", source.read_text())
+    }
+    assert taken == {"pg_try_advisory_lock", "pg_try_advisory_xact_lock"}
 
 
 async def test_a_lock_does_not_keep_a_dead_worker_alive_beyond_its_lease(

@@ -117,7 +117,7 @@ _HONEST = """
 select backline.coverage({collection}) as told, (
   select count(*) from {rows} where not exists (
     select from backline.stamps s join backline.collections c on c.id = s.collection_id
-    where s.collection_id = {collection} and s.key = r.{key}::text and not s.stale
+    where s.collection_id = {collection} and s.key = {key} and not s.stale
       and s.model_id = c.model_id and s.content_hash = sha256(convert_to({content}, 'UTF8'))
       and s.blank = ({vector} is null))) as outdated
 """
@@ -129,11 +129,11 @@ select count(*) as rows,
   (select count(*) from backline.failures f where f.collection_id = {collection}) as failed,
   0 as pending, 0 as in_flight
 from (select * from backline.collections c where c.id = {collection}) c cross join {table} r
-left join backline.stamps s on s.collection_id = {collection} and s.key = r.{key}::text
+left join backline.stamps s on s.collection_id = {collection} and s.key = {key}
 """
 
 _TERMS = """
-select r.{key}::text as key, t.lexeme as term,
+select {key} as key, t.lexeme as term,
   (1.0::float8 / cardinality(t.positions))::real as inverse_tf,
   (l.length::float8 / cardinality(t.positions))::real as length
 from {table} r

@@ -30,7 +30,7 @@ class Fault:
 FAULTS: Final = (
     Fault(
         "a vector is stored without a comparison of the text", "complete",
-        "pg_catalog.sha256(pg_catalog.convert_to(%3$s, 'UTF8')) = f.content_hash", "true", 5,
+        "pg_catalog.sha256(pg_catalog.convert_to(%2$s, 'UTF8')) = f.content_hash", "true", 5,
     ),
     Fault(
         "only the first key of a line is enqueued", "apply_keys",

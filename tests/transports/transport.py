@@ -145,7 +145,6 @@ API: Final = Transport(
     wrong_key=Fault(
         lambda _: {"BACKLINE_API_KEY": "wrong"},
         "Set BACKLINE_API_KEY to the server's key",
-        code=1,  # a server shows its collections without a key, and refuses the first batch
     ),
     unreachable=Fault(lambda _: {"BACKLINE_API_URL": NOTHING_LISTENS}, "does not answer", code=1),
     refusal="notes_check",

@@ -1,6 +1,19 @@
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { perSecond } from '@/features/coverage/format'
 import { duration, percent } from '@/shared/format/numbers'
+
+it('formats times with the zone of the browser', async () => {
+  for (const [zone, text] of [
+    ['UTC', '21 Nov, 23:58 UTC'],
+    ['Asia/Kolkata', '22 Nov, 05:28 GMT+5:30'],
+  ]) {
+    vi.stubEnv('TZ', zone)
+    vi.resetModules()
+    const { dateTime } = await import('@/features/coverage/format')
+    expect(dateTime('2026-11-21T23:58:00Z')).toBe(text)
+  }
+  vi.unstubAllEnvs()
+})
 
 describe('coverage figures', () => {
   it('formats durations with at most two units', () => {

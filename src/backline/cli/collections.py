@@ -17,12 +17,34 @@ from backline.search import indexes
 from backline.types import LongText, Model
 
 Template = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--text",
         metavar="TEMPLATE",
         help="Template of a row's text with column names in braces, such as '{title} {body}'. "
-        "NULL becomes an empty text; {{ and }} are literal braces.",
+        "{facts.brand} is a path into JSON, {sections[*].title} all matches of one, "
+        "{body|strip_html|truncate:500} a column with filters: lower, upper, strip_html, "
+        "truncate. An empty value leaves out its separator; {{ and }} are literal braces.",
+        show_default=False,
+    ),
+]
+TextSql = Annotated[
+    str | None,
+    typer.Option(
+        "--text-sql",
+        metavar="EXPR",
+        help="The text as an SQL expression over the row r, in place of --text, such as "
+        "\"concat_ws(E'\\n', title, item_text(r))\". Its functions must be immutable.",
+        show_default=False,
+    ),
+]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        metavar="EXPR",
+        help="Embed and find only the rows of this condition, an SQL expression over the row r, "
+        "such as 'deleted_at is null'. Change it with: backline where. Default: every row.",
         show_default=False,
     ),
 ]
@@ -133,8 +155,10 @@ Overwrite = Annotated[
 @database_options()
 def add(
     table: Table,
-    text: Template,
+    text: Template = None,
     model: ModelSpec = "local",
+    text_sql: TextSql = None,
+    where: Where = None,
     name: Name = None,
     key: Key = None,
     column: VectorColumn = "embedding",
@@ -160,7 +184,7 @@ def add(
     declaration = {
         "key": key, "template": text, "column": column, "column_type": column_type,
         "long_text": _policy(long_text), "published": published, "into": into,
-        "language": language, "follow": follow,
+        "text_sql": text_sql, "where": where, "language": language, "follow": follow,
     }  # fmt: skip
     if not adopt:
         declaration["existing"] = "overwrite" if overwrite else "refuse"
@@ -170,7 +194,7 @@ def add(
         return
     out.print(
         f"Added {added['collection']}: {count(added['rows'], 'row')} of {added['table']}, text "
-        f"{text!r}, model {added['model']}, vectors in {added['vectors']}, "
+        f"{text or text_sql!r}, model {added['model']}, vectors in {added['vectors']}, "
         f"keywords in {added['language']}.",
         markup=False,
     )
@@ -271,3 +295,45 @@ async def _drop(settings: Settings, name: str, *, column: bool) -> str:
         collection = await store.collection(name)
         await store.drop_collection(collection, drop_column=column)
         return collection.embedding_column
+
+
+Condition = Annotated[
+    str | None,
+    typer.Argument(metavar="[EXPR]", help="The new condition. Default: show the present one."),
+]
+Everything = Annotated[bool, typer.Option("--none", help="Remove the condition: embed every row.")]
+
+
+@database_options()
+def where(
+    collection: Annotated[str, typer.Argument(help="The collection.")],
+    condition: Condition = None,
+    everything: Everything = False,
+    flags: Flags = NO_FLAGS,
+    as_json: AsJson = False,
+) -> None:
+    """Show or change which rows a collection embeds.
+
+    Only rows that a change moves in or out are embedded or lose their vector.
+    """
+    if condition is not None and everything:
+        raise errors.UsageError("A condition and --none exclude each other. Use one of them.")
+    change = condition is not None or everything
+    present, moved = asyncio.run(_where(config.load(**flags), collection, condition, change=change))
+    if as_json:
+        emit({"collection": collection, "where": present, "moved": moved})
+        return
+    rows = f"the rows where {present}" if present else "every row"
+    out.print(f"{collection} embeds {rows}.", markup=False)
+    if moved:
+        next_step = errors.command("backfill", collection)
+        out.print(f"{count(moved, 'row')} to update. Next: {next_step}", markup=False)
+
+
+async def _where(
+    settings: Settings, name: str, condition: str | None, *, change: bool
+) -> tuple[str | None, int]:
+    async with wiring.open_database(settings) as store:
+        collection = await store.collection(name)
+        moved = await store.set_where(collection, condition) if change else 0
+        return (await store.collection(name)).where_sql, moved

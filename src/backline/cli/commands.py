@@ -38,6 +38,10 @@ COMMANDS: Final = {
     "add": Command(
         "collections:add", TABLES, "Declare a table for embedding and follow its edits."
     ),
+    "apply": Command(
+        "apply:apply", TABLES, "Declare the collections of a file, and change those that differ."
+    ),
+    "where": Command("collections:where", TABLES, "Show or change which rows a collection embeds."),
     "drop": Command("collections:drop", TABLES, "Undo add and keep the table."),
     "load": Command(
         "load:load", TABLES, "Load JSONL, CSV or Parquet into a table, all records or none."

@@ -85,7 +85,7 @@ def retry_failures(
         rows = count(requeued, "row")
         out.print(f"{rows} pending again. Embed: {command('backfill', name)}", markup=False)
     else:
-        out.print(_no_dead_letters(name, key), markup=False)
+        out.print(_no_dead_letters(name, key, "that can be retried"), markup=False)
 
 
 @app.command("drop")
@@ -123,7 +123,8 @@ def _on_collection(
     return asyncio.run(main())
 
 
-def _no_dead_letters(collection: str, keys: list[str] | None) -> str:
+def _no_dead_letters(collection: str, keys: list[str] | None, which: str = "") -> str:
     of = f" of {', '.join(keys)}" if keys else ""
+    of += f" {which}" if which else ""
     see = command("failures", "list", collection)
     return f"No dead letters{of} in {collection}. See: {see}"

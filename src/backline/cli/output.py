@@ -129,7 +129,8 @@ def coverage_line(coverage: Coverage) -> str:
     if coverage.empty and not coverage.surplus:
         return "empty: the table has no rows"
     if coverage.ratio is None and not coverage.surplus:
-        return f"no row has text: {coverage.blank:,} without text"
+        rows = [f"{coverage.blank:,} without text", *_outside(coverage)]
+        return f"no row has text: {', '.join(rows)}"
     with_text = max(0, coverage.rows - coverage.blank)
     share = percent(coverage.ratio or 0.0)
     if coverage.problems and coverage.ratio == 1:
@@ -140,5 +141,10 @@ def coverage_line(coverage: Coverage) -> str:
         f"{coverage.failed:,} failed" if coverage.failed else "",
         f"{coverage.missing:,} not yet enqueued" if coverage.missing else "",
         f"{coverage.blank:,} without text" if coverage.blank else "",
+        *_outside(coverage),
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _outside(coverage: Coverage) -> list[str]:
+    return [f"{coverage.excluded:,} outside the condition"] if coverage.excluded else []

@@ -27,6 +27,14 @@ After = Annotated[
         show_default=False,
     ),
 ]
+Published = Annotated[
+    bool,
+    typer.Option(
+        "--published",
+        help="Add the vector column to a table of a publication: its subscribers have it, or stop "
+        "at the first change. Default: such a table is refused.",
+    ),
+]
 
 
 @database_options()
@@ -34,6 +42,7 @@ def reconcile(
     collection: CollectionName = None,
     dry_run: DryRun = False,
     after: After = None,
+    published: Published = False,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
@@ -41,7 +50,9 @@ def reconcile(
 
     Triggers miss loads with triggers disabled, restored dumps and vectors edited by hand.
     """
-    result = asyncio.run(_reconcile(config.load(**flags), collection, after, dry_run=dry_run))
+    result = asyncio.run(
+        _reconcile(config.load(**flags), collection, after, dry_run=dry_run, published=published)
+    )
     if as_json:
         emit({**asdict(result), "sound": result.sound})
     else:
@@ -51,10 +62,10 @@ def reconcile(
 
 
 async def _reconcile(
-    settings: Settings, name: str | None, after: str | None, *, dry_run: bool
+    settings: Settings, name: str | None, after: str | None, *, dry_run: bool, published: bool
 ) -> Reconciled:
     async with wiring.open_database(settings) as store:
         collection = await store.collection(name)
-        reconciliation = Reconciliation(store, collection, dry_run=dry_run)
+        reconciliation = Reconciliation(store, collection, dry_run=dry_run, published=published)
         with stopping(reconciliation.stop):
             return await reconciliation.run(after)

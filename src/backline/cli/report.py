@@ -145,6 +145,8 @@ def show_verification(name: str, result: Verification) -> None:
         "rows": rows,
         "checked": "dimensions, finite values, unit length, current text, current model",
     }
+    if result.excluded:
+        pairs["excluded"] = f"{count(result.excluded, 'row')} outside the condition"
     if result.blank:
         pairs["blank"] = f"{count(result.blank, 'row')} without text, correctly without a vector"
     for problem, number in sorted(result.problems.items()):

@@ -23,6 +23,7 @@ from backline.cli.output import (
     duration,
     emit,
     facts,
+    moment,
     out,
     pace,
     show_problems,
@@ -75,6 +76,8 @@ def _show(collection: Collection, coverage: Coverage) -> None:
         "table": collection.vector_column,
         "model": str(collection.model),
     }
+    if collection.where_sql:
+        pairs["condition"] = collection.where_sql
     if coverage.long:
         pairs["long texts"] = f"{coverage.long:,} {LONG_TEXTS[collection.long_text]}"
     if coverage.rows > COMPARED_ROW_BY_ROW:
@@ -94,8 +97,7 @@ def _show(collection: Collection, coverage: Coverage) -> None:
 def _last_scan(collection: Collection) -> str:
     if collection.scanned_at is None:
         return f"not yet, see: {command('reconcile', collection.name)}"
-    when = f"{collection.scanned_at:%Y-%m-%d %H:%M %Z}"
-    return f"{when}, by: {command('reconcile', collection.name)}"
+    return f"{moment(collection.scanned_at)}, by: {command('reconcile', collection.name)}"
 
 
 def _status_dict(collection: Collection, coverage: Coverage) -> dict[str, Any]:

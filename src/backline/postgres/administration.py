@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, TypeAlias
 
@@ -21,6 +21,7 @@ from backline.types import Collection, LongText, Model, Problem
 # block the statements that queue behind them.
 _SCHEMA_LOCK = "set local lock_timeout = '5s'"
 _ROW_LOCK = "set local lock_timeout = '200ms'"
+_PAGE = 1000
 # A view without a declared key is read once, for as long as this.
 _UNIQUE_TIMEOUT = "set local statement_timeout = '30s'"
 
@@ -74,9 +75,10 @@ class AdministrationVerbs(CollectionVerbs):
         )
 
     async def add_collection(  # noqa: PLR0913  the parts of a declaration
-        self, name: str, table: int, *, key: str | Sequence[str] | None, template: str,
-        column: str, model: Model, column_type: str = "vector", long_text: LongText = "truncate",
-        published: bool = False, into: str | None = None, language: str | None = None,
+        self, name: str, table: int, *, key: str | Sequence[str] | None,
+        template: str | None, column: str, model: Model, column_type: str = "vector",
+        long_text: LongText = "truncate", published: bool = False, into: str | None = None,
+        text_sql: str | None = None, where: str | None = None, language: str | None = None,
         follow: str | None = None, existing: Existing = "refuse",
     ) -> int:  # fmt: skip
         """Declare a table for embedding; return the id of the collection.
@@ -87,7 +89,7 @@ class AdministrationVerbs(CollectionVerbs):
             name: of the collection.
             table: its oid; see `find_table`.
             key: unique NOT NULL columns; default: the primary key.
-            template: of a row's text.
+            template: of a row's text; None with `text_sql`.
             column: of the vectors.
             model: of the vectors.
             column_type: "vector" or "halfvec", if the column is created.
@@ -95,13 +97,15 @@ class AdministrationVerbs(CollectionVerbs):
             published: whether the subscribers of a published table have the column.
             language: of the keywords; default: guessed from the first texts.
             into: the side table to make for the vectors; default: they are in a column.
+            text_sql: the text as an SQL expression over the row `r`, in place of a template.
+            where: a condition on rows, an SQL expression over the row `r`; default: every row.
             follow: the column that a poll reads instead of triggers; needs `into`.
             existing: what to do with vectors that the column holds. "overwrite" makes every row
                 due; to adopt them, call `backline.adopt`.
 
         Raises:
             UsageError, TableNotFoundError, ColumnNotFoundError, KeyMissingError: the table, its
-                columns or the template do not permit it. Nothing was changed.
+                columns, the text or the condition do not permit it. Nothing was changed.
             DimensionMismatchError: the column holds other vectors than the model's.
             CollectionExistsError: the name or the column is taken.
             VectorsExistError: the column holds vectors.
@@ -109,14 +113,17 @@ class AdministrationVerbs(CollectionVerbs):
         """
         declared = declaration(
             name, table, key=key, template=template, column=column, column_type=column_type,
-            long_text=long_text, published=published, into=into, language=language, follow=follow,
-            existing=existing, model=model,
+            long_text=long_text, published=published, into=into, text_sql=text_sql, where=where,
+            language=language, follow=follow, existing=existing, model=model,
         )  # fmt: skip
         if follow is not None and declared["key"]:
             await self._check_unique(table, declared["key"])
         async with self.connector.transaction() as transaction:
             added = await declare(transaction, declared)
         await self.recount(added)
+        if where is not None:
+            async for _ in self._pages("exclude_page", {"collection": added}):
+                pass
         return added
 
     async def _check_unique(self, table: int, key: Sequence[str]) -> None:
@@ -126,6 +133,17 @@ class AdministrationVerbs(CollectionVerbs):
             async with self.connector.transaction() as transaction:
                 await transaction.execute(_UNIQUE_TIMEOUT)
                 await transaction.execute(query("check_unique"), values)
+
+    async def _pages(self, verb: str, values: Mapping[str, Any]) -> AsyncIterator[DictRow]:
+        """Call a verb for each page of a table, and yield its results."""
+        after: str | None = None
+        while True:
+            parameters = {**values, "after": after, "limit": _PAGE}
+            [page] = await self.connector.fetch(query(verb), parameters)
+            yield page
+            if page["scanned"] < _PAGE:
+                return
+            after = page["last_key"]
 
     async def drop_collection(self, collection: Collection, *, drop_column: bool) -> None:
         """Delete a collection and its triggers; with `drop_column`, also the column of vectors."""
@@ -138,6 +156,58 @@ class AdministrationVerbs(CollectionVerbs):
         """Declare another model for a collection, which makes every row due."""
         values = {"collection": collection.id, **_identity(model)}
         await self.connector.execute(query("set_model"), values)
+
+    async def set_where(self, collection: Collection, where: str | None) -> int:
+        """Change the condition on rows, and enqueue those that it moves in or out.
+
+        If it is interrupted, `problems` reports it until `reconcile` has compared every row.
+
+        Args:
+            collection: whose condition changes.
+            where: an SQL expression over the row `r`; None for every row.
+
+        Returns:
+            The number of rows that moved.
+
+        Raises:
+            UsageError, ColumnNotFoundError: the condition is not one of a row. Nothing was changed.
+
+        """
+        async with self.connector.transaction() as transaction:
+            await transaction.execute(_SCHEMA_LOCK)
+            values: dict[str, Any] = {"collection": collection.id, "where": where}
+            [declared] = await transaction.fetch(query("set_where"), values)
+        values = {"collection": collection.id, **declared}
+        pages = self._pages("log_condition_change", values)
+        return sum([int(page["moved"]) async for page in pages])
+
+    async def set_text(
+        self, collection: Collection, *, template: str | None = None, text_sql: str | None = None
+    ) -> int:
+        """Change the text of a collection, and enqueue the rows that it changes.
+
+        If it is interrupted, `problems` reports it until `reconcile` has compared every row.
+
+        Args:
+            collection: whose text changes.
+            template: of a row's text; None with `text_sql`.
+            text_sql: the text as an SQL expression over the row `r`.
+
+        Returns:
+            The number of rows with another text.
+
+        Raises:
+            UsageError, ColumnNotFoundError: it is not a text of a row. Nothing was changed.
+
+        """
+        values: dict[str, Any] = {
+            "collection": collection.id, "template": template, "text_sql": text_sql,
+        }  # fmt: skip
+        async with self.connector.transaction() as transaction:
+            await transaction.execute(_SCHEMA_LOCK)
+            await transaction.execute(query("set_text"), values)
+        pages = self._pages("log_text_change", {"collection": collection.id})
+        return sum([int(page["moved"]) async for page in pages])
 
     async def recount(self, collection: int, *, correct: bool = True) -> dict[str, int]:
         """Count the rows of a collection, and with `correct` repair its counters.
@@ -209,18 +279,20 @@ class AdministrationVerbs(CollectionVerbs):
             await transaction.execute(_SCHEMA_LOCK)
             await transaction.execute(query("install_triggers"), {"collection": collection.id})
 
-    async def repoint(self, collection: Collection) -> bool:
+    async def repoint(self, collection: Collection, *, published: bool = False) -> bool:
         """Follow the table that has the collection's name now; return whether it is another one.
 
         Adds the vector column if it is gone.
 
         Raises:
             TableNotFoundError, ColumnNotFoundError, KeyMissingError: it lacks what is needed.
+            UsageError: without `published`, a published table lacks the vector column.
 
         """
         async with self.connector.transaction() as transaction:
             await transaction.execute(_SCHEMA_LOCK)
-            rows = await transaction.fetch(query("repoint"), {"collection": collection.id})
+            parameters = {"collection": collection.id, "published": published}
+            rows = await transaction.fetch(query("repoint"), parameters)
         return bool(rows[0]["repointed"])
 
     async def begin_scan(self, collection: Collection) -> Mapping[str, Any]:
@@ -273,7 +345,7 @@ def declaration(
 ) -> dict[str, Any]:
     """Return the parameters of `declare`."""
     keys = [key] if isinstance(key, str) else key
-    absent = {"language": None, "follow": None}
+    absent = {"text_sql": None, "where": None, "language": None, "follow": None}
     return {"name": name, "table": table, "key": keys, **absent, **parts, **_identity(model)}
 
 

@@ -83,5 +83,9 @@ class AdoptionVerbs(AdministrationVerbs):
         return AdoptedPage(record["scanned"], record["adopted"], record["last_key"])
 
     async def finish_adoption(self, collection: Collection) -> None:
-        """Record that every row was seen by `adopt_page`."""
+        """Record that every row was seen by `adopt_page`, and count them."""
         await self._rpc.value("finish_adoption", collection=collection.id)
+        await self.recount(collection.id)
+        if collection.where_sql is not None:
+            async for _ in self._pages("exclude_page", {"collection": collection.id}):
+                pass

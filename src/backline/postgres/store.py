@@ -125,6 +125,9 @@ class Store(AdoptionVerbs, QueueVerbs, RunVerbs):
             "collection": collection.id, "worker": worker, "limit": limit,
             "model": collection.model_id, "edits_only": edits_only,
         }  # fmt: skip
+        return await self._guarded(collection, lambda: self._claim(worker, values))
+
+    async def _claim(self, worker: int, values: Mapping[str, Any]) -> list[Job]:
         lost = {"worker": worker, "received": self._leases.newest(worker)}
         release = self._leases.unanswered(worker)
         self._leases.expect(worker)
@@ -153,6 +156,9 @@ class Store(AdoptionVerbs, QueueVerbs, RunVerbs):
             "collection": collection.id, "worker": worker, "run": run, "after": after,
             "limit": limit, "model": collection.model_id, "unfinished": list(unfinished),
         }  # fmt: skip
+        return await self._guarded(collection, lambda: self._claim_batch(worker, values))
+
+    async def _claim_batch(self, worker: int, values: Mapping[str, Any]) -> LeasedBatch:
         async with self.connector.transaction() as transaction:
             await transaction.execute(_CLAIM)
             await transaction.execute("set local lock_timeout = '200ms'")

@@ -206,5 +206,5 @@ def _counts(coverage: Coverage) -> tuple[object, ...]:
     """Return the figures that make an event when they change. The clock and the rate do not."""
     return (
         coverage.rows, coverage.embedded, coverage.blank, coverage.pending, coverage.failed,
-        coverage.in_flight, coverage.workers, coverage.problems,
+        coverage.excluded, coverage.in_flight, coverage.workers, coverage.problems,
     )  # fmt: skip

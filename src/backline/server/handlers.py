@@ -17,7 +17,7 @@ from backline.server.services import Services, backline_version
 from backline.types import Collection, Coverage
 
 
-async def status(services: Services) -> schemas.Status:
+async def status(services: Services, *, authorized: bool) -> schemas.Status:
     """Return the state of the server, without collections while the database is down."""
     return schemas.Status(
         server=schemas.ServerInfo(
@@ -30,6 +30,7 @@ async def status(services: Services) -> schemas.Status:
         auth=schemas.AuthInfo(
             key_required_for_writes=services.policy.key_required_for_writes,
             key_required_for_reads=services.policy.key_required_for_reads,
+            authorized=authorized,
         ),
         collections=await _collections(services),
         database=schemas.DatabaseInfo(where=services.where, ok=services.change_feed.up),

@@ -90,7 +90,7 @@ class Metrics:
 
     def set_coverage(self, collection: str, coverage: Coverage) -> None:
         """Set the gauges of a collection."""
-        for state in ("embedded", "blank", "pending", "failed", "missing"):
+        for state in ("embedded", "blank", "excluded", "pending", "failed", "missing"):
             self.rows.labels(collection, state).set(getattr(coverage, state))
         self.ratio.labels(collection).set(_or_nan(coverage.ratio))
         self.eta.labels(collection).set(_or_nan(coverage.eta_seconds))

@@ -79,6 +79,9 @@ class Coverage(BaseModel):
     rows: int
     embedded: int
     blank: int = Field(description="Rows without text, which have no vector.")
+    excluded: int = Field(
+        description="Rows outside the condition of the collection, which `rows` leaves out."
+    )
     pending: int
     failed: int
     missing: int = Field(description="Rows that were never enqueued.")
@@ -117,7 +120,9 @@ class Collection(BaseModel):
     name: str
     table: str
     key_columns: list[str]
-    text_template: str
+    text_template: str | None = Field(description="Null if the text is an SQL expression.")
+    text_expression: str | None = Field(description="Null if the text is a template.")
+    where_sql: str | None = Field(description="The condition on rows; null for every row.")
     embedding_column: str
     model: Model
     coverage: Coverage
@@ -126,7 +131,9 @@ class Collection(BaseModel):
     def of(cls, collection: types.Collection, coverage: Coverage) -> Self:
         return cls(
             name=collection.name, table=collection.table, key_columns=list(collection.key_columns),
-            text_template=collection.text_template, embedding_column=collection.embedding_column,
+            text_template=collection.text_template,
+            text_expression=collection.text_expression, where_sql=collection.where_sql,
+            embedding_column=collection.embedding_column,
             model=Model.of(collection.model), coverage=coverage,
         )  # fmt: skip
 
@@ -203,6 +210,7 @@ class ServerInfo(BaseModel):
 class AuthInfo(BaseModel):
     key_required_for_writes: bool
     key_required_for_reads: bool
+    authorized: bool = Field(description="Whether the key of this request permits writes.")
 
 
 class DatabaseInfo(BaseModel):

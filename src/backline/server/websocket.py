@@ -176,7 +176,9 @@ class Session:
         await self._reply("status", await self._current_status(), request)
 
     async def _current_status(self) -> Data:
-        return (await handlers.status(self._services)).model_dump(mode="json")
+        authorized = self._client.authorized
+        status = await handlers.status(self._services, authorized=authorized)
+        return status.model_dump(mode="json")
 
     async def _auth(self, data: Data, request: Id) -> None:
         if not self._services.policy.accepts_key(_validate(Key, data).key):

@@ -203,8 +203,8 @@ order by 1 limit 20
 -- name: add_collection
 select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s::text[], %(template)s, %(column)s,
   %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s,
-  %(published)s, %(into)s, p_language => %(language)s, p_follow => %(follow)s,
-  p_existing => %(existing)s) as id
+  %(published)s, %(into)s, %(text_sql)s, %(where)s, %(language)s,
+  p_follow => %(follow)s, p_existing => %(existing)s) as id
 
 -- name: poll_source
 select logged, wait, sweep from backline.poll_source(%(collection)s, %(sweep_every)s)
@@ -239,11 +239,43 @@ select scanned, adopted, last_key from backline.adopt_page(%(collection)s, %(aft
 -- name: finish_adoption
 select backline.finish_adoption(%(collection)s)
 
+-- name: guard_expressions
+select backline.guard_expressions(%(collection)s) as guarded
+
+-- name: exclude_page
+select * from backline.exclude_page(%(collection)s, %(after)s, %(limit)s)
+
 -- name: drop_collection
 select backline.drop_collection(%(collection)s, %(drop_column)s)
 
 -- name: set_model
 select backline.set_model(%(collection)s, %(provider)s, %(model)s, %(revision)s, %(dimensions)s)
+
+-- name: set_text
+select backline.set_text(%(collection)s, %(template)s, %(text_sql)s)
+
+-- name: log_text_change
+select * from backline.log_text_change(%(collection)s, %(after)s, %(limit)s)
+
+-- name: same_expression
+-- Whether Postgres prints an expression over a row of the table as it prints a compiled one.
+select (backline.compile_expression(%(table)s::oid::regclass, %(expression)s, %(type)s)).sql
+       = %(compiled)s as same
+
+-- name: tables_matching
+-- The tables, views and foreign tables whose schema and name match patterns of LIKE.
+select n.nspname as schema, k.relname as name from pg_catalog.pg_class k
+join pg_catalog.pg_namespace n on n.oid = k.relnamespace
+where k.relkind in ('r', 'p', 'v', 'm', 'f') and not k.relispartition
+  and n.nspname like %(schema)s and k.relname like %(name)s
+  and n.nspname not in ('pg_catalog', 'information_schema', 'backline', 'supabase_migrations')
+order by 1, 2
+
+-- name: set_where
+select backline.set_where(%(collection)s, %(where)s) as former
+
+-- name: log_condition_change
+select * from backline.log_condition_change(%(collection)s, %(former)s, %(after)s, %(limit)s)
 
 -- name: recount
 select backline.recount(%(collection)s, %(correct)s) as corrected
@@ -261,7 +293,7 @@ select kind, problem, remedy from backline.problems(%(collection)s)
 select backline.follow(%(collection)s) as followed
 
 -- name: repoint
-select backline.repoint(%(collection)s) as repointed
+select backline.repoint(%(collection)s, %(published)s) as repointed
 
 -- name: begin_scan
 select backline.begin_scan(%(collection)s) as begun

@@ -47,6 +47,7 @@ class Project:
         self._url = url
         self._http = httpx.AsyncClient(
             timeout=TIMEOUT,
+            follow_redirects=False,  # rows and keys go to the configured address only
             event_hooks={"request": [self._authorize], "response": [_refuse]},
             limits=httpx.Limits(max_connections=20, max_keepalive_connections=20),
         )

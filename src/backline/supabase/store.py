@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from backline import errors
@@ -131,7 +132,8 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
         """Lease up to `limit` jobs, or fewer if their texts exceed the statement_timeout."""
         while True:
             try:
-                return await self._claim(collection, worker, limit, edits_only=edits_only)
+                claim = partial(self._claim, collection, worker, limit, edits_only=edits_only)
+                return await self._guarded(collection, claim)
             except errors.StatementTimeoutError:
                 if limit <= SMALLEST_PAGE:
                     raise
@@ -160,13 +162,24 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
 
         A repeated call is marked, so that the run does not count the page twice.
         """
+        claim = partial(self._claim_batch, collection, worker, run, after, limit, list(unfinished))
+        return await self._guarded(collection, claim)
+
+    async def _claim_batch(
+        self, collection: Collection, worker: int, run: int | None, after: str | None, limit: int,
+        unfinished: list[int],
+    ) -> LeasedBatch:  # fmt: skip
         again = worker in self._unanswered and self._unanswered[worker] == after
         self._unanswered[worker] = after
-        page = await self.project.call(
-            "claim_batch", repeated="again", collection=collection.id, worker=worker, run=run,
-            after=after, limit=limit, model=collection.model_id,
-            unfinished=list(unfinished), again=again,
-        )  # fmt: skip
+        try:
+            page = await self.project.call(
+                "claim_batch", repeated="again", collection=collection.id, worker=worker, run=run,
+                after=after, limit=limit, model=collection.model_id, unfinished=unfinished,
+                again=again,
+            )  # fmt: skip
+        except errors.RowRefusedError:
+            del self._unanswered[worker]
+            raise
         del self._unanswered[worker]
         jobs = list(_jobs(page))
         self._leases.receive(worker, jobs)
@@ -234,6 +247,7 @@ def _joined(left: VerifiedPage, right: VerifiedPage) -> VerifiedPage:
         left.blank + right.blank,
         [*left.problems, *right.problems],
         right.last_key or left.last_key,
+        left.excluded + right.excluded,
     )
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 from backline.store import NewVector
 from backline.types import Collection, Job
 from backline.worker import batching
-from backline.worker.backlog import Backlog, PendingText
+from backline.worker.backlog import Backlog, PendingText, Rejection
 from backline.worker.batch_handler import BatchHandler
 from backline.worker.writer import Write, Writer
+
+# What `backline.try_text` returns for a row begins with it if the text cannot be computed.
+NO_TEXT: Final = "\ue002"
 
 
 class JobSorter:
@@ -61,7 +65,8 @@ class JobSorter:
     async def _add(self, jobs: Sequence[Job], worker: int) -> None:
         """Add the distinct texts of jobs to the backlog, and record texts that are too long."""
         texts = _distinct_texts(jobs, worker)
-        await asyncio.to_thread(self._handler.prepare, texts, self._collection.long_text)
+        computed = [text for text in texts if text.rejection is None]
+        await asyncio.to_thread(self._handler.prepare, computed, self._collection.long_text)
         accepted = []
         for text in texts:
             if text.rejection is None:
@@ -81,4 +86,11 @@ def _distinct_texts(jobs: Sequence[Job], worker: int) -> list[PendingText]:
     for job, at in zip(jobs, inverse, strict=True):
         texts[at].jobs.append(job)
         texts[at].open_rows += 1
+    for text in texts:
+        if text.text.startswith(NO_TEXT):
+            text.rejection = Rejection.of(
+                "no text",
+                f"The text or the condition fails for this row: {text.text[1:]}. Correct the row, "
+                "or declare an expression that has a result for every row.",
+            )
     return texts

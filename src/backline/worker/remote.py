@@ -109,6 +109,10 @@ class Remote:
                 "GET", self.target.about, params={"collection": self.collection.name}
             )
         )
+        if not about.get("auth", {}).get("authorized", True):
+            raise errors.ProviderRefusedError(
+                f"The {self.target.where} refuses the key for writes. {_remedy(401, self.target)}"
+            )
         fields = self._model_in(about)
         model = Model(fields["provider"], fields["name"], fields["revision"], fields["dimensions"])
         if model.identity != self.collection.model.identity:

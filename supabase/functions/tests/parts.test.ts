@@ -1,6 +1,7 @@
 // Unit tests without services; tests/supabase/test_edge.py tests the running function.
 import { deepStrictEqual as equal, rejects, throws } from "node:assert/strict";
 import { requireCaller } from "../upsert-embeddings/callers.ts";
+import { Database } from "../upsert-embeddings/database.ts";
 import { createEmbedder, vectorText } from "../upsert-embeddings/embedders.ts";
 import { Problem } from "../upsert-embeddings/problems.ts";
 import { readRequest } from "../upsert-embeddings/request.ts";
@@ -97,29 +98,43 @@ Deno.test("vector text preserves every float32", () => {
   );
 });
 
-Deno.test("a redirect of the provider is not followed", async () => {
+/** Call a service that answers 307. The error must name the other address, which gets nothing. */
+async function isNotFollowed(call: (url: string) => Promise<unknown>) {
   let followed = 0;
   const options = { port: 0, hostname: "127.0.0.1", onListen: () => {} };
   const other = Deno.serve(options, () => {
     followed += 1;
     return new Response("{}");
   });
-  const location = `http://127.0.0.1:${other.addr.port}/v1/embeddings`;
-  const provider = Deno.serve(
-    options,
-    () => new Response(null, { status: 307, headers: { location } }),
-  );
+  const location = `http://127.0.0.1:${other.addr.port}/elsewhere`;
+  const headers = { location: `${location}?token=hidden` };
+  const service = Deno.serve(options, () => new Response(null, { status: 307, headers }));
   try {
-    const model = { provider: "openai", name: "m", revision: "v1", dimensions: 3 };
-    const base = `http://127.0.0.1:${provider.addr.port}/v1`;
-    const embed = createEmbedder(model, settings({ OPENAI_BASE_URL: base, OPENAI_API_KEY: "k" }));
     await rejects(
-      embed(["a private text"]),
-      (error: Error) => error instanceof Problem && error.message.includes(location),
+      call(`http://127.0.0.1:${service.addr.port}`),
+      (error: Error) =>
+        error instanceof Problem && error.message.includes(location) &&
+        !error.message.includes("hidden"),
     );
     equal(followed, 0);
   } finally {
-    await provider.shutdown();
+    await service.shutdown();
     await other.shutdown();
   }
+}
+
+Deno.test("a redirect of the provider is not followed", async () => {
+  const model = { provider: "openai", name: "m", revision: "v1", dimensions: 3 };
+  await isNotFollowed((url) =>
+    createEmbedder(model, settings({ OPENAI_BASE_URL: `${url}/v1`, OPENAI_API_KEY: "k" }))([
+      "a private text",
+    ])
+  );
+});
+
+Deno.test("a redirect of the project is not followed", async () => {
+  const key = { SUPABASE_SERVICE_ROLE_KEY: "a.b.c" };
+  await isNotFollowed((url) =>
+    new Database(settings({ SUPABASE_URL: url, ...key })).collection("notes")
+  );
 });

@@ -122,7 +122,8 @@ export class Database {
     if (!key.startsWith("sb_")) headers.set("authorization", `Bearer ${key}`);
     try {
       const url = `${this.settings.projectUrl}/rest/v1/rpc/backline_${name}`;
-      return await fetch(url, { method: "POST", headers, body });
+      // Keys and vectors go to the project's own address only.
+      return await fetch(url, { method: "POST", redirect: "manual", headers, body });
     } catch {
       return null;
     }
@@ -169,6 +170,7 @@ async function errorOf(response: Response | null): Promise<Error> {
   if (response === null) {
     return new Problem(503, "DatabaseUnavailableError", "PostgREST does not respond.", 1);
   }
+  if (response.status >= 300 && response.status < 400) return await redirected(response);
   const body = await bodyOf(response);
   const code = String(body.code ?? response.status);
   const message = String(body.message ?? response.statusText).slice(0, 300);
@@ -192,6 +194,17 @@ async function errorOf(response: Response | null): Promise<Error> {
   }
   const status = code === "57014" ? 504 : response.status === 401 ? 500 : 503;
   return new Problem(status, "DatabaseError", `PostgREST says: ${message} [${code}].`, 1);
+}
+
+async function redirected(response: Response): Promise<Problem> {
+  await response.body?.cancel();
+  const location = (response.headers.get("location") ?? "").replace(/[?#].*/, "").slice(0, 500);
+  return new Problem(
+    503,
+    "DatabaseError",
+    `The project redirects (${response.status}) to ${location}. Keys and vectors are not sent there. ` +
+      "Correct SUPABASE_URL, the address of the project.",
+  );
 }
 
 function bytea(hash: string): string {

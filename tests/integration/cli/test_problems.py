@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import signal
+from datetime import UTC, datetime, timedelta
+from threading import Timer
+
 import pytest
 from tests.integration.cli.conftest import Cli, Sql
 
@@ -47,6 +52,19 @@ def test_replaced_table_is_named_until_reconcile_follows_it(
     assert "passed" in cli("verify", swapped).out
 
 
+def test_sync_names_the_replaced_table(cli: Cli, swapped: str) -> None:
+    process = cli.start("sync", swapped)
+    end = Timer(30, process.send_signal, [signal.SIGINT])
+    end.start()
+    assert process.stderr is not None
+    found = next((line for line in process.stderr if "another table now" in line), "")
+    end.cancel()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert "public.tickets is another table now" in found
+    assert "Run: backline reconcile tickets" in found
+
+
 def test_status_does_not_show_100_percent_beside_a_problem(cli: Cli, swapped: str) -> None:
     text = cli("status", swapped, code=1).out
     assert "120 of 120 rows embedded (not certain)" in text
@@ -80,4 +98,9 @@ def test_status_says_when_every_row_of_a_large_table_was_compared(
     sql("insert into tickets select i, 'ticket ' || i, '' from generate_series(201, 10200) i")
     assert "every row: not yet, see: backline reconcile tickets" in cli("status", collection).out
     cli("reconcile", collection)
-    assert "by: backline reconcile tickets" in cli("status", collection).out
+    text = cli("status", collection, TZ="Asia/Kolkata").out
+    found = re.search(r"every row: (.*), by: backline reconcile tickets", text)
+    assert found, text
+    now = datetime.now(UTC)
+    assert found[1].endswith("+05:30")
+    assert now - timedelta(minutes=5) < datetime.fromisoformat(found[1]) <= now

@@ -42,7 +42,9 @@ async def test_writes_need_the_key_and_reads_do_not(world: World, headers: dict[
             assert response.status_code == 401, path
             assert response.headers["www-authenticate"] == "Bearer"
             assert KEY not in response.text
-        assert (await server.get("/api/status"))["auth"]["key_required_for_writes"] is True
+        response = await server.http.get("/api/status", headers=_encoded(headers))
+        auth = response.json()["auth"]
+        assert (auth["key_required_for_writes"], auth["authorized"]) == (True, False)
     assert await world.store.runs() == []
 
 
@@ -59,7 +61,8 @@ async def test_key_authorizes_protected_reads(world: World, header: tuple[str, s
         for path in ("/health", "/health/ready"):
             assert (await server.http.get(path)).status_code == 200
         server.http.headers[header[0]] = header[1]
-        assert (await server.get("/api/status"))["auth"]["key_required_for_reads"] is True
+        auth = (await server.get("/api/status"))["auth"]
+        assert (auth["key_required_for_reads"], auth["authorized"]) == (True, True)
         await server.post("/api/runs", {"collection": "notes"}, 202)
 
 

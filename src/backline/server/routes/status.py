@@ -6,7 +6,7 @@ import json
 from importlib.resources import files
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from backline.server import handlers, reads, schemas
 from backline.server.routes.responses import WITH_DATABASE, problems
@@ -20,9 +20,10 @@ OptionalCollection = Annotated[
 
 
 @router.get("/status", responses=problems(503, 504))
-async def status(services: TheServices) -> schemas.Status:
+async def status(services: TheServices, request: Request) -> schemas.Status:
     """Return the server, its database, and every collection with its coverage."""
-    return await handlers.status(services)
+    authorized = services.policy.authorized(request.headers)
+    return await handlers.status(services, authorized=authorized)
 
 
 @router.get("/coverage", responses=problems(*WITH_DATABASE))

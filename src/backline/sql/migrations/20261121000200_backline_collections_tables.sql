@@ -28,15 +28,18 @@ create table backline.collections (
   table_id         oid  not null,
   key_numbers      int2[] not null check (cardinality(key_numbers) between 1 and 8),
   vector_number    int2,                    -- null for a side table
-  text_numbers     int2[] not null,         -- the columns that the template names, each once
-  text_names       text[] not null,
+  text_numbers     int2[] not null,         -- the columns of text and condition; 0 is the whole row
+  text_names       text[] not null,         -- null for the whole row
   text_types       text[] not null,
   table_schema     text not null,
   table_name       text not null,
   key_columns      text[] not null,
   key_types        text[] not null,         -- for casts from text, collation included
-  text_template    text not null,           -- '{topic} {category} {suggestion}'
-  text_sql         text not null,           -- the template as an expression over the alias r
+  text_template    text,                    -- '{topic} {category} {suggestion}', or null with an expression
+  text_expression  text,                    -- the text as an expression over the alias r
+  where_sql        text,                    -- the condition on rows over the alias r; null for every row
+  text_sql         text not null,           -- the text of a row, empty without the condition
+  guarded          boolean not null default false,  -- the text or the condition has failed for a row
   embedding_column text not null,           -- of the table or of the side table
   -- The side table, if the vectors are not in a column of the table. It has the columns key_1, key_2, … and
   -- no foreign key, whose trigger would run in the application's statements.

@@ -11,6 +11,7 @@ create table backline.failures (
   error         text  not null,
   run_id        bigint,
   failed_at     timestamptz not null default now(),
+  long_key      text,                       -- the key, if no index can hold it; see failure_key()
   primary key (key, collection_id)
 );
 

@@ -16,7 +16,12 @@ const STATE_LABELS: Record<AppliedState, string> = {
   unsure: 'connection lost, may have been sent',
 }
 
-const time = new Intl.DateTimeFormat('en', { hour: '2-digit', minute: '2-digit', hour12: false })
+const time = new Intl.DateTimeFormat('en', {
+  hour: '2-digit',
+  minute: '2-digit',
+  hour12: false,
+  timeZoneName: 'short',
+})
 
 /** The suggestions applied in this tab, newest first. */
 export function AppliedPanel() {

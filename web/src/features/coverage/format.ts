@@ -18,9 +18,10 @@ const clock = new Intl.DateTimeFormat('en-GB', {
   month: 'short',
   hour: '2-digit',
   minute: '2-digit',
+  timeZoneName: 'short',
 })
 
-/** Format a date and time: 21 Nov, 05:58. */
+/** Format a date and time in the browser's zone: 21 Nov, 05:58 UTC. */
 export function dateTime(iso: string): string {
   return clock.format(new Date(iso))
 }

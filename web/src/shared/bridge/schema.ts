@@ -9,6 +9,8 @@ export const coverage = v.object({
   rows: v.number(),
   embedded: v.number(),
   blank: v.number(),
+  /** Rows outside the condition of the collection, which `rows` leaves out. */
+  excluded: v.optional(v.number(), 0),
   pending: v.number(),
   failed: v.number(),
   missing: v.number(),
@@ -41,7 +43,8 @@ export const collectionStatus = v.object({
   name: v.string(),
   table: v.string(),
   keyColumn: v.string(),
-  textTemplate: v.string(),
+  /** Null if the text is an SQL expression. */
+  textTemplate: v.nullish(v.string(), null),
   embeddingColumn: v.string(),
   model,
   coverage,

@@ -176,7 +176,11 @@ begin
        where j.collection_id = p_collection and j.key > coalesce(v_after, '') order by j.key limit v_limit)
     ) k order by k.key limit v_limit);
   perform backline.apply_keys(
-    p_collection, v_keys, array_fill(v_xid::text::bigint, array[cardinality(v_keys)]),
+    p_collection,
+    array(select coalesce((select f.long_key from backline.failures f
+                           where f.collection_id = p_collection and f.key = u.key offset 0), u.key)
+          from unnest(v_keys) as u(key)),
+    array_fill(v_xid::text::bigint, array[cardinality(v_keys)]),
     array_fill(1::smallint, array[cardinality(v_keys)]), array_fill(now(), array[cardinality(v_keys)]));
   if cardinality(v_keys) = v_limit then
     update backline.changes l set keys = v_keys[v_limit:]
@@ -192,6 +196,13 @@ end $$;
 create or replace function backline.longest_key() returns int
 language sql immutable set search_path = pg_catalog, pg_temp as $$ select 2500 $$;
 
+-- Returns the key of a row's dead letter: an abbreviation of a key that is too long.
+create or replace function backline.failure_key(p_key text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select case when octet_length(p_key) > backline.longest_key()
+              then left(p_key, 100) || '… ' || md5(p_key) else p_key end;
+$$;
+
 -- Records rows with longer keys as dead letters, and deletes the dead letters of those that are gone.
 create or replace function backline.refuse_long_keys(p_collection int, p_keys text[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -200,15 +211,16 @@ declare
 begin
   execute format($q$
     with long as (
-      select left(u.key, 100) || '… ' || md5(u.key) as name, octet_length(u.key) as bytes,
+      select u.key, backline.failure_key(u.key) as name, octet_length(u.key) as bytes,
              exists (select from %s r where %s) as present
       from unnest($2) as u(key) where octet_length(u.key) > backline.longest_key()
     ), gone as (
       delete from backline.failures f using long l
       where f.collection_id = $1 and f.key = l.name and not l.present
     )
-    insert into backline.failures (collection_id, key, content_hash, model_id, attempts, kind, error)
-    select $1, l.name, '', $3, 1, 'rejected', format(
+    insert into backline.failures
+      (collection_id, key, long_key, content_hash, model_id, attempts, kind, error)
+    select $1, l.name, l.key, '', $3, 1, 'rejected', format(
       'The key of this row has %%s bytes, and at most %%s are possible. Declare the table with --key and a '
       'shorter unique column.', l.bytes, backline.longest_key())
     from long l where l.present
@@ -239,6 +251,9 @@ begin
   end if;
   c := backline.definition(p_collection);
   perform backline.lock(p_collection, 'scan');  -- a scan could lease the same rows
+  if c.where_sql is not null then
+    perform backline.stamp_excluded(c, p_keys);
+  end if;
   execute format($q$
     with examined as materialized (
       select u.key, u.priority, u.at, p.key is not null as present, s.ctid as stamp, s.stale,
@@ -253,7 +268,7 @@ begin
       left join lateral (select x.ctid, x.* from backline.failures x
                          where x.collection_id = $1 and x.key = u.key offset 0) f on true
       -- A row without either is due whatever its text.
-      left join lateral (select %1$s as key, %3$s is null as missing,
+      left join lateral (select %1$s as key, %3$s,
                                 case when coalesce(s.key, f.key) is not null then %2$s end as content
                          from %4$s where %6$s offset 0) p on p.key = u.key
       where octet_length(u.key) <= backline.longest_key()
@@ -264,7 +279,7 @@ begin
            array_agg(e.stamp) filter (where e.due and not e.stale),
            array_agg(e.failure) filter (where e.resolved)
     from examined e
-  $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c),
+  $q$, backline.key_text(c), c.text_sql, backline.row_state(c), backline.rows_of(c),
        backline.due_condition(p_collection), backline.key_match(c, 'u.key'))
   into v_due, v_priorities, v_times, v_gone, v_stale, v_failures
   using p_collection, p_keys, p_priorities, c.model_id, c.long_text,

@@ -27,15 +27,16 @@ create or replace function backline.add_collection(
   p_name text, p_table regclass, p_key text[], p_template text, p_column text,
   p_provider text, p_model text, p_revision text, p_dimensions int,
   p_column_type text default 'vector', p_long_text text default 'truncate',
-  p_published boolean default false, p_into text default null, p_language text default null,
+  p_published boolean default false, p_into text default null, p_expression text default null,
+  p_where text default null, p_language text default null,
   p_follow text default null, p_existing text default 'refuse'
 ) returns int language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  v_schema text; v_table text; v_key int2[]; v_into text[]; v_id int; v_sql text; t record;
+  v_schema text; v_table text; v_key int2[]; v_into text[]; v_id int; t record;
 begin
   perform backline.check_follow(p_table, p_key, p_into, p_follow);
   perform backline.check_table(
-    p_table, p_name, p_template, p_column, p_column_type, p_dimensions, p_published, p_into);
+    p_table, p_name, p_column, p_column_type, p_dimensions, p_published, p_into);
   select n.nspname, k.relname into strict v_schema, v_table
   from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
   where k.oid = p_table;
@@ -44,19 +45,21 @@ begin
   v_key := backline.choose_key(p_table, p_key);
   v_into := backline.side_name(p_into);
 
-  v_sql := backline.compile_template(p_table, p_template);
+  t := backline.compile_text(p_table, p_template, p_expression, p_where);
+  perform backline.check_text(p_table, t.numbers, case when p_into is null then p_column end);
   if p_into is null then
     execute format('alter table %s add column if not exists %I %s', p_table, p_column,
                    format('extensions.%I(%s)', p_column_type, p_dimensions));
   end if;
-  select * into t from backline.template_columns(p_table, p_template);
   insert into backline.collections
-    (name, table_id, table_schema, table_name, key_numbers, key_columns, key_types, text_template, text_sql,
-     text_numbers, text_names, text_types, vector_number, embedding_column, model_id, long_text, members,
-     follow_number, follow_column, adopting, into_schema, into_name, into_id)
+    (name, table_id, table_schema, table_name, key_numbers, key_columns, key_types, text_template,
+     text_expression, where_sql, text_sql, text_numbers, text_names, text_types, vector_number,
+     embedding_column, model_id, long_text, members, follow_number, follow_column, adopting,
+     into_schema, into_name, into_id)
   select p_name, p_table, v_schema, v_table, v_key,
          (backline.present_columns(p_table, true, v_key, v_key::text[])).names,
-         backline.key_types(p_table, v_key), p_template, v_sql, t.numbers, t.names, t.types,
+         backline.key_types(p_table, v_key), p_template, t.expression, t.where_sql, t.text_sql, t.numbers,
+         t.names, t.types,
          case when p_into is null then a.attnum end,
          case when p_into is null then p_column else 'embedding' end,
          backline.model_id(p_provider, p_model, p_revision, p_dimensions), p_long_text,
@@ -79,9 +82,10 @@ end $$;
 comment on function backline.add_collection is
   'API: declares a table for embedding. Adds the vector column if it is missing, and installs the triggers. '
   'With p_published, also a table of a publication: its subscribers must have the column. With p_into, '
-  'stores the vectors in a side table of that name. p_language is that of the keywords; null guesses it. '
-  'With p_follow, polls that column instead of triggers. p_existing is what to do if the column holds '
-  'vectors: refuse, overwrite, or adopt, which needs finish_adoption.';
+  'stores the vectors in a side table of that name. The text is the template or else p_expression, an SQL '
+  'expression over the row r. p_where is a condition on rows. p_language is that of the keywords; null '
+  'guesses it. With p_follow, polls that column instead of triggers. p_existing is what to do if the column '
+  'holds vectors: refuse, overwrite, or adopt, which needs finish_adoption.';
 
 -- Changes the model of a collection. Every row becomes due, and the next backfill embeds it again.
 create or replace function backline.set_model(
@@ -92,6 +96,132 @@ create or replace function backline.set_model(
   where id = p_collection;
 $$;
 comment on function backline.set_model is 'API: changes the model of a collection. Its rows become due.';
+
+-- Changes the condition on rows, null for every row, and returns the former one. log_condition_change() then
+-- enqueues the rows that it moves in or out.
+create or replace function backline.set_where(p_collection int, p_where text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  c backline.collections;
+  t record;
+begin
+  perform backline.lock(p_collection, 'log');
+  c := backline.definition(p_collection);
+  t := backline.compile_text(c.table_id, c.text_template, c.text_expression, p_where);
+  perform backline.check_text(
+    c.table_id, t.numbers, case when c.into_name is null then c.embedding_column end);
+  update backline.collections o set text_template = c.text_template, text_expression = t.expression,
+    where_sql = t.where_sql, text_sql = t.text_sql, text_numbers = t.numbers, text_names = t.names,
+    text_types = t.types, unscanned = concat_ws(' ', o.unscanned, 'The condition was changed.')
+  where o.id = p_collection;
+  perform backline.install_triggers(p_collection);  -- they compare the columns of the condition too
+  return c.where_sql;
+end $$;
+comment on function backline.set_where is
+  'API: changes the condition on rows of a collection and returns the former one. See log_condition_change.';
+
+-- Appends the rows of one page to the change log that the condition p_former and the present one treat
+-- differently. Each page is a transaction, so that no lock of the table lasts.
+create or replace function backline.log_condition_change(
+  p_collection int, p_former text, p_after text, p_limit int,
+  out scanned bigint, out moved bigint, out last_key text
+) language plpgsql
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
+declare
+  c backline.collections := backline.definition(p_collection);
+begin
+  execute format($q$
+    with page as materialized (
+      select %1$s as key, row_number() over (order by %2$s) as position,
+             (%3$s) is true as was, (%4$s) is true as inside
+      from %5$s r where %6$s order by %2$s limit $3
+    ), logged as (
+      insert into backline.changes (collection_id, kind, amount, keys)
+      select $1, '~', count(*), array_agg(p.key order by p.position) from page p
+      where p.was <> p.inside having count(*) > 0
+    )
+    select count(*), count(*) filter (where p.was <> p.inside),
+           (array_agg(p.key order by p.position desc))[1]
+    from page p
+  $q$, backline.key_text(c), backline.key_order(c), coalesce(p_former, 'true'), coalesce(c.where_sql, 'true'),
+       backline.source(c), backline.key_after(c, p_after, '$2'))
+  into scanned, moved, last_key using p_collection, p_after, p_limit;
+  if scanned < p_limit then
+    update backline.collections o
+    set unscanned = nullif(btrim(replace(o.unscanned, 'The condition was changed.', '')), '')
+    where o.id = p_collection;
+  end if;
+end $$;
+comment on function backline.log_condition_change is
+  'API: enqueues the rows in the page after key p_after that a change of the condition moved in or out.';
+
+-- Changes the text of a collection, and that of its keywords if it was the same. log_text_change() then
+-- enqueues the rows whose text differs.
+create or replace function backline.set_text(p_collection int, p_template text, p_expression text)
+returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  c backline.collections;
+  k backline.keyword_indexes;
+  t record;
+begin
+  perform backline.lock(p_collection, 'log');
+  c := backline.definition(p_collection);
+  k := backline.keyword_definition(p_collection);
+  t := backline.compile_text(c.table_id, p_template, p_expression, c.where_sql);
+  perform backline.check_text(
+    c.table_id, t.numbers, case when c.into_name is null then c.embedding_column end);
+  update backline.collections o set text_template = p_template, text_expression = t.expression,
+    text_sql = t.text_sql, text_numbers = t.numbers, text_names = t.names, text_types = t.types,
+    unscanned = concat_ws(' ', o.unscanned, 'The text was changed.')
+  where o.id = p_collection;
+  if k.text_template is not distinct from c.text_template then
+    update backline.keyword_indexes o set text_template = null where o.collection_id = p_collection;
+    perform backline.set_keywords(p_collection, p_template);
+  else
+    perform backline.install_triggers(p_collection);
+  end if;
+end $$;
+comment on function backline.set_text is
+  'API: changes the text of a collection, a template or an SQL expression. See log_text_change.';
+
+-- Appends the rows of one page to the change log whose text is not that of their stamp.
+create or replace function backline.log_text_change(
+  p_collection int, p_after text, p_limit int, out scanned bigint, out moved bigint, out last_key text
+) language plpgsql
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
+set jit = off set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off as $$
+declare
+  c backline.collections := backline.definition(p_collection);
+begin
+  execute format($q$
+    with page as materialized (
+      select %1$s as key, row_number() over (order by %2$s) as position,
+             sha256(convert_to(%3$s, 'UTF8')) as hash
+      from %4$s r where %5$s order by %2$s limit $3
+    ), differing as materialized (
+      select p.key, p.position from page p
+      left join lateral (select x.content_hash from backline.stamps x
+                         where x.collection_id = $1 and x.key = p.key offset 0) s on true
+      where s.content_hash is distinct from p.hash
+    ), logged as (
+      insert into backline.changes (collection_id, kind, amount, keys)
+      select $1, '~', count(*), array_agg(d.key order by d.position) from differing d having count(*) > 0
+    )
+    select count(*), (select count(*) from differing), (array_agg(p.key order by p.position desc))[1]
+    from page p
+  $q$, backline.key_text(c), backline.key_order(c), c.text_sql, backline.source(c),
+       backline.key_after(c, p_after, '$2'))
+  into scanned, moved, last_key using p_collection, p_after, p_limit;
+  if scanned < p_limit then
+    update backline.collections o
+    set unscanned = nullif(btrim(replace(o.unscanned, 'The text was changed.', '')), '')
+    where o.id = p_collection;
+  end if;
+end $$;
+comment on function backline.log_text_change is
+  'API: enqueues the rows in the page after key p_after whose text differs from the one that was embedded.';
 
 create or replace function backline.drop_collection(p_collection int, p_drop_column boolean) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -162,15 +292,16 @@ $$;
 -- Returns the collections with the present state of their tables in the catalog.
 create or replace function backline.collection_records()
 returns table (id int, name text, table_schema text, table_name text, key_columns text[], text_template text,
-               embedding_column text, max_attempts int, model_id int, provider text, model text,
-               revision text, dimensions int, table_exists boolean, column_type text, column_dimensions int,
-               into_schema text, into_name text,
-               long_text text, missing_grants text[], missing_to_read text[], unusable text[],
-               scanned_at timestamptz, adopting boolean, follow text)
+               text_expression text, where_sql text, embedding_column text, max_attempts int,
+               model_id int, provider text, model text, revision text, dimensions int, table_exists boolean,
+               column_type text, column_dimensions int, into_schema text, into_name text, long_text text,
+               missing_grants text[], missing_to_read text[], unusable text[], scanned_at timestamptz,
+               adopting boolean, follow text)
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select (r.d).id, (r.d).name, (r.d).table_schema, (r.d).table_name, (r.d).key_columns, (r.d).text_template,
-         (r.d).embedding_column, (r.d).max_attempts, m.id, m.provider, m.name, m.revision, m.dimensions,
-         k.oid is not null, t.typname::text, case when a.atttypmod > 0 then a.atttypmod end,
+         (r.d).text_expression, (r.d).where_sql, (r.d).embedding_column, (r.d).max_attempts,
+         m.id, m.provider, m.name, m.revision, m.dimensions, k.oid is not null, t.typname::text,
+         case when a.atttypmod > 0 then a.atttypmod end,
          (r.d).into_schema, (r.d).into_name, (r.d).long_text,
          backline.missing_grants(k.oid, a.attnum, (r.d).into_id is null)
            || backline.missing_side_grants((r.d).into_id, true),

@@ -28,26 +28,34 @@ create or replace trigger count_inserted after insert on backline.failures
 create or replace trigger count_deleted after delete on backline.failures
   referencing old table as changed for each statement execute function backline.count_failures();
 
+-- Returns the measure that counts a stamp.
+create or replace function backline.stamp_measure(p_blank boolean, p_excluded boolean) returns text
+language sql immutable as $$
+  select case when p_excluded then 'excluded' when p_blank then 'blank' else 'embedded' end;
+$$;
+
 create or replace function backline.count_stamps() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if tg_op <> 'INSERT' then
     with counted as (
-      select o.collection_id, o.model_id, o.blank, o.long, count(*) as amount
-      from old_rows o where not o.stale group by o.collection_id, o.model_id, o.blank, o.long
+      select o.collection_id, o.model_id, backline.stamp_measure(o.blank, o.excluded) as measure, o.long,
+             count(*) as amount
+      from old_rows o where not o.stale group by 1, 2, 3, 4
     )
     insert into backline.counter_deltas (collection_id, measure, model_id, amount)
-    select c.collection_id, case when c.blank then 'blank' else 'embedded' end, c.model_id, -c.amount
+    select c.collection_id, c.measure, c.model_id, -c.amount
     from counted c
     union all select c.collection_id, 'long', c.model_id, -c.amount from counted c where c.long;
   end if;
   if tg_op <> 'DELETE' then
     with counted as (
-      select n.collection_id, n.model_id, n.blank, n.long, count(*) as amount
-      from new_rows n where not n.stale group by n.collection_id, n.model_id, n.blank, n.long
+      select n.collection_id, n.model_id, backline.stamp_measure(n.blank, n.excluded) as measure, n.long,
+             count(*) as amount
+      from new_rows n where not n.stale group by 1, 2, 3, 4
     )
     insert into backline.counter_deltas (collection_id, measure, model_id, amount)
-    select c.collection_id, case when c.blank then 'blank' else 'embedded' end, c.model_id, c.amount
+    select c.collection_id, c.measure, c.model_id, c.amount
     from counted c
     union all select c.collection_id, 'long', c.model_id, c.amount from counted c where c.long;
   end if;
@@ -95,8 +103,8 @@ begin
       select d.measure, d.model_id, sum(d.amount) as amount from (
         select 'rows' as measure, 0 as model_id, count(*) as amount from %1$s
         union all
-        select case when s.blank then 'blank' else 'embedded' end, s.model_id, count(*)
-        from backline.stamps s where s.collection_id = $1 and not s.stale group by s.blank, s.model_id
+        select backline.stamp_measure(s.blank, s.excluded), s.model_id, count(*)
+        from backline.stamps s where s.collection_id = $1 and not s.stale group by 1, 2
         union all
         select 'long', s.model_id, count(*)
         from backline.stamps s where s.collection_id = $1 and s.long and not s.stale group by s.model_id

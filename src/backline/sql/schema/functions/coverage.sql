@@ -35,8 +35,8 @@ end $$;
 -- Returns what the change log will do to the counters when it is applied: exactly while it has at most 5,000
 -- keys, and otherwise as an estimate. An inserted row with a current stamp was embedded by a scan.
 create or replace function backline.logged_changes(p_collection int, p_model int,
-  out delta bigint, out embedded bigint, out blank bigint, out long bigint, out pending bigint,
-  out failed bigint, out at timestamptz
+  out delta bigint, out embedded bigint, out blank bigint, out excluded bigint, out long bigint,
+  out pending bigint, out failed bigint, out at timestamptz
 ) language plpgsql stable set search_path = pg_catalog, pg_temp
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -56,13 +56,14 @@ begin
            -coalesce(sum(d.amount) filter (where d.measure = 'embedded' and d.model_id = p_model), 0),
            -coalesce(sum(d.amount) filter (where d.measure = 'blank' and d.model_id = p_model), 0),
            -coalesce(sum(d.amount) filter (where d.measure = 'long' and d.model_id = p_model), 0),
-           -coalesce(sum(d.amount) filter (where d.measure = 'failed'), 0)
-    into delta, embedded, blank, long, failed
+           -coalesce(sum(d.amount) filter (where d.measure = 'failed'), 0),
+           -coalesce(sum(d.amount) filter (where d.measure = 'excluded' and d.model_id = p_model), 0)
+    into delta, embedded, blank, long, failed, excluded
     from backline.counter_deltas d where d.collection_id = p_collection;
     return;
   end if;
   embedded := -v_edited;
-  blank := 0; long := 0; failed := 0;
+  blank := 0; excluded := 0; long := 0; failed := 0;
   if v_keys = 0 or v_keys > 5000 then
     return;
   end if;
@@ -74,10 +75,10 @@ begin
     order by k.key, l.id desc
   ), known as (
     select l.kind <> '-' as exists, s.key is not null and l.replaced as edited,
-           s.key is not null as stamped, s.blank, s.long, f.key is not null as failed,
+           s.key is not null as stamped, s.blank, s.excluded, s.long, f.key is not null as failed,
            j.key is not null as queued
     from logged l
-    left join lateral (select x.key, x.blank, x.long from backline.stamps x
+    left join lateral (select x.key, x.blank, x.excluded, x.long from backline.stamps x
       where x.collection_id = p_collection and x.key = l.key and not x.stale and x.model_id = p_model
       offset 0) s on true
     left join lateral (select x.key from backline.failures x
@@ -85,11 +86,13 @@ begin
     left join lateral (select x.key from backline.jobs x
       where x.collection_id = p_collection and x.key = l.key offset 0) j on true
   )
-  select -count(*) filter (where k.edited and not k.blank), -count(*) filter (where k.edited and k.blank),
+  select -count(*) filter (where k.edited and not k.blank),
+         -count(*) filter (where k.edited and k.blank and not k.excluded),
+         -count(*) filter (where k.edited and k.excluded),
          -count(*) filter (where k.edited and k.long), -count(*) filter (where k.failed),
          count(*) filter (where k.exists and not k.queued and (k.edited or not k.stamped))
          - count(*) filter (where not k.exists and k.queued)
-  into embedded, blank, long, failed, pending from known k;
+  into embedded, blank, excluded, long, failed, pending from known k;
 end $$;
 
 -- Returns coverage and health from the counters, in constant time at any size of the table, and from the
@@ -105,6 +108,8 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
                                            and t.model_id = c.model_id), 0)::bigint as embedded,
            coalesce(sum(t.amount) filter (where t.measure = 'blank'
                                            and t.model_id = c.model_id), 0)::bigint as blank,
+           coalesce(sum(t.amount) filter (where t.measure = 'excluded'
+                                           and t.model_id = c.model_id), 0)::bigint as excluded,
            coalesce(sum(t.amount) filter (where t.measure = 'long'
                                            and t.model_id = c.model_id), 0)::bigint as long,
            coalesce(sum(t.amount) filter (where t.measure = 'pending'), 0)::bigint as pending,
@@ -146,17 +151,19 @@ set enable_seqscan = off set enable_bitmapscan = off as $$
     select (coalesce(sum(h.jobs), 0) + (select g.jobs from batched g))::bigint as in_flight from held h
   ), summed as (
     select greatest(n.total + l.delta, 0) as total, n.embedded + l.embedded as embedded,
-           n.blank + l.blank as blank, n.long + l.long as long, n.failed + l.failed as failed,
+           n.blank + l.blank as blank, greatest(n.excluded + l.excluded, 0) as excluded,
+           n.long + l.long as long, n.failed + l.failed as failed,
            n.pending + (select g.jobs from batched g) + l.pending as pending, l.at is not null as estimated
     from counts n, logged l
   ), bounded as (  -- an estimate must not exceed the rows that there are
-    select s.total, greatest(least(s.blank, s.total), 0) as blank, s.failed, s.pending, s.estimated,
-           greatest(least(s.embedded, s.total - s.blank), 0) as embedded, greatest(s.long, 0) as long
-    from summed s
+    select x.rows, x.excluded, greatest(least(x.blank, x.rows), 0) as blank, x.failed, x.pending, x.estimated,
+           greatest(least(x.embedded, x.rows - x.blank), 0) as embedded, greatest(x.long, 0) as long
+    from (select s.*, greatest(s.total - s.excluded, 0) as rows from summed s) x
   )
   select jsonb_build_object(
-    'rows', n.total, 'embedded', n.embedded, 'blank', n.blank, 'long', least(n.long, n.embedded),
-    'pending', case when n.estimated then greatest(least(n.pending, n.total - n.embedded - n.blank), 0)
+    'rows', n.rows, 'excluded', n.excluded, 'embedded', n.embedded, 'blank', n.blank,
+    'long', least(n.long, n.embedded),
+    'pending', case when n.estimated then greatest(least(n.pending, n.rows - n.embedded - n.blank), 0)
                     else n.pending end,
     'failed', greatest(n.failed, 0), 'in_flight', l.in_flight,
     'workers', w.workers, 'rate', w.rate,

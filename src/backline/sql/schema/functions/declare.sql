@@ -196,14 +196,16 @@ begin
 end $$;
 
 -- Raises if the text depends on a vector: storing it would change the text, and no vector would be current.
-create or replace function backline.check_text(p_table regclass, p_template text, p_column text) returns void
+create or replace function backline.check_text(p_table regclass, p_numbers int2[], p_column text)
+returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_name text;
 begin
   select a.attname into v_name
   from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
-  where a.attrelid = p_table and a.attnum = any ((backline.template_columns(p_table, p_template)).numbers)
+  where a.attrelid = p_table and a.attnum in (
+      select n.number from backline.text_columns(p_table, p_numbers) n)
     and (t.typname in ('vector', 'halfvec', 'sparsevec') or a.attgenerated <> '' and exists (
       select from pg_catalog.pg_depend d join pg_catalog.pg_attribute v
         on v.attrelid = d.refobjid and v.attnum = d.refobjsubid and v.attname = p_column
@@ -214,8 +216,8 @@ begin
   limit 1;
   if found then
     raise exception using errcode = 'BL001', message = format(
-      'the template %L names %I, which is a vector or is computed from one. Storing a vector would change '
-      'the text that it belongs to. Leave the column out', p_template, v_name);
+      'the text or the condition reads %I, which is a vector or is computed from one. Storing a vector would '
+      'change the text that it belongs to. Leave the column out', v_name);
   end if;
 end $$;
 
@@ -270,8 +272,10 @@ language sql stable rows 1 set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- Raises if a table is published and its subscribers would stop, or its own rows could not be updated.
+-- p_then is what to do after the subscribers have the column, if not to declare the table.
 create or replace function backline.check_publications(
-  p_table regclass, p_column text, p_column_type text, p_dimensions int, p_published boolean
+  p_table regclass, p_column text, p_column_type text, p_dimensions int, p_published boolean,
+  p_then text default null
 ) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_remedies text := (select string_agg(u.remedy, '; ') from backline.unidentified_tables(p_table) u);
@@ -292,19 +296,20 @@ begin
   if v_names is not null then
     raise exception using errcode = 'BL001', message = format(
       '%s is published (%s). A subscriber stops at the first change unless its table has the column %I too. '
-      'Store the vectors in a side table: --into %s. Or add the column to every subscriber: alter table %s '
-      'add column %I %s(%s); then declare the table with --published. Or publish a list of columns without '
-      'it',
-      p_table, v_names, p_column,
-      backline.shell_word(quote_ident((select k.relname from pg_catalog.pg_class k where k.oid = p_table)
-                                      || '_vectors')),
-      p_table, p_column, p_column_type, p_dimensions);
+      '%s the column to every subscriber: alter table %s add column %I %s(%s); then %s. Or publish a list of '
+      'columns without it', p_table, v_names, p_column,
+      case when p_then is null then format(
+        'Store the vectors in a side table: --into %s. Or add', backline.shell_word(quote_ident((
+          select k.relname from pg_catalog.pg_class k where k.oid = p_table) || '_vectors')))
+      else 'Add' end,
+      p_table, p_column, p_column_type, p_dimensions,
+      coalesce(p_then, 'declare the table with --published'));
   end if;
 end $$;
 
 -- Raises unless a table can be declared as described. Changes nothing.
 create or replace function backline.check_table(
-  p_table regclass, p_name text, p_template text, p_column text, p_column_type text, p_dimensions int,
+  p_table regclass, p_name text, p_column text, p_column_type text, p_dimensions int,
   p_published boolean, p_into text default null
 ) returns void language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
@@ -312,11 +317,9 @@ begin
   perform backline.check_relation(p_table);
   if p_into is not null then
     perform backline.check_side_table(p_into, p_column_type);
-    perform backline.check_text(p_table, p_template, null);
     return;
   end if;
   perform backline.check_column_is_free(p_table, p_column);
   perform backline.check_vector_column(p_table, p_column, p_column_type, p_dimensions);
-  perform backline.check_text(p_table, p_template, p_column);
   perform backline.check_publications(p_table, p_column, p_column_type, p_dimensions, p_published);
 end $$;

@@ -10,52 +10,6 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
               else '''' || replace(p_name, '''', '''\''''') || '''' end;
 $$;
 
--- Returns the parts of a template in order. A part is the name of a column, or literal text.
-create or replace function backline.template_parts(p_template text)
-returns table (part text, is_column boolean, place bigint)
-language sql immutable rows 10 set search_path = pg_catalog, pg_temp as $$
-  select case when u.m[1] ~ '^[{][^{]' then btrim(substr(u.m[1], 2, length(u.m[1]) - 2))
-              when u.m[1] in ('{{', '}}') then left(u.m[1], 1)
-              else u.m[1] end, u.m[1] ~ '^[{][^{]', u.place
-  from regexp_matches(p_template, '([{][^{}][^}]*[}]|[{][{]|[}][}]|[^{}]+|[}])', 'g')
-    with ordinality u(m, place);
-$$;
-
--- Returns the columns that a template names, each once.
-create or replace function backline.template_columns(
-  p_table oid, p_template text, out numbers int2[], out names text[], out types text[]
-) language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array_agg(a.attnum order by n.place), array_agg(n.part order by n.place),
-         array_agg(pg_catalog.format_type(a.atttypid, -1) order by n.place)
-  from (select t.part, min(t.place) as place from backline.template_parts(p_template) t
-        where t.is_column group by t.part) n
-  join pg_catalog.pg_attribute a on a.attrelid = p_table and a.attname = n.part
-    and a.attnum > 0 and not a.attisdropped;
-$$;
-
--- Returns a template as an expression over the alias r, as compile_template does, with the columns p_from
--- under their names p_to. A column whose name in p_to is null is left out.
-create or replace function backline.render_template(p_template text, p_from text[], p_to text[]) returns text
-language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select format('pg_catalog.btrim(pg_catalog.concat(%s), E'' \t\n\r'')', string_agg(
-    case when not t.is_column then quote_literal(t.part)
-         when p_to[array_position(p_from, t.part)] is null then ''''''
-         else format('r.%I', p_to[array_position(p_from, t.part)]) end, ', ' order by t.place))
-  from backline.template_parts(p_template) t;
-$$;
-
--- Returns a template with the columns p_from under their names p_to, or null if a template cannot express
--- one of these names.
-create or replace function backline.rename_in_template(p_template text, p_from text[], p_to text[])
-returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select case when bool_and(n.name !~ '^[{]|[}]' and n.name = btrim(n.name)) then (
-    select string_agg(
-      case when t.is_column then '{' || p_to[array_position(p_from, t.part)] || '}'
-           else replace(replace(t.part, '{', '{{'), '}', '}}') end, '' order by t.place)
-    from backline.template_parts(p_template) t) end
-  from unnest(p_to) n(name);
-$$;
-
 -- Returns whether a table has triggers of a collection.
 create or replace function backline.has_triggers(p_collection int, p_table oid) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
@@ -63,14 +17,15 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
                  and starts_with(t.tgname::text, 'backline_c' || p_collection || '_'));
 $$;
 
--- Returns the present names of numbered columns with their types, null for those that are gone. Without
--- p_by_number the columns are found by name, as in a restored table. A column that was dropped and added
--- again has another number.
+-- Returns the present names of numbered columns with their types, null for those that are gone. Number 0 is
+-- the whole row and stays. Without p_by_number the columns are found by name, as in a restored table. A
+-- column that was dropped and added again has another number.
 create or replace function backline.present_columns(
   p_table oid, p_by_number boolean, p_numbers int2[], p_names text[],
   out numbers int2[], out names text[], out types text[]
 ) language sql stable set search_path = pg_catalog, pg_temp as $$
-  select array_agg(a.attnum order by w.position), array_agg(a.attname::text order by w.position),
+  select array_agg(case when w.number = 0 then w.number else a.attnum end order by w.position),
+         array_agg(a.attname::text order by w.position),
          array_agg(pg_catalog.format_type(a.atttypid, -1) order by w.position)
   from unnest(p_numbers, p_names) with ordinality w(number, name, position)
   left join lateral (
@@ -208,7 +163,7 @@ begin
                       v_names[array_position(p.numbers, null)],
                       format('%I.%I', d.table_schema, d.table_name));
     remedy := case when array_position(p.numbers, null) = v_vector then v_command else format(
-      'Declare the collection again, with another text or key: backline drop %s && '
+      'Declare the collection again, with another text, condition or key: backline drop %s && '
       'backline add %s --text ''…''', backline.shell_word(c.name),
       backline.shell_word(d.table_schema || '.' || d.table_name)) end;
     return;
@@ -241,11 +196,11 @@ begin
   d.text_numbers := p.numbers[v_keys + 1:v_vector - 1];
   d.text_types := p.types[v_keys + 1:v_vector - 1];
   v_names := p.names[v_keys + 1:v_vector - 1];
-  d.text_sql := backline.render_template(c.text_template, c.text_names, v_names);
-  if backline.rename_in_template(c.text_template, c.text_names, v_names) is not null then
-    d.text_template := backline.rename_in_template(c.text_template, c.text_names, v_names);
-    d.text_names := v_names;
-  end if;
+  d.text_names := v_names;
+  d.text_template := backline.rename_in_template(c.text_template, c.text_names, v_names);
+  d.text_expression := backline.rename_columns(c.text_expression, c.text_names, v_names, c.text_types);
+  d.where_sql := backline.rename_columns(c.where_sql, c.text_names, v_names, c.text_types);
+  d.text_sql := backline.rename_columns(c.text_sql, c.text_names, v_names, c.text_types);
 end $$;
 
 -- Returns a collection with the present names of its table and columns. Raises if one of them is gone.
@@ -257,13 +212,13 @@ declare
 begin
   select * into strict c from backline.collections where id = p_collection;
   if backline.is_current(c) then
-    return c;
+    return backline.with_guard(c);
   end if;
   select * into r from backline.resolve(c);
   if r.code is not null then
     raise exception using errcode = r.code, message = r.problem || ' ' || r.remedy;
   end if;
-  return r.d;
+  return backline.with_guard(r.d);
 end $$;
 comment on function backline.definition is
   'API: returns a collection with the present names of its table and columns.';
@@ -286,12 +241,9 @@ begin
   if v_names = k.text_names then
     return k;
   end if;
-  k.text_sql := backline.render_template(k.text_template, k.text_names, v_names);
-  if backline.rename_in_template(k.text_template, k.text_names, v_names) is not null
-     and array_position(v_names, null) is null then
-    k.text_template := backline.rename_in_template(k.text_template, k.text_names, v_names);
-    k.text_names := v_names;
-  end if;
+  k.text_sql := backline.rename_columns(k.text_sql, k.text_names, v_names, k.text_types);
+  k.text_template := backline.rename_in_template(k.text_template, k.text_names, v_names);
+  k.text_names := v_names;
   return k;
 end $$;
 
@@ -376,6 +328,9 @@ begin
   select * into strict c from backline.collections where id = p_collection;
   select * into r from backline.resolve(c);
   v_members := backline.members((r.d).table_id);
+  if r.code is null then
+    perform backline.remove_stray_triggers(p_collection);
+  end if;
   if r.code is not null or r.problem is not null or backline.is_current(c) and v_members = c.members then
     return false;
   end if;
@@ -393,13 +348,14 @@ begin
     into_id = (r.d).into_id, into_schema = (r.d).into_schema, into_name = (r.d).into_name,
     follow_number = (r.d).follow_number, follow_column = (r.d).follow_column,
     text_numbers = (r.d).text_numbers, text_names = (r.d).text_names, text_types = (r.d).text_types,
-    text_template = (r.d).text_template, text_sql = (r.d).text_sql,
+    text_template = (r.d).text_template, text_expression = (r.d).text_expression,
+    where_sql = (r.d).where_sql, text_sql = (r.d).text_sql,
     unscanned = nullif(concat_ws(' ', o.unscanned, r.changed,
                                  backline.unseen_partitions(r.d, v_members)), '')
   where o.id = p_collection;
   update backline.keyword_indexes o set text_template = k.text_template, text_sql = k.text_sql,
     text_numbers = k.text_numbers, text_names = k.text_names
-  where o.collection_id = p_collection;
+  where o.collection_id = p_collection and array_position(k.text_numbers, null) is null;
   perform backline.install_triggers(p_collection);
   return true;
 exception when insufficient_privilege or lock_not_available or unique_violation then
@@ -409,9 +365,10 @@ comment on function backline.follow is
   'API: records the present names of a collection''s table and columns, and makes its triggers again.';
 
 -- Makes a collection follow the table that has its recorded name now, if another one has it, and adds the
--- vector column again if it is gone. The stamps stay: reconcile_page() and reconcile_orphans() compare them
--- with the rows. Returns whether anything was done.
-create or replace function backline.repoint(p_collection int) returns boolean
+-- vector column again if it is gone; p_published allows this in a published table. The stamps stay:
+-- reconcile_page() and reconcile_orphans() compare them with the rows. Returns whether anything was done.
+create or replace function backline.repoint(p_collection int, p_published boolean default false)
+returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
@@ -439,8 +396,13 @@ begin
       format('extensions.vector(%s)', m.dimensions))
     from backline.models m
     where m.id = c.model_id and to_regclass(format('%I.%I', c.into_schema, c.into_name)) is null;
-  else
-    execute format('alter table %s add column if not exists %I extensions.vector(%s)', v_table::regclass,
+  elsif not exists (select from pg_catalog.pg_attribute a where a.attrelid = v_table
+                    and a.attname = c.embedding_column and not a.attisdropped) then
+    perform backline.check_publications(
+      v_table, c.embedding_column, 'vector', m.dimensions, p_published,
+      format('run: backline reconcile %s --published', backline.shell_word(c.name)))
+    from backline.models m where m.id = c.model_id;
+    execute format('alter table %s add column %I extensions.vector(%s)', v_table::regclass,
                    c.embedding_column, m.dimensions)
     from backline.models m where m.id = c.model_id;
   end if;

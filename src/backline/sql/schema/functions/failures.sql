@@ -75,6 +75,7 @@ end $$;
 comment on function backline.fail is
   'API: records failed attempts. Returns the keys that must be reported again because they were locked.';
 
+-- Requeues dead letters. A key that is too long has no job.
 create or replace function backline.retry_failures(p_collection int, p_keys text[] default null) returns int
 language sql set search_path = pg_catalog, pg_temp as $$
   with requeued as (
@@ -82,6 +83,7 @@ language sql set search_path = pg_catalog, pg_temp as $$
     where f.ctid = any (array(
       select x.ctid from backline.failures x
       where x.collection_id = p_collection and (p_keys is null or x.key = any (p_keys))
+        and x.long_key is null
       for update skip locked))
     returning f.key
   ), queued as (

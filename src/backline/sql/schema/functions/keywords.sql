@@ -102,10 +102,15 @@ begin
   if v_keys <> '{}' then
     c := backline.definition(p_collection);
     k := backline.keyword_definition(p_collection);
+    if c.guarded then  -- a row of which the text fails has no keywords
+      k.text_sql := format('pg_catalog.regexp_replace(backline.try_text(%L, r.*), %L, '''')', k.text_sql,
+                           U&'^\E002.*');
+    end if;
     execute backline.index_statement(p_collection, format(
       'select x.* from unnest($1) as u(key) cross join lateral ('
       'select %s collate "C" as key, %s as content from %s r where %s offset 0) x',
-      backline.key_text(c), k.text_sql, backline.source(c), backline.key_match(c, 'u.key'))) using v_keys;
+      backline.key_text(c), backline.conditional_text(k.text_sql, c.where_sql), backline.source(c),
+      backline.key_match(c, 'u.key'))) using v_keys;
   end if;
 end $$;
 
@@ -118,6 +123,10 @@ begin
 exception when others then
   if left(sqlstate, 2) in ('40', '53', '55', '57', '58') then  -- the next attempt may succeed
     raise;
+  end if;
+  if backline.guard_expressions(p_collection) then
+    perform backline.index_keys(p_collection, p_keys);
+    return;
   end if;
   perform backline.unindex_keys(p_collection, p_keys);
   update backline.keyword_indexes k set built_at = null where k.collection_id = p_collection;
@@ -181,14 +190,15 @@ begin
   select coalesce(p_template, k.text_template, c.text_template) into v_template
   from (values (1)) one left join backline.keyword_indexes k on k.collection_id = p_collection;
   insert into backline.keyword_indexes as k
-    (collection_id, language, text_template, text_sql, text_numbers, text_names)
+    (collection_id, language, text_template, text_sql, text_numbers, text_names, text_types)
   select p_collection, coalesce(p_language::text, k.language, backline.guess_language(c)), v_template,
-         backline.compile_template(v_table::regclass, v_template), t.numbers, t.names
-  from backline.template_columns(v_table::regclass, v_template) t
+         t.text_sql, t.numbers, t.names, t.types
+  from backline.compile_text(
+    v_table::regclass, v_template, case when v_template is null then c.text_expression end, null) t
   left join backline.keyword_indexes k on k.collection_id = p_collection
   on conflict (collection_id) do update set text_template = excluded.text_template,
     text_sql = excluded.text_sql, text_numbers = excluded.text_numbers, text_names = excluded.text_names,
-    language = coalesce(p_language::text, k.language);
+    text_types = excluded.text_types, language = coalesce(p_language::text, k.language);
   perform backline.install_triggers(p_collection);  -- they compare the columns of this template too
   perform backline.empty_keywords(p_collection, false);
   execute format('select count(*) from (select 1 from %s limit 1001) r', v_table) into v_rows;

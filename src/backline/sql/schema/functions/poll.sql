@@ -80,7 +80,7 @@ language sql set search_path = pg_catalog, pg_temp as $$
   select p_collection, p_kind, cardinality(p_keys), p_keys, cardinality(p_keys) > 1000 where p_keys <> '{}';
 $$;
 
--- Returns those rows of a query with the columns key, version and content that are due and not in the queue.
+-- Returns the keys of a query's rows that are due and not in the queue. The query has a page's columns.
 -- $1 to $5 are as in due.sql, $6 are the keys of batch leases.
 create or replace function backline.unseen_rows(p_collection int, p_rows text) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
@@ -109,9 +109,9 @@ declare
   v_keys text[];
 begin
   execute backline.unseen_rows(c.id, format($q$
-    select %1$s collate "C" as key, %2$s as content, %3$s is null as missing, 0 as position
+    select %1$s collate "C" as key, %2$s as content, %3$s, 0 as position
     from %4$s where r.%5$I > $2::%6$s - %7$s and r.%5$I <= $2::%6$s
-  $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c), c.follow_column, p_type,
+  $q$, backline.key_text(c), c.text_sql, backline.row_state(c), backline.rows_of(c), c.follow_column, p_type,
        p_overlap))
   into v_keys
   using c.id, p_seen, null::int, c.model_id, c.long_text, backline.batch_leased_keys(c.id);
@@ -236,10 +236,10 @@ begin
     perform backline.log_keys(p_collection, '-', v_keys);
   else
     execute backline.unseen_rows(p_collection, format($q$
-      select %1$s collate "C" as key, %2$s as content, %3$s is null as missing,
+      select %1$s collate "C" as key, %2$s as content, %3$s,
              row_number() over (order by %6$s) as position
       from %4$s where %5$s order by %6$s limit $3
-    $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c),
+    $q$, backline.key_text(c), c.text_sql, backline.row_state(c), backline.rows_of(c),
          backline.key_after(c, p_after, '$2'), backline.key_order(c)))
     into v_keys, scanned, last_key
     using p_collection, p_after, p_limit, c.model_id, c.long_text, backline.batch_leased_keys(p_collection);

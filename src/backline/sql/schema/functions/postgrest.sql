@@ -57,6 +57,9 @@ $$;
 create or replace function public.backline_follow(p_collection int) returns boolean
 language sql set search_path = pg_catalog, pg_temp as $$ select backline.follow(p_collection) $$;
 
+create or replace function public.backline_guard_expressions(p_collection int) returns boolean
+language sql set search_path = pg_catalog, pg_temp as $$ select backline.guard_expressions(p_collection) $$;
+
 create or replace function public.backline_now() returns timestamptz
 language sql volatile set search_path = pg_catalog, pg_temp as $$ select pg_catalog.clock_timestamp() $$;
 

@@ -73,7 +73,7 @@ begin
                    select true from backline.stamps s
                    where s.collection_id = $1 and s.key = f.key offset 0) is null and (
                    select true from backline.failures d
-                   where d.collection_id = $1 and d.key = f.key offset 0) is null)
+                   where d.collection_id = $1 and d.key = backline.failure_key(f.key) offset 0) is null)
   $q$, backline.key_match(c, 's.key'), backline.vector_of(c), c.text_sql,
        -- Views and foreign tables have no blocks to sample; their new rows are found by polls.
        case when backline.is_read_only(c.table_id)
@@ -89,10 +89,12 @@ create or replace function backline.row_problems(c backline.collections, p_exact
 returns table (kind text, problem text) language plpgsql stable rows 5
 set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 declare
-  v_rows constant bigint := (backline.coverage(c.id) ->> 'rows')::bigint;
+  v_rows constant bigint := (select (x.v ->> 'rows')::bigint + (x.v ->> 'excluded')::bigint
+                             from (select backline.coverage(c.id) as v) x);
   v_open constant text[] := backline.open_keys(c.id);
   v_small boolean;
   v_surplus bigint;
+  v_lack bigint;  -- records of other models are no lack
   v_sampled text := '';
   o record;
 begin
@@ -111,13 +113,16 @@ begin
     v_sampled := ' of 20 sampled';
     select sum(case when t.measure = 'rows' then -t.amount
                     when t.measure = 'long' or t.model_id not in (0, c.model_id) then 0
-                    else t.amount end)
-    into v_surplus from backline.counter_deltas t where t.collection_id = c.id;
+                    else t.amount end),
+           sum(case when t.measure = 'rows' then t.amount when t.measure = 'long' then 0 else -t.amount end)
+    into v_surplus, v_lack from backline.counter_deltas t where t.collection_id = c.id;
     if v_surplus > 0 and v_open = '{}' and o.orphans = '{}' then
       return query select 'orphans', format('%s more records than rows.', v_surplus);
     elsif v_surplus >= 0 and o.unknown <> '{}' then
       return query select 'rows', format('%s%s rows are not known to Backline, such as %s.',
                                          cardinality(o.unknown), v_sampled, o.unknown[1]);
+    elsif v_lack > 0 and v_open = '{}' and c.scanned_at is not null then
+      return query select 'rows', format('%s more rows are counted than Backline knows.', v_lack);
     end if;
   end if;
   return query
@@ -155,10 +160,12 @@ begin
   return query
     select 'inheritance', format('%s belongs to %s now, and writes through that table are missed.', v_table,
                                  i.inhparent::regclass),
-           format('Declare %s instead: backline drop %s && backline add %s --text ''…''',
-                  i.inhparent::regclass, backline.shell_word(c.name),
-                  backline.shell_word(i.inhparent::regclass::text))
-    from pg_catalog.pg_inherits i where i.inhrelid = d.table_id;
+           case when k.relkind = 'p' then
+             format('Declare %s instead: backline drop %s && backline add %s --text ''…''', k.oid::regclass,
+                    backline.shell_word(c.name), backline.shell_word(k.oid::regclass::text))
+           else format('Take it out: alter table %s no inherit %s', v_table, k.oid::regclass) end
+    from pg_catalog.pg_inherits i join pg_catalog.pg_class k on k.oid = i.inhparent
+    where i.inhrelid = d.table_id;
   if v_partitioned then
     return query
       select 'partitions', format('Partitions of %s came or went, and rows with them.', v_table), v_reconcile
@@ -230,7 +237,8 @@ begin
                               format('%I.%I', (r.d).table_schema, (r.d).table_name)),
              array_to_string(v_grants, '; ');
   else
-    return query select w.kind, w.problem, v_reconcile from backline.row_problems(r.d, p_exact) w;
+    return query
+      select w.kind, w.problem, v_reconcile from backline.row_problems(backline.with_guard(r.d), p_exact) w;
   end if;
 end $$;
 comment on function backline.problems is

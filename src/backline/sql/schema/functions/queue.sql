@@ -117,9 +117,10 @@ begin
         for update skip locked))
       returning j.key, j.attempts
     ), examined as materialized (
-      select l.key, l.attempts, r.present, r.content, sha256(convert_to(r.content, 'UTF8')) as hash, r.missing
+      select l.key, l.attempts, r.present, r.content, sha256(convert_to(r.content, 'UTF8')) as hash,
+             r.missing, r.excluded
       from leased l left join lateral (
-        select true as present, %2$s as content, %3$s is null as missing
+        select true as present, %2$s as content, %3$s
         from %4$s where %1$s offset 0
       ) r on true
     )
@@ -127,9 +128,9 @@ begin
       case when n.present is null then 'gone' when %5$s then 'up_to_date' else %6$s end,
       n.content, n.hash, n.attempts::int, $6
     from examined n left join lateral (
-      select x.key, x.content_hash, x.model_id, x.blank from backline.stamps x
+      select x.key, x.content_hash, x.model_id, x.blank, x.excluded from backline.stamps x
       where x.collection_id = $1 and x.key = n.key offset 0) s on true
-  $q$, backline.key_match(c, 'l.key'), c.text_sql, backline.vector_of(c), backline.rows_of(c),
+  $q$, backline.key_match(c, 'l.key'), c.text_sql, backline.row_state(c), backline.rows_of(c),
        backline.matches_stamp('n', 'n.hash'),
        backline.needed_action('n.content', 'n.hash', p_cache => true))
   using p_collection, p_worker, p_limit, c.model_id, c.long_text,
@@ -165,11 +166,14 @@ begin
   perform backline.poll_source(p_collection) where p_after is null and c.follow_number is not null;
   perform backline.lock(p_collection, 'scan');
   perform backline.end_finished_batches(p_worker, p_unfinished);
+  if c.where_sql is not null then
+    perform backline.exclude_page(p_collection, p_after, p_limit);
+  end if;
   v_leased := backline.batch_leased_keys(p_collection);
   lease := pg_catalog.pg_current_xact_id()::text::bigint;
   execute format($q$
     with page as materialized (
-      select %1$s collate "C" as key, %2$s as content, %3$s is null as missing,
+      select %1$s collate "C" as key, %2$s as content, %3$s,
              row_number() over (order by %9$s) as position
       from %4$s where %5$s order by %9$s limit $3
     ), due as materialized (
@@ -178,7 +182,7 @@ begin
       from page p
       left join lateral (select x.ctid, x.* from backline.stamps x
                          where x.collection_id = $1 and x.key = p.key offset 0) s on true
-      where octet_length(p.key) <= backline.longest_key() and %6$s
+      where %6$s
         -- In the same statement as the claim: an edit between two statements could enqueue a claimed row.
         and ((select not exists (select from backline.jobs j
                                  where j.collection_id = $1 and j.worker_id is null)
@@ -197,7 +201,7 @@ begin
            array_agg(d.content), array_agg(d.hash), bool_or(d.stamped), pg_current_snapshot(),
            (select array_agg(p.key) from page p where octet_length(p.key) > backline.longest_key())
     from due d
-  $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c),
+  $q$, backline.key_text(c), c.text_sql, backline.row_state(c), backline.rows_of(c),
        backline.key_after(c, p_after, '$2'),
        backline.due_condition(p_collection),
        -- This look-up and that of the cache are left out of most scans, which do not need them.

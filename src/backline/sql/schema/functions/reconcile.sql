@@ -2,8 +2,9 @@
 -- vector written by hand. Works page by page beside workers and users. A repair applies only if the row is
 -- still in the state that the snapshot showed.
 
--- Classifies the rows of one page and, with p_repair, enqueues those with a problem. A stamp that cannot be
--- trusted is deleted, because claim() would otherwise report the row as up to date.
+-- Classifies the rows of one page and, with p_repair, enqueues those with a problem. A row whose key is too
+-- long becomes a dead letter. A stamp that cannot be trusted is deleted, because claim() would otherwise
+-- report the row as up to date.
 create or replace function backline.reconcile_page(
   p_collection int, p_after text, p_limit int, p_repair boolean,
   out scanned bigint, out problems jsonb, out last_key text
@@ -17,6 +18,7 @@ declare
   v_dimensions int;
   v_projection extensions.vector;
   v_leased text[];
+  v_long text[];
 begin
   c := backline.definition(p_collection);
   select m.dimensions, m.projection into strict v_dimensions, v_projection
@@ -31,6 +33,7 @@ begin
     ), examined as materialized (
       select p.key, p.position, p.content = '' as blank, p.embedding, s.ctid as stamp, s.stale, s.model_id,
         s.blank as stamped_blank, s.fingerprint, s.content_hash is distinct from h.hash as differs,
+        octet_length(p.key) > backline.longest_key() as long,
         f.ctid as failure, f.model_id = $4 and f.content_hash = h.hash as dead,
         j.waits or p.key = any ($7) and coalesce(s.stale, true) as waits,
         (p.key in (select backline.logged_keys($1))) is true as logged
@@ -39,12 +42,14 @@ begin
       left join lateral (select x.ctid, x.* from backline.stamps x
         where x.collection_id = $1 and x.key = p.key offset 0) s on true
       left join lateral (select x.ctid, x.* from backline.failures x
-        where x.collection_id = $1 and x.key = p.key offset 0) f on true
+        where x.collection_id = $1 and x.key = case when octet_length(p.key) > backline.longest_key()
+          then backline.failure_key(p.key) else p.key end offset 0) f on true
       left join lateral (select true as waits from backline.jobs x
         where x.collection_id = $1 and x.key = p.key offset 0) j on true
     ), classified as materialized (
       select n.*, case
           when n.logged then null
+          when n.long then case when n.failure is null then 'key that is too long' end
           when n.failure is not null and not n.dead then 'dead letter of another text'
           when n.dead then null
           when n.stamp is null and n.waits then null
@@ -68,7 +73,8 @@ begin
     ) %6$s
     select count(*), (array_agg(d.key order by d.position desc))[1],
       coalesce(jsonb_agg(jsonb_build_object('key', d.key, 'problem', d.problem) order by d.position)
-               filter (where d.problem is not null), '[]')
+               filter (where d.problem is not null), '[]'),
+      array_agg(d.key) filter (where d.long and d.problem is not null)
     from classified d
   $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c),
        backline.key_after(c, p_after, '$2'),
@@ -86,12 +92,15 @@ begin
         select d.failure from classified d where d.problem is not null and d.failure is not null))
     ), queued as (
       insert into backline.jobs (collection_id, key, priority)
-      select $1, d.key, 1 from classified d where d.problem is not null order by d.key
+      select $1, d.key, 1 from classified d where d.problem is not null and not d.long order by d.key
       on conflict do nothing
     ) $q$ end, backline.key_order(c))
-  into scanned, last_key, problems
+  into scanned, last_key, problems, v_long
   using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection, v_leased,
         c.any_length;
+  if v_long is not null and p_repair then
+    perform backline.refuse_long_keys(p_collection, v_long);
+  end if;
 end $$;
 comment on function backline.reconcile_page is
   'API: finds due rows without a job in the page after key p_after and, with p_repair, enqueues them.';
@@ -129,21 +138,24 @@ begin
     ), orphans as materialized (
       select p.key, p.id from page p left join lateral (
         select true as present from %2$s r
-        where %3$s and %4$s = p.key offset 0) r on true
-      where r.present is null and (p.key in (select backline.logged_keys($1))) is not true
+        where %3$s and %4$s = p.row_key offset 0) r on true
+      where r.present is null and (p.row_key in (select backline.logged_keys($1))) is not true
     ) %5$s
     select (select count(*) from page), array(select o.key from orphans o order by o.key),
            (select p.key from page p order by p.position desc limit 1)
-  $q$, v_records, backline.source(c), backline.key_match(c, 'p.key'), backline.key_text(c),
+  $q$, v_records, backline.source(c), backline.key_match(c, 'p.row_key'), backline.key_text(c),
        case when p_repair then format($q$, deleted as (
       delete from %s x where x.ctid = any (array(select o.id from orphans o))
     ) $q$, v_records) end,
        case when p_of <> 'vectors' then format(
-         'select x.key, x.ctid as id, row_number() over (order by x.key) as position from %s x '
-         'where x.collection_id = $1 and ($2 is null or x.key > $2) order by x.key limit $3', v_records)
+         'select x.key, %s as row_key, x.ctid as id, row_number() over (order by x.key) as position '
+         'from %s x '
+         'where x.collection_id = $1 and ($2 is null or x.key > $2) order by x.key limit $3',
+         case p_of when 'failures' then 'coalesce(x.long_key, x.key)' else 'x.key' end, v_records)
        else format(
-         'select %s as key, r.ctid as id, row_number() over (order by %s) as position from %s r '
-         'where %s order by %2$s limit $3', backline.key_text(s), backline.key_order(s), v_records,
+         'select %1$s as key, %1$s as row_key, r.ctid as id, row_number() over (order by %2$s) as position '
+         'from %3$s r '
+         'where %4$s order by %2$s limit $3', backline.key_text(s), backline.key_order(s), v_records,
          backline.key_after(s, p_after, '$2')) end)
   into scanned, keys, last_key using p_collection, p_after, p_limit;
 end $$;

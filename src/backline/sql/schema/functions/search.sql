@@ -178,6 +178,8 @@ begin
   if p_filter is not null then
     v_filter := backline.compile_filter((s.c).table_id, p_filter, '$5');
   end if;
+  -- A row that has left the condition keeps its vector until a worker has seen the edit.
+  v_filter := concat_ws(' and ', format('(%s)', v_filter), '(' || (s.c).where_sql || ')');
   if p_mode <> 'keyword' then
     v_nearest := format($q$
       select %1$s collate "C" as key, %3$s operator(extensions.<=>) $2::%4$s as distance

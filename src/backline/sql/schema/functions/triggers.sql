@@ -49,6 +49,11 @@ create or replace function backline.capture_body(
       if current_setting('backline.writing', true) = '%1$s' and pg_trigger_depth() = 1 then
         return null;
       end if;
+      -- A detached partition keeps its triggers until follow() removes them.
+      if tg_nargs > 0 and not exists (
+           select from pg_trigger t where t.tgrelid = pg_partition_root(tg_relid) and t.tgname = tg_name) then
+        return null;
+      end if;
       begin
         %4$s
       exception when others then
@@ -165,10 +170,8 @@ begin
   end if;
   v_table := format('%I.%I', c.table_schema, c.table_name)::regclass;
   v_key := backline.key_text(c);
-  v_columns := array(
-    select a.attname from pg_catalog.pg_attribute a
-    where a.attrelid = v_table and not a.attisdropped and a.attnum = any (
-      c.text_numbers || (backline.keyword_definition(c.id)).text_numbers));
+  v_columns := array(select t.name from backline.text_columns(
+    v_table, c.text_numbers || (backline.keyword_definition(c.id)).text_numbers) t);
   for v_event in
     select * from (values
       ('insert', 'inserted', '+', 'referencing new table as new_rows', 1,
@@ -193,8 +196,9 @@ begin
     execute format('revoke all on function backline.%I() from public', 'c' || c.id || '_' || v_event.done);
     for v_on in select backline.triggered_tables(c.id) where not p_functions_only loop
       execute format('create or replace trigger %I after %s on %s %s for each statement execute function '
-                     'backline.%I()', 'backline_c' || c.id || '_' || v_event.event, v_event.event, v_on,
-                     v_event.tables, 'c' || c.id || '_' || v_event.done);
+                     'backline.%I(%s)', 'backline_c' || c.id || '_' || v_event.event, v_event.event, v_on,
+                     v_event.tables, 'c' || c.id || '_' || v_event.done,
+                     case when v_on <> v_table then '''partition''' end);
     end loop;
   end loop;
 end $$;
@@ -207,6 +211,24 @@ begin
   foreach v_name in array array['inserted', 'updated', 'deleted', 'truncated'] loop
     execute format('drop function if exists backline.%I() cascade', 'c' || p_collection || '_' || v_name);
   end loop;
+end $$;
+
+-- Removes the triggers of tables that are no longer partitions of the collection's. They do nothing any more,
+-- so those of a table that is locked stay until the next call.
+create or replace function backline.remove_stray_triggers(p_collection int) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '50ms' as $$
+declare
+  v_trigger record;
+begin
+  for v_trigger in
+    select t.tgname, t.tgrelid::regclass as relation from pg_catalog.pg_trigger t
+    join pg_catalog.pg_proc p on p.oid = t.tgfoid and p.pronamespace = 'backline'::regnamespace
+    where starts_with(t.tgname::text, 'backline_c' || p_collection || '_') and t.tgnargs > 0
+      and t.tgrelid not in (select backline.triggered_tables(p_collection))
+  loop
+    execute format('drop trigger %I on %s', v_trigger.tgname, v_trigger.relation);
+  end loop;
+exception when insufficient_privilege or lock_not_available then
 end $$;
 
 -- Returns the triggers of a collection that do not fire.

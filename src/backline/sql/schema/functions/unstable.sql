@@ -51,15 +51,17 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     coalesce('the trigger ' || nullif(array_to_string(
       backline.host_triggers(c.table_id, c.vector_number), ', '), ''), 'a rule or a generated column'),
     array_to_string(p_changed, ', '),
-    coalesce((select string_agg(quote_ident(n.name), ', ') from unnest(c.text_names) n(name)
+    coalesce((select string_agg(quote_ident(n.name), ', ')
+              from backline.text_columns(c.table_id, c.text_numbers) n
               where n.name <> all (p_changed)), '…'));
 $$;
 
 -- Returns the columns of a row's text as an expression over the alias r.
 create or replace function backline.text_record(c backline.collections) returns text
-language sql immutable set search_path = pg_catalog, pg_temp as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select format('(select pg_catalog.to_jsonb(x) from (select %s) x)',
-                string_agg(format('r.%I', n.name), ', ')) from unnest(c.text_names) n(name);
+                string_agg(format('r.%I', n.name), ', '))
+  from backline.text_columns(c.table_id, c.text_numbers) n;
 $$;
 
 -- Returns the texts of the rows that an earlier write has changed, by key.
@@ -181,7 +183,7 @@ begin
                      backline.key_match(c, '$1')) into v_texts using v_key, v_texts;
     end loop;
     v_changed := array(
-      select n.name from unnest(c.text_names, c.text_numbers) n(name, number)
+      select n.name from backline.text_columns(c.table_id, c.text_numbers) n
       join pg_catalog.pg_attribute a on a.attrelid = c.table_id and a.attnum = n.number
       join pg_catalog.pg_type y on y.oid = a.atttypid
       where v_texts[2] -> n.name <> v_texts[3] -> n.name

@@ -3,7 +3,8 @@
 -- Checks every property of the stored vectors of one page, in key order.
 create or replace function backline.verify_page(
   p_collection int, p_after text, p_limit int,
-  out scanned bigint, out embedded bigint, out blank bigint, out problems jsonb, out last_key text
+  out scanned bigint, out embedded bigint, out blank bigint, out excluded bigint, out problems jsonb,
+  out last_key text
 ) language plpgsql stable
 set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
@@ -20,11 +21,12 @@ begin
   execute format($q$
     with page as materialized (
       select %1$s collate "C" as key, %2$s as content, %3$s::extensions.vector as embedding,
-             row_number() over (order by %6$s) as position
+             %7$s as excluded, row_number() over (order by %6$s) as position
       from %4$s where %5$s order by %6$s limit $3
     ), judged as materialized (
-      select p.key, p.position, p.content = '' as blank,
+      select p.key, p.position, p.content = '' as blank, p.excluded,
         case
+          when p.excluded and p.embedding is not null then 'vector of a row outside the condition'
           when p.content = '' and p.embedding is not null then 'vector of a row without text'
           when p.content = '' then null
           when p.embedding is null then 'no vector'
@@ -42,14 +44,15 @@ begin
         where x.collection_id = $1 and x.key = p.key offset 0) s on true
     )
     select count(*), count(*) filter (where not j.blank and j.problem is null),
-           count(*) filter (where j.blank and j.problem is null),
+           count(*) filter (where j.blank and not j.excluded and j.problem is null),
+           count(*) filter (where j.excluded and j.problem is null),
            coalesce((select jsonb_agg(jsonb_build_object('key', b.key, 'problem', b.problem))
                      from judged b where b.problem is not null), '[]'),
            (array_agg(j.key order by j.position desc))[1]
     from judged j
   $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c),
-       backline.key_after(c, p_after, '$2'), backline.key_order(c))
-  into scanned, embedded, blank, problems, last_key
+       backline.key_after(c, p_after, '$2'), backline.key_order(c), backline.is_excluded(c))
+  into scanned, embedded, blank, excluded, problems, last_key
   using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection,
         c.any_length;
 end $$;

@@ -47,11 +47,12 @@ declare
   -- Leaves unchanged stamps out of the result, so that a repeated call is not counted twice.
   v_on_conflict constant text := $q$
       on conflict (collection_id, key) do update set model_id = excluded.model_id,
-        content_hash = excluded.content_hash, blank = excluded.blank, stale = false, long = excluded.long,
+        content_hash = excluded.content_hash, blank = excluded.blank, excluded = excluded.excluded,
+        stale = false, long = excluded.long,
         fingerprint = excluded.fingerprint, rewrites = 0, stamped_at = clock_timestamp()
-      where s.stale or (s.model_id, s.content_hash, s.blank, s.long, s.fingerprint)
-        is distinct from (excluded.model_id, excluded.content_hash, excluded.blank, excluded.long,
-                          excluded.fingerprint)
+      where s.stale or (s.model_id, s.content_hash, s.blank, s.excluded, s.long, s.fingerprint)
+        is distinct from (excluded.model_id, excluded.content_hash, excluded.blank, excluded.excluded,
+                          excluded.long, excluded.fingerprint)
   $q$;
   v_effects boolean;
   v_before jsonb;
@@ -139,19 +140,21 @@ begin
                      'extensions.inner_product(f.embedding%s, $8)::real as fingerprint',
                      -- The fingerprint is of the rounded vector, if the column rounds.
                      case when v_type like '%halfvec%' then '::extensions.halfvec::extensions.vector' end);
-  v_write := case when c.into_name is null then v_update || ' returning ' || v_result
+  v_write := case when c.into_name is null
+                  then v_update || format(' returning %s, %s as excluded', v_result, backline.is_excluded(c))
                   else backline.side_write(c, v_type, v_rows, v_match, v_stamped) || v_result
-                       || ' from checked f' end;
+                       || ', f.excluded from checked f' end;
   -- What the row is after the write, and after every trigger, decides whether it is stamped.
   v_reread := format($q$
-      select distinct on (f.key) %1$s from %2$s cross join lateral (
-        select from %3$s r where %4$s and coalesce(
+      select distinct on (f.key) %1$s, r.excluded from %2$s cross join lateral (
+        select %7$s as excluded from %3$s r where %4$s and coalesce(
           r.%5$I operator(extensions.=) f.embedding::%6$s, r.%5$I is null and f.embedding is null) offset 0) r
       order by f.key
-  $q$, v_result, v_rows, v_source, v_match, c.embedding_column, v_type);
+  $q$, v_result, v_rows, v_source, v_match, c.embedding_column, v_type, backline.is_excluded(c));
   v_stamp := $q$
     ), stamped as (
-      insert into backline.stamps as s (collection_id, key, model_id, content_hash, blank, long, fingerprint)
+      insert into backline.stamps as s
+        (collection_id, key, model_id, content_hash, blank, excluded, long, fingerprint)
       select $q$;
   v_finish := format($q$
       returning s.key
@@ -203,7 +206,8 @@ begin
         || case when c.into_name is null then 'written as (' else 'checked as materialized (' end
         || case when v_effects then v_reread else v_write end
         || v_stamp || v_once
-        || '$1, w.key, $2, w.content_hash, w.action = ''blank'', w.long, w.fingerprint from written w'
+        || '$1, w.key, $2, w.content_hash, w.action = ''blank'', w.excluded, w.long, w.fingerprint '
+           'from written w'
         || case when v_stamped then v_on_conflict else '' end || v_finish
       into v_written, v_new
       using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection, v_free,
@@ -219,7 +223,7 @@ begin
       v_once := 'distinct on (w.key) ';
       if c.into_name is not null then
         v_write := backline.side_write(c, v_type, v_rows, v_match, v_stamped) || v_result
-          || ' from checked f';
+          || ', f.excluded from checked f';
         continue;
       end if;
       execute format('select array(select i.key from unnest($1) as i(key) join %s r on %s '
@@ -265,7 +269,7 @@ create or replace function backline.side_write(
   c backline.collections, p_type text, p_rows text, p_match text, p_overwrite boolean
 ) returns text language sql stable set search_path = pg_catalog, pg_temp as $$
   select format($q$
-      select distinct on (f.key) f.*, %1$s from %2$s join %3$s r on %4$s order by f.key
+      select distinct on (f.key) f.*, %1$s, %10$s as excluded from %2$s join %3$s r on %4$s order by f.key
     ), cleared as (
       delete from %5$s e using checked f where f.action = 'blank' and %6$s
     ), stored as (
@@ -277,7 +281,7 @@ create or replace function backline.side_write(
        string_agg(format('e.%1$s = f.%1$s', n.name), ' and '),
        string_agg(n.name, ', ' order by u.position), p_type,
        case when p_overwrite then format('on conflict (%s) do update set embedding = excluded.embedding',
-                                         string_agg(n.name, ', ')) else '' end)
+                                         string_agg(n.name, ', ')) else '' end, backline.is_excluded(c))
   from unnest(c.key_columns) with ordinality u(name, position)
   cross join lateral backline.side_key(u.position) n(name);
 $$;

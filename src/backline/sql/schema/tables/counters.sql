@@ -4,8 +4,9 @@
 -- not contend for one row. Workers compact the table.
 create table backline.counter_deltas (
   collection_id int    not null,
-  measure       text   not null check (measure in ('rows', 'embedded', 'blank', 'long', 'pending', 'failed')),
-  model_id      int    not null default 0,  -- of 'embedded', 'blank' and 'long' (part of 'embedded'), else 0
+  measure       text   not null check (
+    measure in ('rows', 'embedded', 'blank', 'excluded', 'long', 'pending', 'failed')),
+  model_id      int    not null default 0,  -- of a measure of stamps, else 0; 'long' is a part of 'embedded'
   amount        bigint not null
 );
 create index counter_deltas_by_collection on backline.counter_deltas (collection_id);

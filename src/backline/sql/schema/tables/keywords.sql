@@ -5,10 +5,11 @@ create table backline.keyword_indexes (
   collection_id int      primary key,
   -- text, because pg_upgrade rejects columns of type regconfig
   language      text     not null default 'english',
-  text_template text     not null,
+  text_template text,                        -- null for the text of the collection
   text_sql      text     not null,           -- the template as an expression over the alias r
   text_numbers  int2[]   not null,           -- the columns that the template names, as in collections
   text_names    text[]   not null,
+  text_types    text[]   not null,
   built_at      timestamptz                  -- null until every row of the table is indexed
 );
 

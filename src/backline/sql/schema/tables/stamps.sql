@@ -1,8 +1,8 @@
 -- What each stored vector was made from, and the cache of vectors by content.
 
 -- A stamp records what the stored vector was made from. `blank` marks a row without text, which has no
--- vector. `stale` is set in the transaction that changes the row's text. `long` marks a text longer than the
--- model reads.
+-- vector, and `excluded` one outside the condition of the collection, which is blank too. `stale` is set in
+-- the transaction that changes the row's text. `long` marks a text longer than the model reads.
 --
 -- The fingerprint detects a vector that another program has written. It is the inner product of the vector
 -- and the model's projection, a fixed pseudo-random vector. Two unrelated unit vectors have the same
@@ -15,6 +15,7 @@ create table backline.stamps (
   model_id      int   not null,
   content_hash  bytea not null,             -- SHA-256 of the UTF-8 text
   blank         boolean not null default false,
+  excluded      boolean not null default false,
   stale         boolean not null default false,
   long          boolean not null default false,
   fingerprint   real,                       -- null without a vector
