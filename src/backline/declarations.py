@@ -59,6 +59,7 @@ class Declaration:
     long_text: LongText = "truncate"
     language: str | None = None
     language_column: str | None = None
+    follow: str | None = None
     published: bool = False
 
 
@@ -322,7 +323,7 @@ async def add(store: Store, declaration: Declaration, resolve: Resolve) -> None:
         column=declaration.column, column_type=declaration.column_type, into=declaration.into,
         model=await resolve(declaration.model), long_text=declaration.long_text,
         language=declaration.language, language_column=declaration.language_column,
-        published=declaration.published,
+        published=declaration.published, follow=declaration.follow,
     )  # fmt: skip
 
 
