@@ -56,6 +56,7 @@ class Declaration:
     column: str = "embedding"
     column_type: str = "vector"
     into: str | None = None
+    follow: str | None = None
     long_text: LongText = "truncate"
     language: str | None = None
     language_column: str | None = None
@@ -241,6 +242,7 @@ async def _differences(
         ("language", language.removeprefix("pg_catalog."),
          (declaration.language or language).removeprefix("pg_catalog.")),
         ("vectors", *_places(collection, declaration)),
+        ("follow", collection.follow or "triggers", declaration.follow or "triggers"),
         ("text", *await _texts(store, collection, declaration, record["oid"])),
         ("where", *await _conditions(store, collection, declaration, record["oid"])),
     ]  # fmt: skip
