@@ -60,7 +60,6 @@ class Declaration:
     long_text: LongText = "truncate"
     language: str | None = None
     language_column: str | None = None
-    follow: str | None = None
     published: bool = False
 
 
