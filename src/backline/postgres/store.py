@@ -15,7 +15,7 @@ from typing import Any, Final
 from psycopg.rows import DictRow
 
 from backline import pgvector
-from backline.postgres.administration import AdministrationVerbs
+from backline.postgres.adoption import AdoptionVerbs
 from backline.postgres.connector import Connector
 from backline.sql import queries, query
 from backline.store import (
@@ -58,7 +58,7 @@ class PostgresRpc:
         return [list(record.values()) for record in records]
 
 
-class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
+class Store(AdoptionVerbs, QueueVerbs, RunVerbs):
     """Reads and writes the collections, the queue and the runs of one database."""
 
     def __init__(self, connector: Connector) -> None:

@@ -101,9 +101,11 @@ begin
   if not exists (select from pg_catalog.pg_policy p
                  where p.polrelid = c.into_id and p.polname = 'rows of the source') then
     execute format(
-      'create policy "rows of the source" on %s for select using ('
-      'not pg_catalog.row_security_active(%s::oid) or %s(%s))',
-      (backline.side_table(c)).name, c.table_id, v_function, v_keys);
+      'create policy "rows of the source" on %s for select using (%s%s(%s))', (backline.side_table(c)).name,
+      -- A view applies the row level security of the tables that it reads.
+      case when backline.is_read_only(c.table_id) then ''
+           else format('not pg_catalog.row_security_active(%s::oid) or ', c.table_id) end,
+      v_function, v_keys);
   end if;
 end $$;
 
