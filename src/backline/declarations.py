@@ -59,6 +59,7 @@ class Declaration:
     follow: str | None = None
     long_text: LongText = "truncate"
     language: str | None = None
+    language_column: str | None = None
     published: bool = False
 
 
@@ -322,7 +323,8 @@ async def add(store: Store, declaration: Declaration, resolve: Resolve) -> None:
         template=declaration.text, text_sql=declaration.text_sql, where=declaration.where,
         column=declaration.column, column_type=declaration.column_type, into=declaration.into,
         model=await resolve(declaration.model), long_text=declaration.long_text,
-        language=declaration.language, published=declaration.published, follow=declaration.follow,
+        language=declaration.language, language_column=declaration.language_column,
+        published=declaration.published, follow=declaration.follow,
     )  # fmt: skip
 
 

@@ -244,6 +244,7 @@ begin
     return k;
   end if;
   k.text_sql := backline.rename_columns(k.text_sql, k.text_names, v_names, k.text_types);
+  k.language_sql := backline.rename_columns(k.language_sql, k.text_names, v_names, k.text_types);
   k.text_template := backline.rename_in_template(k.text_template, k.text_names, v_names);
   k.text_names := v_names;
   return k;
@@ -356,7 +357,7 @@ begin
                                  backline.unseen_partitions(r.d, v_members)), '')
   where o.id = p_collection;
   update backline.keyword_indexes o set text_template = k.text_template, text_sql = k.text_sql,
-    text_numbers = k.text_numbers, text_names = k.text_names
+    language_sql = k.language_sql, text_numbers = k.text_numbers, text_names = k.text_names
   where o.collection_id = p_collection and array_position(k.text_numbers, null) is null;
   perform backline.install_triggers(p_collection);
   return true;

@@ -110,6 +110,7 @@ async def declare(
     text_sql: str | None = None,
     where: str | None = None,
     language: str | None = None,
+    language_column: str | None = None,
     follow: str | None = None,
     existing: Existing = "refuse",
 ) -> Collection:
@@ -119,7 +120,7 @@ async def declare(
         name or table, row["oid"], key=key, template=template, column=column,
         model=embedder.model, column_type=column_type, long_text=long_text,
         published=published, into=into, text_sql=text_sql, where=where, language=language,
-        follow=follow, existing=existing,
+        language_column=language_column, follow=follow, existing=existing,
     )  # fmt: skip
     return await store.collection(name or table)
 

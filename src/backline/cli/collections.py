@@ -110,6 +110,15 @@ Language = Annotated[
         show_default=False,
     ),
 ]
+LanguageColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--language-column",
+        metavar="COLUMN",
+        help="Column with the language of each row: a code such as de or pt-BR, or a name.",
+        show_default=False,
+    ),
+]
 Into = Annotated[
     str | None,
     typer.Option(
@@ -167,6 +176,7 @@ def add(
     published: Published = False,
     into: Into = None,
     language: Language = None,
+    language_column: LanguageColumn = None,
     follow: Follow = None,
     adopt: Adopt = False,
     overwrite: Overwrite = False,
@@ -184,7 +194,8 @@ def add(
     declaration = {
         "key": key, "template": text, "column": column, "column_type": column_type,
         "long_text": _policy(long_text), "published": published, "into": into,
-        "text_sql": text_sql, "where": where, "language": language, "follow": follow,
+        "text_sql": text_sql, "where": where, "language": language,
+        "language_column": language_column, "follow": follow,
     }  # fmt: skip
     if not adopt:
         declaration["existing"] = "overwrite" if overwrite else "refuse"

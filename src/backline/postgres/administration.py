@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from psycopg.rows import DictRow
@@ -79,7 +80,8 @@ class AdministrationVerbs(CollectionVerbs):
         template: str | None, column: str, model: Model, column_type: str = "vector",
         long_text: LongText = "truncate", published: bool = False, into: str | None = None,
         text_sql: str | None = None, where: str | None = None, language: str | None = None,
-        follow: str | None = None, existing: Existing = "refuse",
+        language_column: str | None = None, follow: str | None = None,
+        existing: Existing = "refuse",
     ) -> int:  # fmt: skip
         """Declare a table for embedding; return the id of the collection.
 
@@ -96,6 +98,7 @@ class AdministrationVerbs(CollectionVerbs):
             long_text: how to embed texts longer than the model reads.
             published: whether the subscribers of a published table have the column.
             language: of the keywords; default: guessed from the first texts.
+            language_column: holds the language of each row's keywords, such as "de".
             into: the side table to make for the vectors; default: they are in a column.
             text_sql: the text as an SQL expression over the row `r`, in place of a template.
             where: a condition on rows, an SQL expression over the row `r`; default: every row.
@@ -114,7 +117,8 @@ class AdministrationVerbs(CollectionVerbs):
         declared = declaration(
             name, table, key=key, template=template, column=column, column_type=column_type,
             long_text=long_text, published=published, into=into, text_sql=text_sql, where=where,
-            language=language, follow=follow, existing=existing, model=model,
+            language=language, language_column=language_column, follow=follow, existing=existing,
+            model=model,
         )  # fmt: skip
         if follow is not None and declared["key"]:
             await self._check_unique(table, declared["key"])
@@ -139,7 +143,8 @@ class AdministrationVerbs(CollectionVerbs):
         after: str | None = None
         while True:
             parameters = {**values, "after": after, "limit": _PAGE}
-            [page] = await self.connector.fetch(query(verb), parameters)
+            fetch = partial(self.connector.fetch, query(verb), parameters)
+            [page] = await self._guarded(values["collection"], fetch)
             yield page
             if page["scanned"] < _PAGE:
                 return
@@ -345,7 +350,8 @@ def declaration(
 ) -> dict[str, Any]:
     """Return the parameters of `declare`."""
     keys = [key] if isinstance(key, str) else key
-    absent = {"text_sql": None, "where": None, "language": None, "follow": None}
+    options = ("text_sql", "where", "language", "language_column", "follow")
+    absent = dict.fromkeys(options)
     return {"name": name, "table": table, "key": keys, **absent, **parts, **_identity(model)}
 
 

@@ -125,7 +125,7 @@ class Store(AdoptionVerbs, QueueVerbs, RunVerbs):
             "collection": collection.id, "worker": worker, "limit": limit,
             "model": collection.model_id, "edits_only": edits_only,
         }  # fmt: skip
-        return await self._guarded(collection, lambda: self._claim(worker, values))
+        return await self._guarded(collection.id, lambda: self._claim(worker, values))
 
     async def _claim(self, worker: int, values: Mapping[str, Any]) -> list[Job]:
         lost = {"worker": worker, "received": self._leases.newest(worker)}
@@ -156,7 +156,7 @@ class Store(AdoptionVerbs, QueueVerbs, RunVerbs):
             "collection": collection.id, "worker": worker, "run": run, "after": after,
             "limit": limit, "model": collection.model_id, "unfinished": list(unfinished),
         }  # fmt: skip
-        return await self._guarded(collection, lambda: self._claim_batch(worker, values))
+        return await self._guarded(collection.id, lambda: self._claim_batch(worker, values))
 
     async def _claim_batch(self, worker: int, values: Mapping[str, Any]) -> LeasedBatch:
         async with self.connector.transaction() as transaction:

@@ -29,7 +29,7 @@ create or replace function backline.add_collection(
   p_column_type text default 'vector', p_long_text text default 'truncate',
   p_published boolean default false, p_into text default null, p_expression text default null,
   p_where text default null, p_language text default null,
-  p_follow text default null, p_existing text default 'refuse'
+  p_language_column text default null, p_follow text default null, p_existing text default 'refuse'
 ) returns int language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_schema text; v_table text; v_key int2[]; v_into text[]; v_id int; t record;
@@ -74,7 +74,8 @@ begin
   left join pg_catalog.pg_attribute a on a.attrelid = p_table and a.attname = p_column
     and not a.attisdropped
   returning id into v_id;  -- creates the keyword index, which installs the triggers
-  perform backline.set_keywords(v_id, null, p_language::regconfig) where p_language is not null;
+  perform backline.set_keywords(v_id, null, p_language::regconfig, p_language_column)
+  where num_nonnulls(p_language, p_language_column) > 0;
   perform backline.begin_polls(v_id) where p_follow is not null;
   perform backline.require_stable_text(v_id);
   return v_id;
@@ -84,8 +85,9 @@ comment on function backline.add_collection is
   'With p_published, also a table of a publication: its subscribers must have the column. With p_into, '
   'stores the vectors in a side table of that name. The text is the template or else p_expression, an SQL '
   'expression over the row r. p_where is a condition on rows. p_language is that of the keywords; null '
-  'guesses it. With p_follow, polls that column instead of triggers. p_existing is what to do if the column '
-  'holds vectors: refuse, overwrite, or adopt, which needs finish_adoption.';
+  'guesses it. p_language_column has that of each row. With p_follow, polls that column instead of triggers. '
+  'p_existing is what to do if the column holds vectors: refuse, overwrite, or adopt, which needs '
+  'finish_adoption.';
 
 -- Changes the model of a collection. Every row becomes due, and the next backfill embeds it again.
 create or replace function backline.set_model(
@@ -134,12 +136,14 @@ begin
   execute format($q$
     with page as materialized (
       select %1$s as key, row_number() over (order by %2$s) as position,
-             (%3$s) is true as was, (%4$s) is true as inside
+             (%3$s) is true as was, (%4$s) is true as inside,
+             -- The former condition may have failed for the row.
+             exists (select from backline.failures f where f.collection_id = $1 and f.key = %1$s) as failed
       from %5$s r where %6$s order by %2$s limit $3
     ), logged as (
       insert into backline.changes (collection_id, kind, amount, keys)
       select $1, '~', count(*), array_agg(p.key order by p.position) from page p
-      where p.was <> p.inside having count(*) > 0
+      where p.was <> p.inside or p.failed having count(*) > 0
     )
     select count(*), count(*) filter (where p.was <> p.inside),
            (array_agg(p.key order by p.position desc))[1]
@@ -149,7 +153,7 @@ begin
   into scanned, moved, last_key using p_collection, p_after, p_limit;
   if scanned < p_limit then
     update backline.collections o
-    set unscanned = nullif(btrim(replace(o.unscanned, 'The condition was changed.', '')), '')
+    set guarded = false, unscanned = nullif(btrim(replace(o.unscanned, 'The condition was changed.', '')), '')
     where o.id = p_collection;
   end if;
 end $$;
@@ -168,7 +172,9 @@ begin
   perform backline.lock(p_collection, 'log');
   c := backline.definition(p_collection);
   k := backline.keyword_definition(p_collection);
-  t := backline.compile_text(c.table_id, p_template, p_expression, c.where_sql);
+  t := backline.compile_text(c.table_id, p_template, p_expression, (
+    select (x.r).where_sql from (select (backline.resolve(o)).d as r from backline.collections o
+                                 where o.id = p_collection) x));  -- without the guard
   perform backline.check_text(
     c.table_id, t.numbers, case when c.into_name is null then c.embedding_column end);
   update backline.collections o set text_template = p_template, text_expression = t.expression,
@@ -216,7 +222,7 @@ begin
   into scanned, moved, last_key using p_collection, p_after, p_limit;
   if scanned < p_limit then
     update backline.collections o
-    set unscanned = nullif(btrim(replace(o.unscanned, 'The text was changed.', '')), '')
+    set guarded = false, unscanned = nullif(btrim(replace(o.unscanned, 'The text was changed.', '')), '')
     where o.id = p_collection;
   end if;
 end $$;
