@@ -24,6 +24,7 @@ from backline.embedders.base import Embedder
 from backline.embedders.hash import HashEmbedder, hash_vectors
 from backline.embedders.limiter import Limiter
 from backline.embedders.openai.embedder import OpenAIEmbedder
+from backline.postgres.administration import Existing
 from backline.postgres.store import Store
 from backline.store import NewVector
 from backline.sync import Sync
@@ -111,6 +112,7 @@ async def declare(
     language: str | None = None,
     language_column: str | None = None,
     follow: str | None = None,
+    existing: Existing = "refuse",
 ) -> Collection:
     """Add a collection over a table, and return it."""
     row = await store.find_table(table)
@@ -118,7 +120,7 @@ async def declare(
         name or table, row["oid"], key=key, template=template, column=column,
         model=embedder.model, column_type=column_type, long_text=long_text,
         published=published, into=into, text_sql=text_sql, where=where, language=language,
-        language_column=language_column, follow=follow,
+        language_column=language_column, follow=follow, existing=existing,
     )  # fmt: skip
     return await store.collection(name or table)
 
