@@ -76,6 +76,8 @@ def collection_of(record: Mapping[str, Any]) -> Collection:
         scanned_at=_moment(record["scanned_at"]),
         text_expression=record["text_expression"],
         where_sql=record["where_sql"],
+        adopting=record["adopting"],
+        follow=record["follow"],
     )
 
 
@@ -91,9 +93,15 @@ def check(collection: Collection, model: Model, *, to: Literal["read", "fill"] =
         DimensionMismatchError: the column does not hold vectors of the model's dimensions.
         ModelMismatchError: the collection is declared for another model.
         PermissionDeniedError: the role lacks a grant or a policy to read or fill the table.
+        UsageError: its vectors are being adopted, and filling it would replace them.
 
     """
     require_column(collection)
+    if collection.adopting and to == "fill":
+        raise errors.UsageError(
+            f"The vectors of {collection.vector_column} are not all adopted yet, and would be "
+            f"embedded again. Finish with the same {command('add', collection.table)} … --adopt."
+        )
     check_dimensions(collection, model)
     check_model(collection, model)
     check_grants(collection, to)

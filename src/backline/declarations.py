@@ -56,8 +56,10 @@ class Declaration:
     column: str = "embedding"
     column_type: str = "vector"
     into: str | None = None
+    follow: str | None = None
     long_text: LongText = "truncate"
     language: str | None = None
+    language_column: str | None = None
     published: bool = False
 
 
@@ -239,6 +241,7 @@ async def _differences(
         ("language", language.removeprefix("pg_catalog."),
          (declaration.language or language).removeprefix("pg_catalog.")),
         ("vectors", *_places(collection, declaration)),
+        ("follow", collection.follow or "triggers", declaration.follow or "triggers"),
         ("text", *await _texts(store, collection, declaration, record["oid"])),
         ("where", *await _conditions(store, collection, declaration, record["oid"])),
     ]  # fmt: skip
@@ -320,7 +323,8 @@ async def add(store: Store, declaration: Declaration, resolve: Resolve) -> None:
         template=declaration.text, text_sql=declaration.text_sql, where=declaration.where,
         column=declaration.column, column_type=declaration.column_type, into=declaration.into,
         model=await resolve(declaration.model), long_text=declaration.long_text,
-        language=declaration.language, published=declaration.published,
+        language=declaration.language, language_column=declaration.language_column,
+        published=declaration.published, follow=declaration.follow,
     )  # fmt: skip
 
 

@@ -101,8 +101,10 @@ begin
                                  backline.source(c), v_joined));
   execute format(
     'create or replace function %s() returns boolean language plpgsql stable as %L', v_function, format(
+      -- A view applies the row level security of the tables that it reads.
       'begin return exists (select from pg_catalog.pg_class k where k.oid = coalesce(to_regclass(%L), %s) '
-      'and not pg_catalog.row_security_active(k.oid)); end', backline.source(c), c.table_id));
+      'and k.relkind in (''r'', ''p'') and not pg_catalog.row_security_active(k.oid)); end',
+      backline.source(c), c.table_id));
   execute format('grant execute on function %1$s(), %1$s(%2$s) to public', v_function, v_types);
   if not exists (select from pg_catalog.pg_policy p
                  where p.polrelid = c.into_id and p.polname = 'rows of the source') then

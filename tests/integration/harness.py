@@ -109,6 +109,8 @@ async def declare(
     text_sql: str | None = None,
     where: str | None = None,
     language: str | None = None,
+    language_column: str | None = None,
+    follow: str | None = None,
 ) -> Collection:
     """Add a collection over a table, and return it."""
     row = await store.find_table(table)
@@ -116,6 +118,7 @@ async def declare(
         name or table, row["oid"], key=key, template=template, column=column,
         model=embedder.model, column_type=column_type, long_text=long_text,
         published=published, into=into, text_sql=text_sql, where=where, language=language,
+        language_column=language_column, follow=follow,
     )  # fmt: skip
     return await store.collection(name or table)
 

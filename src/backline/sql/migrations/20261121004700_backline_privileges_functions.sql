@@ -17,7 +17,8 @@ begin
     'backline.score_statement, backline.searchable, backline.comparable, '
     'backline.comparison, backline.keyword_candidates, '
     'backline.compile_filter, backline.compile_comparison, backline.readable_columns, backline.marks, '
-    'backline.snippet, backline.similarities, backline.source, backline.rows_of, backline.vector_of, '
+    'backline.snippet, backline.similarities, backline.language_of, backline.source, backline.rows_of, '
+    'backline.vector_of, '
     'backline.side_table, backline.side_key, backline.key_values, backline.key_match, backline.key_order, '
     'backline.key_text(backline.collections), backline.key_text(text[]), backline.joined, '
     'backline.json_or_null, backline.strip_html, backline.try_text, backline.try_condition to %s', p_role);

@@ -33,11 +33,13 @@ begin
           when p.content = '' then null
           when p.embedding is null then 'no vector'
           when extensions.vector_dims(p.embedding) <> $5 then 'wrong dimensions'
-          when not abs(extensions.vector_norm(p.embedding) - 1) < 1e-3 then 'not unit length'
+          when not (abs(extensions.vector_norm(p.embedding) - 1) < 1e-3
+                    or $7 and extensions.vector_norm(p.embedding) > 0) then 'not unit length'
           when s.key is null then 'no stamp'
           when s.model_id <> $4 then 'another model'
           when s.content_hash <> sha256(convert_to(p.content, 'UTF8')) then 'stale text'
-          when abs(extensions.inner_product(p.embedding, $6) - s.fingerprint) > 1e-4
+          when abs(extensions.inner_product(p.embedding, $6) - s.fingerprint)
+               > 1e-4 * greatest(1, extensions.vector_norm(p.embedding))
             then 'not the vector that was written'
         end as problem
       from page p left join lateral (select * from backline.stamps x
@@ -53,6 +55,7 @@ begin
   $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c),
        backline.key_after(c, p_after, '$2'), backline.key_order(c), backline.is_excluded(c))
   into scanned, embedded, blank, excluded, problems, last_key
-  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection;
+  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection,
+        c.any_length;
 end $$;
 comment on function backline.verify_page is 'API: verifies the page of rows after key p_after.';
