@@ -236,18 +236,12 @@ create or replace function backline.drop_collection(p_collection int, p_drop_col
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
-  v_function regprocedure;
 begin
   select * into strict c from backline.collections where id = p_collection for update;
   select (r.d).* into c from backline.resolve(c) r;
   perform backline.lock(p_collection, 'log');  -- otherwise a worker could add records meanwhile
   perform backline.remove_triggers(p_collection);
-  for v_function in
-    select p.oid::regprocedure from pg_catalog.pg_proc p
-    where p.pronamespace = 'backline'::regnamespace and p.proname = 'c' || p_collection || '_visible'
-  loop
-    execute format('drop function %s cascade', v_function);  -- with the policy that calls it
-  end loop;
+  perform backline.drop_visibility(p_collection);
   if p_drop_column and c.into_id is not null then
     execute format('drop table if exists %s', (backline.side_table(c)).name);
   elsif p_drop_column and to_regclass(format('%I.%I', c.table_schema, c.table_name)) = c.table_id then

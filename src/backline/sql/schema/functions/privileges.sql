@@ -29,6 +29,19 @@ revoke all on all sequences in schema backline from public;
 revoke all on all functions in schema backline from public;
 alter default privileges in schema backline revoke execute on functions from public;
 
+-- The policies of side tables call these for every role that reads the table.
+do $$
+declare
+  v_function regprocedure;
+begin
+  for v_function in
+    select p.oid from pg_catalog.pg_proc p
+    where p.pronamespace = 'backline'::regnamespace and p.proname ~ '^c[0-9]+_visible$'
+  loop
+    execute format('grant execute on function %s to public', v_function);
+  end loop;
+end $$;
+
 -- The functions for PostgREST are in the schema public, where older Supabase projects grant every new
 -- function to all three roles. Revoke that, then grant what each role needs.
 do $$
