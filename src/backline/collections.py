@@ -88,6 +88,12 @@ def _moment(value: datetime | str | None) -> datetime | None:
     return datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
+def passages_table(table: str) -> str:
+    """Return the default side table of the passages of a table, as SQL names it."""
+    name = table[:50].replace('"', '""')
+    return f'"{name}_passages"'
+
+
 def declared_splitting(
     model: Model, unit: str, tokens: int | None = None, overlap: int = 0
 ) -> Splitting | None:

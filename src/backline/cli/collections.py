@@ -11,7 +11,7 @@ import typer
 from backline import adoption, config, errors, wiring
 from backline.cli.options import NO_FLAGS, AsJson, Flags, database_options
 from backline.cli.output import count, emit, out, say
-from backline.collections import declared_splitting
+from backline.collections import declared_splitting, passages_table
 from backline.config import Settings
 from backline.postgres import migrate
 from backline.postgres.store import Store
@@ -264,8 +264,7 @@ async def _add(
             say(f"Schema: {count(len(applied), 'migration')} applied")
         chosen = record["name"] if name is None else name
         if splitting is not None and declaration["into"] is None:
-            table_name = record["name"][:50].replace('"', '""')
-            declaration["into"] = f'"{table_name}_passages"'
+            declaration["into"] = passages_table(record["name"])
         adopted = {}
         if adopt:
             adopted = await _adopt(settings, store, model, chosen, record["oid"], **declaration)
