@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from backline import errors, search
+    from backline.adoption import Adopted, adopt
     from backline.backfill import Backfill, BackfillReport
     from backline.collections import check
     from backline.embedders.base import Embedder
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from backline.worker.options import WorkerOptions
 
 __all__ = [
+    "Adopted",
     "Backfill",
     "BackfillReport",
     "BacklineError",
@@ -73,6 +75,7 @@ __all__ = [
     "Sync",
     "Verification",
     "WorkerOptions",
+    "adopt",
     "check",
     "embedded",
     "errors",
@@ -86,6 +89,7 @@ __all__ = [
 ]
 
 _NAMES_BY_MODULE: Final = {
+    "backline.adoption": ("Adopted", "adopt"),
     "backline.backfill": ("Backfill", "BackfillReport"),
     "backline.collections": ("check",),
     "backline.embedders.base": ("Embedder",),

@@ -79,11 +79,19 @@ def collection_of(record: Mapping[str, Any]) -> Collection:
         scanned_at=_moment(record["scanned_at"]),
         text_expression=record["text_expression"],
         where_sql=record["where_sql"],
+        adopting=record["adopting"],
+        follow=record["follow"],
     )
 
 
 def _moment(value: datetime | str | None) -> datetime | None:
     return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
+def passages_table(table: str) -> str:
+    """Return the default side table of the passages of a table, as SQL names it."""
+    name = table[:50].replace('"', '""')
+    return f'"{name}_passages"'
 
 
 def declared_splitting(
@@ -117,11 +125,6 @@ def declared_splitting(
     return Splitting(cast("PassageUnit", unit), largest, overlap)
 
 
-def passages_table(table_name: str) -> str:
-    """Return the name of the side table for the passages of a table, as `--into` takes it."""
-    return '"{}_passages"'.format(table_name[:50].replace('"', '""'))
-
-
 def check(collection: Collection, model: Model, *, to: Literal["read", "fill"] = "fill") -> None:
     """Raise unless a collection can be read or filled with vectors of `model`.
 
@@ -130,9 +133,15 @@ def check(collection: Collection, model: Model, *, to: Literal["read", "fill"] =
         DimensionMismatchError: the column does not hold vectors of the model's dimensions.
         ModelMismatchError: the collection is declared for another model.
         PermissionDeniedError: the role lacks a grant or a policy to read or fill the table.
+        UsageError: its vectors are being adopted, and filling it would replace them.
 
     """
     require_column(collection)
+    if collection.adopting and to == "fill":
+        raise errors.UsageError(
+            f"The vectors of {collection.vector_column} are not all adopted yet, and would be "
+            f"embedded again. Finish with the same {command('add', collection.table)} … --adopt."
+        )
     check_dimensions(collection, model)
     check_model(collection, model)
     check_grants(collection, to)

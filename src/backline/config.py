@@ -185,6 +185,13 @@ class Settings(BaseModel):
         ge=2,
         description="Seconds that a worker keeps its claimed rows after its last heartbeat.",
     )
+    sweep_seconds: float = _setting(
+        900.0,
+        "BACKLINE_SWEEP_SECONDS",
+        ge=1,
+        description="Seconds between two sweeps of a polled source (add --follow). A sweep "
+        "compares every row, and finds deleted rows, which polls cannot see.",
+    )
     cache_megabytes: int = _setting(
         1024,
         "BACKLINE_CACHE_MEGABYTES",

@@ -57,12 +57,14 @@ class Declaration:
     column: str = "embedding"
     column_type: str = "vector"
     into: str | None = None
-    long_text: LongText = "truncate"
-    language: str | None = None
-    published: bool = False
+    follow: str | None = None
     passages: str = "none"
     passage_tokens: int | None = None
     overlap: int = 0
+    long_text: LongText = "truncate"
+    language: str | None = None
+    language_column: str | None = None
+    published: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +150,11 @@ def _require_known(path: Path, where: str, given: Mapping[str, Any], known: list
 def _require_type(path: Path, where: str, field: str, value: Any) -> None:
     if field == "published":
         right, kind = isinstance(value, bool), "true or false"
-    elif field in ("passage_tokens", "overlap"):
-        right, kind = isinstance(value, int), "a number"
     elif field == "key":
         right = isinstance(value, list) and all(isinstance(name, str) for name in value)
         kind = "a column or a list of columns"
+    elif field in ("passage_tokens", "overlap"):
+        right, kind = isinstance(value, int) and not isinstance(value, bool), "a number"
     elif field == "long_text":
         right, kind = value in get_args(LongText), f"one of {', '.join(get_args(LongText))}"
     else:
@@ -244,8 +246,9 @@ async def _differences(
         ("long_text", collection.long_text, declaration.long_text),
         ("language", language.removeprefix("pg_catalog."),
          (declaration.language or language).removeprefix("pg_catalog.")),
-        ("passages", _described(collection.splitting), _described(_splitting(declaration, model))),
         ("vectors", *_places(collection, declaration)),
+        ("passages", _split(collection.splitting), _split(_splitting(declaration, model))),
+        ("follow", collection.follow or "triggers", declaration.follow or "triggers"),
         ("text", *await _texts(store, collection, declaration, record["oid"])),
         ("where", *await _conditions(store, collection, declaration, record["oid"])),
     ]  # fmt: skip
@@ -260,6 +263,18 @@ def _short(model: Model) -> str:
     return f"{model.provider}/{model.name}@{model.dimensions}"
 
 
+def _splitting(declaration: Declaration, model: Model) -> Splitting | None:
+    return declared_splitting(
+        model, declaration.passages, declaration.passage_tokens, declaration.overlap
+    )
+
+
+def _split(splitting: Splitting | None) -> str:
+    if splitting is None:
+        return "none"
+    return f"{splitting.by} of {splitting.tokens} tokens, overlap {splitting.overlap}"
+
+
 def _remedy(collection: Collection, declaration: Declaration, field: str) -> str | None:
     if field in ("text", "where", "language"):
         return None
@@ -269,26 +284,13 @@ def _remedy(collection: Collection, declaration: Declaration, field: str) -> str
 
 
 def _places(collection: Collection, declaration: Declaration) -> tuple[str, str]:
-    into = declaration.into
-    if into is None and declaration.passages != "none":
-        into = passages_table(collection.table_name).strip('"')
-    if into is None:
+    if declaration.into is None and collection.splitting is not None:
+        return "", ""  # the default side table of the passages
+    if declaration.into is None:
         present = collection.vector_column if collection.into else collection.embedding_column
         return present, declaration.column
-    name = into if "." in into else f"backline_vectors.{into}"
+    name = declaration.into if "." in declaration.into else f"backline_vectors.{declaration.into}"
     return ".".join(collection.into) if collection.into else collection.vector_column, name
-
-
-def _splitting(declaration: Declaration, model: Model) -> Splitting | None:
-    return declared_splitting(
-        model, declaration.passages, declaration.passage_tokens, declaration.overlap
-    )
-
-
-def _described(splitting: Splitting | None) -> str:
-    if splitting is None:
-        return "none"
-    return f"{splitting.by}, {splitting.tokens} tokens, overlap {splitting.overlap}"
 
 
 async def _texts(
@@ -338,16 +340,16 @@ async def add(store: Store, declaration: Declaration, resolve: Resolve) -> None:
     if declaration.language is not None:
         await indexes.require_language(store, declaration.language)
     model = await resolve(declaration.model)
-    splitting = _splitting(declaration, model)
-    into = declaration.into
-    if into is None and splitting is not None:
+    splitting, into = _splitting(declaration, model), declaration.into
+    if splitting is not None and into is None:
         into = passages_table(record["name"])
     await store.add_collection(
         declaration.name, record["oid"], key=declaration.key and list(declaration.key),
         template=declaration.text, text_sql=declaration.text_sql, where=declaration.where,
         column=declaration.column, column_type=declaration.column_type, into=into,
-        model=model, long_text=declaration.long_text, language=declaration.language,
-        published=declaration.published, splitting=splitting,
+        splitting=splitting, model=model, long_text=declaration.long_text,
+        language=declaration.language, language_column=declaration.language_column,
+        published=declaration.published, follow=declaration.follow,
     )  # fmt: skip
 
 

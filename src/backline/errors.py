@@ -136,6 +136,10 @@ class CollectionExistsError(ConfigurationError):
     """A collection of this name exists. To declare it again, drop it first: backline drop NAME."""
 
 
+class VectorsExistError(ConfigurationError):
+    """The column holds vectors. Declare it with --adopt to keep them or --overwrite."""
+
+
 class InputFileError(ConfigurationError):
     """The input file could not be read."""
 

@@ -50,6 +50,18 @@ class Verbs:
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
 
+    async def _guarded(self, collection: int, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a call, and repeat it if the text or the condition of one row made it fail.
+
+        The expressions of the collection are then computed such that they never fail.
+        """
+        try:
+            return await call()
+        except errors.RowRefusedError:
+            if not await self._rpc.value("guard_expressions", collection=collection):
+                raise
+            return await call()
+
 
 class CollectionVerbs(Verbs):
     """Collections, their coverage and their rows."""
@@ -127,18 +139,6 @@ class CollectionVerbs(Verbs):
 
 class QueueVerbs(Verbs):
     """Jobs, and the workers that lease them."""
-
-    async def _guarded(self, collection: Collection, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a call, and repeat it if the text or the condition of one row made it fail.
-
-        The row then becomes a dead letter.
-        """
-        try:
-            return await call()
-        except errors.RowRefusedError:
-            if not await self._rpc.value("guard_expressions", collection=collection.id):
-                raise
-            return await call()
 
     async def end_finished_batches(self, worker: int, unfinished: Iterable[int]) -> None:
         """End the worker's batch leases except `unfinished`, which it still works on."""

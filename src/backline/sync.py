@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Final
 
 from backline import errors
 from backline.embedders.base import Embedder
 from backline.embedders.limiter import Limiter
+from backline.polling import poll
 from backline.postgres.store import Store
 from backline.problems import watch_problems
 from backline.types import Collection
@@ -82,6 +83,7 @@ class Sync:
         self._collection = collection
         self._worker = Worker(store, collection, EmbedBatches(embedder), limiter, options)
         self._poller = poller
+        self._sweep_every = options.sweep_every
 
     @property
     def processed(self) -> int:
@@ -101,13 +103,19 @@ class Sync:
         """
         await self._store.follow(self._collection)
         await self._store.release_dead_workers(self._collection)
-        async with beside(watch_problems(self._store, self._collection)):
+        async with beside(watch_problems(self._store, self._collection)), self._polling():
             if self._poller is not None:
                 await self._follow(self._poller)
                 return
             poller = ChangePoller(self._store)
             async with beside(poller.run()):
                 await self._follow(poller)
+
+    def _polling(self) -> AbstractAsyncContextManager[None]:
+        """Poll a source without triggers during the block."""
+        if self._collection.follow is None:
+            return nullcontext()
+        return beside(poll(self._store, self._collection, self._sweep_every))
 
     async def _follow(self, poller: ChangePoller) -> None:
         with poller.following(self._collection.id, self._worker.nudge):

@@ -78,6 +78,8 @@ class Collection:
         text_template: None if the text is an SQL expression.
         text_expression: the SQL expression of the text over the row `r`; None with a template.
         where_sql: the condition on rows, an SQL expression over the row `r`; None for every row.
+        follow: the column that is polled instead of triggers.
+        adopting: the vectors that the column held are not all stamped yet.
 
     """
 
@@ -103,6 +105,8 @@ class Collection:
     scanned_at: datetime | None = None
     text_expression: str | None = None
     where_sql: str | None = None
+    adopting: bool = False
+    follow: str | None = None
 
     @property
     def table(self) -> str:

@@ -316,6 +316,7 @@ def worker_options(settings: Settings, model: Model, limit: int | None = None) -
         max_rows=limit,
         ahead=0 if waits_on_network(model) else LARGEST_CLAIM,
         cache_bytes=settings.cache_megabytes << 20,
+        sweep_every=settings.sweep_seconds,
         budget=LOCAL_BUDGET if model.provider == "local" else Budget(),
     )
 

@@ -46,6 +46,9 @@ create table backline.collections (
   into_id          oid,
   into_schema      text,
   into_name        text,
+  -- The version column of a source without triggers, see poll.sql.
+  follow_number    int2,
+  follow_column    text,
   model_id         int  not null references backline.models (id),
   max_attempts     int  not null default 5 check (max_attempts > 0),
   -- How to embed a text longer than the model reads: its beginning, the mean of its parts weighted by tokens,
@@ -60,6 +63,8 @@ create table backline.collections (
   unscanned        text,                    -- why rows may have changed unseen, until a scan of every row
   scanned_at       timestamptz,             -- the end of the last scan of every row
   missed           bigint not null default 0,  -- the value of the sequence missed at that scan
+  adopting         boolean not null default false,  -- vectors are being stamped, see adopt.sql
+  any_length       boolean not null default false,  -- adopted vectors are not of unit length
   unique (table_id, vector_number)
 );
 

@@ -38,5 +38,19 @@ create table backline.locks (
   primary key (collection_id, name)
 );
 
+-- What polls of a source without triggers have seen, see poll.sql.
+create table backline.polls (
+  collection_id int         primary key,
+  seen          text,                       -- the newest version
+  advanced_at   timestamptz not null default '-infinity',  -- when it rose
+  reread_at     timestamptz not null default 'infinity',   -- when the overlap before it is read again
+  polled_at     timestamptz not null default now(),
+  next_at       timestamptz not null default now(),
+  swept_at      timestamptz not null default now(),
+  counted_at    timestamptz not null default now(),
+  counting      interval    not null default '0'           -- duration of the last count
+);
+
 alter table backline.changes enable row level security;
 alter table backline.locks enable row level security;
+alter table backline.polls enable row level security;

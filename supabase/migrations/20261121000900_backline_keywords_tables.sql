@@ -7,6 +7,8 @@ create table backline.keyword_indexes (
   collection_id int      primary key,
   -- text, because pg_upgrade rejects columns of type regconfig
   language      text     not null default 'english',
+  language_sql  text,                        -- that of a row r, see language_of(); null for one of all
+  languages     text[]   not null default '{}',  -- that the rows have
   text_template text,                        -- null for the text of the collection
   text_sql      text     not null,           -- the template as an expression over the alias r
   text_numbers  int2[]   not null,           -- the columns that the template names, as in collections

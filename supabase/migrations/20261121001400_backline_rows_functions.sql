@@ -126,3 +126,9 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       select from pg_catalog.pg_attribute a
       where a.attrelid = p_table and a.attnum = any (p_numbers) and not a.attnotnull);
 $$;
+
+-- Returns whether rows can be read and nothing else: triggers cannot see all changes of the relation.
+create or replace function backline.is_read_only(p_table oid) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select exists (select from pg_catalog.pg_class k where k.oid = p_table and k.relkind in ('v', 'm', 'f'));
+$$;

@@ -24,9 +24,10 @@ begin
     raise exception using errcode = 'BL001', message = format(
       '%L does not name a side table. Write --into NAME or --into SCHEMA.NAME, and quotes around a name that '
       'is not in lower case', p_into);
-  elsif to_regclass(format('%I.%I', v_into[1], v_into[2])) is not null then
+  elsif to_regclass(format('%I.%I', v_into[1], v_into[2])) is not null
+        or to_regtype(format('%I.%I', v_into[1], v_into[2])) is not null then
     raise exception using errcode = 'BL007', message = format(
-      'the table %I.%I exists already. Choose another name with --into', v_into[1], v_into[2]);
+      'a table or a type %I.%I exists already. Choose another name with --into', v_into[1], v_into[2]);
   elsif v_into[1] in ('backline', 'information_schema') or v_into[1] like 'pg\_%' then
     raise exception using errcode = 'BL001', message = format(
       'the schema %I is not one for tables of your own. Choose another with --into', v_into[1]);
@@ -44,19 +45,16 @@ declare
   v_name constant text := format('%I.%I', p_into[1], p_into[2]);
   v_columns text;
   v_names text;
-  v_role regrole;
+  v_role text;
 begin
   if not exists (select from pg_catalog.pg_namespace n where n.nspname = p_into[1]) then
     execute format('create schema %I', p_into[1]);
   end if;
-  select string_agg(format('%s %s%s not null', n.name, pg_catalog.format_type(a.atttypid, a.atttypmod), (
-           select format(' collate %I.%I', s.nspname, o.collname) from pg_catalog.pg_collation o
-           join pg_catalog.pg_namespace s on s.oid = o.collnamespace where o.oid = a.attcollation)), ', '
-           order by u.position),
+  -- Types without a length: a column that becomes longer needs no change here.
+  select string_agg(format('%s %s not null', n.name, u.type), ', ' order by u.position),
          string_agg(n.name, ', ' order by u.position)
   into v_columns, v_names
-  from unnest(p_key) with ordinality u(number, position)
-  join pg_catalog.pg_attribute a on a.attrelid = p_table and a.attnum = u.number
+  from unnest(backline.key_types(p_table, p_key)) with ordinality u(type, position)
   cross join lateral backline.side_key(u.position) n(name);
   if p_passages then
     v_columns := v_columns || ', ordinal int not null, start int not null, "end" int not null, '
@@ -73,9 +71,9 @@ begin
   execute format('create policy "service role" on %s to service_role using (true) with check (true)', v_name)
   where exists (select from pg_catalog.pg_roles where rolname = 'service_role');
   for v_role in
-    select distinct g.grantee::regrole from pg_catalog.pg_class k
-    cross join lateral pg_catalog.aclexplode(k.relacl) g
-    where k.oid = p_table and g.privilege_type = 'SELECT' and g.grantee <> 0 and g.grantee <> k.relowner
+    select distinct case g.grantee when 0 then 'public' else g.grantee::regrole::text end
+    from pg_catalog.pg_class k cross join lateral pg_catalog.aclexplode(k.relacl) g
+    where k.oid = p_table and g.privilege_type = 'SELECT' and g.grantee <> k.relowner
   loop
     execute format('grant usage on schema %I to %s', p_into[1], v_role);
     execute format('grant select on %s to %s', v_name, v_role);
@@ -87,8 +85,9 @@ begin
   return v_name::regclass;
 end $$;
 
--- Shows a role the vectors of the rows of r that it sees. The policy calls a function, because Postgres would
--- not drop a table or a column that a policy names.
+-- Shows a role the vectors of the rows of r that it sees. The policy calls functions, because Postgres would
+-- not drop a table or a column that a policy names. The one without arguments returns whether the role sees
+-- every row. It finds the table by name first, because a restored table has another oid.
 create or replace function backline.install_visibility(c backline.collections) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -97,6 +96,7 @@ declare
   v_types text;
   v_joined text;
 begin
+  perform backline.follow_key_types(c);
   select string_agg(a.attname, ', ' order by a.attnum),
          string_agg(pg_catalog.format_type(a.atttypid, -1), ', ' order by a.attnum),
          string_agg(format('r.%I = $%s', c.key_columns[a.attnum], a.attnum), ' and ')
@@ -106,14 +106,59 @@ begin
   execute format('create or replace function %s(%s) returns boolean language plpgsql stable as %L',
                  v_function, v_types, format('begin return exists (select from %s r where %s); end',
                                  backline.source(c), v_joined));
-  execute format('grant execute on function %s(%s) to public', v_function, v_types);
+  execute format(
+    'create or replace function %s() returns boolean language plpgsql stable as %L', v_function, format(
+      -- A view applies the row level security of the tables that it reads.
+      'begin return exists (select from pg_catalog.pg_class k where k.oid = coalesce(to_regclass(%L), %s) '
+      'and k.relkind in (''r'', ''p'') and not pg_catalog.row_security_active(k.oid)); end',
+      backline.source(c), c.table_id));
+  execute format('grant execute on function %1$s(), %1$s(%2$s) to public', v_function, v_types);
   if not exists (select from pg_catalog.pg_policy p
                  where p.polrelid = c.into_id and p.polname = 'rows of the source') then
-    execute format(
-      'create policy "rows of the source" on %s for select using ('
-      'not pg_catalog.row_security_active(%s::oid) or %s(%s))',
-      (backline.side_table(c)).name, c.table_id, v_function, v_keys);
+    execute format('create policy "rows of the source" on %1$s for select using '
+                   '((select %2$s()) or %2$s(%3$s))', (backline.side_table(c)).name, v_function, v_keys);
   end if;
+end $$;
+
+create or replace function backline.drop_visibility(p_collection int) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_function regprocedure;
+begin
+  for v_function in
+    select p.oid from pg_catalog.pg_proc p
+    where p.pronamespace = 'backline'::regnamespace and p.proname = 'c' || p_collection || '_visible'
+  loop
+    execute format('drop function %s cascade', v_function);  -- with the policy that calls it
+  end loop;
+end $$;
+
+-- Gives the key of a side table the types of the source's. If a key has no value of the new type, the vectors
+-- are deleted, and their rows are due.
+create or replace function backline.follow_key_types(c backline.collections) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
+set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
+declare
+  v_name constant text := (backline.side_table(c)).name;
+  v_types constant text[] := backline.key_types(
+    c.into_id, array(select generate_series(1, cardinality(c.key_types)))::int2[]);
+  v_changes text;
+begin
+  select string_agg(format('alter %1$s type %2$s using %1$s::text::%2$s', k.name, u.type), ', ')
+  into v_changes
+  from unnest(c.key_types) with ordinality u(type, position)
+  cross join lateral backline.side_key(u.position) k(name)
+  where u.type <> v_types[u.position];
+  if v_changes is null then
+    return;
+  end if;
+  perform backline.drop_visibility(c.id);  -- a policy keeps the type of a column
+  begin
+    execute format('alter table %s %s', v_name, v_changes);
+  exception when data_exception or unique_violation then
+    execute format('truncate %s', v_name);
+    execute format('alter table %s %s', v_name, v_changes);
+  end;
 end $$;
 
 -- Returns the statements that the side table's owner must run so that the current role can read it or, with

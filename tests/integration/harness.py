@@ -24,6 +24,7 @@ from backline.embedders.base import Embedder
 from backline.embedders.hash import HashEmbedder, hash_vectors
 from backline.embedders.limiter import Limiter
 from backline.embedders.openai.embedder import OpenAIEmbedder
+from backline.postgres.administration import Existing
 from backline.postgres.store import Store
 from backline.store import NewVector
 from backline.sync import Sync
@@ -109,6 +110,9 @@ async def declare(
     text_sql: str | None = None,
     where: str | None = None,
     language: str | None = None,
+    language_column: str | None = None,
+    follow: str | None = None,
+    existing: Existing = "refuse",
     splitting: Splitting | None = None,
 ) -> Collection:
     """Add a collection over a table, and return it."""
@@ -117,6 +121,7 @@ async def declare(
         name or table, row["oid"], key=key, template=template, column=column,
         model=embedder.model, column_type=column_type, long_text=long_text,
         published=published, into=into, text_sql=text_sql, where=where, language=language,
+        language_column=language_column, follow=follow, existing=existing,
         splitting=splitting,
     )  # fmt: skip
     return await store.collection(name or table)

@@ -310,3 +310,32 @@ async def test_row_that_fails_before_the_first_fill_is_a_dead_letter(store: Stor
         await world.fill()
         assert list(await world.failures()) == ["1"]
         assert (await store.coverage(world.collection)).embedded == 29
+
+
+async def test_changed_condition_ends_the_guard(store: Store) -> None:
+    async with make_world(store, ddl=FRAGILE, where="(facts ->> 'year')::int > 2000") as world:
+        await world.sql('update notes set facts = \'{"year": "none"}\' where id = 1')
+        await world.fill()
+        assert list(await world.failures()) == ["1"]
+        await store.set_where(world.collection, "facts ->> 'year' ~ '^[0-9]+$'")
+        [row] = await world.sql("select guarded from backline.collections")
+        assert not row["guarded"]
+        await world.fill()
+        assert await world.failures() == {}
+        coverage = await store.checked_coverage(world.collection)
+        assert (coverage.embedded, coverage.excluded) == (29, 1)
+        assert coverage.complete, coverage.problems
+
+
+async def test_condition_that_fails_past_the_sample_is_declared(store: Store) -> None:
+    ddl = f"""{FRAGILE};
+    insert into notes (id, body) select i, 'text ' || i from generate_series(31, 1200) i;
+    insert into notes values (1201, 'last', '{{"year": "none"}}')
+    """
+    async with make_world(store, ddl=ddl, where="(facts ->> 'year')::int > 2001") as world:
+        coverage = await store.coverage(world.collection)
+        assert (coverage.rows, coverage.excluded) == (1, 1200)
+        await store.set_where(world.collection, "(facts ->> 'year')::int < 2001")
+        await world.fill()
+        assert list(await world.failures()) == ["1201"]
+        assert (await store.checked_coverage(world.collection)).problems == ()

@@ -12,6 +12,7 @@ import pytest
 import backline
 
 FROZEN = {
+    "Adopted", "adopt",
     "Backfill", "BackfillReport", "BacklineError", "Collection", "Coverage", "Embedder",
     "EmbedderOptions", "Failure", "Limiter", "Loaded", "Model", "Preview", "Reconciled",
     "Reconciliation", "RunRecord", "SearchHit", "Store", "Sync", "Verification", "WorkerOptions",

@@ -85,7 +85,7 @@ describe.skipIf(missing)('bridge and server', () => {
       expect(info.uptimeSeconds).toBeGreaterThan(0)
       expect(collections[0]).toMatchObject({
         name: 'music_knowledge',
-        keyColumn: 'id',
+        keyColumns: ['id'],
         model: { dimensions: 384 },
         coverage: { rows: 292, embedded: 292, inFlight: 0, complete: true },
       })

@@ -8,14 +8,15 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from backline import config, errors, wiring
+from backline import adoption, config, errors, wiring
 from backline.cli.options import NO_FLAGS, AsJson, Flags, database_options
 from backline.cli.output import count, emit, out, say
 from backline.collections import declared_splitting, passages_table
 from backline.config import Settings
 from backline.postgres import migrate
+from backline.postgres.store import Store
 from backline.search import indexes
-from backline.types import LongText
+from backline.types import LongText, Model
 
 Template = Annotated[
     str | None,
@@ -111,6 +112,15 @@ Language = Annotated[
         show_default=False,
     ),
 ]
+LanguageColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--language-column",
+        metavar="COLUMN",
+        help="Column with the language of each row: a code such as de or pt-BR, or a name.",
+        show_default=False,
+    ),
+]
 Into = Annotated[
     str | None,
     typer.Option(
@@ -156,6 +166,28 @@ Published = Annotated[
         "at the first change. Default: such a table is refused.",
     ),
 ]
+Follow = Annotated[
+    str | None,
+    typer.Option(
+        "--follow",
+        metavar="COLUMN",
+        help="Column that grows with every edit of a row, such as updated_at. It is polled instead "
+        "of triggers, for views, foreign tables and tables of another owner; needs --into.",
+        show_default=False,
+    ),
+]
+Adopt = Annotated[
+    bool,
+    typer.Option(
+        "--adopt",
+        help="Keep the vectors that the column holds, if 200 texts that are embedded again agree "
+        "with them. Run it again after an interruption.",
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace the vectors that the column holds."),
+]
 
 
 @database_options()
@@ -176,6 +208,10 @@ def add(
     passage_tokens: PassageTokens = None,
     overlap: Overlap = 0,
     language: Language = None,
+    language_column: LanguageColumn = None,
+    follow: Follow = None,
+    adopt: Adopt = False,
+    overwrite: Overwrite = False,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
@@ -183,14 +219,22 @@ def add(
     settings = config.load(**flags)
     if column_type not in ("vector", "halfvec"):
         raise errors.UsageError(f"--column-type is {column_type!r}; use vector or halfvec.")
-    added = asyncio.run(
-        _add(
-            settings, table, name, model, key=key, template=text, column=column,
-            column_type=column_type, long_text=_policy(long_text), published=published, into=into,
-            passages=(passages, passage_tokens, overlap),
-            text_sql=text_sql, where=where, language=language,
+    if adopt and (overwrite or into is not None or passages != "none"):
+        raise errors.UsageError(
+            "--adopt keeps vectors of a column: leave out --overwrite, --into and --passages."
         )
-    )  # fmt: skip
+    declaration = {
+        "key": key, "template": text, "column": column, "column_type": column_type,
+        "long_text": _policy(long_text), "published": published, "into": into,
+        "text_sql": text_sql, "where": where, "language": language,
+        "language_column": language_column, "follow": follow,
+    }  # fmt: skip
+    if not adopt:
+        declaration["existing"] = "overwrite" if overwrite else "refuse"
+    split = (passages, passage_tokens, overlap)
+    added = asyncio.run(
+        _add(settings, table, name, model, adopt=adopt, passages=split, **declaration)
+    )
     if as_json:
         emit(added)
         return
@@ -200,11 +244,13 @@ def add(
         f"keywords in {added['language']}.",
         markup=False,
     )
+    if "adopted" in added:
+        out.print(_adoption_line(added), markup=False)
     out.print(f"Next: {errors.command('backfill', added['collection'])}", markup=False)
 
 
 async def _add(
-    settings: Settings, table: str, name: str | None, spec: str, *,
+    settings: Settings, table: str, name: str | None, spec: str, *, adopt: bool,
     passages: tuple[str, int | None, int], **declaration: Any,
 ) -> dict[str, Any]:  # fmt: skip
     model = await wiring.resolve_model(settings, spec)
@@ -219,9 +265,13 @@ async def _add(
         chosen = record["name"] if name is None else name
         if splitting is not None and declaration["into"] is None:
             declaration["into"] = passages_table(record["name"])
-        await store.add_collection(
-            chosen, record["oid"], model=model, splitting=splitting, **declaration
-        )
+        adopted = {}
+        if adopt:
+            adopted = await _adopt(settings, store, model, chosen, record["oid"], **declaration)
+        else:
+            await store.add_collection(
+                chosen, record["oid"], model=model, splitting=splitting, **declaration
+            )
         collection = await store.collection(chosen)
         coverage = await store.coverage(collection)
         keywords = await indexes.keyword_index(store, collection)
@@ -230,8 +280,33 @@ async def _add(
             "model": str(model), "vectors": collection.vector_column,
             "language": keywords.language.removeprefix("pg_catalog."),
             "long_text": collection.long_text,
-            "passages": None if splitting is None else asdict(splitting),
+            "passages": None if splitting is None else asdict(splitting), **adopted,
         }  # fmt: skip
+
+
+async def _adopt(
+    settings: Settings, store: Store, model: Model, name: str, table: int, **declaration: Any
+) -> dict[str, Any]:
+    async with wiring.embedder_for(settings, model, say) as (embedder, limiter):
+        done = await adoption.adopt(
+            store, embedder, limiter, name, table,
+            give_up_after=settings.give_up_after, **declaration,
+        )  # fmt: skip
+    sample = done.agreement
+    return {
+        "held": done.held, "adopted": done.adopted,
+        "compared": sample.compared if sample else 0, "agreeing": sample.agreeing if sample else 0,
+    }  # fmt: skip
+
+
+def _adoption_line(added: dict[str, Any]) -> str:
+    sample = (
+        f" ({added['agreeing']} of {added['compared']} texts embedded again agree)"
+        if added["compared"]
+        else ""
+    )
+    held = "" if added["held"] is None else f" of {count(added['held'], 'vector')}"
+    return f"Adopted {added['adopted']:,}{held}{sample}. Other rows are due."
 
 
 def _policy(text: str) -> LongText:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from backline import errors
-from backline.postgres.connector import Connector
+from backline.postgres.connector import Connector, Transaction
 from backline.postgres.schema import FATAL, schema_problems
 from backline.sql import query
 from backline.store import DriftPage
@@ -22,6 +24,11 @@ from backline.types import Collection, LongText, Model, Problem, Splitting
 _SCHEMA_LOCK = "set local lock_timeout = '5s'"
 _ROW_LOCK = "set local lock_timeout = '200ms'"
 _PAGE = 1000
+# A view without a declared key is read once, for as long as this.
+_UNIQUE_TIMEOUT = "set local statement_timeout = '30s'"
+
+Existing: TypeAlias = Literal["refuse", "adopt", "overwrite"]
+"""What to do with the vectors that a column holds when its table is declared."""
 
 
 class AdministrationVerbs(CollectionVerbs):
@@ -74,7 +81,8 @@ class AdministrationVerbs(CollectionVerbs):
         template: str | None, column: str, model: Model, column_type: str = "vector",
         long_text: LongText = "truncate", published: bool = False, into: str | None = None,
         text_sql: str | None = None, where: str | None = None, language: str | None = None,
-        splitting: Splitting | None = None,
+        language_column: str | None = None, follow: str | None = None,
+        existing: Existing = "refuse", splitting: Splitting | None = None,
     ) -> int:  # fmt: skip
         """Declare a table for embedding; return the id of the collection.
 
@@ -91,9 +99,13 @@ class AdministrationVerbs(CollectionVerbs):
             long_text: how to embed texts longer than the model reads.
             published: whether the subscribers of a published table have the column.
             language: of the keywords; default: guessed from the first texts.
+            language_column: holds the language of each row's keywords, such as "de".
             into: the side table to make for the vectors; default: they are in a column.
             text_sql: the text as an SQL expression over the row `r`, in place of a template.
             where: a condition on rows, an SQL expression over the row `r`; default: every row.
+            follow: the column that a poll reads instead of triggers; needs `into`.
+            existing: what to do with vectors that the column holds. "overwrite" makes every row
+                due; to adopt them, call `backline.adopt`.
             splitting: how to split texts into passages, which takes a side table.
 
         Raises:
@@ -101,31 +113,40 @@ class AdministrationVerbs(CollectionVerbs):
                 columns, the text or the condition do not permit it. Nothing was changed.
             DimensionMismatchError: the column holds other vectors than the model's.
             CollectionExistsError: the name or the column is taken.
+            VectorsExistError: the column holds vectors.
 
         """
-        values = {
-            "name": name, "table": table, "key": [key] if isinstance(key, str) else key,
-            "template": template, "column": column, "column_type": column_type,
-            "long_text": long_text, "published": published, "into": into, "text_sql": text_sql,
-            "where": where, "language": language, **_identity(model),
-            "passages": None if splitting is None else Jsonb(asdict(splitting)),
-        }  # fmt: skip
+        declared = declaration(
+            name, table, key=key, template=template, column=column, column_type=column_type,
+            long_text=long_text, published=published, into=into, text_sql=text_sql, where=where,
+            language=language, language_column=language_column, follow=follow, existing=existing,
+            model=model, passages=None if splitting is None else Jsonb(asdict(splitting)),
+        )  # fmt: skip
+        if follow is not None and declared["key"]:
+            await self._check_unique(table, declared["key"])
         async with self.connector.transaction() as transaction:
-            await transaction.execute(_SCHEMA_LOCK)
-            rows = await transaction.fetch(query("add_collection"), values)
-        added = int(rows[0]["id"])
+            added = await declare(transaction, declared)
         await self.recount(added)
         if where is not None:
             async for _ in self._pages("exclude_page", {"collection": added}):
                 pass
         return added
 
+    async def _check_unique(self, table: int, key: Sequence[str]) -> None:
+        """Raise if rows of a source share a key, unless finding out takes too long."""
+        values = {"table": table, "key": list(key)}
+        with suppress(errors.StatementTimeoutError, errors.ColumnNotFoundError):
+            async with self.connector.transaction() as transaction:
+                await transaction.execute(_UNIQUE_TIMEOUT)
+                await transaction.execute(query("check_unique"), values)
+
     async def _pages(self, verb: str, values: Mapping[str, Any]) -> AsyncIterator[DictRow]:
         """Call a verb for each page of a table, and yield its results."""
         after: str | None = None
         while True:
             parameters = {**values, "after": after, "limit": _PAGE}
-            [page] = await self.connector.fetch(query(verb), parameters)
+            fetch = partial(self.connector.fetch, query(verb), parameters)
+            [page] = await self._guarded(values["collection"], fetch)
             yield page
             if page["scanned"] < _PAGE:
                 return
@@ -222,6 +243,36 @@ class AdministrationVerbs(CollectionVerbs):
             return damage
         return (*damage, *await super().problems(collection))
 
+    # --- sources that are polled ---
+
+    async def poll_source(self, collection: Collection, sweep_every: float) -> tuple[float, bool]:
+        """Log the rows of a source without triggers that have a newer version.
+
+        Returns:
+            The seconds to wait before the next poll, and whether to sweep the source now.
+        """
+        record = await self._rpc.record(
+            "poll_source", collection=collection.id, sweep_every=sweep_every
+        )
+        return float(record["wait"] or 0), record["sweep"]
+
+    async def sweep_page(
+        self, collection: Collection, of: str, after: str | None, limit: int
+    ) -> tuple[int, int, str | None]:
+        """Compare a page of a source that is polled; `of` is "rows", or as in `reconcile_orphans`.
+
+        Returns:
+            How many were compared and how many logged, and the last key.
+        """
+        record = await self._rpc.record(
+            "sweep_page", collection=collection.id, of=of, after=after, limit=limit
+        )
+        return record["scanned"], record["logged"], record["last_key"]
+
+    async def count_source(self, collection: Collection) -> None:
+        """Count the rows of a source that is polled."""
+        await self._rpc.value("count_source", collection=collection.id)
+
     # --- reconcile ---
 
     async def trigger_problems(self, collection: Collection) -> list[tuple[str, str]]:
@@ -294,6 +345,23 @@ class AdministrationVerbs(CollectionVerbs):
         async with self.connector.transaction() as transaction:
             await transaction.execute(_ROW_LOCK)
             return (await transaction.fetch(query(verb), values))[0]
+
+
+def declaration(
+    name: str, table: int, *, key: str | Sequence[str] | None, model: Model, **parts: Any
+) -> dict[str, Any]:
+    """Return the parameters of `declare`."""
+    keys = [key] if isinstance(key, str) else key
+    options = ("text_sql", "where", "language", "language_column", "follow", "passages")
+    absent = dict.fromkeys(options)
+    return {"name": name, "table": table, "key": keys, **absent, **parts, **_identity(model)}
+
+
+async def declare(transaction: Transaction, declared: Mapping[str, Any]) -> int:
+    """Declare a collection in a transaction; return its id."""
+    await transaction.execute(_SCHEMA_LOCK)
+    rows = await transaction.fetch(query("add_collection"), declared)
+    return int(rows[0]["id"])
 
 
 def _identity(model: Model) -> dict[str, Any]:

@@ -47,6 +47,7 @@ _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
     "BL005": errors.ModelMismatchError,
     "BL006": errors.DimensionMismatchError,
     "BL007": errors.CollectionExistsError,
+    "BL008": errors.VectorsExistError,
 }
 
 # Undefined function, table and column, and no unique constraint for ON CONFLICT.

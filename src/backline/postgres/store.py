@@ -15,7 +15,7 @@ from typing import Any, Final
 from psycopg.rows import DictRow
 
 from backline import pgvector
-from backline.postgres.administration import AdministrationVerbs
+from backline.postgres.adoption import AdoptionVerbs
 from backline.postgres.connector import Connector
 from backline.sql import queries, query
 from backline.store import (
@@ -58,7 +58,7 @@ class PostgresRpc:
         return [list(record.values()) for record in records]
 
 
-class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
+class Store(AdoptionVerbs, QueueVerbs, RunVerbs):
     """Reads and writes the collections, the queue and the runs of one database."""
 
     def __init__(self, connector: Connector) -> None:
@@ -125,7 +125,7 @@ class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
             "collection": collection.id, "worker": worker, "limit": limit,
             "model": collection.model_id, "edits_only": edits_only,
         }  # fmt: skip
-        return await self._guarded(collection, lambda: self._claim(worker, values))
+        return await self._guarded(collection.id, lambda: self._claim(worker, values))
 
     async def _claim(self, worker: int, values: Mapping[str, Any]) -> list[Job]:
         lost = {"worker": worker, "received": self._leases.newest(worker)}
@@ -156,7 +156,7 @@ class Store(AdministrationVerbs, QueueVerbs, RunVerbs):
             "collection": collection.id, "worker": worker, "run": run, "after": after,
             "limit": limit, "model": collection.model_id, "unfinished": list(unfinished),
         }  # fmt: skip
-        return await self._guarded(collection, lambda: self._claim_batch(worker, values))
+        return await self._guarded(collection.id, lambda: self._claim_batch(worker, values))
 
     async def _claim_batch(self, worker: int, values: Mapping[str, Any]) -> LeasedBatch:
         async with self.connector.transaction() as transaction:

@@ -144,6 +144,7 @@ async def set_keywords(
     *,
     template: str | None = None,
     language: str | None = None,
+    language_column: str | None = None,
 ) -> None:
     """Set the text and the language of the keyword index, which empties the index.
 
@@ -157,7 +158,12 @@ async def set_keywords(
         await transaction.execute("set local lock_timeout = '10s'")
         await transaction.execute(
             queries("search.sql")["set_keywords"],
-            {"collection": collection.id, "template": template, "language": language},
+            {
+                "collection": collection.id,
+                "template": template,
+                "language": language,
+                "language_column": language_column,
+            },
         )
 
 

@@ -203,7 +203,41 @@ order by 1 limit 20
 -- name: add_collection
 select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s::text[], %(template)s, %(column)s,
   %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s,
-  %(published)s, %(into)s, %(text_sql)s, %(where)s, %(language)s, %(passages)s) as id
+  %(published)s, %(into)s, %(text_sql)s, %(where)s, %(language)s,
+  %(language_column)s, p_passages => %(passages)s, p_follow => %(follow)s, p_existing => %(existing)s) as id
+
+-- name: poll_source
+select logged, wait, sweep from backline.poll_source(%(collection)s, %(sweep_every)s)
+
+-- name: sweep_page
+select scanned, logged, last_key from backline.sweep_page(%(collection)s, %(of)s, %(after)s, %(limit)s)
+
+-- name: count_source
+select backline.count_source(%(collection)s, true)
+
+-- name: check_unique
+select backline.check_unique(%(table)s::oid::regclass, %(key)s::text[])
+
+-- name: vectors_in
+select backline.vectors_in(%(table)s::oid::regclass, %(column)s) as count
+
+-- name: definition_of
+select c::text as definition from backline.collections c where c.id = %(collection)s
+
+-- name: adoption_sample
+select key, content, embedding
+from backline.adoption_sample(%(definition)s::text::backline.collections, %(limit)s)
+
+-- name: embed_again
+-- Makes rows due that a sample found to have vectors of another model or text.
+insert into backline.jobs (collection_id, key, priority)
+select %(collection)s, k.key, 1 from unnest(%(keys)s::text[]) as k(key)
+
+-- name: adopt_page
+select scanned, adopted, last_key from backline.adopt_page(%(collection)s, %(after)s, %(limit)s)
+
+-- name: finish_adoption
+select backline.finish_adoption(%(collection)s)
 
 -- name: guard_expressions
 select backline.guard_expressions(%(collection)s) as guarded
@@ -381,7 +415,8 @@ select * from backline.reconcile_orphans(%(collection)s, %(of)s, %(after)s, %(li
 -- The HNSW indexes on the vector column. Each write updates their graphs.
 select distinct format('%%I.%%I', n.nspname, k.relname) as name
 from backline.definition(%(collection)s) c
-join pg_catalog.pg_attribute t on t.attrelid = c.table_id and t.attnum = c.vector_number
+join pg_catalog.pg_attribute t on t.attrelid = coalesce(c.into_id, c.table_id)
+  and t.attname = c.embedding_column and not t.attisdropped
 join pg_catalog.pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = t.attrelid
   and d.refobjsubid = t.attnum and d.classid = 'pg_class'::regclass
 join pg_catalog.pg_class k on k.oid = d.objid and k.relkind in ('i', 'I')

@@ -12,7 +12,8 @@ select k.language::text as language, k.text_template, k.built_at is not null as 
 from backline.keyword_indexes k where k.collection_id = %(collection)s
 
 -- name: set_keywords
-select backline.set_keywords(%(collection)s, %(template)s, %(language)s::text::regconfig)
+select backline.set_keywords(%(collection)s, %(template)s, %(language)s::text::regconfig,
+  %(language_column)s)
 
 -- name: text_search_configurations
 select c.cfgname as name from pg_catalog.pg_ts_config c order by 1

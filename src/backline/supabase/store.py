@@ -133,7 +133,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
         while True:
             try:
                 claim = partial(self._claim, collection, worker, limit, edits_only=edits_only)
-                return await self._guarded(collection, claim)
+                return await self._guarded(collection.id, claim)
             except errors.StatementTimeoutError:
                 if limit <= SMALLEST_PAGE:
                     raise
@@ -163,7 +163,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
         A repeated call is marked, so that the run does not count the page twice.
         """
         claim = partial(self._claim_batch, collection, worker, run, after, limit, list(unfinished))
-        return await self._guarded(collection, claim)
+        return await self._guarded(collection.id, claim)
 
     async def _claim_batch(
         self, collection: Collection, worker: int, run: int | None, after: str | None, limit: int,

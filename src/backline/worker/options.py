@@ -26,6 +26,7 @@ class WorkerOptions:
         poll: interval between two claims from an empty queue.
         max_rows: rows to process, at most. None: no limit.
         cache_bytes: size to which the database's cache of paid vectors is trimmed. 0: no cache.
+        sweep_every: seconds between two sweeps of a source that is polled.
         budget: tokens and bytes in one call of the embedder, at most.
     """
 
@@ -38,4 +39,5 @@ class WorkerOptions:
     poll: float = 1.0
     max_rows: int | None = None
     cache_bytes: int = 1 << 30
+    sweep_every: float = 900
     budget: batching.Budget = field(default_factory=batching.Budget)

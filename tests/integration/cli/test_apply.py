@@ -35,6 +35,22 @@ def test_file_is_declared_once(cli: Cli, tickets: None) -> None:
     assert cli("backfill", "--json").json["embedded"] == 0
 
 
+def test_view_is_declared_by_a_file(cli: Cli, sql: Sql) -> None:
+    sql("create table song (id int primary key, title text, at timestamptz default now())")
+    sql("insert into song values (1, 'Nocturne'), (2, 'Etude')")
+    sql("create view songs as select * from song")
+    view = '[collections.songs]\ntable = "songs"\ntext = "{title}"\nmodel = "hash@8"\n'
+    (cli.folder / "backline.toml").write_text(view)
+    assert "Add --into NAME, --key COLUMN, --follow COLUMN" in cli("apply", code=2).err
+    view += 'key = ["id"]\ninto = "song_vectors"\nfollow = "at"\n'
+    (cli.folder / "backline.toml").write_text(view)
+    cli("apply")
+    assert cli("backfill", "songs", "--json").json["embedded"] == 2
+    assert "= songs" in cli("apply").out
+    (cli.folder / "backline.toml").write_text(view.replace('follow = "at"\n', ""))
+    assert "follow is 'at', and the file says 'triggers'" in cli("apply", code=2).err
+
+
 def test_plan_is_shown_and_a_dry_run_changes_nothing(cli: Cli, sql: Sql, tickets: None) -> None:
     cli("add", "tickets", "--text", "{title}", "--model", "hash@8")
     sql("create table other (id int primary key, body text)")
@@ -174,3 +190,14 @@ def test_pattern_without_the_schema_in_the_name_is_refused(cli: Cli, sql: Sql) -
         sql(TENANT.format(tenant))
     write(cli, TENANTS.replace("items of {schema}", "items"))
     assert "Put {schema} into the name" in " ".join(cli("apply", code=2).err.split())
+
+
+def test_passages_are_declared_and_kept(cli: Cli, tickets: None) -> None:
+    write(cli, FILE + 'passages = "sentences"\npassage-tokens = 32\n')
+    assert actions(cli) == {"tickets": "add"}
+    assert cli("backfill", "tickets", "--json").json["complete"]
+    assert actions(cli) == {"tickets": "keep"}
+    write(cli, FILE + 'passages = "sentences"\npassage-tokens = 64\n')
+    assert "passages is" in " ".join(cli("apply", code=2).err.split())
+    write(cli, FILE + 'passages = "sentences"\npassage-tokens = "64"\n')
+    assert "write a number" in " ".join(cli("apply", code=2).err.split())

@@ -210,7 +210,8 @@ HOSTILE: dict[str, tuple[list[LiteralString], str]] = {
     ),
     "gone": (["drop table {t}"], "drop the collection:"),
     "text column gone": (
-        ["alter table {t} drop title"], "Declare the collection again, with another text or key:"
+        ["alter table {t} drop title"],
+        "Declare the collection again, with another text, condition or key:",
     ),
     "vector column gone": (["alter table {t} drop embedding"], "Run:"),
     "vector column of another type": (

@@ -80,10 +80,26 @@ def test_drop_keeps_the_vectors_without_the_option_column(
     assert "its vectors stay" in cli("drop", "tickets").out
     assert sql("select count(embedding) from tickets") == [(120,)]
     sql("update tickets set title = 'edited'")  # fails if a trigger is left
-    cli("add", "tickets", "--text", "{title}", "--model", "hash@8")
+    add = ("add", "tickets", "--text", "{title}", "--model", "hash@8")
+    assert "--adopt" in cli(*add, code=2).err
+    cli(*add, "--overwrite")
     cli("drop", "tickets", "--column")
     assert sql("select count(*) from pg_attribute where attrelid = 'tickets'::regclass "
                "and attname = 'embedding'") == [(0,)]  # fmt: skip
+
+
+def test_vectors_that_were_kept_are_adopted(cli: Cli, collection: str, sql: Sql) -> None:
+    add = ("add", "tickets", "--text", "{title} {body}", "--model", "hash@8")
+    cli("backfill", "tickets")
+    cli("drop", "tickets")
+    sql("update tickets set embedding = null where id = 7")
+    wrong = cli("add", "tickets", "--text", "{title}", "--model", "hash@8", "--adopt", code=2)
+    assert "of 119 texts embedded again, 0 have the vector" in wrong.err
+    assert "holds 119 vectors" in cli(*add, code=2).err
+    added = cli(*add, "--adopt")
+    assert "Adopted 119 of 119 vectors (119 of 119 texts embedded again agree)" in added.out
+    assert cli("backfill", "tickets", "--json").json["embedded"] == 1
+    assert cli("verify", "tickets", "--json").json["passed"]
 
 
 AWKWARD = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.integration.harness import make_world
+from tests.integration.harness import World, make_world
 from tests.integration.search.conftest import Documents
 
 from backline import errors, search
@@ -201,7 +201,9 @@ async def test_edits_of_other_columns_do_not_touch_the_index(plain: Documents) -
 
 
 async def test_plan_for_one_row_compares_no_row_with_every_other(docs: Documents) -> None:
-    one_row = "select 'x'::text collate \"C\" as key, 'one two'::text as content"
+    one_row = (
+        "select 'x'::text collate \"C\" as key, 'one two'::text as content, 'english' as language"
+    )
     [made] = await docs.sql(
         "select backline.index_statement(%s, %s) as statement", docs.collection.id, one_row
     )
@@ -525,3 +527,44 @@ async def test_declared_language_is_not_guessed(store: Store) -> None:
     async with make_world(store, ddl=ddl, language="german") as world:
         index = await indexes.keyword_index(store, world.collection)
         assert index.language == "german"
+
+
+LANGUAGES = """
+create table notes (id int primary key, lang text, body text);
+insert into notes values (1, 'en', 'walking the dogs'), (2, 'de-AT', 'die Häuser der Hunde'),
+  (3, 'german', 'den Hunden'), (4, 'xx', 'walking'), (5, null, 'walks'), (6, 'fr_FR', 'les chiens')
+"""
+
+
+async def found(world: World, query: str) -> set[str]:
+    rows = await world.sql(
+        "select key from backline.keyword_candidates(%s, %s, 10) where score > 0",
+        world.collection.id, query,
+    )  # fmt: skip
+    return {row["key"] for row in rows}
+
+
+async def test_each_row_is_indexed_in_its_own_language(store: Store) -> None:
+    async with make_world(
+        store, ddl=LANGUAGES, language="english", language_column="lang"
+    ) as world:
+        assert await found(world, "dog walk") == {"1", "5"}
+        assert await found(world, "Hund") == {"2", "3"}
+        assert await found(world, "chien") == {"6"}
+        assert "4" in await found(world, "walking"), "an unknown language is not stemmed"
+        await world.sql("update notes set lang = 'en' where id = 4")
+        await world.apply_changes()
+        assert "4" in await found(world, "walk")
+        await world.sql("insert into notes values (7, 'es', 'los gatos')")
+        await world.apply_changes()
+        assert await found(world, "gato") == {"7"}
+        await world.sql("alter table notes rename lang to language")
+        await world.sql("insert into notes values (8, 'it', 'i gatti')")
+        await world.apply_changes()
+        assert await found(world, "gatto") == {"8"}
+
+
+async def test_language_column_that_does_not_exist_is_named(store: Store) -> None:
+    with pytest.raises(errors.ColumnNotFoundError, match=r"Its columns: id, lang, body"):
+        async with make_world(store, ddl=LANGUAGES, language_column="locale"):
+            pass

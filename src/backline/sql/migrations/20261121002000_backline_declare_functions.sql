@@ -41,11 +41,9 @@ begin
   from pg_catalog.pg_inherits i where p_table in (i.inhrelid, i.inhparent);
 
   v_problem := case
-    when k.relkind not in ('r', 'p') then format(
-      'is not a table but %s. Backline writes vectors into tables: declare the table that holds the rows',
-      case k.relkind when 'v' then 'a view' when 'm' then 'a materialized view'
-                     when 'f' then 'a foreign table'
-                     when 'S' then 'a sequence' when 'c' then 'a type' else 'an index' end)
+    when k.relkind not in ('r', 'p', 'v', 'm', 'f') then format(
+      'is not a table but %s. Declare the table that holds the rows',
+      case k.relkind when 'S' then 'a sequence' when 'c' then 'a type' else 'an index' end)
     when k.relpersistence = 't' then
       'is a temporary table, which other sessions cannot see. Declare a permanent one'
     when v_schema in ('backline', 'supabase_migrations') then
@@ -68,15 +66,16 @@ begin
       'shares its rows by inheritance (%s), so a key can identify two rows. Make it a partitioned table, or '
       'end the inheritance: alter table CHILD no inherit PARENT', v_relatives)
     when exists (select from pg_catalog.pg_class f
-                 where f.oid = any (backline.table_and_partitions(p_table)) and f.relkind = 'f') then
+                 where f.oid = any (backline.table_and_partitions(p_table)) and f.relkind = 'f'
+                   and f.oid <> p_table) then
       'has a foreign table as a partition, to which triggers do not apply. Detach it first'
     when exists (select from pg_catalog.pg_rewrite w
                  where w.ev_class = p_table and w.is_instead and w.ev_type in ('2', '3', '4')) then
       'has a rule that replaces its writes, so vectors would not be stored. Use a trigger instead'
     end;
   if v_problem is not null then
-    raise exception using errcode = case when k.relkind in ('r', 'p') then 'BL001' else 'BL003' end,
-      message = format('%s %s', p_table, v_problem);
+    raise exception using message = format('%s %s', p_table, v_problem),
+      errcode = case when k.relkind in ('r', 'p', 'v', 'm', 'f') then 'BL001' else 'BL003' end;
   end if;
 end $$;
 
@@ -106,7 +105,8 @@ begin
       'Its columns: %s', p_table, p_key[array_position(v_key, null)],
       (select string_agg(a.attname, ', ' order by a.attnum) from pg_catalog.pg_attribute a
        where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped));
-  elsif cardinality(p_key) not between 1 and 8 or not backline.is_key(p_table, v_key) then
+  elsif cardinality(p_key) not between 1 and 8
+        or not (backline.is_key(p_table, v_key) or backline.is_read_only(p_table)) then
     raise exception using errcode = 'BL004', message = format(
       'the columns %s of %s are not unique and NOT NULL together, so they do not identify a row. A unique '
       'index on exactly these columns is needed, of which there can be 1 to 8',

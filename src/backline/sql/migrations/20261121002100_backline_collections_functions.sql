@@ -30,11 +30,13 @@ create or replace function backline.add_collection(
   p_provider text, p_model text, p_revision text, p_dimensions int,
   p_column_type text default 'vector', p_long_text text default 'truncate',
   p_published boolean default false, p_into text default null, p_expression text default null,
-  p_where text default null, p_language text default null, p_passages jsonb default null
+  p_where text default null, p_language text default null, p_language_column text default null,
+  p_follow text default null, p_existing text default 'refuse', p_passages jsonb default null
 ) returns int language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_schema text; v_table text; v_key int2[]; v_into text[]; v_id int; t record;
 begin
+  perform backline.check_follow(p_table, p_key, p_into, p_follow);
   perform backline.check_passages(p_passages, p_into);
   perform backline.check_table(
     p_table, p_name, p_column, p_column_type, p_dimensions, p_published, p_into);
@@ -42,6 +44,7 @@ begin
   from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
   where k.oid = p_table;
 
+  perform backline.check_existing(p_table, p_column, p_existing) where p_into is null;
   v_key := backline.choose_key(p_table, p_key);
   v_into := backline.side_name(p_into);
 
@@ -54,7 +57,8 @@ begin
   insert into backline.collections
     (name, table_id, table_schema, table_name, key_numbers, key_columns, key_types, text_template,
      text_expression, where_sql, text_sql, text_numbers, text_names, text_types, vector_number,
-     embedding_column, model_id, long_text, members, into_schema, into_name, into_id, passages)
+     embedding_column, model_id, long_text, members, follow_number, follow_column, adopting,
+     into_schema, into_name, into_id, passages)
   select p_name, p_table, v_schema, v_table, v_key,
          (backline.present_columns(p_table, true, v_key, v_key::text[])).names,
          backline.key_types(p_table, v_key), p_template, t.expression, t.where_sql, t.text_sql, t.numbers,
@@ -62,7 +66,11 @@ begin
          case when p_into is null then a.attnum end,
          case when p_into is null then p_column else 'embedding' end,
          backline.model_id(p_provider, p_model, p_revision, p_dimensions), p_long_text,
-         backline.members(p_table), v_into[1], v_into[2], case when v_into is not null then
+         backline.members(p_table), (
+           select f.attnum from pg_catalog.pg_attribute f
+           where f.attrelid = p_table and f.attname = p_follow and not f.attisdropped), p_follow,
+         p_existing = 'adopt' and p_into is null, v_into[1], v_into[2],
+         case when v_into is not null then
            backline.make_side_table(v_into, p_table, v_key,
                                     format('extensions.%I(%s)', p_column_type, p_dimensions),
                                     p_passages is not null) end, p_passages
@@ -70,7 +78,9 @@ begin
   left join pg_catalog.pg_attribute a on a.attrelid = p_table and a.attname = p_column
     and not a.attisdropped
   returning id into v_id;  -- creates the keyword index, which installs the triggers
-  perform backline.set_keywords(v_id, null, p_language::regconfig) where p_language is not null;
+  perform backline.set_keywords(v_id, null, p_language::regconfig, p_language_column)
+  where num_nonnulls(p_language, p_language_column) > 0;
+  perform backline.begin_polls(v_id) where p_follow is not null;
   perform backline.require_stable_text(v_id);
   return v_id;
 end $$;
@@ -79,7 +89,9 @@ comment on function backline.add_collection is
   'With p_published, also a table of a publication: its subscribers must have the column. With p_into, '
   'stores the vectors in a side table of that name. The text is the template or else p_expression, an SQL '
   'expression over the row r. p_where is a condition on rows. p_language is that of the keywords; null '
-  'guesses it. With p_passages, each passage of a text has a vector in the side table: '
+  'guesses it. p_language_column has that of each row. With p_follow, polls that column instead of triggers. '
+  'p_existing is what to do if the column holds vectors: refuse, overwrite, or adopt, which needs '
+  'finish_adoption. With p_passages, each passage of a text has a vector in the side table: '
   '{"by": "auto", "tokens": 256, "overlap": 0}.';
 
 -- Changes the model of a collection. Every row becomes due, and the next backfill embeds it again.
@@ -129,12 +141,14 @@ begin
   execute format($q$
     with page as materialized (
       select %1$s as key, row_number() over (order by %2$s) as position,
-             (%3$s) is true as was, (%4$s) is true as inside
+             (%3$s) is true as was, (%4$s) is true as inside,
+             -- The former condition may have failed for the row.
+             exists (select from backline.failures f where f.collection_id = $1 and f.key = %1$s) as failed
       from %5$s r where %6$s order by %2$s limit $3
     ), logged as (
       insert into backline.changes (collection_id, kind, amount, keys)
       select $1, '~', count(*), array_agg(p.key order by p.position) from page p
-      where p.was <> p.inside having count(*) > 0
+      where p.was <> p.inside or p.failed having count(*) > 0
     )
     select count(*), count(*) filter (where p.was <> p.inside),
            (array_agg(p.key order by p.position desc))[1]
@@ -144,7 +158,7 @@ begin
   into scanned, moved, last_key using p_collection, p_after, p_limit;
   if scanned < p_limit then
     update backline.collections o
-    set unscanned = nullif(btrim(replace(o.unscanned, 'The condition was changed.', '')), '')
+    set guarded = false, unscanned = nullif(btrim(replace(o.unscanned, 'The condition was changed.', '')), '')
     where o.id = p_collection;
   end if;
 end $$;
@@ -163,7 +177,9 @@ begin
   perform backline.lock(p_collection, 'log');
   c := backline.definition(p_collection);
   k := backline.keyword_definition(p_collection);
-  t := backline.compile_text(c.table_id, p_template, p_expression, c.where_sql);
+  t := backline.compile_text(c.table_id, p_template, p_expression, (
+    select (x.r).where_sql from (select (backline.resolve(o)).d as r from backline.collections o
+                                 where o.id = p_collection) x));  -- without the guard
   perform backline.check_text(
     c.table_id, t.numbers, case when c.into_name is null then c.embedding_column end);
   update backline.collections o set text_template = p_template, text_expression = t.expression,
@@ -211,7 +227,7 @@ begin
   into scanned, moved, last_key using p_collection, p_after, p_limit;
   if scanned < p_limit then
     update backline.collections o
-    set unscanned = nullif(btrim(replace(o.unscanned, 'The text was changed.', '')), '')
+    set guarded = false, unscanned = nullif(btrim(replace(o.unscanned, 'The text was changed.', '')), '')
     where o.id = p_collection;
   end if;
 end $$;
@@ -222,18 +238,12 @@ create or replace function backline.drop_collection(p_collection int, p_drop_col
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
-  v_function regprocedure;
 begin
   select * into strict c from backline.collections where id = p_collection for update;
   select (r.d).* into c from backline.resolve(c) r;
   perform backline.lock(p_collection, 'log');  -- otherwise a worker could add records meanwhile
   perform backline.remove_triggers(p_collection);
-  for v_function in
-    select p.oid::regprocedure from pg_catalog.pg_proc p
-    where p.pronamespace = 'backline'::regnamespace and p.proname = 'c' || p_collection || '_visible'
-  loop
-    execute format('drop function %s cascade', v_function);  -- with the policy that calls it
-  end loop;
+  perform backline.drop_visibility(p_collection);
   if p_drop_column and c.into_id is not null then
     execute format('drop table if exists %s', (backline.side_table(c)).name);
   elsif p_drop_column and to_regclass(format('%I.%I', c.table_schema, c.table_name)) = c.table_id then
@@ -252,6 +262,7 @@ begin
   delete from backline.counter_deltas where collection_id = p_collection;
   delete from backline.changes where collection_id = p_collection;
   delete from backline.locks where collection_id = p_collection;
+  delete from backline.polls where collection_id = p_collection;
 end $$;
 comment on function backline.drop_collection is
   'API: reverses add_collection. Drops the vector column only if p_drop_column is true.';
@@ -290,7 +301,7 @@ returns table (id int, name text, table_schema text, table_name text, key_column
                model_id int, provider text, model text, revision text, dimensions int, table_exists boolean,
                column_type text, column_dimensions int, into_schema text, into_name text, passages jsonb,
                long_text text, missing_grants text[], missing_to_read text[], unusable text[],
-               scanned_at timestamptz)
+               scanned_at timestamptz, adopting boolean, follow text)
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select (r.d).id, (r.d).name, (r.d).table_schema, (r.d).table_name, (r.d).key_columns, (r.d).text_template,
          (r.d).text_expression, (r.d).where_sql, (r.d).embedding_column, (r.d).max_attempts,
@@ -301,11 +312,13 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
            || backline.missing_side_grants((r.d).into_id, true),
          backline.missing_grants(k.oid, a.attnum, false)
            || backline.missing_side_grants((r.d).into_id, false),
-         case when r.code is not null then array[r.code, r.problem || ' ' || r.remedy] end, c.scanned_at
+         case when r.code is not null then array[r.code, r.problem || ' ' || r.remedy] end, c.scanned_at,
+         c.adopting, (r.d).follow_column
   from backline.collections c
   cross join lateral backline.resolve(c) r
   join backline.models m on m.id = c.model_id
-  left join pg_catalog.pg_class k on k.oid = (r.d).table_id and k.relkind in ('r', 'p')
+  left join pg_catalog.pg_class k on k.oid = (r.d).table_id
+    and (k.relkind in ('r', 'p') or (r.d).follow_number is not null and backline.is_read_only(k.oid))
   left join pg_catalog.pg_attribute a on a.attrelid = coalesce((r.d).into_id, k.oid)
     and a.attname = (r.d).embedding_column
     and not a.attisdropped

@@ -42,7 +42,7 @@ export const model = v.object({
 export const collectionStatus = v.object({
   name: v.string(),
   table: v.string(),
-  keyColumn: v.string(),
+  keyColumns: v.array(v.string()),
   /** Null if the text is an SQL expression. */
   textTemplate: v.nullish(v.string(), null),
   embeddingColumn: v.string(),

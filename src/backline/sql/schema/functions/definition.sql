@@ -64,7 +64,10 @@ begin
       with ordinality n(number, position)
     left join pg_catalog.pg_attribute a on a.attrelid = c.table_id and a.attnum = n.number)
     and backline.key_types(c.table_id, c.key_numbers) = c.key_types
-    and (c.into_id is null or c.into_id::regclass::text = format('%I.%I', c.into_schema, c.into_name));
+    and (c.into_id is null or c.into_id::regclass::text = format('%I.%I', c.into_schema, c.into_name))
+    and (c.follow_number is null or exists (
+      select from pg_catalog.pg_attribute a where a.attrelid = c.table_id and a.attnum = c.follow_number
+        and a.attname = c.follow_column));
 end $$;
 
 -- Returns a collection with the present names of its table and columns.
@@ -99,13 +102,17 @@ begin
     v_name := c.former_name;
   end if;
   named := (select k.oid from pg_catalog.pg_class k
-            where k.oid = to_regclass(v_name) and k.relkind in ('r', 'p'));
+            where k.oid = to_regclass(v_name) and (k.relkind in ('r', 'p')
+              or c.follow_number is not null and backline.is_read_only(k.oid)));
   -- Another table can have the recorded oid in a restored database.
-  v_kept := exists (select from pg_catalog.pg_class k where k.oid = c.table_id and k.relkind in ('r', 'p'))
+  v_kept := exists (select from pg_catalog.pg_class k where k.oid = c.table_id and (k.relkind in ('r', 'p')
+                    or c.follow_number is not null and backline.is_read_only(k.oid)))
     and (v_has_triggers or (select n.names = v_names from backline.present_columns(
            c.table_id, true, v_numbers, array_fill(null::text, array[cardinality(v_names)])) n)
          or named = c.table_id);
-  if named <> c.table_id and not v_has_triggers and backline.has_triggers(c.id, named) then
+  if named <> c.table_id and not v_has_triggers and (backline.has_triggers(c.id, named)
+     -- A view that was dropped and created again has another oid.
+     or c.follow_number is not null and backline.is_read_only(named) and v_kept is not true) then
     d.table_id := named;
   elsif not coalesce(v_kept, false) then
     code := 'BL003';
@@ -134,6 +141,18 @@ begin
       code := 'BL002';
       problem := format('The side table %s is gone.', format('%I.%I', c.into_schema, c.into_name));
       remedy := v_command;
+      return;
+    end if;
+  end if;
+  if c.follow_number is not null then
+    select (n.numbers)[1], (n.names)[1] into d.follow_number, d.follow_column
+    from backline.present_columns(
+      d.table_id, d.table_id = c.table_id, array[c.follow_number], array[c.follow_column]) n;
+    if d.follow_number is null then
+      code := 'BL002';
+      problem := format('The column %s of %s, which is polled, is gone.', c.follow_column,
+                        format('%I.%I', d.table_schema, d.table_name));
+      remedy := format('Add it again, or drop the collection: backline drop %s', backline.shell_word(c.name));
       return;
     end if;
   end if;
@@ -223,6 +242,7 @@ begin
     return k;
   end if;
   k.text_sql := backline.rename_columns(k.text_sql, k.text_names, v_names, k.text_types);
+  k.language_sql := backline.rename_columns(k.language_sql, k.text_names, v_names, k.text_types);
   k.text_template := backline.rename_in_template(k.text_template, k.text_names, v_names);
   k.text_names := v_names;
   return k;
@@ -327,6 +347,7 @@ begin
     key_numbers = (r.d).key_numbers, key_columns = (r.d).key_columns, key_types = (r.d).key_types,
     vector_number = (r.d).vector_number, embedding_column = (r.d).embedding_column,
     into_id = (r.d).into_id, into_schema = (r.d).into_schema, into_name = (r.d).into_name,
+    follow_number = (r.d).follow_number, follow_column = (r.d).follow_column,
     text_numbers = (r.d).text_numbers, text_names = (r.d).text_names, text_types = (r.d).text_types,
     text_template = (r.d).text_template, text_expression = (r.d).text_expression,
     where_sql = (r.d).where_sql, text_sql = (r.d).text_sql,
@@ -334,7 +355,7 @@ begin
                                  backline.unseen_partitions(r.d, v_members)), '')
   where o.id = p_collection;
   update backline.keyword_indexes o set text_template = k.text_template, text_sql = k.text_sql,
-    text_numbers = k.text_numbers, text_names = k.text_names
+    language_sql = k.language_sql, text_numbers = k.text_numbers, text_names = k.text_names
   where o.collection_id = p_collection and array_position(k.text_numbers, null) is null;
   perform backline.install_triggers(p_collection);
   return true;

@@ -25,8 +25,32 @@ begin
   return ts_delete(v_terms, array(select t.lexeme from unnest(v_terms) t where t.lexeme ~ '\w-\w'));
 end $$;
 
--- Returns the statement that indexes the rows of p_source, a query for key and content. Rows that are already
--- indexed stay unchanged.
+-- Returns the text search configuration of a value such as 'de', 'de-AT' or 'german': `simple` for a language
+-- that Postgres does not have, and p_default for null.
+create or replace function backline.language_of(p_value text, p_default text) returns text
+language sql stable parallel safe set search_path = pg_catalog, pg_temp as $$
+  select case when p_value is null then p_default else coalesce((
+    select n.name from (values
+      ('ar', 'arabic'), ('hy', 'armenian'), ('eu', 'basque'), ('ca', 'catalan'), ('da', 'danish'),
+      ('nl', 'dutch'), ('en', 'english'), ('fi', 'finnish'), ('fr', 'french'), ('de', 'german'),
+      ('el', 'greek'), ('hi', 'hindi'), ('hu', 'hungarian'), ('id', 'indonesian'), ('ga', 'irish'),
+      ('it', 'italian'), ('lt', 'lithuanian'), ('ne', 'nepali'), ('no', 'norwegian'), ('nb', 'norwegian'),
+      ('nn', 'norwegian'), ('pt', 'portuguese'), ('ro', 'romanian'), ('ru', 'russian'), ('sr', 'serbian'),
+      ('es', 'spanish'), ('sv', 'swedish'), ('ta', 'tamil'), ('tr', 'turkish'), ('yi', 'yiddish')
+    ) as n(code, name)
+    join pg_catalog.pg_ts_config g on g.cfgname = n.name and g.cfgnamespace = 'pg_catalog'::regnamespace
+    where split_part(translate(lower(p_value), '_', '-'), '-', 1) in (n.code, n.name) limit 1), 'simple') end;
+$$;
+
+-- Returns the expression of the language of a row r.
+create or replace function backline.row_language(k backline.keyword_indexes) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select case when k.language_sql is null then quote_literal(k.language)
+              else format('backline.language_of(%s::text, %L)', k.language_sql, k.language) end;
+$$;
+
+-- Returns the statement that indexes the rows of p_source, a query for key, content and language. Rows that
+-- are already indexed stay unchanged.
 --
 -- The planner does not know the number of keys. The statement therefore contains no joins: "in (...) is true"
 -- is always a hash look-up, while a join can become 10,000 scans of 10,000 rows.
@@ -38,7 +62,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       select n.doc, n.key, n.terms,
              (select coalesce(sum(greatest(cardinality(t.positions), 1)), 0) from unnest(n.terms) t) as length
       from (select nextval('backline.document_ids') as doc, s.key,
-                   backline.terms(%3$L::regconfig, s.content) as terms
+                   backline.terms(s.language::regconfig, s.content) as terms
             from source s offset 0) n
     ), placed as materialized (
       insert into backline.documents (collection_id, doc, key, length, terms)
@@ -56,8 +80,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
                  greatest(cardinality(t.positions), 1)::float8 as tf
           from fresh f, unnest(f.terms) t where (f.doc in (select p.doc from placed p)) is true) u
     group by u.lexeme
-  $q$, p_collection, p_source, k.language)
-  from backline.keyword_indexes k where k.collection_id = p_collection;
+  $q$, p_collection, p_source);
 $$;
 
 -- Removes documents by key, and returns the keys of those that existed.
@@ -108,10 +131,28 @@ begin
     end if;
     execute backline.index_statement(p_collection, format(
       'select x.* from unnest($1) as u(key) cross join lateral ('
-      'select %s collate "C" as key, %s as content from %s r where %s offset 0) x',
-      backline.key_text(c), backline.conditional_text(k.text_sql, c.where_sql), backline.source(c),
-      backline.key_match(c, 'u.key'))) using v_keys;
+      'select %s collate "C" as key, %s as content, %s as language from %s r where %s offset 0) x',
+      backline.key_text(c), backline.conditional_text(k.text_sql, c.where_sql), backline.row_language(k),
+      backline.source(c), backline.key_match(c, 'u.key'))) using v_keys;
+    perform backline.add_languages(c, k, v_keys) where k.language_sql is not null;
   end if;
+end $$;
+
+-- Records the languages of rows, which a query is read in.
+create or replace function backline.add_languages(
+  c backline.collections, k backline.keyword_indexes, p_keys text[]
+) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_languages text[];
+begin
+  execute format(
+    'select array_agg(distinct x.language) from unnest($1) as u(key) '
+    'cross join lateral (select %s as language from %s r where %s offset 0) x',
+    backline.row_language(k), backline.source(c), backline.key_match(c, 'u.key'))
+  into v_languages using p_keys;
+  update backline.keyword_indexes o
+  set languages = array(select distinct u.name from unnest(o.languages || v_languages) as u(name) order by 1)
+  where o.collection_id = c.id and not v_languages <@ o.languages;
 end $$;
 
 -- Indexes the present texts of edited rows. If that fails, as with a dropped language, the index is marked as
@@ -171,32 +212,41 @@ begin
            then 'simple' else 'english' end)
   $q$, c.text_sql, backline.source(c)) into v_language;
   return 'pg_catalog.' || v_language;
+exception when data_exception or cardinality_violation or raise_exception then  -- for a row, see try_text()
+  return 'pg_catalog.english';
 end $$;
 
 -- Sets how a collection is indexed for keywords, and discards the existing index. A table of up to 1,000 rows
 -- is indexed here. A larger one is indexed by build_keywords_page.
 create or replace function backline.set_keywords(
-  p_collection int, p_template text default null, p_language regconfig default null
+  p_collection int, p_template text default null, p_language regconfig default null,
+  p_language_column text default null
 ) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
   v_table text;
   v_rows bigint;
   v_template text;
+  v_language text;
 begin
   perform backline.lock(p_collection, 'log');
   c := backline.definition(p_collection);
   v_table := format('%I.%I', c.table_schema, c.table_name);
   select coalesce(p_template, k.text_template, c.text_template) into v_template
   from (values (1)) one left join backline.keyword_indexes k on k.collection_id = p_collection;
+  select case when p_language_column is null then k.language_sql else (backline.compile_expression(
+           v_table::regclass, format('r.%I::text', p_language_column), 'text')).sql end into v_language
+  from (values (1)) one left join backline.keyword_indexes k on k.collection_id = p_collection;
   insert into backline.keyword_indexes as k
-    (collection_id, language, text_template, text_sql, text_numbers, text_names, text_types)
-  select p_collection, coalesce(p_language::text, k.language, backline.guess_language(c)), v_template,
-         t.text_sql, t.numbers, t.names, t.types
+    (collection_id, language, language_sql, text_template, text_sql, text_numbers, text_names, text_types)
+  select p_collection, coalesce(p_language::text, k.language, backline.guess_language(c)), v_language,
+         v_template, t.text_sql, n.numbers, n.names, n.types
   from backline.compile_text(
     v_table::regclass, v_template, case when v_template is null then c.text_expression end, null) t
+  cross join lateral backline.read_columns(v_table::regclass, concat_ws(' ', t.text_sql, v_language)) n
   left join backline.keyword_indexes k on k.collection_id = p_collection
   on conflict (collection_id) do update set text_template = excluded.text_template,
+    language_sql = excluded.language_sql, languages = '{}',
     text_sql = excluded.text_sql, text_numbers = excluded.text_numbers, text_names = excluded.text_names,
     text_types = excluded.text_types, language = coalesce(p_language::text, k.language);
   perform backline.install_triggers(p_collection);  -- they compare the columns of this template too

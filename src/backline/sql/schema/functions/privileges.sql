@@ -15,8 +15,8 @@ begin
     'backline.score_statement, backline.searchable, backline.comparable, '
     'backline.comparison, backline.keyword_candidates, '
     'backline.compile_filter, backline.compile_comparison, backline.readable_columns, backline.marks, '
-    'backline.snippet, backline.similarities, backline.source, backline.rows_of, backline.vector_of, '
-    'backline.best_passages_of, backline.passages_found, backline.all_passages_of, '
+    'backline.snippet, backline.similarities, backline.language_of, backline.source, backline.rows_of, '
+    'backline.vector_of, backline.best_passages_of, backline.passages_found, backline.all_passages_of, '
     'backline.side_table, backline.side_key, backline.key_values, backline.key_match, backline.key_order, '
     'backline.key_text(backline.collections), backline.key_text(text[]), backline.joined, '
     'backline.json_or_null, backline.strip_html, backline.try_text, backline.try_condition to %s', p_role);
@@ -28,6 +28,19 @@ revoke all on all tables in schema backline from public;
 revoke all on all sequences in schema backline from public;
 revoke all on all functions in schema backline from public;
 alter default privileges in schema backline revoke execute on functions from public;
+
+-- The policies of side tables call these for every role that reads the table.
+do $$
+declare
+  v_function regprocedure;
+begin
+  for v_function in
+    select p.oid from pg_catalog.pg_proc p
+    where p.pronamespace = 'backline'::regnamespace and p.proname ~ '^c[0-9]+_visible$'
+  loop
+    execute format('grant execute on function %s to public', v_function);
+  end loop;
+end $$;
 
 -- The functions for PostgREST are in the schema public, where older Supabase projects grant every new
 -- function to all three roles. Revoke that, then grant what each role needs.

@@ -32,7 +32,8 @@ begin
           when p.embedding is null then 'no vector'
           %9$s
           when extensions.vector_dims(p.embedding) <> $5 then 'wrong dimensions'
-          when not abs(extensions.vector_norm(p.embedding) - 1) < 1e-3 then 'not unit length'
+          when not (abs(extensions.vector_norm(p.embedding) - 1) < 1e-3
+                    or $7 and extensions.vector_norm(p.embedding) > 0) then 'not unit length'
           when s.key is null then 'no stamp'
           when s.model_id <> $4 then 'another model'
           when s.content_hash <> sha256(convert_to(p.content, 'UTF8')) then 'stale text'
@@ -62,9 +63,11 @@ begin
        case when c.passages is not null then $s$
           when not (p.passages = s.passages and abs(p.fingerprint - s.fingerprint) <= 1e-4 * sqrt(p.passages))
             then 'not the vector that was written' $s$ else $s$
-          when abs(extensions.inner_product(p.embedding, $6) - s.fingerprint) > 1e-4
+          when abs(extensions.inner_product(p.embedding, $6) - s.fingerprint)
+               > 1e-4 * greatest(1, extensions.vector_norm(p.embedding))
             then 'not the vector that was written' $s$ end)
   into scanned, embedded, blank, excluded, problems, last_key
-  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection;
+  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection,
+        c.any_length;
 end $$;
 comment on function backline.verify_page is 'API: verifies the page of rows after key p_after.';

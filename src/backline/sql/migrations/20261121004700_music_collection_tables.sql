@@ -6,6 +6,6 @@
 select backline.add_collection(
   'music_knowledge', 'public.music_knowledge', null,
   '{topic} {category} {suggestion} {title} {asked_as}', 'embedding',
-  'local', 'all-MiniLM-L6-v2', 'c9745ed1d9f2', 384)
+  'local', 'all-MiniLM-L6-v2', 'c9745ed1d9f2', 384, p_existing => 'overwrite')
 where not exists (select from backline.collections where name = 'music_knowledge');
 select backline.recount(id) from backline.collections where name = 'music_knowledge';

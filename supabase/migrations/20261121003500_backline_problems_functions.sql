@@ -64,7 +64,7 @@ begin
         from %6$s where %1$s offset 0) r on true
     ), found as materialized (
       select f.key from (
-        select %5$s collate "C" as key from %4$s r tablesample system ($4)) f
+        select %5$s collate "C" as key from %4$s) f
       where f.key <> all ($3) order by random() limit 20
     )
     select array(select j.key from judged j where j.present is null),
@@ -76,7 +76,11 @@ begin
                    where s.collection_id = $1 and s.key = f.key offset 0) is null and (
                    select true from backline.failures d
                    where d.collection_id = $1 and d.key = backline.failure_key(f.key) offset 0) is null)
-  $q$, backline.key_match(c, 's.key'), backline.vector_of(c), c.text_sql, backline.source(c),
+  $q$, backline.key_match(c, 's.key'), backline.vector_of(c), c.text_sql,
+       -- Views and foreign tables have no blocks to sample; their new rows are found by polls.
+       case when backline.is_read_only(c.table_id)
+            then format('(select * from %s limit 0) r', backline.source(c))
+            else backline.source(c) || ' r tablesample system ($4)' end,
        backline.key_text(c), backline.rows_of(c))
   into orphans, emptied, edited, unknown using c.id, c.model_id, p_open, p_share;
 end $$;
@@ -174,7 +178,7 @@ begin
                          'a row.', n.names, v_table),
            format('Make it the key again: alter table %s add primary key (%s)', v_table, n.names)
     from (select string_agg(quote_ident(u.name), ', ') as names from unnest(d.key_columns) u(name)) n
-    where not backline.is_key(d.table_id, d.key_numbers);
+    where not (backline.is_read_only(d.table_id) or backline.is_key(d.table_id, d.key_numbers));
   return query
     select 'column', format('The column %s of %s has the type %s, and cannot hold vectors of %s dimensions.',
                             d.embedding_column, v_table,
@@ -211,6 +215,16 @@ begin
   return query
     select 'unscanned', n.why || ' Rows may have changed unseen.', v_reconcile
     from (select concat_ws(' ', c.unscanned, r.changed) as why) n where n.why <> ''
+    union all
+    select 'polling', format('%s is polled, and the last poll was at %s: later edits are not known.',
+                             format('%I.%I', c.table_schema, c.table_name),
+                             to_char(p.polled_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS UTC')),
+           'Run: backline sync ' || backline.shell_word(c.name)
+    from backline.polls p
+    where p.collection_id = c.id and greatest(p.next_at, p.polled_at) < now() - interval '2 minutes'
+    union all
+    select 'adoption', format('The vectors that %s held are not all adopted yet.', c.embedding_column),
+           'Run the same backline add … --adopt again' where c.adopting
     union all
     select 'missed', 'Changes of tables could not be recorded.', v_reconcile
     where pg_catalog.pg_sequence_last_value('backline.missed'::regclass) > c.missed;

@@ -44,34 +44,37 @@ create or replace function backline.query_terms(p_collection int, p_query text)
 returns table (term text, weight float8, documents bigint, guessed boolean)
 language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
-  v_language regconfig;
+  v_languages regconfig[];
   v_query text := left(p_query, 2000);
 begin
-  select k.language::regconfig into v_language
-  from backline.keyword_indexes k where k.collection_id = p_collection;
+  select array(select distinct u.name::regconfig from unnest(k.languages || k.language) as u(name))
+  into v_languages from backline.keyword_indexes k where k.collection_id = p_collection;
   return query
   with words as (
     select m[1] as word, row_number() over () as n from regexp_matches(lower(v_query), '\w+', 'g') m
   ), lexemes as (
-    select t.lexeme, greatest(cardinality(t.positions), 1)::float8 as weight
-    from unnest(backline.terms(v_language, v_query)) t
+    select t.lexeme, max(greatest(cardinality(t.positions), 1))::float8 as weight
+    from unnest(v_languages) as g(language)
+    cross join lateral unnest(backline.terms(g.language, v_query)) t group by t.lexeme
   ), expanded as (
     select a.lexeme, a.weight, true as exact from lexemes a
     union all
     select t.lexeme, 0.7, false
-    from unnest(to_tsvector(v_language, (select string_agg(a.word || b.word, ' ')
-                                         from words a join words b on b.n = a.n + 1
-                                         where length(a.word) > 1 and length(b.word) > 1))) t
+    from unnest(v_languages) as g(language)
+    cross join lateral unnest(to_tsvector(g.language, (
+      select string_agg(a.word || b.word, ' ') from words a join words b on b.n = a.n + 1
+      where length(a.word) > 1 and length(b.word) > 1))) t
     where not exists (select from lexemes a where a.lexeme = t.lexeme)
     union all
     select t.lexeme, m.weight, false
     from (select s.meaning, case when exists (
-                   select from unnest(to_tsvector(v_language, s.word)) o
+                   select from unnest(v_languages) as g(language)
+                   cross join lateral unnest(to_tsvector(g.language, s.word)) o
                    join backline.postings p on p.collection_id = p_collection and p.term = o.lexeme
                  ) then 0.2 else 0.7 end as weight
           from backline.synonyms s
           where s.collection_id = p_collection and s.word in (select w.word from words w)) m,
-    unnest(backline.terms(v_language, m.meaning)) t
+    unnest(v_languages) as g(language) cross join lateral unnest(backline.terms(g.language, m.meaning)) t
     where not exists (select from lexemes a where a.lexeme = t.lexeme)
   ), indexed as materialized (
     select w.lexeme, max(w.weight) as weight, bool_or(w.exact) as exact, coalesce((

@@ -32,7 +32,7 @@ begin
           select true from backline.stamps s
           where s.collection_id = $1 and s.key = u.key and not s.stale and s.model_id = $5 offset 0) is null
       ), free as materialized (
-        select o.key from open o join %1$s r on %2$s for no key update of r skip locked
+        select o.key from open o join %1$s r on %2$s %4$s
       ), queued as (
         insert into backline.jobs (collection_id, key, priority, enqueued_at, worker_id, lease, snapshot)
         select $1, f.key, 1, $7, $2, $4, $8 from free f order by f.key
@@ -40,7 +40,9 @@ begin
       )
       select array(select x.key from (select o.key from open o except select f.key from free f) x
                    join %1$s r on %3$s)
-    $q$, backline.source(c), backline.key_match(c, 'o.key'), backline.key_match(c, 'x.key'))
+    $q$, backline.source(c), backline.key_match(c, 'o.key'), backline.key_match(c, 'x.key'),
+         -- Rows of a view cannot be locked, and nothing is written to those of a source that is polled.
+         case when c.follow_number is null then 'for no key update of r skip locked' end)
     into v_held using p.collection_id, p.worker_id, p.keys, p.lease, c.model_id, p_keys, p.leased_at,
                       p.snapshot;
     v_held := v_held || array(select u.key from unnest(p.keys) as u(key) where u.key <> all (p_keys));
@@ -163,6 +165,7 @@ declare
 begin
   c := backline.definition(p_collection);
   perform backline.require_model(c.model_id, p_model);
+  perform backline.poll_source(p_collection) where p_after is null and c.follow_number is not null;
   perform backline.lock(p_collection, 'scan');
   perform backline.end_finished_batches(p_worker, p_unfinished);
   if c.where_sql is not null then

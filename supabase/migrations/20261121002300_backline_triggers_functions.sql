@@ -11,7 +11,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   from backline.collections c
   cross join lateral backline.resolve(c) r
   join pg_catalog.pg_class t on t.oid = any (backline.table_and_partitions((r.d).table_id))
-  where c.id = p_collection and t.relkind in ('r', 'p');
+  where c.id = p_collection and t.relkind in ('r', 'p') and c.follow_number is null;
 $$;
 
 -- Returns the condition that a row's text may have changed between o and n, or that its vector was set or
@@ -166,6 +166,9 @@ begin
   c := backline.definition(p_collection);
   if c.into_name is not null then
     perform backline.install_visibility(c);
+  end if;
+  if c.follow_number is not null then  -- polled
+    return;
   end if;
   v_table := format('%I.%I', c.table_schema, c.table_name)::regclass;
   v_key := backline.key_text(c);

@@ -10,19 +10,19 @@
 create or replace function backline.searchable(p_collection int,
   out c backline.collections,
   out dimensions int, out column_type text, out column_dimensions int,
-  out index_type text, out language regconfig, out keywords_built boolean
+  out index_type text, out language regconfig, out row_language text, out keywords_built boolean
 ) language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform backline.check_reader(p_collection);
   c := backline.definition(p_collection);
   select m.dimensions, t.typname, case when a.atttypmod > 0 then a.atttypmod end,
-         k.language::regconfig, k.built_at is not null,
+         k.language::regconfig, backline.row_language(k), k.built_at is not null,
          backline.indexed_as(a.attrelid, a.attname, t.typname,
                              case when a.atttypmod > 0 then a.atttypmod end, m.dimensions)
   into dimensions, column_type, column_dimensions,
-       language, keywords_built, index_type
+       language, row_language, keywords_built, index_type
   from backline.models m
-  left join backline.keyword_indexes k on k.collection_id = c.id
+  left join lateral (select x.* from backline.keyword_definition(c.id) x) k on true
   join pg_catalog.pg_attribute a on a.attrelid = coalesce(c.into_id, c.table_id)
     and a.attname = c.embedding_column and not a.attisdropped
   join pg_catalog.pg_type t on t.oid = a.atttypid
@@ -216,14 +216,14 @@ begin
   reading := format($q$
     select t.key, t.score, t.dense, nullif(t.keyword, 0), d.content,
            (select to_jsonb(c) from (select %2$s) c),
-           case when $7 then backline.snippet(%3$L::regconfig, %6$s, $6) end, %7$s
+           case when $7 then backline.snippet((%3$s)::regconfig, %6$s, $6) end, %7$s
     from unnest($1::text[], $2::float8[], $3::float8[], $4::float8[]) with ordinality
          t(key, score, dense, keyword, position)
     join %4$s r on %5$s
     cross join lateral (select %1$s as content offset 0) d
     %8$s
     where t.position > $5 order by t.position
-  $q$, (s.c).text_sql, backline.readable_columns((s.c).table_id), s.language, v_source,
+  $q$, (s.c).text_sql, backline.readable_columns((s.c).table_id), s.row_language, v_source,
        backline.key_match(s.c, 't.key'),
        case when v_split then 'coalesce(g.best, d.content)' else 'd.content' end,
        case when v_split then 'g.passages' else 'null::jsonb' end,

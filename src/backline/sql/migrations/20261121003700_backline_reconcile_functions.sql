@@ -103,13 +103,16 @@ begin
             or abs(n.fingerprint - n.stamped_fingerprint) > 1e-4 * sqrt(n.passages)
             then 'vector that Backline did not write' $s$ else $s$
           when extensions.vector_dims(n.embedding) <> $5 then 'vector of wrong dimensions'
-          when not abs(extensions.vector_norm(n.embedding) - 1) < 1e-3
-            or abs(extensions.inner_product(n.embedding, $6) - n.stamped_fingerprint) > 1e-4
+          when not (abs(extensions.vector_norm(n.embedding) - 1) < 1e-3
+                    or $8 and extensions.vector_norm(n.embedding) > 0)
+            or abs(extensions.inner_product(n.embedding, $6) - n.stamped_fingerprint)
+               > 1e-4 * greatest(1, extensions.vector_norm(n.embedding))
             then 'vector that Backline did not write' $s$ end,
        case when c.passages is not null then
          ', p.passages, p.fingerprint, p.gaps, p.dimensions, p.length, p.strange' else '' end)
   into scanned, last_key, problems, v_long
-  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection, v_leased;
+  using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection, v_leased,
+        c.any_length;
   if v_long is not null and p_repair then
     perform backline.refuse_long_keys(p_collection, v_long);
   end if;

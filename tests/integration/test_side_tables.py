@@ -1,0 +1,110 @@
+"""A side table follows the key, the rights and the row level security of its source."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from importlib.resources import files
+
+import pytest
+from tests.integration.harness import DIMENSIONS, NOTES, World, declare, make_world, texts
+
+from backline import errors
+from backline.embedders.hash import HashEmbedder
+from backline.postgres.store import Store
+from backline.reconcile import Reconciliation
+
+ROWS = 5
+INTEGERS = NOTES.replace("bigint", "integer")
+
+
+@pytest.fixture
+async def reader(filled: World) -> AsyncIterator[str]:
+    """A role that may read the source because every role may."""
+    await filled.sql("drop role if exists side_reader; create role side_reader")
+    yield "side_reader"
+    await filled.sql("reset role; drop owned by side_reader; drop role side_reader")
+
+
+@pytest.fixture
+async def filled(store: Store) -> AsyncIterator[World]:
+    """Five rows with vectors in a side table; every role may read the source."""
+    async with make_world(
+        store, ddl=f"{INTEGERS}; grant select on notes to public", into="note_vectors"
+    ) as world:
+        await world.insert(*texts(ROWS))
+        await world.fill()
+        yield world
+
+
+async def seen(world: World, role: str) -> tuple[int, int]:
+    """Return how many rows and how many vectors a role sees."""
+    await world.sql(f"set role {role}")
+    [row] = await world.sql(
+        "select (select count(*) from notes) as notes,"
+        " (select count(*) from backline_vectors.note_vectors) as vectors"
+    )
+    await world.sql("reset role")
+    return row["notes"], row["vectors"]
+
+
+async def test_a_grant_to_public_covers_the_side_table(filled: World, reader: str) -> None:
+    assert await seen(filled, reader) == (ROWS, ROWS)
+
+
+async def test_row_level_security_follows_a_replaced_table(filled: World, reader: str) -> None:
+    await filled.sql(
+        "create table copied (like notes including all); insert into copied select * from notes;"
+        "drop table notes; alter table copied rename to notes; grant select on notes to public;"
+        "alter table notes enable row level security;"
+        "create policy few on notes for select using (id <= 2)"
+    )
+    assert await seen(filled, reader) == (2, 2)
+    assert (await Reconciliation(filled.store, filled.collection).run()).sound
+    assert await seen(filled, reader) == (2, 2)
+
+
+async def test_an_upgrade_keeps_the_side_table_readable(filled: World, reader: str) -> None:
+    privileges = files("backline.sql") / "schema" / "functions" / "privileges.sql"
+    await filled.user.execute(privileges.read_bytes())
+    await filled.sql("alter table notes enable row level security")
+    assert await seen(filled, reader) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("type_", "added"), [("bigint", "3000000000"), ("text", "'third'"), ("varchar(9)", "'third'")]
+)
+async def test_a_key_of_another_type_is_followed(filled: World, type_: str, added: str) -> None:
+    await filled.sql(f"alter table notes alter id type {type_}")
+    await filled.sql(f"insert into notes (id, body) values ({added}, 'new')")
+    report = await filled.fill()
+    assert report.embedded == 1, report
+    assert (await Reconciliation(filled.store, filled.collection).run()).sound
+    await filled.check_complete()
+
+
+async def test_vectors_of_keys_without_a_value_of_the_new_type_are_replaced(filled: World) -> None:
+    await filled.sql("alter table notes alter id type text")
+    await filled.sql("insert into notes (id, body) values ('third', 'new')")
+    await filled.fill()
+    await filled.sql("delete from notes where id = 'third'")  # its vector is still there
+    await filled.sql("alter table notes alter id type bigint using id::bigint + 10")
+    await filled.fill()
+    assert (await Reconciliation(filled.store, filled.collection).run()).sound
+    await filled.fill()
+    await filled.check_complete()
+
+
+async def test_a_key_that_becomes_longer_is_stored(store: Store) -> None:
+    ddl = "create table notes (id varchar(3) primary key, body text)"
+    async with make_world(store, ddl=ddl, into="note_vectors") as world:
+        await world.sql("alter table notes alter id type varchar(9)")
+        await world.sql("insert into notes values ('a longer', 'text')")
+        await world.fill()
+        await world.check_complete()
+
+
+async def test_the_name_of_a_type_is_taken(store: Store) -> None:
+    async with make_world(store) as world:
+        await world.sql("create type taken as enum ('a')")
+        with pytest.raises(errors.CollectionExistsError, match=r"public\.taken exists already"):
+            await declare(store, HashEmbedder(DIMENSIONS), name="other", into="public.taken")
