@@ -63,6 +63,18 @@ async def test_row_level_security_follows_a_replaced_table(filled: World, reader
     assert await seen(filled, reader) == (2, 2)
 
 
+async def test_an_operator_of_the_reader_does_not_decide(filled: World, reader: str) -> None:
+    await filled.sql(
+        "alter table notes enable row level security;"
+        "create policy few on notes for select using (id operator(pg_catalog.<=) 2);"
+        "create schema theirs; grant usage on schema theirs to public;"
+        "create function theirs.always(integer, integer) returns boolean language sql as 'select true';"
+        "create operator theirs.= (leftarg = integer, rightarg = integer, function = theirs.always);"
+        "set search_path = theirs, pg_catalog, public"
+    )
+    assert await seen(filled, reader) == (2, 2)
+
+
 async def test_an_upgrade_keeps_the_side_table_readable(filled: World, reader: str) -> None:
     privileges = files("backline.sql") / "schema" / "functions" / "privileges.sql"
     await filled.user.execute(privileges.read_bytes())
