@@ -13,6 +13,11 @@ PAGE  := $(ROOT)/src/backline/server/static/index.html
 # Sources of the page, without node_modules.
 WEB_SOURCES := $(shell find $(WEB) -name node_modules -prune -o -type f -print 2>/dev/null) $(ROOT)/src/backline/data/actions.json
 
+# Suites that hold for every place of the vectors.
+OVER_TARGETS := $(addprefix tests/,$(addsuffix .py,$(addprefix integration/test_,backfill cache concurrent_edits \
+	database_faults kill known_traps leases live_edits lost_lease provider_faults server_crashes))) \
+	tests/property tests/transports
+
 .DEFAULT_GOAL := help
 .PHONY: help run serve setup tools js browser web web-dev web-test screenshots test nightly simulate lint format unit docs clean
 
@@ -30,8 +35,12 @@ test: setup tools js browser lint ## set up, lint, type-check and run every test
 	@$(MAKE) --no-print-directory -C $(ROOT) web-test OPTIONAL=optional
 	@cd $(ROOT) && $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
 
-nightly: setup tools js browser ## run the slow tests, and 2,000 histories of the protocol
+nightly: setup tools js browser ## slow tests, faults over side tables and passages, 2,000 histories
 	@cd $(ROOT) && $(BIN)/python -m pytest -m nightly -n auto --maxprocesses 8 $(PYTEST_ARGS)
+	@cd $(ROOT) && BACKLINE_TESTED_SIDE_TABLE=notes_vectors \
+		$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(OVER_TARGETS) $(PYTEST_ARGS)
+	@cd $(ROOT) && BACKLINE_TESTED_PASSAGES=100 BACKLINE_TESTED_SIDE_TABLE=notes_vectors \
+		$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(OVER_TARGETS) $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory -C $(ROOT) simulate SEEDS=2000
 
 simulate: setup ## run SEEDS histories of the protocol from seed FIRST; SHRINK=--shrink shortens failures

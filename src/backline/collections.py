@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast, get_args
 
 from backline import errors
 from backline.errors import command
-from backline.types import Collection, Model
+from backline.types import Collection, Model, PassageUnit, Splitting
 
+DEFAULT_PASSAGE_TOKENS: Final = 256
+SMALLEST_PASSAGE: Final = 16
 VECTOR_TYPES: Final = ("vector", "halfvec")
 # The errors of the SQL function `backline.resolve`, by SQLSTATE.
 UNUSABLE: Final[Mapping[str, type[errors.ConfigurationError]]] = {
@@ -69,6 +71,7 @@ def collection_of(record: Mapping[str, Any]) -> Collection:
         column_type=record["column_type"],
         column_dimensions=record["column_dimensions"],
         long_text=record["long_text"],
+        splitting=Splitting(**record["passages"]) if record["passages"] else None,
         into=(record["into_schema"], record["into_name"]) if record["into_name"] else None,
         missing_grants=tuple(record["missing_grants"] or ()),
         missing_to_read=tuple(record["missing_to_read"] or ()),
@@ -83,6 +86,43 @@ def collection_of(record: Mapping[str, Any]) -> Collection:
 
 def _moment(value: datetime | str | None) -> datetime | None:
     return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
+def passages_table(table: str) -> str:
+    """Return the default side table of the passages of a table, as SQL names it."""
+    name = table[:50].replace('"', '""')
+    return f'"{name}_passages"'
+
+
+def declared_splitting(
+    model: Model, unit: str, tokens: int | None = None, overlap: int = 0
+) -> Splitting | None:
+    """Return how texts are split for a model; None for the unit "none".
+
+    Raises:
+        UsageError: the unit does not exist, or a number is out of range.
+    """
+    if unit == "none":
+        if tokens is not None or overlap:
+            raise errors.UsageError(
+                "--passage-tokens and --overlap describe passages. Add --passages auto."
+            )
+        return None
+    if unit not in get_args(PassageUnit):
+        raise errors.UsageError(
+            f"--passages is {unit!r}; use {', '.join(get_args(PassageUnit))} or none."
+        )
+    largest = min(DEFAULT_PASSAGE_TOKENS, model.max_tokens) if tokens is None else tokens
+    if not SMALLEST_PASSAGE <= largest <= model.max_tokens:
+        raise errors.UsageError(
+            f"--passage-tokens is {largest:,}; with {model} it must be {SMALLEST_PASSAGE} to "
+            f"{model.max_tokens:,}, which is what the model reads."
+        )
+    if not 0 <= overlap <= largest // 2:
+        raise errors.UsageError(
+            f"--overlap is {overlap:,}; it must be 0 to {largest // 2:,}, half of --passage-tokens."
+        )
+    return Splitting(cast("PassageUnit", unit), largest, overlap)
 
 
 def check(collection: Collection, model: Model, *, to: Literal["read", "fill"] = "fill") -> None:

@@ -29,12 +29,13 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from backline import errors
+from backline.collections import declared_splitting, passages_table
 from backline.config import COLLECTIONS, Settings
 from backline.errors import command
 from backline.postgres.store import Store
 from backline.search import indexes
 from backline.sql import query
-from backline.types import Collection, LongText, Model
+from backline.types import Collection, LongText, Model, Splitting
 
 Resolve: TypeAlias = Callable[[str], Awaitable[Model]]
 """Returns the model that a specification such as "local" names."""
@@ -59,6 +60,9 @@ class Declaration:
     column_type: str = "vector"
     into: str | None = None
     follow: str | None = None
+    passages: str = "none"
+    passage_tokens: int | None = None
+    overlap: int = 0
     long_text: LongText = "truncate"
     language: str | None = None
     language_column: str | None = None
@@ -153,6 +157,8 @@ def _require_type(path: Path, where: str, field: str, value: Any) -> None:
     elif field == "key":
         right = isinstance(value, list) and all(isinstance(name, str) for name in value)
         kind = "a column or a list of columns"
+    elif field in ("passage_tokens", "overlap"):
+        right, kind = isinstance(value, int) and not isinstance(value, bool), "a number"
     elif field == "long_text":
         right, kind = value in get_args(LongText), f"one of {', '.join(get_args(LongText))}"
     else:
@@ -252,6 +258,7 @@ async def _differences(
         ("language", language.removeprefix("pg_catalog."),
          (declaration.language or language).removeprefix("pg_catalog.")),
         ("vectors", *await _places(store, collection, declaration)),
+        ("passages", _split(collection.splitting), _split(_splitting(declaration, model))),
         ("follow", collection.follow or "triggers", declaration.follow or "triggers"),
         ("text", *await _texts(store, collection, declaration, record["oid"])),
         ("where", *await _conditions(store, collection, declaration, record["oid"])),
@@ -267,6 +274,18 @@ def _short(model: Model) -> str:
     return f"{model.provider}/{model.name}@{model.dimensions}"
 
 
+def _splitting(declaration: Declaration, model: Model) -> Splitting | None:
+    return declared_splitting(
+        model, declaration.passages, declaration.passage_tokens, declaration.overlap
+    )
+
+
+def _split(splitting: Splitting | None) -> str:
+    if splitting is None:
+        return "none"
+    return f"{splitting.by} of {splitting.tokens} tokens, overlap {splitting.overlap}"
+
+
 def _remedy(collection: Collection, declaration: Declaration, field: str) -> str | None:
     if field in ("text", "where", "language"):
         return None
@@ -278,6 +297,8 @@ def _remedy(collection: Collection, declaration: Declaration, field: str) -> str
 async def _places(
     store: Store, collection: Collection, declaration: Declaration
 ) -> tuple[str, str]:
+    if declaration.into is None and collection.splitting is not None:
+        return "", ""  # the default side table of the passages
     if declaration.into is None:
         present = collection.vector_column if collection.into else collection.embedding_column
         return present, declaration.column
@@ -332,11 +353,15 @@ async def add(store: Store, declaration: Declaration, resolve: Resolve) -> None:
     record = await store.find_table(declaration.table)
     if declaration.language is not None:
         await indexes.require_language(store, declaration.language)
+    model = await resolve(declaration.model)
+    splitting, into = _splitting(declaration, model), declaration.into
+    if splitting is not None and into is None:
+        into = passages_table(record["name"])
     await store.add_collection(
         declaration.name, record["oid"], key=declaration.key and list(declaration.key),
         template=declaration.text, text_sql=declaration.text_sql, where=declaration.where,
-        column=declaration.column, column_type=declaration.column_type, into=declaration.into,
-        model=await resolve(declaration.model), long_text=declaration.long_text,
+        column=declaration.column, column_type=declaration.column_type, into=into,
+        splitting=splitting, model=model, long_text=declaration.long_text,
         language=declaration.language, language_column=declaration.language_column,
         published=declaration.published, follow=declaration.follow,
     )  # fmt: skip

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from backline.embedders.base import Embedder
 from backline.store import JobStore, ScannedRow
 from backline.types import Collection, LongText
+from backline.worker.backlog import PendingText
+from backline.worker.batch_handler import EmbedBatches
 
 PAGE: Final = 1000
 SAMPLE: Final = 64
@@ -63,8 +67,8 @@ async def estimate(store: JobStore, collection: Collection, embedder: Embedder) 
         page = await store.scan_page(collection, after, PAGE)
         to_fill = [row for row in page if row.due and row.content]
         new = _distinct([row for row in to_fill if not row.cached], seen)
-        counts = await asyncio.to_thread(embedder.count_tokens, [row.content for row in new])
-        max_tokens = embedder.model.max_tokens
+        counts = await asyncio.to_thread(_count, embedder, collection, [row.content for row in new])
+        max_tokens = sys.maxsize if collection.splitting else embedder.model.max_tokens
         rows, due = rows + len(page), due + len(to_fill)
         cached += sum(row.cached for row in to_fill)
         tokens += sum(_paid(count, max_tokens, collection.long_text) for count in counts)
@@ -90,6 +94,15 @@ async def estimate(store: JobStore, collection: Collection, embedder: Embedder) 
         seconds=seconds,
         time_basis=basis,
     )
+
+
+def _count(embedder: Embedder, collection: Collection, texts: Sequence[str]) -> list[int]:
+    """Return the tokens of each text, or of its passages together."""
+    pending = [PendingText(b"", text) for text in texts]
+    if collection.splitting is None:
+        return embedder.count_tokens(texts)
+    EmbedBatches(embedder).prepare(pending, collection)
+    return [text.tokens for text in pending]
 
 
 def _paid(tokens: int, max_tokens: int, long_text: LongText) -> int:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+INT: Final = 23
 BIGINT: Final = 20
 TEXT: Final = 25
 BYTEA: Final = 17
@@ -68,6 +69,12 @@ def blobs(values: Iterable[bytes | None], oid: int = BYTEA) -> Array:
     """Return bytea[], or an array of another type with the same binary format."""
     pack = struct.Struct(">i").pack
     return Array(oid, [NULL if v is None else pack(len(v)) + v for v in values])
+
+
+def ints(values: Iterable[int]) -> Array:
+    """Return int[]."""
+    pack = struct.Struct(">ii").pack
+    return Array(INT, [pack(4, v) for v in values])
 
 
 def bigints(values: Iterable[int | None]) -> Array:

@@ -79,6 +79,22 @@ class KeywordsPage:
     last: bool
 
 
+class NewPassage(NamedTuple):
+    """A passage to write; see `backline.passages.Piece`.
+
+    Attributes:
+        content_hash: SHA-256 of what was embedded.
+        encoded: its vector, or `pgvector.NULL` to reuse that of an equal passage.
+
+    """
+
+    start: int
+    end: int
+    heading: str
+    content_hash: bytes
+    encoded: bytes = pgvector.NULL
+
+
 class NewVector(NamedTuple):
     """A row to write.
 
@@ -86,6 +102,7 @@ class NewVector(NamedTuple):
         encoded: its vector, an item of `pgvector.vector_elements`, or `pgvector.NULL`.
         lease: the lease of the job, or None to write without a job.
         long: its text is longer than the model reads.
+        passages: in a collection of passages, all those of the row in order. They have the vectors.
 
     """
 
@@ -95,6 +112,7 @@ class NewVector(NamedTuple):
     encoded: bytes = pgvector.NULL
     lease: int | None = None
     long: bool = False
+    passages: tuple[NewPassage, ...] = ()
 
 
 def has_ended(session: Any) -> bool:
@@ -170,18 +188,21 @@ class Usage:
         batches: requests to the embedder.
         tokens: tokens of all texts.
         truncated: texts longer than the model reads.
+        passages: passages that were sent.
 
     """
 
     batches: int = 0
     tokens: int = 0
     truncated: int = 0
+    passages: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.batches + other.batches,
             self.tokens + other.tokens,
             self.truncated + other.truncated,
+            self.passages + other.passages,
         )
 
 
@@ -247,6 +268,9 @@ class JobStore(Protocol):
         self, collection: Collection, worker: int, run: int | None, rows: Sequence[NewVector], *,
         cache: bool, usage: Usage = NO_USAGE,
     ) -> list[tuple[str, Outcome]]: ...  # fmt: skip
+    async def known_passages(
+        self, collection: Collection, passages: Sequence[tuple[str, bytes]]
+    ) -> list[bool]: ...
     async def confirm(
         self, collection: Collection, worker: int, run: int | None, rows: Sequence[NewVector],
         call: UUID, batches: int = 1,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
@@ -28,6 +28,7 @@ from backline.types import (
 )
 
 T = TypeVar("T")
+PASSAGES_A_CALL: Final = 10_000
 
 
 class Rpc(Protocol):
@@ -142,6 +143,24 @@ class QueueVerbs(Verbs):
     async def end_finished_batches(self, worker: int, unfinished: Iterable[int]) -> None:
         """End the worker's batch leases except `unfinished`, which it still works on."""
         await self._rpc.value("end_finished_batches", worker=worker, leases=list(unfinished))
+
+    async def known_passages(
+        self, collection: Collection, passages: Sequence[tuple[str, bytes]]
+    ) -> list[bool]:
+        """Return whether passages have a vector already, which `complete` would reuse.
+
+        Args:
+            collection: a collection of passages.
+            passages: the key of the row, and the SHA-256 of what would be embedded.
+        """
+        known: list[bool] = []
+        for start in range(0, len(passages), PASSAGES_A_CALL):
+            some = passages[start : start + PASSAGES_A_CALL]
+            known += await self._rpc.value(
+                "known_passages", collection=collection.id,
+                keys=[key for key, _ in some], hashes=[content_hash for _, content_hash in some],
+            )  # fmt: skip
+        return known
 
     async def confirm(
         self, collection: Collection, worker: int, run: int | None, rows: Sequence[NewVector],

@@ -43,6 +43,23 @@ LongText: TypeAlias = Literal["truncate", "average", "reject"]
 "average" embeds the text in parts and stores their mean, weighted by tokens; "reject" moves the row
 to the dead letters."""
 
+PassageUnit: TypeAlias = Literal["auto", "paragraphs", "markdown", "sentences", "tokens"]
+"""What passages are made of. "auto" is "markdown" for texts with headings, else "paragraphs"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Splitting:
+    """How the texts of a collection are split into passages.
+
+    Attributes:
+        tokens: the most that a passage has, with the headings above it.
+        overlap: tokens of the passage before that a passage repeats.
+    """
+
+    by: PassageUnit
+    tokens: int
+    overlap: int = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Collection:
@@ -52,6 +69,7 @@ class Collection:
         column_type: None if the column does not exist.
         column_dimensions: None if the column holds vectors of any dimensions.
         into: schema and name of the side table, if the vectors are not in the table itself.
+        splitting: how texts are split into passages; None if each row has one vector.
         missing_grants: statements that would permit this connection's role to fill the column.
         missing_to_read: statements that would permit it to read the table.
         unusable: SQLSTATE and message of why the collection cannot be used, such as a table that
@@ -80,6 +98,7 @@ class Collection:
     column_dimensions: int | None
     long_text: LongText = "truncate"
     into: tuple[str, str] | None = None
+    splitting: Splitting | None = None
     missing_grants: tuple[str, ...] = ()
     missing_to_read: tuple[str, ...] = ()
     unusable: tuple[str, str] | None = None
@@ -257,6 +276,7 @@ class RunRecord:
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
     long: int = 0
+    passages: int = 0
 
     def remaining(self, coverage: Coverage) -> int:
         """Return how many rows the run has left, up to its limit."""
@@ -291,6 +311,26 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """A passage of a row's text that a search found.
+
+    Attributes:
+        ordinal: its number in the text, from 0.
+        start, end: its position in the text, in characters.
+        heading: the headings above it.
+        score: its cosine similarity to the query.
+
+    """
+
+    ordinal: int
+    start: int
+    end: int
+    heading: str
+    score: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class SearchHit:
     """A ranked row.
 
@@ -301,6 +341,7 @@ class SearchHit:
         row: the row's columns.
         snippet: HTML with the passages that match; the query's words stand between <mark> and
             </mark>.
+        passages: the best passages, best first, if the collection splits texts.
 
     """
 
@@ -310,3 +351,4 @@ class SearchHit:
     content: str
     row: dict[str, Any] = field(default_factory=dict)
     snippet: str | None = None
+    passages: tuple[Passage, ...] = ()

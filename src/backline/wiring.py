@@ -289,6 +289,11 @@ async def worker_parts(
     from backline.worker.remote import Remote, RemoteBatches
 
     target = _remote_target(settings)
+    if target.transport == "edge" and collection.splitting is not None:
+        raise errors.ConfigurationError(
+            f"The Edge Function does not split texts, and {collection.name!r} is a collection of "
+            "passages. Embed here: --via rest or --via postgres."
+        )
     remote = Remote(target, collection)
     try:
         await remote.check()

@@ -41,7 +41,8 @@ create table backline.run_counts (
   failed    bigint not null default 0,
   batches   bigint not null default 0,  -- completed requests to the embedder
   tokens    bigint not null default 0,
-  truncated bigint not null default 0   -- rows with a text longer than the model reads
+  truncated bigint not null default 0,  -- rows with a text longer than the model reads
+  passages  bigint not null default 0   -- passages that were sent to the embedder
 );
 create index run_counts_by_run on backline.run_counts (run_id);
 

@@ -39,7 +39,7 @@ end $$;
 
 -- Makes a side table for the rows of a table, and returns it. Roles that can read the table can read it.
 create or replace function backline.make_side_table(
-  p_into text[], p_table regclass, p_key int2[], p_type text
+  p_into text[], p_table regclass, p_key int2[], p_type text, p_passages boolean default false
 ) returns oid language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_name constant text := format('%I.%I', p_into[1], p_into[2]);
@@ -56,10 +56,17 @@ begin
   into v_columns, v_names
   from unnest(backline.key_types(p_table, p_key)) with ordinality u(type, position)
   cross join lateral backline.side_key(u.position) n(name);
+  if p_passages then
+    v_columns := v_columns || ', ordinal int not null, start int not null, "end" int not null, '
+                              'heading text not null, hash bytea not null';
+    v_names := v_names || ', ordinal';
+  end if;
   execute format('create table %s (%s, embedding %s not null, primary key (%s))',
                  v_name, v_columns, p_type, v_names);
   execute format('comment on table %s is %L', v_name, format(
-    'Vectors of the rows of %s. Backline writes them; key_1, key_2, … are the key of the row.', p_table));
+    'Vectors of the rows of %s. Backline writes them; key_1, key_2, … are the key of the row.%s', p_table,
+    case when p_passages then ' A row has one for each passage of its text, from the character start to end; '
+      'hash is the SHA-256 of heading, a new line unless it is empty, and the passage.' else '' end));
   execute format('alter table %s enable row level security', v_name);
   execute format('create policy "service role" on %s to service_role using (true) with check (true)', v_name)
   where exists (select from pg_catalog.pg_roles where rolname = 'service_role');
@@ -98,8 +105,8 @@ begin
   where a.attrelid = c.into_id and a.attnum between 1 and cardinality(c.key_columns);
   -- With a search path: an operator of the reader must not decide what it sees.
   execute format('create or replace function %s(%s) returns boolean language plpgsql stable '
-                 'set search_path = pg_catalog, pg_temp as %L', v_function, v_types, format('begin return exists (select from %s r where %s); end',
-                                 backline.source(c), v_joined));
+                 'set search_path = pg_catalog, pg_temp as %L', v_function, v_types, format(
+    'begin return exists (select from %s r where %s); end', backline.source(c), v_joined));
   execute format('create or replace function %s() returns boolean language plpgsql stable '
                  'set search_path = pg_catalog, pg_temp as %L', v_function, format(
       -- A view applies the row level security of the tables that it reads.

@@ -24,10 +24,11 @@ from backline.embedders.base import Embedder
 from backline.embedders.hash import HashEmbedder, hash_vectors
 from backline.embedders.limiter import Limiter
 from backline.embedders.openai.embedder import OpenAIEmbedder
+from backline.postgres.administration import Existing
 from backline.postgres.store import Store
 from backline.store import NewVector
 from backline.sync import Sync
-from backline.types import Collection, Job, LongText
+from backline.types import Collection, Job, LongText, Splitting
 from backline.verification import verify
 from backline.worker.options import WorkerOptions
 
@@ -111,6 +112,8 @@ async def declare(
     language: str | None = None,
     language_column: str | None = None,
     follow: str | None = None,
+    existing: Existing = "refuse",
+    splitting: Splitting | None = None,
 ) -> Collection:
     """Add a collection over a table, and return it."""
     row = await store.find_table(table)
@@ -118,7 +121,8 @@ async def declare(
         name or table, row["oid"], key=key, template=template, column=column,
         model=embedder.model, column_type=column_type, long_text=long_text,
         published=published, into=into, text_sql=text_sql, where=where, language=language,
-        language_column=language_column, follow=follow,
+        language_column=language_column, follow=follow, existing=existing,
+        splitting=splitting,
     )  # fmt: skip
     return await store.collection(name or table)
 
@@ -141,6 +145,8 @@ async def make_world(
     """
     if "into" not in declaration and "column" not in declaration:
         declaration["into"] = os.environ.get("BACKLINE_TESTED_SIDE_TABLE")
+        if tokens := os.environ.get("BACKLINE_TESTED_PASSAGES"):
+            declaration |= {"into": "tested", "splitting": Splitting("auto", int(tokens))}
     if embedder is None:
         embedder = HashEmbedder(DIMENSIONS) if provider is None else standin_embedder(provider)
     async with await connect(store.connector.conninfo) as user:
@@ -303,7 +309,7 @@ class World:
         relation = sql.Identifier(*(self.collection.into or ("public", "notes"))).as_string()
         name = "key_1" if self.collection.into else "id"
         [row] = await self.sql(
-            f"select embedding::real[] as vector from {relation} where {name} = %s", key
+            f"select embedding::real[] as vector from {relation} where {name} = %s limit 1", key
         )
         return np.array(row["vector"], dtype=np.float32)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class Oracle:
         """Return every broken invariant in words; a correct engine has none at any moment."""
         return [
             *await self._row_violations(),
+            *await self._passage_violations(),
             *await self._orphan_records(),
             *await self._counter_violations(),
         ]
@@ -63,7 +65,35 @@ class Oracle:
             return None if outstanding else NOT_QUEUED
         if row["stamp_hash"] != row["hash"]:
             return None if outstanding else "has the stamp of another text"
+        if self.collection.splitting:  # the vectors are judged by `_passage_violations`
+            return _stamp_violation(row, None)
         return _stamp_violation(row, expected)
+
+    async def _passage_violations(self) -> list[str]:
+        """Return the rows with a current stamp whose passages are not those of their text."""
+        if not self.collection.splitting:
+            return []
+        rows = await self._fetch(_PASSAGES, 1)
+        texts = [
+            f"{row['heading']}\n{row['text']}" if row["heading"] else row["text"] for row in rows
+        ]
+        expected = hash_vectors(texts, self.collection.model.dimensions)
+        found: dict[str, list[DictRow]] = {}
+        violations = []
+        for row, text, vector in zip(rows, texts, expected, strict=True):
+            found.setdefault(row["key"], []).append(row)
+            stored = np.array(json.loads(row["embedding"]), dtype=np.float32)
+            if row["hash"] != sha256(text.encode()).digest():
+                violations.append(f"passage {row['ordinal']} of row {row['key']} has a wrong hash")
+            elif np.abs(stored - vector).max() > TOLERANCE:
+                violations.append(
+                    f"passage {row['ordinal']} of row {row['key']} has a wrong vector"
+                )
+        return violations + [
+            f"row {key}: {violation}"
+            for key, passages in found.items()
+            if (violation := _set_violation(passages))
+        ]
 
     async def _orphan_records(self) -> list[str]:
         rows = await self._fetch(_ORPHAN_RECORDS, 4)
@@ -103,6 +133,15 @@ class Oracle:
         table = sql.Identifier(*self.collection.into).as_string()
         return f"union all select 'a vector', {side._key()} from {table} r"
 
+    def _side(self) -> str:
+        """Return the side table joined with the table."""
+        assert self.collection.into is not None
+        columns = [sql.Identifier(name).as_string() for name in self.collection.key_columns]
+        equal = [f"e.key_{n} = r.{column}" for n, column in enumerate(columns, 1)]
+        table = sql.Identifier(self.collection.table_schema, self.collection.table_name)
+        side = sql.Identifier(*self.collection.into).as_string()
+        return f"{side} e join {table.as_string()} r on {' and '.join(equal)}"
+
     def _rows(self, table: str) -> str:
         """Return the table with its side table, if it has one."""
         if not self.collection.into:
@@ -110,13 +149,15 @@ class Oracle:
         columns = [sql.Identifier(name).as_string() for name in self.collection.key_columns]
         equal = [f"e.key_{n} = r.{column}" for n, column in enumerate(columns, 1)]
         side = sql.Identifier(*self.collection.into).as_string()
-        return f"{table} left join {side} e on {' and '.join(equal)}"
+        first = " and e.ordinal = 0" if self.collection.splitting else ""
+        return f"{table} left join {side} e on {' and '.join(equal)}{first}"
 
     def _identifiers(self) -> dict[str, str]:
         table = sql.Identifier(self.collection.table_schema, self.collection.table_name)
         return {
             "table": table.as_string(),
             "rows": self._rows(f"{table.as_string()} r"),
+            "side": self._side() if self.collection.splitting else "",
             "key": self._key(),
             "vector": self._vector(),
             "vectors": self._vectors(),
@@ -124,7 +165,23 @@ class Oracle:
         }
 
 
-def _stamp_violation(row: DictRow, expected: Vector) -> str | None:
+def _set_violation(passages: list[DictRow]) -> str | None:
+    """Judge whether the passages of a row are numbered, and leave out nothing of its text."""
+    if [row["ordinal"] for row in passages] != list(range(len(passages))):
+        return "has passages missing"
+    if passages[0]["passages"] != len(passages):
+        return "has another number of passages than its stamp"
+    content, at = passages[0]["content"], 0
+    for row in passages:
+        gap = content[at : row["start"]]
+        titles = row["heading"].split(" > ")
+        if not all(line.strip(" #=-") in ("", *titles) for line in gap.splitlines()):
+            return f"leaves out {gap[:40]!r}"
+        at = row["end"]
+    return "leaves out the end" if content[at:].strip() else None
+
+
+def _stamp_violation(row: DictRow, expected: Vector | None) -> str | None:
     """Judge the vector of a row that has a current stamp of its present text."""
     if row["blank"] != (row["content"] == ""):
         return "has a stamp with a wrong blank flag"
@@ -132,6 +189,8 @@ def _stamp_violation(row: DictRow, expected: Vector) -> str | None:
         return None if row["embedding"] is None else "is blank and has a vector"
     if row["embedding"] is None:
         return "is stamped and has no vector"
+    if expected is None:
+        return None
     stored = np.array(json.loads(row["embedding"]), dtype=np.float32)
     return "has the vector of another text" if np.abs(stored - expected).max() > TOLERANCE else None
 
@@ -160,6 +219,14 @@ cross join (select %s::int as id) c
 left join backline.stamps s on s.collection_id = c.id and s.key = {key}
 left join backline.jobs j on j.collection_id = c.id and j.key = {key}
 left join backline.failures f on f.collection_id = c.id and f.key = {key}
+"""
+
+_PASSAGES = """
+select {key} as key, {content} as content, s.passages, e.ordinal, e.start, e."end", e.heading,
+  e.hash, substr({content}, e.start + 1, e."end" - e.start) as text, e.embedding::text as embedding
+from {side} join backline.stamps s on s.collection_id = %s and s.key = {key} and not s.stale
+  and s.content_hash = sha256(convert_to({content}, 'UTF8'))
+order by 1, e.ordinal
 """
 
 _ORPHAN_RECORDS = """

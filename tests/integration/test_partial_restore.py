@@ -89,7 +89,7 @@ async def fill(store: Store) -> None:
     embedder = HashEmbedder(DIMENSIONS)
     declared = {each.name for each in await store.collections()}
     if "notes" not in declared:
-        await declare(store, embedder)
+        await declare(store, embedder, existing="overwrite")
     collection = await store.collection("notes")
     await Reconciliation(store, collection).run()
     collection = await store.collection("notes")  # the restored table is another one

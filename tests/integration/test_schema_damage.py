@@ -116,7 +116,7 @@ async def test_ids_of_a_lost_table_are_not_given_again(world: World) -> None:
     row = await world.store.find_table("notes")
     again = await world.store.add_collection(
         "again", row["oid"], key=None, template="{body}", column="embedding",
-        model=world.collection.model,
+        model=world.collection.model, existing="overwrite",
     )  # fmt: skip
     assert again > before
     triggers = await execute(

@@ -262,4 +262,7 @@ async def test_template_that_comes_to_rest_is_accepted(world: World, case: str) 
 async def redeclare(world: World) -> None:
     """Declare the table again with a text of several columns."""
     await world.store.drop_collection(world.collection, drop_column=False)
-    await declare(world.store, world.embedder, template="{body} {changed_at} {version} {note}")
+    await declare(
+        world.store, world.embedder, template="{body} {changed_at} {version} {note}",
+        existing="overwrite",
+    )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Annotated, Any, get_args
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from backline import adoption, config, errors, wiring
 from backline.cli.options import NO_FLAGS, AsJson, Flags, database_options
 from backline.cli.output import count, emit, out, say
+from backline.collections import declared_splitting, passages_table
 from backline.config import Settings
 from backline.postgres import migrate
 from backline.postgres.store import Store
@@ -129,6 +131,33 @@ Into = Annotated[
         show_default=False,
     ),
 ]
+Passages = Annotated[
+    str,
+    typer.Option(
+        "--passages",
+        metavar="UNIT",
+        help="Split texts into passages, each with its own vector in a side table: auto (markdown "
+        "where there are headings, else paragraphs), paragraphs, markdown, sentences or tokens. "
+        "none: one vector a row.",
+    ),
+]
+PassageTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--passage-tokens",
+        metavar="TOKENS",
+        help="Most tokens of a passage. Default: 256, or what the model reads if that is less.",
+        show_default=False,
+    ),
+]
+Overlap = Annotated[
+    int,
+    typer.Option(
+        "--overlap",
+        metavar="TOKENS",
+        help="Tokens of the passage before that each passage repeats.",
+    ),
+]
 Published = Annotated[
     bool,
     typer.Option(
@@ -175,6 +204,9 @@ def add(
     long_text: LongTextPolicy = "truncate",
     published: Published = False,
     into: Into = None,
+    passages: Passages = "none",
+    passage_tokens: PassageTokens = None,
+    overlap: Overlap = 0,
     language: Language = None,
     language_column: LanguageColumn = None,
     follow: Follow = None,
@@ -187,9 +219,9 @@ def add(
     settings = config.load(**flags)
     if column_type not in ("vector", "halfvec"):
         raise errors.UsageError(f"--column-type is {column_type!r}; use vector or halfvec.")
-    if adopt and (overwrite or into is not None):
+    if adopt and (overwrite or into is not None or passages != "none"):
         raise errors.UsageError(
-            "--adopt keeps vectors of a column: leave out --overwrite and --into."
+            "--adopt keeps vectors of a column: leave out --overwrite, --into and --passages."
         )
     declaration = {
         "key": key, "template": text, "column": column, "column_type": column_type,
@@ -199,7 +231,10 @@ def add(
     }  # fmt: skip
     if not adopt:
         declaration["existing"] = "overwrite" if overwrite else "refuse"
-    added = asyncio.run(_add(settings, table, name, model, adopt=adopt, **declaration))
+    split = (passages, passage_tokens, overlap)
+    added = asyncio.run(
+        _add(settings, table, name, model, adopt=adopt, passages=split, **declaration)
+    )
     if as_json:
         emit(added)
         return
@@ -216,9 +251,10 @@ def add(
 
 async def _add(
     settings: Settings, table: str, name: str | None, spec: str, *, adopt: bool,
-    **declaration: Any,
+    passages: tuple[str, int | None, int], **declaration: Any,
 ) -> dict[str, Any]:  # fmt: skip
     model = await wiring.resolve_model(settings, spec)
+    splitting = declared_splitting(model, *passages)
     async with wiring.open_database(settings, migrated=False) as store:
         record = await store.find_table(table)
         if declaration["language"] is not None:
@@ -227,11 +263,15 @@ async def _add(
         if applied:
             say(f"Schema: {count(len(applied), 'migration')} applied")
         chosen = record["name"] if name is None else name
+        if splitting is not None and declaration["into"] is None:
+            declaration["into"] = passages_table(record["name"])
         adopted = {}
         if adopt:
             adopted = await _adopt(settings, store, model, chosen, record["oid"], **declaration)
         else:
-            await store.add_collection(chosen, record["oid"], model=model, **declaration)
+            await store.add_collection(
+                chosen, record["oid"], model=model, splitting=splitting, **declaration
+            )
         collection = await store.collection(chosen)
         coverage = await store.coverage(collection)
         keywords = await indexes.keyword_index(store, collection)
@@ -239,7 +279,8 @@ async def _add(
             "collection": chosen, "table": collection.table, "rows": coverage.rows,
             "model": str(model), "vectors": collection.vector_column,
             "language": keywords.language.removeprefix("pg_catalog."),
-            "long_text": collection.long_text, **adopted,
+            "long_text": collection.long_text,
+            "passages": None if splitting is None else asdict(splitting), **adopted,
         }  # fmt: skip
 
 

@@ -11,9 +11,11 @@ import typer
 
 from backline import config, errors, search, wiring
 from backline.cli.backfill import backfill_collection
+from backline.cli.collections import Passages, PassageTokens
 from backline.cli.options import NO_FLAGS, AsJson, Flags, SearchMode, database_options
 from backline.cli.output import emit, out, say, table
 from backline.cli.search import mode_of
+from backline.collections import declared_splitting
 from backline.config import Settings
 from backline.postgres.store import Store
 from backline.search import Mode
@@ -62,6 +64,8 @@ def evaluate(
     split: Split = None,
     collection: ExistingCollection = None,
     model: ModelSpec = "local",
+    passages: Passages = "none",
+    passage_tokens: PassageTokens = None,
     keep: Keep = False,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
@@ -71,7 +75,16 @@ def evaluate(
     settings = config.load(**flags)
     dataset = library.read_dataset(folder, split)
     results = asyncio.run(
-        _evaluate(settings, dataset, modes, collection, model, keep=keep, quiet=as_json)
+        _evaluate(
+            settings,
+            dataset,
+            modes,
+            collection,
+            model,
+            (passages, passage_tokens),
+            keep=keep,
+            quiet=as_json,
+        )
     )
     comparison = library.compare(results[0].ndcg_10, results[1].ndcg_10) if compare else None
     if as_json:
@@ -88,13 +101,14 @@ def evaluate(
 
 async def _evaluate(
     settings: Settings, dataset: library.Dataset, modes: list[Mode], name: str | None, spec: str,
-    *, keep: bool, quiet: bool,
+    passages: tuple[str, int | None], *, keep: bool, quiet: bool,
 ) -> list[library.Evaluation]:  # fmt: skip
     async with wiring.open_database(settings) as store:
         if name is not None:
             return await _measure(settings, store, await store.collection(name), dataset, modes)
         model = await wiring.resolve_model(settings, spec)
-        collection = await library.load_corpus(store, dataset, model)
+        splitting = declared_splitting(model, *passages)
+        collection = await library.load_corpus(store, dataset, model, splitting)
         try:
             await _embed_corpus(settings, store, collection, quiet=quiet)
             return await _measure(settings, store, collection, dataset, modes)

@@ -12,7 +12,7 @@ import typer
 from backline import config, errors, extras, wiring
 from backline.cli.options import NO_FLAGS, AsJson, Flags, database_options
 from backline.cli.output import emit, out, say, table
-from backline.collections import check
+from backline.collections import check, declared_splitting
 from backline.config import Settings
 from backline.embedders import local
 from backline.embedders.openai.models import MAX_TOKENS, OPENAI_MODELS
@@ -136,5 +136,8 @@ async def _use(settings: Settings, name: str, spec: str) -> str:
         collection = await store.collection(name)
         with suppress(errors.ModelMismatchError):  # the mismatch that this command resolves
             check(collection, model)
+        if collection.splitting is not None:
+            splitting = collection.splitting
+            declared_splitting(model, splitting.by, splitting.tokens, splitting.overlap)
         await store.set_model(collection, model)
     return str(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Annotated, Any, get_args
 
 import typer
@@ -25,7 +26,7 @@ from backline.cli.output import count, emit, out, say
 from backline.config import Settings
 from backline.search import Mode, Query
 from backline.search.indexes import index_for_search
-from backline.types import SearchHit
+from backline.types import Passage, SearchHit
 
 QueryText = Annotated[str, typer.Argument(help="The query, in plain words.")]
 Limit = Annotated[
@@ -57,6 +58,16 @@ Weight = Annotated[
 ]
 
 
+ByPassage = Annotated[
+    bool,
+    typer.Option(
+        "--passages",
+        help="Return passages, in a collection that splits texts. Default: rows with their best "
+        "passages.",
+    ),
+]
+
+
 @database_options(via=StoreTransport)
 def search(
     query: QueryText,
@@ -66,11 +77,14 @@ def search(
     offset: Offset = 0,
     where: Where = None,
     weight: Weight = library.DEFAULT_WEIGHT,
+    passages: ByPassage = False,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
     """Find the rows that match a query, best first."""
-    request = Query(query, mode_of(mode), limit, offset, where, weight, snippets=True)
+    request = Query(
+        query, mode_of(mode), limit, offset, where, weight, snippets=True, passages=passages
+    )
     name, hits = asyncio.run(_search(config.load(**flags), collection, request))
     if as_json:
         found = [_hit(hit) for hit in hits]
@@ -110,6 +124,7 @@ def _hit(hit: SearchHit) -> dict[str, Any]:
     return {
         "key": hit.key, "score": round(hit.score, 6), "parts": hit.parts, "content": hit.content,
         "snippet": hit.snippet, "row": hit.row,
+        "passages": [asdict(passage) for passage in hit.passages],
     }  # fmt: skip
 
 
@@ -121,8 +136,19 @@ def show_hits(hits: list[SearchHit]) -> None:
         title = escape(str(hit.row.get("title") or hit.key))
         parts = ", ".join(f"{name} {value:.2f}" for name, value in hit.parts.items())
         out.print(f"{rank}. [bold]{title}[/bold]  {hit.score:.3f}  [dim]{parts}[/dim]")
-        out.print(f"   {hit.row.get('suggestion') or hit.content}", markup=False)
+        if hit.passages:
+            show_passage(hit.passages[0])
+        else:
+            out.print(f"   {hit.row.get('suggestion') or hit.content}", markup=False)
         show_parameters(hit.row.get("parameters"))
+
+
+def show_passage(passage: Passage) -> None:
+    """Print a passage with the headings above it and its place in the text."""
+    place = f"characters {passage.start} to {passage.end}"
+    heading = f"{passage.heading}, " if passage.heading else ""
+    out.print(f"   [dim]{escape(heading)}{place}[/dim]")
+    out.print(f"   {passage.text}", markup=False)
 
 
 def show_parameters(parameters: Mapping[str, Any] | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -16,7 +17,7 @@ from backline.postgres.schema import FATAL, schema_problems
 from backline.sql import query
 from backline.store import DriftPage
 from backline.store_verbs import CollectionVerbs
-from backline.types import Collection, LongText, Model, Problem
+from backline.types import Collection, LongText, Model, Problem, Splitting
 
 # Schema changes and repairs give up on a lock held by another transaction, so that they do not
 # block the statements that queue behind them.
@@ -81,7 +82,7 @@ class AdministrationVerbs(CollectionVerbs):
         long_text: LongText = "truncate", published: bool = False, into: str | None = None,
         text_sql: str | None = None, where: str | None = None, language: str | None = None,
         language_column: str | None = None, follow: str | None = None,
-        existing: Existing = "refuse",
+        existing: Existing = "refuse", splitting: Splitting | None = None,
     ) -> int:  # fmt: skip
         """Declare a table for embedding; return the id of the collection.
 
@@ -105,6 +106,7 @@ class AdministrationVerbs(CollectionVerbs):
             follow: the column that a poll reads instead of triggers; needs `into`.
             existing: what to do with vectors that the column holds. "overwrite" makes every row
                 due; to adopt them, call `backline.adopt`.
+            splitting: how to split texts into passages, which takes a side table.
 
         Raises:
             UsageError, TableNotFoundError, ColumnNotFoundError, KeyMissingError: the table, its
@@ -118,7 +120,7 @@ class AdministrationVerbs(CollectionVerbs):
             name, table, key=key, template=template, column=column, column_type=column_type,
             long_text=long_text, published=published, into=into, text_sql=text_sql, where=where,
             language=language, language_column=language_column, follow=follow, existing=existing,
-            model=model,
+            model=model, passages=None if splitting is None else Jsonb(asdict(splitting)),
         )  # fmt: skip
         if follow is not None and declared["key"]:
             await self._check_unique(table, declared["key"])
@@ -350,7 +352,7 @@ def declaration(
 ) -> dict[str, Any]:
     """Return the parameters of `declare`."""
     keys = [key] if isinstance(key, str) else key
-    options = ("text_sql", "where", "language", "language_column", "follow")
+    options = ("text_sql", "where", "language", "language_column", "follow", "passages")
     absent = dict.fromkeys(options)
     return {"name": name, "table": table, "key": keys, **absent, **parts, **_identity(model)}
 

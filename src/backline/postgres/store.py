@@ -200,9 +200,28 @@ class Store(AdoptionVerbs, QueueVerbs, RunVerbs):
             "model": collection.model_id,
             "leases": pgvector.bigints([row.lease for row in rows]),
             "long": [row.long for row in rows] if any(row.long for row in rows) else None,
+            **await self._passages(collection, rows, usage),
         }  # fmt: skip
         left = await self.connector.fetch(query("complete"), values)
         return [(row["key"], row["outcome"]) for row in left]
+
+    async def _passages(
+        self, collection: Collection, rows: Sequence[NewVector], usage: Usage
+    ) -> dict[str, Any]:
+        """Return the arguments of `complete` that describe passages; null without any."""
+        names = ("of", "starts", "ends", "headings", "passages", "passage_vectors")
+        if collection.splitting is None:
+            return {"sent": 0, **dict.fromkeys(names)}
+        found = [(at, each) for at, row in enumerate(rows, 1) for each in row.passages]
+        values = (
+            pgvector.ints([at for at, _ in found]),
+            pgvector.ints([each.start for _, each in found]),
+            pgvector.ints([each.end for _, each in found]),
+            pgvector.texts([each.heading for _, each in found]),
+            pgvector.blobs([each.content_hash for _, each in found]),
+            pgvector.Array(await self._vector_oid(), [each.encoded for _, each in found]),
+        )
+        return {"sent": usage.passages, **dict(zip(names, values, strict=True))}
 
     async def _vector_oid(self) -> int:
         """Return the oid of the type `vector`, which differs between databases."""

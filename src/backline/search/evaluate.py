@@ -33,7 +33,7 @@ from backline.search.query import (
     embed_query,
     rank_rows,
 )
-from backline.types import Collection, Model
+from backline.types import Collection, Model, Splitting
 
 DEPTH: Final = 100
 RESAMPLES: Final = 10_000
@@ -162,10 +162,12 @@ def _queries(file: Path) -> Iterator[tuple[str, str]]:
             ) from None
 
 
-async def load_corpus(store: Store, dataset: Dataset, model: Model) -> Collection:
+async def load_corpus(
+    store: Store, dataset: Dataset, model: Model, splitting: Splitting | None = None
+) -> Collection:
     """Load a dataset's corpus into a new table and declare it as a collection, still unfilled.
 
-    A corpus that was kept from an earlier evaluation of the same model is reused.
+    A corpus that was kept from an earlier evaluation of the same model and splitting is reused.
 
     Raises:
         InputFileError: the dataset has no corpus, or the corpus does not parse.
@@ -178,20 +180,27 @@ async def load_corpus(store: Store, dataset: Dataset, model: Model) -> Collectio
     name = "eval_" + re.sub(r"\W", "_", dataset.name)[:40]
     existing = next((each for each in await store.collections() if each.name == name), None)
     if existing is not None:
-        if existing.model.identity == model.identity:
+        if existing.model.identity == model.identity and existing.splitting == splitting:
             return existing
         await unload(store, existing)
     await loading.load(store, dataset.corpus, f'public."{name}"', key="_id")
     table = await store.find_table(f'public."{name}"')
     await store.add_collection(
-        name, table["oid"], key=None, template=TEMPLATE, column="embedding", model=model
+        name,
+        table["oid"],
+        key=None,
+        template=TEMPLATE,
+        column="embedding",
+        model=model,
+        splitting=splitting,
+        into=None if splitting is None else name,
     )
     return await store.collection(name)
 
 
 async def unload(store: Store, collection: Collection) -> None:
     """Drop the collection and the table of a corpus."""
-    await store.drop_collection(collection, drop_column=False)
+    await store.drop_collection(collection, drop_column=collection.into is not None)
     table = sql.Identifier(collection.table_schema, collection.table_name)
     await store.connector.execute(sql.SQL("drop table {}").format(table))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from backline import errors
@@ -16,7 +16,7 @@ from backline.collections import check_dimensions, check_model, require_column
 from backline.embedders.base import Embedder
 from backline.search.filters import Filter, parse, validate
 from backline.store import JobStore
-from backline.types import Collection, SearchHit
+from backline.types import Collection, Passage, SearchHit
 
 Mode: TypeAlias = Literal["hybrid", "semantic", "keyword"]
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
@@ -24,6 +24,7 @@ MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 DEFAULT_WEIGHT: Final = 0.4
 """Weight of keywords against meaning in a hybrid search. The benchmarks show how it was chosen."""
 
+PASSAGES_OF_A_HIT: Final = 3
 LARGEST_PAGE: Final = 1000
 DEEPEST_ROW: Final = 10_000
 MARK_BEGIN: Final = "\ue000"
@@ -40,6 +41,7 @@ class Query:
         where: a condition on the table's columns; see `backline.search.filters`.
         weight: of the keywords in a hybrid search, from 0 (meaning only) to 1 (keywords only).
         snippets: whether hits carry the passages that contain the query's words.
+        passages: whether hits are passages, not rows, in a collection of passages.
     """
 
     text: str
@@ -49,6 +51,7 @@ class Query:
     where: str | Filter | None = None
     weight: float = DEFAULT_WEIGHT
     snippets: bool = False
+    passages: bool = False
 
 
 async def search(
@@ -94,16 +97,59 @@ async def rank_rows(
 ) -> list[SearchHit]:
     """Return the hits for a query that is embedded already; `vector` is None in mode "keyword"."""
     condition = _condition(query.where)
+    if query.passages:
+        check_passages(collection, query)
+    # The best passages are all in as many rows.
+    last = query.offset + query.limit
     rows = await store.search_rows(
         {
             "collection": collection.id, "mode": query.mode, "text": text,
             "vector": None if vector is None else list(vector),
-            "limit": query.limit, "offset": query.offset, "weight": query.weight,
+            "limit": last if query.passages else query.limit,
+            "offset": 0 if query.passages else query.offset, "weight": query.weight,
             "filter": None if condition is None else json.dumps(condition),
-            "snippets": query.snippets,
+            "snippets": query.snippets, "passages": last if query.passages else PASSAGES_OF_A_HIT,
         },
     )  # fmt: skip
-    return [_hit(row) for row in rows]
+    hits = [_hit(row) for row in rows]
+    return _by_passage(hits, query)[query.offset : last] if query.passages else hits
+
+
+def check_passages(collection: Collection, query: Query) -> None:
+    """Raise an error unless a search can return passages.
+
+    Raises:
+        UsageError: rows are not split, or the mode does not compare passages.
+    """
+    if collection.splitting is None:
+        raise errors.UsageError(
+            f"The texts of {collection.name!r} are not split into passages. Search without "
+            "passages, or declare the collection anew with --passages."
+        )
+    if query.mode == "keyword":
+        raise errors.UsageError(
+            "Passages are ranked by meaning. Use the mode semantic or hybrid, or search rows."
+        )
+
+
+def _by_passage(hits: Sequence[SearchHit], query: Query) -> list[SearchHit]:
+    """Return one hit for each passage, best first.
+
+    A passage has the score of its row, less its distance to the row's best passage.
+    """
+    meaning = 1.0 if query.mode == "semantic" else 1 - query.weight
+    found = [
+        replace(
+            hit,
+            score=hit.score - meaning * (hit.passages[0].score - passage.score),
+            parts={**hit.parts, "dense": passage.score},
+            snippet=hit.snippet if passage is hit.passages[0] else None,
+            passages=(passage,),
+        )
+        for hit in hits
+        for passage in hit.passages
+    ]
+    return sorted(found, key=lambda hit: -hit.score)
 
 
 def _condition(where: str | Filter | None) -> Filter | None:
@@ -155,8 +201,9 @@ def _hit(row: Mapping[str, Any]) -> SearchHit:
     parts = {name: row[name] for name in ("dense", "keyword") if row[name] is not None}
     record: dict[str, Any] = row["record"]
     return SearchHit(
-        row["key"], row["score"], parts, row["content"], record, to_html(row["snippet"])
-    )
+        row["key"], row["score"], parts, row["content"], record, to_html(row["snippet"]),
+        tuple(Passage(**each) for each in row["passages"] or () if each["score"] is not None),
+    )  # fmt: skip
 
 
 def to_html(snippet: str | None) -> str | None:

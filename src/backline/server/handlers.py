@@ -78,7 +78,7 @@ async def search_rows(services: Services, request: schemas.SearchRequest) -> sch
         embedder = (await services.embedder_pool.get(collection.model)).embedder
     query = search.Query(
         request.query, request.mode, request.limit, request.offset, condition(request.where),
-        request.weight, snippets=True,
+        request.weight, snippets=True, passages=request.passages,
     )  # fmt: skip
     hits = await search.search(services.store, collection, embedder, query)
     return schemas.SearchResults(

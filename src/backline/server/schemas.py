@@ -178,6 +178,17 @@ class Failure(BaseModel):
         return cls(collection=collection, **asdict(failure))
 
 
+class Passage(BaseModel):
+    """A passage of a row's text."""
+
+    ordinal: int = Field(description="Its number in the text, from 0.")
+    start: int = Field(description="Its position in the text, in characters.")
+    end: int
+    heading: str = Field(description="The headings above it.")
+    score: float = Field(description="Cosine similarity to the query.")
+    text: str
+
+
 class Hit(BaseModel):
     """A search result."""
 
@@ -187,12 +198,16 @@ class Hit(BaseModel):
     content: str
     snippet: str | None = Field(description="HTML, escaped except for <mark>.")
     row: dict[str, Any]
+    passages: list[Passage] = Field(
+        description="The best passages, best first, if the collection splits texts."
+    )
 
     @classmethod
     def of(cls, hit: types.SearchHit) -> Self:
         return cls(
             key=hit.key, score=hit.score, parts=hit.parts, content=hit.content,
             snippet=hit.snippet, row=hit.row,
+            passages=[Passage(**asdict(passage)) for passage in hit.passages],
         )  # fmt: skip
 
 
@@ -301,6 +316,9 @@ class SearchRequest(Body):
     )  # fmt: skip
     weight: float = Field(
         DEFAULT_WEIGHT, ge=0, le=1, description="Weight of the keywords in a hybrid search."
+    )
+    passages: bool = Field(
+        default=False, description="Return passages, not rows, of a collection that splits texts."
     )
 
 

@@ -25,11 +25,12 @@ from backline.server import reads, schemas
 from backline.server.embedder_pool import PooledModel
 from backline.server.handlers import milliseconds_since
 from backline.server.reads import RowAction, RowState
-from backline.store import NewVector
+from backline.store import NewPassage, NewVector
 from backline.types import Action, Collection
 from backline.worker import batching
 from backline.worker.backlog import PendingText
 from backline.worker.batch_handler import EmbedBatches
+from backline.worker.known import keep_known
 
 # No registered worker: the rows of a request belong to no job lease.
 NO_WORKER: Final = 0
@@ -76,6 +77,7 @@ class _Write(NamedTuple):
     action: Action
     element: bytes = pgvector.NULL
     long: bool = False
+    passages: tuple[NewPassage, ...] = ()
 
 
 @dataclass(slots=True)
@@ -144,7 +146,13 @@ class Upsert:
     async def _embed_and_store(self, texts: list[PendingText]) -> errors.EmbedderError | None:
         """Cut or reject long texts, and embed and store the others. Returns the last error."""
         prepare = EmbedBatches(self.pooled.embedder).prepare
-        await asyncio.to_thread(prepare, texts, self.collection.long_text)
+        await asyncio.to_thread(prepare, texts, self.collection)
+        split = [
+            (text, [row.key for row in self._rows[text.content_hash]])
+            for text in texts
+            if text.passages
+        ]
+        await keep_known(self.store, self.collection, split)
         last: errors.EmbedderError | None = None
         for text in texts:
             if text.rejection is not None:
@@ -168,7 +176,8 @@ class Upsert:
             return errors_of_halves[0] or errors_of_halves[1]
         except errors.EmbedderError as error:
             return self._fail(texts, error)
-        await self._write([write for text in texts for write in self._writes(text)])
+        lost = await self._write([write for text in texts for write in self._writes(text)])
+        self._skip([row.id for row in lost], "busy")
         return None
 
     def _fail(
@@ -181,7 +190,7 @@ class Upsert:
     async def _embed(self, texts: Sequence[PendingText]) -> None:
         """Set the vector of each text, or of each of its parts."""
         embedder, limiter = self.pooled.embedder, self.pooled.limiter
-        parts = [part for text in texts for part in (text.parts or [text])]
+        parts = [part for text in texts for part in text.to_embed]
         plan = batching.plan([part.item for part in parts], BUDGET, sort_by_length=False)
         for batch in [[parts[i] for i in indices] for indices in plan]:
             tokens = sum(part.tokens for part in batch)
@@ -189,11 +198,13 @@ class Upsert:
                 vectors = await embedder.embed([part.text for part in batch])
             for part, vector in zip(batch, np.asarray(vectors), strict=True):
                 part.vector = vector
+                part.encoded = pgvector.vector_elements(vector.reshape(1, -1))[0]
 
     def _writes(self, text: PendingText) -> list[_Write]:
         element = _element(text)
         rows = self._rows[text.content_hash]
-        return [_Write(row, "embed", element, text.long) for row in rows]
+        passages = tuple(passage.new for passage in text.passages)
+        return [_Write(row, "embed", element, text.long, passages) for row in rows]
 
     # --- writing ---
 
@@ -217,8 +228,8 @@ class Upsert:
     async def _complete(self, writes: Sequence[_Write]) -> list[tuple[str, str]]:
         """Store vectors. Returns (key, outcome) of the rows that were not written."""
         rows = [
-            NewVector(row.key, action, row.content_hash, element, long=long)
-            for row, action, element, long in writes
+            NewVector(row.key, action, row.content_hash, element, None, long, passages)
+            for row, action, element, long, passages in writes
         ]
         unwritten = await self.store.complete(
             self.collection, NO_WORKER, None, rows, cache=not self.pooled.embedder.free
@@ -280,6 +291,8 @@ def _sent_row(row: schemas.UpsertRow) -> _SentRow:
 
 def _element(text: PendingText) -> bytes:
     """Return the vector of a text in the store's encoding: the mean of its parts, if it has any."""
+    if text.passages:  # which have the vectors
+        return pgvector.NULL
     vector = text.mean() if text.parts else np.asarray(text.vector).reshape(1, -1)
     return pgvector.vector_elements(np.asarray(vector))[0]
 

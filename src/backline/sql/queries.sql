@@ -204,7 +204,7 @@ order by 1 limit 20
 select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s::text[], %(template)s, %(column)s,
   %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s,
   %(published)s, %(into)s, %(text_sql)s, %(where)s, %(language)s,
-  %(language_column)s, p_follow => %(follow)s, p_existing => %(existing)s) as id
+  %(language_column)s, p_passages => %(passages)s, p_follow => %(follow)s, p_existing => %(existing)s) as id
 
 -- name: poll_source
 select logged, wait, sweep from backline.poll_source(%(collection)s, %(sweep_every)s)
@@ -335,7 +335,12 @@ where x.extname = 'vector'
 -- name: complete
 select * from backline.complete(%(collection)s, %(worker)s, %(run)s, %(cache)s,
   %(keys)b, %(actions)b, %(hashes)b, %(vectors)b, %(batches)s, %(tokens)s, %(truncated)s,
-  %(model)s, %(leases)b, p_long => %(long)s)
+  %(model)s, %(leases)b, p_long => %(long)s, p_sent => %(sent)s, p_of => %(of)b, p_starts => %(starts)b,
+  p_ends => %(ends)b, p_headings => %(headings)b, p_passages => %(passages)b,
+  p_passage_vectors => %(passage_vectors)b)
+
+-- name: known_passages
+select backline.known_passages(%(collection)s, %(keys)s, %(hashes)s) as known
 
 -- name: trim_vectors
 select backline.trim_vectors(%(bytes)s) as dropped

@@ -2,7 +2,7 @@
 
 -- name: search
 select * from backline.search(%(collection)s, %(mode)s, %(text)s, %(vector)s::real[], %(limit)s,
-  %(offset)s, %(filter)s::jsonb, %(weight)s, %(snippets)s)
+  %(offset)s, %(filter)s::jsonb, %(weight)s, %(snippets)s, %(passages)s)
 
 -- name: keyword_index
 -- How a collection is indexed for keywords, and how many documents are indexed.

@@ -71,14 +71,37 @@ def encode_rows(rows: Sequence[NewVector]) -> Mapping[str, list[Any]]:
         "vectors": [vector_text(row.encoded) for row in rows],
         "leases": [row.lease for row in rows],
         "long": [row.long for row in rows],
+        **_encode_passages(rows),
+    }
+
+
+def _encode_passages(rows: Sequence[NewVector]) -> dict[str, list[Any]]:
+    """Return the passages of rows, as the arrays with one element a passage; none without any."""
+    found = [(at, each) for at, row in enumerate(rows, 1) for each in row.passages]
+    if not found:
+        return {}
+    return {
+        "of": [at for at, _ in found],
+        "starts": [each.start for _, each in found],
+        "ends": [each.end for _, each in found],
+        "headings": [each.heading for _, each in found],
+        "passages": [each.content_hash for _, each in found],
+        "passage_vectors": [vector_text(each.encoded) for _, each in found],
     }
 
 
 def chunks(rows: Sequence[NewVector], dimensions: int) -> Iterator[Sequence[NewVector]]:
     """Yield rows in parts of at most MOST_NUMBERS vector components, or of one row."""
-    size = max(1, MOST_NUMBERS // dimensions)
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+    most = max(1, MOST_NUMBERS // dimensions)
+    start = vectors = 0
+    for at, row in enumerate(rows):
+        size = max(1, len(row.passages))
+        if at > start and vectors + size > most:
+            yield rows[start:at]
+            start, vectors = at, 0
+        vectors += size
+    if rows:
+        yield rows[start:]
 
 
 def vector_text(element: bytes) -> str | None:

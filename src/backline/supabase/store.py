@@ -207,6 +207,7 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
                     "complete", collection=collection.id, worker=worker, run=run,
                     cache=cache, model=collection.model_id, **encode_rows(chunk),
                     batches=usage.batches, tokens=usage.tokens, truncated=usage.truncated,
+                    sent=usage.passages,
                 )
             ]  # fmt: skip
             usage = NO_USAGE

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backline import pgvector
+from backline.passages import Piece
+from backline.store import NewPassage
 from backline.types import Job, Vectors
 from backline.worker import batching
 
@@ -32,6 +36,20 @@ class Rejection(NamedTuple):
         return cls(kind, str(error)[:ERROR_LENGTH], retry_in)
 
 
+class PendingPassage(NamedTuple):
+    """A passage of a text, and the part that is embedded for it."""
+
+    piece: Piece
+    content_hash: bytes
+    part: PendingText
+
+    @property
+    def new(self) -> NewPassage:
+        """The passage to write. Without a vector it reuses the one of an equal passage."""
+        encoded = self.part.encoded or pgvector.NULL
+        return NewPassage(*self.piece, self.content_hash, encoded)
+
+
 @dataclass(slots=True, eq=False)
 class PendingText:
     """A text to embed, with all rows that have it. It is embedded and paid for once.
@@ -40,7 +58,8 @@ class PendingText:
     embedded, or while its vector is being written, joins it.
 
     A text that is longer than the model reads may be embedded in `parts`. Each part shares the
-    jobs of the text, and the vector of the text is the mean of theirs.
+    jobs of the text, and the vector of the text is the mean of theirs. In a collection of passages
+    the parts are the passages that have no vector yet, and each keeps its own.
     """
 
     content_hash: bytes
@@ -56,6 +75,7 @@ class PendingText:
     faults_since: float = 0.0
     part_of: PendingText | None = None
     parts: list[PendingText] = field(default_factory=list)
+    passages: list[PendingPassage] = field(default_factory=list)
     weight: int = 0  # of a part: its tokens, times its occurrences in the text
     vector: NDArray[np.float32] | None = None
     kept: bool = False  # for a later batch, once
@@ -64,6 +84,11 @@ class PendingText:
     def whole(self) -> PendingText:
         """The text that the rows have: this one, or the one that it is a part of."""
         return self.part_of or self
+
+    @property
+    def to_embed(self) -> list[PendingText]:
+        """The texts to send for it: its parts, or itself."""
+        return self.parts if self.parts or self.passages else [self]
 
     @property
     def abandoned(self) -> bool:
@@ -86,6 +111,33 @@ class PendingText:
             for text, count in dict(zip(texts, tokens, strict=True)).items()
         ]  # fmt: skip
         self.tokens = sum(part.tokens for part in self.parts)
+
+    def split_into(self, pieces: Sequence[Piece]) -> None:
+        """Embed this text as these passages. Equal passages are embedded once."""
+        whole = len(pieces) == 1 and pieces[0] == Piece(0, len(self.text))
+        parts: dict[bytes, PendingText] = {}
+        self.passages = []
+        for piece in pieces:
+            text = piece.embedded(self.text)
+            content_hash = self.content_hash if whole else sha256(text.encode()).digest()
+            if content_hash not in parts:
+                parts[content_hash] = PendingText(
+                    content_hash, text, self.tokens, jobs=self.jobs, part_of=self
+                )
+            self.passages.append(PendingPassage(piece, content_hash, parts[content_hash]))
+        self.parts = list(parts.values())
+
+    def keep_vectors(self, known: Collection[bytes]) -> None:
+        """Embed no passage whose hash is known to have a vector."""
+        self.parts = [part for part in self.parts if part.content_hash not in known]
+        self.tokens = sum(part.tokens for part in self.parts)
+
+    def finish_passages(self) -> bool:
+        """Return whether every passage has its vector."""
+        if any(part.encoded is None for part in self.parts):
+            return False
+        self.encoded = pgvector.NULL  # the passages have the vectors
+        return True
 
     def mean(self) -> Vectors | None:
         """Return the unit vector of the parts' mean, weighted by tokens.
@@ -154,8 +206,8 @@ class Backlog:
         async with self._changed:
             for each in pending:
                 self._texts[each.content_hash] = each
-                self._unplanned.extend(each.parts or [each])
-                self._waiting += len(each.parts) or 1
+                self._unplanned.extend(each.to_embed)
+                self._waiting += len(each.to_embed)
             self._changed.notify_all()
 
     async def put_back(self, batch: Sequence[PendingText]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from backline import errors, pgvector
-from backline.store import NewVector, Usage
+from backline.store import Usage
 from backline.types import Action, Vectors
 from backline.worker import batching
 from backline.worker.backlog import Backlog, PendingText, Rejection
@@ -153,29 +153,37 @@ class EmbedLoop:
 
     async def _write(self, batch: Sequence[PendingText], vectors: Vectors) -> None:
         """Hand vectors to the writer, each with every row that has the text."""
-        usage = Usage(1, sum(text.tokens for text in batch), sum(text.long for text in batch))
+        usage = Usage(
+            1, sum(text.tokens for text in batch), sum(text.long for text in batch),
+            sum(bool(text.whole.passages) for text in batch),
+        )  # fmt: skip
         writes: list[Write] = []
         for at, (text, encoded) in enumerate(
             zip(batch, pgvector.vector_elements(vectors), strict=True)
         ):
             if text.part_of is None:
-                writes += self._writes(text, encoded)
+                text.encoded = encoded
+                writes += self._writes(text)
+                continue
+            if text.part_of.passages:
+                text.encoded = encoded
+                if text.part_of.finish_passages():
+                    writes += self._writes(text.part_of)
                 continue
             text.vector = vectors[at]
             if (mean := text.part_of.mean()) is not None:
-                writes += self._writes(text.part_of, pgvector.vector_elements(mean)[0])
+                text.part_of.encoded = pgvector.vector_elements(mean)[0]
+                writes += self._writes(text.part_of)
         await self._writer.put(writes, usage)
 
-    def _writes(self, text: PendingText, encoded: bytes) -> list[Write]:
+    def _writes(self, text: PendingText) -> list[Write]:
         """Return one write for each row of the text."""
-        text.encoded = encoded
         if text.long:
             self._stats.add_long([job.key for job in text.jobs])
         writes = []
         action: Action = "embed"
         for job in text.jobs:
-            row = NewVector(job.key, action, job.content_hash, encoded, job.lease, text.long)
-            writes.append(Write(row, text))
+            writes.append(Write.embedded(text, job, action))
             action = "reuse"  # only the first row of a text counts as paid
         return writes
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
-from backline.store import NewVector
+from backline.store import JobStore, NewVector
 from backline.types import Collection, Job
 from backline.worker import batching
 from backline.worker.backlog import Backlog, PendingText, Rejection
 from backline.worker.batch_handler import BatchHandler
+from backline.worker.known import keep_known
+from backline.worker.retry import retry_while_unavailable
 from backline.worker.writer import Write, Writer
 
 # What `backline.try_text` returns for a row begins with it if the text cannot be computed.
@@ -21,8 +24,17 @@ class JobSorter:
     """Routes claimed jobs by their action."""
 
     def __init__(
-        self, collection: Collection, handler: BatchHandler, backlog: Backlog, writer: Writer
+        self,
+        store: JobStore,
+        collection: Collection,
+        handler: BatchHandler,
+        backlog: Backlog,
+        writer: Writer,
+        *,
+        give_up_after: float | None,
     ) -> None:
+        self._store = store
+        self._give_up_after = give_up_after
         self._collection = collection
         self._handler = handler
         self._backlog = backlog
@@ -56,8 +68,7 @@ class JobSorter:
         text.jobs.append(job)
         text.open_rows += 1
         if text.encoded is not None:
-            row = NewVector(job.key, "reuse", job.content_hash, text.encoded, job.lease, text.long)
-            await self._writer.put([Write(row, text)])
+            await self._writer.put([Write.embedded(text, job, "reuse")])
         elif text.rejection is not None:
             await self._writer.put([Write.rejected(text, job, text.rejection)])
         return True
@@ -66,7 +77,12 @@ class JobSorter:
         """Add the distinct texts of jobs to the backlog, and record texts that are too long."""
         texts = _distinct_texts(jobs, worker)
         computed = [text for text in texts if text.rejection is None]
-        await asyncio.to_thread(self._handler.prepare, computed, self._collection.long_text)
+        await asyncio.to_thread(self._handler.prepare, computed, self._collection)
+        split = [(text, [job.key for job in text.jobs]) for text in computed if text.passages]
+        await retry_while_unavailable(
+            partial(keep_known, self._store, self._collection, split),
+            give_up_after=self._give_up_after,
+        )
         accepted = []
         for text in texts:
             if text.rejection is None:
@@ -76,6 +92,9 @@ class JobSorter:
                     [Write.rejected(text, job, text.rejection) for job in text.jobs]
                 )
         await self._backlog.add(accepted)
+        for text in accepted:
+            if not text.to_embed and text.finish_passages():
+                await self._writer.put([Write.embedded(text, job, "reuse") for job in text.jobs])
 
 
 def _distinct_texts(jobs: Sequence[Job], worker: int) -> list[PendingText]:

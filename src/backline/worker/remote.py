@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from backline import errors
 from backline.supabase.keys import ApiKey
-from backline.types import Collection, LongText, Model
+from backline.types import Collection, Model
 from backline.worker.backlog import PendingText
 from backline.worker.batch_handler import BatchResult, StoredBatch
 from backline.worker.batching import Budget
@@ -190,7 +190,7 @@ class RemoteBatches:
         """False: the remote service may pay for vectors."""
         return False
 
-    def prepare(self, texts: Sequence[PendingText], _long_text: LongText) -> None:
+    def prepare(self, texts: Sequence[PendingText], _collection: Collection) -> None:
         """Estimate tokens, which is enough to cut batches."""
         for each in texts:
             each.tokens = len(each.text) // CHARACTERS_PER_TOKEN + 1

@@ -71,7 +71,11 @@ class Worker:
             store, collection, self._lease, self._backlog, options, self.stats, run=run
         )
         self._claim_loop = ClaimLoop(
-            self._claims, JobSorter(collection, handler, self._backlog, self._writer),
+            self._claims,
+            JobSorter(
+                store, collection, handler, self._backlog, self._writer,
+                give_up_after=options.give_up_after,
+            ),
             self._backlog, options, self.stats, on_all_locked=self._on_all_locked,
         )  # fmt: skip
         confirmation = Confirmation(

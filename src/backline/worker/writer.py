@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from backline import errors
+from backline import errors, pgvector
 from backline.store import NO_USAGE, JobStore, NewVector, Usage
-from backline.types import Collection, FailedAttempt, Job, Outcome
+from backline.types import Action, Collection, FailedAttempt, Job, Outcome
 from backline.worker import batching
 from backline.worker.backlog import PendingText, Rejection
 from backline.worker.lease import WorkerLease
@@ -40,6 +40,19 @@ class Write(NamedTuple):
     row: NewVector
     text: PendingText | None = None
     failure: FailedAttempt | None = None
+
+    @classmethod
+    def embedded(cls, text: PendingText, job: Job, action: Action) -> Write:
+        """Return the write that stores the vector of a text, or those of its passages, in a row."""
+        passages = tuple(passage.new for passage in text.passages)
+        encoded = text.encoded or pgvector.NULL
+        row = NewVector(job.key, action, job.content_hash, encoded, job.lease, text.long, passages)
+        return cls(row, text)
+
+    @property
+    def vectors(self) -> int:
+        """The vectors that it stores, at least 1."""
+        return max(1, len(self.row.passages))
 
     @classmethod
     def rejected(cls, text: PendingText, job: Job, rejection: Rejection) -> Write:
@@ -122,12 +135,12 @@ class Writer:
             await self._write_some()
 
     async def _write_some(self) -> None:
-        writes = [self._queue.popleft() for _ in range(min(self._limit, len(self._queue)))]
+        writes = self._take()
         usage, self._usage = self._usage, NO_USAGE
         self._open += len(writes)
         started = time.monotonic()
         locked = await self._write(writes, usage)
-        self._adapt(len(writes), time.monotonic() - started)
+        self._adapt(sum(write.vectors for write in writes), time.monotonic() - started)
         if locked:
             self._retry_later(locked)
             keys = {write.row.key for write in locked}
@@ -141,6 +154,14 @@ class Writer:
             self._room.set()
         if not self._open and not self._queue:
             self._idle.set()
+
+    def _take(self) -> list[Write]:
+        """Return the next rows, with at most `_limit` vectors unless one row has more."""
+        writes = [self._queue.popleft()]
+        vectors = writes[0].vectors
+        while self._queue and (vectors := vectors + self._queue[0].vectors) <= self._limit:
+            writes.append(self._queue.popleft())
+        return writes
 
     async def _write(self, writes: Sequence[Write], usage: Usage) -> list[Write]:
         """Store vectors and record failures. Returns the writes to retry later."""

@@ -231,3 +231,14 @@ def test_pattern_without_the_schema_in_the_name_is_refused(cli: Cli, sql: Sql) -
         sql(TENANT.format(tenant))
     write(cli, TENANTS.replace("items of {schema}", "items"))
     assert "Put {schema} into the name" in " ".join(cli("apply", code=2).err.split())
+
+
+def test_passages_are_declared_and_kept(cli: Cli, tickets: None) -> None:
+    write(cli, FILE + 'passages = "sentences"\npassage-tokens = 32\n')
+    assert actions(cli) == {"tickets": "add"}
+    assert cli("backfill", "tickets", "--json").json["complete"]
+    assert actions(cli) == {"tickets": "keep"}
+    write(cli, FILE + 'passages = "sentences"\npassage-tokens = 64\n')
+    assert "passages is" in " ".join(cli("apply", code=2).err.split())
+    write(cli, FILE + 'passages = "sentences"\npassage-tokens = "64"\n')
+    assert "write a number" in " ".join(cli("apply", code=2).err.split())

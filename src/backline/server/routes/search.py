@@ -26,7 +26,7 @@ async def search(services: TheServices, request: schemas.SearchRequest) -> schem
 
 
 @router.get("/api/search")
-async def search_by_address(  # noqa: PLR0917  query parameters
+async def search_by_address(  # noqa: PLR0913, PLR0917  query parameters
     services: TheServices,
     q: Annotated[str, Query(min_length=1)],
     collection: OptionalCollection = None,
@@ -35,11 +35,13 @@ async def search_by_address(  # noqa: PLR0917  query parameters
     offset: Annotated[int, Query(ge=0, le=DEEPEST_ROW)] = 0,
     where: str | None = None,
     weight: Annotated[float, Query(ge=0, le=1)] = DEFAULT_WEIGHT,
+    *,
+    passages: bool = False,
 ) -> schemas.SearchResults:
     """Search as POST does, by an address that can be linked."""
     request = schemas.SearchRequest(
         query=q, collection=collection, mode=mode, limit=limit, offset=offset, where=where,
-        weight=weight,
+        weight=weight, passages=passages,
     )  # fmt: skip
     return await handlers.search_rows(services, request)
 

@@ -54,6 +54,9 @@ create table backline.collections (
   -- How to embed a text longer than the model reads: its beginning, the mean of its parts weighted by tokens,
   -- or not at all, as a dead letter.
   long_text        text not null default 'truncate' check (long_text in ('truncate', 'average', 'reject')),
+  -- How texts are split into passages, each a row of the side table: {"by", "tokens", "overlap"}. Null if a
+  -- row has one vector.
+  passages         jsonb,
   created_at       timestamptz not null default now(),
   former_name      text,                    -- of the table, before a rename that follow() recorded
   members          oid[] not null default '{}',  -- the partitions or children that were seen, see problems()

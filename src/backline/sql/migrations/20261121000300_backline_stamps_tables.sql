@@ -20,7 +20,8 @@ create table backline.stamps (
   excluded      boolean not null default false,
   stale         boolean not null default false,
   long          boolean not null default false,
-  fingerprint   real,                       -- null without a vector
+  fingerprint   real,                       -- null without a vector; of several, see passages.sql
+  passages      int,                        -- the number of vectors, in a collection of passages
   rewrites      smallint not null default 0,  -- writes in a row that did not leave the row as written
   stamped_at    timestamptz not null default clock_timestamp(),
   primary key (key, collection_id)

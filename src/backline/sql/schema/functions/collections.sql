@@ -28,13 +28,14 @@ create or replace function backline.add_collection(
   p_provider text, p_model text, p_revision text, p_dimensions int,
   p_column_type text default 'vector', p_long_text text default 'truncate',
   p_published boolean default false, p_into text default null, p_expression text default null,
-  p_where text default null, p_language text default null,
-  p_language_column text default null, p_follow text default null, p_existing text default 'refuse'
+  p_where text default null, p_language text default null, p_language_column text default null,
+  p_follow text default null, p_existing text default 'refuse', p_passages jsonb default null
 ) returns int language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_schema text; v_table text; v_key int2[]; v_into text[]; v_id int; t record;
 begin
   perform backline.check_follow(p_table, p_key, p_into, p_follow);
+  perform backline.check_passages(p_passages, p_into);
   perform backline.check_table(
     p_table, p_name, p_column, p_column_type, p_dimensions, p_published, p_into);
   select n.nspname, k.relname into strict v_schema, v_table
@@ -55,7 +56,7 @@ begin
     (name, table_id, table_schema, table_name, key_numbers, key_columns, key_types, text_template,
      text_expression, where_sql, text_sql, text_numbers, text_names, text_types, vector_number,
      embedding_column, model_id, long_text, members, follow_number, follow_column, adopting,
-     into_schema, into_name, into_id)
+     into_schema, into_name, into_id, passages)
   select p_name, p_table, v_schema, v_table, v_key,
          (backline.present_columns(p_table, true, v_key, v_key::text[])).names,
          backline.key_types(p_table, v_key), p_template, t.expression, t.where_sql, t.text_sql, t.numbers,
@@ -69,7 +70,8 @@ begin
          p_existing = 'adopt' and p_into is null, v_into[1], v_into[2],
          case when v_into is not null then
            backline.make_side_table(v_into, p_table, v_key,
-                                    format('extensions.%I(%s)', p_column_type, p_dimensions)) end
+                                    format('extensions.%I(%s)', p_column_type, p_dimensions),
+                                    p_passages is not null) end, p_passages
   from (values (1)) one
   left join pg_catalog.pg_attribute a on a.attrelid = p_table and a.attname = p_column
     and not a.attisdropped
@@ -87,7 +89,8 @@ comment on function backline.add_collection is
   'expression over the row r. p_where is a condition on rows. p_language is that of the keywords; null '
   'guesses it. p_language_column has that of each row. With p_follow, polls that column instead of triggers. '
   'p_existing is what to do if the column holds vectors: refuse, overwrite, or adopt, which needs '
-  'finish_adoption.';
+  'finish_adoption. With p_passages, each passage of a text has a vector in the side table: '
+  '{"by": "auto", "tokens": 256, "overlap": 0}.';
 
 -- Changes the model of a collection. Every row becomes due, and the next backfill embeds it again.
 create or replace function backline.set_model(
@@ -294,15 +297,15 @@ create or replace function backline.collection_records()
 returns table (id int, name text, table_schema text, table_name text, key_columns text[], text_template text,
                text_expression text, where_sql text, embedding_column text, max_attempts int,
                model_id int, provider text, model text, revision text, dimensions int, table_exists boolean,
-               column_type text, column_dimensions int, into_schema text, into_name text, long_text text,
-               missing_grants text[], missing_to_read text[], unusable text[], scanned_at timestamptz,
-               adopting boolean, follow text)
+               column_type text, column_dimensions int, into_schema text, into_name text, passages jsonb,
+               long_text text, missing_grants text[], missing_to_read text[], unusable text[],
+               scanned_at timestamptz, adopting boolean, follow text)
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select (r.d).id, (r.d).name, (r.d).table_schema, (r.d).table_name, (r.d).key_columns, (r.d).text_template,
          (r.d).text_expression, (r.d).where_sql, (r.d).embedding_column, (r.d).max_attempts,
          m.id, m.provider, m.name, m.revision, m.dimensions, k.oid is not null, t.typname::text,
          case when a.atttypmod > 0 then a.atttypmod end,
-         (r.d).into_schema, (r.d).into_name, (r.d).long_text,
+         (r.d).into_schema, (r.d).into_name, (r.d).passages, (r.d).long_text,
          backline.missing_grants(k.oid, a.attnum, (r.d).into_id is null)
            || backline.missing_side_grants((r.d).into_id, true),
          backline.missing_grants(k.oid, a.attnum, false)

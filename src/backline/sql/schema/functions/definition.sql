@@ -394,7 +394,7 @@ begin
     perform backline.make_side_table(
       array[c.into_schema, c.into_name], v_table::regclass,
       (backline.present_columns(v_table, v_table = c.table_id, c.key_numbers, c.key_columns)).numbers,
-      format('extensions.vector(%s)', m.dimensions))
+      format('extensions.vector(%s)', m.dimensions), c.passages is not null)
     from backline.models m
     where m.id = c.model_id and to_regclass(format('%I.%I', c.into_schema, c.into_name)) is null;
   elsif not exists (select from pg_catalog.pg_attribute a where a.attrelid = v_table

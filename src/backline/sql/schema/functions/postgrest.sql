@@ -37,11 +37,12 @@ comment on function public.backline_collections() is
 
 create or replace function public.backline_search(
   p_collection int, p_mode text, p_text text, p_vector real[], p_limit int, p_offset int default 0,
-  p_filter jsonb default null, p_weight float8 default 0.4, p_snippets boolean default false
+  p_filter jsonb default null, p_weight float8 default 0.4, p_snippets boolean default false,
+  p_passages int default 3
 ) returns json language sql stable set search_path = pg_catalog, pg_temp as $$
   select coalesce(json_agg(s), '[]')
   from backline.search(p_collection, p_mode, p_text, p_vector, p_limit, p_offset,
-                       p_filter, p_weight, p_snippets) s;
+                       p_filter, p_weight, p_snippets, p_passages) s;
 $$;
 comment on function public.backline_search is
   'Returns ranked rows of a collection, subject to row level security.';
@@ -220,7 +221,9 @@ create or replace function public.backline_complete(
   p_keys text[], p_actions text[], p_hashes bytea[], p_vectors text[],
   p_batches bigint default 0, p_tokens bigint default 0, p_truncated bigint default 0,
   p_model int default null, p_leases bigint[] default null, p_long boolean[] default null,
-  p_path text default pg_catalog.current_setting('search_path')
+  p_path text default pg_catalog.current_setting('search_path'),
+  p_sent bigint default 0, p_of int[] default null, p_starts int[] default null, p_ends int[] default null,
+  p_headings text[] default null, p_passages bytea[] default null, p_passage_vectors text[] default null
 ) returns jsonb language plpgsql set search_path = pg_catalog, pg_temp set statement_timeout = '55s' as $$
 declare
   v_repeated boolean; v_result jsonb;
@@ -232,9 +235,16 @@ begin
   select coalesce(jsonb_agg(jsonb_build_array(c.key, c.outcome)), '[]') into v_result
   from backline.complete(p_collection, p_worker, p_run, p_cache, p_keys, p_actions, p_hashes,
                          p_vectors::extensions.vector[], p_batches, p_tokens, p_truncated, p_model,
-                         p_leases, p_path, p_long) c;
+                         p_leases, p_path, p_long, p_sent, p_of, p_starts, p_ends, p_headings, p_passages,
+                         p_passage_vectors::extensions.vector[]) c;
   return backline.finish_call(p_call, v_result);
 end $$;
+
+create or replace function public.backline_known_passages(
+  p_collection int, p_keys text[], p_hashes bytea[]
+) returns json language sql stable set search_path = pg_catalog, pg_temp as $$
+  select to_json(backline.known_passages(p_collection, p_keys, p_hashes));
+$$;
 
 create or replace function public.backline_confirm(
   p_call uuid, p_collection int, p_worker bigint, p_run bigint,

@@ -16,7 +16,7 @@ begin
     'backline.comparison, backline.keyword_candidates, '
     'backline.compile_filter, backline.compile_comparison, backline.readable_columns, backline.marks, '
     'backline.snippet, backline.similarities, backline.language_of, backline.source, backline.rows_of, '
-    'backline.vector_of, '
+    'backline.vector_of, backline.best_passages_of, backline.passages_found, backline.all_passages_of, '
     'backline.side_table, backline.side_key, backline.key_values, backline.key_match, backline.key_order, '
     'backline.key_text(backline.collections), backline.key_text(text[]), backline.joined, '
     'backline.json_or_null, backline.strip_html, backline.try_text, backline.try_condition to %s', p_role);
@@ -65,7 +65,8 @@ begin
         execute format('revoke all on function %s from %I', v_function, v_role);
         if v_role = 'service_role' or v_function in (
           'public.backline_collections()'::regprocedure,
-          'public.backline_search(int, text, text, real[], int, int, jsonb, float8, boolean)'::regprocedure
+          'public.backline_search(int, text, text, real[], int, int, jsonb, float8, boolean, int)'
+            ::regprocedure
         ) then
           execute format('grant execute on function %s to %I', v_function, v_role);
         end if;

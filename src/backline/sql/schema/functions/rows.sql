@@ -23,13 +23,23 @@ end $$;
 create or replace function backline.side_key(p_position bigint) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$ select 'key_' || p_position $$;
 
--- Returns the rows r with their vectors, for FROM. p_sample is a TABLESAMPLE clause.
+-- Returns the rows r with their vectors, for FROM: of passages, the first one's. p_sample is a TABLESAMPLE
+-- clause.
 create or replace function backline.rows_of(c backline.collections, p_sample text default '') returns text
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
   return case when c.into_name is null then concat(backline.source(c), ' r ', p_sample) else (
-    select format('(%s r %s left join %s e on %s)', backline.source(c), p_sample, s.name, s.joined)
+    select format('(%s r %s left join %s e on %s%s)', backline.source(c), p_sample, s.name, s.joined,
+                  case when c.passages is not null then ' and e.ordinal = 0' else '' end)
     from backline.side_table(c) s) end;
+end $$;
+
+-- Returns the rows r with the vectors e of all their passages, for FROM.
+create or replace function backline.all_passages_of(c backline.collections) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  return (select format('(%s r join %s e on %s)', backline.source(c), s.name, s.joined)
+          from backline.side_table(c) s);
 end $$;
 
 -- Returns the vector of r.

@@ -27,18 +27,21 @@ comment on function backline.cancel_run is
 create or replace function backline.run_records(p_collection int, p_run bigint, p_limit int)
 returns table (id bigint, state text, scanned bigint, due bigint, settings jsonb, started_at timestamptz,
                finished_at timestamptz, collection text, embedded bigint, reused bigint, failed bigint,
-               batches bigint, tokens bigint, model text, seconds float8, long bigint)
+               batches bigint, tokens bigint, model text, seconds float8, long bigint,
+               passages bigint)
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select r.id, r.state, r.scanned, r.due, r.settings, r.started_at, r.finished_at, c.name,
     n.embedded::bigint, n.reused::bigint, n.failed::bigint, n.batches::bigint, n.tokens::bigint,
     m.provider || '/' || m.name,
-    extract(epoch from coalesce(r.finished_at, now()) - r.started_at)::float8, n.long::bigint
+    extract(epoch from coalesce(r.finished_at, now()) - r.started_at)::float8, n.long::bigint,
+    n.passages::bigint
   from backline.runs r join backline.collections c on c.id = r.collection_id
   join backline.models m on m.id = r.model_id
   cross join lateral (
     select coalesce(sum(k.embedded), 0) as embedded, coalesce(sum(k.reused), 0) as reused,
       coalesce(sum(k.failed), 0) as failed, coalesce(sum(k.batches), 0) as batches,
-      coalesce(sum(k.tokens), 0) as tokens, coalesce(sum(k.truncated), 0) as long
+      coalesce(sum(k.tokens), 0) as tokens, coalesce(sum(k.truncated), 0) as long,
+      coalesce(sum(k.passages), 0) as passages
     from backline.run_counts k where k.run_id = r.id
   ) n
   where (p_collection is null or r.collection_id = p_collection) and (p_run is null or r.id = p_run)

@@ -13,6 +13,9 @@
 --
 -- p_long marks the rows with a text longer than the model reads, and may be null.
 --
+-- In a collection of passages, each element of the arrays from p_of on is one passage, in order. p_of is the
+-- position of its row in p_keys. A passage without a vector gets that of an equal one; see passages.sql.
+--
 -- The rows are parallel arrays. A temporary table filled by COPY took 5 ms a transaction to create and
 -- truncate, two thirds of the time of a single edit.
 create or replace function backline.complete(
@@ -20,7 +23,10 @@ create or replace function backline.complete(
   p_keys text[], p_actions text[], p_hashes bytea[], p_vectors extensions.vector[],
   p_batches bigint default 0, p_tokens bigint default 0, p_truncated bigint default 0,
   p_model int default null, p_leases bigint[] default null,
-  p_path text default pg_catalog.current_setting('search_path'), p_long boolean[] default null
+  p_path text default pg_catalog.current_setting('search_path'), p_long boolean[] default null,
+  p_sent bigint default 0, p_of int[] default null, p_starts int[] default null, p_ends int[] default null,
+  p_headings text[] default null, p_passages bytea[] default null,
+  p_passage_vectors extensions.vector[] default null
 ) returns table (key text, outcome text)
 language plpgsql rows 10
 set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
@@ -36,7 +42,9 @@ declare
   v_projection extensions.vector;
   v_vectors extensions.vector[] := p_vectors;
   v_long boolean[] := p_long;
-  v_rows constant text := 'unnest($3, $4, $5, $6, $7) as f(key, action, content_hash, embedding, long)';
+  v_actions text[] := p_actions;
+  v_rows text := 'unnest($3, $4, $5, $6, $7) as f(key, action, content_hash, embedding, long)';
+  v_fingerprints real[]; v_counts int[]; v_keys text[]; v_ordinals int[]; v_passages extensions.vector[];
   v_match text;
   v_update text;
   v_result text;
@@ -48,11 +56,11 @@ declare
   v_on_conflict constant text := $q$
       on conflict (collection_id, key) do update set model_id = excluded.model_id,
         content_hash = excluded.content_hash, blank = excluded.blank, excluded = excluded.excluded,
-        stale = false, long = excluded.long,
-        fingerprint = excluded.fingerprint, rewrites = 0, stamped_at = clock_timestamp()
-      where s.stale or (s.model_id, s.content_hash, s.blank, s.excluded, s.long, s.fingerprint)
+        stale = false, long = excluded.long, fingerprint = excluded.fingerprint,
+        passages = excluded.passages, rewrites = 0, stamped_at = clock_timestamp()
+      where s.stale or (s.model_id, s.content_hash, s.blank, s.excluded, s.long, s.fingerprint, s.passages)
         is distinct from (excluded.model_id, excluded.content_hash, excluded.blank, excluded.excluded,
-                          excluded.long, excluded.fingerprint)
+                          excluded.long, excluded.fingerprint, excluded.passages)
   $q$;
   v_effects boolean;
   v_before jsonb;
@@ -98,13 +106,21 @@ begin
     insert into backline.vectors (model_id, content_hash, cut, embedding)
     select distinct on (i.content_hash) c.model_id, i.content_hash,
            case when i.long then c.long_text end, i.embedding
-    from unnest(p_hashes, p_vectors, p_long) as i(content_hash, embedding, long)
+    from unnest(p_hashes || p_passages, p_vectors || p_passage_vectors, p_long)
+      as i(content_hash, embedding, long)
     where i.embedding is not null and (
       select true from backline.vectors v
       where v.model_id = c.model_id and v.content_hash = i.content_hash offset 0) is null
     on conflict do nothing;
   end if;
-  if 'reuse' = any (p_actions) then
+  if c.passages is not null then
+    select v.keys, v.ordinals, v.passages, v.vectors, v.fingerprints, v.counts, v.actions
+    into v_keys, v_ordinals, v_passages, v_vectors, v_fingerprints, v_counts, v_actions
+    from backline.prepare_passages(c, v_projection, v_type, p_keys, p_actions, p_of, p_passages,
+                                   p_passage_vectors) v;
+    v_rows := 'unnest($3, $4, $5, $6, $7, $12, $13) '
+              'as f(key, action, content_hash, embedding, long, fingerprint, passages)';
+  elsif 'reuse' = any (p_actions) then
     select array_agg(coalesce(i.embedding, v.embedding) order by i.position),
            array_agg(coalesce(i.long, false) or v.cut is not null order by i.position)
     into v_vectors, v_long
@@ -136,10 +152,14 @@ begin
   $q$, backline.key_match(c, 'f.key'), c.text_sql);
   v_update := format('update %s r set %I = f.embedding::%s from %s where ',
                      v_source, c.embedding_column, v_type, v_rows) || v_match;
-  v_result := format('f.key, f.action, f.content_hash, coalesce(f.long, false) as long, '
-                     'extensions.inner_product(f.embedding%s, $8)::real as fingerprint',
+  v_result := case when c.passages is not null then
+    'f.key, f.action, f.content_hash, coalesce(f.long, false) as long, f.fingerprint, f.passages' else
+              format('f.key, f.action, f.content_hash, coalesce(f.long, false) as long, '
+                     'extensions.inner_product(f.embedding%s, $8)::real as fingerprint, '
+                     'null::int as passages',
                      -- The fingerprint is of the rounded vector, if the column rounds.
-                     case when v_type like '%halfvec%' then '::extensions.halfvec::extensions.vector' end);
+                     case when v_type like '%halfvec%' then '::extensions.halfvec::extensions.vector' end)
+              end;
   v_write := case when c.into_name is null
                   then v_update || format(' returning %s, %s as excluded', v_result, backline.is_excluded(c))
                   else backline.side_write(c, v_type, v_rows, v_match, v_stamped) || v_result
@@ -154,7 +174,7 @@ begin
   v_stamp := $q$
     ), stamped as (
       insert into backline.stamps as s
-        (collection_id, key, model_id, content_hash, blank, excluded, long, fingerprint)
+        (collection_id, key, model_id, content_hash, blank, excluded, long, fingerprint, passages)
       select $q$;
   v_finish := format($q$
       returning s.key
@@ -206,12 +226,13 @@ begin
         || case when c.into_name is null then 'written as (' else 'checked as materialized (' end
         || case when v_effects then v_reread else v_write end
         || v_stamp || v_once
-        || '$1, w.key, $2, w.content_hash, w.action = ''blank'', w.excluded, w.long, w.fingerprint '
-           'from written w'
+        || '$1, w.key, $2, w.content_hash, w.action = ''blank'', w.excluded, w.long, w.fingerprint, '
+           'w.passages from written w'
         || case when v_stamped then v_on_conflict else '' end || v_finish
       into v_written, v_new
-      using p_collection, c.model_id, p_keys, p_actions, p_hashes, v_vectors, v_long, v_projection, v_free,
-            p_worker, p_leases;
+      using p_collection, c.model_id, p_keys, v_actions, p_hashes, v_vectors, v_long, v_projection, v_free,
+            p_worker, p_leases, v_fingerprints, v_counts, v_keys, v_ordinals, p_starts, p_ends, p_headings,
+            p_passages, v_passages;
       exit;
     -- Rows are rarely locked, and locking them first would take a tenth more time. A stamp exists if another
     -- transaction stamped the row, or if several rows have its key since a constraint was dropped.
@@ -243,10 +264,10 @@ begin
 
   -- Counts only the rows that this call stamped, so that a repeated call counts nothing twice.
   if p_run is not null then
-    insert into backline.run_counts (run_id, embedded, reused, batches, tokens, truncated)
+    insert into backline.run_counts (run_id, embedded, reused, batches, tokens, truncated, passages)
     select p_run, count(*) filter (where i.action <> 'blank'), count(*) filter (where i.action = 'reuse'),
            p_batches, p_tokens,
-           greatest(count(*) filter (where i.long), case when v_long is null then p_truncated end)
+           greatest(count(*) filter (where i.long), case when v_long is null then p_truncated end), p_sent
     from unnest(p_keys, p_actions, v_long) as i(key, action, long) where i.key = any (v_new);
   end if;
 
@@ -257,18 +278,20 @@ begin
   end if;
   if cardinality(v_written) < cardinality(p_keys) then
     return query select * from backline.resolve_unwritten(p_collection, p_worker, v_written,
-                                               p_keys, p_actions, p_hashes, v_vectors, p_leases);
+                                               p_keys, v_actions, p_hashes, v_vectors, p_leases);
   end if;
 end $$;
 comment on function backline.complete is
   'API: stores vectors of rows that still have the embedded text, and deletes the jobs.';
 
 -- Returns the part of the statement of complete() that writes to a side table, up to the select of the rows
--- that were written. p_overwrite is false if none of the rows has a vector.
+-- that were written. p_overwrite is false if none of the rows has a vector. Those of passages are in $14 to
+-- $20.
 create or replace function backline.side_write(
   c backline.collections, p_type text, p_rows text, p_match text, p_overwrite boolean
 ) returns text language sql stable set search_path = pg_catalog, pg_temp as $$
-  select format($q$
+  select case when c.passages is not null
+    then backline.passages_write(c, p_type, p_rows, p_match, p_overwrite) else format($q$
       select distinct on (f.key) f.*, %1$s, %10$s as excluded from %2$s join %3$s r on %4$s order by f.key
     ), cleared as (
       delete from %5$s e using checked f where f.action = 'blank' and %6$s
@@ -281,7 +304,7 @@ create or replace function backline.side_write(
        string_agg(format('e.%1$s = f.%1$s', n.name), ' and '),
        string_agg(n.name, ', ' order by u.position), p_type,
        case when p_overwrite then format('on conflict (%s) do update set embedding = excluded.embedding',
-                                         string_agg(n.name, ', ')) else '' end, backline.is_excluded(c))
+                                         string_agg(n.name, ', ')) else '' end, backline.is_excluded(c)) end
   from unnest(c.key_columns) with ordinality u(name, position)
   cross join lateral backline.side_key(u.position) n(name);
 $$;

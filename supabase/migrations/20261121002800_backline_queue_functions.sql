@@ -134,7 +134,7 @@ begin
       where x.collection_id = $1 and x.key = n.key offset 0) s on true
   $q$, backline.key_match(c, 'l.key'), c.text_sql, backline.row_state(c), backline.rows_of(c),
        backline.matches_stamp('n', 'n.hash'),
-       backline.needed_action('n.content', 'n.hash', p_cache => true))
+       backline.needed_action('n.content', 'n.hash', p_cache => c.passages is null))
   using p_collection, p_worker, p_limit, c.model_id, c.long_text,
         pg_catalog.pg_current_xact_id()::text::bigint;
 end $$;
@@ -208,7 +208,7 @@ begin
        backline.due_condition(p_collection),
        -- This look-up and that of the cache are left out of most scans, which do not need them.
        case when v_leased <> '{}' then 'and (not coalesce(s.stale, true) or p.key <> all ($6))' end,
-       backline.needed_action('d.content', 'd.hash', p_cache => exists (
+       backline.needed_action('d.content', 'd.hash', p_cache => c.passages is null and exists (
          select from backline.vectors v where v.model_id = c.model_id)), backline.key_order(c))
   into scanned, last_key, keys, actions, contents, hashes, v_stamped, v_snapshot, v_long
   using p_collection, p_after, p_limit, c.model_id, c.long_text, v_leased;

@@ -217,7 +217,7 @@ begin
     order by i.position
   $q$, backline.key_text(c), c.text_sql, backline.row_state(c), backline.rows_of(c),
        backline.key_match(c, 'i.key'), backline.matches_stamp('r', 'i.hash'),
-       backline.needed_action('r.content', 'i.hash', p_cache => true))
+       backline.needed_action('r.content', 'i.hash', p_cache => c.passages is null))
   using p_collection, p_keys, p_hashes, c.model_id, c.long_text;
 end $$;
 comment on function backline.inspect is

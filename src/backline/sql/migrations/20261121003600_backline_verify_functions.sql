@@ -23,7 +23,7 @@ begin
   execute format($q$
     with page as materialized (
       select %1$s collate "C" as key, %2$s as content, %3$s::extensions.vector as embedding,
-             %7$s as excluded, row_number() over (order by %6$s) as position
+             %7$s as excluded, row_number() over (order by %6$s) as position %8$s
       from %4$s where %5$s order by %6$s limit $3
     ), judged as materialized (
       select p.key, p.position, p.content = '' as blank, p.excluded,
@@ -32,15 +32,14 @@ begin
           when p.content = '' and p.embedding is not null then 'vector of a row without text'
           when p.content = '' then null
           when p.embedding is null then 'no vector'
+          %9$s
           when extensions.vector_dims(p.embedding) <> $5 then 'wrong dimensions'
           when not (abs(extensions.vector_norm(p.embedding) - 1) < 1e-3
                     or $7 and extensions.vector_norm(p.embedding) > 0) then 'not unit length'
           when s.key is null then 'no stamp'
           when s.model_id <> $4 then 'another model'
           when s.content_hash <> sha256(convert_to(p.content, 'UTF8')) then 'stale text'
-          when abs(extensions.inner_product(p.embedding, $6) - s.fingerprint)
-               > 1e-4 * greatest(1, extensions.vector_norm(p.embedding))
-            then 'not the vector that was written'
+          %10$s
         end as problem
       from page p left join lateral (select * from backline.stamps x
         where x.collection_id = $1 and x.key = p.key offset 0) s on true
@@ -52,8 +51,23 @@ begin
                      from judged b where b.problem is not null), '[]'),
            (array_agg(j.key order by j.position desc))[1]
     from judged j
-  $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c),
-       backline.key_after(c, p_after, '$2'), backline.key_order(c), backline.is_excluded(c))
+  $q$, backline.key_text(c), c.text_sql, backline.vector_of(c),
+       backline.rows_of(c) || case when c.passages is not null then ' cross join '
+         || backline.passages_of(c, c.text_sql, '$5', '$6') || ' t' else '' end,
+       backline.key_after(c, p_after, '$2'), backline.key_order(c), backline.is_excluded(c),
+       case when c.passages is not null then ', t.*' else '' end,
+       case when c.passages is not null then $s$
+          when p.dimensions then 'wrong dimensions' when p.length then 'not unit length'
+          when s.model_id = $4 and s.content_hash = sha256(convert_to(p.content, 'UTF8')) and (
+            p.gaps or p.passages is distinct from s.passages) then 'passages missing or added'
+          when s.model_id = $4 and s.content_hash = sha256(convert_to(p.content, 'UTF8')) and p.strange
+            then 'not the passages of the text' $s$ else '' end,
+       case when c.passages is not null then $s$
+          when not (p.passages = s.passages and abs(p.fingerprint - s.fingerprint) <= 1e-4 * sqrt(p.passages))
+            then 'not the vector that was written' $s$ else $s$
+          when abs(extensions.inner_product(p.embedding, $6) - s.fingerprint)
+               > 1e-4 * greatest(1, extensions.vector_norm(p.embedding))
+            then 'not the vector that was written' $s$ end)
   into scanned, embedded, blank, excluded, problems, last_key
   using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection,
         c.any_length;

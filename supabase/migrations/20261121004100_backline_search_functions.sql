@@ -159,7 +159,10 @@ $$;
 -- Returns two statements. `finding` finds and scores rows. Its parameters: $1 collection, $2 query vector, $3
 -- query text, $4 depth, $5 filter, $6 mode, $7 weight, $8 limit. p_exact bypasses the index.
 -- `reading` reads the rows found. Its parameters: $1 to $4 keys, scores, dense and keyword scores, $5 offset,
--- $6 the words to highlight, $7 whether to return snippets.
+-- $6 the words to highlight, $7 whether to return snippets, $8 the query vector, $9 the passages of a row.
+--
+-- A row that is split into passages is as near as its nearest passage. The index returns passages, so four
+-- times as many are read.
 create or replace function backline.search_statement(
   p_collection int, p_mode text, p_filter jsonb, p_exact boolean default false,
   out finding text, out reading text
@@ -169,11 +172,15 @@ declare
   i record;
   v_source text;
   v_filter text := 'true';
-  v_nearest text := 'select null::text as key, null::float8 as distance where false';
+  v_nearest text := 'select null::text as key, null::float8 as distance, 1 as found where false';
+  v_split boolean; v_rows text;
   v_lexical text := 'select null::text as key, null::float8 as score where false';
 begin
   select * into s from backline.searchable(p_collection);
   v_source := backline.source(s.c);
+  v_split := (s.c).passages is not null;
+  v_rows := case when v_split then backline.best_passages_of(s.c, '$2::extensions.vector')
+                 else backline.rows_of(s.c) end;
   select * into i from backline.comparison(
     case when p_exact then s.column_type else coalesce(s.index_type, s.column_type) end,
     s.column_type, s.column_dimensions, s.dimensions, backline.vector_of(s.c));
@@ -184,11 +191,16 @@ begin
   v_filter := concat_ws(' and ', format('(%s)', v_filter), '(' || (s.c).where_sql || ')');
   if p_mode <> 'keyword' then
     v_nearest := format($q$
-      select %1$s collate "C" as key, %3$s operator(extensions.<=>) $2::%4$s as distance
+      select %1$s collate "C" as key, %3$s operator(extensions.<=>) $2::%4$s as distance, 1 as found
       from %2$s where %5$s is not null and %6$s and %7$s
-      order by %3$s operator(extensions.<=>) $2::%4$s limit $4
-    $q$, backline.key_text(s.c), backline.rows_of(s.c), i.expression, i.query_type,
-       backline.vector_of(s.c), i.guard, v_filter);
+      order by %3$s operator(extensions.<=>) $2::%4$s limit $4 %8$s
+    $q$, backline.key_text(s.c), case when v_split then backline.all_passages_of(s.c)
+                                      else backline.rows_of(s.c) end, i.expression, i.query_type,
+       backline.vector_of(s.c), i.guard, v_filter, case when v_split then '* 4' else '' end);
+    if v_split then
+      v_nearest := format('select n.key, min(n.distance) as distance, count(*) as found from (%s) n '
+                          'group by n.key', v_nearest);
+    end if;
   end if;
   if p_mode <> 'semantic' then
     if not coalesce(s.keywords_built, false) then
@@ -202,14 +214,22 @@ begin
       case p_mode when 'hybrid' then 'array(select n.key from nearest n), p_rest => 0.3' else '''{}''' end);
   end if;
   reading := format($q$
-    select t.key, t.score, t.dense, nullif(t.keyword, 0), %1$s, (select to_jsonb(c) from (select %2$s) c),
-           case when $7 then backline.snippet((%3$s)::regconfig, %1$s, $6) end
+    select t.key, t.score, t.dense, nullif(t.keyword, 0), d.content,
+           (select to_jsonb(c) from (select %2$s) c),
+           case when $7 then backline.snippet((%3$s)::regconfig, %6$s, $6) end, %7$s
     from unnest($1::text[], $2::float8[], $3::float8[], $4::float8[]) with ordinality
          t(key, score, dense, keyword, position)
     join %4$s r on %5$s
+    cross join lateral (select %1$s as content offset 0) d
+    %8$s
     where t.position > $5 order by t.position
   $q$, (s.c).text_sql, backline.readable_columns((s.c).table_id), s.row_language, v_source,
-       backline.key_match(s.c, 't.key'));
+       backline.key_match(s.c, 't.key'),
+       case when v_split then 'coalesce(g.best, d.content)' else 'd.content' end,
+       case when v_split then 'g.passages' else 'null::jsonb' end,
+       case when v_split then format('left join %s g on true',
+              backline.passages_found(s.c, '$8::extensions.vector',
+                                      'case when t.dense is not null then $9 else 0 end')) else '' end);
   finding := format($q$
     with nearest as materialized (%1$s),
     lexical as materialized (%2$s),
@@ -233,10 +253,12 @@ begin
     )
     select array_agg(t.key order by t.score desc, t.key), array_agg(t.score order by t.score desc, t.key),
            array_agg(t.dense order by t.score desc, t.key), array_agg(t.keyword order by t.score desc, t.key),
-           (select count(*) from nearest), (select count(*) from lexical l where l.score > 0)
+           (select coalesce(sum(n.found), 0)::bigint %9$s from nearest n),
+           (select count(*) from lexical l where l.score > 0)
     from top t
-  $q$, v_nearest, v_lexical, i.guard, backline.vector_of(s.c), backline.rows_of(s.c),
-       backline.key_match(s.c, 'n.key'), v_filter, backline.score_statement(p_mode));
+  $q$, v_nearest, v_lexical, i.guard, backline.vector_of(s.c), v_rows,
+       backline.key_match(s.c, 'n.key'), v_filter, backline.score_statement(p_mode),
+       case when v_split then '/ 4' else '' end);
 end $$;
 
 -- Searches a collection. p_mode is semantic, keyword or hybrid. p_filter is a tree for compile_filter.
@@ -246,11 +268,14 @@ end $$;
 -- either leg finds, and combines them; see score_statement. BM25 is divided by a constant because it grows
 -- with the query: a long, specific query weights keywords more, a vague one the cosine.
 -- docs/explanation/search.md has the measurements.
+--
+-- passages has the best passages of a row, at most p_passages, if rows are split.
 create or replace function backline.search(
   p_collection int, p_mode text, p_text text, p_query real[], p_limit int, p_offset int default 0,
-  p_filter jsonb default null, p_weight float8 default 0.4, p_snippets boolean default false
+  p_filter jsonb default null, p_weight float8 default 0.4, p_snippets boolean default false,
+  p_passages int default 3
 ) returns table (key text, score float8, dense float8, keyword float8, content text, record jsonb,
-                 snippet text)
+                 snippet text, passages jsonb)
 language plpgsql stable rows 10
 set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
@@ -288,7 +313,8 @@ begin
 
   return query execute v_reading
   using v_keys, v_scores, v_dense, v_keyword, p_offset,
-        case when p_snippets then backline.marks(p_collection, p_text) end, p_snippets;
+        case when p_snippets then backline.marks(p_collection, p_text) end, p_snippets, p_query,
+        p_passages;
 end $$;
 comment on function backline.search is
   'API: returns the best rows by vector, by keywords or by both, with the parts of their scores.';

@@ -30,11 +30,12 @@ begin
   execute format($q$
     with page as materialized (
       select %1$s collate "C" as key, %2$s as content, %3$s::extensions.vector as embedding,
-             row_number() over (order by %7$s) as position
+             row_number() over (order by %7$s) as position %8$s
       from %4$s where %5$s order by %7$s limit $3
     ), examined as materialized (
-      select p.key, p.position, p.content = '' as blank, p.embedding, s.ctid as stamp, s.stale, s.model_id,
-        s.blank as stamped_blank, s.fingerprint, s.content_hash is distinct from h.hash as differs,
+      select p.key, p.position, p.embedding %10$s, p.content = '' as blank, s.ctid as stamp, s.stale,
+        s.model_id, s.blank as stamped_blank, s.fingerprint as stamped_fingerprint,
+        s.passages as stamped_passages, s.content_hash is distinct from h.hash as differs,
         octet_length(p.key) > backline.longest_key() as long,
         f.ctid as failure, f.model_id = $4 and f.content_hash = h.hash as dead,
         j.waits or p.key = any ($7) and coalesce(s.stale, true) as waits,
@@ -64,12 +65,7 @@ begin
           when n.stamped_blank and n.embedding is not null then 'vector of a row without text'
           when n.stamped_blank then null
           when n.embedding is null then 'vector that is gone'
-          when extensions.vector_dims(n.embedding) <> $5 then 'vector of wrong dimensions'
-          when not (abs(extensions.vector_norm(n.embedding) - 1) < 1e-3
-                    or $8 and extensions.vector_norm(n.embedding) > 0)
-            or abs(extensions.inner_product(n.embedding, $6) - n.fingerprint)
-               > 1e-4 * greatest(1, extensions.vector_norm(n.embedding))
-            then 'vector that Backline did not write'
+          %9$s
         end as problem
       from examined n
     ) %6$s
@@ -78,7 +74,9 @@ begin
                filter (where d.problem is not null), '[]'),
       array_agg(d.key) filter (where d.long and d.problem is not null)
     from classified d
-  $q$, backline.key_text(c), c.text_sql, backline.vector_of(c), backline.rows_of(c),
+  $q$, backline.key_text(c), c.text_sql, backline.vector_of(c),
+       backline.rows_of(c) || case when c.passages is not null then ' cross join '
+         || backline.passages_of(c, c.text_sql, '$5', '$6') || ' t' else '' end,
        backline.key_after(c, p_after, '$2'),
        -- A read-only transaction refuses a statement that could write, even if it would not.
        case when p_repair then $q$
@@ -96,7 +94,22 @@ begin
       insert into backline.jobs (collection_id, key, priority)
       select $1, d.key, 1 from classified d where d.problem is not null and not d.long order by d.key
       on conflict do nothing
-    ) $q$ end, backline.key_order(c))
+    ) $q$ end, backline.key_order(c),
+       case when c.passages is not null then ', t.*' else '' end,
+       case when c.passages is not null then $s$
+          when n.dimensions then 'vector of wrong dimensions'
+          when n.gaps or n.passages is distinct from n.stamped_passages then 'passages that are gone or added'
+          when n.length or n.strange
+            or abs(n.fingerprint - n.stamped_fingerprint) > 1e-4 * sqrt(n.passages)
+            then 'vector that Backline did not write' $s$ else $s$
+          when extensions.vector_dims(n.embedding) <> $5 then 'vector of wrong dimensions'
+          when not (abs(extensions.vector_norm(n.embedding) - 1) < 1e-3
+                    or $8 and extensions.vector_norm(n.embedding) > 0)
+            or abs(extensions.inner_product(n.embedding, $6) - n.stamped_fingerprint)
+               > 1e-4 * greatest(1, extensions.vector_norm(n.embedding))
+            then 'vector that Backline did not write' $s$ end,
+       case when c.passages is not null then
+         ', p.passages, p.fingerprint, p.gaps, p.dimensions, p.length, p.strange' else '' end)
   into scanned, last_key, problems, v_long
   using p_collection, p_after, p_limit, c.model_id, v_dimensions, v_projection, v_leased,
         c.any_length;
@@ -143,7 +156,7 @@ begin
         where %3$s and %4$s = p.row_key offset 0) r on true
       where r.present is null and (p.row_key in (select backline.logged_keys($1))) is not true
     ) %5$s
-    select (select count(*) from page), array(select o.key from orphans o order by o.key),
+    select (select count(*) from page), array(select distinct o.key from orphans o order by o.key),
            (select p.key from page p order by p.position desc limit 1)
   $q$, v_records, backline.source(c), backline.key_match(c, 'p.row_key'), backline.key_text(c),
        case when p_repair then format($q$, deleted as (
@@ -157,7 +170,8 @@ begin
        else format(
          'select %1$s as key, %1$s as row_key, r.ctid as id, row_number() over (order by %2$s) as position '
          'from %3$s r '
-         'where %4$s order by %2$s limit $3', backline.key_text(s), backline.key_order(s), v_records,
+         'where %4$s order by %2$s fetch first $3 rows with ties',  -- all passages of a row
+         backline.key_text(s), backline.key_order(s), v_records,
          backline.key_after(s, p_after, '$2')) end)
   into scanned, keys, last_key using p_collection, p_after, p_limit;
 end $$;

@@ -1,0 +1,5 @@
+"""Split texts into passages, each with its own vector."""
+
+from backline.passages.splitter import Piece, split
+
+__all__ = ["Piece", "split"]
