@@ -63,6 +63,19 @@ async def test_row_level_security_follows_a_replaced_table(filled: World, reader
     assert await seen(filled, reader) == (2, 2)
 
 
+async def test_an_operator_of_the_reader_does_not_decide(filled: World, reader: str) -> None:
+    await filled.sql(
+        "alter table notes enable row level security;"
+        "create policy few on notes for select using (id operator(pg_catalog.<=) 2);"
+        "create schema theirs; grant usage on schema theirs to public;"
+        "create function theirs.yes(integer, integer) returns boolean language sql "
+        "as 'select true'; create operator theirs.= (leftarg = integer, rightarg = integer,"
+        " function = theirs.yes);"
+        "set search_path = theirs, pg_catalog, public"
+    )
+    assert await seen(filled, reader) == (2, 2)
+
+
 async def test_an_upgrade_keeps_the_side_table_readable(filled: World, reader: str) -> None:
     privileges = files("backline.sql") / "schema" / "functions" / "privileges.sql"
     await filled.user.execute(privileges.read_bytes())
@@ -108,3 +121,19 @@ async def test_the_name_of_a_type_is_taken(store: Store) -> None:
         await world.sql("create type taken as enum ('a')")
         with pytest.raises(errors.CollectionExistsError, match=r"public\.taken exists already"):
             await declare(store, HashEmbedder(DIMENSIONS), name="other", into="public.taken")
+
+
+async def test_a_column_of_the_source_stays_free(filled: World) -> None:
+    second = await declare(filled.store, HashEmbedder(DIMENSIONS), name="second")
+    assert (await filled.store.collection("second")).into is second.into is None
+
+
+async def test_other_dimensions_need_another_side_table(filled: World) -> None:
+    await filled.store.set_model(filled.collection, HashEmbedder(16).model)
+    filled.embedder = HashEmbedder(16)
+    filled.collection = await filled.store.collection("notes")
+    with pytest.raises(
+        errors.DimensionMismatchError, match=r'new side table.*"note_vectors_16"'
+    ) as raised:
+        await filled.fill()
+    assert "--column" not in str(raised.value)
