@@ -78,6 +78,7 @@ class BackfillReport:
     index: IndexOutcome
     beside: list[int] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    passages: int = 0
     stopped_by: str | None = None
 
     @property
@@ -303,6 +304,7 @@ class Backfill:
             failures=await self._store.run_failures(run),
             batches=record.batches,
             tokens=record.tokens,
+            passages=record.passages,
             long=record.long,
             long_keys=worker.stats.long_keys,
             long_text=self._collection.long_text,

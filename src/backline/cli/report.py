@@ -65,6 +65,8 @@ def _backfill_facts(report: BackfillReport) -> dict[str, Any]:
     }
     if report.reused:
         pairs["reused"] = f"{count(report.reused, 'row')} had a text that was embedded already"
+    if report.passages:
+        pairs["passages"] = f"{report.passages:,} embedded; those that had a vector kept it"
     if report.long:
         keys = ", ".join(report.long_keys[:EXAMPLES])
         pairs["long texts"] = f"{report.long:,} {LONG_TEXTS[report.long_text]}, by key: {keys}"

@@ -152,6 +152,7 @@ class Run(BaseModel):
     failed: int
     batches: int
     tokens: int
+    passages: int = Field(0, description="Passages that were embedded.")
     started_at: datetime
     finished_at: datetime | None
     seconds: float
