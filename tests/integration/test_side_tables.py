@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from importlib.resources import files
 
+import psycopg
 import pytest
 from tests.integration.harness import DIMENSIONS, NOTES, World, declare, make_world, texts
 
 from backline import errors
-from backline.embedders.hash import HashEmbedder
+from backline.embedders.hash import HashEmbedder, hash_vectors
 from backline.postgres.store import Store
 from backline.reconcile import Reconciliation
 
@@ -137,3 +140,34 @@ async def test_other_dimensions_need_another_side_table(filled: World) -> None:
     ) as raised:
         await filled.fill()
     assert "--column" not in str(raised.value)
+
+
+async def test_a_deletion_waits_for_the_write_of_a_released_job(filled: World) -> None:
+    """An edit away and back released the job, and the row is deleted before the write commits."""
+    keys = [filled.collection.id, "1 hour"]
+    [row] = await filled.sql(
+        "select backline.register_worker(%s::int, 'host', 1, false, %s::interval) as id", *keys
+    )
+    await filled.sql("insert into notes values (9, 'there')")
+    await filled.apply_changes()
+    [job] = await filled.sql(
+        "select * from backline.claim(%s::int, %s::bigint, 10)", filled.collection.id, row["id"]
+    )
+    await filled.sql("update notes set body = 'away' where id = 9")
+    await filled.sql("update notes set body = 'there' where id = 9")
+    await filled.apply_changes()
+    async with filled.another_user() as writer:
+        vector = str(hash_vectors(["there"], DIMENSIONS)[0].tolist())
+        await writer.execute(
+            "select backline.complete(%s::int, %s::bigint, null, false, array['9'], array['embed'],"
+            " array[%s::bytea], array[%s::extensions.vector], p_leases => array[%s::bigint])",
+            [filled.collection.id, row["id"], job["content_hash"], vector, job["lease"]],
+        )
+        await filled.sql("delete from notes where id = 9")
+        deletion = asyncio.create_task(filled.apply_changes())
+        await asyncio.sleep(0.1)
+        await writer.commit()
+    with suppress(psycopg.errors.LockNotAvailable):
+        await deletion
+    await filled.sql("select backline.unregister_worker(%s::bigint)", row["id"])
+    await filled.check_complete()
