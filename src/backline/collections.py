@@ -240,17 +240,23 @@ def _dimension_remedy(collection: Collection, model: Model) -> str:
     if model.provider == "openai":
         use = command("model", "use", collection.name, _spec(replace(model, dimensions=held)))
         return f"Request {held} dimensions from the model: {use}."
+    place = "side table" if collection.into else "column"
     return (
-        f"Put the vectors into a new column: {command('drop', collection.name)} && "
-        f"{_add_command(collection, model, f'embedding_{model.dimensions}')}."
+        f"Put the vectors into a new {place}: {command('drop', collection.name)} && "
+        f"{_add_command(collection, model)}."
     )
 
 
-def _add_command(collection: Collection, model: Model, column: str) -> str:
+def _add_command(collection: Collection, model: Model) -> str:
     keys = [word for name in collection.key_columns for word in ("--key", name)]
+    place = ["--column", f"embedding_{model.dimensions}"]
+    if collection.into is not None:
+        schema, name = collection.into
+        place = ["--into", f'"{schema}"."{name}_{model.dimensions}"']
+    follow = ["--follow", collection.follow] if collection.follow else []
     return command(
         "add", collection.table, "--name", collection.name, *keys,
-        *_text_options(collection), "--column", column, "--model", _spec(model),
+        *_text_options(collection), *place, *follow, "--model", _spec(model),
     )  # fmt: skip
 
 

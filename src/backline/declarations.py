@@ -20,6 +20,7 @@ and in its SQL stand for those of the table.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -39,8 +40,9 @@ from backline.types import Collection, LongText, Model, Splitting
 Resolve: TypeAlias = Callable[[str], Awaitable[Model]]
 """Returns the model that a specification such as "local" names."""
 
-PLACED: Final = ("name", "text_sql", "where", "into")
-"""The fields in which `{schema}` and `{table}` stand for those of a table that `tables` matches."""
+PLACEHOLDER: Final = re.compile("([\"']?)\\{(schema|table)\\}")
+"""Stands for the schema or the name of a table that `tables` matches."""
+SIMPLE_NAME: Final = re.compile("[a-z_][a-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,8 @@ def _declaration(path: Path, name: str, values: Any) -> Declaration:
         _require_type(path, where, field, value)
     if "key" in given:
         given["key"] = tuple(given["key"])
+    if ("text" in given) == ("text_sql" in given):
+        raise errors.UsageError(f"{path}, {where}write either text or text-sql.")
     return Declaration(name=name, table=table, **given)
 
 
@@ -171,9 +175,8 @@ async def expand(store: Store, declared: list[Declaration]) -> list[Declaration]
     """
     expanded: list[Declaration] = []
     for declaration in declared:
-        expanded += (
-            await _matching(store, declaration) if "*" in declaration.table else [declaration]
-        )
+        is_pattern = "*" in declaration.table or PLACEHOLDER.search(declaration.name)
+        expanded += await _matching(store, declaration) if is_pattern else [declaration]
     names = [declaration.name for declaration in expanded]
     for name in names:
         if names.count(name) > 1:
@@ -200,11 +203,19 @@ def _like(pattern: str) -> str:
 
 
 def _placed(declaration: Declaration, schema: str, table: str) -> Declaration:
-    def place(value: str | None) -> str | None:
-        return value and value.replace("{schema}", schema).replace("{table}", table)
-
-    changes: dict[str, Any] = {name: place(getattr(declaration, name)) for name in PLACED}
+    names = {"schema": schema, "table": table}
+    changes: dict[str, Any] = {"name": PLACEHOLDER.sub(lambda m: names[m[2]], declaration.name)}
+    for field in ("text_sql", "where", "into"):
+        sql = getattr(declaration, field)
+        changes[field] = sql and PLACEHOLDER.sub(lambda m: _in_sql(m[1], names[m[2]]), sql)
     return replace(declaration, table=f"{schema}.{table}", **changes)
+
+
+def _in_sql(quote: str, name: str) -> str:
+    """Return a name as it is written in SQL after a quote, or as an identifier."""
+    if quote:
+        return quote + name.replace(quote, quote * 2)
+    return name if SIMPLE_NAME.fullmatch(name) else '"' + name.replace('"', '""') + '"'
 
 
 # --- the plan -------------------------------------------------------------------------------------
@@ -246,7 +257,7 @@ async def _differences(
         ("long_text", collection.long_text, declaration.long_text),
         ("language", language.removeprefix("pg_catalog."),
          (declaration.language or language).removeprefix("pg_catalog.")),
-        ("vectors", *_places(collection, declaration)),
+        ("vectors", *await _places(store, collection, declaration)),
         ("passages", _split(collection.splitting), _split(_splitting(declaration, model))),
         ("follow", collection.follow or "triggers", declaration.follow or "triggers"),
         ("text", *await _texts(store, collection, declaration, record["oid"])),
@@ -283,14 +294,17 @@ def _remedy(collection: Collection, declaration: Declaration, field: str) -> str
     return "Declare the collection again: " + command("drop", collection.name)
 
 
-def _places(collection: Collection, declaration: Declaration) -> tuple[str, str]:
+async def _places(
+    store: Store, collection: Collection, declaration: Declaration
+) -> tuple[str, str]:
     if declaration.into is None and collection.splitting is not None:
         return "", ""  # the default side table of the passages
     if declaration.into is None:
         present = collection.vector_column if collection.into else collection.embedding_column
         return present, declaration.column
-    name = declaration.into if "." in declaration.into else f"backline_vectors.{declaration.into}"
-    return ".".join(collection.into) if collection.into else collection.vector_column, name
+    row = await store.connector.fetch_one(query("side_name"), {"into": declaration.into})
+    present = ".".join(collection.into) if collection.into else collection.vector_column
+    return present, ".".join(row["name"])
 
 
 async def _texts(

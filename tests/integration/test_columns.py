@@ -329,7 +329,7 @@ async def test_existing_vectors_are_replaced(store: Store, provider: StandInProv
     insert into notes values (1, 'one', '[1,0,0,0,0,0,0,0]'), (2, '', '[0,1,0,0,0,0,0,0]'),
                              (3, 'three', null)
     """
-    async with make_world(store, provider, ddl=ddl) as world:
+    async with make_world(store, provider, ddl=ddl, existing="overwrite") as world:
         await world.fill()
         await world.check_complete()
 

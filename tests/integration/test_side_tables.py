@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from importlib.resources import files
 
+import psycopg
 import pytest
 from tests.integration.harness import DIMENSIONS, NOTES, World, declare, make_world, texts
 
 from backline import errors
-from backline.embedders.hash import HashEmbedder
+from backline.embedders.hash import HashEmbedder, hash_vectors
 from backline.postgres.store import Store
 from backline.reconcile import Reconciliation
 
@@ -63,6 +66,19 @@ async def test_row_level_security_follows_a_replaced_table(filled: World, reader
     assert await seen(filled, reader) == (2, 2)
 
 
+async def test_an_operator_of_the_reader_does_not_decide(filled: World, reader: str) -> None:
+    await filled.sql(
+        "alter table notes enable row level security;"
+        "create policy few on notes for select using (id operator(pg_catalog.<=) 2);"
+        "create schema theirs; grant usage on schema theirs to public;"
+        "create function theirs.yes(integer, integer) returns boolean language sql "
+        "as 'select true'; create operator theirs.= (leftarg = integer, rightarg = integer,"
+        " function = theirs.yes);"
+        "set search_path = theirs, pg_catalog, public"
+    )
+    assert await seen(filled, reader) == (2, 2)
+
+
 async def test_an_upgrade_keeps_the_side_table_readable(filled: World, reader: str) -> None:
     privileges = files("backline.sql") / "schema" / "functions" / "privileges.sql"
     await filled.user.execute(privileges.read_bytes())
@@ -108,3 +124,50 @@ async def test_the_name_of_a_type_is_taken(store: Store) -> None:
         await world.sql("create type taken as enum ('a')")
         with pytest.raises(errors.CollectionExistsError, match=r"public\.taken exists already"):
             await declare(store, HashEmbedder(DIMENSIONS), name="other", into="public.taken")
+
+
+async def test_a_column_of_the_source_stays_free(filled: World) -> None:
+    second = await declare(filled.store, HashEmbedder(DIMENSIONS), name="second")
+    assert (await filled.store.collection("second")).into is second.into is None
+
+
+async def test_other_dimensions_need_another_side_table(filled: World) -> None:
+    await filled.store.set_model(filled.collection, HashEmbedder(16).model)
+    filled.embedder = HashEmbedder(16)
+    filled.collection = await filled.store.collection("notes")
+    with pytest.raises(
+        errors.DimensionMismatchError, match=r'new side table.*"note_vectors_16"'
+    ) as raised:
+        await filled.fill()
+    assert "--column" not in str(raised.value)
+
+
+async def test_a_deletion_waits_for_the_write_of_a_released_job(filled: World) -> None:
+    """An edit away and back released the job, and the row is deleted before the write commits."""
+    keys = [filled.collection.id, "1 hour"]
+    [row] = await filled.sql(
+        "select backline.register_worker(%s::int, 'host', 1, false, %s::interval) as id", *keys
+    )
+    await filled.sql("insert into notes values (9, 'there')")
+    await filled.apply_changes()
+    [job] = await filled.sql(
+        "select * from backline.claim(%s::int, %s::bigint, 10)", filled.collection.id, row["id"]
+    )
+    await filled.sql("update notes set body = 'away' where id = 9")
+    await filled.sql("update notes set body = 'there' where id = 9")
+    await filled.apply_changes()
+    async with filled.another_user() as writer:
+        vector = str(hash_vectors(["there"], DIMENSIONS)[0].tolist())
+        await writer.execute(
+            "select backline.complete(%s::int, %s::bigint, null, false, array['9'], array['embed'],"
+            " array[%s::bytea], array[%s::extensions.vector], p_leases => array[%s::bigint])",
+            [filled.collection.id, row["id"], job["content_hash"], vector, job["lease"]],
+        )
+        await filled.sql("delete from notes where id = 9")
+        deletion = asyncio.create_task(filled.apply_changes())
+        await asyncio.sleep(0.1)
+        await writer.commit()
+    with suppress(psycopg.errors.LockNotAvailable):
+        await deletion
+    await filled.sql("select backline.unregister_worker(%s::bigint)", row["id"])
+    await filled.check_complete()

@@ -79,13 +79,26 @@ async def _carry_out(
 ) -> int:
     by_name = {declaration.name: declaration for declaration in declared}
     due = 0
+    done: list[str] = []
     for step in steps:
-        if step.action == "add":
-            await declarations.add(store, by_name[step.name], resolve)
-        elif step.action == "change":
-            collection = await store.collection(step.name)
-            due += await declarations.change(store, collection, step, by_name[step.name])
+        if step.action not in ("add", "change"):
+            continue
+        try:
+            due += await _apply_step(store, step, by_name[step.name], resolve)
+        except errors.BacklineError:
+            if done:
+                say(f"Applied before the error: {', '.join(done)}. Run apply again after it.")
+            raise
+        done.append(step.name)
     return due
+
+
+async def _apply_step(store: Store, step: Step, declaration: Declaration, resolve: Any) -> int:
+    if step.action == "add":
+        await declarations.add(store, declaration, resolve)
+        return 0
+    collection = await store.collection(step.name)
+    return await declarations.change(store, collection, step, declaration)
 
 
 def _show(steps: Sequence[Step]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from backline import adoption, config, errors, wiring
+from backline import config, errors, wiring
 from backline.cli.options import NO_FLAGS, AsJson, Flags, database_options
 from backline.cli.output import count, emit, out, say
 from backline.collections import declared_splitting, passages_table
@@ -217,6 +217,8 @@ def add(
 ) -> None:
     """Declare a table for embedding and follow its edits."""
     settings = config.load(**flags)
+    if (text is None) == (text_sql is None):
+        raise typer.BadParameter("Say what a row's text is, with either --text or --text-sql.")
     if column_type not in ("vector", "halfvec"):
         raise errors.UsageError(f"--column-type is {column_type!r}; use vector or halfvec.")
     if adopt and (overwrite or into is not None or passages != "none"):
@@ -287,6 +289,8 @@ async def _add(
 async def _adopt(
     settings: Settings, store: Store, model: Model, name: str, table: int, **declaration: Any
 ) -> dict[str, Any]:
+    from backline import adoption  # imports modules that log
+
     async with wiring.embedder_for(settings, model, say) as (embedder, limiter):
         done = await adoption.adopt(
             store, embedder, limiter, name, table,

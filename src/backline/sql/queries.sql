@@ -262,6 +262,10 @@ select * from backline.log_text_change(%(collection)s, %(after)s, %(limit)s)
 select (backline.compile_expression(%(table)s::oid::regclass, %(expression)s, %(type)s)).sql
        = %(compiled)s as same
 
+-- name: side_name
+-- Schema and name of the side table that --into names.
+select backline.side_name(%(into)s) as name
+
 -- name: tables_matching
 -- The tables, views and foreign tables whose schema and name match patterns of LIKE.
 select n.nspname as schema, k.relname as name from pg_catalog.pg_class k

@@ -133,8 +133,13 @@ def test_what_cannot_be_changed_is_refused_before_anything_is(
         ("[collections.x]\ntable = 'x'\ntables = 'y*'\ntext = '{a}'", "either table or tables"),
         ("[collections.x]\ntable = 3\ntext = '{a}'", "write a text in quotes"),
         ("[collections.x]\ntable = 'x'\nkey = 3\ntext = '{a}'", "a list of columns"),
-        ("[collections.x]\ntable = 'x'\nlong-text = 'cut'", "truncate, average, reject"),
-        ("[collections.x]\ntable = 'x'\npublished = 'yes'", "true or false"),
+        ("[collections.x]\ntable = 'x'", "write either text or text-sql"),
+        ("[collections.x]\ntable = 'x'\ntext = '{a}'\ntext-sql = 'a'", "text or text-sql"),
+        (
+            "[collections.x]\ntable = 'x'\ntext = '{a}'\nlong-text = 'cut'",
+            "truncate, average, reject",
+        ),
+        ("[collections.x]\ntable = 'x'\ntext = '{a}'\npublished = 'yes'", "true or false"),
         ("[collections]\nx = 3", "write a table of fields"),
         ("[collections.x]\ntables = 'no_such_*.x'\ntext = '{a}'", "No table matches"),
         ("[collections.x]\ntable = 'no_such'\ntext = '{a}'", "There is no table 'no_such'"),
@@ -183,6 +188,42 @@ def test_one_declaration_serves_every_tenant_and_those_that_come(cli: Cli, sql: 
         "search", "day 7", "--collection", "items of tenant_c", "--mode", "keyword", "--json"
     ).json["hits"]
     assert found[0]["content"].startswith("Item 7\nWhat tenant_c does")
+
+
+def test_names_of_tenants_are_quoted_in_sql(cli: Cli, sql: Sql) -> None:
+    sql(TENANT.format("tenant_a") + 'alter schema tenant_a rename to "Tenant-A"')
+    more = "into = '\"{schema} vectors\"'\nwhere = \"'{schema}' <> title and is_active = 1\"\n"
+    file = TENANTS.replace("tenant_*", "Tenant*").replace('where = "is_active = 1"\n', more)
+    write(cli, file)
+    assert actions(cli) == {"items of Tenant-A": "add"}
+    assert cli("backfill", "--json").json["embedded"] == 36
+    assert actions(cli) == {"items of Tenant-A": "keep"}
+
+
+def test_a_pattern_can_match_one_table_by_its_name(cli: Cli, tickets: None) -> None:
+    write(
+        cli,
+        FILE.replace("collections.tickets", 'collections."{table}"').replace("table =", "tables ="),
+    )
+    assert actions(cli) == {"tickets": "add"}
+
+
+@pytest.mark.parametrize("into", ["Vectors", '"Odd Name"', "public.vectors", '"a.b".c'])
+def test_the_name_of_a_side_table_is_compared_as_sql_reads_it(
+    cli: Cli, tickets: None, into: str
+) -> None:
+    write(cli, FILE + f"into = '{into}'")
+    assert actions(cli) == {"tickets": "add"}
+    assert actions(cli) == {"tickets": "keep"}
+
+
+def test_an_error_says_what_was_applied_before(cli: Cli, sql: Sql, tickets: None) -> None:
+    sql("create table other (id int primary key, body text)")
+    second = '[collections.second]\ntable = "other"\nmodel = "hash@8"\ntext = '
+    write(cli, FILE + second + '"{nope}"')
+    assert "Applied before the error: tickets." in cli("apply", code=2).err
+    write(cli, FILE + second + '"{body}"')
+    assert actions(cli) == {"tickets": "keep", "second": "add"}
 
 
 def test_pattern_without_the_schema_in_the_name_is_refused(cli: Cli, sql: Sql) -> None:

@@ -12,7 +12,7 @@ from tests.provider import StandInProvider
 
 TABLES = """
 create table keyless (a text);
-create table composite (a int, b int, t text, primary key (a, b));
+create table composite (a int not null, b int not null, t text);
 create view shown as select * from tickets;
 create table narrow (id int primary key, t text, embedding extensions.vector(384), photo bytea);
 """
@@ -28,8 +28,9 @@ create table narrow (id int primary key, t text, embedding extensions.vector(384
         ("tickets --text {title", "UsageError", "without a }"),
         ("keyless --text {a}", "KeyMissingError", "--key"),
         ("composite --text {t}", "KeyMissingError", "--key"),
+        ("composite --text {t} --key a --key b", "KeyMissingError", "not unique and NOT NULL"),
         ("tickets --text {title} --key body", "KeyMissingError", "not unique and NOT NULL"),
-        ("tickets --text {title} --key nope", "KeyMissingError", "does not exist"),
+        ("tickets --text {title} --key nope", "KeyMissingError", "no column 'nope'"),
         ("shown --text {title}", "TableNotFoundError", "not a table"),
         ("narrow --text {t} --model openai", "DimensionMismatchError", r"384.*1536.*--column emb"),
         ("narrow --text {t} --column photo", "DimensionMismatchError", r"bytea.*--column"),

@@ -92,10 +92,11 @@ begin
   v_source := backline.source(c);
   if c.into_name is not null then
     -- Nothing locks the rows of the source. These locks make apply_keys() wait, which could otherwise remove
-    -- what is known of a deleted row before this call adds to it. The text is read after them.
+    -- what is known of a deleted row before this call adds to it. The text is read after them. An edit can
+    -- have released a job.
     perform from backline.batch_leases p where p.lease = any (p_leases) for share;
-    perform from backline.jobs j where j.collection_id = p_collection and j.worker_id = p_worker
-      and j.key = any (p_keys) order by j.key for update;
+    perform from backline.jobs j where j.collection_id = p_collection and j.key = any (p_keys)
+    order by j.key for update;
   end if;
   select m.projection into strict v_projection from backline.models m where m.id = c.model_id;
   select pg_catalog.format_type(a.atttypid, a.atttypmod) into strict v_type

@@ -28,20 +28,14 @@ create or replace trigger count_inserted after insert on backline.failures
 create or replace trigger count_deleted after delete on backline.failures
   referencing old table as changed for each statement execute function backline.count_failures();
 
--- Returns the measure that counts a stamp.
-create or replace function backline.stamp_measure(p_blank boolean, p_excluded boolean) returns text
-language sql immutable as $$
-  select case when p_excluded then 'excluded' when p_blank then 'blank' else 'embedded' end;
-$$;
-
 create or replace function backline.count_stamps() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if tg_op <> 'INSERT' then
     with counted as (
-      select o.collection_id, o.model_id, backline.stamp_measure(o.blank, o.excluded) as measure, o.long,
-             count(*) as amount
-      from old_rows o where not o.stale group by 1, 2, 3, 4
+      select o.collection_id, o.model_id, o.long, count(*) as amount,
+             case when o.excluded then 'excluded' when o.blank then 'blank' else 'embedded' end as measure
+      from old_rows o where not o.stale group by 1, 2, 3, 5
     )
     insert into backline.counter_deltas (collection_id, measure, model_id, amount)
     select c.collection_id, c.measure, c.model_id, -c.amount
@@ -50,9 +44,9 @@ begin
   end if;
   if tg_op <> 'DELETE' then
     with counted as (
-      select n.collection_id, n.model_id, backline.stamp_measure(n.blank, n.excluded) as measure, n.long,
-             count(*) as amount
-      from new_rows n where not n.stale group by 1, 2, 3, 4
+      select n.collection_id, n.model_id, n.long, count(*) as amount,
+             case when n.excluded then 'excluded' when n.blank then 'blank' else 'embedded' end as measure
+      from new_rows n where not n.stale group by 1, 2, 3, 5
     )
     insert into backline.counter_deltas (collection_id, measure, model_id, amount)
     select c.collection_id, c.measure, c.model_id, c.amount
@@ -103,7 +97,8 @@ begin
       select d.measure, d.model_id, sum(d.amount) as amount from (
         select 'rows' as measure, 0 as model_id, count(*) as amount from %1$s
         union all
-        select backline.stamp_measure(s.blank, s.excluded), s.model_id, count(*)
+        select case when s.excluded then 'excluded' when s.blank then 'blank' else 'embedded' end, s.model_id,
+               count(*)
         from backline.stamps s where s.collection_id = $1 and not s.stale group by 1, 2
         union all
         select 'long', s.model_id, count(*)

@@ -186,7 +186,7 @@ begin
   select c.name into v_name from backline.collections c
   left join pg_catalog.pg_attribute a on a.attrelid = c.table_id and a.attnum = c.vector_number
     and not a.attisdropped
-  where c.table_id = any (backline.table_and_partitions(p_table))
+  where c.table_id = any (backline.table_and_partitions(p_table)) and c.into_id is null
     and coalesce(a.attname, c.embedding_column) = p_column limit 1;
   if found then
     raise exception using errcode = 'BL007', message = format(

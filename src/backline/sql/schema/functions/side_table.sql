@@ -101,11 +101,12 @@ begin
   into v_keys, v_types, v_joined
   from pg_catalog.pg_attribute a
   where a.attrelid = c.into_id and a.attnum between 1 and cardinality(c.key_columns);
-  execute format('create or replace function %s(%s) returns boolean language plpgsql stable as %L',
-                 v_function, v_types, format('begin return exists (select from %s r where %s); end',
-                                 backline.source(c), v_joined));
-  execute format(
-    'create or replace function %s() returns boolean language plpgsql stable as %L', v_function, format(
+  -- With a search path: an operator of the reader must not decide what it sees.
+  execute format('create or replace function %s(%s) returns boolean language plpgsql stable '
+                 'set search_path = pg_catalog, pg_temp as %L', v_function, v_types, format(
+    'begin return exists (select from %s r where %s); end', backline.source(c), v_joined));
+  execute format('create or replace function %s() returns boolean language plpgsql stable '
+                 'set search_path = pg_catalog, pg_temp as %L', v_function, format(
       -- A view applies the row level security of the tables that it reads.
       'begin return exists (select from pg_catalog.pg_class k where k.oid = coalesce(to_regclass(%L), %s) '
       'and k.relkind in (''r'', ''p'') and not pg_catalog.row_security_active(k.oid)); end',
