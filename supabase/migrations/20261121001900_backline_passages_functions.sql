@@ -95,7 +95,7 @@ create or replace function backline.passage_vectors(
 set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = on set enable_mergejoin = off
-set enable_seqscan = off as $$
+set enable_sort = on set enable_seqscan = off as $$
 declare
   v_vectors extensions.vector[];
   v_projection constant extensions.vector := (
@@ -183,14 +183,17 @@ create or replace function backline.prepare_passages(
   p_of int[], p_hashes bytea[], p_vectors extensions.vector[],
   out keys text[], out ordinals int[], out passages extensions.vector[],
   out vectors extensions.vector[], out fingerprints real[], out counts int[], out actions text[]
-) language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+) language plpgsql stable set search_path = pg_catalog, pg_temp
+set enable_hashjoin = on set enable_sort = on as $$
 begin
   if p_of is null and p_actions && '{embed,reuse}' then
     raise exception using errcode = 'BL001', message = format(
       'the texts of %L are split into passages, which this program does not do. Run: backline sync', c.name);
   end if;
-  keys := array(select p_keys[u.of] from unnest(p_of) with ordinality u(of, position) order by u.position);
-  passages := backline.passage_vectors(c, keys, p_hashes, p_vectors);
+  keys := array(select k.key from unnest(p_of) with ordinality u(of, position)
+                join unnest(p_keys) with ordinality k(key, of) on k.of = u.of order by u.position);
+  passages := case when array_position(p_vectors, null) is null then p_vectors
+                   else backline.passage_vectors(c, keys, p_hashes, p_vectors) end;
   ordinals := array(select row_number() over (partition by u.of order by u.position) - 1
                     from unnest(p_of) with ordinality u(of, position) order by u.position);
   execute format($q$

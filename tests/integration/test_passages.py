@@ -328,6 +328,33 @@ async def test_search_returns_passages_themselves(world: World, mode: Mode) -> N
     assert [hit.passages for hit in second] == [hit.passages for hit in hits[4:]]
 
 
+@pytest.mark.parametrize("mode", ["semantic", "hybrid"])
+async def test_search_shows_no_passages_of_hidden_rows(world: World, mode: Mode) -> None:
+    await world.insert(text_of(0, 20), text_of(20, 20), text_of(40, 20))
+    await world.fill()
+    await ensure_index(world.store, world.collection)
+    await world.sql("alter table notes enable row level security")
+    await world.sql("create policy visible on notes for select using (id <> 2)")
+    await world.sql("drop role if exists reader_of_passages")
+    await world.sql("create role reader_of_passages")
+    await world.sql("grant select on notes to reader_of_passages")
+    await world.sql("grant usage on schema backline_vectors to reader_of_passages")
+    await world.sql(f"grant select on {SIDE} to reader_of_passages")
+    await world.sql("select backline.allow_search('reader_of_passages')")
+    [vector] = (await world.embedder.embed([paragraph(25)])).tolist()
+    async with world.another_user() as reader:
+        await reader.execute("set role reader_of_passages")
+        cursor = await reader.execute(
+            "select key, passages from backline.search(%s, %s, %s, %s::real[], 5)",
+            [world.collection.id, mode, paragraph(25), vector],
+        )
+        rows = await cursor.fetchall()
+        assert sorted(row["key"] for row in rows) == ["1", "3"]
+        assert all(len(row["passages"]) == 3 for row in rows)
+        cursor = await reader.execute(f"select distinct key_1 from {SIDE} order by 1")
+        assert [row["key_1"] for row in await cursor.fetchall()] == [1, 3]
+
+
 async def test_passages_that_cannot_be_ranked_are_refused(
     world: World, store: Store, provider: StandInProvider
 ) -> None:

@@ -78,7 +78,12 @@ class JobSorter:
         texts = _distinct_texts(jobs, worker)
         computed = [text for text in texts if text.rejection is None]
         await asyncio.to_thread(self._handler.prepare, computed, self._collection)
-        split = [(text, [job.key for job in text.jobs]) for text in computed if text.passages]
+        # Without a cache, a text of one passage has only what the row had as a whole.
+        split = [
+            (text, [job.key for job in text.jobs])
+            for text in computed
+            if len(text.passages) > 1 or (text.passages and not self._handler.free)
+        ]
         await retry_while_unavailable(
             partial(keep_known, self._store, self._collection, split),
             give_up_after=self._give_up_after,
