@@ -178,40 +178,43 @@ async def pipeline(store: Store, rows: int, dimensions: int, into: str | None = 
 
 
 async def bench_pipeline(store: Store, rows: int, rounds: int) -> dict[str, Any]:
-    results = {}
-    for dimensions in (384, 1536):
-        pairs = [
-            (await pipeline(store, rows, dimensions), await bare_copy(store, rows, dimensions))
-            for _ in range(rounds)
-        ]
-        results[str(dimensions)] = {
-            "rows": rows,
-            "pipeline_s": [round(a, 2) for a, _ in pairs],
-            "bare_s": [round(b, 2) for _, b in pairs],
-            "rows_per_second": round(rows / statistics.median(a for a, _ in pairs)),
-            "ratio": round(statistics.median(a / b for a, b in pairs), 2),
-        }
-    return results
+    return {
+        str(dimensions): ratios(
+            rows,
+            [
+                (await pipeline(store, rows, dimensions), await bare_copy(store, rows, dimensions))
+                for _ in range(rounds)
+            ],
+        )
+        for dimensions in (384, 1536)
+    }
 
 
 async def bench_side(store: Store, rows: int, rounds: int) -> dict[str, Any]:
-    results = {}
-    for dimensions in (384, 1536):
-        pairs = [
-            (
-                await pipeline(store, rows, dimensions, "docs_vectors"),
-                await bare_side_copy(store, rows, dimensions),
-            )
-            for _ in range(rounds)
-        ]
-        results[str(dimensions)] = {
-            "rows": rows,
-            "pipeline_s": [round(a, 2) for a, _ in pairs],
-            "bare_s": [round(b, 2) for _, b in pairs],
-            "rows_per_second": round(rows / statistics.median(a for a, _ in pairs)),
-            "ratio": round(statistics.median(a / b for a, b in pairs), 2),
-        }
-    return results
+    return {
+        str(dimensions): ratios(
+            rows,
+            [
+                (
+                    await pipeline(store, rows, dimensions, "docs_vectors"),
+                    await bare_side_copy(store, rows, dimensions),
+                )
+                for _ in range(rounds)
+            ],
+        )
+        for dimensions in (384, 1536)
+    }
+
+
+def ratios(rows: int, pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Summarize the seconds of the pipeline and of the bare statements, round by round."""
+    return {
+        "rows": rows,
+        "pipeline_s": [round(a, 2) for a, _ in pairs],
+        "bare_s": [round(b, 2) for _, b in pairs],
+        "rows_per_second": round(rows / statistics.median(a for a, _ in pairs)),
+        "ratio": round(statistics.median(a / b for a, b in pairs), 2),
+    }
 
 
 # --- (b) ----------------------------------------------------------------------------------------
