@@ -343,14 +343,16 @@ def drop(
         emit({"dropped": collection, "column_dropped": column})
         return
     outcome = "was dropped with its vectors" if column else "and its vectors stay"
-    out.print(f"Dropped the collection {collection}; the column {kept} {outcome}.", markup=False)
+    out.print(f"Dropped the collection {collection}; {kept} {outcome}.", markup=False)
 
 
 async def _drop(settings: Settings, name: str, *, column: bool) -> str:
     async with wiring.open_database(settings) as store:
         collection = await store.collection(name)
         await store.drop_collection(collection, drop_column=column)
-        return collection.embedding_column
+        if collection.into is not None:
+            return f"the side table {'.'.join(collection.into)}"
+        return f"the column {collection.embedding_column}"
 
 
 Condition = Annotated[

@@ -197,7 +197,8 @@ order by 2, 3
 select n.nspname || '.' || k.relname as name from pg_catalog.pg_class k
 join pg_catalog.pg_namespace n on n.oid = k.relnamespace
 where k.relkind in ('r', 'p')
-  and n.nspname not in ('pg_catalog', 'information_schema', 'backline', 'supabase_migrations')
+  and n.nspname not in ('pg_catalog', 'information_schema', 'backline', 'backline_vectors',
+    'supabase_migrations')
 order by 1 limit 20
 
 -- name: add_collection
