@@ -218,7 +218,9 @@ def add(
     """Declare a table for embedding and follow its edits."""
     settings = config.load(**flags)
     if (text is None) == (text_sql is None):
-        raise typer.BadParameter("Say what a row's text is, with either --text or --text-sql.")
+        raise typer.BadParameter(
+            "A row's text is a template or an SQL expression. Use one of --text and --text-sql."
+        )
     if column_type not in ("vector", "halfvec"):
         raise errors.UsageError(f"--column-type is {column_type!r}; use vector or halfvec.")
     if adopt and (overwrite or into is not None or passages != "none"):
