@@ -109,7 +109,7 @@ begin
         where x.collection_id = $1 and x.key = k.key and x.model_id = $4 and x.passages > 0 offset 0) s
       cross join lateral (select * from %1$s r where %2$s offset 0) r
       cross join %3$s t
-      cross join lateral (select x.hash, x.embedding from %4$s x where %5$s offset 0) e
+      cross join lateral (select e.hash, e.embedding from %4$s e where %5$s offset 0) e
       where %6$s
     )
     select array_agg(coalesce(i.embedding, v.embedding, o.embedding) order by i.position)
@@ -118,7 +118,7 @@ begin
       and x.model_id = $4 and x.content_hash = i.hash and x.cut is null offset 0) v on true
     left join (select distinct on (w.key, w.hash) w.* from own w) o on o.key = i.key and o.hash = i.hash
   $q$, backline.source(c), backline.key_match(c, 'k.key'), backline.passages_of(c, null, '0', '$5'),
-       (backline.side_table(c)).name, replace((backline.side_table(c)).joined, 'e.', 'x.'),
+       (backline.side_table(c)).name, backline.side_match(c, 'k.key'),
        backline.passages_match())
   into v_vectors using c.id, p_keys, p_hashes, c.model_id, v_projection, p_vectors;
   return v_vectors;
@@ -162,8 +162,7 @@ begin
       %10$s
     ), written as (select
   $q$, p_rows, backline.source(c), p_match, v_side,
-       (select string_agg(format('e.%s = %s', u.name, u.value), ' and ')
-        from unnest(v_keys, backline.key_values(c, 'f.key')) u(name, value)),
+       backline.side_match(c, 'f.key'),
        array_to_string(v_keys, ', '), array_to_string(backline.key_values(c, 'p.key'), ', '), p_type,
        p_overwrite::text, case when p_overwrite then format($q$
       on conflict (%s, ordinal) do update set start = excluded.start, "end" = excluded."end",

@@ -141,6 +141,20 @@ async def test_headings_are_embedded_with_their_passages(
     assert {each["heading"] for each in await passages(world)} == {"Manual", "Manual > Faders"}
 
 
+async def test_key_with_any_name_finds_the_passages_of_its_row(
+    store: Store, provider: StandInProvider
+) -> None:
+    ddl = 'create table notes ("e.id, or e.key" int primary key, body text)'
+    options: dict[str, Any] = {"into": "note_passages", "splitting": SPLITTING}
+    async with make_world(store, provider, ddl=ddl, **options) as world:
+        await world.sql("insert into notes values (1, %s)", text_of(count=3))
+        await world.fill()
+        await world.sql("update notes set body = body || %s", "\n\n" + paragraph(3))
+        await world.fill()
+        await world.check_complete()
+    assert sum(provider.texts_embedded.values()) == 4
+
+
 async def test_text_of_several_rows_is_sent_once(world: World, provider: StandInProvider) -> None:
     await world.insert(*[text_of(0, 10)] * 5, text_of(5, 10))
     await world.fill()

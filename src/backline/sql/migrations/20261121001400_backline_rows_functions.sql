@@ -21,6 +21,14 @@ begin
              from unnest(c.key_columns) with ordinality u(name, position));
 end $$;
 
+-- Returns the condition that a vector e of the side table has the key p_key, an expression.
+create or replace function backline.side_match(c backline.collections, p_key text) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  return (select string_agg(format('e.%s = %s', backline.side_key(u.position), u.value), ' and ')
+          from unnest(backline.key_values(c, p_key)) with ordinality u(value, position));
+end $$;
+
 -- Returns the name of a column of the key in a side table. It is not that of the source, which can change.
 create or replace function backline.side_key(p_position bigint) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$ select 'key_' || p_position $$;

@@ -75,13 +75,6 @@ begin
   end if;
 end $$;
 
--- Appends keys to the change log.
-create or replace function backline.log_keys(p_collection int, p_kind "char", p_keys text[]) returns void
-language sql set search_path = pg_catalog, pg_temp as $$
-  insert into backline.changes (collection_id, kind, amount, keys, bulk)
-  select p_collection, p_kind, cardinality(p_keys), p_keys, cardinality(p_keys) > 1000 where p_keys <> '{}';
-$$;
-
 -- Returns the keys of a query's rows that are due and not in the queue. The query has a page's columns.
 -- $1 to $5 are as in due.sql, $6 are the keys of batch leases.
 create or replace function backline.unseen_rows(p_collection int, p_rows text) returns text

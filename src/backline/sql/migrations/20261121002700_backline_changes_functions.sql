@@ -2,6 +2,13 @@
 
 -- Turns lines of the change log into jobs, stamps, counters and keyword postings.
 
+-- Appends keys to the change log.
+create or replace function backline.log_keys(p_collection int, p_kind "char", p_keys text[]) returns void
+language sql set search_path = pg_catalog, pg_temp as $$
+  insert into backline.changes (collection_id, kind, amount, keys, bulk)
+  select p_collection, p_kind, cardinality(p_keys), p_keys, cardinality(p_keys) > 1000 where p_keys <> '{}';
+$$;
+
 -- Returns the first xid from which this session may find lines. has_changes() and apply_changes() advance it
 -- in a setting of the session.
 create or replace function backline.log_start(p_collection int) returns xid8
@@ -329,9 +336,8 @@ begin
   perform from backline.batch_leases p where p.collection_id = c.id and p.keys && p_gone for update;
   perform from backline.jobs j where j.collection_id = c.id and j.key = any (p_keys)
   order by j.key for update;
-  execute format('delete from %s e using unnest($1) as u(key) where %s', (backline.side_table(c)).name, (
-    select string_agg(format('e.%s = %s', backline.side_key(v.position), v.value), ' and ')
-    from unnest(backline.key_values(c, 'u.key')) with ordinality v(value, position))) using p_gone;
+  execute format('delete from %s e using unnest($1) as u(key) where %s', (backline.side_table(c)).name,
+                 backline.side_match(c, 'u.key')) using p_gone;
 end $$;
 
 -- Returns the keys that were leased after the change: their worker has the present text.
