@@ -210,6 +210,21 @@ async def test_removed_condition_embeds_every_row(articles: World) -> None:
     assert coverage.complete, coverage.problems
 
 
+async def test_change_of_the_text_keeps_a_condition_on_a_renamed_column(articles: World) -> None:
+    await articles.fill()
+    await articles.sql("alter table articles rename deleted_at to removed_at")
+    await articles.store.set_text(articles.collection, template="{title}")
+    articles.collection = await articles.store.collection("articles")
+    assert "removed_at" in str(articles.collection.where_sql)
+    await articles.fill()
+    assert await embedded(articles) == await inside(
+        articles, "removed_at is null and status = 'published'"
+    )
+    await articles.sql("alter table articles rename removed_at to gone_at")
+    await articles.fill()
+    assert (await verify(articles.store, articles.collection)).passed
+
+
 async def test_interrupted_change_of_the_condition_is_reported(articles: World) -> None:
     await articles.fill()
     await articles.sql("select backline.set_where(%s, 'id > 10')", articles.collection.id)

@@ -102,23 +102,39 @@ create or replace function backline.set_model(
 $$;
 comment on function backline.set_model is 'API: changes the model of a collection. Its rows become due.';
 
+-- Records another text or condition. Until finish_text_change(), p_reason makes a scan of every row due.
+create or replace function backline.change_text(
+  c backline.collections, p_template text, p_expression text, p_where text, p_reason text
+) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  t record;
+begin
+  t := backline.compile_text(c.table_id, p_template, p_expression, p_where);
+  perform backline.check_text(
+    c.table_id, t.numbers, case when c.into_name is null then c.embedding_column end);
+  update backline.collections o set text_template = p_template, text_expression = t.expression,
+    where_sql = t.where_sql, text_sql = t.text_sql, text_numbers = t.numbers, text_names = t.names,
+    text_types = t.types, unscanned = concat_ws(' ', o.unscanned, p_reason)
+  where o.id = c.id;
+end $$;
+
+create or replace function backline.finish_text_change(p_collection int, p_reason text) returns void
+language sql set search_path = pg_catalog, pg_temp as $$
+  update backline.collections o
+  set guarded = false, unscanned = nullif(btrim(replace(o.unscanned, p_reason, '')), '')
+  where o.id = p_collection;
+$$;
+
 -- Changes the condition on rows, null for every row, and returns the former one. log_condition_change() then
 -- enqueues the rows that it moves in or out.
 create or replace function backline.set_where(p_collection int, p_where text) returns text
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
-  t record;
 begin
   perform backline.lock(p_collection, 'log');
   c := backline.definition(p_collection);
-  t := backline.compile_text(c.table_id, c.text_template, c.text_expression, p_where);
-  perform backline.check_text(
-    c.table_id, t.numbers, case when c.into_name is null then c.embedding_column end);
-  update backline.collections o set text_template = c.text_template, text_expression = t.expression,
-    where_sql = t.where_sql, text_sql = t.text_sql, text_numbers = t.numbers, text_names = t.names,
-    text_types = t.types, unscanned = concat_ws(' ', o.unscanned, 'The condition was changed.')
-  where o.id = p_collection;
+  perform backline.change_text(c, c.text_template, c.text_expression, p_where, 'The condition was changed.');
   perform backline.install_triggers(p_collection);  -- they compare the columns of the condition too
   return c.where_sql;
 end $$;
@@ -135,6 +151,7 @@ set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO,
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $$
 declare
   c backline.collections := backline.definition(p_collection);
+  v_keys text[];
 begin
   execute format($q$
     with page as materialized (
@@ -143,22 +160,16 @@ begin
              -- The former condition may have failed for the row.
              exists (select from backline.failures f where f.collection_id = $1 and f.key = %1$s) as failed
       from %5$s r where %6$s order by %2$s limit $3
-    ), logged as (
-      insert into backline.changes (collection_id, kind, amount, keys)
-      select $1, '~', count(*), array_agg(p.key order by p.position) from page p
-      where p.was <> p.inside or p.failed having count(*) > 0
     )
     select count(*), count(*) filter (where p.was <> p.inside),
-           (array_agg(p.key order by p.position desc))[1]
+           (array_agg(p.key order by p.position desc))[1],
+           array_agg(p.key order by p.position) filter (where p.was <> p.inside or p.failed)
     from page p
   $q$, backline.key_text(c), backline.key_order(c), coalesce(p_former, 'true'), coalesce(c.where_sql, 'true'),
        backline.source(c), backline.key_after(c, p_after, '$2'))
-  into scanned, moved, last_key using p_collection, p_after, p_limit;
-  if scanned < p_limit then
-    update backline.collections o
-    set guarded = false, unscanned = nullif(btrim(replace(o.unscanned, 'The condition was changed.', '')), '')
-    where o.id = p_collection;
-  end if;
+  into scanned, moved, last_key, v_keys using p_collection, p_after, p_limit;
+  perform backline.log_keys(p_collection, '~', v_keys);
+  perform backline.finish_text_change(p_collection, 'The condition was changed.') where scanned < p_limit;
 end $$;
 comment on function backline.log_condition_change is
   'API: enqueues the rows in the page after key p_after that a change of the condition moved in or out.';
@@ -170,20 +181,14 @@ returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
   k backline.keyword_indexes;
-  t record;
 begin
   perform backline.lock(p_collection, 'log');
   c := backline.definition(p_collection);
   k := backline.keyword_definition(p_collection);
-  t := backline.compile_text(c.table_id, p_template, p_expression, (
+  perform backline.change_text(c, p_template, p_expression, (
     select (x.r).where_sql from (select (backline.resolve(o)).d as r from backline.collections o
-                                 where o.id = p_collection) x));  -- without the guard
-  perform backline.check_text(
-    c.table_id, t.numbers, case when c.into_name is null then c.embedding_column end);
-  update backline.collections o set text_template = p_template, text_expression = t.expression,
-    text_sql = t.text_sql, text_numbers = t.numbers, text_names = t.names, text_types = t.types,
-    unscanned = concat_ws(' ', o.unscanned, 'The text was changed.')
-  where o.id = p_collection;
+                                 where o.id = p_collection) x),  -- without the guard
+    'The text was changed.');
   if k.text_template is not distinct from c.text_template then
     update backline.keyword_indexes o set text_template = null where o.collection_id = p_collection;
     perform backline.set_keywords(p_collection, p_template);
@@ -203,31 +208,25 @@ set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits =
 set jit = off set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off as $$
 declare
   c backline.collections := backline.definition(p_collection);
+  v_keys text[];
 begin
   execute format($q$
     with page as materialized (
       select %1$s as key, row_number() over (order by %2$s) as position,
              sha256(convert_to(%3$s, 'UTF8')) as hash
       from %4$s r where %5$s order by %2$s limit $3
-    ), differing as materialized (
-      select p.key, p.position from page p
-      left join lateral (select x.content_hash from backline.stamps x
-                         where x.collection_id = $1 and x.key = p.key offset 0) s on true
-      where s.content_hash is distinct from p.hash
-    ), logged as (
-      insert into backline.changes (collection_id, kind, amount, keys)
-      select $1, '~', count(*), array_agg(d.key order by d.position) from differing d having count(*) > 0
     )
-    select count(*), (select count(*) from differing), (array_agg(p.key order by p.position desc))[1]
+    select count(*), (array_agg(p.key order by p.position desc))[1],
+           array_agg(p.key order by p.position) filter (where s.content_hash is distinct from p.hash)
     from page p
+    left join lateral (select x.content_hash from backline.stamps x
+                       where x.collection_id = $1 and x.key = p.key offset 0) s on true
   $q$, backline.key_text(c), backline.key_order(c), c.text_sql, backline.source(c),
        backline.key_after(c, p_after, '$2'))
-  into scanned, moved, last_key using p_collection, p_after, p_limit;
-  if scanned < p_limit then
-    update backline.collections o
-    set guarded = false, unscanned = nullif(btrim(replace(o.unscanned, 'The text was changed.', '')), '')
-    where o.id = p_collection;
-  end if;
+  into scanned, last_key, v_keys using p_collection, p_after, p_limit;
+  moved := coalesce(cardinality(v_keys), 0);
+  perform backline.log_keys(p_collection, '~', v_keys);
+  perform backline.finish_text_change(p_collection, 'The text was changed.') where scanned < p_limit;
 end $$;
 comment on function backline.log_text_change is
   'API: enqueues the rows in the page after key p_after whose text differs from the one that was embedded.';
