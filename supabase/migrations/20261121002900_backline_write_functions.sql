@@ -163,10 +163,6 @@ begin
                      -- The fingerprint is of the rounded vector, if the column rounds.
                      case when v_type like '%halfvec%' then '::extensions.halfvec::extensions.vector' end)
               end;
-  v_write := case when c.into_name is null
-                  then v_update || format(' returning %s, %s as excluded', v_result, backline.is_excluded(c))
-                  else backline.side_write(c, v_type, v_rows, v_match, v_stamped) || v_result
-                       || ', f.excluded from checked f' end;
   -- What the row is after the write, and after every trigger, decides whether it is stamped.
   v_reread := format($q$
       select distinct on (f.key) %1$s, r.excluded from %2$s cross join lateral (
@@ -225,9 +221,13 @@ begin
           end if;
         end loop;
       end if;
-      execute 'with '
-        || case when c.into_name is null then 'written as (' else 'checked as materialized (' end
-        || case when v_effects then v_reread else v_write end
+      v_write := case
+        when v_effects then 'written as (' || v_reread
+        when c.into_name is null then 'written as (' || v_update
+          || format(' returning %s, %s as excluded', v_result, backline.is_excluded(c))
+        else 'checked as materialized (' || backline.side_write(c, v_type, v_rows, v_match, v_stamped)
+          || v_result || ', f.excluded from checked f' end;
+      execute 'with ' || v_write
         || v_stamp || v_once
         || '$1, w.key, $2, w.content_hash, w.action = ''blank'', w.excluded, w.long, w.fingerprint, '
            'w.passages from written w'
@@ -245,11 +245,7 @@ begin
       end if;
       v_stamped := true;
       v_once := 'distinct on (w.key) ';
-      if c.into_name is not null then
-        v_write := backline.side_write(c, v_type, v_rows, v_match, v_stamped) || v_result
-          || ', f.excluded from checked f';
-        continue;
-      end if;
+      continue when c.into_name is not null;
       execute format('select array(select i.key from unnest($1) as i(key) join %s r on %s '
                      'for no key update of r skip locked)', v_source, backline.key_match(c, 'i.key'))
       into v_free using p_keys;
