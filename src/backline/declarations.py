@@ -348,23 +348,33 @@ def require_applicable(steps: list[Step]) -> None:
                 )
 
 
+async def parts(store: Store, declaration: Declaration, table: str, model: Model) -> dict[str, Any]:
+    """Return the arguments of `Store.add_collection` except name and table.
+
+    Raises:
+        UsageError: Postgres does not have the language, or the passages cannot be made.
+    """
+    if declaration.language is not None:
+        await indexes.require_language(store, declaration.language)
+    splitting, into = _splitting(declaration, model), declaration.into
+    if splitting is not None and into is None:
+        into = passages_table(table)
+    return {
+        "key": declaration.key and list(declaration.key), "template": declaration.text,
+        "text_sql": declaration.text_sql, "where": declaration.where,
+        "column": declaration.column, "column_type": declaration.column_type, "into": into,
+        "splitting": splitting, "model": model, "long_text": declaration.long_text,
+        "language": declaration.language, "language_column": declaration.language_column,
+        "published": declaration.published, "follow": declaration.follow,
+    }  # fmt: skip
+
+
 async def add(store: Store, declaration: Declaration, resolve: Resolve) -> None:
     """Declare a collection; see `Store.add_collection` for the errors."""
     record = await store.find_table(declaration.table)
-    if declaration.language is not None:
-        await indexes.require_language(store, declaration.language)
     model = await resolve(declaration.model)
-    splitting, into = _splitting(declaration, model), declaration.into
-    if splitting is not None and into is None:
-        into = passages_table(record["name"])
-    await store.add_collection(
-        declaration.name, record["oid"], key=declaration.key and list(declaration.key),
-        template=declaration.text, text_sql=declaration.text_sql, where=declaration.where,
-        column=declaration.column, column_type=declaration.column_type, into=into,
-        splitting=splitting, model=model, long_text=declaration.long_text,
-        language=declaration.language, language_column=declaration.language_column,
-        published=declaration.published, follow=declaration.follow,
-    )  # fmt: skip
+    declared = await parts(store, declaration, record["name"], model)
+    await store.add_collection(declaration.name, record["oid"], **declared)
 
 
 async def change(store: Store, collection: Collection, step: Step, declaration: Declaration) -> int:

@@ -8,12 +8,13 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from backline import config, errors, wiring
+from backline import config, declarations, errors, wiring
 from backline.cli.options import NO_FLAGS, AsJson, Flags, database_options
 from backline.cli.output import count, emit, out, say
-from backline.collections import declared_splitting, passages_table
 from backline.config import Settings
+from backline.declarations import Declaration
 from backline.postgres import migrate
+from backline.postgres.administration import Existing
 from backline.postgres.store import Store
 from backline.search import indexes
 from backline.types import LongText, Model
@@ -227,18 +228,14 @@ def add(
         raise errors.UsageError(
             "--adopt keeps vectors of a column: leave out --overwrite, --into and --passages."
         )
-    declaration = {
-        "key": key, "template": text, "column": column, "column_type": column_type,
-        "long_text": _policy(long_text), "published": published, "into": into,
-        "text_sql": text_sql, "where": where, "language": language,
-        "language_column": language_column, "follow": follow,
-    }  # fmt: skip
-    if not adopt:
-        declaration["existing"] = "overwrite" if overwrite else "refuse"
-    split = (passages, passage_tokens, overlap)
-    added = asyncio.run(
-        _add(settings, table, name, model, adopt=adopt, passages=split, **declaration)
-    )
+    declaration = Declaration(
+        name=name or table, table=table, text=text, text_sql=text_sql, where=where,
+        key=None if key is None else tuple(key), model=model, column=column,
+        column_type=column_type, into=into, follow=follow, passages=passages,
+        passage_tokens=passage_tokens, overlap=overlap, long_text=_policy(long_text),
+        language=language, language_column=language_column, published=published,
+    )  # fmt: skip
+    added = asyncio.run(_add(settings, declaration, name, adopt=adopt, overwrite=overwrite))
     if as_json:
         emit(added)
         return
@@ -254,31 +251,26 @@ def add(
 
 
 async def _add(
-    settings: Settings, table: str, name: str | None, spec: str, *, adopt: bool,
-    passages: tuple[str, int | None, int], **declaration: Any,
-) -> dict[str, Any]:  # fmt: skip
-    model = await wiring.resolve_model(settings, spec)
-    splitting = declared_splitting(model, *passages)
+    settings: Settings, declaration: Declaration, name: str | None, *, adopt: bool, overwrite: bool
+) -> dict[str, Any]:
+    model = await wiring.resolve_model(settings, declaration.model)
     async with wiring.open_database(settings, migrated=False) as store:
-        record = await store.find_table(table)
-        if declaration["language"] is not None:
-            await indexes.require_language(store, declaration["language"])
-        applied = await migrate.apply(store.connector, published=declaration["published"])
+        record = await store.find_table(declaration.table)
+        parts = await declarations.parts(store, declaration, record["name"], model)
+        applied = await migrate.apply(store.connector, published=declaration.published)
         if applied:
             say(f"Schema: {count(len(applied), 'migration')} applied")
         chosen = record["name"] if name is None else name
-        if splitting is not None and declaration["into"] is None:
-            declaration["into"] = passages_table(record["name"])
         adopted = {}
         if adopt:
-            adopted = await _adopt(settings, store, model, chosen, record["oid"], **declaration)
+            adopted = await _adopt(settings, store, chosen, record["oid"], **parts)
         else:
-            await store.add_collection(
-                chosen, record["oid"], model=model, splitting=splitting, **declaration
-            )
+            existing: Existing = "overwrite" if overwrite else "refuse"
+            await store.add_collection(chosen, record["oid"], existing=existing, **parts)
         collection = await store.collection(chosen)
         coverage = await store.coverage(collection)
         keywords = await indexes.keyword_index(store, collection)
+        splitting = collection.splitting
         return {
             "collection": chosen, "table": collection.table, "rows": coverage.rows,
             "model": str(model), "vectors": collection.vector_column,
@@ -289,15 +281,14 @@ async def _add(
 
 
 async def _adopt(
-    settings: Settings, store: Store, model: Model, name: str, table: int, **declaration: Any
+    settings: Settings, store: Store, name: str, table: int, *, model: Model, **parts: Any
 ) -> dict[str, Any]:
     from backline import adoption  # imports modules that log
 
     async with wiring.embedder_for(settings, model, say) as (embedder, limiter):
         done = await adoption.adopt(
-            store, embedder, limiter, name, table,
-            give_up_after=settings.give_up_after, **declaration,
-        )  # fmt: skip
+            store, embedder, limiter, name, table, give_up_after=settings.give_up_after, **parts
+        )
     sample = done.agreement
     return {
         "held": done.held, "adopted": done.adopted,

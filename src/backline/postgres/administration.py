@@ -120,7 +120,7 @@ class AdministrationVerbs(CollectionVerbs):
             name, table, key=key, template=template, column=column, column_type=column_type,
             long_text=long_text, published=published, into=into, text_sql=text_sql, where=where,
             language=language, language_column=language_column, follow=follow, existing=existing,
-            model=model, passages=None if splitting is None else Jsonb(asdict(splitting)),
+            model=model, splitting=splitting,
         )  # fmt: skip
         if follow is not None and declared["key"]:
             await self._check_unique(table, declared["key"])
@@ -348,13 +348,16 @@ class AdministrationVerbs(CollectionVerbs):
 
 
 def declaration(
-    name: str, table: int, *, key: str | Sequence[str] | None, model: Model, **parts: Any
-) -> dict[str, Any]:
+    name: str, table: int, *, key: str | Sequence[str] | None, model: Model,
+    splitting: Splitting | None = None, **parts: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Return the parameters of `declare`."""
-    keys = [key] if isinstance(key, str) else key
-    options = ("text_sql", "where", "language", "language_column", "follow", "passages")
-    absent = dict.fromkeys(options)
-    return {"name": name, "table": table, "key": keys, **absent, **parts, **_identity(model)}
+    absent = dict.fromkeys(("text_sql", "where", "language", "language_column", "follow"))
+    return {
+        "name": name, "table": table, "key": [key] if isinstance(key, str) else key, **absent,
+        "passages": None if splitting is None else Jsonb(asdict(splitting)), **parts,
+        **_identity(model),
+    }  # fmt: skip
 
 
 async def declare(transaction: Transaction, declared: Mapping[str, Any]) -> int:
