@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Final
@@ -27,21 +27,30 @@ IDLE_SECONDS: Final = 0.2
 # Time since the last change after which the longer interval is used.
 BUSY_FOR_SECONDS: Final = 2.0
 RECONNECT_SECONDS: Final = 1.0
-# Interval between two claims without a change, for the rows that other workers release.
-CLAIM_SECONDS: Final = 5.0
+# Interval between two claims without a change.
+CLAIM_SECONDS: Final = 60.0
 
 
 class ChangePoller:
-    """Polls for changes and jobs of all collections that a process follows, in one statement."""
+    """Polls for changes and jobs of all collections that a process follows, in one statement.
+
+    While nothing is committed in the database, the snapshot stays the same. Then a poll reads the
+    snapshot only, which takes a third of the processor time.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._nudges: dict[int, Callable[[], None]] = {}
+        self._due: dict[int, float] = {}  # when jobs that wait will be due
+        self._snapshot = ""  # of the last poll for changes
+        self._unchanged = False  # nothing was committed between the last two, and nothing was due
+        self._changed_at = float("-inf")
 
     @contextmanager
     def following(self, collection: int, nudge: Callable[[], None]) -> Iterator[None]:
         """Call `nudge` when a collection has work, until the end of the block."""
         self._nudges[collection] = nudge
+        self._unchanged = False
         try:
             yield
         finally:
@@ -50,19 +59,46 @@ class ChangePoller:
 
     async def run(self) -> None:
         """Poll until cancelled. During an outage of the database, workers retry their own calls."""
-        changed_at = float("-inf")
         while True:
-            busy = time.monotonic() - changed_at < BUSY_FOR_SECONDS
-            await asyncio.sleep(BUSY_SECONDS if busy else IDLE_SECONDS)
             try:
-                changed = await self._store.has_work([*self._nudges]) if self._nudges else []
+                async with self._store.snapshots() as snapshot:
+                    self._unchanged = False  # the snapshots of a restored database differ
+                    while True:
+                        await asyncio.sleep(self._pause())
+                        await self._poll(snapshot)
             except errors.DatabaseError:
                 await asyncio.sleep(RECONNECT_SECONDS)
-                continue
-            for collection in changed:
-                changed_at = time.monotonic()
-                if (nudge := self._nudges.get(collection)) is not None:
-                    nudge()
+
+    def _pause(self) -> float:
+        busy = time.monotonic() - self._changed_at < BUSY_FOR_SECONDS
+        return BUSY_SECONDS if busy else IDLE_SECONDS
+
+    async def _poll(self, snapshot: Callable[[], Awaitable[str]]) -> None:
+        now = time.monotonic()
+        for collection in [each for each, due in self._due.items() if due <= now]:
+            del self._due[collection]
+            self._nudge(collection)
+        if self._nudges and not (self._unchanged and await snapshot() == self._snapshot):
+            await self._look()
+
+    async def _look(self) -> None:
+        """Nudge the workers that have work now, and note when others will have some."""
+        collections = [*self._nudges]
+        snapshot, seconds = await self._store.work_due(collections)
+        self._unchanged = snapshot == self._snapshot and 0 not in seconds
+        self._snapshot = snapshot
+        now = time.monotonic()
+        self._due = {}
+        for collection, due_in in zip(collections, seconds, strict=True):
+            if due_in == 0:
+                self._changed_at = now
+                self._nudge(collection)
+            elif due_in is not None:
+                self._due[collection] = now + due_in
+
+    def _nudge(self, collection: int) -> None:
+        if (nudge := self._nudges.get(collection)) is not None:
+            nudge()
 
 
 class Sync:

@@ -83,7 +83,8 @@ class Worker(LeaseHolder):
 
     async def has_work(self) -> bool:
         """Return whether a claim would find work, as a worker asks before each."""
-        return bool(await self.store.has_work([self.collection.id]))
+        _, seconds = await self.store.work_due([self.collection.id])
+        return seconds == [0]
 
     async def claim(self, step: Step) -> None:
         """Claim jobs from the queue."""
