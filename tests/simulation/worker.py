@@ -125,6 +125,8 @@ class Worker(LeaseHolder):
                 if held.job.action == "embed":
                     text = f"{held.job.content} ({self.collection.model.revision})"
                     self.payments.pay(held.job.key, text, held.generation)
+                    if self.expired:
+                        self.payments.excuse([held.job.key])
 
     async def complete(self, step: Step, some: Sequence[Held]) -> None:
         """Store the vectors of jobs."""
