@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
@@ -87,14 +88,14 @@ class ChangePoller:
         snapshot, seconds = await self._store.work_due(collections)
         self._unchanged = snapshot == self._snapshot and 0 not in seconds
         self._snapshot = snapshot
-        now = time.monotonic()
+        now, before = time.monotonic(), self._due
         self._due = {}
         for collection, due_in in zip(collections, seconds, strict=True):
             if due_in == 0:
                 self._changed_at = now
                 self._nudge(collection)
             elif due_in is not None:
-                self._due[collection] = now + due_in
+                self._due[collection] = min(now + due_in, before.get(collection, math.inf))
 
     def _nudge(self, collection: int) -> None:
         if (nudge := self._nudges.get(collection)) is not None:
