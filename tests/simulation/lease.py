@@ -108,7 +108,7 @@ class LeaseHolder(Actor):
 
     async def vanish(self) -> None:
         """Never call again, and leave the sessions open, as a machine without network does."""
-        if self.in_transaction:
+        if self.in_transaction or self.busy:
             await self.crash()
             return
         self.excuse()
