@@ -52,6 +52,7 @@ class Worker(LeaseHolder):
         try:
             await calls[step.action]()
         except errors.ModelMismatchError:
+            self.gives_up = False
             await self.roll_back()
             await self.unregister(lease)
         except OVERTAKEN as error:
