@@ -262,6 +262,8 @@ begin
   delete from backline.changes where collection_id = p_collection;
   delete from backline.locks where collection_id = p_collection;
   delete from backline.polls where collection_id = p_collection;
+  delete from backline.kept_queries where collection = c.name;
+  delete from backline.evaluations where collection = c.name;
 end $$;
 comment on function backline.drop_collection is
   'API: reverses add_collection. Drops the vector column only if p_drop_column is true.';
