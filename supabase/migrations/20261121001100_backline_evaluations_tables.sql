@@ -8,7 +8,7 @@
 -- Holds nothing about the person that asked. keep_queries() writes it, and only if the setting allows it.
 create table backline.kept_queries (
   collection text not null,
-  digest     bytea not null,                -- SHA-256 of the text, which can exceed the size of an index entry
+  digest     bytea not null,                -- SHA-256 of the text, which may not fit into an index
   mode       text not null check (mode in ('hybrid', 'semantic', 'keyword')),
   text       text not null,
   times      bigint not null,

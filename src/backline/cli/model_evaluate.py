@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -54,7 +56,8 @@ Limit = Annotated[
 Partial = Annotated[
     bool, typer.Option("--partial", help="Compare a collection that is not complete, too.")
 ]
-SHOWN: Final = 5
+SHOWN: Final = 3
+WIDTH: Final = 52
 
 
 @database_options()
@@ -102,8 +105,16 @@ async def _evaluate(
             asked = await query_sets.kept_queries(store, serving, limit)
         say(f"Comparing {serving.name} with {candidate.name} on {_queries(len(asked.texts))}.")
         comparison = await _compare(settings, store, (serving, candidate), asked, partial=partial)
-        made_at = await library.store_evaluation(store, comparison)
-        return {"made_at": made_at, **comparison.as_dict()}
+        return {"made_at": await _stored(store, comparison), **comparison.as_dict()}
+
+
+async def _stored(store: Store, comparison: library.CollectionComparison) -> datetime | None:
+    """Store a result; a database that refuses to is no reason to lose the result."""
+    try:
+        return await library.store_evaluation(store, comparison)
+    except (errors.ReadOnlyError, errors.PermissionDeniedError) as error:
+        say(f"The result is not stored for the studio: {error}")
+        return None
 
 
 async def _compare(
@@ -175,10 +186,24 @@ def _show_queries(title: str, compared: Sequence[Mapping[str, Any]]) -> None:
         return
     out.print(f"\n{title}:", markup=False)
     for each in compared[:SHOWN]:
-        out.print(
-            f'"{each["query"]}": {each["shared"]} rows in both, correlation {each["rbo"]:.2f}',
-            markup=False,
-        )
-        for side in ("serving", "candidate"):
-            rows = "; ".join(f"{row['key']} {row['title'][:40]}" for row in each[side])
-            out.print(f"  {side:<9}  {rows or 'no rows'}", markup=False)
+        out.print(f'"{each["query"]}": {_numbers(each)}', markup=False)
+        for one, other in zip_longest(each["serving"], each["candidate"]):
+            out.print(f"  {_row(one):<{WIDTH}}  {_row(other)}".rstrip(), markup=False)
+
+
+def _numbers(compared: Mapping[str, Any]) -> str:
+    numbers = f"{count(compared['shared'], 'row')} in both, correlation {compared['rbo']:.2f}"
+    if compared["serving_ndcg"] is None:
+        return numbers
+    return f"nDCG {compared['serving_ndcg']:.2f} to {compared['candidate_ndcg']:.2f}, {numbers}"
+
+
+def _row(row: Mapping[str, Any] | None) -> str:
+    """Return a row in WIDTH characters; only the JSON output has long keys and titles whole."""
+    return "" if row is None else _shorten(f"{_shorten(row['key'], 12)} {row['title']}", WIDTH)
+
+
+def _shorten(text: str, most: int) -> str:
+    """Return a text of at most `most` characters in one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"

@@ -42,18 +42,14 @@ def rank_biased_overlap(
     short, long = sorted((one, other), key=len)
     if not short:
         return float(not long)
-    agreement = weighted = 0.0
-    common = common_at_short = 0
-    seen: tuple[set[str], set[str]] = (set(), set())
-    for depth, key in enumerate(long, start=1):
-        seen[0].add(key)
-        seen[1].update(short[depth - 1 : depth])
-        common = len(seen[0] & seen[1])
+    weighted = agreement = 0.0
+    at_end = 0  # the keys in common at the end of the shorter ranking
+    for depth in range(1, len(long) + 1):
+        common = shared(short[:depth], long[:depth])
         if depth <= len(short):
-            common_at_short = common
+            at_end = common
         # Beyond its end, the shorter ranking is taken to agree as it did at its end.
         beyond = max(0, depth - len(short))
-        agreement = (common + common_at_short * beyond / len(short)) / depth
+        agreement = (common + at_end * beyond / len(short)) / depth
         weighted += agreement * persistence**depth
-    at_end = (common - common_at_short) / len(long) + common_at_short / len(short)
-    return (1 - persistence) / persistence * weighted + at_end * persistence ** len(long)
+    return (1 - persistence) / persistence * weighted + agreement * persistence ** len(long)

@@ -108,7 +108,7 @@ async def require_rows(store: Store, collection: Collection, asked: QuerySet) ->
         missing = await store.connector.fetch_one(queries("search.sql")["missing_rows"], values)
     except errors.RowRefusedError as error:
         raise errors.UsageError(
-            f"A judged key is not a key of {collection.table}: {error}"
+            f"A judged key of {asked.name} is not a key of {collection.table}: {error}"
         ) from None
     if missing["count"]:
         raise errors.UsageError(

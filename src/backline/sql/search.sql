@@ -62,7 +62,7 @@ group by k.digest, k.text order by max(k.asked_at) desc, k.digest limit %(limit)
 -- name: missing_rows
 -- The first of these keys that no row of the table has, and how many there are.
 select min(i.key) as key, count(*) as count
-from backline.inspect(%(collection)s, %(keys)s, array_fill(null::bytea, array[cardinality(%(keys)s)])) i
+from backline.inspect(%(collection)s, %(keys)s::text[], '{}') i
 where i.row_key is distinct from i.key
 
 -- name: vectors_of
