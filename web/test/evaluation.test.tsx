@@ -98,7 +98,7 @@ it('says how certain a change of nDCG is', () => {
 })
 
 it('says which queries were compared and how far they agree', () => {
-  expect(originOf(evaluation())).toBe('12 queries that were asked last')
+  expect(originOf(evaluation())).toBe('12 queries, the latest asked')
   expect(originOf(evaluation({ queries: 1, source: 'file', name: 'mine.txt' }))).toBe(
     '1 query of mine.txt',
   )

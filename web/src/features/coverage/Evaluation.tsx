@@ -111,7 +111,7 @@ export function Report({ evaluation }: { evaluation: EvaluationResult }) {
 /** Say which queries were compared. */
 export function originOf({ queries, source, name }: EvaluationResult): string {
   const number = `${count(queries)} ${queries === 1 ? 'query' : 'queries'}`
-  return source === 'kept' ? `${number} that were asked last` : `${number} of ${name}`
+  return source === 'kept' ? `${number}, the latest asked` : `${number} of ${name}`
 }
 
 /** Say whether the candidate ranks better, and how certain that is. */
@@ -127,7 +127,8 @@ function Figures({ modes, queries }: { modes: readonly ModeComparison[]; queries
   const columns = ['Mode', 'Overlap@10', 'Shared rows', 'Rank correlation', 'No change']
   if (judged) columns.push('nDCG@10', 'Change of nDCG')
   return (
-    <section className={css.scroller} aria-label="Figures of the comparison">
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: the keyboard scrolls a wide table
+    <section className={css.scroller} aria-label="Figures of the comparison" tabIndex={0}>
       <table className={css.figures}>
         <caption className="hidden-text">Agreement of the first ten rows by search mode</caption>
         <thead>
