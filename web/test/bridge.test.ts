@@ -106,7 +106,7 @@ describe.skipIf(missing)('bridge and server', () => {
       expect((await bridge().startEvaluation(name, request)).running).toBe(true)
       const { evaluation } = await until(async () => {
         const latest = await bridge().evaluation(name)
-        return !latest.running && latest
+        return latest.running ? null : latest
       }, 'the comparison to end')
       expect(evaluation).toMatchObject({
         candidate: { collection: name, vectors: 292, complete: true },

@@ -154,6 +154,14 @@ def spec_of(model: Model, folder: Path | None = None) -> EmbedderSpec:
     return PROVIDERS.get(model.provider, PROVIDERS["local"]).spec(model, folder)
 
 
+def shortens(model: Model) -> bool:
+    """Return whether the first components of a vector of a model are its shorter vector."""
+    from backline.embedders.openai.models import OPENAI_MODELS
+
+    entry = OPENAI_MODELS.get(model.name)
+    return model.provider == "openai" and entry is not None and entry.can_shorten
+
+
 def waits_on_network(model: Model) -> bool:
     """Return whether a call waits for a server, so that many calls should be in flight."""
     return model.provider in PROVIDERS and PROVIDERS[model.provider].remote

@@ -27,7 +27,7 @@ from backline.search.indexes import ensure_keywords, index_for_search
 from backline.search.query import Mode, Query, clean_text, rank_rows
 from backline.search.query_sets import QuerySet, require_rows
 from backline.sql import queries
-from backline.types import Collection, SearchHit
+from backline.types import SUFFIXES, Collection, SearchHit
 
 COMPARED: Final[tuple[Mode, ...]] = ("semantic", "hybrid")
 MOVED: Final = 10
@@ -198,7 +198,7 @@ async def pair(store: Store, name: str | None, other: str | None) -> tuple[Colle
         UsageError: they are not over the same rows.
     """
     serving = await store.collection(name)
-    sought = other or f"{serving.name}@next"
+    sought = other or serving.family + SUFFIXES["filling"]
     existing = {each.name: each for each in await store.collections()}
     if sought not in existing:
         raise errors.CollectionNotFoundError(
@@ -240,10 +240,15 @@ async def filled(store: Store, collection: Collection, *, partial: bool = False)
         raise errors.ConfigurationError(
             f"{collection.name!r} has vectors of {result.vectors:,} of {result.rows:,} rows. A "
             "comparison would count the other rows as lost. Fill it first: "
-            f"{errors.command('backfill', collection.name)}. Or compare the incomplete vectors: "
-            "--partial."
+            f"{_filled_by(collection)}. Or compare the incomplete vectors: --partial."
         )
     return result
+
+
+def _filled_by(collection: Collection) -> str:
+    if collection.role == "filling":
+        return errors.command("model", "change", collection.family)
+    return errors.command("backfill", collection.name)
 
 
 # --- the comparison -------------------------------------------------------------------------------

@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 from psycopg.types.json import Jsonb
-from tests.integration.harness import World, declare, make_world
+from tests.integration.harness import QUICK, World, make_world, quick_limiter
 from typer.testing import CliRunner
 
-from backline import errors
+from backline import errors, model_change
+from backline.backfill import Backfill
 from backline.cli.commands import app
 from backline.embedders.hash import HashEmbedder
 from backline.postgres.store import Store, open_store
 from backline.search import kept, query_sets
 from backline.search.kept import Asked
 from backline.search.query import Mode
+from backline.types import ModelChange
 
 
 @pytest.fixture
@@ -38,10 +40,16 @@ async def keep(world: World, *asked: str, name: str = "notes", mode: Mode = "hyb
     await kept.keep(world.store, {Asked(name, mode, text): 1 for text in asked})
 
 
-async def swap_names(world: World, one: str, other: str) -> None:
-    """Exchange the names of two collections, as a cut-over does."""
-    for former, new in ((one, "between"), (other, one), ("between", other)):
-        await world.sql("update backline.collections set name = %s where name = %s", new, former)
+async def change_model(world: World) -> ModelChange:
+    """Fill a second target for another model of the notes."""
+    embedder = HashEmbedder(16)
+    change = await model_change.begin(
+        world.store, world.collection, model_change.NewTarget(embedder.model)
+    )
+    target = await model_change.new_target(world.store, change)
+    await Backfill(world.store, target, embedder, quick_limiter(), QUICK).run()
+    await model_change.finish(world.store, change)
+    return change
 
 
 async def test_nothing_is_stored_about_the_person_that_asked(world: World) -> None:
@@ -81,25 +89,26 @@ async def test_only_texts_of_up_to_2000_characters_are_kept(world: World) -> Non
 
 
 async def test_queries_stay_with_the_name_through_a_cut_over(world: World) -> None:
+    await world.insert("a tuba")
+    await world.fill()
     await keep(world, "tuba")
-    await declare(world.store, HashEmbedder(16), name="notes@next", column="other")
-    await swap_names(world, "notes", "notes@next")
-    assert await texts(world) == ["tuba"]
-    await world.sql("update backline.collections set name = 'notes@old' where name = 'notes@next'")
-    await world.store.drop_collection(await world.store.collection("notes@old"), drop_column=False)
-    assert await texts(world) == ["tuba"]
+    await change_model(world)
+    await model_change.cutover(world.store, "notes")
+    await keep(world, "oboe")
+    await model_change.discard(world.store, "notes", retire=True)
     serving = await world.store.collection("notes")
     assert serving.id != world.collection.id
     asked = await query_sets.kept_queries(world.store, serving)
-    assert list(asked.texts.values()) == ["tuba"]
+    assert list(asked.texts.values()) == ["oboe", "tuba"]
     await world.store.drop_collection(serving, drop_column=False)
     assert await texts(world) == []
 
 
 async def test_tests_of_a_target_and_unknown_collections_are_not_kept(world: World) -> None:
-    for name in ("notes@next", "notes@old"):
-        await declare(world.store, HashEmbedder(16), name=name, column=name[-4:].strip("@"))
-        await keep(world, "tuba", name=name)
+    await change_model(world)
+    await keep(world, "tuba", name="notes@next")
+    await model_change.cutover(world.store, "notes")
+    await keep(world, "tuba", name="notes@old")
     await keep(world, "tuba", name="songs")
     assert await world.sql("select from backline.kept_queries") == []
 

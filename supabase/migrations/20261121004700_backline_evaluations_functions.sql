@@ -3,7 +3,7 @@
 -- Keeps search queries, and the evaluations that compare collections over them.
 
 -- Keeps at most the 10,000 queries of each collection that were asked last, and none of more than 2,000
--- characters. Queries of a target that is filling or replaced are tests of it, and are not kept.
+-- characters. Searches of another target than the serving one are tests of it, and are not kept.
 create or replace function backline.keep_queries(p_queries jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
@@ -14,8 +14,8 @@ begin
   insert into backline.kept_queries as o (collection, digest, mode, text, times, asked_at)
   select q.collection, sha256(convert_to(q.text, 'UTF8')), q.mode, q.text, sum(q.times), now()
   from jsonb_to_recordset(p_queries) as q(collection text, mode text, text text, times bigint)
-  join backline.collections c on c.name = q.collection
-  where length(q.text) between 1 and 2000 and q.collection !~ '@(next|old)$'
+  join backline.collections c on c.name = q.collection and c.role = 'serving'
+  where length(q.text) between 1 and 2000
   group by q.collection, q.mode, q.text order by 1, 2, 3  -- one order of locks, so that no deadlock can arise
   on conflict (collection, digest, mode) do update
     set times = o.times + excluded.times, asked_at = excluded.asked_at;
