@@ -282,6 +282,10 @@ begin
   delete from backline.run_counts n using backline.runs r
   where r.collection_id = p_collection and n.run_id = r.id;
   delete from backline.runs where collection_id = p_collection;
+  delete from backline.kept_queries k using backline.collections c
+  where c.id = p_collection and k.collection = c.name;
+  delete from backline.evaluations e using backline.collections c
+  where c.id = p_collection and e.collection = c.name;
   delete from backline.collections where id = p_collection;
   delete from backline.counter_deltas where collection_id = p_collection;
   delete from backline.changes where collection_id = p_collection;
