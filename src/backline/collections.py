@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final, Literal, cast, get_args
 
 from backline import errors
+from backline.embedders import registry
 from backline.errors import command
 from backline.types import Collection, Model, PassageUnit, Splitting
 
@@ -237,7 +238,8 @@ def check_grants(collection: Collection, to: Literal["read", "fill"]) -> None:
 
 def _dimension_remedy(collection: Collection, model: Model) -> str:
     held = collection.column_dimensions or model.dimensions
-    if model.provider == "openai":
+    known = registry.find(model.provider, model.name)
+    if registry.provider(model.provider) and (known is None or known.allows(held)):
         use = command("model", "use", collection.name, _spec(replace(model, dimensions=held)))
         return f"Request {held} dimensions from the model: {use}."
     place = "side table" if collection.into else "column"
