@@ -154,13 +154,18 @@ class ModelEntry(_Entry):
             return f"{self.range[0]} to {self.range[1]}"
         return ", ".join(map(str, self.choices or (self.dimensions,)))
 
-    def is_named(self, name: str) -> bool:
-        """Return whether a self-hosted server means this model by `name`."""
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What self-hosted servers call the model, in lower case; nothing without a repository."""
         if self.repository is None:
-            return False
-        known = {self.repository, self.repository.partition("/")[2], *self.aliases}
-        names = {name, name.partition(":")[0]} if ":" in name else {name}
-        return bool({each.lower() for each in known} & {each.lower() for each in names})
+            return ()
+        every = (self.repository, self.repository.partition("/")[2], *self.aliases)
+        return tuple(each.lower() for each in every)
+
+    def is_named(self, name: str) -> bool:
+        """Return whether a self-hosted server means this model by `name`, with or without a tag."""
+        lower = name.lower()
+        return lower in self.names or lower.partition(":")[0] in self.names
 
 
 @dataclass(frozen=True, slots=True)

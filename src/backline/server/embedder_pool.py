@@ -52,9 +52,10 @@ class PooledEmbedder:
             return await self._queries.embed(texts)
         return await self._timed.embed(texts, purpose=purpose)
 
-    async def embed_call(self, texts: Sequence[str]) -> Vectors:
-        """Embed the passages of one API call, batched with those of concurrent calls."""
-        return await self._calls.embed(texts)
+    async def embed_call(self, texts: Sequence[str], purpose: Purpose = "passage") -> Vectors:
+        """Embed the texts of one API call, batched with those of concurrent calls."""
+        calls = self._queries if purpose == "query" else self._calls
+        return await calls.embed(texts)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self._inner.count_tokens(texts)
