@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from backline.embedders import registry
@@ -52,14 +52,18 @@ class Preview:
     time_basis: str
 
 
-async def estimate(store: JobStore, collection: Collection, embedder: Embedder) -> Preview:
-    """Scan the whole table and add up the due rows."""
+async def estimate(
+    store: JobStore, collection: Collection, embedder: Embedder, *, every_row: bool = False
+) -> Preview:
+    """Scan the whole table and add up the due rows, or with `every_row` all of them."""
     rows = due = cached = tokens = long = 0
     seen: set[bytes] = set()
     sample: list[str] = []
     after: str | None = None
     while True:
         page = await store.scan_page(collection, after, PAGE)
+        if every_row:
+            page = [replace(row, due=True, cached=False) for row in page]
         to_fill = [row for row in page if row.due and row.content]
         new = _distinct([row for row in to_fill if not row.cached], seen)
         counts = await asyncio.to_thread(_count, embedder, collection, [row.content for row in new])
@@ -123,8 +127,11 @@ async def _time(
     """Return the seconds and their basis: an earlier run, or a sample if embedding is free."""
     if texts == 0:
         return 0.0, "nothing to embed"
+    name = f"{embedder.model.provider}/{embedder.model.name}"
     for run in await store.runs(collection):
-        if run.state == "completed" and run.embedded - run.reused >= SAMPLE and run.seconds > 0:
+        if run.model != name or run.state != "completed":
+            continue
+        if run.embedded - run.reused >= SAMPLE and run.seconds > 0:
             rate = (run.embedded - run.reused) / run.seconds
             return texts / rate, f"at the {rate:,.0f} rows/s of run {run.id}"
     if waits_on_network(embedder.model):

@@ -130,7 +130,8 @@ async def require_schema(store: Store) -> None:
         return
     if pending[0] == migrations()[0]:
         raise errors.NotMigratedError
-    names = ", ".join(f"{each.version}_{each.name}" for each in pending)
+    names = ", ".join(f"{each.version}_{each.name}" for each in pending[:3])
+    names += f" and {len(pending) - 3} more" if len(pending) > 3 else ""
     raise errors.NotMigratedError(
         f"This database has the schema of an older Backline, without {names}. "
         "Run: backline migrate."

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from backline import config, errors, extras, wiring
+from backline.cli import model_change
 from backline.cli.options import NO_FLAGS, AsJson, Flags, database_options
 from backline.cli.output import emit, out, say, table
 from backline.collections import check, declared_splitting
@@ -60,6 +61,10 @@ def _describe(engine: local.EngineChoice) -> str:
     threads = "1 thread" if engine.threads == 1 else f"{engine.threads} threads"
     faster = f" OpenVINO is faster: {engine.remedy}" if engine.remedy else ""
     return f"{engine.name}, {engine.precision}, {threads}.{faster}"
+
+
+for _name in ("change", "changes", "cutover", "rollback", "retire", "cancel"):
+    app.command(_name)(getattr(model_change, _name))
 
 
 _OTHERS: Final[tuple[dict[str, Any], ...]] = (
@@ -214,16 +219,31 @@ Collection = Annotated[str, typer.Argument(help="The collection.")]
 ModelSpec = Annotated[str, typer.Argument(help="The model, as --model takes it.")]
 
 
+InPlace = Annotated[
+    bool,
+    typer.Option(
+        "--in-place",
+        help="Although rows have vectors: they are not found by meaning until they are embedded "
+        "again.",
+    ),
+]
+
+
 @app.command("use")
 @database_options()
 def use(
     collection: Collection,
     model: ModelSpec,
+    in_place: InPlace = False,
     flags: Flags = NO_FLAGS,
     as_json: AsJson = False,
 ) -> None:
-    """Change a collection's model. Every row becomes due; backline backfill embeds them again."""
-    chosen = asyncio.run(_use(config.load(**flags), collection, model))
+    """Change a collection's model in place, without the present vectors.
+
+    For a collection that has no vectors yet. Otherwise its rows are not found by meaning until a
+    backfill has embedded them again, and --in-place is needed. See: backline model change.
+    """
+    chosen = asyncio.run(_use(config.load(**flags), collection, model, in_place=in_place))
     if as_json:
         emit({"collection": collection, "model": chosen})
     else:
@@ -234,10 +254,18 @@ def use(
         )
 
 
-async def _use(settings: Settings, name: str, spec: str) -> str:
+async def _use(settings: Settings, name: str, spec: str, *, in_place: bool) -> str:
     model = await wiring.resolve_model(settings, spec)
     async with wiring.open_database(settings) as store:
         collection = await store.collection(name)
+        embedded = 0 if collection.unusable else (await store.coverage(collection)).embedded
+        if embedded and not in_place and model.identity != collection.model.identity:
+            raise errors.ModelChangeError(
+                f"{embedded:,} rows of {name!r} have vectors of {collection.model}. To keep "
+                "searching them until the new ones are complete: "
+                f"{errors.command('model', 'change', name, '--to', spec)}. To do without: "
+                "--in-place."
+            )
         with suppress(errors.ModelMismatchError):  # the mismatch that this command resolves
             check(collection, model)
         if collection.splitting is not None:

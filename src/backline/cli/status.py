@@ -78,6 +78,12 @@ def _show(collection: Collection, coverage: Coverage) -> None:
         "table": collection.vector_column,
         "model": str(collection.model),
     }
+    if collection.role == "filling":
+        pairs["role"] = f"the next vectors of {collection.family}, which do not serve yet"
+    elif collection.role == "retired":
+        pairs["role"] = f"the former vectors of {collection.family}, " + (
+            "without the edits since the cut-over" if collection.frozen else "kept fresh"
+        )
     if collection.where_sql:
         pairs["condition"] = collection.where_sql
     if coverage.long:
@@ -111,6 +117,8 @@ def _status_dict(collection: Collection, coverage: Coverage) -> dict[str, Any]:
     return {
         "collection": collection.name,
         "table": collection.table,
+        "role": collection.role,
+        "frozen": collection.frozen,
         "model": asdict(collection.model),
         **asdict(coverage),
         "missing": coverage.missing,

@@ -152,6 +152,12 @@ def spec_of(model: Model, folder: Path | None = None) -> EmbedderSpec:
     return PROVIDERS.get(model.provider, PROVIDERS["local"]).spec(model, folder)
 
 
+def shortens(model: Model) -> bool:
+    """Return whether the first components of a vector of a model are its shorter vector."""
+    entry = registry.find(model.provider, model.name)
+    return entry is not None and bool(entry.choices or entry.range)
+
+
 def waits_on_network(model: Model) -> bool:
     """Return whether a call waits for a server, so that many calls should be in flight."""
     return model.provider in PROVIDERS and PROVIDERS[model.provider].remote
