@@ -304,8 +304,9 @@ declare
 begin
   if v_failed > 0 and not p_failed then
     raise exception using errcode = 'BL009', message = format(
-      '%s rows of %L are dead letters, and would not be found by meaning. See: backline failures list %2$s. '
-      'Or go on without them: --despite-failures', v_failed, h.name || '@next');
+      '%s rows of %L are dead letters, and would not be found by meaning. See: backline failures list %s. '
+      'Or go on without them: --despite-failures', v_failed, h.name || '@next',
+      backline.shell_word(h.name || '@next'));
   elsif v_missing > v_failed + v_edits or v_pending > v_edits then
     raise exception using errcode = 'BL010', message = format(
       '%s of %s rows of %L are not embedded yet. Run: backline model change %s', greatest(v_missing, 1),
