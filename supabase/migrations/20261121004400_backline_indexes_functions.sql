@@ -17,11 +17,14 @@ begin
   -- nearest rows are compared again in full precision.
   select * into i from backline.comparison(
     'halfvec', s.column_type, s.column_dimensions, s.dimensions, quote_ident((s.c).embedding_column));
-  select left(k.relname, 40) || '_' || left((s.c).embedding_column, 17) || '_hnsw',
-         format('drop index concurrently if exists %I.%I', n.nspname,
-                left(k.relname, 40) || '_' || left((s.c).embedding_column, 17) || '_hnsw')
-  into name, unmake
-  from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace 
+  -- Two columns or two side tables have two names, of at most 63 bytes each.
+  select x.name, format('drop index concurrently if exists %I.%I', n.nspname, x.name) into name, unmake
+  from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace
+  cross join lateral (select case
+    when octet_length(k.relname) <= 40 and octet_length((s.c).embedding_column) <= 17
+      then k.relname || '_' || (s.c).embedding_column || '_hnsw'
+    else left(k.relname, 10) || '_' || left(md5(k.relname || '.' || (s.c).embedding_column), 12) || '_hnsw'
+    end as name) x
   where k.oid = coalesce((s.c).into_id, (s.c).table_id);
   -- With 100,000 near-duplicates, recall@10 is 0.965 at an ef_construction of 64 and 0.988 at 128.
   make := format('create index concurrently %I on %s using hnsw (%s %s) with (ef_construction = 128)%s', name,

@@ -268,16 +268,19 @@ select * from backline.change_records(%(name)s)
 select backline.copy_page(%(name)s)
 
 -- name: finish_fill
-select backline.finish_fill(%(name)s, %(despite_failures)s)
+select backline.finish_fill(%(name)s, %(despite_failures)s, make_interval(secs => %(lag)s))
 
 -- name: finish_indexes
 select backline.finish_indexes(%(name)s)
 
 -- name: cutover
-select backline.cutover(%(name)s, %(despite_failures)s)
+select backline.cutover(%(name)s, %(despite_failures)s, make_interval(secs => %(lag)s))
 
 -- name: rollback_change
 select backline.rollback_change(%(name)s)
+
+-- name: thaw_target
+select backline.thaw_target(%(name)s)
 
 -- name: freeze_target
 select backline.freeze_target(%(name)s)
