@@ -33,7 +33,7 @@ create or replace function backline.complete(
 language plpgsql rows 10
 set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
-set lock_timeout = '200ms'
+set lock_timeout = '200ms' set work_mem = '32MB'
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 #variable_conflict use_column
