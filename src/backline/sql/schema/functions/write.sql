@@ -79,6 +79,7 @@ declare
 begin
   c := backline.definition(p_collection);
   perform backline.require_model(c.model_id, p_model);
+  perform backline.require_short_keys(p_keys);
   -- A row of a batch lease has no job, except that of a later edit, which claim() will find up to date.
   -- Inserting a first stamp without ON CONFLICT takes an eighth less time.
   select p_leases is null or not coalesce(bool_and(coalesce(u.lease = any (g.all), false)), false),
