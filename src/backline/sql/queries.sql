@@ -205,7 +205,8 @@ order by 1 limit 20
 select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s::text[], %(template)s, %(column)s,
   %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s,
   %(published)s, %(into)s, %(text_sql)s, %(where)s, %(language)s,
-  %(language_column)s, p_passages => %(passages)s, p_follow => %(follow)s, p_existing => %(existing)s) as id
+  %(language_column)s, p_passages => %(passages)s, p_follow => %(follow)s, p_existing => %(existing)s,
+  p_partitions => %(partitions)s) as id
 
 -- name: poll_source
 select logged, wait, sweep from backline.poll_source(%(collection)s, %(sweep_every)s)
