@@ -22,7 +22,9 @@ create table backline.models (
 -- A collection is a table declared for embedding.
 create table backline.collections (
   id               int generated always as identity primary key,
-  name             text not null unique,
+  name             text not null unique deferrable,  -- a cut-over swaps two names
+  role             text not null default 'serving' check (role in ('serving', 'filling', 'retired')),
+  frozen           boolean not null default false,  -- without triggers, see model_change.sql
   -- The table and its columns by oid and number, which a rename does not change. The names are those that
   -- follow() recorded; definition() returns the present ones.
   table_id         oid  not null,
@@ -41,6 +43,7 @@ create table backline.collections (
   text_sql         text not null,           -- the text of a row, empty without the condition
   guarded          boolean not null default false,  -- the text or the condition has failed for a row
   embedding_column text not null,           -- of the table or of the side table
+  vector_type      text not null default 'vector',  -- of a column or a side table that is made again
   -- The side table, if the vectors are not in a column of the table. It has the columns key_1, key_2, … and
   -- no foreign key, whose trigger would run in the application's statements.
   into_id          oid,

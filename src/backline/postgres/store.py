@@ -16,8 +16,8 @@ from typing import Any, Final
 from psycopg.rows import DictRow
 
 from backline import pgvector
-from backline.postgres.adoption import AdoptionVerbs
 from backline.postgres.connector import Connector
+from backline.postgres.model_changes import ModelChangeVerbs
 from backline.sql import queries, query
 from backline.store import (
     NO_USAGE,
@@ -59,7 +59,7 @@ class PostgresRpc:
         return [list(record.values()) for record in records]
 
 
-class Store(AdoptionVerbs, QueueVerbs, RunVerbs):
+class Store(ModelChangeVerbs, QueueVerbs, RunVerbs):
     """Reads and writes the collections, the queue and the runs of one database."""
 
     def __init__(self, connector: Connector) -> None:

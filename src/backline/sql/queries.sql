@@ -205,7 +205,8 @@ order by 1 limit 20
 select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s::text[], %(template)s, %(column)s,
   %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s,
   %(published)s, %(into)s, %(text_sql)s, %(where)s, %(language)s,
-  %(language_column)s, p_passages => %(passages)s, p_follow => %(follow)s, p_existing => %(existing)s) as id
+  %(language_column)s, p_passages => %(passages)s, p_follow => %(follow)s, p_existing => %(existing)s,
+  p_partitions => %(partitions)s) as id
 
 -- name: poll_source
 select logged, wait, sweep from backline.poll_source(%(collection)s, %(sweep_every)s)
@@ -248,6 +249,48 @@ select * from backline.exclude_page(%(collection)s, %(after)s, %(limit)s)
 
 -- name: drop_collection
 select backline.drop_collection(%(collection)s, %(drop_column)s)
+
+-- name: drop_place
+select backline.drop_place(%(collection)s, %(drop_column)s)
+
+-- name: begin_change
+select backline.begin_change(
+  %(name)s, %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(into)s, %(column)s,
+  %(template)s, %(text_sql)s, %(passages)s, %(long_text)s, %(published)s, %(shortens)s) as id
+
+-- name: targets_of
+select c.id, c.name, c.model_id, c.frozen from backline.collections c
+where c.name in (%(name)s, %(name)s || '@next', %(name)s || '@old') order by c.id
+
+-- name: change_records
+select * from backline.change_records(%(name)s)
+
+-- name: copy_page
+select backline.copy_page(%(name)s)
+
+-- name: finish_fill
+select backline.finish_fill(%(name)s, %(despite_failures)s, make_interval(secs => %(lag)s))
+
+-- name: finish_indexes
+select backline.finish_indexes(%(name)s)
+
+-- name: cutover
+select backline.cutover(%(name)s, %(despite_failures)s, make_interval(secs => %(lag)s))
+
+-- name: rollback_change
+select backline.rollback_change(%(name)s)
+
+-- name: thaw_target
+select backline.thaw_target(%(name)s)
+
+-- name: freeze_target
+select backline.freeze_target(%(name)s)
+
+-- name: begin_discard
+select backline.begin_discard(%(name)s, %(retire)s)
+
+-- name: finish_discard
+select backline.finish_discard(%(name)s)
 
 -- name: set_model
 select backline.set_model(%(collection)s, %(provider)s, %(model)s, %(revision)s, %(dimensions)s)
