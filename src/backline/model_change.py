@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -18,12 +18,13 @@ from typing import Any, Final
 from psycopg.types.json import Jsonb
 
 from backline import errors
-from backline.collections import check_column
+from backline.collections import check_column, declared_splitting
 from backline.embedders.base import Embedder
 from backline.embedders.providers import shortens
 from backline.estimation import Preview, estimate
 from backline.postgres.store import Store
 from backline.search.indexes import ensure_index
+from backline.store import JobStore
 from backline.types import SUFFIXES, Collection, LongText, Model, ModelChange, Splitting
 from backline.worker.retry import backoff, retry_while_unavailable
 
@@ -76,6 +77,36 @@ class NewTarget:
         }  # fmt: skip
 
 
+def new_target_of(
+    collection: Collection, model: Model,
+    passages: tuple[str | None, int | None, int] = (None, None, 0), **options: Any,
+) -> NewTarget:  # fmt: skip
+    """Return the target of a change of a collection to a model.
+
+    Args:
+        collection: whose other properties stay.
+        model: of the new vectors.
+        passages: unit, largest passage and overlap; without a unit, as they are, within what the
+            new model reads.
+        options: other fields of `NewTarget`.
+
+    Raises:
+        UsageError: the passages cannot be made.
+    """
+    unit, tokens, overlap = passages
+    splitting = collection.splitting
+    if unit is not None:
+        splitting = declared_splitting(model, unit, tokens, overlap)
+    elif splitting is not None:
+        splitting = declared_splitting(
+            model, splitting.by, min(splitting.tokens, model.max_tokens), splitting.overlap
+        )
+    return NewTarget(
+        model, **options, whole=splitting is None and collection.splitting is not None,
+        splitting=None if splitting == collection.splitting else splitting,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a change will cost, and what it changes.
@@ -96,6 +127,19 @@ class Plan:
     @property
     def dollars(self) -> float | None:
         return 0.0 if self.copies else self.preview.dollars
+
+    @property
+    def price(self) -> str:
+        return "an unknown amount" if self.dollars is None else f"about ${self.dollars:,.2f}"
+
+
+def require_consent(plans: Sequence[Plan], remedy: str) -> None:
+    """Raise a UsageError with the price if the vectors of a plan cost money or may cost it."""
+    costly = [
+        f"The vectors of {p.collection!r} will cost {p.price}." for p in plans if p.dollars != 0
+    ]
+    if costly:
+        raise errors.UsageError(f"{' '.join(costly)} Nothing was changed. {remedy}")
 
 
 async def probe(embedder: Embedder) -> None:
@@ -181,9 +225,38 @@ def _bytes_of_row(dimensions: int, kind: str) -> int:
 # --- the steps ------------------------------------------------------------------------------------
 
 
-async def find(store: Store, name: str) -> ModelChange | None:
+async def find(store: JobStore, name: str) -> ModelChange | None:
     """Return the change of a collection that has not ended."""
     return next((change for change in await store.changes(name) if change.open), None)
+
+
+async def require_same(
+    store: Store, begun: ModelChange, model: Model | None, others: Sequence[str] = ()
+) -> None:
+    """Raise unless an open change can be continued with what is asked for.
+
+    Args:
+        store: of the collection.
+        begun: the open change.
+        model: that is asked for; None for any.
+        others: names of other properties that are asked for.
+
+    Raises:
+        ModelChangeError: the change is another one, or it has reached its cut-over.
+    """
+    if begun.state in ("serving", "retiring", "cancelling"):
+        verb = "cancel" if begun.state == "cancelling" else "retire"
+        raise errors.ModelChangeError(
+            f"The last change of {begun.name!r} is {begun.state}. End it first: "
+            f"{errors.command('model', verb, begun.name)}."
+        )
+    target = await new_target(store, begun)
+    if others or (model is not None and model.identity != target.model.identity):
+        raise errors.ModelChangeError(
+            f"A change of {begun.name!r} to {begun.new_model} is {begun.state} already. "
+            f"Continue it: {errors.command('model', 'change', begun.name)}; or end it: "
+            f"{errors.command('model', 'cancel', begun.name)}."
+        )
 
 
 async def begin(store: Store, collection: Collection, target: NewTarget) -> ModelChange:
@@ -200,7 +273,7 @@ async def begin(store: Store, collection: Collection, target: NewTarget) -> Mode
     return change
 
 
-async def new_target(store: Store, change: ModelChange) -> Collection:
+async def new_target(store: JobStore, change: ModelChange) -> Collection:
     """Return the target that is being filled."""
     return await store.collection(change.name + SUFFIXES["filling"])
 
@@ -228,24 +301,28 @@ async def finish(store: Store, change: ModelChange, *, despite_failures: bool = 
     await store.finish_indexes(change.name)
 
 
-async def cutover(
-    store: Store, name: str, *, despite_failures: bool = False, freeze: bool = False
-) -> None:
+async def cutover(store: JobStore, name: str, *, despite_failures: bool = False) -> None:
     """Make the new target serve. Searches that have begun end with the former one.
 
-    Waits for a moment without an edit in flight. With `freeze`, edits no longer reach the former
-    target.
+    Waits for a moment without an edit in flight.
 
     Raises:
         NotFilledError: rows have no vector yet.
         ModelChangeError: the target is not ready, or rows are dead letters.
     """
     await _patiently(lambda: store.cutover(name, despite_failures=despite_failures))
-    if freeze:
-        await _while_locked(lambda: store.freeze(name))
 
 
-async def rollback(store: Store, name: str) -> None:
+async def freeze(store: Store, name: str) -> None:
+    """Stop keeping the former target fresh. Edits no longer reach it.
+
+    Raises:
+        ModelChangeError: there was no cut-over, or the former target is retired.
+    """
+    await _while_locked(lambda: store.freeze(name))
+
+
+async def rollback(store: JobStore, name: str) -> None:
     """Make the former target serve again.
 
     Raises:

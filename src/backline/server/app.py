@@ -20,7 +20,17 @@ from backline.config import Settings
 from backline.postgres.store import Store
 from backline.server import problems, schemas, websocket
 from backline.server.middleware import RequestMiddleware
-from backline.server.routes import failures, health, openai, runs, search, status, studio, upsert
+from backline.server.routes import (
+    failures,
+    health,
+    model_change,
+    openai,
+    runs,
+    search,
+    status,
+    studio,
+    upsert,
+)
 from backline.server.services import Services, backline_version, make_services
 from backline.worker.tasks import end_tasks
 
@@ -67,7 +77,7 @@ def create_app(
         separate_input_output_schemas=False,
     )
     app.state.services = services
-    for routes in (status, search, runs, failures, upsert, openai, health):
+    for routes in (status, search, runs, model_change, failures, upsert, openai, health):
         app.include_router(routes.router)
     _add_websocket(app, services)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
@@ -112,10 +122,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(services.change_feed.run(), name="change feed")]
     if services.live_sync is not None:
         tasks.append(asyncio.create_task(services.live_sync.run(), name="live sync"))
+        tasks.append(asyncio.create_task(services.model_changes.run(), name="model changes"))
     try:
         yield
     finally:
         await end_tasks(*tasks)
+        await services.model_changes.aclose()
         workers = [services.backfills.aclose()]
         if services.live_sync is not None:
             workers.append(services.live_sync.aclose())

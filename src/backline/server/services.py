@@ -23,6 +23,7 @@ from backline.server.facets import FacetCache
 from backline.server.live_sync import LiveSync
 from backline.server.map import MapCache
 from backline.server.metrics import Metrics
+from backline.server.model_changes import ModelChanges
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Services:
     change_feed: ChangeFeed
     problems: ProblemCache
     backfills: Backfills
+    model_changes: ModelChanges
     live_sync: LiveSync | None
     maps: MapCache
     facets: FacetCache
@@ -67,6 +69,7 @@ def make_services(store: Store, settings: Settings, *, worker: bool, where: str)
     pool = EmbedderPool(settings, metrics)
     broadcaster = Broadcaster(metrics)
     problems = ProblemCache(store)
+    backfills = Backfills(store, settings, pool)
     return Services(
         settings=settings,
         open_store=store,
@@ -78,7 +81,8 @@ def make_services(store: Store, settings: Settings, *, worker: bool, where: str)
         broadcaster=broadcaster,
         change_feed=ChangeFeed(store, broadcaster, metrics, problems),
         problems=problems,
-        backfills=Backfills(store, settings, pool),
+        backfills=backfills,
+        model_changes=ModelChanges(store, pool, backfills),
         live_sync=LiveSync(store, settings, pool) if worker else None,
         maps=MapCache(),
         facets=FacetCache(),

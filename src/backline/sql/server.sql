@@ -32,8 +32,10 @@ select c.name as collection, f.kind, count(*) as count
 from backline.failures f join backline.collections c on c.id = f.collection_id group by 1, 2
 
 -- name: usage_by_collection
--- Rows embedded and tokens sent by all runs, for each collection and model.
-select c.name as collection, m.provider, m.name as model,
+-- Rows embedded and tokens sent by all runs, for each collection and model. The runs of both targets of a
+-- change of the model count under the name of the collection.
+select case when c.role = 'serving' then c.name else regexp_replace(c.name, '@(next|old)$', '') end
+  as collection, m.provider, m.name as model,
   coalesce(sum(k.embedded), 0)::bigint as embedded, coalesce(sum(k.tokens), 0)::bigint as tokens
 from backline.runs r join backline.collections c on c.id = r.collection_id
 join backline.models m on m.id = r.model_id
