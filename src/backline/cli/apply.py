@@ -44,8 +44,9 @@ def apply(
     the file are left alone. Another model takes a second target beside the vectors that are
     searched, see `backline model change`.
     """
+    declared = declarations.read(file)
     run = _Apply(config.load(**flags), dry_run=dry_run, yes=yes, as_json=as_json)
-    asyncio.run(run.run(declarations.read(file)))
+    asyncio.run(run.run(declared))
     if as_json:
         emit({
             "plan": [asdict(step) for step in run.steps], "applied": not dry_run, "due": run.due,

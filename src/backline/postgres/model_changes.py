@@ -43,6 +43,11 @@ class ModelChangeVerbs(AdoptionVerbs):
                 query("drop_place"), {"collection": collection, "drop_column": drop_column}
             )
 
+    async def targets_of(self, name: str) -> list[tuple[int, str, int, bool]]:
+        """Return id, name, model and whether it is frozen, of each target of a collection."""
+        rows = await self.connector.fetch(query("targets_of"), {"name": name})
+        return [(row["id"], row["name"], row["model_id"], row["frozen"]) for row in rows]
+
     async def target(self, collection: int) -> Collection | None:
         """Return the collection of this id, if it exists."""
         found = [each for each in await self.collections() if each.id == collection]

@@ -21,6 +21,7 @@ from backline.postgres.store import Store
 from backline.server import problems, schemas, websocket
 from backline.server.middleware import RequestMiddleware
 from backline.server.routes import (
+    evaluation,
     failures,
     health,
     model_change,
@@ -77,7 +78,9 @@ def create_app(
         separate_input_output_schemas=False,
     )
     app.state.services = services
-    for routes in (status, search, runs, model_change, failures, upsert, openai, health):
+    for routes in (
+        status, search, runs, model_change, evaluation, failures, upsert, openai, health,
+    ):  # fmt: skip
         app.include_router(routes.router)
     _add_websocket(app, services)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
@@ -119,7 +122,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Run the background tasks. At shutdown, workers finish or release their rows."""
     services: Services = app.state.services
     await _release_dead_workers(services.open_store)
-    tasks = [asyncio.create_task(services.change_feed.run(), name="change feed")]
+    tasks = [
+        asyncio.create_task(services.change_feed.run(), name="change feed"),
+        asyncio.create_task(services.query_log.run(), name="query log"),
+    ]
     if services.live_sync is not None:
         tasks.append(asyncio.create_task(services.live_sync.run(), name="live sync"))
         tasks.append(asyncio.create_task(services.model_changes.run(), name="model changes"))
@@ -128,7 +134,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await end_tasks(*tasks)
         await services.model_changes.aclose()
-        workers = [services.backfills.aclose()]
+        workers = [
+            services.backfills.aclose(), services.evaluations.aclose(), services.query_log.aclose(),
+        ]  # fmt: skip
         if services.live_sync is not None:
             workers.append(services.live_sync.aclose())
         await asyncio.gather(*workers)

@@ -19,11 +19,13 @@ from backline.server.backfills import Backfills
 from backline.server.broadcast import Broadcaster
 from backline.server.change_feed import ChangeFeed
 from backline.server.embedder_pool import EmbedderPool
+from backline.server.evaluations import Evaluations
 from backline.server.facets import FacetCache
 from backline.server.live_sync import LiveSync
 from backline.server.map import MapCache
 from backline.server.metrics import Metrics
 from backline.server.model_changes import ModelChanges
+from backline.server.query_log import QueryLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class Services:
     problems: ProblemCache
     backfills: Backfills
     model_changes: ModelChanges
+    evaluations: Evaluations
+    query_log: QueryLog
     live_sync: LiveSync | None
     maps: MapCache
     facets: FacetCache
@@ -83,6 +87,8 @@ def make_services(store: Store, settings: Settings, *, worker: bool, where: str)
         problems=problems,
         backfills=backfills,
         model_changes=ModelChanges(store, pool, backfills),
+        evaluations=Evaluations(store, pool),
+        query_log=QueryLog(store, enabled=settings.keep_queries),
         live_sync=LiveSync(store, settings, pool) if worker else None,
         maps=MapCache(),
         facets=FacetCache(),

@@ -30,13 +30,13 @@ create or replace function backline.enter_state(
 begin
   if h.state <> all (p_from) then
     raise exception using errcode = 'BL009', message = format(
-      'the change of the model of %L is %s. Next: %s', h.name, h.state, case h.state
+      'the change of the model of %L is %s. Next: %s', h.name, h.state, format(case h.state
         when 'filling' then 'backline model change %1$s, or backline model cancel %1$s'
         when 'indexing' then 'backline model change %1$s, or backline model cancel %1$s'
         when 'ready' then 'backline model cutover %1$s, or backline model cancel %1$s'
         when 'serving' then 'backline model retire %1$s, or backline model rollback %1$s'
         when 'retiring' then 'backline model retire %1$s'
-        else 'backline model cancel %1$s' end);
+        else 'backline model cancel %1$s' end, backline.shell_word(h.name)));
   end if;
   update backline.model_changes x set state = p_state, changed_at = now() where x.id = h.id;
 end $$;
@@ -231,8 +231,9 @@ declare
 begin
   if v_failed > 0 and not p_failed then
     raise exception using errcode = 'BL009', message = format(
-      '%s rows of %L are dead letters, and would not be found by meaning. See: backline failures list %2$s. '
-      'Or go on without them: --despite-failures', v_failed, h.name || '@next');
+      '%s rows of %L are dead letters, and would not be found by meaning. See: backline failures list %s. '
+      'Or go on without them: --despite-failures', v_failed, h.name || '@next',
+      backline.shell_word(h.name || '@next'));
   elsif v_missing > v_failed or (v_coverage ->> 'pending')::bigint > 0 then
     raise exception using errcode = 'BL010', message = format(
       '%s of %s rows of %L are not embedded yet. Run: backline model change %s', greatest(v_missing, 1),

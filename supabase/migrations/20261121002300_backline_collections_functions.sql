@@ -243,10 +243,9 @@ begin
   where c.id in (x.former_id, x.new_id) and x.state not in ('retired', 'cancelled');
   if found and h.state <> (case when c.id = h.former_id then 'retiring' else 'cancelling' end) then
     raise exception using errcode = 'BL009', message = format(
-      'the model of %L is being changed, and %L is one of the two targets. End the change first: '
-      'backline model %s %s', h.name, c.name,
-      case when h.state in ('serving', 'retiring') then 'retire' else 'cancel' end,
-      backline.shell_word(h.name));
+      'the model of %L is being changed, and %L is one of the two targets. End the change first: %s',
+      h.name, c.name, case when h.state in ('serving', 'retiring') then 'backline model retire '
+                           else 'backline model cancel ' end || backline.shell_word(h.name));
   end if;
 end $$;
 
@@ -283,6 +282,10 @@ begin
   delete from backline.run_counts n using backline.runs r
   where r.collection_id = p_collection and n.run_id = r.id;
   delete from backline.runs where collection_id = p_collection;
+  delete from backline.kept_queries k using backline.collections c
+  where c.id = p_collection and k.collection = c.name;
+  delete from backline.evaluations e using backline.collections c
+  where c.id = p_collection and e.collection = c.name;
   delete from backline.collections where id = p_collection;
   delete from backline.counter_deltas where collection_id = p_collection;
   delete from backline.changes where collection_id = p_collection;
