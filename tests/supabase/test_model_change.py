@@ -80,8 +80,7 @@ def test_target_is_filled_over_the_api_and_cut_over_by_sql_and_by_rest(
     assert model_of(project) == 16
     refused = shell.run("model", "retire", "notes", code=2, BACKLINE_VIA="rest")
     assert "needs a connection to Postgres" in refused
-    owner = {"DATABASE_URL": project.url}
-    shell.run("model", "retire", "notes", **owner)
+    shell.run("model", "retire", "notes", DATABASE_URL=project.url)
     assert shell.run("verify", "notes", "--via", "rest")["passed"]
 
 
@@ -123,8 +122,8 @@ def test_reader_neither_changes_models_nor_reads_the_new_vectors(
         rows = connection.execute("select count(*) from backline_vectors.notes_next").fetchall()
         assert rows == [(1,)]
     shell.run("model", "cutover", "notes", "--via", "rest")
-    only = {"SUPABASE_SECRET_KEY": None}
-    hits = shell.run("search", "note", "-c", "notes", "--mode", "keyword", "--via", "rest", **only)
+    by_words = ("search", "note", "-c", "notes", "--mode", "keyword", "--via", "rest")
+    hits = shell.run(*by_words, SUPABASE_SECRET_KEY=None)
     assert [hit["key"] for hit in hits["hits"]] == ["2"]
 
 
