@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Final, Literal, cast, get_args
 
 from backline import errors
+from backline.embedders import registry
 from backline.errors import command
-from backline.types import Collection, Model, PassageUnit, Splitting
+from backline.types import Collection, Model, PassageUnit, Problem, Splitting
 
 DEFAULT_PASSAGE_TOKENS: Final = 256
 SMALLEST_PASSAGE: Final = 16
@@ -244,9 +245,20 @@ def check_grants(collection: Collection, to: Literal["read", "fill"]) -> None:
         )
 
 
+def announced_end(collection: Collection, today: date) -> Problem | None:
+    """Return the end of the collection's model that its provider has announced, or None."""
+    end = registry.announced_end(collection.model)
+    if end is None:
+        return None
+    successor = end.successor or "MODEL"
+    remedy = command("model", "change", collection.name, "--to", successor)
+    return Problem("model", end.sentence(today), remedy)
+
+
 def _dimension_remedy(collection: Collection, model: Model) -> str:
     held = collection.column_dimensions or model.dimensions
-    if model.provider == "openai":
+    known = registry.find(model.provider, model.name)
+    if registry.provider(model.provider) and (known is None or known.allows(held)):
         shorter = spec(replace(model, dimensions=held))
         use = command("model", "use", collection.name, shorter)
         return f"Request {held} dimensions from the model: {use}."

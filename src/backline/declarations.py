@@ -30,7 +30,7 @@ from typing import Any, Final, TypeAlias, get_args
 
 from backline import errors
 from backline.collections import declared_splitting, passages_table
-from backline.config import COLLECTIONS, Settings
+from backline.config import COLLECTIONS, MODELS, Settings
 from backline.postgres.store import Store
 from backline.search import indexes
 from backline.sql import query
@@ -62,6 +62,7 @@ class Declaration:
     column: str | None = None
     column_type: str | None = None
     into: str | None = None
+    partitions: int = 1
     follow: str | None = None
     passages: str = "none"
     passage_tokens: int | None = None
@@ -87,7 +88,7 @@ def read(path: Path) -> list[Declaration]:
         raise errors.UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise errors.UsageError(f"{path} is not TOML: {error}.") from error
-    _require_known(path, "", document, [COLLECTIONS, *Settings.model_fields])
+    _require_known(path, "", document, [COLLECTIONS, MODELS, *Settings.model_fields])
     collections = document.get(COLLECTIONS)
     if not isinstance(collections, dict) or not collections:
         raise errors.UsageError(
@@ -132,7 +133,7 @@ def _require_type(path: Path, where: str, field: str, value: Any) -> None:
     elif field == "key":
         right = isinstance(value, list) and all(isinstance(name, str) for name in value)
         kind = "a column or a list of columns"
-    elif field in ("passage_tokens", "overlap"):
+    elif field in ("passage_tokens", "overlap", "partitions"):
         right, kind = isinstance(value, int) and not isinstance(value, bool), "a number"
     elif field == "long_text":
         right, kind = value in get_args(LongText), f"one of {', '.join(get_args(LongText))}"
@@ -219,7 +220,8 @@ async def parts(store: Store, declaration: Declaration, table: str, model: Model
         "text_sql": declaration.text_sql, "where": declaration.where,
         "column": declaration.column or "embedding",
         "column_type": declaration.column_type or "vector", "into": into,
-        "splitting": split, "model": model, "long_text": declaration.long_text,
+        "partitions": declaration.partitions, "splitting": split, "model": model,
+        "long_text": declaration.long_text,
         "language": declaration.language, "language_column": declaration.language_column,
         "published": declaration.published, "follow": declaration.follow,
     }  # fmt: skip

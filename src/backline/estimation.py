@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from backline.embedders import registry
 from backline.embedders.base import Embedder
+from backline.embedders.providers import waits_on_network
 from backline.store import JobStore, ScannedRow
 from backline.types import Collection, LongText
 from backline.worker.backlog import PendingText
@@ -17,13 +19,6 @@ from backline.worker.batch_handler import EmbedBatches
 
 PAGE: Final = 1000
 SAMPLE: Final = 64
-
-# Dollars per million tokens, https://platform.openai.com/docs/pricing, standard tier.
-PRICES: Final = {
-    "text-embedding-3-small": 0.02,
-    "text-embedding-3-large": 0.13,
-    "text-embedding-ada-002": 0.10,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +77,7 @@ async def estimate(
             break
         after = page[-1].key
     seconds, basis = await _time(store, collection, embedder, sample, len(seen))
-    price = 0.0 if collection.model.provider != "openai" else PRICES.get(collection.model.name)
+    price = registry.price(collection.model.provider, collection.model.name)
     return Preview(
         collection=collection.name,
         model=str(collection.model),
@@ -139,7 +134,7 @@ async def _time(
         if run.embedded - run.reused >= SAMPLE and run.seconds > 0:
             rate = (run.embedded - run.reused) / run.seconds
             return texts / rate, f"at the {rate:,.0f} rows/s of run {run.id}"
-    if embedder.model.provider == "openai":
+    if waits_on_network(embedder.model):
         return None, "no earlier run to calculate it from"
     started = time.perf_counter()
     await embedder.embed(sample)

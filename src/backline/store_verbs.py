@@ -315,17 +315,17 @@ class ChangeVerbs(Verbs):
         """Copy vectors of the next page to the new target; return how many rows the page has."""
         return int(await self._rpc.value("copy_page", name=name))
 
-    async def finish_fill(self, name: str, *, despite_failures: bool) -> None:
-        """Record that every row of the new target is embedded."""
-        await self._rpc.value("finish_fill", name=name, despite_failures=despite_failures)
+    async def finish_fill(self, name: str, *, despite_failures: bool, lag: float = 0) -> None:
+        """Record that every row of the new target is embedded, but edits of the last `lag` s."""
+        await self._rpc.value("finish_fill", name=name, despite_failures=despite_failures, lag=lag)
 
     async def finish_indexes(self, name: str) -> None:
         """Record that the new target can serve."""
         await self._rpc.value("finish_indexes", name=name)
 
-    async def cutover(self, name: str, *, despite_failures: bool) -> None:
-        """Make the new target serve."""
-        await self._rpc.value("cutover", name=name, despite_failures=despite_failures)
+    async def cutover(self, name: str, *, despite_failures: bool, lag: float = 0) -> None:
+        """Make the new target serve, if it has every row but edits of the last `lag` seconds."""
+        await self._rpc.value("cutover", name=name, despite_failures=despite_failures, lag=lag)
 
     async def rollback(self, name: str) -> None:
         """Make the former target serve again."""

@@ -18,6 +18,7 @@ from backline.cli.report import show_backfill
 from backline.config import Settings
 from backline.model_change import NewTarget, Plan
 from backline.postgres.store import Store
+from backline.reconcile import Reconciliation
 from backline.store import JobStore
 from backline.types import Collection, ModelChange
 
@@ -195,7 +196,7 @@ class _Change:
         if report.stopped_by or (report.failed and not self._despite_failures):
             emit(report.as_dict()) if self._json else show_backfill(report)
             raise typer.Exit(1)
-        if begun.state == "ready":  # only edits since then were due
+        if begun.state == "ready":  # edits since then are embedded, if no sync has done it
             return
         say(f"{count(report.embedded, 'row')} embedded. Building the indexes.")
         await model_change.finish(store, begun, despite_failures=self._despite_failures)
@@ -246,18 +247,28 @@ def cutover(
     """
 
     async def work(store: JobStore, name: str) -> None:
-        database = _database(store) if freeze else None
-        await model_change.cutover(store, name, despite_failures=despite_failures)
-        if database is not None:
-            await model_change.freeze(database, name)
+        await model_change.cutover(store, name, despite_failures=despite_failures, freeze=freeze)
 
     _run(flags, collection, work, as_json=as_json)
 
 
 @database_options(via=StoreTransport)
 def rollback(collection: Name, flags: Flags = NO_FLAGS, as_json: AsJson = False) -> None:
-    """Search the former vectors again."""
-    _run(flags, collection, model_change.rollback, as_json=as_json)
+    """Search the former vectors again.
+
+    If they were frozen, every row is read to find the edits of the meantime.
+    """
+
+    async def work(store: JobStore, name: str) -> None:
+        await model_change.rollback(store, name)
+        if not isinstance(store, Store):
+            return
+        serving = await store.collection(name)
+        if (await store.begin_scan(serving))["unscanned"]:
+            say(f"{name} was frozen. Reading every row.")
+            await Reconciliation(store, serving).run()
+
+    _run(flags, collection, work, as_json=as_json)
 
 
 @database_options()

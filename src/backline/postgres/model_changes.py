@@ -23,13 +23,22 @@ class ModelChangeVerbs(AdoptionVerbs):
             [row] = await transaction.fetch(query("begin_change"), {"name": name, **target})
         return int(row["id"])
 
+    async def thaw(self, name: str) -> bool:
+        """Record edits for the former target again; return whether it was frozen."""
+        return bool(await self._rpc.value("thaw_target", name=name))
+
     async def freeze(self, name: str) -> None:
         """Stop recording edits for the former target."""
         await self._rpc.value("freeze_target", name=name)
 
-    async def begin_discard(self, name: str, *, retire: bool) -> int:
-        """Begin to drop the former target, or else the new one; return its collection's id."""
-        return int(await self._rpc.value("begin_discard", name=name, retire=retire))
+    async def begin_discard(self, name: str, *, retire: bool) -> int | None:
+        """Begin to drop the former target, or else the new one.
+
+        Returns:
+            The id of its collection; None if the last change ended so already.
+        """
+        collection = await self._rpc.value("begin_discard", name=name, retire=retire)
+        return None if collection is None else int(collection)
 
     async def finish_discard(self, name: str) -> None:
         """End a change, after its target was dropped."""

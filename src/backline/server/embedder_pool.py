@@ -11,6 +11,7 @@ import structlog
 
 from backline import errors, wiring
 from backline.config import Settings
+from backline.embedders import registry
 from backline.embedders.base import Embedder, SharesBatches
 from backline.embedders.hash import HashEmbedder
 from backline.embedders.limiter import Limiter
@@ -51,9 +52,10 @@ class PooledEmbedder:
             return await self._queries.embed(texts)
         return await self._timed.embed(texts, purpose=purpose)
 
-    async def embed_call(self, texts: Sequence[str]) -> Vectors:
-        """Embed the passages of one API call, batched with those of concurrent calls."""
-        return await self._calls.embed(texts)
+    async def embed_call(self, texts: Sequence[str], purpose: Purpose = "passage") -> Vectors:
+        """Embed the texts of one API call, batched with those of concurrent calls."""
+        calls = self._queries if purpose == "query" else self._calls
+        return await calls.embed(texts)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self._inner.count_tokens(texts)
@@ -191,9 +193,7 @@ class EmbedderPool:
             wiring.spec_of(self.settings, model)
         except errors.ConfigurationError:
             return False
-        settings = self.settings
-        has_provider = bool(settings.openai_api_key or settings.openai_base_url)
-        return model.provider != "openai" or has_provider
+        return self.settings.reaches(model.provider)
 
     async def aclose(self) -> None:
         for pooled in self._open.values():
@@ -216,13 +216,13 @@ def _names_of(model: Model) -> set[str]:
 
 
 def _shortened(model: Model, name: str, dimensions: int | None) -> Model:
-    """Return an OpenAI model with other dimensions than a collection's.
+    """Return a provider's model with other dimensions than a collection's.
 
     Raises:
         UsageError: the model belongs to another provider and has fixed dimensions.
     """
-    if model.provider == "openai":
-        shortened = describe(f"openai/{model.name}@{dimensions}")
+    if registry.provider(model.provider) is not None:
+        shortened = describe(f"{model.provider}/{model.name}@{dimensions}")
         if shortened is not None:
             return shortened
     raise _wrong_dimensions(name, model.dimensions, dimensions, " Leave dimensions out.")

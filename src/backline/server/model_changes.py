@@ -10,6 +10,7 @@ import structlog
 from backline import errors, model_change
 from backline.model_change import NewTarget, Plan
 from backline.postgres.store import Store
+from backline.reconcile import Reconciliation
 from backline.server.backfills import Backfills
 from backline.server.embedder_pool import EmbedderPool
 from backline.types import Collection, ModelChange
@@ -101,6 +102,23 @@ class ModelChanges:
         if change.state in FILLING:
             await model_change.finish(self._store, change, despite_failures=despite_failures)
             log.info("change of the model is ready", collection=change.name)
+
+    def reconcile(self, name: str) -> None:
+        """Find the edits that a former target missed while it was frozen, in the background."""
+        if name not in self._tasks:
+            self._tasks[name] = asyncio.create_task(self._reconcile(name))
+
+    async def _reconcile(self, name: str) -> None:
+        try:
+            serving = await self._store.collection(name)
+            if (await self._store.begin_scan(serving))["unscanned"]:
+                await Reconciliation(self._store, serving).run()
+        except errors.BacklineError as error:
+            log.warning("reconciliation stopped", collection=name, error=str(error))
+        except Exception:
+            log.exception("bug", collection=name)
+        finally:
+            self._tasks.pop(name, None)
 
     # --- continuing what another process has begun ---
 

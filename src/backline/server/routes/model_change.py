@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from fastapi import Path as PathParameter
 
 from backline import errors, model_change, wiring
-from backline.embedders.openai.models import OPENAI_MODELS
+from backline.embedders import registry
 from backline.model_change import NewTarget
 from backline.server import change_schemas, handlers
 from backline.server.embedder_pool import name_of
@@ -67,9 +67,9 @@ async def cutover(
 ) -> change_schemas.ModelChangeStatus:
     """Search the new vectors from now on. Searches that have begun end with the former ones."""
     family = await _family(services, name)
-    await model_change.cutover(services.store, family, despite_failures=request.despite_failures)
-    if request.freeze:
-        await model_change.freeze(services.store, family)
+    await model_change.cutover(
+        services.store, family, despite_failures=request.despite_failures, freeze=request.freeze
+    )
     return await _status(services, family)
 
 
@@ -77,9 +77,13 @@ async def cutover(
 async def rollback(
     services: TheServices, name: Name, _: change_schemas.Nothing
 ) -> change_schemas.ModelChangeStatus:
-    """Search the former vectors again."""
+    """Search the former vectors again.
+
+    If they were frozen, every row is then read to find the edits of the meantime.
+    """
     family = await _family(services, name)
     await model_change.rollback(services.store, family)
+    services.model_changes.reconcile(family)
     return await _status(services, family)
 
 
@@ -162,6 +166,9 @@ async def _status(services: Services, family: str) -> change_schemas.ModelChange
 async def _models(services: Services, used: list[Model]) -> list[str]:
     """Return the models that this server can open without a download."""
     found = {name_of(model) for model in await services.embedder_pool.available(used)}
-    if services.settings.openai_api_key or services.settings.openai_base_url:
-        found |= {f"openai/{name}" for name in OPENAI_MODELS}
+    found |= {
+        f"{entry.provider}/{entry.name}"
+        for entry in registry.models()
+        if entry.provider is not None and services.settings.reaches(entry.provider)
+    }
     return sorted(found)

@@ -65,7 +65,14 @@ function Loaded({ collections, selected }: { collections: CollectionStatus[]; se
         selected={selected}
         onSelect={(name) => void runAction('collection.select', { collection: name })}
       />
-      {collection && <Problems problems={collection.coverage.problems} />}
+      {collection && (
+        <Problems
+          problems={[
+            ...collection.coverage.problems,
+            ...(collection.modelEnd ? [collection.modelEnd] : []),
+          ]}
+        />
+      )}
       {collection ? (
         <CollectionDetails
           key={collection.name}

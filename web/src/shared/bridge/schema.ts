@@ -105,6 +105,8 @@ export const collectionStatus = v.object({
   textTemplate: v.nullish(v.string(), null),
   embeddingColumn: v.string(),
   model,
+  /** The end of the model that its provider has announced. */
+  modelEnd: v.nullish(problem, null),
   coverage,
   /** The open change of the model. */
   change: v.nullish(modelChange, null),
