@@ -169,6 +169,8 @@ async def _models(services: Services, used: list[Model]) -> list[str]:
     found |= {
         f"{entry.provider}/{entry.name}"
         for entry in registry.models()
-        if entry.provider is not None and services.settings.reaches(entry.provider)
+        if entry.provider is not None
+        and registry.provider(entry.provider) is not None
+        and services.settings.reaches(entry.provider)
     }
     return sorted(found)
