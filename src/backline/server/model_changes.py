@@ -11,6 +11,7 @@ from backline import errors, model_change
 from backline.model_change import NewTarget, Plan
 from backline.postgres.store import Store
 from backline.reconcile import Reconciliation
+from backline.server import reads
 from backline.server.backfills import Backfills
 from backline.server.embedder_pool import EmbedderPool
 from backline.types import Collection, ModelChange
@@ -143,7 +144,10 @@ class ModelChanges:
                 self.go_on(change)
 
     async def _is_worked_on(self, change: ModelChange) -> bool:
-        """Return whether another process runs a backfill of the new target."""
+        """Return whether another process fills the new target, or builds an index."""
+        building = await self._store.connector.fetch_one(reads.query("index_builds"))
+        if building["builds"]:
+            return True
         target = await model_change.new_target(self._store, change)
         await self._store.release_dead_workers(target)
         return any(run.state == "running" for run in await self._store.runs(target))

@@ -77,3 +77,8 @@ from {rows} where {embedding} is not null order by {order} limit {limit}
 select backline.key_text(c) as key, backline.key_order(c) as key_order, backline.vector_of(c) as vector,
   backline.whole_rows_of(c, %(sample)s) as rows
 from backline.definition(%(collection)s) c
+
+-- name: index_builds
+-- How many indexes are being built in this database.
+select count(*) as builds from pg_catalog.pg_stat_progress_create_index p
+where p.datname = current_database()
