@@ -107,7 +107,7 @@ $$;
 -- Returns the common table expressions that score the pool of search_statement, up to "scored".
 --
 -- Hybrid is a convex sum of the cosine and of BM25 as a share of the query's best BM25, so that the length of
--- a question does not matter. The odds of the keywords' share are those of p_weight, times the root of the
+-- a question does not matter. Of a best BM25 below 2, a word that many rows have, it is a share of 2. The odds of the keywords' share are those of p_weight, times the root of the
 -- gap and divided by the agreement. The gap is 1 minus the highest cosine, at least 0.1: near a row, small
 -- differences of the cosine count. The agreement is the mean share of the best BM25 that the three nearest
 -- rows have, at least 0.2: if they lack the words, the words count more.
@@ -133,7 +133,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     ), scored as (
       select p.key, p.dense, p.keyword,
              nullif((1 - s.words) * coalesce(p.dense, 0)
-                    + s.words * coalesce(p.keyword / s.best, 0), 0) as score
+                    + s.words * coalesce(p.keyword / greatest(s.best, 2), 0), 0) as score
       from pool p, share s
     )$q$ end;
 $$;

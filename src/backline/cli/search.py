@@ -25,7 +25,7 @@ from backline.cli.options import (
 from backline.cli.output import count, emit, out, say
 from backline.config import Settings
 from backline.search import Mode, Query
-from backline.search.indexes import index_for_search
+from backline.search.indexes import note_missing_keywords
 from backline.types import Passage, SearchHit
 
 QueryText = Annotated[str, typer.Argument(help="The query, in plain words.")]
@@ -113,7 +113,7 @@ async def _search(
     async with wiring.open_job_store(settings, "read") as store:
         collection = await store.collection(name)
         if query.mode != "semantic":
-            await index_for_search(store, collection, say)
+            await note_missing_keywords(store, collection, say)
         if query.mode == "keyword":
             return collection.name, await library.search(store, collection, None, query)
         async with wiring.embedder_for(settings, collection.model, say) as (embedder, _):

@@ -86,7 +86,7 @@ def fused(
     agreement = max(float(of_best[np.lexsort((keys, -dense))[:3]].mean()), 0.2)
     factor = max(1 - float(dense.max()), 0.1) ** 0.5 / agreement
     share = weight * factor / (1 - weight + weight * factor)
-    return np.asarray((1 - share) * dense + share * of_best)
+    return np.asarray((1 - share) * dense + share * words / max(words.max(), 2))
 
 
 async def bm25(docs: Documents, text: str, count: int) -> NDArray[np.float64]:
