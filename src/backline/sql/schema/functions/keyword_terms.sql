@@ -2,7 +2,7 @@
 
 -- Returns the version of terms(). An index of another version is built again.
 create or replace function backline.terms_version() returns int
-language sql immutable parallel safe set search_path = pg_catalog, pg_temp as 'select 1';
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$ select 1 $$;
 
 -- Returns a text in the form in which texts and queries are compared: lower case, NFKC, without accents on
 -- Latin and Greek letters, Arabic and Hebrew points, soft hyphens and characters of no width. In other
