@@ -384,6 +384,9 @@ class SearchResults(BaseModel):
     limit: int
     offset: int
     model: str
+    complete: bool = Field(
+        description="False while the keyword index lacks rows, which only meaning can find."
+    )
     took_ms: float
 
 
