@@ -7,6 +7,7 @@ missing one costs nothing.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,6 +51,11 @@ EXTRAS: Final = {
         ("tokenizers",),
         "A model with another tokenizer than BERT's",
         "use another one: backline model list",
+    ),
+    "zstd": Extra(
+        ("backports.zstd",) if sys.version_info < (3, 14) else ("compression.zstd",),
+        "Reading a file compressed by zstd",
+        "decompress it: zstd -d FILE",
     ),
 }
 """The optional dependencies by extra, as in `pip install backline[EXTRA]`; `all` includes all."""

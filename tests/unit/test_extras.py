@@ -70,6 +70,10 @@ async def project():
     async with open_project("https://x.supabase.co", read_key(SecretStr("sb_secret_abc"), "a key")):
         pass
 
+def read(path):
+    with loading.open_file(path, loading.Dialect()) as file:
+        list(file.records())
+
 folder = Path(sys.argv[1])
 try:
     {call}
@@ -79,8 +83,9 @@ except MissingExtraError as error:
 CALLS = {
     "demo": "embedded.start(folder / 'data')",
     "openai": "asyncio.run(open_embedder('openai', EmbedderOptions(openai_api_key='sk-x')))",
-    "parquet": "list(loading.read(folder / 'notes.parquet'))",
+    "parquet": "read(folder / 'notes.parquet')",
     "supabase": "asyncio.run(project())",
+    "zstd": "read(folder / 'notes.csv')",
     "tokenizers": "open_tokenizer(folder / 'tiny' / 'tokenizer.json', 40)",
 }
 
@@ -88,6 +93,7 @@ CALLS = {
 @pytest.mark.parametrize("extra", sorted(CALLS))
 def test_missing_extra_names_its_install_command(extra: str, tmp_path: Path) -> None:
     (tmp_path / "notes.parquet").touch()
+    (tmp_path / "notes.csv").write_bytes(b"\x28\xb5\x2f\xfd")
     write_tiny_model(tmp_path / "tiny", family="xlm-roberta")
     hidden = without(tmp_path / "hidden", *extras.EXTRAS[extra].modules)
     output = python(PROGRAM.format(call=CALLS[extra]), hidden, str(tmp_path))

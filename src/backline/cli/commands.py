@@ -44,7 +44,7 @@ COMMANDS: Final = {
     "where": Command("collections:where", TABLES, "Show or change which rows a collection embeds."),
     "drop": Command("collections:drop", TABLES, "Undo add and keep the table."),
     "load": Command(
-        "load:load", TABLES, "Load JSONL, CSV or Parquet into a table, all records or none."
+        "load:load", TABLES, "Load CSV, JSON, JSONL or Parquet into a table, all records or none."
     ),
     "backfill": Command(
         "backfill:backfill", EMBED, "Embed every row with a missing or outdated vector."
