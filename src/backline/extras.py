@@ -41,6 +41,11 @@ EXTRAS: Final = {
         "An openai/ model",
         "use a local one, which is free: --model local",
     ),
+    "otel": Extra(
+        ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
+        "OpenTelemetry, which OTEL_EXPORTER_OTLP_ENDPOINT turns on,",
+        "unset OTEL_EXPORTER_OTLP_ENDPOINT",
+    ),
     "parquet": Extra(("pyarrow",), "Reading Parquet", "save the file as JSONL or CSV"),
     "supabase": Extra(
         ("supabase",),

@@ -74,6 +74,7 @@ COMMANDS: Final = {
         "Measure search on judged queries: nDCG@10, recall@100, MRR@10, latency.",
     ),
     "serve": Command("serve:serve", SERVE, "Serve the HTTP API, the WebSocket and the studio."),
+    "keys": Command("keys:app", SERVE, "Keys of the server: names, roles and expiry."),
 }
 
 
