@@ -86,7 +86,7 @@ format: setup ## format the code
 	@cd $(ROOT) && $(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 docs: setup ## regenerate the reference pages, the migrations and supabase/
-	@cd $(ROOT) && $(BIN)/python scripts/migrations.py && $(BIN)/python scripts/outcomes.py && $(BIN)/python scripts/reference.py
+	@cd $(ROOT) && $(BIN)/python scripts/migrations.py && $(BIN)/python scripts/outcomes.py && $(BIN)/python scripts/models.py && $(BIN)/python scripts/reference.py
 
 clean: ## remove the files of the other targets
 	@rm -rf $(VENV) $(ROOT)/.tools $(ROOT)/dist $(ROOT)/.mypy_cache $(ROOT)/.ruff_cache $(ROOT)/.pytest_cache \

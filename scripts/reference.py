@@ -23,12 +23,14 @@ from typer.core import TyperGroup
 import backline
 from backline import config, errors
 from backline.cli.commands import command_line
+from backline.embedders import registry
 from backline.postgres.connector import Connector
 from backline.postgres.store import Store
 from backline.server import create_app
 from backline.sql import migrations
 
-FOLDER: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
+ROOT: Final = Path(__file__).resolve().parent.parent
+FOLDER: Final = ROOT / "docs" / "reference"
 NOTICE: Final = "<!-- Made by `make docs`; edit the program, not this page. -->\n"
 
 
@@ -42,6 +44,7 @@ def pages() -> dict[str, str]:
         "python.md": python(),
         "http.md": http(),
         "actions.md": actions(),
+        "providers.md": providers(),
     }
     return {name: f"{NOTICE}\n{text.strip()}\n" for name, text in texts.items()}
 
@@ -412,6 +415,130 @@ def _actions_of(category: str, table: list[dict[str, Any]]) -> str:
         if action["category"] == category
     ]  # fmt: skip
     return f"## {category}\n\n{_table(header, rows)}"
+
+
+# --- providers ------------------------------------------------------------------------------------
+
+
+def providers() -> str:
+    """Return the providers, what the tests hold each of them to, and their models."""
+    known = registry.providers()
+    intro = (
+        "# Providers and models\n\n`--model PROVIDER/NAME` or `PROVIDER/NAME@DIMENSIONS` names a "
+        "model of a provider. A model without an entry below is accepted by name; its dimensions "
+        "are asked once. [Use a provider](../how-to/providers.md) has examples. The facts are in "
+        "`src/backline/data/providers.toml` and `models.toml`, with the day on which each was "
+        "checked. `backline model list --all` shows them too."
+    )
+    rows = [
+        [
+            entry.title,
+            f"`{name}/`",
+            f"`{entry.keys[0]}`" + ("" if entry.key_required else " (if the server has one)"),
+            f"`{entry.addresses[0]}`",
+            entry.base_url or "required",
+            ", ".join(_limits_of(entry)),
+        ]
+        for name, entry in known.items()
+    ]
+    header = [
+        "provider",
+        "models",
+        "key",
+        "other address",
+        "own address",
+        "one request has at most",
+    ]
+    return "\n\n".join([intro, _table(header, rows), _conformance(), _models(), _declared()])
+
+
+def _limits_of(entry: registry.ProviderEntry) -> list[str]:
+    limits = ((entry.max_inputs, "texts"), (entry.max_tokens, "tokens"))
+    return [f"{most:,} {unit}" for most, unit in limits if most]
+
+
+def _conformance() -> str:
+    """Return the table of the suite that runs every behaviour for every provider."""
+    sys.path.insert(0, str(ROOT))  # the suite's declarations are with the tests
+    from tests.provider.conformance import BEHAVIOURS, SUBJECTS
+
+    reasons = sorted({reason for each in SUBJECTS.values() for reason in each.without.values()})
+    rows = [
+        [
+            sentence,
+            *(
+                str(reasons.index(each.without[name]) + 1) if name in each.without else "yes"
+                for each in SUBJECTS.values()
+            ),
+        ]
+        for name, sentence in BEHAVIOURS.items()
+    ]
+    notes = [f"{n}. {reason[0].upper()}{reason[1:]}." for n, reason in enumerate(reasons, 1)]
+    return "\n\n".join(
+        [
+            "## What every provider is held to",
+            "One suite runs each line for each provider, against a server that speaks the wire "
+            "format as its reference describes it. A number says why a line does not apply.",
+            _table(["", *SUBJECTS], rows),
+            "\n".join(notes),
+        ]
+    )
+
+
+def _models() -> str:
+    header = ["model", "dimensions", "may be requested", "longest text", "query", "passage",
+              "$/M tokens", "licence", "ends", "checked"]  # fmt: skip
+    rows = [_model(each) for each in registry.models() if each.provider != "supabase"]
+    return "\n\n".join(
+        [
+            "## Models",
+            "A query and a passage are marked by a prefix or by a type that is sent beside the "
+            "text, on every path that embeds them. Open weights are named as their server names "
+            "them; their prefixes are found by the repository.",
+            _table(header, rows),
+        ]
+    )
+
+
+def _model(entry: registry.ModelEntry) -> list[str]:
+    owner = entry.provider or "compatible"
+    prompts = registry.prompts(owner, entry.name)
+    other = "" if entry.allowed == str(entry.dimensions) else entry.allowed
+    return [
+        f"`{entry.id}`" if entry.id else f"`{entry.repository}` on any server",
+        f"{entry.dimensions:,}",
+        other,
+        f"{entry.max_tokens:,} tokens",
+        _code(prompts.query or prompts.query_type),
+        _code(prompts.passage or prompts.passage_type),
+        "" if entry.price is None else f"{entry.price:g}",
+        entry.license or "",
+        f"{entry.ends}; then `{entry.successor}`" if entry.ends else "",
+        str(entry.checked),
+    ]
+
+
+def _code(text: str | None) -> str:
+    return f"`{' '.join(text.split())}`" if text else ""
+
+
+def _declared() -> str:
+    """Return the members of an entry, from the comment at the head of the file."""
+    text = files("backline.data").joinpath("models.toml").read_text(encoding="utf-8")
+    head = text[: text.index("\n\n")]
+    lines = re.sub(r"\n#\s{19,}", " ", head).splitlines()
+    members = [re.split(r"\s{2,}", line[1:].strip(), maxsplit=1) for line in lines]
+    rows = [[f"`{each[0]}`", each[1]] for each in members if len(each) == 2]
+    return "\n\n".join(
+        [
+            "## Models of your own",
+            "`backline.toml` may add entries, or replace shipped ones of the same name. An entry "
+            "that is not valid is refused by every command, with its number and the remedy.",
+            '```toml\n[[models]]\nid = "compatible/house-embeddings"\ndimensions = 768\n'
+            'max_tokens = 512\nquery = "query: "\npassage = "passage: "\n```',
+            _table(["member", "meaning"], rows),
+        ]
+    )
 
 
 # --- writing --------------------------------------------------------------------------------------

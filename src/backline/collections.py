@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Final, Literal, cast, get_args
 
 from backline import errors
+from backline.embedders import registry
 from backline.errors import command
-from backline.types import Collection, Model, PassageUnit, Splitting
+from backline.types import Collection, Model, PassageUnit, Problem, Splitting
 
 DEFAULT_PASSAGE_TOKENS: Final = 256
 SMALLEST_PASSAGE: Final = 16
@@ -25,20 +26,22 @@ UNUSABLE: Final[Mapping[str, type[errors.ConfigurationError]]] = {
 def choose(collections: Sequence[Collection], name: str | None) -> Collection:
     """Return the collection of that name, or else the only one of that table.
 
-    Without a name, return the only collection.
+    Without a name, return the only collection. The other target of a change of the model is found
+    by its name alone.
 
     Raises:
         CollectionNotFoundError: no collection has that name, or several exist and none is named.
 
     """
+    serving = [c for c in collections if c.role == "serving"]
     if name is None:
-        matching = list(collections)
+        matching = serving
     else:
         matching = [c for c in collections if c.name == name]
-        matching = matching or [c for c in collections if c.table == name]
+        matching = matching or [c for c in serving if c.table == name]
     if len(matching) == 1:
         return matching[0]
-    names = ", ".join(c.name for c in matching or collections) or "none yet"
+    names = ", ".join(c.name for c in matching or serving) or "none yet"
     if matching:
         raise errors.CollectionNotFoundError(
             f"Say which collection: {names}. On the command line, name it as COLLECTION or with "
@@ -81,6 +84,8 @@ def collection_of(record: Mapping[str, Any]) -> Collection:
         where_sql=record["where_sql"],
         adopting=record["adopting"],
         follow=record["follow"],
+        role=record["role"],
+        frozen=record["frozen"],
     )
 
 
@@ -142,6 +147,11 @@ def check(collection: Collection, model: Model, *, to: Literal["read", "fill"] =
             f"The vectors of {collection.vector_column} are not all adopted yet, and would be "
             f"embedded again. Finish with the same {command('add', collection.table)} … --adopt."
         )
+    if collection.frozen and to == "fill":
+        raise errors.UsageError(
+            f"{collection.name!r} is frozen: it keeps the vectors from before the change of the "
+            f"model. To use it again: {command('model', 'rollback', collection.family)}."
+        )
     check_dimensions(collection, model)
     check_model(collection, model)
     check_grants(collection, to)
@@ -187,7 +197,7 @@ def check_model(collection: Collection, model: Model) -> None:
             f"The collection {collection.name!r} is embedded with {collection.model} revision "
             f"{collection.model.revision}, not with {model} revision {model.revision}. Vectors of "
             "two models cannot be compared. To change the model: "
-            f"{command('model', 'use', collection.name, _spec(model))}."
+            f"{command('model', 'change', collection.name, '--to', spec(model))}."
         )
 
 
@@ -235,10 +245,22 @@ def check_grants(collection: Collection, to: Literal["read", "fill"]) -> None:
         )
 
 
+def announced_end(collection: Collection, today: date) -> Problem | None:
+    """Return the end of the collection's model that its provider has announced, or None."""
+    end = registry.announced_end(collection.model)
+    if end is None:
+        return None
+    successor = end.successor or "MODEL"
+    remedy = command("model", "change", collection.name, "--to", successor)
+    return Problem("model", end.sentence(today), remedy)
+
+
 def _dimension_remedy(collection: Collection, model: Model) -> str:
     held = collection.column_dimensions or model.dimensions
-    if model.provider == "openai":
-        use = command("model", "use", collection.name, _spec(replace(model, dimensions=held)))
+    known = registry.find(model.provider, model.name)
+    if registry.provider(model.provider) and (known is None or known.allows(held)):
+        shorter = spec(replace(model, dimensions=held))
+        use = command("model", "use", collection.name, shorter)
         return f"Request {held} dimensions from the model: {use}."
     place = "side table" if collection.into else "column"
     return (
@@ -256,7 +278,7 @@ def _add_command(collection: Collection, model: Model) -> str:
     follow = ["--follow", collection.follow] if collection.follow else []
     return command(
         "add", collection.table, "--name", collection.name, *keys,
-        *_text_options(collection), *place, *follow, "--model", _spec(model),
+        *_text_options(collection), *place, *follow, "--model", spec(model),
     )  # fmt: skip
 
 
@@ -267,7 +289,7 @@ def _text_options(collection: Collection) -> list[str]:
     return text + (["--where", collection.where_sql] if collection.where_sql else [])
 
 
-def _spec(model: Model) -> str:
+def spec(model: Model) -> str:
     """Return what `--model` takes for a model."""
     name = "hash" if model.provider == "hash" else f"{model.provider}/{model.name}"
     return name if model.provider == "local" else f"{name}@{model.dimensions}"

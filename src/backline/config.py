@@ -20,43 +20,23 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
     ValidationError,
 )
 
 from backline import errors
+from backline.embedders import registry
 from backline.environment import env_file, warn_of_unknown
+from backline.provider_settings import ProviderSettings, Secret, WebAddress, setting
 
 TOML: Final = "backline.toml"
 COLLECTIONS: Final = "collections"  # the part of the file that `backline apply` reads
+MODELS: Final = "models"  # entries of the registry
 ENV_FILES: Final = (".env.local", ".env")
-
-
-def _setting(default: Any, *names: str, description: str, **limits: Any) -> Any:
-    """Return a field with its environment variables. The first variable that is set wins."""
-    return Field(
-        default=default, description=description, json_schema_extra={"names": list(names)}, **limits
-    )
 
 
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
-
-
-def _web_address(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("must begin with http:// or https://")
-    return url.rstrip("/")
-
-
-def _not_empty(secret: SecretStr) -> SecretStr:
-    if not secret.get_secret_value().strip():
-        raise ValueError("is empty")
-    return secret
 
 
 def _split(value: object) -> object:
@@ -90,16 +70,12 @@ def _root_path(path: str) -> str:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_split)]
-WebAddress = Annotated[str, AfterValidator(_web_address)]
-Secret = Annotated[SecretStr, AfterValidator(_not_empty)]
 
 
-class Settings(BaseModel):
+class Settings(ProviderSettings):
     """All settings. In `backline.toml`, a setting has the name of its field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    via: Literal["postgres", "rest", "api", "edge"] = _setting(
+    via: Literal["postgres", "rest", "api", "edge"] = setting(
         "postgres",
         "BACKLINE_VIA",
         description="How rows are read and vectors written: over a connection to Postgres, over "
@@ -107,50 +83,39 @@ class Settings(BaseModel):
         "(edge). Change it if Postgres cannot be reached directly.",
     )
 
-    database_url: Secret | None = _setting(
+    database_url: Secret | None = setting(
         None,
         "BACKLINE_DATABASE_URL",
         "DATABASE_URL",
         description="Postgres with pgvector: postgresql://user:password@host:5432/database. "
         "Unset, the embedded Postgres.",
     )
-    data_dir: Annotated[Path, AfterValidator(_absolute)] | None = _setting(
+    data_dir: Annotated[Path, AfterValidator(_absolute)] | None = setting(
         None,
         "BACKLINE_DATA_DIR",
         description="Folder of the embedded Postgres. Unset, the user's data folder. "
         "Change it to use a second, separate database.",
     )
-    openai_api_key: Secret | None = _setting(
-        None,
-        "OPENAI_API_KEY",
-        description="Key of the OpenAI-compatible provider, for the openai models.",
-    )
-    openai_base_url: WebAddress | None = _setting(
-        None,
-        "OPENAI_BASE_URL",
-        description="Address of a server with OpenAI's API: Ollama, vLLM, TEI, LM Studio. "
-        "Unset, OpenAI itself.",
-    )
-    local_model_folder: Annotated[Path, AfterValidator(_absolute)] | None = _setting(
+    local_model_folder: Annotated[Path, AfterValidator(_absolute)] | None = setting(
         None,
         "BACKLINE_LOCAL_MODEL_FOLDER",
         description="Folder of your own model, for collections that were added with "
         "--model local:/path/to/folder.",
     )
-    local_engine: str = _setting(
+    local_engine: str = setting(
         "auto",
         "BACKLINE_LOCAL_ENGINE",
         description="Engine that computes local models. auto uses the fastest that is installed; "
         "numpy is always available. An unknown name is refused with a list of the engines.",
     )
-    local_threads: int | None = _setting(
+    local_threads: int | None = setting(
         None,
         "BACKLINE_LOCAL_THREADS",
         ge=1,
         description="Threads that compute a local model. Unset, one for each CPU available to the "
         "process. Lower it to leave CPUs for other programs.",
     )
-    batch_size: int = _setting(
+    batch_size: int = setting(
         50,
         "BACKLINE_BATCH_SIZE",
         "BATCH_SIZE",
@@ -160,7 +125,7 @@ class Settings(BaseModel):
         "requests take long, lower it if the provider limits their size. Unset, 512 for a local "
         "model.",
     )
-    workers: int | None = _setting(
+    workers: int | None = setting(
         None,
         "BACKLINE_WORKERS",
         ge=1,
@@ -168,47 +133,47 @@ class Settings(BaseModel):
         description="Concurrent requests to the embedder. Unset, 8 for a provider, and 2 for local "
         "and hash models, which are limited by the CPU.",
     )
-    requests_per_minute: int | None = _setting(
+    requests_per_minute: int | None = setting(
         None,
         "BACKLINE_REQUESTS_PER_MINUTE",
         ge=1,
         description="Maximum number of requests to the provider a minute. Unset, the provider's "
         "x-ratelimit headers decide. Set it if other programs share the quota.",
     )
-    tokens_per_minute: int | None = _setting(
+    tokens_per_minute: int | None = setting(
         None,
         "BACKLINE_TOKENS_PER_MINUTE",
         ge=1,
         description="Maximum number of tokens sent to the provider a minute; as "
         "requests_per_minute.",
     )
-    request_timeout: float = _setting(
+    request_timeout: float = setting(
         60.0,
         "BACKLINE_REQUEST_TIMEOUT",
         gt=0,
         description="Timeout of one request to the provider, in seconds.",
     )
-    give_up_after: float = _setting(
+    give_up_after: float = setting(
         600.0,
         "BACKLINE_GIVE_UP_AFTER",
         ge=0,
         description="Seconds after which a backfill ends if neither the provider nor the database "
         "responds. A sync does not give up.",
     )
-    lease_seconds: float = _setting(
+    lease_seconds: float = setting(
         60.0,
         "BACKLINE_LEASE_SECONDS",
         ge=2,
         description="Seconds that a worker keeps its claimed rows after its last heartbeat.",
     )
-    sweep_seconds: float = _setting(
+    sweep_seconds: float = setting(
         900.0,
         "BACKLINE_SWEEP_SECONDS",
         ge=1,
         description="Seconds between two sweeps of a polled source (add --follow). A sweep "
         "compares every row, and finds deleted rows, which polls cannot see.",
     )
-    cache_megabytes: int = _setting(
+    cache_megabytes: int = setting(
         1024,
         "BACKLINE_CACHE_MEGABYTES",
         ge=0,
@@ -216,14 +181,21 @@ class Settings(BaseModel):
         "twice; the oldest vectors are deleted. 1,024 hold 160,000 vectors of 1,536 dimensions. "
         "0 disables the cache.",
     )
-    supabase_url: WebAddress | None = _setting(
+    keep_queries: bool = setting(
+        False,  # noqa: FBT003
+        "BACKLINE_KEEP_QUERIES",
+        description="Keep the text of search queries in the database, so that a new model can be "
+        "compared on them: the newest 10,000 of each collection, without the person that asked. "
+        "backline queries shows and deletes them.",
+    )
+    supabase_url: WebAddress | None = setting(
         None,
         "BACKLINE_SUPABASE_URL",
         "SUPABASE_URL",
         "VITE_SUPABASE_URL",
         description="Address of the Supabase project, https://PROJECT.supabase.co.",
     )
-    supabase_key: Secret | None = _setting(
+    supabase_key: Secret | None = setting(
         None,
         "SUPABASE_PUBLISHABLE_KEY",
         "SUPABASE_ANON_KEY",
@@ -231,87 +203,87 @@ class Settings(BaseModel):
         "VITE_SUPABASE_ANON_KEY",
         description="The project's publishable (or anon) key, which can only read.",
     )
-    supabase_secret_key: Secret | None = _setting(
+    supabase_secret_key: Secret | None = setting(
         None,
         "SUPABASE_SECRET_KEY",
         "SUPABASE_SERVICE_ROLE_KEY",
         description="The project's secret (or service_role) key, which can write. It must not "
         "reach a browser, so it is not read from any VITE_ variable.",
     )
-    use_local_api: bool = _setting(
+    use_local_api: bool = setting(
         False,  # noqa: FBT003
         "USE_LOCAL_API",
         description="Send rows to the server at api_url instead of the Edge Function.",
     )
-    api_url: WebAddress | None = _setting(
+    api_url: WebAddress | None = setting(
         None,
         "BACKLINE_API_URL",
         "CODETTE_API",
         "VITE_CODETTE_API",
         description="Address of a Backline server, for example http://localhost:8000.",
     )
-    function_secret: Secret | None = _setting(
+    function_secret: Secret | None = setting(
         None,
         "FUNCTION_SECRET",
         description="Secret that callers of the server and the Edge Function must send.",
     )
-    host: str = _setting(
+    host: str = setting(
         "127.0.0.1",
         "BACKLINE_HOST",
         min_length=1,
         description="Address that the server listens on. Any address but localhost requires "
         "api_key.",
     )
-    port: int = _setting(
+    port: int = setting(
         8000,
         "BACKLINE_PORT",
         ge=0,
         le=65535,
         description="Port that the server listens on. 0 selects a free port.",
     )
-    api_key: Secret | None = _setting(
+    api_key: Secret | None = setting(
         None,
         "BACKLINE_API_KEY",
         description="Key that callers of the server send as Authorization: Bearer KEY or X-API-Key "
         "to write. Unset, function_secret if that is set.",
     )
-    keys_file: Annotated[Path, AfterValidator(_absolute)] | None = _setting(
+    keys_file: Annotated[Path, AfterValidator(_absolute)] | None = setting(
         None,
         "BACKLINE_KEYS_FILE",
         description="File with the keys of several callers, each with a name, a role and an "
         "expiry; backline keys writes it. The server reads it again when it changes.",
     )
-    protect_reads: bool = _setting(
+    protect_reads: bool = setting(
         False,  # noqa: FBT003
         "BACKLINE_PROTECT_READS",
         description="Require the key for reads as well.",
     )
-    cors_origins: Origins = _setting(
+    cors_origins: Origins = setting(
         (),
         "BACKLINE_CORS_ORIGINS",
         description="Other origins of web pages that may use the server, separated by commas: "
         "https://studio.example.com. The server's own pages always may.",
     )
-    allowed_hosts: Names = _setting(
+    allowed_hosts: Names = setting(
         (),
         "BACKLINE_ALLOWED_HOSTS",
         description="Host names that the server accepts besides localhost, separated by commas. "
         "Unset, every name if the server listens on another address than localhost.",
     )
-    root_path: Annotated[str, AfterValidator(_root_path)] = _setting(
+    root_path: Annotated[str, AfterValidator(_root_path)] = setting(
         "",
         "BACKLINE_ROOT_PATH",
         description="Path below which a proxy serves the server, such as /backline. The proxy may "
         "strip it or pass it on.",
     )
-    keep_alive: int = _setting(
+    keep_alive: int = setting(
         75,
         "BACKLINE_KEEP_ALIVE",
         ge=1,
         description="Seconds that the server keeps an idle connection open. Longer than the idle "
         "timeout of a load balancer, usually 60, or requests on a closed connection fail with 502.",
     )
-    max_rows: int = _setting(
+    max_rows: int = setting(
         1000,
         "BACKLINE_MAX_ROWS",
         ge=1,
@@ -319,40 +291,40 @@ class Settings(BaseModel):
         description="Maximum number of rows in one request to the server; more are refused with "
         "413.",
     )
-    max_body_bytes: int = _setting(
+    max_body_bytes: int = setting(
         8 << 20,
         "BACKLINE_MAX_BODY_BYTES",
         ge=1024,
         description="Maximum number of bytes in the body of a request to the server.",
     )
-    max_connections: int = _setting(
+    max_connections: int = setting(
         4096,
         "BACKLINE_MAX_CONNECTIONS",
         ge=1,
         description="Maximum number of open connections to the server, WebSockets included; more "
         "get 503. The process's limit on open files, less 128, applies too.",
     )
-    header_timeout: float = _setting(
+    header_timeout: float = setting(
         10.0,
         "BACKLINE_HEADER_TIMEOUT",
         gt=0,
         description="Seconds within which the server must receive the headers of a request. It "
         "then sends 408 and closes the connection.",
     )
-    body_timeout: float = _setting(
+    body_timeout: float = setting(
         60.0,
         "BACKLINE_BODY_TIMEOUT",
         gt=0,
         description="Seconds within which the server must receive the body of a request, after its "
         "headers. Raise it for large bodies over slow networks.",
     )
-    max_query_length: int = _setting(
+    max_query_length: int = setting(
         2000,
         "BACKLINE_MAX_QUERY_LENGTH",
         ge=1,
         description="Maximum number of characters in a search query or a prompt.",
     )
-    rate_limit: float | None = _setting(
+    rate_limit: float | None = setting(
         None,
         "BACKLINE_RATE_LIMIT",
         gt=0,
@@ -436,6 +408,7 @@ def _toml_file(file: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         raise errors.ConfigurationError(f"{file} cannot be read: {error}.") from None
     values.pop(COLLECTIONS, None)
+    registry.declare(registry.parse_models(values.pop(MODELS, []), file.name))
     for name in values:
         if name not in Settings.model_fields:
             raise errors.ConfigurationError(_unknown(name, file))
@@ -443,7 +416,7 @@ def _toml_file(file: Path) -> Mapping[str, Any]:
 
 
 def _unknown(name: str, file: Path) -> str:
-    similar = difflib.get_close_matches(name, [*Settings.model_fields, COLLECTIONS], 1)
+    similar = difflib.get_close_matches(name, [*Settings.model_fields, COLLECTIONS, MODELS], 1)
     hint = f" Did you mean {similar[0]}?" if similar else ""
     return (
         f"{file} has an unknown setting {name!r}.{hint} "

@@ -30,7 +30,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 from backline import errors
 from backline.collections import declared_splitting, passages_table
-from backline.config import COLLECTIONS, Settings
+from backline.config import COLLECTIONS, MODELS, Settings
 from backline.errors import command
 from backline.postgres.store import Store
 from backline.search import indexes
@@ -112,7 +112,7 @@ def read(path: Path) -> list[Declaration]:
         raise errors.UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise errors.UsageError(f"{path} is not TOML: {error}.") from error
-    _require_known(path, "", document, [COLLECTIONS, *Settings.model_fields])
+    _require_known(path, "", document, [COLLECTIONS, MODELS, *Settings.model_fields])
     collections = document.get(COLLECTIONS)
     if not isinstance(collections, dict) or not collections:
         raise errors.UsageError(

@@ -140,6 +140,14 @@ class VectorsExistError(ConfigurationError):
     """The column holds vectors. Declare it with --adopt to keep them or --overwrite."""
 
 
+class ModelChangeError(ConfigurationError):
+    """The state of the change of the model does not permit this. See: backline model changes."""
+
+
+class NotFilledError(BacklineError):
+    """Rows of the new target have no vector yet. Run: backline model change COLLECTION."""
+
+
 class InputFileError(ConfigurationError):
     """The input file could not be read."""
 

@@ -6,10 +6,12 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from backline.embedders import registry
 from backline.embedders.base import Embedder
+from backline.embedders.providers import waits_on_network
 from backline.store import JobStore, ScannedRow
 from backline.types import Collection, LongText
 from backline.worker.backlog import PendingText
@@ -17,13 +19,6 @@ from backline.worker.batch_handler import EmbedBatches
 
 PAGE: Final = 1000
 SAMPLE: Final = 64
-
-# Dollars per million tokens, https://platform.openai.com/docs/pricing, standard tier.
-PRICES: Final = {
-    "text-embedding-3-small": 0.02,
-    "text-embedding-3-large": 0.13,
-    "text-embedding-ada-002": 0.10,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +52,18 @@ class Preview:
     time_basis: str
 
 
-async def estimate(store: JobStore, collection: Collection, embedder: Embedder) -> Preview:
-    """Scan the whole table and add up the due rows."""
+async def estimate(
+    store: JobStore, collection: Collection, embedder: Embedder, *, every_row: bool = False
+) -> Preview:
+    """Scan the whole table and add up the due rows, or with `every_row` all of them."""
     rows = due = cached = tokens = long = 0
     seen: set[bytes] = set()
     sample: list[str] = []
     after: str | None = None
     while True:
         page = await store.scan_page(collection, after, PAGE)
+        if every_row:
+            page = [replace(row, due=True, cached=False) for row in page]
         to_fill = [row for row in page if row.due and row.content]
         new = _distinct([row for row in to_fill if not row.cached], seen)
         counts = await asyncio.to_thread(_count, embedder, collection, [row.content for row in new])
@@ -78,7 +77,7 @@ async def estimate(store: JobStore, collection: Collection, embedder: Embedder) 
             break
         after = page[-1].key
     seconds, basis = await _time(store, collection, embedder, sample, len(seen))
-    price = 0.0 if collection.model.provider != "openai" else PRICES.get(collection.model.name)
+    price = registry.price(collection.model.provider, collection.model.name)
     return Preview(
         collection=collection.name,
         model=str(collection.model),
@@ -128,11 +127,14 @@ async def _time(
     """Return the seconds and their basis: an earlier run, or a sample if embedding is free."""
     if texts == 0:
         return 0.0, "nothing to embed"
+    name = f"{embedder.model.provider}/{embedder.model.name}"
     for run in await store.runs(collection):
-        if run.state == "completed" and run.embedded - run.reused >= SAMPLE and run.seconds > 0:
+        if run.model != name or run.state != "completed":
+            continue
+        if run.embedded - run.reused >= SAMPLE and run.seconds > 0:
             rate = (run.embedded - run.reused) / run.seconds
             return texts / rate, f"at the {rate:,.0f} rows/s of run {run.id}"
-    if embedder.model.provider == "openai":
+    if waits_on_network(embedder.model):
         return None, "no earlier run to calculate it from"
     started = time.perf_counter()
     await embedder.embed(sample)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +44,12 @@ LongText: TypeAlias = Literal["truncate", "average", "reject"]
 "average" embeds the text in parts and stores their mean, weighted by tokens; "reject" moves the row
 to the dead letters."""
 
+Role: TypeAlias = Literal["serving", "filling", "retired"]
+"""What a target does in a change of the model."""
+
+SUFFIXES: Final[Mapping[Role, str]] = {"serving": "", "filling": "@next", "retired": "@old"}
+"""What follows the name of the collection in that of a target."""
+
 PassageUnit: TypeAlias = Literal["auto", "paragraphs", "markdown", "sentences", "tokens"]
 """What passages are made of. "auto" is "markdown" for texts with headings, else "paragraphs"."""
 
@@ -80,6 +87,8 @@ class Collection:
         where_sql: the condition on rows, an SQL expression over the row `r`; None for every row.
         follow: the column that is polled instead of triggers.
         adopting: the vectors that the column held are not all stamped yet.
+        role: "serving", or that of a target in a change of the model: "filling" or "retired".
+        frozen: edits do not reach the vectors, see `backline.model_change`.
 
     """
 
@@ -107,10 +116,17 @@ class Collection:
     where_sql: str | None = None
     adopting: bool = False
     follow: str | None = None
+    role: Role = "serving"
+    frozen: bool = False
 
     @property
     def table(self) -> str:
         return f"{self.table_schema}.{self.table_name}"
+
+    @property
+    def family(self) -> str:
+        """The name of the collection that this is a target of."""
+        return self.name.removesuffix(SUFFIXES[self.role])
 
     @property
     def vector_column(self) -> str:
@@ -254,6 +270,35 @@ class Coverage:
         if self.remaining == 0:
             return 0.0
         return self.remaining / self.rate if self.rate > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChange:
+    """A change of the model of a collection, with its state.
+
+    Attributes:
+        state: "filling", "indexing", "ready", "serving" (the new target serves), "retired",
+            "cancelled", or "retiring" and "cancelling" while a target is being dropped.
+        former_model: of the target before the change, as --model takes it.
+        new_model: of the other target.
+        copies: the vectors are computed from those of the former target, without the model.
+        frozen: edits do not reach the former target.
+
+    """
+
+    id: int
+    name: str
+    state: str
+    former_model: str
+    new_model: str
+    copies: bool
+    frozen: bool
+    started_at: datetime
+    changed_at: datetime
+
+    @property
+    def open(self) -> bool:
+        return self.state not in ("retired", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,8 @@ async def require_schema(store: Store) -> None:
         return
     if pending[0] == migrations()[0]:
         raise errors.NotMigratedError
-    names = ", ".join(f"{each.version}_{each.name}" for each in pending)
+    names = ", ".join(f"{each.version}_{each.name}" for each in pending[:3])
+    names += f" and {len(pending) - 3} more" if len(pending) > 3 else ""
     raise errors.NotMigratedError(
         f"This database has the schema of an older Backline, without {names}. "
         "Run: backline migrate."
@@ -160,12 +161,12 @@ def _project_url(settings: Settings) -> str:
 
 async def resolve_model(settings: Settings, spec: str) -> Model:
     """Return the model that `spec` names, opening the embedder only to learn its dimensions."""
-    from backline.embedders.providers import describe, open_embedder
+    from backline.embedders.providers import describe, open_embedder, parse_spec
 
     model = describe(spec)
     if model is not None:
         return model
-    embedder = await open_embedder(spec, embedder_options(settings))
+    embedder = await open_embedder(spec, embedder_options(settings, parse_spec(spec).provider))
     try:
         return embedder.model
     finally:
@@ -195,7 +196,7 @@ async def open_for(settings: Settings, model: Model, say: Say) -> tuple[Embedder
     spec = spec_of(settings, model)
     if model.provider == "local":
         await asyncio.to_thread(_pull, model.name, say)
-    return await open_embedder(spec, embedder_options(settings, limiter)), limiter
+    return await open_embedder(spec, embedder_options(settings, model.provider, limiter)), limiter
 
 
 def _pull(name: str, say: Say) -> None:
@@ -218,13 +219,15 @@ def spec_of(settings: Settings, model: Model) -> EmbedderSpec:
     return providers.spec_of(model, settings.local_model_folder)
 
 
-def embedder_options(settings: Settings, limiter: Limiter | None = None) -> EmbedderOptions:
+def embedder_options(
+    settings: Settings, provider: str, limiter: Limiter | None = None
+) -> EmbedderOptions:
     """Return how to reach a provider; rate limits in its responses go to `limiter`."""
     from backline.embedders.providers import EmbedderOptions
 
     return EmbedderOptions(
-        openai_api_key=settings.openai_api_key,
-        openai_base_url=settings.openai_base_url,
+        api_key=settings.provider_key(provider),
+        base_url=settings.provider_address(provider),
         timeout_s=settings.request_timeout,
         local_engine=settings.local_engine,
         local_threads=settings.local_threads,
@@ -317,15 +320,29 @@ def worker_options(settings: Settings, model: Model, limit: int | None = None) -
         ahead=0 if waits_on_network(model) else LARGEST_CLAIM,
         cache_bytes=settings.cache_megabytes << 20,
         sweep_every=settings.sweep_seconds,
-        budget=LOCAL_BUDGET if model.provider == "local" else Budget(),
+        budget=budget(model),
     )
+
+
+def budget(model: Model) -> Budget:
+    """Return the most of one call: what fits a local model's caches, or its provider's limits."""
+    from backline.embedders import registry
+
+    if model.provider == "local":
+        return LOCAL_BUDGET
+    tokens = registry.most_request_tokens(model)
+    return Budget(max_tokens=tokens, max_bytes_over_4=tokens) if tokens else Budget()
 
 
 def batch_size(settings: Settings, model: Model) -> int:
     """Return how many texts one call embeds: the setting, or a local model's larger default."""
+    from backline.embedders import registry
+
     if model.provider == "local" and "batch_size" not in settings.model_fields_set:
         return LOCAL_BATCH_SIZE
-    return settings.batch_size
+    entry = registry.provider(model.provider)
+    most = entry.max_inputs if entry else None
+    return min(settings.batch_size, most or settings.batch_size)
 
 
 def _remote_target(settings: Settings) -> Target:
@@ -369,6 +386,5 @@ def shown_settings(settings: Settings, options: WorkerOptions) -> dict[str, Any]
     }
     if options.max_rows is not None:
         shown["limit"] = options.max_rows
-    if settings.openai_api_key is not None:
-        shown["openai_api_key"] = "***"
-    return shown
+    keys = [name for name in type(settings).model_fields if name.endswith("_api_key")]
+    return {**shown, **{name: "***" for name in keys if getattr(settings, name) is not None}}

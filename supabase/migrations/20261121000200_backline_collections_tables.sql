@@ -22,7 +22,9 @@ create table backline.models (
 -- A collection is a table declared for embedding.
 create table backline.collections (
   id               int generated always as identity primary key,
-  name             text not null unique,
+  name             text not null unique deferrable,  -- a cut-over swaps two names
+  role             text not null default 'serving' check (role in ('serving', 'filling', 'retired')),
+  frozen           boolean not null default false,  -- without triggers, see model_change.sql
   -- The table and its columns by oid and number, which a rename does not change. The names are those that
   -- follow() recorded; definition() returns the present ones.
   table_id         oid  not null,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.provider import StandInProvider
-from tests.provider.embeddings import EmbeddingsRequest, error
+from tests.provider.dialects import OPENAI, EmbeddingsRequest
 from tests.provider.http import Answer
 
 
@@ -16,5 +16,5 @@ class PoisonousProvider(StandInProvider):
 
     def _answer(self, request: EmbeddingsRequest) -> Answer:
         if any(self._word in text for text in request.texts):
-            return error(500, "The server had an error while processing your request.")
+            return OPENAI.error(500, "The server had an error while processing your request.", None)
         return super()._answer(request)

@@ -1,4 +1,4 @@
-"""A stand-in for OpenAI's embeddings API: a real HTTP server that tests script and inspect.
+"""A stand-in for a provider's embeddings API: a real HTTP server that tests script and inspect.
 
     with StandInProvider() as provider:
         client = AsyncOpenAI(base_url=provider.base_url, api_key=provider.api_key)

@@ -18,6 +18,7 @@ Spoil: TypeAlias = Literal[
     "zero",
     "not json",
     "no data",
+    "null vector",
 ]
 """Defects of a response with status 200. "reversed" is legal: clients sort by index."""
 

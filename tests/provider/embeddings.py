@@ -1,18 +1,26 @@
-"""The rules of POST /v1/embeddings on OpenAI's server."""
+"""What the stand-in accepts and returns, in any dialect; the limits are those of OpenAI."""
 
 from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 
 from backline.embedders.hash import hash_vectors
 from backline.types import Vectors
 from tests.provider.behaviour import Behaviour
+from tests.provider.dialects import Dialect, EmbeddingsRequest, Row
 from tests.provider.http import Answer
+
+
+class Fail(Protocol):
+    """Returns an error in the dialect of the server."""
+
+    def __call__(self, status: int, message: str, code: str | None = None) -> Answer: ...
+
 
 MODELS = {
     "text-embedding-3-small": 1536,
@@ -21,62 +29,30 @@ MODELS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingsRequest:
-    texts: tuple[str, ...]
-    model: str
-    dimensions: int | None
-    base64: bool
-
-    @classmethod
-    def parse(cls, body: bytes) -> EmbeddingsRequest:
-        fields = json.loads(body)
-        texts = fields["input"]
-        return cls(
-            texts=(texts,) if isinstance(texts, str) else tuple(texts),
-            model=fields["model"],
-            dimensions=fields.get("dimensions"),
-            base64=fields.get("encoding_format") == "base64",
-        )
-
-    @property
-    def tokens(self) -> int:
-        return sum(count_tokens(text) for text in self.texts)
-
-
-def count_tokens(text: str) -> int:
-    """Return a quarter of the bytes, the estimate of OpenAI's server."""
-    return max(1, -(-len(text.encode("utf-8", "replace")) // 4))
-
-
 def _least_tokens(text: str) -> int:
     """Return a sixth of the bytes, a lower bound that needs no vocabulary."""
     return -(-len(text.encode("utf-8", "replace")) // 6)
 
 
-def error(status: int, message: str, code: str | None = None, **headers: str) -> Answer:
-    kind = "insufficient_quota" if code == "insufficient_quota" else "invalid_request_error"
-    body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
-    dashed = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Answer(status, json.dumps(body).encode(), dashed)
-
-
 def refusal(
-    request: EmbeddingsRequest, behaviour: Behaviour, models: dict[str, int]
+    dialect: Dialect, request: EmbeddingsRequest, behaviour: Behaviour, models: dict[str, int]
 ) -> Answer | None:
     """Return the error of an invalid request, or None."""
+    error = partial(dialect.error, code=None)
     if request.model not in models:
-        return error(404, f"The model `{request.model}` does not exist.", "model_not_found")
+        return error(404, f"The model `{request.model}` does not exist.", code="model_not_found")
     if not request.texts or "" in request.texts:
         return error(400, "'$.input' is invalid. Please check the API reference.")
     if len(request.texts) > behaviour.max_inputs:
         return error(
             400, f"'input' has {len(request.texts)} items; at most {behaviour.max_inputs}."
         )
-    return _refuse_size(request, behaviour) or _refuse_content(request, behaviour, models)
+    return _refuse_size(error, request, behaviour) or _refuse_content(
+        error, request, behaviour, models
+    )
 
 
-def _refuse_size(request: EmbeddingsRequest, behaviour: Behaviour) -> Answer | None:
+def _refuse_size(error: Fail, request: EmbeddingsRequest, behaviour: Behaviour) -> Answer | None:
     limit = behaviour.max_tokens_per_input
     longest = max(_least_tokens(text) for text in request.texts)
     if longest > limit:
@@ -86,12 +62,14 @@ def _refuse_size(request: EmbeddingsRequest, behaviour: Behaviour) -> Answer | N
             f"{longest} tokens. Please reduce your prompt.",
         )
     if request.tokens > behaviour.max_tokens_per_request:
-        return error(400, "Requested too many tokens in one request.", "max_tokens_per_request")
+        return error(
+            400, "Requested too many tokens in one request.", code="max_tokens_per_request"
+        )
     return None
 
 
 def _refuse_content(
-    request: EmbeddingsRequest, behaviour: Behaviour, models: dict[str, int]
+    error: Fail, request: EmbeddingsRequest, behaviour: Behaviour, models: dict[str, int]
 ) -> Answer | None:
     unsupported = behaviour.refuse_dimensions or request.model == "text-embedding-ada-002"
     if request.dimensions is not None and unsupported:
@@ -100,11 +78,13 @@ def _refuse_content(
         return error(400, f"Invalid value for 'dimensions' = {request.dimensions}.")
     marker = behaviour.reject_marker
     if marker is not None and any(marker in text for text in request.texts):
-        return error(400, behaviour.reject_message, "invalid_input")
+        return error(400, behaviour.reject_message, code="invalid_input")
     return None
 
 
-def success(request: EmbeddingsRequest, behaviour: Behaviour, models: dict[str, int]) -> Answer:
+def success(
+    dialect: Dialect, request: EmbeddingsRequest, behaviour: Behaviour, models: dict[str, int]
+) -> Answer:
     """Return the vectors of HashEmbedder in the requested dimensions."""
     full = models[request.model]
     dimensions = full if behaviour.ignore_dimensions else request.dimensions or full
@@ -112,20 +92,17 @@ def success(request: EmbeddingsRequest, behaviour: Behaviour, models: dict[str, 
         hash_vectors(request.texts, dimensions) * np.float32(behaviour.scale), behaviour
     )
     as_base64 = request.base64 and not behaviour.ignore_base64
-    data: list[dict[str, Any]] = [
-        {"object": "embedding", "index": i, "embedding": _encode(vector, as_base64=as_base64)}
-        for i, vector in enumerate(vectors)
-    ]
-    if behaviour.spoil == "reversed":
-        data.reverse()
-    if behaviour.spoil == "same index":
-        data = [{**item, "index": 0} for item in data]
-    body: dict[str, Any] = {
-        "object": "list",
-        "data": [] if behaviour.spoil == "no data" else data,
-        "model": request.model,
-        "usage": {"prompt_tokens": request.tokens, "total_tokens": request.tokens},
-    }
+    rows: list[Row] = [_encode(vector, as_base64=as_base64) for vector in vectors]
+    if behaviour.spoil == "null vector":
+        rows[-1] = None
+    body = dialect.write([] if behaviour.spoil == "no data" else rows, request)
+    if behaviour.spoil in ("reversed", "same index"):
+        items = body["data"]
+        body["data"] = (
+            items[::-1]
+            if behaviour.spoil == "reversed"
+            else [{**item, "index": 0} for item in items]
+        )
     return Answer(200, b"<html>" if behaviour.spoil == "not json" else json.dumps(body).encode())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import re
 import threading
 import time
 from collections import Counter, deque
@@ -16,7 +17,13 @@ from typing import Any, Self
 
 from tests.provider import embeddings
 from tests.provider.behaviour import Behaviour, Failure, RateWindow
-from tests.provider.embeddings import EmbeddingsRequest, error
+from tests.provider.dialects import (
+    DIALECTS,
+    Dialect,
+    EmbeddingsRequest,
+    UnknownMemberError,
+    openai_write,
+)
 from tests.provider.http import Answer, Request, serve_connection
 
 _POLL_S = 0.002
@@ -24,9 +31,10 @@ _POLL_S = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request to /v1/embeddings. `status` is None if the connection was cut.
+    """One request for embeddings. `status` is None if the connection was cut.
 
-    `dimensions` and `base64` are those of the request; times are seconds since the epoch.
+    `dimensions`, `base64`, `type` and `truncates` are those of the request; times are seconds since
+    the epoch.
     """
 
     texts: tuple[str, ...]
@@ -37,10 +45,12 @@ class Call:
     tokens: int
     started: float
     ended: float
+    type: str | None = None
+    truncates: bool | None = None
 
 
 class StandInProvider:
-    """A server with OpenAI's embeddings API on 127.0.0.1. Its methods are thread-safe.
+    """A server with the embeddings API of a provider on 127.0.0.1. Its methods are thread-safe.
 
     The vectors are those of `HashEmbedder` in the requested dimensions. A text counts as embedded
     (and billed) once its response is computed, even if the caller has disconnected.
@@ -52,8 +62,10 @@ class StandInProvider:
         port: int = 0,
         api_key: str = "sk-stand-in",
         models: Mapping[str, int] | None = None,
+        dialect: str = "openai",
     ) -> None:
         self.api_key = api_key
+        self._dialect: Dialect = DIALECTS[dialect]
         self.port = port
         self._models = embeddings.MODELS | dict(models or {})
         self._lock = threading.Lock()
@@ -130,7 +142,12 @@ class StandInProvider:
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http://127.0.0.1:{self.port}{self._dialect.base}"
+
+    @property
+    def speaks_indices(self) -> bool:
+        """Whether the dialect numbers its vectors, so that their order is free."""
+        return self._dialect.write is openai_write
 
     @property
     def calls(self) -> list[Call]:
@@ -225,13 +242,21 @@ class StandInProvider:
             return self._handle_test(request)
         if self._behaviour.down_until > time.time():
             return Answer(None)
-        if request.headers.get("authorization") != f"Bearer {self.api_key}":
-            key = request.headers.get("authorization", "").removeprefix("Bearer ")
+        key = self._dialect.key(request)
+        if key != self.api_key:
             # OpenAI masks the key that it echoes. Other servers do not, so clients must mask it.
-            return error(401, f"Incorrect API key provided: {key}.", "invalid_api_key")
-        if (request.method, request.path) != ("POST", "/v1/embeddings"):
-            return error(404, f"Unknown request URL: {request.method} {request.path}.")
-        return await self._handle_embeddings(EmbeddingsRequest.parse(request.body))
+            return self._dialect.error(
+                401, f"Incorrect API key provided: {key}.", "invalid_api_key"
+            )
+        if request.method != "POST" or not re.fullmatch(self._dialect.path, request.path):
+            return self._dialect.error(
+                404, f"Unknown request URL: {request.method} {request.path}.", None
+            )
+        try:
+            parsed = self._dialect.parse(request)
+        except UnknownMemberError as refused:
+            return self._dialect.error(422, str(refused), None)
+        return await self._handle_embeddings(parsed)
 
     def _handle_test(self, request: Request) -> Answer:
         """Run a method by HTTP, for tests in another process."""
@@ -248,7 +273,7 @@ class StandInProvider:
             case "POST", "/_reset":
                 self.reset()
             case _:
-                return error(404, f"Unknown request URL: {request.method} {request.path}.")
+                return self._dialect.error(404, f"Unknown: {request.method} {request.path}.", None)
         return Answer(200, b"{}")
 
     async def _handle_embeddings(self, request: EmbeddingsRequest) -> Answer:
@@ -279,21 +304,32 @@ class StandInProvider:
             behaviour = self._behaviour
             failure = self._failures.popleft() if self._failures else None
             if failure is not None and not failure.mid_answer:
-                return _failed(failure)
+                return self._failed(failure)
             wait = self._window.admit(time.time(), request.tokens, behaviour)
-            limits = self._window.headers(time.time(), behaviour)
+            limits = self._named(self._window.headers(time.time(), behaviour))
         if wait:
-            answer = error(
+            answer = self._dialect.error(
                 429, "Rate limit reached.", "rate_limit_exceeded", retry_after=f"{wait:.3f}"
             )
         else:
-            answer = embeddings.refusal(request, behaviour, self._models) or embeddings.success(
-                request, behaviour, self._models
-            )
+            arguments = (self._dialect, request, behaviour, self._models)
+            answer = embeddings.refusal(*arguments) or embeddings.success(*arguments)
         headers = {**limits, **answer.headers}
         return dataclasses.replace(
             answer, headers=headers, cut=failure is not None, trickle_s=behaviour.trickle_s
         )
+
+    def _named(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Return rate-limit headers under the names that the dialect has for them."""
+        names = self._dialect.limit_headers
+        short = {name.removeprefix("x-ratelimit-"): value for name, value in headers.items()}
+        return {names[name]: value for name, value in short.items() if name in names}
+
+    def _failed(self, failure: Failure) -> Answer:
+        if failure.status is None:
+            return Answer(None)
+        answer = self._dialect.error(failure.status, failure.message, failure.code)
+        return dataclasses.replace(answer, headers=failure.headers)
 
     def _record(self, request: EmbeddingsRequest, status: int | None, started: float) -> None:
         call = Call(
@@ -305,13 +341,8 @@ class StandInProvider:
             tokens=request.tokens,
             started=started,
             ended=time.time(),
+            type=request.type,
+            truncates=request.truncates,
         )
         with self._lock:
             self._calls.append(call)
-
-
-def _failed(failure: Failure) -> Answer:
-    if failure.status is None:
-        return Answer(None)
-    answer = error(failure.status, failure.message, failure.code)
-    return dataclasses.replace(answer, headers=failure.headers)

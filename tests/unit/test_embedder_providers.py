@@ -11,8 +11,8 @@ from pydantic import SecretStr
 from tests.provider import StandInProvider
 
 from backline import embedders
-from backline.embedders.local.catalog import MODELS
-from backline.embedders.openai.models import OPENAI_MODELS
+from backline.embedders import registry
+from backline.embedders.local import models
 from backline.embedders.providers import (
     EmbedderOptions,
     EmbedderSpec,
@@ -42,6 +42,9 @@ from backline.errors import (
         ("openai/text-embedding-3-large@256", ("openai", "text-embedding-3-large", 256), None),
         ("openai/BAAI/bge-m3", ("openai", "BAAI/bge-m3", None), None),
         ("openai/nomic-embed-text:v1.5@768", ("openai", "nomic-embed-text:v1.5", 768), None),
+        ("voyage/voyage-3.5@512", ("voyage", "voyage-3.5", 512), "voyage/voyage-3.5@512"),
+        ("tei/BAAI/bge-m3", ("tei", "BAAI/bge-m3", None), "tei/BAAI/bge-m3"),
+        ("compatible/mine@7", ("compatible", "mine", 7), "compatible/mine@7"),
     ],
 )
 def test_every_form_parses_and_round_trips(
@@ -54,13 +57,30 @@ def test_every_form_parses_and_round_trips(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "opneai", "openai/", "hash/384", "local:", "openai/x@y", "openai@", "cohere/embed"]
+    "text",
+    [
+        "",
+        "opneai",
+        "openai/",
+        "hash/384",
+        "local:",
+        "openai/x@y",
+        "openai@",
+        "coher/embed",
+        "voyage",
+        "tei@3",
+    ],
 )
-def test_unknown_model_lists_all_models(text: str) -> None:
+def test_unknown_model_lists_the_forms_the_providers_and_the_local_models(text: str) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         parse_spec(text)
-    for name in (repr(text), "hash@DIMENSIONS", *MODELS, *OPENAI_MODELS):
+    for name in (repr(text), "hash@DIMENSIONS", *models(), *registry.providers()):
         assert name in str(caught.value)
+
+
+def test_unknown_model_names_a_close_one() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"Did you mean voyage/voyage-3\.5\?"):
+        parse_spec("voyag/voyage-3.5")
 
 
 @pytest.mark.parametrize(
@@ -95,11 +115,11 @@ async def test_description_equals_the_opened_model(text: str) -> None:
 
 
 def test_identity_known_only_after_opening_is_none() -> None:
-    assert describe("openai/nomic-embed-text") is None
+    assert describe("openai/mine") is None
     assert describe("local:/models/mine") is None
-    given = describe("openai/nomic-embed-text@768")
+    given = describe("openai/mine@768")
     assert given is not None
-    assert given.identity == ("openai", "nomic-embed-text", "v1", 768)
+    assert given.identity == ("openai", "mine", "v1", 768)
 
 
 def test_unknown_local_model_is_not_described() -> None:
@@ -108,14 +128,14 @@ def test_unknown_local_model_is_not_described() -> None:
 
 
 async def test_missing_openai_key_names_the_variable() -> None:
-    for options in (None, EmbedderOptions(), EmbedderOptions(openai_api_key=SecretStr(""))):
+    for options in (None, EmbedderOptions(), EmbedderOptions(api_key=SecretStr(""))):
         with pytest.raises(ConfigurationError, match="set OPENAI_API_KEY"):
             await open_embedder("openai", options)
 
 
 async def test_other_server_needs_no_key() -> None:
     with StandInProvider(api_key="no-key-needed", models={"nomic": 5}) as provider:
-        options = EmbedderOptions(openai_base_url=provider.base_url)
+        options = EmbedderOptions(base_url=provider.base_url)
         embedder = await open_embedder("openai/nomic", options)
         assert (await embedder.embed(["a"])).shape == (1, 5)
         await embedder.aclose()
@@ -126,8 +146,8 @@ async def test_limits_reach_the_callback() -> None:
     with StandInProvider() as provider:
         provider.behave(requests_per_minute=77)
         options = EmbedderOptions(
-            openai_api_key=provider.api_key,
-            openai_base_url=provider.base_url,
+            api_key=provider.api_key,
+            base_url=provider.base_url,
             on_limits=lambda limits: seen.append(limits.requests),
         )
         embedder = await open_embedder("openai", options)
@@ -139,7 +159,7 @@ async def test_limits_reach_the_callback() -> None:
 async def test_timeout_applies_to_the_provider() -> None:
     with StandInProvider() as provider, provider.held():
         options = EmbedderOptions(
-            openai_api_key=provider.api_key, openai_base_url=provider.base_url, timeout_s=0.1
+            api_key=provider.api_key, base_url=provider.base_url, timeout_s=0.1
         )
         embedder = await open_embedder("openai", options)
         with pytest.raises(ProviderUnavailableError, match="in time"):
@@ -160,7 +180,7 @@ async def test_options_apply_to_the_local_embedder() -> None:
 
 
 def test_key_is_not_in_the_repr_of_options() -> None:
-    assert "secret" not in repr(EmbedderOptions(openai_api_key="sk-secret"))
+    assert "secret" not in repr(EmbedderOptions(api_key="sk-secret"))
 
 
 def test_unused_provider_is_not_imported() -> None:
@@ -176,7 +196,7 @@ def test_unused_provider_is_not_imported() -> None:
 
 
 def reaching(provider: StandInProvider) -> EmbedderOptions:
-    return EmbedderOptions(openai_api_key=provider.api_key, openai_base_url=provider.base_url)
+    return EmbedderOptions(api_key=provider.api_key, base_url=provider.base_url)
 
 
 def test_exported_names_are_importable() -> None:

@@ -83,7 +83,7 @@ except MissingExtraError as error:
 """
 CALLS = {
     "demo": "embedded.start(folder / 'data')",
-    "openai": "asyncio.run(open_embedder('openai', EmbedderOptions(openai_api_key='sk-x')))",
+    "openai": "asyncio.run(open_embedder('openai', EmbedderOptions(api_key='sk-x')))",
     "parquet": "read(folder / 'notes.parquet')",
     "otel": "telemetry.configuration()",
     "supabase": "asyncio.run(project())",
@@ -168,7 +168,7 @@ def test_missing_supabase_client_is_reported(tmp_path: Path) -> None:
 
 def test_model_list_shows_the_extra_of_each_model(tmp_path: Path) -> None:
     hidden = without(tmp_path / "hidden", *OPTIONAL, "openvino")
-    _code, out, _error = backline("model", "list", "--json", environment=hidden)
+    _code, out, _error = backline("model", "list", "--all", "--json", environment=hidden)
     listing = json.loads(out)
     where = {row["model"]: row["where"] for row in listing["models"]}
     assert where["openai/text-embedding-3-small"].endswith("needs pip install 'backline[openai]'")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from backline.embedders.openai.errors import parse_duration, parse_limits, parse_retry_after
+from backline.embedders import registry
+from backline.embedders.headers import parse_duration, parse_limits, parse_retry_after
+
+NAMES = registry.providers()["openai"].limits
 
 
 def test_responses_without_limits_report_nothing() -> None:
-    assert parse_limits({"content-type": "application/json"}) is None
-    assert parse_limits({"x-ratelimit-limit-requests": "many"}) is None
-    assert parse_retry_after({"x-ratelimit-limit-requests": "3"}) is None
+    assert parse_limits({"content-type": "application/json"}, NAMES) is None
+    assert parse_limits({"x-ratelimit-limit-requests": "many"}, NAMES) is None
+    assert parse_retry_after({"x-ratelimit-limit-requests": "3"}, NAMES) is None
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import typer
@@ -29,9 +30,10 @@ from backline.cli.output import (
     show_problems,
 )
 from backline.cli.report import LONG_TEXTS
+from backline.collections import announced_end
 from backline.config import Settings
 from backline.errors import command
-from backline.types import Collection, Coverage
+from backline.types import Collection, Coverage, Problem
 
 # The default of p_exact of the SQL function `backline.problems`.
 COMPARED_ROW_BY_ROW: Final = 10_000
@@ -41,7 +43,7 @@ COMPARED_ROW_BY_ROW: Final = 10_000
 def status(
     collection: CollectionName = None, flags: Flags = NO_FLAGS, as_json: AsJson = False
 ) -> None:
-    """Show coverage, queue, failures, lag, rate and ETA.
+    """Show coverage, queue, failures, lag, rate and ETA, and the announced end of a model.
 
     Exits with 1 if a collection has a problem that makes its coverage untrue.
     """
@@ -76,6 +78,12 @@ def _show(collection: Collection, coverage: Coverage) -> None:
         "table": collection.vector_column,
         "model": str(collection.model),
     }
+    if collection.role == "filling":
+        pairs["role"] = f"the next vectors of {collection.family}, which do not serve yet"
+    elif collection.role == "retired":
+        pairs["role"] = f"the former vectors of {collection.family}, " + (
+            "without the edits since the cut-over" if collection.frozen else "kept fresh"
+        )
     if collection.where_sql:
         pairs["condition"] = collection.where_sql
     if coverage.long:
@@ -91,7 +99,12 @@ def _show(collection: Collection, coverage: Coverage) -> None:
     elif coverage.remaining:
         pairs["workers"] = f"none; to embed the rest, run: {command('backfill', collection.name)}"
     facts(pairs)
-    show_problems(coverage.problems)
+    show_problems([*coverage.problems, *_ends(collection)])
+
+
+def _ends(collection: Collection) -> list[Problem]:
+    end = announced_end(collection, datetime.now(UTC).date())
+    return [] if end is None else [end]
 
 
 def _last_scan(collection: Collection) -> str:
@@ -104,6 +117,8 @@ def _status_dict(collection: Collection, coverage: Coverage) -> dict[str, Any]:
     return {
         "collection": collection.name,
         "table": collection.table,
+        "role": collection.role,
+        "frozen": collection.frozen,
         "model": asdict(collection.model),
         **asdict(coverage),
         "missing": coverage.missing,
@@ -113,4 +128,5 @@ def _status_dict(collection: Collection, coverage: Coverage) -> dict[str, Any]:
         "long_text": collection.long_text,
         "eta_seconds": coverage.eta_seconds,
         "scanned_at": collection.scanned_at,
+        "model_end": next((asdict(each) for each in _ends(collection)), None),
     }

@@ -1,7 +1,7 @@
 """Embedders: turn texts into a float32 matrix. `open_embedder` opens one by its specification.
 
-To add a provider, see CONTRIBUTING.md: an `Embedder` (base.py) in a module here, an entry in
-`PROVIDERS` (providers.py), and a subject in tests/unit/test_embedder_conformance.py.
+To add a provider, see CONTRIBUTING.md: an entry in data/providers.toml, or an `Embedder` (base.py)
+in a module here.
 """
 
 from __future__ import annotations

@@ -9,33 +9,27 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final
 
 from pydantic import SecretStr
 
 from backline import extras
+from backline.embedders import registry
 from backline.embedders.base import Embedder
 from backline.embedders.hash import HashEmbedder, hash_model
 from backline.embedders.limiter import Limits
-from backline.embedders.openai.models import (
-    DEFAULT_MODEL,
-    OPENAI_MODELS,
-    is_openai,
-    openai_model,
-)
-from backline.errors import ConfigurationError, ModelNotFoundError
+from backline.embedders.openai.models import DEFAULT_MODEL, is_openai
+from backline.embedders.prompts import with_prompts
+from backline.errors import ConfigurationError, ModelNotFoundError, command
 from backline.types import Model
-
-Provider: TypeAlias = Literal["local", "hash", "openai", "supabase"]
 
 DEFAULT_LOCAL_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_HASH_DIMENSIONS = 384
 # Sent to servers that need no key, because the SDK requires one.
 _PLACEHOLDER_KEY = "no-key-needed"
-# The model built into Supabase's Edge Runtime. Its vectors may differ from those of the gte-small
-# weights on the Hugging Face hub, so it is a separate model.
-SUPABASE_MODEL = Model("supabase", "gte-small", "edge-runtime", 384, 512)
+DEFAULT_SUPABASE_MODEL = "gte-small"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +41,7 @@ class EmbedderSpec:
         dimensions: the requested dimensions, or None for the model's default.
     """
 
-    provider: Provider
+    provider: str
     name: str
     dimensions: int | None = None
 
@@ -63,15 +57,16 @@ class EmbedderOptions:
     """How to reach and run an embedder. Each provider uses the options that apply to it.
 
     Attributes:
-        openai_base_url: another server with OpenAI's API; it may need no key.
+        api_key: of the provider.
+        base_url: another address than the provider's own; its server may need no key.
         timeout_s: time limit of one call to a provider.
         local_engine: engine for local models; "auto" selects the fastest available.
         local_threads: processor threads of a local model; None uses all.
         on_limits: called with the rate limits in a provider's response.
     """
 
-    openai_api_key: SecretStr | str | None = field(default=None, repr=False)
-    openai_base_url: str | None = None
+    api_key: SecretStr | str | None = field(default=None, repr=False)
+    base_url: str | None = None
     timeout_s: float = 60.0
     local_engine: str = "auto"
     local_threads: int | None = None
@@ -96,17 +91,20 @@ def parse_spec(text: str) -> EmbedderSpec:
 
 
 def _no_model(text: str) -> ModelNotFoundError:
-    return ModelNotFoundError(f"There is no model {text!r}. {available()}")
+    ids = [each.id for each in registry.models() if each.id]
+    close = get_close_matches(text, ids, 1)
+    meant = f" Did you mean {close[0]}?" if close else ""
+    return ModelNotFoundError(f"There is no model {text!r}.{meant} {available()}")
 
 
 def available() -> str:
-    """Return one line for error messages that lists the forms and the models."""
-    from backline.embedders.local.catalog import MODELS
-
-    forms = ", ".join(provider.forms for provider in PROVIDERS.values())
+    """Return one line for error messages that lists the forms, the providers and local models."""
+    local = ", ".join(each.name for each in registry.models() if each.provider == "local")
     return (
-        f"A model is given as: {forms}. Local models: {', '.join(MODELS)}. "
-        f"OpenAI models: {', '.join(OPENAI_MODELS)}."
+        "A model is given as: local/NAME, local:/path/to/folder, hash@DIMENSIONS, PROVIDER/NAME, "
+        f"PROVIDER/NAME@DIMENSIONS. Local models: {local}. Providers: "
+        f"{', '.join([*registry.providers(), 'supabase'])}. Their models: "
+        f"{command('model', 'list', '--all')}."
     )
 
 
@@ -154,13 +152,19 @@ def spec_of(model: Model, folder: Path | None = None) -> EmbedderSpec:
     return PROVIDERS.get(model.provider, PROVIDERS["local"]).spec(model, folder)
 
 
+def shortens(model: Model) -> bool:
+    """Return whether the first components of a vector of a model are its shorter vector."""
+    entry = registry.find(model.provider, model.name)
+    return entry is not None and bool(entry.choices or entry.range)
+
+
 def waits_on_network(model: Model) -> bool:
     """Return whether a call waits for a server, so that many calls should be in flight."""
     return model.provider in PROVIDERS and PROVIDERS[model.provider].remote
 
 
 def _spec_with_dimensions(model: Model, _folder: Path | None) -> EmbedderSpec:
-    return EmbedderSpec(cast(Provider, model.provider), model.name, model.dimensions)
+    return EmbedderSpec(model.provider, model.name, model.dimensions)
 
 
 # --- local ----------------------------------------------------------------------------------------
@@ -184,9 +188,7 @@ def _describe_local(spec: EmbedderSpec) -> Model | None:
 
 
 def _spec_local(model: Model, folder: Path | None) -> EmbedderSpec:
-    from backline.embedders.local.catalog import MODELS
-
-    if model.name in MODELS:
+    if registry.find("local", model.name) is not None:
         return EmbedderSpec("local", model.name)
     if folder is None:
         raise ConfigurationError(
@@ -224,33 +226,34 @@ async def _open_hash(spec: EmbedderSpec, _options: EmbedderOptions) -> Embedder:
 
 
 def _parse_openai(_text: str, name: str | None, dimensions: int | None) -> EmbedderSpec:
-    openai_model(name or DEFAULT_MODEL, dimensions)
+    registry.describe("openai", name or DEFAULT_MODEL, dimensions)
     return EmbedderSpec("openai", name or DEFAULT_MODEL, dimensions)
 
 
-def _describe_openai(spec: EmbedderSpec) -> Model | None:
-    return openai_model(spec.name, spec.dimensions)
+def _describe_served(spec: EmbedderSpec) -> Model | None:
+    return registry.describe(spec.provider, spec.name, spec.dimensions)
 
 
 async def _open_openai(spec: EmbedderSpec, options: EmbedderOptions) -> Embedder:
     extras.require("openai")
     from backline.embedders.openai.embedder import OpenAIEmbedder
 
-    return await OpenAIEmbedder.open(
+    embedder = await OpenAIEmbedder.open(
         spec.name,
         spec.dimensions,
-        base_url=options.openai_base_url,
+        base_url=options.base_url,
         api_key=_require_key(options),
         timeout=options.timeout_s,
         on_limits=options.on_limits,
     )
+    return with_prompts(embedder, registry.prompts("openai", spec.name))
 
 
 def _require_key(options: EmbedderOptions) -> SecretStr | str:
-    key = options.openai_api_key
+    key = options.api_key
     if key:
         return key
-    if is_openai(options.openai_base_url):
+    if is_openai(options.base_url):
         raise ConfigurationError(
             "OpenAI needs a key: set OPENAI_API_KEY. Local models are free and need none, and "
             "OPENAI_BASE_URL selects another server with OpenAI's API."
@@ -258,17 +261,48 @@ def _require_key(options: EmbedderOptions) -> SecretStr | str:
     return _PLACEHOLDER_KEY
 
 
+# --- other servers --------------------------------------------------------------------------------
+
+
+def _parse_served(text: str, name: str | None, dimensions: int | None) -> EmbedderSpec:
+    provider = re.split("[/@]", text, maxsplit=1)[0]
+    if name is None:
+        raise _no_model(text)
+    registry.describe(provider, name, dimensions)
+    return EmbedderSpec(provider, name, dimensions)
+
+
+async def _open_served(spec: EmbedderSpec, options: EmbedderOptions) -> Embedder:
+    from backline.embedders.http.embedder import HttpEmbedder
+
+    key = options.api_key
+    embedder = await HttpEmbedder.open(
+        spec.provider,
+        spec.name,
+        spec.dimensions,
+        base_url=options.base_url,
+        api_key=key.get_secret_value() if isinstance(key, SecretStr) else key,
+        timeout=options.timeout_s,
+        on_limits=options.on_limits,
+    )
+    return with_prompts(embedder, registry.prompts(spec.provider, spec.name))
+
+
 # --- supabase -------------------------------------------------------------------------------------
 
 
 def _parse_supabase(text: str, name: str | None, dimensions: int | None) -> EmbedderSpec:
-    if name not in (None, SUPABASE_MODEL.name) or dimensions is not None:
+    if name not in (None, DEFAULT_SUPABASE_MODEL) or dimensions is not None:
         raise _no_model(text)
-    return EmbedderSpec("supabase", SUPABASE_MODEL.name)
+    return EmbedderSpec("supabase", DEFAULT_SUPABASE_MODEL)
 
 
-def _describe_supabase(_spec: EmbedderSpec) -> Model:
-    return SUPABASE_MODEL
+def _describe_supabase(spec: EmbedderSpec) -> Model | None:
+    known = registry.find("supabase", spec.name)
+    if known is None:
+        return None
+    revision = known.revision or ""
+    return Model("supabase", spec.name, revision, known.dimensions, known.max_tokens)
 
 
 def _spec_supabase(model: Model, _folder: Path | None) -> EmbedderSpec:
@@ -287,7 +321,6 @@ class _Provider:
     """One provider.
 
     Attributes:
-        forms: the specifications that it takes, for error messages.
         parse: takes the text, the model's name and the dimensions.
         describe: see `describe`.
         open: see `open_embedder`.
@@ -296,7 +329,6 @@ class _Provider:
             fewer rows claimed ahead.
     """
 
-    forms: str
     parse: Callable[[str, str | None, int | None], EmbedderSpec]
     describe: Callable[[EmbedderSpec], Model | None]
     open: Callable[[EmbedderSpec, EmbedderOptions], Awaitable[Embedder]]
@@ -305,16 +337,12 @@ class _Provider:
 
 
 PROVIDERS: Final[dict[str, _Provider]] = {
-    "local": _Provider(
-        "local, local/NAME, local:/path/to/folder",
-        _parse_local, _describe_local, _open_local, _spec_local,
+    "local": _Provider(_parse_local, _describe_local, _open_local, _spec_local),
+    "hash": _Provider(_parse_hash, _describe_hash, _open_hash),
+    **dict.fromkeys(
+        registry.providers(),
+        _Provider(_parse_served, _describe_served, _open_served, remote=True),
     ),
-    "hash": _Provider("hash, hash@DIMENSIONS", _parse_hash, _describe_hash, _open_hash),
-    "openai": _Provider(
-        "openai, openai/NAME, openai/NAME@DIMENSIONS",
-        _parse_openai, _describe_openai, _open_openai, remote=True,
-    ),
-    "supabase": _Provider(
-        "supabase/gte-small", _parse_supabase, _describe_supabase, _open_supabase, _spec_supabase
-    ),
-}  # fmt: skip
+    "openai": _Provider(_parse_openai, _describe_served, _open_openai, remote=True),
+    "supabase": _Provider(_parse_supabase, _describe_supabase, _open_supabase, _spec_supabase),
+}

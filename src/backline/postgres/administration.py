@@ -153,11 +153,15 @@ class AdministrationVerbs(CollectionVerbs):
             after = page["last_key"]
 
     async def drop_collection(self, collection: Collection, *, drop_column: bool) -> None:
-        """Delete a collection and its triggers; with `drop_column`, also the column of vectors."""
-        values = {"collection": collection.id, "drop_column": drop_column}
-        async with self.connector.transaction() as transaction:
-            await transaction.execute(_SCHEMA_LOCK)
-            await transaction.execute(query("drop_collection"), values)
+        """Delete a collection and its triggers; with `drop_column`, also the column of vectors.
+
+        The table is locked for a moment only, because its records are deleted afterwards.
+        """
+        for part, column in (("drop_place", drop_column), ("drop_collection", False)):
+            async with self.connector.transaction() as transaction:
+                await transaction.execute(_SCHEMA_LOCK)
+                values = {"collection": collection.id, "drop_column": column}
+                await transaction.execute(query(part), values)
 
     async def set_model(self, collection: Collection, model: Model) -> None:
         """Declare another model for a collection, which makes every row due."""

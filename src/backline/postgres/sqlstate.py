@@ -48,6 +48,8 @@ _BY_SQLSTATE: Final[Mapping[str, type[errors.BacklineError]]] = {
     "BL006": errors.DimensionMismatchError,
     "BL007": errors.CollectionExistsError,
     "BL008": errors.VectorsExistError,
+    "BL009": errors.ModelChangeError,
+    "BL010": errors.NotFilledError,
 }
 
 # Undefined function, table and column, and no unique constraint for ON CONFLICT.

@@ -11,6 +11,7 @@ import structlog
 
 from backline import errors, wiring
 from backline.config import Settings
+from backline.embedders import registry
 from backline.embedders.base import Embedder, SharesBatches
 from backline.embedders.hash import HashEmbedder
 from backline.embedders.limiter import Limiter
@@ -52,9 +53,10 @@ class PooledEmbedder:
             return await self._queries.embed(texts)
         return await self._timed.embed(texts, purpose=purpose)
 
-    async def embed_call(self, texts: Sequence[str]) -> Vectors:
-        """Embed the passages of one API call, batched with those of concurrent calls."""
-        return await self._calls.embed(texts)
+    async def embed_call(self, texts: Sequence[str], purpose: Purpose = "passage") -> Vectors:
+        """Embed the texts of one API call, batched with those of concurrent calls."""
+        calls = self._queries if purpose == "query" else self._calls
+        return await calls.embed(texts)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return self._inner.count_tokens(texts)
@@ -210,9 +212,7 @@ class EmbedderPool:
             wiring.spec_of(self.settings, model)
         except errors.ConfigurationError:
             return False
-        settings = self.settings
-        has_provider = bool(settings.openai_api_key or settings.openai_base_url)
-        return model.provider != "openai" or has_provider
+        return self.settings.reaches(model.provider)
 
     async def aclose(self) -> None:
         for pooled in self._open.values():
@@ -235,14 +235,14 @@ def _names_of(model: Model) -> set[str]:
 
 
 def _shortened(model: Model, name: str, dimensions: int | None) -> Model:
-    """Return an OpenAI model with other dimensions than a collection's.
+    """Return a provider's model with other dimensions than a collection's.
 
     Raises:
         UsageError: the model belongs to another provider and has fixed dimensions.
     """
-    if model.provider == "openai":
+    if registry.provider(model.provider) is not None:
         try:
-            shortened = describe(f"openai/{model.name}@{dimensions}")
+            shortened = describe(f"{model.provider}/{model.name}@{dimensions}")
         except errors.ConfigurationError as error:
             raise errors.UsageError(str(error)) from None
         if shortened is not None:

@@ -65,7 +65,9 @@ class LiveSync:
 
     async def _update(self) -> None:
         collections = await self._store.collections()
-        targets = {_Target(c.id, c.model_id): c for c in collections if c.table_exists}
+        targets = {
+            _Target(c.id, c.model_id): c for c in collections if c.table_exists and not c.frozen
+        }
         for target in self._running.keys() - targets.keys():
             self._running[target].sync.stop()
         now = asyncio.get_running_loop().time()

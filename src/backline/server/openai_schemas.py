@@ -40,6 +40,16 @@ class EmbeddingsRequest(NullIsAbsent):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1, le=16_000)
     user: str | None = None
+    input_type: str | None = Field(
+        None,
+        max_length=100,
+        description="`query` or `passage`; other providers' words for them are accepted too.",
+    )
+    prompt_name: str | None = Field(
+        None,
+        max_length=100,
+        description="As `input_type`, under the name of sentence-transformers.",
+    )
 
 
 class Embedding(BaseModel):

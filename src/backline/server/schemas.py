@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -19,6 +19,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from backline import errors, types
+from backline.collections import announced_end
 from backline.embedders.providers import describe
 from backline.search import DEFAULT_WEIGHT, LARGEST_PAGE, Mode
 from backline.search.query import DEEPEST_ROW
@@ -171,16 +172,21 @@ class Collection(BaseModel):
     where_sql: str | None = Field(description="The condition on rows; null for every row.")
     embedding_column: str
     model: Model
+    model_end: CoverageProblem | None = Field(
+        description="The end of the model that its provider has announced; null if none is known."
+    )
     coverage: Coverage
 
     @classmethod
     def of(cls, collection: types.Collection, coverage: Coverage) -> Self:
+        end = announced_end(collection, datetime.now(UTC).date())
         return cls(
             name=collection.name, table=collection.table, key_columns=list(collection.key_columns),
             text_template=collection.text_template,
             text_expression=collection.text_expression, where_sql=collection.where_sql,
             embedding_column=collection.embedding_column,
             model=Model.of(collection.model), coverage=coverage,
+            model_end=None if end is None else CoverageProblem(**asdict(end)),
         )  # fmt: skip
 
 

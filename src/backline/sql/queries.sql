@@ -249,6 +249,45 @@ select * from backline.exclude_page(%(collection)s, %(after)s, %(limit)s)
 -- name: drop_collection
 select backline.drop_collection(%(collection)s, %(drop_column)s)
 
+-- name: drop_place
+select backline.drop_place(%(collection)s, %(drop_column)s)
+
+-- name: begin_change
+select backline.begin_change(
+  %(name)s, %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(into)s, %(column)s,
+  %(template)s, %(text_sql)s, %(passages)s, %(long_text)s, %(published)s, %(shortens)s) as id
+
+-- name: targets_of
+select c.id, c.name, c.model_id, c.frozen from backline.collections c
+where c.name in (%(name)s, %(name)s || '@next', %(name)s || '@old') order by c.id
+
+-- name: change_records
+select * from backline.change_records(%(name)s)
+
+-- name: copy_page
+select backline.copy_page(%(name)s)
+
+-- name: finish_fill
+select backline.finish_fill(%(name)s, %(despite_failures)s)
+
+-- name: finish_indexes
+select backline.finish_indexes(%(name)s)
+
+-- name: cutover
+select backline.cutover(%(name)s, %(despite_failures)s)
+
+-- name: rollback_change
+select backline.rollback_change(%(name)s)
+
+-- name: freeze_target
+select backline.freeze_target(%(name)s)
+
+-- name: begin_discard
+select backline.begin_discard(%(name)s, %(retire)s)
+
+-- name: finish_discard
+select backline.finish_discard(%(name)s)
+
 -- name: set_model
 select backline.set_model(%(collection)s, %(provider)s, %(model)s, %(revision)s, %(dimensions)s)
 
@@ -313,9 +352,14 @@ select backline.release_unacknowledged(%(worker)s, %(received)s)
 select key, action, coalesce(content, ''), content_hash, attempts, lease
 from backline.claim(%(collection)s, %(worker)s, %(limit)s, %(model)s, %(edits_only)s)
 
--- name: has_work
--- Those of some collections that a worker could claim from.
-select c.id from unnest(%(collections)s::int[]) as c(id) where backline.has_work(c.id)
+-- name: work_due
+-- The snapshot, and the seconds until workers of some collections find work.
+select pg_current_snapshot()::text as snapshot,
+  array(select backline.work_due_in(c.id) from unnest(%(collections)s::int[]) with ordinality as c(id, position)
+        order by c.position) as seconds
+
+-- name: snapshot
+select pg_current_snapshot()::text as snapshot
 
 -- name: claim_batch
 select scanned, last_key, lease, keys, actions, contents, hashes

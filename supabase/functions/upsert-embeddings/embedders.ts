@@ -1,8 +1,17 @@
 // Selects the embedder for a collection's model. The collection determines it, not the request or the
 // environment, because each vector is stored with the name of its model.
 import type { Model } from "./database.ts";
+import {
+  type Marks,
+  type ModelEntry,
+  MODELS,
+  OPEN_WEIGHTS,
+  type Provider,
+  PROVIDERS,
+} from "./models.gen.ts";
 import { Problem } from "./problems.ts";
 import type { Settings } from "./settings.ts";
+import { bodyOf, rowsOf, urlOf } from "./wires.ts";
 
 /** Returns unit vectors in the order of the texts. Throws RejectedTextError if one is rejected. */
 export type Embed = (texts: string[]) => Promise<Float32Array[]>;
@@ -24,15 +33,18 @@ declare const Supabase: {
 
 const GTE_SMALL_DIMENSIONS = 384;
 const TIMEOUT_MS = 60_000;
+// Members of an error's body that name it.
+const CODES = ["code", "type", "status", "reason", "error_type"];
 
 export function createEmbedder(model: Model, settings: Settings): Embed {
   if (model.provider === "supabase" && model.name === "gte-small") return gteSmall(model);
-  if (model.provider === "openai") return openai(model, settings);
+  const provider = PROVIDERS[model.provider];
+  if (provider !== undefined) return served(model, provider, settings);
   throw new Problem(
     409,
     "ModelMismatchError",
     `The collection is declared for ${nameOf(model)}, which an Edge Function cannot run. It runs ` +
-      "supabase/gte-small, and openai/… at OPENAI_BASE_URL. Use another transport, or change the model.",
+      "supabase/gte-small, and models of providers. Use another transport, or change the model.",
   );
 }
 
@@ -55,58 +67,124 @@ function gteSmall(model: Model): Embed {
   };
 }
 
-function openai(model: Model, settings: Settings): Embed {
-  if (settings.openaiKey === null && settings.openaiUrl.includes("api.openai.com")) {
-    throw new Problem(
-      502,
-      "ProviderRefusedError",
-      "OpenAI needs a key. Run: supabase secrets set OPENAI_API_KEY=…, or OPENAI_BASE_URL=… for another server.",
-    );
+/** A provider that the function reaches, with the model's marks. */
+interface Server {
+  readonly model: Model;
+  readonly provider: Provider;
+  readonly key: string | null;
+  readonly url: string;
+  readonly entry: ModelEntry | undefined;
+  readonly marks: Marks;
+}
+
+function served(model: Model, provider: Provider, settings: Settings): Embed {
+  const entry = entryOf(model, provider);
+  const marks = entry ?? provider.marks;
+  if (marks.revision !== model.revision) throw otherMarks(model, marks);
+  const { key, address } = settings.providers[model.provider]!;
+  const base = address ?? provider.address;
+  if (base === null) throw unset(provider, "address", provider.addresses[0]!);
+  if (key === null && provider.keyRequired && (address ?? provider.address) === provider.address) {
+    throw unset(provider, "key", provider.keys[0]!);
   }
+  const url = urlOf(provider, base, model.name);
+  const server: Server = { model, provider, key, url, entry, marks };
   return async (texts) => {
-    const response = await post(model, settings, texts);
-    if (!response.ok) throw await errorOf(response);
-    const { data } = (await response.json()) as { data: { index: number; embedding: unknown }[] };
-    const vectors = new Array<Float32Array>(texts.length);
-    for (const { index, embedding } of data) vectors[index] = normalize(decode(embedding), model);
-    if (vectors.includes(undefined as never)) {
-      throw unavailable(`It returned ${data.length} vectors for ${texts.length} texts.`);
-    }
-    return vectors;
+    const response = await post(server, texts);
+    if (!response.ok) throw await errorOf(response, server);
+    return vectorsOf(await read(response), server, texts.length);
   };
 }
 
-async function post(model: Model, settings: Settings, texts: string[]): Promise<Response> {
-  const shortened = model.name.startsWith("text-embedding-3-")
-    ? { dimensions: model.dimensions }
-    : {};
+/** Return the entry of a model. Self-hosted servers name open weights as they like. */
+function entryOf(model: Model, provider: Provider): ModelEntry | undefined {
+  const entry = MODELS[`${model.provider}/${model.name}`];
+  if (entry !== undefined || !provider.selfHosted) return entry;
+  const name = model.name.toLowerCase();
+  return OPEN_WEIGHTS.find(({ names }) =>
+    [name, name.split(":")[0]!].some((n) => names.includes(n))
+  );
+}
+
+async function post(
+  { model, provider, key, url, entry, marks }: Server,
+  texts: string[],
+): Promise<Response> {
+  const authorization: Record<string, string> = key === null
+    ? {}
+    : provider.keyHeader === null
+    ? { authorization: `Bearer ${key}` }
+    : { [provider.keyHeader]: key };
+  const call = {
+    provider,
+    model: model.name,
+    texts: texts.map((text) => marks.prefix + text),
+    dimensions: entry?.dimensions === model.dimensions ? null : model.dimensions,
+    type: marks.type,
+  };
   try {
-    return await fetch(`${settings.openaiUrl}/embeddings`, {
+    return await fetch(url, {
       method: "POST",
       redirect: "manual", // texts and the key go to the configured address only
       signal: AbortSignal.timeout(TIMEOUT_MS),
-      headers: {
-        "content-type": "application/json",
-        authorization: `Bearer ${settings.openaiKey ?? "no-key-needed"}`,
-      },
-      // Base64 takes a quarter of the bytes of JSON numbers. Servers that ignore it send numbers.
-      body: JSON.stringify({
-        model: model.name,
-        input: texts,
-        encoding_format: "base64",
-        ...shortened,
-      }),
+      headers: { "content-type": "application/json", ...authorization },
+      body: JSON.stringify(bodyOf(call)),
     });
   } catch {
     throw unavailable("It does not respond.");
   }
 }
 
-async function errorOf(response: Response): Promise<Error> {
-  if (response.status >= 300 && response.status < 400) return await redirected(response);
-  const message = await messageOf(response);
-  if (response.status === 429 && !message.includes("insufficient_quota")) {
-    const seconds = Number(response.headers.get("retry-after"));
+async function read(response: Response): Promise<unknown> {
+  try {
+    return await response.json();
+  } catch {
+    throw unavailable("It returned something other than embeddings.");
+  }
+}
+
+function vectorsOf(body: unknown, { model, provider }: Server, texts: number): Float32Array[] {
+  let rows: unknown[];
+  try {
+    rows = rowsOf(provider, body, texts);
+  } catch {
+    rows = [];
+  }
+  if (rows.length !== texts || rows.includes(undefined)) {
+    throw unavailable(`It returned no embeddings, or another number than ${texts}.`);
+  }
+  return rows.map((row) => normalize(decode(row), model));
+}
+
+function otherMarks(model: Model, marks: Marks): Problem {
+  return new Problem(
+    409,
+    "ModelMismatchError",
+    `The passages of ${
+      nameOf(model)
+    } have revision ${model.revision}; this function marks them as ` +
+      `${marks.revision}. Deploy the function of the Backline that declared the collection, or use ` +
+      "another transport if the model is one of your own backline.toml.",
+  );
+}
+
+function unset(provider: Provider, what: string, variable: string): Problem {
+  return new Problem(
+    502,
+    "ProviderRefusedError",
+    `${provider.title} needs ${
+      what === "key" ? "a key" : "an address"
+    }. Run: supabase secrets set ` +
+      `${variable}=…`,
+  );
+}
+
+async function errorOf(response: Response, server: Server): Promise<Error> {
+  if (response.status >= 300 && response.status < 400) return await redirected(response, server);
+  const { message, codes } = await wordsOf(response, server);
+  const status = meaning(server.provider, codes, message) ?? response.status;
+  const seconds = Number(response.headers.get("retry-after"));
+  if (status === 429 || ((status === 503 || status === 529) && seconds > 0)) {
     return new Problem(
       429,
       "RateLimitedError",
@@ -114,10 +192,8 @@ async function errorOf(response: Response): Promise<Error> {
       seconds > 0 ? seconds : 1,
     );
   }
-  if (response.status === 400 || response.status === 413 || response.status === 422) {
-    return new RejectedTextError(message);
-  }
-  if (response.status >= 500 || response.status === 408) return unavailable(message);
+  if (status === 400 || status === 413 || status === 422) return new RejectedTextError(message);
+  if (status >= 500 || [408, 409, 424, 425, 499].includes(status)) return unavailable(message);
   return new Problem(
     502,
     "ProviderRefusedError",
@@ -125,26 +201,48 @@ async function errorOf(response: Response): Promise<Error> {
   );
 }
 
-async function redirected(response: Response): Promise<Problem> {
+/** Return the status that the provider's own code or words stand for. */
+function meaning(provider: Provider, codes: Set<string>, message: string): number | undefined {
+  return Object.entries(provider.means).find(([name]) =>
+    codes.has(name) || (name.includes(" ") && message.includes(name))
+  )?.[1];
+}
+
+async function redirected(response: Response, { provider }: Server): Promise<Problem> {
   await response.body?.cancel();
   const location = (response.headers.get("location") ?? "").replace(/[?#].*/, "").slice(0, 500);
   return new Problem(
     502,
     "ProviderRefusedError",
     `The provider redirects (${response.status}) to ${location}. Texts are not sent there. ` +
-      "If that address is right, run: supabase secrets set OPENAI_BASE_URL=…, without /embeddings.",
+      `If that address is right, run: supabase secrets set ${provider.addresses[0]}=…, without ` +
+      `${provider.path || "a path"}.`,
   );
 }
 
-/** Return the provider's message, without anything that looks like a key. */
-async function messageOf(response: Response): Promise<string> {
+interface Words {
+  readonly message: string;
+  readonly codes: Set<string>;
+}
+
+/** Return the provider's message, without the key, and the codes that name the error. */
+async function wordsOf(response: Response, { key }: Server): Promise<Words> {
   const text = await response.text();
   let message = text;
+  const codes = new Set<string>();
   try {
-    const { error } = JSON.parse(text);
-    message = [error?.message, error?.code].filter(Boolean).join(" ") || text;
+    let words: unknown = JSON.parse(text, (name, value) => {
+      if (CODES.includes(name) && typeof value === "string") codes.add(value);
+      return value;
+    });
+    while (typeof words === "object" && words !== null && !Array.isArray(words)) {
+      const { error, message, detail } = words as Record<string, unknown>;
+      words = error || message || detail || "";
+    }
+    message = (typeof words === "string" ? words : JSON.stringify(words)) || text;
   } catch { /* not JSON: the text is the message */ }
-  return message.replace(/\b(sk-|sb_)[\w*-]+/g, "$1…").slice(0, 500);
+  if (key !== null) message = message.replaceAll(key, "[key]");
+  return { message: message.replace(/\b(sk-|sb_)[\w*-]+/g, "$1…").slice(0, 500), codes };
 }
 
 function unavailable(message: string): Problem {
@@ -166,6 +264,9 @@ function wrongDimensions(model: Model, actual: number): Problem {
 
 /** Decode base64 of little-endian float32, or a list of numbers. */
 function decode(embedding: unknown): Float32Array {
+  if (embedding === null) {
+    throw new RejectedTextError("The provider returned no vector for a text.");
+  }
   if (Array.isArray(embedding)) return Float32Array.from(embedding);
   const bytes = Uint8Array.from(atob(String(embedding)), (c) => c.charCodeAt(0));
   return new Float32Array(bytes.buffer);
@@ -176,7 +277,7 @@ function normalize(vector: Float32Array, model: Model): Float32Array {
   if (vector.length !== model.dimensions) throw wrongDimensions(model, vector.length);
   const length = Math.sqrt(vector.reduce((sum, x) => sum + x * x, 0));
   if (!Number.isFinite(length) || length === 0) {
-    throw unavailable("It returned a vector without a direction.");
+    throw new RejectedTextError("The provider returned a vector that is not finite, or all zeros.");
   }
   return vector.map((x) => x / length);
 }

@@ -1,5 +1,6 @@
 // The settings, read once from the environment. Supabase sets the SUPABASE_ variables; the others
 // are secrets (`supabase secrets set`).
+import { PROVIDERS } from "./models.gen.ts";
 
 export interface Settings {
   readonly projectUrl: string;
@@ -7,8 +8,8 @@ export interface Settings {
   readonly secretKey: string;
   /** The keys that callers may use. */
   readonly callerSecrets: readonly string[];
-  readonly openaiKey: string | null;
-  readonly openaiUrl: string;
+  /** The key and the address of each provider, if they are set. */
+  readonly providers: Readonly<Record<string, { key: string | null; address: string | null }>>;
   readonly maxRows: number;
   readonly maxBytes: number;
 }
@@ -16,8 +17,6 @@ export interface Settings {
 interface Environment {
   get(name: string): string | undefined;
 }
-
-const DEFAULT_OPENAI = "https://api.openai.com/v1";
 
 export function readSettings(environment: Environment): Settings {
   const get = (name: string) => environment.get(name)?.trim() || null;
@@ -27,11 +26,20 @@ export function readSettings(environment: Environment): Settings {
     projectUrl: (get("SUPABASE_URL") ?? "").replace(/\/+$/, ""),
     secretKey: secretKeys[0] ?? "",
     callerSecrets: [get("FUNCTION_SECRET"), ...secretKeys].filter((secret) => secret !== null),
-    openaiKey: get("OPENAI_API_KEY"),
-    openaiUrl: (get("OPENAI_BASE_URL") ?? DEFAULT_OPENAI).replace(/\/+$/, ""),
+    providers: Object.fromEntries(
+      Object.entries(PROVIDERS).map(([name, { keys, addresses }]) => [name, {
+        key: first(keys, get),
+        address: first(addresses, get)?.replace(/\/+$/, "") ?? null,
+      }]),
+    ),
     maxRows: positiveInteger(get("BACKLINE_MAX_ROWS"), 200),
     maxBytes: positiveInteger(get("BACKLINE_MAX_BODY_BYTES"), 1 << 20),
   };
+}
+
+/** Return the first variable that is set. */
+function first(names: readonly string[], get: (name: string) => string | null): string | null {
+  return names.map(get).find((value) => value !== null) ?? null;
 }
 
 /** Return the secret keys of a project from their JSON map of name to key. */

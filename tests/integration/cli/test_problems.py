@@ -104,3 +104,25 @@ def test_status_says_when_every_row_of_a_large_table_was_compared(
     now = datetime.now(UTC)
     assert found[1].endswith("+05:30")
     assert now - timedelta(minutes=5) < datetime.fromisoformat(found[1]) <= now
+
+
+@pytest.mark.parametrize(("days", "verb"), [(-1, "ended"), (30, "ends")])
+def test_announced_end_of_a_model_is_said_and_makes_no_coverage_untrue(
+    cli: Cli, tickets: None, days: int, verb: str
+) -> None:
+    ends = datetime.now(UTC).date() + timedelta(days=days)
+    registry = cli.folder / "backline.toml"
+    entry = '[[models]]\nid = "voyage/voyage-3.5"\ndimensions = 1024\n'
+    cli("add", "tickets", "--text", "{title}", "--model", "voyage/voyage-3.5")
+    assert cli("status", "--json").json["collections"][0]["model_end"] is None
+    registry.write_text(f'{entry}ends = {ends}\nsuccessor = "voyage/voyage-4"\n')
+    sentence, remedy = (
+        f"Voyage {verb} voyage-3.5 on {ends}.", "backline model change tickets --to voyage/voyage-4"
+    )  # fmt: skip
+    text = cli("status").out
+    assert sentence in text
+    assert remedy in text
+    [status] = cli("status", "--json").json["collections"]
+    assert status["model_end"] == {"kind": "model", "problem": sentence, "remedy": remedy}
+    assert status["problems"] == []
+    assert f"{verb} on {ends}" in cli("model", "list", "--all").out

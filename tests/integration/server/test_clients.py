@@ -25,6 +25,7 @@ from tests.provider import StandInProvider
 
 from backline import errors, keys
 from backline.config import Settings
+from backline.embedders.providers import describe
 from backline.server import openai_schemas, schemas, websocket
 from backline.server.uvicorn import make_server
 
@@ -158,13 +159,13 @@ async def test_head_is_get_without_a_body(server: Served, world: World) -> None:
 
 def requests_() -> list[type[BaseModel]]:
     """Return every model of a request, also of frames."""
-    models = [openai_schemas.EmbeddingsRequest, *_below(schemas.Body)]
+    models: list[type[BaseModel]] = [openai_schemas.EmbeddingsRequest]
+    below: list[type[BaseModel]] = schemas.Body.__subclasses__()
+    while below:
+        models.append(below.pop())
+        below += models[-1].__subclasses__()
     assert websocket.Frame in models and schemas.SearchRequest in models
     return models
-
-
-def _below(base: type[BaseModel]) -> list[type[BaseModel]]:
-    return [each for cls in base.__subclasses__() for each in (cls, *_below(cls))]
 
 
 @pytest.mark.parametrize("model", requests_(), ids=lambda model: model.__name__)
@@ -241,21 +242,15 @@ async def test_dimensions_shorten_only_models_that_may_be(
 ) -> None:
     async with served(world.store, **with_provider(provider)) as server:
         pool = server.services.embedder_pool
-        small, ada = (
-            pool_model("text-embedding-3-small", 1536), pool_model("text-embedding-ada-002", 1536),
-        )  # fmt: skip
+        small = describe("openai/text-embedding-3-small")
+        ada = describe("openai/text-embedding-ada-002")
+        assert small and ada
         assert (
             await pool.named("text-embedding-3-small", 256, [small])
         ).embedder.model.dimensions == 256
         for model, dimensions in ((small, 1537), (ada, 256)):
             with pytest.raises(errors.UsageError, match="cannot return"):
                 await pool.named(model.name, dimensions, [model])
-
-
-def pool_model(name: str, dimensions: int) -> Any:
-    from backline.embedders.openai.models import as_model
-
-    return as_model(name, dimensions)
 
 
 @pytest.mark.parametrize("name", ["hash", "hash@8", "hash%408"])

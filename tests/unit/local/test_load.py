@@ -10,7 +10,7 @@ import pytest
 from tests.unit.local.tiny import naive_vector, write_tiny_model
 
 from backline.embedders.base import Embedder
-from backline.embedders.local import MODELS, LocalEmbedder, find_model, open_local
+from backline.embedders.local import LocalEmbedder, find_model, models, open_local
 from backline.errors import ConfigurationError, ModelNotFoundError, WeightsError
 
 
@@ -144,8 +144,8 @@ async def test_invalid_arguments_are_rejected() -> None:
 
 
 def test_models_are_found_with_and_without_organization() -> None:
-    for info in MODELS.values():
-        assert find_model(info.name) is find_model(info.repository) is info
+    for info in models().values():
+        assert find_model(info.name) == find_model(info.repository) == info
         assert len(info.revision) == 40
     with pytest.raises(ModelNotFoundError):
         find_model("someone-else/all-MiniLM-L6-v2")

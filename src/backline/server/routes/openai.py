@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from backline.server import openai_schemas as schemas
 from backline.server.embedder_pool import PooledModel, name_of
 from backline.server.routes.responses import WITH_BODY, WITH_DATABASE, problems
 from backline.server.services import READ, WRITE, Services, TheServices
-from backline.types import Model, Vectors
+from backline.types import Model, Purpose, Vectors
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -28,6 +28,16 @@ MAX_COMPONENTS: Final = 16 << 20
 # Below these sizes, counting tokens takes less time than a switch to a thread.
 FEW_TEXTS: Final = 8
 FEW_CHARACTERS: Final = 10_000
+# Words of input types, also as parts of "retrieval.query" and "RETRIEVAL_QUERY".
+_PURPOSES: Final[Mapping[str, Purpose]] = {
+    "query": "query",
+    "search_query": "query",
+    "retrieval_query": "query",
+    "passage": "passage",
+    "document": "passage",
+    "search_document": "passage",
+    "retrieval_document": "passage",
+}
 
 
 @router.post(
@@ -39,8 +49,11 @@ FEW_CHARACTERS: Final = 10_000
 async def embeddings(
     request: Request, services: TheServices, body: schemas.EmbeddingsRequest
 ) -> Response:
-    """Embed texts. Concurrent requests are computed together."""
-    texts = _texts(body.input)
+    """Embed texts as passages, or as queries if `input_type` says so.
+
+    Concurrent requests are computed together.
+    """
+    texts, purpose = _texts(body.input), _purpose(body)
     pooled = await _model(services, body)
     model = pooled.embedder.model
     if len(texts) * model.dimensions > MAX_COMPONENTS:
@@ -50,32 +63,32 @@ async def embeddings(
         )
     tokens = await _count_tokens(pooled, texts)
     truncated = await _truncate(pooled, texts, tokens)
-    vectors = await _until_disconnect(request, _embed(pooled, truncated))
+    vectors = await _until_disconnect(request, _embed(pooled, truncated, purpose))
     return _response(body, vectors, tokens, model.max_tokens)
 
 
-async def _embed(pooled: PooledModel, texts: list[str]) -> Vectors:
+async def _embed(pooled: PooledModel, texts: list[str], purpose: Purpose) -> Vectors:
     """Embed the texts of a call.
 
     Raises:
         InputRejectedError: the provider rejects a text. The message has its index.
     """
     try:
-        return await pooled.embedder.embed_call(texts)
+        return await pooled.embedder.embed_call(texts, purpose)
     except errors.InputRejectedError as error:
-        index, reason = await _first_rejected(pooled, texts, error)
+        index, reason = await _first_rejected(pooled, texts, purpose, error)
     raise errors.InputRejectedError(f"input[{index}] is rejected: {reason}")
 
 
 async def _first_rejected(
-    pooled: PooledModel, texts: list[str], error: errors.InputRejectedError
+    pooled: PooledModel, texts: list[str], purpose: Purpose, error: errors.InputRejectedError
 ) -> tuple[int, errors.InputRejectedError]:
     """Return the index of the first text that the provider rejects, by halving, and its error."""
     first, end = 0, len(texts)
     while end - first > 1:
         middle = (first + end) // 2
         try:
-            await pooled.embedder.embed_call(texts[first:middle])
+            await pooled.embedder.embed_call(texts[first:middle], purpose)
             first = middle
         except errors.InputRejectedError as rejected:
             end, error = middle, rejected
@@ -120,6 +133,26 @@ async def _until_disconnect(request: Request, work: Coroutine[Any, Any, Vectors]
     finally:
         task.cancel()
         disconnect.cancel()
+
+
+def _purpose(body: schemas.EmbeddingsRequest) -> Purpose:
+    """Return what the texts are embedded as: passages, unless the request says otherwise.
+
+    Raises:
+        UsageError: its members name no purpose, or two different ones.
+    """
+    named = [each for each in (body.input_type, body.prompt_name) if each is not None]
+    purposes = {_PURPOSES.get(each.lower().rpartition(".")[2]) for each in named}
+    if len(purposes) > 1:
+        raise errors.UsageError(
+            f"input_type {body.input_type!r} and prompt_name {body.prompt_name!r} differ. Send one."
+        )
+    purpose = purposes.pop() if purposes else "passage"
+    if purpose is None:
+        raise errors.UsageError(
+            f"There is no input_type {named[0]!r}. Send query or passage (or document)."
+        )
+    return purpose
 
 
 def _texts(value: str | list[str]) -> list[str]:

@@ -231,13 +231,32 @@ end $$;
 comment on function backline.log_text_change is
   'API: enqueues the rows in the page after key p_after whose text differs from the one that was embedded.';
 
-create or replace function backline.drop_collection(p_collection int, p_drop_column boolean) returns void
+-- Raises if a collection is one of the targets of a change, unless this target is being dropped.
+create or replace function backline.check_droppable(c backline.collections) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  h backline.model_changes;
+begin
+  select * into h from backline.model_changes x
+  where c.id in (x.former_id, x.new_id) and x.state not in ('retired', 'cancelled');
+  if found and h.state <> (case when c.id = h.former_id then 'retiring' else 'cancelling' end) then
+    raise exception using errcode = 'BL009', message = format(
+      'the model of %L is being changed, and %L is one of the two targets. End the change first: %s',
+      h.name, c.name, case when h.state in ('serving', 'retiring') then 'backline model retire '
+                           else 'backline model cancel ' end || backline.shell_word(h.name));
+  end if;
+end $$;
+
+-- Drops the triggers of a collection and, with p_drop_column, its column or its side table. Called in a
+-- transaction of its own, it locks the table for a moment only.
+create or replace function backline.drop_place(p_collection int, p_drop_column boolean) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
 begin
   select * into strict c from backline.collections where id = p_collection for update;
   select (r.d).* into c from backline.resolve(c) r;
+  perform backline.check_droppable(c);
   perform backline.lock(p_collection, 'log');  -- otherwise a worker could add records meanwhile
   perform backline.remove_triggers(p_collection);
   perform backline.drop_visibility(p_collection);
@@ -247,6 +266,12 @@ begin
     execute format('alter table %I.%I drop column if exists %I',
                    c.table_schema, c.table_name, c.embedding_column);
   end if;
+end $$;
+
+create or replace function backline.drop_collection(p_collection int, p_drop_column boolean) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  perform backline.drop_place(p_collection, p_drop_column);
   delete from backline.jobs where collection_id = p_collection;
   delete from backline.batch_leases where collection_id = p_collection;
   delete from backline.failures where collection_id = p_collection;
@@ -255,6 +280,10 @@ begin
   delete from backline.run_counts n using backline.runs r
   where r.collection_id = p_collection and n.run_id = r.id;
   delete from backline.runs where collection_id = p_collection;
+  delete from backline.kept_queries k using backline.collections c
+  where c.id = p_collection and k.collection = c.name;
+  delete from backline.evaluations e using backline.collections c
+  where c.id = p_collection and e.collection = c.name;
   delete from backline.collections where id = p_collection;
   delete from backline.counter_deltas where collection_id = p_collection;
   delete from backline.changes where collection_id = p_collection;
@@ -298,7 +327,7 @@ returns table (id int, name text, table_schema text, table_name text, key_column
                model_id int, provider text, model text, revision text, dimensions int, table_exists boolean,
                column_type text, column_dimensions int, into_schema text, into_name text, passages jsonb,
                long_text text, missing_grants text[], missing_to_read text[], unusable text[],
-               scanned_at timestamptz, adopting boolean, follow text)
+               scanned_at timestamptz, adopting boolean, follow text, role text, frozen boolean)
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select (r.d).id, (r.d).name, (r.d).table_schema, (r.d).table_name, (r.d).key_columns, (r.d).text_template,
          (r.d).text_expression, (r.d).where_sql, (r.d).embedding_column, (r.d).max_attempts,
@@ -310,7 +339,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
          backline.missing_grants(k.oid, a.attnum, false)
            || backline.missing_side_grants((r.d).into_id, false),
          case when r.code is not null then array[r.code, r.problem || ' ' || r.remedy] end, c.scanned_at,
-         c.adopting, (r.d).follow_column
+         c.adopting, (r.d).follow_column, c.role, c.frozen
   from backline.collections c
   cross join lateral backline.resolve(c) r
   join backline.models m on m.id = c.model_id

@@ -5,7 +5,7 @@
 create or replace function backline.music_collection() returns int
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   select c.id from backline.collections c where c.table_schema = 'public' and c.table_name = 'music_knowledge'
-  order by c.id limit 1;
+    and c.role = 'serving' order by c.id limit 1;
 $$;
 revoke all on function backline.music_collection() from public;
 

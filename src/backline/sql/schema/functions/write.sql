@@ -139,7 +139,8 @@ begin
     v_suspects := array(select jsonb_object_keys(v_before));
     v_stamped := true;
   end if;
-  perform pg_catalog.set_config('backline.writing', p_collection::text, true);
+  perform pg_catalog.set_config(
+    'backline.writing', case when v_effects then p_collection::text else 'vectors' end, true);
   -- The table's own triggers run with the session's search_path. The default of p_path is evaluated before
   -- this function sets its own.
   perform pg_catalog.set_config('search_path', p_path, true);

@@ -206,6 +206,9 @@ declare
   v_grants text[];
 begin
   select * into strict c from backline.collections where id = p_collection;
+  if c.frozen then  -- its coverage is that of the moment when it was frozen
+    return;
+  end if;
   v_reconcile := 'Run: backline reconcile ' || backline.shell_word(c.name);
   select * into r from backline.resolve(c);
   return query

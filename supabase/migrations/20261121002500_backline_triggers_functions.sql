@@ -11,7 +11,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   from backline.collections c
   cross join lateral backline.resolve(c) r
   join pg_catalog.pg_class t on t.oid = any (backline.table_and_partitions((r.d).table_id))
-  where c.id = p_collection and t.relkind in ('r', 'p') and c.follow_number is null;
+  where c.id = p_collection and t.relkind in ('r', 'p') and c.follow_number is null
+    and not c.frozen;
 $$;
 
 -- Returns the condition that a row's text may have changed between o and n, or that its vector was set or
@@ -46,9 +47,10 @@ create or replace function backline.capture_body(
       v_removed text[];
       v_moved boolean;
     begin
-      -- complete() sets it while it writes vectors, and checks what becomes of its rows itself. Statements
-      -- of the host's triggers have a greater depth.
-      if current_setting('backline.writing', true) = '%1$s' and pg_trigger_depth() = 1 then
+      -- complete() sets it while it writes vectors, and checks what becomes of its rows itself. If no trigger
+      -- of the host can change a text, no target of the table has to look. Statements of the host's triggers
+      -- have a greater depth.
+      if current_setting('backline.writing', true) in ('%1$s', 'vectors') and pg_trigger_depth() = 1 then
         return null;
       end if;
       -- A detached partition keeps its triggers until follow() removes them.
@@ -167,7 +169,7 @@ begin
   if c.into_name is not null then
     perform backline.install_visibility(c);
   end if;
-  if c.follow_number is not null then  -- polled
+  if c.follow_number is not null or c.frozen then  -- polled, or not followed
     return;
   end if;
   v_table := format('%I.%I', c.table_schema, c.table_name)::regclass;

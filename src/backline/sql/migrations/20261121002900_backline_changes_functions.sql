@@ -38,18 +38,19 @@ end $$;
 comment on function backline.has_changes is
   'API: returns whether the change log has lines of a collection.';
 
--- Returns whether a claim of a collection would find work, for polls. Many jobs that wait for another attempt
--- may hide one that is due, which the next claim finds.
-create or replace function backline.has_work(p_collection int) returns boolean
+-- Returns the seconds until a claim of a collection finds work, for polls: 0 is now, and null is never, until
+-- another transaction commits. A hundred jobs that wait may hide one that is due, which a claim finds.
+create or replace function backline.work_due_in(p_collection int) returns float8
 language sql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
-  select backline.has_changes(p_collection) or exists (
-    select from (select j.not_before from backline.jobs j
-                 where j.collection_id = p_collection and j.worker_id is null
-                 order by j.priority, j.enqueued_at limit 100) w
-    where w.not_before <= now());
+  select case when backline.has_changes(p_collection) then 0 else (
+    select case when count(*) > 0 then greatest(0, least(
+             extract(epoch from min(w.not_before) - clock_timestamp()), case when count(*) = 100 then 5 end)) end
+    from (select j.not_before from backline.jobs j
+          where j.collection_id = p_collection and j.worker_id is null
+          order by j.priority, j.enqueued_at limit 100) w) end;
 $$;
-comment on function backline.has_work is
-  'API: returns whether a claim would find changes or jobs.';
+comment on function backline.work_due_in is
+  'API: returns the seconds until a claim finds changes or jobs, or null if there are none.';
 
 -- Returns the keys of all lines, whose rows are known to be waiting.
 create or replace function backline.logged_keys(p_collection int) returns setof text

@@ -1,0 +1,1 @@
+"""Embeddings over HTTP from the servers of `providers.toml`, without their SDKs."""

@@ -1,0 +1,298 @@
+"""Change the model of a collection while it is searched.
+
+A second target is filled beside the serving one, by ordinary backfills and live edits. Its indexes
+are built before one statement makes it serve. The former target stays for a rollback until it is
+retired. The same serves for other dimensions, another column type, other passages or another text.
+Every step may be interrupted and run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+from psycopg.types.json import Jsonb
+
+from backline import errors
+from backline.collections import check_column
+from backline.embedders.base import Embedder
+from backline.embedders.providers import shortens
+from backline.estimation import Preview, estimate
+from backline.postgres.store import Store
+from backline.search.indexes import ensure_index
+from backline.types import SUFFIXES, Collection, LongText, Model, ModelChange, Splitting
+from backline.worker.retry import backoff, retry_while_unavailable
+
+PROBE: Final = "A short text, to see whether the model answers."
+# Bytes of a stamp, a job and their index entries, and of one posting in the keyword index.
+RECORD_BYTES: Final = 260
+# Neighbours of a vector in the index, 2 m of 6 bytes, with their page overhead.
+NEIGHBOUR_BYTES: Final = 600
+# How long a cut-over waits for a moment without an edit in flight.
+PATIENCE_SECONDS: Final = 30.0
+LOCKED_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class NewTarget:
+    """What a change makes different; None leaves a property as it is.
+
+    Attributes:
+        model: of the new vectors; it may be the present one.
+        column_type: "vector" or "halfvec".
+        into: the side table to make for the vectors.
+        column: the column to add for them; without both, one beside the present.
+        template: of a row's text.
+        text_sql: the text as an SQL expression over the row `r`.
+        splitting: the passages; with `whole`, each row has one vector.
+        published: whether the subscribers of a published table have the column.
+    """
+
+    model: Model
+    column_type: str | None = None
+    into: str | None = None
+    column: str | None = None
+    template: str | None = None
+    text_sql: str | None = None
+    splitting: Splitting | None = None
+    whole: bool = False
+    long_text: LongText | None = None
+    published: bool = False
+
+    def values(self) -> dict[str, Any]:
+        """Return the arguments of the SQL function `begin_change`."""
+        passages = None if self.splitting is None else Jsonb(asdict(self.splitting))
+        return {
+            "provider": self.model.provider, "model": self.model.name,
+            "revision": self.model.revision, "dimensions": self.model.dimensions,
+            "column_type": self.column_type, "into": self.into, "column": self.column,
+            "template": self.template, "text_sql": self.text_sql,
+            "passages": Jsonb(None) if self.whole else passages, "long_text": self.long_text,
+            "published": self.published, "shortens": shortens(self.model),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a change will cost, and what it changes.
+
+    Attributes:
+        copies: the vectors are computed from those that are there, so that nothing is paid.
+        preview: rows, texts, tokens, price and time.
+        bytes: of disk until the former target is retired; about.
+        differences: names of properties, with their present and their new values.
+    """
+
+    collection: str
+    copies: bool
+    preview: Preview
+    bytes: int
+    differences: tuple[tuple[str, str, str], ...]
+
+    @property
+    def dollars(self) -> float | None:
+        return 0.0 if self.copies else self.preview.dollars
+
+
+async def probe(embedder: Embedder) -> None:
+    """Embed one text, so that a model that cannot be used is found before anything is changed.
+
+    Raises:
+        EmbedderError: the provider refused it or gave no answer.
+        DimensionMismatchError: the vector has other dimensions than the model.
+    """
+    [vector] = await embedder.embed([PROBE])
+    check_column("of the probe", "vector", len(vector), embedder.model)
+
+
+async def plan(store: Store, collection: Collection, embedder: Embedder, target: NewTarget) -> Plan:
+    """Return what a change will cost. Reads the texts of all rows, and changes nothing.
+
+    The tokens are those of the present text if the target has another one.
+
+    Raises:
+        ModelChangeError: the new target would be like the present one.
+    """
+    kind = target.column_type or collection.column_type or "vector"
+    splitting = None if target.whole else target.splitting or collection.splitting
+    differences = _differences(collection, target, kind, splitting)
+    if not differences:
+        raise errors.ModelChangeError(
+            f"{collection.name!r} has {target.model} with these settings already. Name what is to "
+            "change: --to MODEL, --column-type, --text, --passages."
+        )
+    copies = _copies(collection.model, target.model) and splitting == collection.splitting
+    future = replace(
+        collection, model=target.model, splitting=splitting,
+        long_text=target.long_text or collection.long_text,
+    )  # fmt: skip
+    preview = await estimate(store, future, embedder, every_row=True)
+    return Plan(
+        collection.name, copies and target.template is None and target.text_sql is None, preview,
+        preview.rows * _bytes_of_row(target.model.dimensions, kind), differences,
+    )  # fmt: skip
+
+
+def _differences(
+    collection: Collection, target: NewTarget, kind: str, splitting: Splitting | None
+) -> tuple[tuple[str, str, str], ...]:
+    model, new = collection.model, target.model
+    text = target.template or target.text_sql
+    here: list[tuple[str, object, object]] = [
+        ("model", f"{model.provider}/{model.name}", f"{new.provider}/{new.name}"),
+        ("revision", model.revision, new.revision),
+        ("dimensions", model.dimensions, new.dimensions),
+        ("reads", f"{model.max_tokens:,} tokens", f"{new.max_tokens:,} tokens"),
+        ("type", collection.column_type, kind),
+        ("passages", _describe(collection.splitting), _describe(splitting)),
+        ("long texts", collection.long_text, target.long_text or collection.long_text),
+        ("text", collection.text_template or collection.text_expression,
+         text or collection.text_template or collection.text_expression),
+        ("place", collection.vector_column,
+         target.into or target.column or collection.vector_column),
+    ]  # fmt: skip
+    return tuple((name, str(old), str(now)) for name, old, now in here if old != now)
+
+
+def _describe(splitting: Splitting | None) -> str:
+    if splitting is None:
+        return "none"
+    return f"{splitting.by} of {splitting.tokens} tokens, overlap {splitting.overlap}"
+
+
+def _copies(former: Model, new: Model) -> bool:
+    """Return whether vectors of one model can be computed from those of another."""
+    if former.identity[:3] != new.identity[:3]:
+        return False
+    return former.dimensions == new.dimensions or (
+        shortens(new) and new.dimensions < former.dimensions
+    )
+
+
+def _bytes_of_row(dimensions: int, kind: str) -> int:
+    stored = dimensions * (2 if kind == "halfvec" else 4)
+    return stored + 2 * dimensions + NEIGHBOUR_BYTES + RECORD_BYTES
+
+
+# --- the steps ------------------------------------------------------------------------------------
+
+
+async def find(store: Store, name: str) -> ModelChange | None:
+    """Return the change of a collection that has not ended."""
+    return next((change for change in await store.changes(name) if change.open), None)
+
+
+async def begin(store: Store, collection: Collection, target: NewTarget) -> ModelChange:
+    """Make the second target of a collection, in one transaction.
+
+    Raises:
+        ModelChangeError: a change is open already.
+        ConfigurationError: the target cannot be made. Nothing was changed.
+    """
+    await _while_locked(lambda: store.begin_change(collection.name, target.values()))
+    change = await find(store, collection.name)
+    if change is None:
+        raise errors.ModelChangeError
+    return change
+
+
+async def new_target(store: Store, change: ModelChange) -> Collection:
+    """Return the target that is being filled."""
+    return await store.collection(change.name + SUFFIXES["filling"])
+
+
+async def copy(store: Store, change: ModelChange) -> int:
+    """Copy the vectors that need no call of the model; return how many rows were read.
+
+    Does nothing unless the two targets have the same model.
+    """
+    rows = 0
+    while page := await retry_while_unavailable(lambda: store.copy_page(change.name)):
+        rows += page
+    return rows
+
+
+async def finish(store: Store, change: ModelChange, *, despite_failures: bool = False) -> None:
+    """Build the indexes of a target that is full, and record that it can serve.
+
+    Raises:
+        NotFilledError: rows have no vector yet.
+        ModelChangeError: rows are dead letters.
+    """
+    await _patiently(lambda: store.finish_fill(change.name, despite_failures=despite_failures))
+    await ensure_index(store, await new_target(store, change))
+    await store.finish_indexes(change.name)
+
+
+async def cutover(
+    store: Store, name: str, *, despite_failures: bool = False, freeze: bool = False
+) -> None:
+    """Make the new target serve. Searches that have begun end with the former one.
+
+    Waits for a moment without an edit in flight. With `freeze`, edits no longer reach the former
+    target.
+
+    Raises:
+        NotFilledError: rows have no vector yet.
+        ModelChangeError: the target is not ready, or rows are dead letters.
+    """
+    await _patiently(lambda: store.cutover(name, despite_failures=despite_failures))
+    if freeze:
+        await _while_locked(lambda: store.freeze(name))
+
+
+async def rollback(store: Store, name: str) -> None:
+    """Make the former target serve again.
+
+    Raises:
+        ModelChangeError: there was no cut-over, or the former target is retired.
+    """
+    await _while_locked(lambda: store.rollback(name))
+
+
+async def discard(store: Store, name: str, *, retire: bool, keep_vectors: bool = False) -> None:
+    """Drop the former target with `retire`, or otherwise the new one, and end the change.
+
+    Raises:
+        ModelChangeError: the state of the change does not permit it.
+        ContentionError: another transaction held the table for a minute. Run it again.
+    """
+    unwanted = await store.target(await store.begin_discard(name, retire=retire))
+    if unwanted is not None:
+        place = partial(store.drop_place, unwanted.id, drop_column=not keep_vectors)
+        await _while_locked(place)
+        await store.drop_collection(unwanted, drop_column=False)
+    await store.finish_discard(name)
+
+
+async def _patiently(attempt: Callable[[], Awaitable[object]]) -> None:
+    """Repeat an attempt until no edit is in flight."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            await attempt()
+        except (errors.NotFilledError, errors.ContentionError):
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
+        await asyncio.sleep(0.02)
+
+
+async def _while_locked(attempt: Callable[[], Awaitable[object]]) -> None:
+    """Repeat an attempt whose lock other transactions hold."""
+    deadline = time.monotonic() + LOCKED_SECONDS
+    pauses = backoff()
+    while True:
+        try:
+            await attempt()
+        except (errors.ContentionError, errors.StatementTimeoutError):
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
+        await asyncio.sleep(min(next(pauses), 2.0))
