@@ -31,6 +31,11 @@ COMMANDS: Final = {
         "demo:demo", START, "Load the knowledge base, embed it, verify it and search it."
     ),
     "config": Command("config:config", START, "Show the settings and where each value comes from."),
+    "doctor": Command(
+        "doctor:examine",
+        START,
+        "Check connection, rights, schema, indexes, models, disk and clock, with remedies.",
+    ),
     "model": Command("model:app", START, "List models, download weights, change a model."),
     "migrate": Command(
         "migrate:migrate", TABLES, "Apply the pending migrations, and repair the schema."
@@ -91,6 +96,7 @@ INCOMPLETE: Final = {
     "failure is a success",
     "status": "a collection has a problem that makes its coverage untrue",
     "verify": "a row has no valid vector",
+    "doctor": "a check failed",
     "reconcile": "drift remains, as after a dry run that found any",
     "runs watch": "the run was cancelled, was interrupted, or does not exist",
     "runs cancel": "the run has ended, or does not exist",

@@ -160,7 +160,7 @@ async def test_head_is_get_without_a_body(server: Served, world: World) -> None:
 def requests_() -> list[type[BaseModel]]:
     """Return every model of a request, also of frames."""
     models: list[type[BaseModel]] = [openai_schemas.EmbeddingsRequest]
-    below: list[type[BaseModel]] = schemas.Body.__subclasses__()
+    below: list[type[BaseModel]] = [*schemas.Body.__subclasses__()]
     while below:
         models.append(below.pop())
         below += models[-1].__subclasses__()
