@@ -58,6 +58,7 @@ import asyncio, sys
 from pathlib import Path
 from backline.postgres import embedded
 from backline import loading
+from backline.server import telemetry
 from backline.embedders import local
 from backline.embedders.local.load import open_tokenizer
 from backline.embedders.providers import EmbedderOptions, open_embedder
@@ -70,6 +71,10 @@ async def project():
     async with open_project("https://x.supabase.co", read_key(SecretStr("sb_secret_abc"), "a key")):
         pass
 
+def read(path):
+    with loading.open_file(path, loading.Dialect()) as file:
+        list(file.records())
+
 folder = Path(sys.argv[1])
 try:
     {call}
@@ -79,8 +84,10 @@ except MissingExtraError as error:
 CALLS = {
     "demo": "embedded.start(folder / 'data')",
     "openai": "asyncio.run(open_embedder('openai', EmbedderOptions(api_key='sk-x')))",
-    "parquet": "list(loading.read(folder / 'notes.parquet'))",
+    "parquet": "read(folder / 'notes.parquet')",
+    "otel": "telemetry.configuration()",
     "supabase": "asyncio.run(project())",
+    "zstd": "read(folder / 'notes.csv')",
     "tokenizers": "open_tokenizer(folder / 'tiny' / 'tokenizer.json', 40)",
 }
 
@@ -88,8 +95,10 @@ CALLS = {
 @pytest.mark.parametrize("extra", sorted(CALLS))
 def test_missing_extra_names_its_install_command(extra: str, tmp_path: Path) -> None:
     (tmp_path / "notes.parquet").touch()
+    (tmp_path / "notes.csv").write_bytes(b"\x28\xb5\x2f\xfd")
     write_tiny_model(tmp_path / "tiny", family="xlm-roberta")
     hidden = without(tmp_path / "hidden", *extras.EXTRAS[extra].modules)
+    hidden["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://127.0.0.1:9"
     output = python(PROGRAM.format(call=CALLS[extra]), hidden, str(tmp_path))
     assert f"Run: pip install 'backline[{extra}]'" in output
     assert not (tmp_path / "data").exists()

@@ -14,11 +14,12 @@ from backline import errors, model_change, search
 from backline.collections import check
 from backline.search.filters import Filter
 from backline.server import reads, schemas
+from backline.server.auth import Access
 from backline.server.services import Services, backline_version
 from backline.types import Collection, Coverage
 
 
-async def status(services: Services, *, authorized: bool) -> schemas.Status:
+async def status(services: Services, access: Access) -> schemas.Status:
     """Return the state of the server, without collections while the database is down."""
     return schemas.Status(
         server=schemas.ServerInfo(
@@ -31,7 +32,8 @@ async def status(services: Services, *, authorized: bool) -> schemas.Status:
         auth=schemas.AuthInfo(
             key_required_for_writes=services.policy.key_required_for_writes,
             key_required_for_reads=services.policy.key_required_for_reads,
-            authorized=authorized,
+            authorized=access.may("write"),
+            role=access.role,
         ),
         collections=await _collections(services),
         database=schemas.DatabaseInfo(where=services.where, ok=services.change_feed.up),

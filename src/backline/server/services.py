@@ -106,13 +106,19 @@ async def services_of(connection: HTTPConnection) -> Services:
 async def require_read(connection: HTTPConnection) -> None:
     """Check the key of a request that reads."""
     policy = (await services_of(connection)).policy
-    policy.check_read(authorized=policy.authorized(connection.headers))
+    policy.check(policy.access(connection.headers), "read")
 
 
 async def require_write(connection: HTTPConnection) -> None:
     """Check the key of a request that writes or causes costs."""
     policy = (await services_of(connection)).policy
-    policy.check_write(authorized=policy.authorized(connection.headers))
+    policy.check(policy.access(connection.headers), "write")
+
+
+async def require_admin(connection: HTTPConnection) -> None:
+    """Check the key of a request that starts or stops work for everyone."""
+    policy = (await services_of(connection)).policy
+    policy.check(policy.access(connection.headers), "admin")
 
 
 def backline_version() -> str:
@@ -122,3 +128,4 @@ def backline_version() -> str:
 TheServices = Annotated[Services, Depends(services_of)]
 READ = Depends(require_read)
 WRITE = Depends(require_write)
+ADMIN = Depends(require_admin)
