@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from backline import errors, types
+from backline import types
 from backline.collections import announced_end
-from backline.embedders.providers import describe
+from backline.embedders import registry
 from backline.search import DEFAULT_WEIGHT, LARGEST_PAGE, Mode
 from backline.search.query import DEEPEST_ROW
 
@@ -59,11 +59,8 @@ class Model(BaseModel):
 
 def _max_tokens(model: types.Model) -> int:
     """Return the longest input of a model, which the database does not store."""
-    try:
-        catalogued = describe(f"local/{model.name}") if model.provider == "local" else None
-    except errors.ModelNotFoundError:  # a model folder
-        catalogued = None
-    return (catalogued or model).max_tokens
+    entry = registry.find(model.provider, model.name)
+    return entry.max_tokens if entry else model.max_tokens
 
 
 class CoverageProblem(BaseModel):
