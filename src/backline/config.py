@@ -165,6 +165,13 @@ class Settings(ProviderSettings):
         "twice; the oldest vectors are deleted. 1,024 hold 160,000 vectors of 1,536 dimensions. "
         "0 disables the cache.",
     )
+    keep_queries: bool = setting(
+        False,  # noqa: FBT003
+        "BACKLINE_KEEP_QUERIES",
+        description="Keep the text of search queries in the database, so that a new model can be "
+        "compared on them: the newest 10,000 of each collection, without the person that asked. "
+        "backline queries shows and deletes them.",
+    )
     supabase_url: WebAddress | None = setting(
         None,
         "BACKLINE_SUPABASE_URL",

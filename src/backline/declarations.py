@@ -59,6 +59,7 @@ class Declaration:
     column: str = "embedding"
     column_type: str = "vector"
     into: str | None = None
+    partitions: int = 1
     follow: str | None = None
     passages: str = "none"
     passage_tokens: int | None = None
@@ -157,7 +158,7 @@ def _require_type(path: Path, where: str, field: str, value: Any) -> None:
     elif field == "key":
         right = isinstance(value, list) and all(isinstance(name, str) for name in value)
         kind = "a column or a list of columns"
-    elif field in ("passage_tokens", "overlap"):
+    elif field in ("passage_tokens", "overlap", "partitions"):
         right, kind = isinstance(value, int) and not isinstance(value, bool), "a number"
     elif field == "long_text":
         right, kind = value in get_args(LongText), f"one of {', '.join(get_args(LongText))}"
@@ -363,7 +364,8 @@ async def parts(store: Store, declaration: Declaration, table: str, model: Model
         "key": declaration.key and list(declaration.key), "template": declaration.text,
         "text_sql": declaration.text_sql, "where": declaration.where,
         "column": declaration.column, "column_type": declaration.column_type, "into": into,
-        "splitting": splitting, "model": model, "long_text": declaration.long_text,
+        "partitions": declaration.partitions, "splitting": splitting, "model": model,
+        "long_text": declaration.long_text,
         "language": declaration.language, "language_column": declaration.language_column,
         "published": declaration.published, "follow": declaration.follow,
     }  # fmt: skip

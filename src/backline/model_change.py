@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from psycopg.types.json import Jsonb
 
@@ -27,13 +28,18 @@ from backline.search.indexes import ensure_index
 from backline.types import SUFFIXES, Collection, LongText, Model, ModelChange, Splitting
 from backline.worker.retry import backoff, retry_while_unavailable
 
+T = TypeVar("T")
+
 PROBE: Final = "A short text, to see whether the model answers."
 # Bytes of a stamp, a job and their index entries, and of one posting in the keyword index.
 RECORD_BYTES: Final = 260
 # Neighbours of a vector in the index, 2 m of 6 bytes, with their page overhead.
 NEIGHBOUR_BYTES: Final = 600
-# How long a cut-over waits for a moment without an edit in flight.
+# How long a cut-over waits for a moment without an edit in flight, then for one in which the oldest
+# edit in flight is younger than LAG_SECONDS. A table that is always edited may have no such moment.
+QUIET_SECONDS: Final = 3.0
 PATIENCE_SECONDS: Final = 30.0
+LAG_SECONDS: Final = 2.0
 LOCKED_SECONDS: Final = 60.0
 
 
@@ -211,7 +217,9 @@ async def copy(store: Store, change: ModelChange) -> int:
     Does nothing unless the two targets have the same model.
     """
     rows = 0
-    while page := await retry_while_unavailable(lambda: store.copy_page(change.name)):
+    while page := await retry_while_unavailable(
+        lambda: _while_locked(lambda: store.copy_page(change.name))
+    ):
         rows += page
     return rows
 
@@ -223,7 +231,8 @@ async def finish(store: Store, change: ModelChange, *, despite_failures: bool = 
         NotFilledError: rows have no vector yet.
         ModelChangeError: rows are dead letters.
     """
-    await _patiently(lambda: store.finish_fill(change.name, despite_failures=despite_failures))
+    finish_fill = partial(store.finish_fill, change.name, despite_failures=despite_failures)
+    await _patiently(finish_fill)
     await ensure_index(store, await new_target(store, change))
     await store.finish_indexes(change.name)
 
@@ -233,25 +242,30 @@ async def cutover(
 ) -> None:
     """Make the new target serve. Searches that have begun end with the former one.
 
-    Waits for a moment without an edit in flight. With `freeze`, edits no longer reach the former
-    target.
+    Waits for a moment without an edit in flight, or else with edits of the last seconds only. With
+    `freeze`, edits no longer reach the former target.
 
     Raises:
         NotFilledError: rows have no vector yet.
         ModelChangeError: the target is not ready, or rows are dead letters.
     """
-    await _patiently(lambda: store.cutover(name, despite_failures=despite_failures))
+    await _patiently(partial(store.cutover, name, despite_failures=despite_failures))
     if freeze:
         await _while_locked(lambda: store.freeze(name))
 
 
 async def rollback(store: Store, name: str) -> None:
-    """Make the former target serve again.
+    """Make the former target serve again, and edits reach it if it was frozen.
+
+    A reconciliation then finds the edits of the meantime.
 
     Raises:
         ModelChangeError: there was no cut-over, or the former target is retired.
+        ContentionError: the former target serves, but another transaction held the table for a
+            minute, so that it is still frozen. Run it again.
     """
     await _while_locked(lambda: store.rollback(name))
+    await _while_locked(lambda: store.thaw(name))
 
 
 async def discard(store: Store, name: str, *, retire: bool, keep_vectors: bool = False) -> None:
@@ -261,38 +275,43 @@ async def discard(store: Store, name: str, *, retire: bool, keep_vectors: bool =
         ModelChangeError: the state of the change does not permit it.
         ContentionError: another transaction held the table for a minute. Run it again.
     """
-    unwanted = await store.target(await store.begin_discard(name, retire=retire))
+    number = await store.begin_discard(name, retire=retire)
+    if number is None:
+        return
+    if not retire:  # a rollback that was interrupted may have left the former target frozen
+        await _while_locked(lambda: store.thaw(name))
+    unwanted = await store.target(number)
     if unwanted is not None:
         place = partial(store.drop_place, unwanted.id, drop_column=not keep_vectors)
-        await _while_locked(place)
-        await store.drop_collection(unwanted, drop_column=False)
+        with suppress(errors.CollectionNotFoundError):  # another process drops it too
+            await _while_locked(place)
+            await _while_locked(partial(store.drop_collection, unwanted, drop_column=False))
     await store.finish_discard(name)
 
 
-async def _patiently(attempt: Callable[[], Awaitable[object]]) -> None:
-    """Repeat an attempt until no edit is in flight."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+async def _patiently(attempt: Callable[..., Awaitable[object]]) -> None:
+    """Repeat an attempt, which takes a `lag`, until it succeeds."""
+    began = time.monotonic()
     while True:
+        waited = time.monotonic() - began
         try:
-            await attempt()
+            await attempt(lag=0 if waited < QUIET_SECONDS else LAG_SECONDS)
         except (errors.NotFilledError, errors.ContentionError):
-            if time.monotonic() > deadline:
+            if waited > PATIENCE_SECONDS:
                 raise
         else:
             return
         await asyncio.sleep(0.02)
 
 
-async def _while_locked(attempt: Callable[[], Awaitable[object]]) -> None:
-    """Repeat an attempt whose lock other transactions hold."""
+async def _while_locked(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Repeat an attempt whose lock other transactions hold; return its result."""
     deadline = time.monotonic() + LOCKED_SECONDS
     pauses = backoff()
     while True:
         try:
-            await attempt()
+            return await attempt()
         except (errors.ContentionError, errors.StatementTimeoutError):
             if time.monotonic() > deadline:
                 raise
-        else:
-            return
         await asyncio.sleep(min(next(pauses), 2.0))

@@ -76,6 +76,7 @@ class Administrator(Actor):
         """Let the lease of a worker end, as its silence does."""
         if worker.lease is not None:
             worker.excuse()
+            worker.expired = True
             await self.connection.execute(
                 "update backline.workers set expires_at = '-infinity' where id = %s",
                 [worker.lease.worker],

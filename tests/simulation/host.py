@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import psycopg
+from psycopg import AsyncConnection, sql
+from psycopg.rows import DictRow
 
 from tests.simulation.history import Step
 from tests.simulation.scheduler import Actor
@@ -159,6 +161,12 @@ class Host(Actor):
     async def end_prepared(self, how: str) -> None:
         """Commit or roll back the prepared transaction."""
         await self.execute(f"{how} prepared '{self.name}'")
+        self.prepared = False
+
+    async def commit_prepared(self, other: AsyncConnection[DictRow]) -> None:
+        """Commit the prepared transaction on another session: this one may wait for it."""
+        self.on_edit(self.edited)
+        await other.execute(sql.SQL("commit prepared {}").format(self.name))
         self.prepared = False
 
     async def _change(self, step: Step) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 from psycopg.rows import DictRow
 
 from backline.embedders.hash import HashEmbedder
@@ -81,6 +81,9 @@ class Laboratory:
         return simulation.done, violations
 
     async def _reset(self, *, backfill: bool) -> None:
+        prepared = await self._monitor.execute("select gid from pg_prepared_xacts")
+        for row in await prepared.fetchall():  # of a history that broke an invariant
+            await self._monitor.execute(sql.SQL("rollback prepared {}").format(row["gid"]))
         await self._monitor.execute(_EMPTY)
         if backfill:
             await self._monitor.execute(_OLD_ROWS)

@@ -18,6 +18,8 @@ from tests.simulation.payments import Payments
 from tests.simulation.scheduler import Actor, OneConnection, Scheduler, connect
 
 LEASE_SECONDS: Final = 3600.0
+# The next step may come late on a machine with other work.
+_NEVER_ENDS: Final = "set local idle_in_transaction_session_timeout = 0"
 
 
 @dataclass
@@ -48,6 +50,8 @@ class LeaseHolder(Actor):
         after: where its scan of the table continues.
         lost_page: the size of the page whose lease it has not received, and asks for again.
         left_open: sessions of workers that vanished.
+        expired: its lease has ended since its last heartbeat. A real worker knows that by its
+            clock, and sends a heartbeat before it embeds.
     """
 
     shared: Shared = field(kw_only=True)
@@ -57,6 +61,7 @@ class LeaseHolder(Actor):
     after: str | None = None
     lost_page: int | None = None
     left_open: list[AsyncConnection[DictRow]] = field(default_factory=list)
+    expired: bool = False
 
     def __post_init__(self) -> None:
         self.collection = self.shared.collection
@@ -65,11 +70,13 @@ class LeaseHolder(Actor):
 
     async def register(self, replaces: int | None = None) -> None:
         """Register, with a session of its own."""
+        self.expired = False
         self.lease = await self.store.register(self.collection, None, LEASE_SECONDS, replaces)
 
     async def heartbeat(self, lease: Lease) -> None:
         """Renew the lease. A lost one is replaced, and its jobs are kept."""
         alive, _ = await self.store.heartbeat(lease, None, LEASE_SECONDS, 1.0)
+        self.expired = False
         if not alive:
             self.excuse()
             await self.register(lease.worker)
@@ -101,7 +108,7 @@ class LeaseHolder(Actor):
 
     async def vanish(self) -> None:
         """Never call again, and leave the sessions open, as a machine without network does."""
-        if self.in_transaction:
+        if self.in_transaction or self.busy:
             await self.crash()
             return
         self.excuse()
@@ -148,6 +155,7 @@ class LeaseHolder(Actor):
             f"receives {_words(response)}{' and loses it' * lost}{' without commit' * open_}"
         )
         if open_:
+            await self.connection.execute(_NEVER_ENDS)
             self.on_commit = None if lost else partial(learn, response)
         elif not lost:
             learn(response)

@@ -124,8 +124,9 @@ class Simulation:
                 if actor.in_transaction and not actor.busy:
                     await self._start(actor, self._end_transaction(actor))
             for host in self.hosts.values():
-                if host.prepared and not host.busy:
-                    await self._start(host, host.end_prepared("commit"))
+                if host.prepared:
+                    await host.commit_prepared(self.monitor)
+                    await self._observe(await self.scheduler.settle())
             if not any(actor.busy or actor.in_transaction for actor in self.scheduler.actors):
                 return
         self.violations.append("a statement waits for ever")

@@ -83,7 +83,8 @@ class Worker(LeaseHolder):
 
     async def has_work(self) -> bool:
         """Return whether a claim would find work, as a worker asks before each."""
-        return bool(await self.store.has_work([self.collection.id]))
+        _, seconds = await self.store.work_due([self.collection.id])
+        return seconds == [0]
 
     async def claim(self, step: Step) -> None:
         """Claim jobs from the queue."""
@@ -124,6 +125,8 @@ class Worker(LeaseHolder):
                 if held.job.action == "embed":
                     text = f"{held.job.content} ({self.collection.model.revision})"
                     self.payments.pay(held.job.key, text, held.generation)
+                    if self.expired:
+                        self.payments.excuse([held.job.key])
 
     async def complete(self, step: Step, some: Sequence[Held]) -> None:
         """Store the vectors of jobs."""

@@ -72,6 +72,7 @@ def test_variables_of_a_vite_and_supabase_project_are_read(folder: Path) -> None
 VALUES = {
     "use_local_api": "true",
     "protect_reads": "true",
+    "keep_queries": "true",
     "cors_origins": "http://h",
     "max_body_bytes": "2048",
     "via": "edge",

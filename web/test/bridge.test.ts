@@ -100,6 +100,24 @@ describe.skipIf(missing)('bridge and server', () => {
       expect(hits[0]?.parts.dense).toBeGreaterThan(0.4)
     })
 
+    test('a comparison is started and read', async () => {
+      const name = 'music_knowledge'
+      const request = { candidate: name, queries: ['muddy vocals', 'loud kick'] }
+      expect((await bridge().startEvaluation(name, request)).running).toBe(true)
+      const { evaluation } = await until(async () => {
+        const latest = await bridge().evaluation(name)
+        return latest.running ? null : latest
+      }, 'the comparison to end')
+      expect(evaluation).toMatchObject({
+        candidate: { collection: name, vectors: 292, complete: true },
+        queries: 2,
+        modes: [
+          { mode: 'semantic', unchanged: 2, rbo: { mean: 1 } },
+          { mode: 'hybrid', overlap: { mean: 1, histogram: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2] } },
+        ],
+      })
+    })
+
     test('a filter on columns restricts a search', async () => {
       const { hits } = await bridge().search({
         query: 'muddy vocals',

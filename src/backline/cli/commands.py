@@ -73,6 +73,11 @@ COMMANDS: Final = {
         SEARCH,
         "Measure search on judged queries: nDCG@10, recall@100, MRR@10, latency.",
     ),
+    "queries": Command(
+        "queries:queries",
+        SEARCH,
+        "List the search queries that are kept of a collection, or delete them.",
+    ),
     "serve": Command("serve:serve", SERVE, "Serve the HTTP API, the WebSocket and the studio."),
 }
 

@@ -1,4 +1,4 @@
-"""The commands `model list`, `pull` and `use`: models, their weights, a collection's model."""
+"""The commands of `model`: models, their weights, a collection's model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from backline import config, errors, extras, wiring
 from backline.cli import model_change
+from backline.cli.model_evaluate import evaluate_change
 from backline.cli.options import NO_FLAGS, AsJson, Flags, database_options
 from backline.cli.output import emit, out, say, table
 from backline.collections import check, declared_splitting
@@ -273,3 +274,6 @@ async def _use(settings: Settings, name: str, spec: str, *, in_place: bool) -> s
             declared_splitting(model, splitting.by, splitting.tokens, splitting.overlap)
         await store.set_model(collection, model)
     return str(model)
+
+
+app.command("evaluate")(evaluate_change)

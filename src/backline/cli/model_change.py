@@ -19,6 +19,7 @@ from backline.collections import declared_splitting
 from backline.config import Settings
 from backline.model_change import NewTarget, Plan
 from backline.postgres.store import Store
+from backline.reconcile import Reconciliation
 from backline.types import Collection, ModelChange
 
 Name = Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection.")]
@@ -152,7 +153,7 @@ class _Change:
                 begun = await self._begin(store, collection)
             else:
                 await self._require_same(store, begun)
-            if begun.state in ("filling", "indexing"):
+            if begun.state in ("filling", "indexing", "ready"):
                 await self._fill(store, begun)
             if then_cutover and begun.state != "serving":
                 await model_change.cutover(
@@ -233,6 +234,8 @@ class _Change:
         if report.stopped_by or (report.failed and not self._despite_failures):
             emit(report.as_dict()) if self._json else show_backfill(report)
             raise typer.Exit(1)
+        if begun.state == "ready":  # edits since then are embedded, if no sync has done it
+            return
         say(f"{count(report.embedded, 'row')} embedded. Building the indexes.")
         await model_change.finish(store, begun, despite_failures=self._despite_failures)
 
@@ -273,8 +276,19 @@ def cutover(
 
 @database_options()
 def rollback(collection: Name, flags: Flags = NO_FLAGS, as_json: AsJson = False) -> None:
-    """Search the former vectors again."""
-    _run(flags, collection, model_change.rollback, as_json=as_json)
+    """Search the former vectors again.
+
+    If they were frozen, every row is read to find the edits of the meantime.
+    """
+
+    async def work(store: Store, name: str) -> None:
+        await model_change.rollback(store, name)
+        serving = await store.collection(name)
+        if (await store.begin_scan(serving))["unscanned"]:
+            say(f"{name} was frozen. Reading every row.")
+            await Reconciliation(store, serving).run()
+
+    _run(flags, collection, work, as_json=as_json)
 
 
 @database_options()

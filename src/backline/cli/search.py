@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 from rich.markup import escape
@@ -26,7 +26,13 @@ from backline.cli.output import count, emit, out, say
 from backline.config import Settings
 from backline.search import Mode, Query
 from backline.search.indexes import index_for_search
-from backline.types import Passage, SearchHit
+from backline.search.kept import Asked, keep_one
+from backline.search.query import clean_text
+from backline.store import JobStore
+from backline.types import Collection, Passage, SearchHit
+
+if TYPE_CHECKING:
+    from backline.postgres.store import Store
 
 QueryText = Annotated[str, typer.Argument(help="The query, in plain words.")]
 Limit = Annotated[
@@ -115,9 +121,20 @@ async def _search(
         if query.mode != "semantic":
             await index_for_search(store, collection, say)
         if query.mode == "keyword":
-            return collection.name, await library.search(store, collection, None, query)
-        async with wiring.embedder_for(settings, collection.model, say) as (embedder, _):
-            return collection.name, await library.search(store, collection, embedder, query)
+            hits = await library.search(store, collection, None, query)
+        else:
+            async with wiring.embedder_for(settings, collection.model, say) as (embedder, _):
+                hits = await library.search(store, collection, embedder, query)
+        if settings.keep_queries and query.offset == 0:
+            await keep_query(store, collection, query.mode, query.text)
+        return collection.name, hits
+
+
+async def keep_query(store: JobStore, collection: Collection, mode: Mode, text: str) -> None:
+    """Keep a query that was answered, if that takes a moment. Over PostgREST none is kept."""
+    if store.capabilities.indexes:
+        asked = Asked(collection.name, mode, clean_text(text))
+        await keep_one(cast("Store", store), asked)
 
 
 def _hit(hit: SearchHit) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from backline import config, wiring
 from backline import search as library
 from backline.cli.options import NO_FLAGS, AsJson, Flags, InCollection, database_options
 from backline.cli.output import emit, out, say
-from backline.cli.search import show_parameters
+from backline.cli.search import keep_query, show_parameters
 from backline.config import Settings
 from backline.search import Context, Suggestions
 from backline.search.indexes import index_for_search
@@ -74,4 +74,6 @@ async def _suggest(
         await index_for_search(store, collection, say)
         async with wiring.embedder_for(settings, collection.model, say) as (embedder, _):
             found = await library.suggest(store, collection, embedder, prompt, context, limit=limit)
-            return collection.name, found
+        if settings.keep_queries:
+            await keep_query(store, collection, "hybrid", prompt)
+        return collection.name, found

@@ -17,7 +17,9 @@ from typing import Any, Final, LiteralString, TypeAlias
 from uuid import uuid4
 
 import psycopg
-from psycopg import AsyncConnection, IsolationLevel, sql
+from psycopg import AsyncConnection, IsolationLevel, generators, sql
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
 from psycopg.rows import DictRow, dict_row, tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -269,6 +271,19 @@ class Connector:
         """Return the first row of a statement on a dedicated connection."""
         with self._translated():
             return (await Transaction(session).fetch(statement, params))[0]
+
+    async def fetch_text_on(self, session: WatchedConnection, statement: str) -> str:
+        """Return the only value of a statement on a dedicated connection, as text.
+
+        Takes half the processor time of `fetch_on`, which prepares a cursor.
+        """
+        with self._translated():
+            async with session.lock:
+                session.pgconn.send_query(statement.encode())
+                [result] = await session.wait(generators.execute(session.pgconn))
+            if result.status != ExecStatus.TUPLES_OK:
+                raise error_from_result(result)
+            return (result.get_value(0, 0) or b"").decode()
 
     async def execute(self, statement: Statement, params: Params | None = None) -> int:
         with self._translated():

@@ -32,29 +32,38 @@ class ModelChangeVerbs(AdoptionVerbs):
         """Copy vectors of the next page to the new target; return how many rows the page has."""
         return int(await self._rpc.value("copy_page", name=name))
 
-    async def finish_fill(self, name: str, *, despite_failures: bool) -> None:
-        """Record that every row of the new target is embedded."""
-        await self._rpc.value("finish_fill", name=name, despite_failures=despite_failures)
+    async def finish_fill(self, name: str, *, despite_failures: bool, lag: float = 0) -> None:
+        """Record that every row of the new target is embedded, but edits of the last `lag` s."""
+        await self._rpc.value("finish_fill", name=name, despite_failures=despite_failures, lag=lag)
 
     async def finish_indexes(self, name: str) -> None:
         """Record that the new target can serve."""
         await self._rpc.value("finish_indexes", name=name)
 
-    async def cutover(self, name: str, *, despite_failures: bool) -> None:
-        """Make the new target serve."""
-        await self._rpc.value("cutover", name=name, despite_failures=despite_failures)
+    async def cutover(self, name: str, *, despite_failures: bool, lag: float = 0) -> None:
+        """Make the new target serve, if it has every row but edits of the last `lag` seconds."""
+        await self._rpc.value("cutover", name=name, despite_failures=despite_failures, lag=lag)
 
     async def rollback(self, name: str) -> None:
         """Make the former target serve again."""
         await self._rpc.value("rollback_change", name=name)
 
+    async def thaw(self, name: str) -> bool:
+        """Record edits for the former target again; return whether it was frozen."""
+        return bool(await self._rpc.value("thaw_target", name=name))
+
     async def freeze(self, name: str) -> None:
         """Stop recording edits for the former target."""
         await self._rpc.value("freeze_target", name=name)
 
-    async def begin_discard(self, name: str, *, retire: bool) -> int:
-        """Begin to drop the former target, or else the new one; return its collection's id."""
-        return int(await self._rpc.value("begin_discard", name=name, retire=retire))
+    async def begin_discard(self, name: str, *, retire: bool) -> int | None:
+        """Begin to drop the former target, or else the new one.
+
+        Returns:
+            The id of its collection; None if the last change ended so already.
+        """
+        collection = await self._rpc.value("begin_discard", name=name, retire=retire)
+        return None if collection is None else int(collection)
 
     async def finish_discard(self, name: str) -> None:
         """End a change, after its target was dropped."""
@@ -67,6 +76,11 @@ class ModelChangeVerbs(AdoptionVerbs):
             await transaction.execute(
                 query("drop_place"), {"collection": collection, "drop_column": drop_column}
             )
+
+    async def targets_of(self, name: str) -> list[tuple[int, str, int, bool]]:
+        """Return id, name, model and whether it is frozen, of each target of a collection."""
+        rows = await self.connector.fetch(query("targets_of"), {"name": name})
+        return [(row["id"], row["name"], row["model_id"], row["frozen"]) for row in rows]
 
     async def target(self, collection: int) -> Collection | None:
         """Return the collection of this id, if it exists."""

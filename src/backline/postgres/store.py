@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import repeat
 from typing import Any, Final
 
@@ -108,10 +109,28 @@ class Store(ModelChangeVerbs, QueueVerbs, RunVerbs):
 
     # --- jobs ---
 
-    async def has_work(self, collections: Sequence[int]) -> list[int]:
-        """Return those of the collections that have changes or jobs to claim."""
-        rows = await self.connector.fetch(query("has_work"), {"collections": list(collections)})
-        return [row["id"] for row in rows]
+    async def work_due(self, collections: Sequence[int]) -> tuple[str, list[float | None]]:
+        """Return the snapshot, and the seconds until a claim of each collection finds work.
+
+        Where a claim will find nothing until another transaction commits, the seconds are None.
+        """
+        row = await self._rpc.record("work_due", collections=list(collections))
+        return row["snapshot"], row["seconds"]
+
+    @asynccontextmanager
+    async def snapshots(self) -> AsyncIterator[Callable[[], Awaitable[str]]]:
+        """Yield a function that returns the present snapshot, over a session of its own.
+
+        Transactions that are visible in one of two equal snapshots are visible in the other.
+        """
+        if not self.connector.has_sessions:
+            yield partial(self._rpc.value, "snapshot")
+            return
+        session = await self.connector.dedicated()
+        try:
+            yield partial(self.connector.fetch_text_on, session, query("snapshot"))
+        finally:
+            await session.close()
 
     async def claim(
         self, collection: Collection, worker: int, limit: int, *, edits_only: bool = False

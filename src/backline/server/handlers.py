@@ -81,6 +81,8 @@ async def search_rows(services: Services, request: schemas.SearchRequest) -> sch
         request.weight, snippets=True, passages=request.passages,
     )  # fmt: skip
     hits = await search.search(services.store, collection, embedder, query)
+    if request.offset == 0:  # further pages are of the same query
+        services.query_log.add(collection, request.mode, request.query)
     return schemas.SearchResults(
         collection=collection.name,
         query=request.query,
@@ -124,6 +126,7 @@ async def suggestions(services: Services, request: schemas.SuggestRequest) -> sc
     result = await search.suggest(
         services.store, collection, pooled.embedder, prompt, context, limit=request.limit
     )
+    services.query_log.add(collection, "hybrid", prompt)
     return schemas.Suggestions(
         collection=collection.name,
         suggestions=[_suggestion(each) for each in result.suggestions],

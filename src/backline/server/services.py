@@ -19,10 +19,12 @@ from backline.server.backfills import Backfills
 from backline.server.broadcast import Broadcaster
 from backline.server.change_feed import ChangeFeed
 from backline.server.embedder_pool import EmbedderPool
+from backline.server.evaluations import Evaluations
 from backline.server.facets import FacetCache
 from backline.server.live_sync import LiveSync
 from backline.server.map import MapCache
 from backline.server.metrics import Metrics
+from backline.server.query_log import QueryLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class Services:
     change_feed: ChangeFeed
     problems: ProblemCache
     backfills: Backfills
+    evaluations: Evaluations
+    query_log: QueryLog
     live_sync: LiveSync | None
     maps: MapCache
     facets: FacetCache
@@ -79,6 +83,8 @@ def make_services(store: Store, settings: Settings, *, worker: bool, where: str)
         change_feed=ChangeFeed(store, broadcaster, metrics, problems),
         problems=problems,
         backfills=Backfills(store, settings, pool),
+        evaluations=Evaluations(store, pool),
+        query_log=QueryLog(store, enabled=settings.keep_queries),
         live_sync=LiveSync(store, settings, pool) if worker else None,
         maps=MapCache(),
         facets=FacetCache(),

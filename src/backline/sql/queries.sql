@@ -205,7 +205,8 @@ order by 1 limit 20
 select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s::text[], %(template)s, %(column)s,
   %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s,
   %(published)s, %(into)s, %(text_sql)s, %(where)s, %(language)s,
-  %(language_column)s, p_passages => %(passages)s, p_follow => %(follow)s, p_existing => %(existing)s) as id
+  %(language_column)s, p_passages => %(passages)s, p_follow => %(follow)s, p_existing => %(existing)s,
+  p_partitions => %(partitions)s) as id
 
 -- name: poll_source
 select logged, wait, sweep from backline.poll_source(%(collection)s, %(sweep_every)s)
@@ -257,6 +258,10 @@ select backline.begin_change(
   %(name)s, %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(into)s, %(column)s,
   %(template)s, %(text_sql)s, %(passages)s, %(long_text)s, %(published)s, %(shortens)s) as id
 
+-- name: targets_of
+select c.id, c.name, c.model_id, c.frozen from backline.collections c
+where c.name in (%(name)s, %(name)s || '@next', %(name)s || '@old') order by c.id
+
 -- name: change_records
 select * from backline.change_records(%(name)s)
 
@@ -264,16 +269,19 @@ select * from backline.change_records(%(name)s)
 select backline.copy_page(%(name)s)
 
 -- name: finish_fill
-select backline.finish_fill(%(name)s, %(despite_failures)s)
+select backline.finish_fill(%(name)s, %(despite_failures)s, make_interval(secs => %(lag)s))
 
 -- name: finish_indexes
 select backline.finish_indexes(%(name)s)
 
 -- name: cutover
-select backline.cutover(%(name)s, %(despite_failures)s)
+select backline.cutover(%(name)s, %(despite_failures)s, make_interval(secs => %(lag)s))
 
 -- name: rollback_change
 select backline.rollback_change(%(name)s)
+
+-- name: thaw_target
+select backline.thaw_target(%(name)s)
 
 -- name: freeze_target
 select backline.freeze_target(%(name)s)
@@ -348,9 +356,14 @@ select backline.release_unacknowledged(%(worker)s, %(received)s)
 select key, action, coalesce(content, ''), content_hash, attempts, lease
 from backline.claim(%(collection)s, %(worker)s, %(limit)s, %(model)s, %(edits_only)s)
 
--- name: has_work
--- Those of some collections that a worker could claim from.
-select c.id from unnest(%(collections)s::int[]) as c(id) where backline.has_work(c.id)
+-- name: work_due
+-- The snapshot, and the seconds until workers of some collections find work.
+select pg_current_snapshot()::text as snapshot,
+  array(select backline.work_due_in(c.id) from unnest(%(collections)s::int[]) with ordinality as c(id, position)
+        order by c.position) as seconds
+
+-- name: snapshot
+select pg_current_snapshot()::text as snapshot
 
 -- name: claim_batch
 select scanned, last_key, lease, keys, actions, contents, hashes

@@ -38,3 +38,42 @@ select * from backline.nearest(%(collection)s, %(vector)s::real[], %(limit)s, %(
 
 -- name: similarities
 select * from backline.similarities(%(collection)s, %(keys)s)
+
+-- name: keep_queries
+select backline.keep_queries(%(queries)s)
+
+-- name: delete_queries
+select backline.delete_queries(%(collection)s) as deleted
+
+-- name: kept_queries
+-- The kept queries of a collection, the latest first.
+select k.text, k.mode, k.times, k.asked_at from backline.kept_queries k
+where k.collection = %(collection)s order by k.asked_at desc, k.digest, k.mode limit %(limit)s
+
+-- name: kept_count
+select count(*) as kept from backline.kept_queries k where k.collection = %(collection)s
+
+-- name: queries_by_meaning
+-- The latest kept queries that were compared with vectors.
+select k.text from backline.kept_queries k
+where k.collection = %(collection)s and k.mode <> 'keyword'
+group by k.digest, k.text order by max(k.asked_at) desc, k.digest limit %(limit)s
+
+-- name: missing_rows
+-- The first of these keys that no row of the table has, and how many there are.
+select min(i.key) as key, count(*) as count
+from backline.inspect(%(collection)s, %(keys)s::text[], '{}') i
+where i.row_key is distinct from i.key
+
+-- name: vectors_of
+-- How many rows have a vector of the collection's present model, outdated ones included.
+select count(*) as vectors from backline.collections c
+join backline.stamps s on s.collection_id = c.id and s.model_id = c.model_id and not s.blank
+where c.id = %(collection)s
+
+-- name: store_evaluation
+select backline.store_evaluation(%(collection)s, %(model)s, %(candidate_model)s, %(result)s) as made_at
+
+-- name: latest_evaluation
+select e.made_at, e.result from backline.evaluations e
+where e.collection = %(collection)s order by e.id desc limit 1

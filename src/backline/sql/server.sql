@@ -71,6 +71,7 @@ from {rows} where {embedding} is not null order by {order} limit {limit}
 
 -- name: key_expressions
 -- The key of a row, the columns that it is ordered by, its vector, and the rows with their vectors.
+-- Of passages, the vector is their mean.
 select backline.key_text(c) as key, backline.key_order(c) as key_order, backline.vector_of(c) as vector,
-  backline.rows_of(c, %(sample)s) as rows
+  backline.whole_rows_of(c, %(sample)s) as rows
 from backline.definition(%(collection)s) c

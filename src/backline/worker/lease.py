@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from itertools import count
 from typing import Final
 
 from backline import errors
@@ -19,8 +20,8 @@ from backline.worker.stats import WorkerStats
 
 # Time to unregister. After it, the lease expires instead.
 UNREGISTER_SECONDS: Final = 3.0
-# Heartbeats between two rounds of maintenance.
-MAINTENANCE_BEATS: Final = 10
+# Seconds between two rounds of maintenance; fewer if the lease is short.
+MAINTENANCE_TICKS: Final = 10
 # The part of a lease that may pass after a heartbeat before the lease counts as doubtful. Six
 # heartbeats are sent in a lease.
 TRUSTED: Final = 0.5
@@ -52,6 +53,7 @@ class WorkerLease:
         self._stats = stats
         self._trims_cache = trims_cache
         self._renewed_at = -math.inf  # when the last successful heartbeat was sent
+        self._reported_rate = 0.0
         self._renewing = asyncio.Lock()
 
     @property
@@ -89,16 +91,17 @@ class WorkerLease:
     async def keep(self, on_cancel: Callable[[], None]) -> None:
         """Renew the lease until cancelled. Calls `on_cancel` if a user has cancelled the run."""
         pause = min(self._options.lease / 6, 1.0)
-        beats = 0
-        while True:
+        for tick in count():
             await asyncio.sleep(pause)
             self._stats.measure_rate()
-            await retry_while_unavailable(self._renew, give_up_after=self._options.give_up_after)
+            if self._heartbeat_due:
+                await retry_while_unavailable(
+                    self._renew, give_up_after=self._options.give_up_after
+                )
             if self.run_state == "cancelling":
                 on_cancel()
-            if beats % MAINTENANCE_BEATS == 0:
+            if tick % MAINTENANCE_TICKS == 0:
                 await self._maintain()
-            beats += 1
 
     async def release_dead_workers(self) -> None:
         """Release the rows of workers with an expired lease. This worker counts as alive."""
@@ -119,6 +122,16 @@ class WorkerLease:
         )
 
     @property
+    def _heartbeat_due(self) -> bool:
+        """Whether a heartbeat has something to report or to read, or the lease needs it.
+
+        Each is a transaction, so a worker of a sync without rows sends six in a lease.
+        """
+        if self._run is not None or self._stats.held or self._stats.rate != self._reported_rate:
+            return True
+        return self._doubtful or elapsed() - self._renewed_at >= self._options.lease / 6
+
+    @property
     def _doubtful(self) -> bool:
         """Whether the lease may be lost: its heartbeat is old, or its session has ended."""
         trusted = TRUSTED * self._options.lease
@@ -134,10 +147,10 @@ class WorkerLease:
             await self._send_heartbeat()
 
     async def _send_heartbeat(self) -> None:
-        started = elapsed()
+        started, rate = elapsed(), self._stats.rate
         try:
             alive, self.run_state = await self._store.heartbeat(
-                self.current, self._run, self._options.lease, self._stats.rate
+                self.current, self._run, self._options.lease, rate
             )
         except errors.DatabaseUnavailableError:
             alive = False
@@ -147,7 +160,7 @@ class WorkerLease:
             lost, self._renewed_at = self.current, -math.inf
             self.current = await self._new_lease(replaces=lost.worker)
             await self._store.close_session(lost)
-        self._renewed_at = started
+        self._renewed_at, self._reported_rate = started, rate
 
     async def _maintain(self) -> None:
         await self.release_dead_workers()

@@ -66,7 +66,11 @@ def test_dropped_dead_letters_are_tried_again_by_the_next_backfill(
 def test_another_model_makes_every_row_due(cli: Cli, collection: str, sql: Sql) -> None:
     cli("backfill", "tickets")
     sql("alter table tickets alter column embedding type extensions.vector")
-    output = cli("model", "use", "tickets", "hash@16").out
+    assert (
+        "backline model change tickets --to hash@16"
+        in cli("model", "use", "tickets", "hash@16", code=2).err
+    )
+    output = cli("model", "use", "tickets", "hash@16", "--in-place").out
     assert "backline backfill tickets" in output
     assert cli("status", "tickets", "--json").json["collections"][0]["embedded"] == 0
     assert cli("backfill", "tickets", "--json").json["embedded"] == 120

@@ -11,6 +11,7 @@ import { param, useUrlState } from '@/shared/url'
 import { Backfill } from './Backfill'
 import { Collections } from './Collections'
 import css from './coverage.module.css'
+import { Evaluation } from './Evaluation'
 import { Failures } from './Failures'
 import { activeRun } from './history'
 import { Problems } from './Problems'
@@ -72,7 +73,11 @@ function Loaded({ collections, selected }: { collections: CollectionStatus[]; se
         />
       )}
       {collection ? (
-        <CollectionDetails key={collection.name} collection={collection} />
+        <CollectionDetails
+          key={collection.name}
+          collection={collection}
+          hasCandidate={collections.some(({ name }) => name === `${selected}@next`)}
+        />
       ) : (
         <EmptyState title={`Collection “${selected}” not found`}>
           Choose a collection in the table above.
@@ -82,7 +87,13 @@ function Loaded({ collections, selected }: { collections: CollectionStatus[]; se
   )
 }
 
-function CollectionDetails({ collection }: { collection: CollectionStatus }) {
+function CollectionDetails({
+  collection,
+  hasCandidate,
+}: {
+  collection: CollectionStatus
+  hasCandidate: boolean
+}) {
   const bridge = useBridge()
   const { online } = useConnection()
   const [{ run: selected, after }, set] = useUrlState(SCHEMA)
@@ -110,6 +121,7 @@ function CollectionDetails({ collection }: { collection: CollectionStatus }) {
           onRetry={() => void runs.refetch()}
           selected={selected}
         />
+        <Evaluation collection={collection.name} hasCandidate={hasCandidate} />
       </div>
       <Failures
         page={failures.data}

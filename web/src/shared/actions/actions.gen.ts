@@ -44,6 +44,7 @@ export interface ActionParameters {
   'backfill.cancel': Record<string, never>
   'coverage.refresh': Record<string, never>
   'run.select': { run: number | null }
+  'evaluation.start': Record<string, never>
   'failure.retry': { collection: string; key: string }
   'failure.retryAll': Record<string, never>
   'failure.page': { after: string | null }
@@ -137,6 +138,7 @@ export const ACTIONS: readonly ActionDefinition[] = [
   {"id":44501,"name":"backfill.cancel","title":"Cancel backfill","category":"Coverage","description":"Stop the running backfill after the current batch. Stored vectors remain.","contexts":["all"],"shortcut":"Shift+B","undoable":false,"when":["online","backfill.running"],"palette":true},
   {"id":44502,"name":"coverage.refresh","title":"Refresh","category":"Coverage","description":"Reload the data of the view.","contexts":["all"],"shortcut":"r","undoable":false,"when":[],"palette":true},
   {"id":44503,"name":"run.select","title":"Select run","category":"Coverage","description":"Show the figures of a backfill.","contexts":["coverage"],"shortcut":null,"undoable":false,"when":[],"palette":false},
+  {"id":44510,"name":"evaluation.start","title":"Compare models","category":"Coverage","description":"Compare the collection with the one that is to replace it, on the queries that were asked last.","contexts":["coverage"],"shortcut":null,"undoable":false,"when":["online"],"palette":true},
   {"id":44600,"name":"failure.retry","title":"Retry dead letter","category":"Dead letters","description":"Requeue a failed row.","contexts":["coverage"],"shortcut":null,"undoable":false,"when":["online"],"palette":false},
   {"id":44601,"name":"failure.retryAll","title":"Retry all dead letters","category":"Dead letters","description":"Requeue every failed row of the collection.","contexts":["coverage"],"shortcut":"Shift+R","undoable":false,"when":["online","failures.any"],"palette":true},
   {"id":44602,"name":"failure.page","title":"Change page of dead letters","category":"Dead letters","description":"Show the next 100 dead letters, or the first page.","contexts":["coverage"],"shortcut":null,"undoable":false,"when":[],"palette":false},

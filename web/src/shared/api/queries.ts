@@ -40,6 +40,15 @@ export const failuresQuery = (
     placeholderData: keepPreviousData,
   })
 
+export const evaluationQuery = (bridge: CodetteBridge, collection: string) =>
+  queryOptions({
+    queryKey: ['evaluation', collection],
+    queryFn: ({ signal }) => bridge.evaluation(collection, read(signal)),
+    enabled: collection !== '',
+    // The server sends no event when a comparison ends.
+    refetchInterval: ({ state }) => (state.data?.running ? 2_000 : false),
+  })
+
 export interface HitsAndSuggestions {
   hits: SearchResults
   /** Null for a collection that does not support suggestions. */

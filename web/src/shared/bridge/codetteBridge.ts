@@ -36,6 +36,9 @@ const BACKOFF: Backoff = { firstMs: 400, mostMs: 15_000 }
 const TIMEOUT_MS = 30_000
 const QUEUE_LIMIT = 100
 
+const evaluationPath = (collection: string) =>
+  `/api/collections/${encodeURIComponent(collection)}/evaluation`
+
 export class CodetteBridge {
   readonly #emitter = new Emitter<BridgeEvents>()
   readonly #http: HttpClient
@@ -116,6 +119,21 @@ export class CodetteBridge {
   ): Promise<number> {
     const label = filter.keys ? 'Retry dead letters' : 'Retry all dead letters'
     return (await this.#post('/api/failures/retry', filter, schema.retried, label, options)).retried
+  }
+
+  /** The latest comparison of a collection with the one that is to replace it. */
+  evaluation(collection: string, options?: CallOptions): Promise<schema.LatestEvaluation> {
+    return this.#get(evaluationPath(collection), {}, schema.latestEvaluation, options)
+  }
+
+  /** Start a comparison on the server; `queries` are by default those that were asked last. */
+  startEvaluation(
+    collection: string,
+    request: { candidate?: string; queries?: readonly string[]; partial?: boolean } = {},
+    options?: CallOptions,
+  ): Promise<schema.LatestEvaluation> {
+    const path = evaluationPath(collection)
+    return this.#post(path, request, schema.latestEvaluation, 'Compare collections', options)
   }
 
   search(request: SearchRequest, options?: CallOptions): Promise<schema.SearchResults> {

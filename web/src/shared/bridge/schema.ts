@@ -131,6 +131,62 @@ export const searchResults = v.object({
   tookMs: v.number(),
 })
 
+const rankedRow = v.object({ key: v.string(), title: v.string() })
+export const comparedQuery = v.object({
+  query: v.string(),
+  /** Rows that are among the first ten of both. */
+  shared: v.number(),
+  overlap: v.number(),
+  /** Rank-biased overlap, 0 to 1. */
+  rbo: v.number(),
+  servingNdcg: v.nullable(v.number()),
+  candidateNdcg: v.nullable(v.number()),
+  serving: v.array(rankedRow),
+  candidate: v.array(rankedRow),
+})
+const spread = { mean: v.number(), median: v.number(), p10: v.number() }
+export const modeComparison = v.object({
+  mode,
+  /** Queries with the same first ten rows in the same order. */
+  unchanged: v.number(),
+  /** `histogram` counts queries by the rows that both have, from 0 to 10. */
+  overlap: v.object({ ...spread, histogram: v.array(v.number()) }),
+  rbo: v.object(spread),
+  moved: v.array(comparedQuery),
+  /** nDCG@10 with a paired bootstrap of candidate minus serving; null without a judged set. */
+  ndcg: v.nullable(
+    v.object({
+      serving: v.number(),
+      candidate: v.number(),
+      difference: v.number(),
+      low: v.number(),
+      high: v.number(),
+      pValue: v.number(),
+      worse: v.array(comparedQuery),
+    }),
+  ),
+})
+export const evaluation = v.object({
+  madeAt: v.string(),
+  serving: v.object({ collection: v.string(), model: v.string() }),
+  candidate: v.object({
+    collection: v.string(),
+    model: v.string(),
+    vectors: v.number(),
+    rows: v.number(),
+    complete: v.boolean(),
+  }),
+  source: v.picklist(['kept', 'file', 'judged']),
+  name: v.nullable(v.string()),
+  queries: v.number(),
+  modes: v.array(modeComparison),
+})
+export const latestEvaluation = v.object({
+  evaluation: v.nullable(evaluation),
+  running: v.boolean(),
+  failed: v.nullable(v.string()),
+})
+
 export const suggestion = v.object({
   id: v.string(),
   type: v.string(),
@@ -211,6 +267,10 @@ export type Failures = v.InferOutput<typeof failures>
 export type Mode = v.InferOutput<typeof mode>
 export type Hit = v.InferOutput<typeof hit>
 export type SearchResults = v.InferOutput<typeof searchResults>
+export type ComparedQuery = v.InferOutput<typeof comparedQuery>
+export type ModeComparison = v.InferOutput<typeof modeComparison>
+export type Evaluation = v.InferOutput<typeof evaluation>
+export type LatestEvaluation = v.InferOutput<typeof latestEvaluation>
 export type Suggestion = v.InferOutput<typeof suggestion>
 export type Suggestions = v.InferOutput<typeof suggestions>
 export type Facets = v.InferOutput<typeof facets>

@@ -36,18 +36,19 @@ end $$;
 comment on function backline.has_changes is
   'API: returns whether the change log has lines of a collection.';
 
--- Returns whether a claim of a collection would find work, for polls. Many jobs that wait for another attempt
--- may hide one that is due, which the next claim finds.
-create or replace function backline.has_work(p_collection int) returns boolean
+-- Returns the seconds until a claim of a collection finds work, for polls: 0 is now, and null is never, until
+-- another transaction commits. A hundred jobs that wait may hide one that is due, which a claim finds.
+create or replace function backline.work_due_in(p_collection int) returns float8
 language sql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
-  select backline.has_changes(p_collection) or exists (
-    select from (select j.not_before from backline.jobs j
-                 where j.collection_id = p_collection and j.worker_id is null
-                 order by j.priority, j.enqueued_at limit 100) w
-    where w.not_before <= now());
+  select case when backline.has_changes(p_collection) then 0 else (
+    select case when count(*) > 0 then greatest(0, least(
+             extract(epoch from min(w.not_before) - clock_timestamp()), case when count(*) = 100 then 5 end)) end
+    from (select j.not_before from backline.jobs j
+          where j.collection_id = p_collection and j.worker_id is null
+          order by j.priority, j.enqueued_at limit 100) w) end;
 $$;
-comment on function backline.has_work is
-  'API: returns whether a claim would find changes or jobs.';
+comment on function backline.work_due_in is
+  'API: returns the seconds until a claim finds changes or jobs, or null if there are none.';
 
 -- Returns the keys of all lines, whose rows are known to be waiting.
 create or replace function backline.logged_keys(p_collection int) returns setof text
@@ -210,6 +211,24 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
               then left(p_key, 100) || '… ' || md5(p_key) else p_key end;
 $$;
 
+-- Returns why a row with a key of p_bytes has no vector.
+create or replace function backline.long_key_error(p_bytes int) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select format('The key of this row has %s bytes, and at most %s are possible. Declare the table with --key '
+                'and a shorter unique column.', p_bytes, backline.longest_key());
+$$;
+
+-- Raises if a key is too long to be stored.
+create or replace function backline.require_short_keys(p_keys text[]) returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_bytes constant int := (select max(octet_length(u.key)) from unnest(p_keys) as u(key));
+begin
+  if v_bytes > backline.longest_key() then
+    raise exception using errcode = '22001', message = backline.long_key_error(v_bytes);
+  end if;
+end $$;
+
 -- Records rows with longer keys as dead letters, and deletes the dead letters of those that are gone.
 create or replace function backline.refuse_long_keys(p_collection int, p_keys text[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -227,9 +246,7 @@ begin
     )
     insert into backline.failures
       (collection_id, key, long_key, content_hash, model_id, attempts, kind, error)
-    select $1, l.name, l.key, '', $3, 1, 'rejected', format(
-      'The key of this row has %%s bytes, and at most %%s are possible. Declare the table with --key and a '
-      'shorter unique column.', l.bytes, backline.longest_key())
+    select $1, l.name, l.key, '', $3, 1, 'rejected', backline.long_key_error(l.bytes)
     from long l where l.present
     on conflict do nothing
   $q$, backline.source(c), backline.key_match(c, 'u.key'))
