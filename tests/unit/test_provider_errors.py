@@ -69,6 +69,7 @@ def google(status: int, message: str, *details: dict[str, Any]) -> dict[str, Any
         ("voyage", 401, b"", ProviderRefusedError, "Reason Check VOYAGE_API_KEY."),
         ("voyage", 400, {"detail": None}, InputRejectedError, "Reason"),
         ("voyage", 400, [], InputRejectedError, "Reason"),
+        ("voyage", 400, b"[" * 100_000, InputRejectedError, "[[["),
     ],
 )  # fmt: skip
 def test_words_of_a_provider_have_their_meaning(
