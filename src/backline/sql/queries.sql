@@ -65,7 +65,8 @@ select 'exposed', n.nspname || '.' || p.proname, '' from pg_catalog.pg_proc p
 join pg_catalog.pg_namespace n on n.oid = p.pronamespace
 where (n.nspname = 'backline' or n.nspname = 'public' and p.proname like 'backline\_%')
   and (has_function_privilege('public', p.oid, 'execute')
-       or n.nspname = 'public' and p.proname not in ('backline_collections', 'backline_search')
+       or n.nspname = 'public' and p.proname not in
+         ('backline_collections', 'backline_search', 'backline_query_text')
           and exists (select from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')
                       and has_function_privilege(r.oid, p.oid, 'execute')))
 
@@ -269,16 +270,19 @@ select * from backline.change_records(%(name)s)
 select backline.copy_page(%(name)s)
 
 -- name: finish_fill
-select backline.finish_fill(%(name)s, %(despite_failures)s)
+select backline.finish_fill(%(name)s, %(despite_failures)s, make_interval(secs => %(lag)s))
 
 -- name: finish_indexes
 select backline.finish_indexes(%(name)s)
 
 -- name: cutover
-select backline.cutover(%(name)s, %(despite_failures)s)
+select backline.cutover(%(name)s, %(despite_failures)s, make_interval(secs => %(lag)s))
 
 -- name: rollback_change
 select backline.rollback_change(%(name)s)
+
+-- name: thaw_target
+select backline.thaw_target(%(name)s)
 
 -- name: freeze_target
 select backline.freeze_target(%(name)s)
