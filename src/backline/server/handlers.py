@@ -14,11 +14,12 @@ from backline import errors, model_change, search
 from backline.collections import check
 from backline.search.filters import Filter
 from backline.server import reads, schemas
+from backline.server.auth import Access
 from backline.server.services import Services, backline_version
 from backline.types import Collection, Coverage
 
 
-async def status(services: Services, *, authorized: bool) -> schemas.Status:
+async def status(services: Services, access: Access) -> schemas.Status:
     """Return the state of the server, without collections while the database is down."""
     return schemas.Status(
         server=schemas.ServerInfo(
@@ -31,7 +32,8 @@ async def status(services: Services, *, authorized: bool) -> schemas.Status:
         auth=schemas.AuthInfo(
             key_required_for_writes=services.policy.key_required_for_writes,
             key_required_for_reads=services.policy.key_required_for_reads,
-            authorized=authorized,
+            authorized=access.may("write"),
+            role=access.role,
         ),
         collections=await _collections(services),
         database=schemas.DatabaseInfo(where=services.where, ok=services.change_feed.up),
@@ -114,8 +116,6 @@ async def search_rows(services: Services, request: schemas.SearchRequest) -> sch
     check_length(services, "query", request.query)
     collection = await services.store.collection(request.collection)
     embedder = None
-    if request.mode != "semantic":
-        await services.keywords.ensure(services.store, collection)
     if request.mode != "keyword":
         check(collection, collection.model, to="read")
         embedder = (await services.embedder_pool.get(collection.model)).embedder
@@ -134,6 +134,7 @@ async def search_rows(services: Services, request: schemas.SearchRequest) -> sch
         limit=request.limit,
         offset=request.offset,
         model=str(collection.model),
+        complete=request.mode == "semantic" or not await services.store.needs_keywords(collection),
         took_ms=milliseconds_since(began),
     )
 
@@ -160,7 +161,6 @@ async def suggestions(services: Services, request: schemas.SuggestRequest) -> sc
     check_length(services, "prompt", prompt)
     collection = await services.store.collection(request.collection)
     check(collection, collection.model, to="read")
-    await services.keywords.ensure(services.store, collection)
     pooled = await services.embedder_pool.get(collection.model)
     context = search.Context(
         focus=request.context.type, genre=request.context.genre, bpm=request.context.bpm,

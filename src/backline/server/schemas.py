@@ -7,11 +7,20 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
-from backline import errors, types
+from backline import types
 from backline.collections import announced_end
-from backline.embedders.providers import describe
+from backline.embedders import registry
 from backline.search import DEFAULT_WEIGHT, LARGEST_PAGE, Mode
 from backline.search.query import DEEPEST_ROW
 
@@ -31,7 +40,44 @@ def portable_json(value: Any) -> Any:
     return value
 
 
-class Body(BaseModel):
+class NullIsAbsent(BaseModel):
+    """A request in which null is the same as a member left out, if it may be left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_null(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        fields = cls.model_fields
+        return {
+            name: member
+            for name, member in value.items()
+            if member is not None or name not in fields or fields[name].is_required()
+        }
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for name, member in schema.get("properties", {}).items():
+            if name not in schema.get("required", ()):
+                _allow_null(member)
+        return schema
+
+
+def _allow_null(member: dict[str, Any]) -> None:
+    """Add null to the values of a member of a JSON schema."""
+    notes: dict[str, Any] = {
+        key: member.pop(key) for key in ("title", "description", "default") if key in member
+    }
+    choices = member.pop("anyOf", None) or [dict(member)]
+    member.clear()
+    member["anyOf"] = [*choices, *([] if {"type": "null"} in choices else [{"type": "null"}])]
+    member.update(notes)
+
+
+class Body(NullIsAbsent):
     """A request body. An unknown member is an error, so that a typo is not ignored."""
 
     model_config = ConfigDict(extra="forbid")
@@ -59,11 +105,8 @@ class Model(BaseModel):
 
 def _max_tokens(model: types.Model) -> int:
     """Return the longest input of a model, which the database does not store."""
-    try:
-        catalogued = describe(f"local/{model.name}") if model.provider == "local" else None
-    except errors.ModelNotFoundError:  # a model folder
-        catalogued = None
-    return (catalogued or model).max_tokens
+    entry = registry.find(model.provider, model.name)
+    return entry.max_tokens if entry else model.max_tokens
 
 
 class CoverageProblem(BaseModel):
@@ -280,6 +323,9 @@ class AuthInfo(BaseModel):
     key_required_for_writes: bool
     key_required_for_reads: bool
     authorized: bool = Field(description="Whether the key of this request permits writes.")
+    role: Literal["read", "write", "admin"] | None = Field(
+        description="The role of the key of this request; null without a valid one."
+    )
 
 
 class DatabaseInfo(BaseModel):
@@ -384,6 +430,9 @@ class SearchResults(BaseModel):
     limit: int
     offset: int
     model: str
+    complete: bool = Field(
+        description="False while the keyword index lacks rows, which only meaning can find."
+    )
     took_ms: float
 
 

@@ -13,7 +13,6 @@ from starlette.requests import HTTPConnection
 from backline.config import Settings
 from backline.postgres.store import Store
 from backline.problems import ProblemCache
-from backline.search.indexes import KeywordIndexer
 from backline.server.auth import AccessPolicy, RateLimit
 from backline.server.backfills import Backfills
 from backline.server.broadcast import Broadcaster
@@ -49,7 +48,6 @@ class Services:
     live_sync: LiveSync | None
     maps: MapCache
     facets: FacetCache
-    keywords: KeywordIndexer
     started_at: datetime
 
     @property
@@ -92,7 +90,6 @@ def make_services(store: Store, settings: Settings, *, worker: bool, where: str)
         live_sync=LiveSync(store, settings, pool) if worker else None,
         maps=MapCache(),
         facets=FacetCache(),
-        keywords=KeywordIndexer(),
         started_at=datetime.now(UTC),
     )
 
@@ -109,13 +106,19 @@ async def services_of(connection: HTTPConnection) -> Services:
 async def require_read(connection: HTTPConnection) -> None:
     """Check the key of a request that reads."""
     policy = (await services_of(connection)).policy
-    policy.check_read(authorized=policy.authorized(connection.headers))
+    policy.check(policy.access(connection.headers), "read")
 
 
 async def require_write(connection: HTTPConnection) -> None:
     """Check the key of a request that writes or causes costs."""
     policy = (await services_of(connection)).policy
-    policy.check_write(authorized=policy.authorized(connection.headers))
+    policy.check(policy.access(connection.headers), "write")
+
+
+async def require_admin(connection: HTTPConnection) -> None:
+    """Check the key of a request that starts or stops work for everyone."""
+    policy = (await services_of(connection)).policy
+    policy.check(policy.access(connection.headers), "admin")
 
 
 def backline_version() -> str:
@@ -125,3 +128,4 @@ def backline_version() -> str:
 TheServices = Annotated[Services, Depends(services_of)]
 READ = Depends(require_read)
 WRITE = Depends(require_write)
+ADMIN = Depends(require_admin)

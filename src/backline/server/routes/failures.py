@@ -10,7 +10,7 @@ from backline import errors
 from backline.server import reads, schemas
 from backline.server.routes.responses import WITH_BODY, WITH_DATABASE, problems
 from backline.server.routes.status import OptionalCollection
-from backline.server.services import READ, WRITE, TheServices
+from backline.server.services import ADMIN, READ, TheServices
 
 router = APIRouter(
     prefix="/api/failures", tags=["failures"], responses=problems(*WITH_DATABASE, *WITH_BODY)
@@ -51,7 +51,7 @@ def _parse_cursor(after: str | None) -> tuple[int, str]:
     return int(number), key
 
 
-@router.post("/retry", dependencies=[WRITE])
+@router.post("/retry", dependencies=[ADMIN])
 async def retry_failures(services: TheServices, request: schemas.RetryFailures) -> schemas.Retried:
     """Requeue all dead letters or those of the given keys."""
     store = services.store
