@@ -7,7 +7,7 @@ from typing import Any
 
 from backline.postgres.adoption import AdoptionVerbs
 from backline.sql import query
-from backline.types import Collection, ModelChange
+from backline.types import Collection
 
 # A statement that waits for a lock of the host's table makes later statements wait behind it.
 _BRIEF_LOCK = "set local lock_timeout = '200ms'"
@@ -23,38 +23,22 @@ class ModelChangeVerbs(AdoptionVerbs):
             [row] = await transaction.fetch(query("begin_change"), {"name": name, **target})
         return int(row["id"])
 
-    async def changes(self, name: str | None = None) -> list[ModelChange]:
-        """Return the newest changes of models, the open ones first."""
-        rows = await self.connector.fetch(query("change_records"), {"name": name})
-        return [ModelChange(**row) for row in rows]
-
-    async def copy_page(self, name: str) -> int:
-        """Copy vectors of the next page to the new target; return how many rows the page has."""
-        return int(await self._rpc.value("copy_page", name=name))
-
-    async def finish_fill(self, name: str, *, despite_failures: bool) -> None:
-        """Record that every row of the new target is embedded."""
-        await self._rpc.value("finish_fill", name=name, despite_failures=despite_failures)
-
-    async def finish_indexes(self, name: str) -> None:
-        """Record that the new target can serve."""
-        await self._rpc.value("finish_indexes", name=name)
-
-    async def cutover(self, name: str, *, despite_failures: bool) -> None:
-        """Make the new target serve."""
-        await self._rpc.value("cutover", name=name, despite_failures=despite_failures)
-
-    async def rollback(self, name: str) -> None:
-        """Make the former target serve again."""
-        await self._rpc.value("rollback_change", name=name)
+    async def thaw(self, name: str) -> bool:
+        """Record edits for the former target again; return whether it was frozen."""
+        return bool(await self._rpc.value("thaw_target", name=name))
 
     async def freeze(self, name: str) -> None:
         """Stop recording edits for the former target."""
         await self._rpc.value("freeze_target", name=name)
 
-    async def begin_discard(self, name: str, *, retire: bool) -> int:
-        """Begin to drop the former target, or else the new one; return its collection's id."""
-        return int(await self._rpc.value("begin_discard", name=name, retire=retire))
+    async def begin_discard(self, name: str, *, retire: bool) -> int | None:
+        """Begin to drop the former target, or else the new one.
+
+        Returns:
+            The id of its collection; None if the last change ended so already.
+        """
+        collection = await self._rpc.value("begin_discard", name=name, retire=retire)
+        return None if collection is None else int(collection)
 
     async def finish_discard(self, name: str) -> None:
         """End a change, after its target was dropped."""

@@ -300,7 +300,8 @@ async def _index(store: Store, collection: Collection, *, complete: bool) -> Non
     require_column(collection)
     if complete:
         await index_for_search(store, collection)
-    else:
+        return
+    with suppress(errors.ReadOnlyError):
         await ensure_keywords(store, collection)
 
 

@@ -277,8 +277,8 @@ class _Build:
     def __init__(self, store: Store, session: WatchedConnection, row: DictRow) -> None:
         self._store = store
         self._session = session
-        self._create: str = row["make"]
-        self._drop: str = row["unmake"]
+        self._create: list[str] = row["make"]  # one for each partition, then the whole table
+        self._drop: list[str] = row["unmake"]
         self._memory = min(_MAX_BUILD_MEMORY, max(_MIN_BUILD_MEMORY, int(row["bytes"] * 1.2)))
 
     async def run(self) -> None:
@@ -287,35 +287,36 @@ class _Build:
             await self._execute("set statement_timeout = 0")
             await self._execute(f"set maintenance_work_mem = {self._memory >> 10}")
         # An interrupted build leaves an invalid index that occupies the name.
-        await self._execute(self._drop)
+        await self._execute(*self._drop)
         try:
-            await self._execute(self._create)
+            await self._execute(*self._create)
         except errors.StatementTimeoutError as error:
-            await self._execute(self._drop)
+            await self._execute(*self._drop)
             raise errors.StatementTimeoutError(
                 f"{error} The index takes longer than this connection may: build it with the "
                 "direct connection or the session pooler (port 5432) in DATABASE_URL: "
                 "backline index."
             ) from error
         except errors.DatabaseFullError:
-            await self._execute(self._drop)
+            await self._execute(*self._drop)
             if not self._store.connector.has_sessions:
                 raise
             await self._create_in_one_process()
         except (errors.ContentionError, asyncio.CancelledError):
             # An invalid index slows the writes of the table down and serves no search.
             with suppress(errors.DatabaseError):
-                await self._execute(self._drop)
+                await self._execute(*self._drop)
             raise
 
     async def _create_in_one_process(self) -> None:
         """Build without parallel workers, which share memory in /dev/shm; containers limit it."""
         await self._execute("set max_parallel_maintenance_workers = 0")
-        await self._execute(self._create)
+        await self._execute(*self._create)
 
-    async def _execute(self, statement: str) -> None:
+    async def _execute(self, *statements: str) -> None:
         try:
-            await Transaction(self._session).execute(statement)
+            for statement in statements:
+                await Transaction(self._session).execute(statement)
         except psycopg.Error as error:
             raise translate(error, self._store.connector.where) from error
 

@@ -24,6 +24,7 @@ from backline.server.routes import (
     evaluation,
     failures,
     health,
+    model_change,
     openai,
     runs,
     search,
@@ -77,7 +78,9 @@ def create_app(
         separate_input_output_schemas=False,
     )
     app.state.services = services
-    for routes in (status, search, runs, evaluation, failures, upsert, openai, health):
+    for routes in (
+        status, search, runs, model_change, evaluation, failures, upsert, openai, health,
+    ):  # fmt: skip
         app.include_router(routes.router)
     _add_websocket(app, services)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
@@ -128,10 +131,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     ]
     if services.live_sync is not None:
         tasks.append(asyncio.create_task(services.live_sync.run(), name="live sync"))
+        tasks.append(asyncio.create_task(services.model_changes.run(), name="model changes"))
     try:
         yield
     finally:
         await end_tasks(*tasks)
+        await services.model_changes.aclose()
         workers = [
             services.backfills.aclose(), services.evaluations.aclose(), services.query_log.aclose(),
         ]  # fmt: skip

@@ -139,7 +139,7 @@ class EmbedderPool:
                 raise errors.ModelMismatchError(
                     f"The collection is embedded with {model} revision {model.revision}; this "
                     f"server has {embedder.model} revision {embedder.model.revision}. Run the "
-                    "Backline that embedded it, or: backline model use."
+                    "Backline that embedded it, or: backline model change."
                 )
             pooled = PooledModel(PooledEmbedder(embedder, self.metrics), limiter)
             self._open[model.identity] = pooled

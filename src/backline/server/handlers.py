@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from backline import errors, search
+from backline import errors, model_change, search
 from backline.collections import check
 from backline.search.filters import Filter
 from backline.server import reads, schemas
@@ -44,25 +45,58 @@ async def status(services: Services, access: Access) -> schemas.Status:
 async def _collections(services: Services) -> list[schemas.Collection]:
     if services.change_feed.up:
         with suppress(errors.DatabaseUnavailableError):
+            collections = await services.store.collections()
+            others = {each.family: each for each in collections if each.role != "serving"}
+            serving = await _checked(services, [c for c in collections if c.role == "serving"])
             return [
-                schemas.Collection.of(
-                    collection, await reads.coverage_view(services.store, collection, coverage)
-                )
-                for collection, coverage in await coverages(services)
+                await _with_change(services, collection, coverage, others.get(collection.name))
+                for collection, coverage in serving
             ]
     return []
+
+
+async def _with_change(
+    services: Services, collection: Collection, coverage: Coverage, other: Collection | None
+) -> schemas.Collection:
+    """Return a collection with the open change of its model, whose other target is `other`."""
+    view = await reads.coverage_view(services.store, collection, coverage)
+    change = await model_change.find(services.store, collection.name) if other else None
+    if other is None or change is None:
+        return schemas.Collection.of(collection, view)
+    return schemas.Collection.of(
+        collection, view, schemas.ModelChange.of(change), await target(services, other)
+    )
+
+
+async def target(services: Services, other: Collection) -> schemas.Target:
+    """Return the target of a change that does not serve, with its coverage."""
+    [(_, coverage)] = await _checked(services, [other])
+    return schemas.Target.of(other, await reads.coverage_view(services.store, other, coverage))
 
 
 async def coverages(
     services: Services, name: str | None = None
 ) -> list[tuple[Collection, Coverage]]:
-    """Return all collections, or the named one, with their coverage."""
+    """Return the collections that are searched, or the named one, with their coverage."""
     store = services.store
-    selected = [await store.collection(name)] if name else await store.collections()
+    if name is not None:
+        return await _checked(services, [await store.collection(name)])
+    return await _checked(services, [c for c in await store.collections() if c.role == "serving"])
 
+
+async def other_coverages(services: Services) -> list[tuple[Collection, Coverage]]:
+    """Return the targets of changes of models that do not serve, with their coverage."""
+    return await _checked(
+        services, [c for c in await services.store.collections() if c.role != "serving"]
+    )
+
+
+async def _checked(
+    services: Services, selected: Sequence[Collection]
+) -> list[tuple[Collection, Coverage]]:
     async def checked(collection: Collection) -> Coverage:
         problems = await services.problems.get(collection)
-        return replace(await store.coverage(collection), problems=problems)
+        return replace(await services.store.coverage(collection), problems=problems)
 
     return list(zip(selected, await asyncio.gather(*map(checked, selected)), strict=True))
 

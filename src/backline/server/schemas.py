@@ -161,6 +161,48 @@ class Coverage(BaseModel):
         )  # fmt: skip
 
 
+class ModelChange(BaseModel):
+    """A change of the model of a collection."""
+
+    id: int
+    name: str = Field(description="The collection.")
+    state: Literal[
+        "filling", "indexing", "ready", "serving", "retiring", "retired", "cancelling", "cancelled"
+    ] = Field(description="In `serving`, the new vectors are searched; before, the former ones.")
+    former_model: str
+    new_model: str
+    copies: bool = Field(description="The new vectors are computed from the former ones.")
+    frozen: bool = Field(description="Edits do not reach the former vectors.")
+    started_at: datetime
+    changed_at: datetime
+
+    @classmethod
+    def of(cls, change: types.ModelChange) -> Self:
+        return cls(**asdict(change))
+
+
+class Target(BaseModel):
+    """The vectors of a change of the model that are not searched."""
+
+    name: str = Field(description="The name that status, verify and the failures use.")
+    role: Literal["filling", "retired"]
+    frozen: bool = Field(description="Edits do not reach these vectors.")
+    place: str = Field(description="The table and the column of the vectors.")
+    column_type: str | None
+    model: Model
+    coverage: Coverage
+
+    @classmethod
+    def of(cls, collection: types.Collection, coverage: Coverage) -> Self:
+        return cls(
+            name=collection.name,
+            role="filling" if collection.role == "filling" else "retired",
+            frozen=collection.frozen, place=collection.vector_column,
+            column_type=collection.column_type, model=Model.of(collection.model),
+            coverage=coverage,
+        )  # fmt: skip
+
+
 class Collection(BaseModel):
     """A collection and its coverage."""
 
@@ -176,16 +218,21 @@ class Collection(BaseModel):
         description="The end of the model that its provider has announced; null if none is known."
     )
     coverage: Coverage
+    change: ModelChange | None = Field(None, description="The open change of the model.")
+    target: Target | None = Field(None, description="The vectors of this change that do not serve.")
 
     @classmethod
-    def of(cls, collection: types.Collection, coverage: Coverage) -> Self:
+    def of(
+        cls, collection: types.Collection, coverage: Coverage, change: ModelChange | None = None,
+        target: Target | None = None,
+    ) -> Self:  # fmt: skip
         end = announced_end(collection, datetime.now(UTC).date())
         return cls(
             name=collection.name, table=collection.table, key_columns=list(collection.key_columns),
             text_template=collection.text_template,
             text_expression=collection.text_expression, where_sql=collection.where_sql,
             embedding_column=collection.embedding_column,
-            model=Model.of(collection.model), coverage=coverage,
+            model=Model.of(collection.model), coverage=coverage, change=change, target=target,
             model_end=None if end is None else CoverageProblem(**asdict(end)),
         )  # fmt: skip
 

@@ -24,6 +24,7 @@ from backline.server.facets import FacetCache
 from backline.server.live_sync import LiveSync
 from backline.server.map import MapCache
 from backline.server.metrics import Metrics
+from backline.server.model_changes import ModelChanges
 from backline.server.query_log import QueryLog
 
 
@@ -42,6 +43,7 @@ class Services:
     change_feed: ChangeFeed
     problems: ProblemCache
     backfills: Backfills
+    model_changes: ModelChanges
     evaluations: Evaluations
     query_log: QueryLog
     live_sync: LiveSync | None
@@ -71,6 +73,7 @@ def make_services(store: Store, settings: Settings, *, worker: bool, where: str)
     pool = EmbedderPool(settings, metrics)
     broadcaster = Broadcaster(metrics)
     problems = ProblemCache(store)
+    backfills = Backfills(store, settings, pool)
     return Services(
         settings=settings,
         open_store=store,
@@ -82,7 +85,8 @@ def make_services(store: Store, settings: Settings, *, worker: bool, where: str)
         broadcaster=broadcaster,
         change_feed=ChangeFeed(store, broadcaster, metrics, problems),
         problems=problems,
-        backfills=Backfills(store, settings, pool),
+        backfills=backfills,
+        model_changes=ModelChanges(store, pool, backfills),
         evaluations=Evaluations(store, pool),
         query_log=QueryLog(store, enabled=settings.keep_queries),
         live_sync=LiveSync(store, settings, pool) if worker else None,

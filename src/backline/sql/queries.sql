@@ -205,7 +205,8 @@ order by 1 limit 20
 select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s::text[], %(template)s, %(column)s,
   %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s,
   %(published)s, %(into)s, %(text_sql)s, %(where)s, %(language)s,
-  %(language_column)s, p_passages => %(passages)s, p_follow => %(follow)s, p_existing => %(existing)s) as id
+  %(language_column)s, p_passages => %(passages)s, p_follow => %(follow)s, p_existing => %(existing)s,
+  p_partitions => %(partitions)s) as id
 
 -- name: poll_source
 select logged, wait, sweep from backline.poll_source(%(collection)s, %(sweep_every)s)
@@ -268,16 +269,19 @@ select * from backline.change_records(%(name)s)
 select backline.copy_page(%(name)s)
 
 -- name: finish_fill
-select backline.finish_fill(%(name)s, %(despite_failures)s)
+select backline.finish_fill(%(name)s, %(despite_failures)s, make_interval(secs => %(lag)s))
 
 -- name: finish_indexes
 select backline.finish_indexes(%(name)s)
 
 -- name: cutover
-select backline.cutover(%(name)s, %(despite_failures)s)
+select backline.cutover(%(name)s, %(despite_failures)s, make_interval(secs => %(lag)s))
 
 -- name: rollback_change
 select backline.rollback_change(%(name)s)
+
+-- name: thaw_target
+select backline.thaw_target(%(name)s)
 
 -- name: freeze_target
 select backline.freeze_target(%(name)s)

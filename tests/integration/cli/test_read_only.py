@@ -19,6 +19,7 @@ READING = {
     "reconcile": ("reconcile", "tickets", "--dry-run"),
     "search": ("search", "ticket 7", "-c", "tickets"),
     "search by words": ("search", "ticket 7", "-c", "tickets", "--mode", "keyword"),
+    "queries": ("queries", "tickets"),
     "failures": ("failures", "list", "tickets"),
     "runs": ("runs", "list"),
     "watch": ("runs", "watch", "1"),

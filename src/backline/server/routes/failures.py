@@ -56,7 +56,7 @@ async def retry_failures(services: TheServices, request: schemas.RetryFailures) 
     """Requeue all dead letters or those of the given keys."""
     store = services.store
     if request.collection is None and request.keys is None:
-        selected = await store.collections()
+        selected = [each for each in await store.collections() if not each.frozen]
     else:
         selected = [await store.collection(request.collection)]
     keys = None if request.keys is None else [key for key in request.keys if "\0" not in key]

@@ -305,3 +305,51 @@ begin
   end if;
   return v_built;
 end $$;
+
+-- A change of the model, after begin_change() over a connection of the table's owner. A frozen target is for
+-- the owner as well, who alone can drop and install triggers.
+create or replace function public.backline_change_records(p_name text) returns json
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select coalesce(json_agg(h), '[]') from backline.change_records(p_name) h;
+$$;
+
+create or replace function public.backline_copy_page(p_name text) returns bigint
+language sql set search_path = pg_catalog, pg_temp set statement_timeout = '55s' as $$
+  select backline.copy_page(p_name);
+$$;
+
+create or replace function public.backline_finish_fill(
+  p_name text, p_despite_failures boolean default false, p_lag float8 default 0
+) returns void language sql set search_path = pg_catalog, pg_temp as $$
+  select backline.finish_fill(p_name, p_despite_failures, make_interval(secs => p_lag));
+$$;
+
+create or replace function public.backline_finish_indexes(p_name text) returns void
+language sql set search_path = pg_catalog, pg_temp as $$ select backline.finish_indexes(p_name) $$;
+
+create or replace function public.backline_cutover(
+  p_call uuid, p_name text, p_despite_failures boolean default false, p_lag float8 default 0
+) returns jsonb language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_repeated boolean; v_result jsonb;
+begin
+  select * into v_repeated, v_result from backline.begin_call(p_call);
+  if not v_repeated then
+    perform backline.cutover(p_name, p_despite_failures, make_interval(secs => p_lag));
+    v_result := backline.finish_call(p_call, 'true');
+  end if;
+  return v_result;
+end $$;
+
+create or replace function public.backline_rollback_change(p_call uuid, p_name text) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_repeated boolean; v_result jsonb;
+begin
+  select * into v_repeated, v_result from backline.begin_call(p_call);
+  if not v_repeated then
+    perform backline.rollback_change(p_name);
+    v_result := backline.finish_call(p_call, 'true');
+  end if;
+  return v_result;
+end $$;

@@ -16,6 +16,10 @@ begin
     raise exception using errcode = 'BL001', message = format(
       'a collection cannot be named %L: a name has 1 to 200 characters, none of them a control character, '
       'and does not begin with a hyphen. Choose another with --name', p_name);
+  elsif p_name ~ '@(next|old)$' then
+    raise exception using errcode = 'BL001', message = format(
+      'a collection cannot be named %L: names that end in @next or @old are those of the targets of a change '
+      'of the model. Choose another with --name', p_name);
   end if;
   select * into c from backline.collections x where x.name = p_name;
   if found then

@@ -194,7 +194,7 @@ declare
 begin
   execute format($q$
     with texts as materialized (
-      select left(%s, 500) as text from %s r where %1$s <> '' limit 100
+      select t.text from (select left(%s, 500) as text from %s r limit 10000) t where t.text <> '' limit 100
     ), words as materialized (
       select lower(m[1]) as word, count(*) as uses
       from texts t, regexp_matches(t.text, '\w+', 'g') m group by 1
@@ -220,7 +220,7 @@ end $$;
 -- is indexed here. A larger one is indexed by build_keywords_page.
 create or replace function backline.set_keywords(
   p_collection int, p_template text default null, p_language regconfig default null,
-  p_language_column text default null
+  p_language_column text default null, p_build boolean default true
 ) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c backline.collections;
@@ -252,7 +252,7 @@ begin
   perform backline.install_triggers(p_collection);  -- they compare the columns of this template too
   perform backline.empty_keywords(p_collection, false);
   execute format('select count(*) from (select 1 from %s limit 1001) r', v_table) into v_rows;
-  if v_rows <= 1000 then
+  if v_rows <= 1000 and p_build then
     perform backline.build_keywords_page(p_collection, null, 1000);
     update backline.keyword_indexes set built_at = now() where collection_id = p_collection;
   end if;
@@ -377,7 +377,9 @@ begin
     insert into backline.locks (collection_id, name)
     select new.id, u.name from unnest(array['log', 'scan', 'compaction']) as u(name)
     on conflict do nothing;
-    perform backline.set_keywords(new.id);
+    if new.role = 'serving' then
+      perform backline.set_keywords(new.id);
+    end if;
     return new;
   end if;
   perform backline.empty_keywords(old.id, false);

@@ -21,30 +21,38 @@ begin
   return h;
 end $$;
 
--- Records a state of a change, if it is in one of p_from. The commands are those that its state permits.
+-- Raises, with the commands that the state of a change permits.
+create or replace function backline.refuse_state(h backline.model_changes) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  raise exception using errcode = 'BL009', message = format(
+    'the change of the model of %L is %s. Next: ', h.name, h.state) || format(case h.state
+      when 'filling' then 'backline model change %1$s, or backline model cancel %1$s'
+      when 'indexing' then 'backline model change %1$s, or backline model cancel %1$s'
+      when 'ready' then 'backline model cutover %1$s, or backline model cancel %1$s'
+      when 'serving' then 'backline model retire %1$s, or backline model rollback %1$s'
+      when 'retiring' then 'backline model retire %1$s'
+      else 'backline model cancel %1$s' end, backline.shell_word(h.name));
+end $$;
+
+-- Records a state of a change, if it is in one of p_from.
 create or replace function backline.enter_state(
   h backline.model_changes, p_state text, variadic p_from text[]
 ) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-  if h.state <> all (p_from) then
-    raise exception using errcode = 'BL009', message = format(
-      'the change of the model of %L is %s. Next: %s', h.name, h.state, format(case h.state
-        when 'filling' then 'backline model change %1$s, or backline model cancel %1$s'
-        when 'indexing' then 'backline model change %1$s, or backline model cancel %1$s'
-        when 'ready' then 'backline model cutover %1$s, or backline model cancel %1$s'
-        when 'serving' then 'backline model retire %1$s, or backline model rollback %1$s'
-        when 'retiring' then 'backline model retire %1$s'
-        else 'backline model cancel %1$s' end, backline.shell_word(h.name)));
-  end if;
+  perform backline.refuse_state(h) where h.state <> all (p_from);
   update backline.model_changes x set state = p_state, changed_at = now() where x.id = h.id;
 end $$;
 
 -- Returns the first free name of a column of p_table, or of a relation of p_schema: that of the former target
--- with a number.
+-- with a number, within the 63 bytes of a name.
 create or replace function backline.next_place(p_former text, p_table regclass, p_schema text) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select n.name from generate_series(2, 1000) i
-  cross join lateral (select left(regexp_replace(p_former, '_\d{1,2}$', ''), 58) || '_' || i as name) n
+  cross join regexp_replace(p_former, '_\d{1,2}$', '') as base
+  cross join lateral (
+    select left(base, l) || '_' || i as name from generate_series(length(base), 1, -1) l
+    where octet_length(left(base, l) || '_' || i) <= 63 order by l desc limit 1) n
   where case when p_schema is null
     then not exists (select from pg_catalog.pg_attribute a
                      where a.attrelid = p_table and a.attname = n.name and not a.attisdropped)
@@ -62,6 +70,49 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   from backline.models f, backline.models n where f.id = p_former and n.id = p_new;
 $$;
 
+-- Ends an autovacuum of a collection's table and holds off the next, for a statement that locks the table. An
+-- autovacuum gives way after deadlock_timeout, 1 s, and waiting in this mode does not hold up any writer.
+-- After twice that time, a CREATE INDEX CONCURRENTLY that waits for this transaction would be ended.
+create or replace function backline.end_vacuum(c backline.collections) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '1500ms' as $$
+begin
+  if c.follow_number is null and to_regclass(format('%I.%I', c.table_schema, c.table_name)) = c.table_id then
+    execute format('lock table %I.%I in share update exclusive mode', c.table_schema, c.table_name);
+  end if;
+end $$;
+
+-- Gives the roles that have rights on the former column or side table the same on the new one.
+create or replace function backline.copy_grants(c backline.collections, n backline.collections) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_statement text;
+begin
+  if (c.into_id is null) <> (n.into_id is null) then
+    return;  -- problems() lists the statements
+  end if;
+  for v_statement in
+    select format('grant %s%s on %s to %s%s', g.privilege_type,
+                  case when n.into_id is null then format(' (%I)', n.embedding_column) end,
+                  coalesce(n.into_id, n.table_id)::regclass,
+                  case g.grantee when 0 then 'public' else g.grantee::regrole::text end,
+                  case when g.is_grantable then ' with grant option' end)
+    from (select k.relowner, case when c.into_id is null then a.attacl else k.relacl end as acl
+          from pg_catalog.pg_class k
+          join pg_catalog.pg_attribute a on a.attrelid = k.oid and a.attname = c.embedding_column
+          where k.oid = coalesce(c.into_id, c.table_id)) o
+    cross join lateral pg_catalog.aclexplode(o.acl) g where g.grantee <> o.relowner
+    union all
+    -- The policies of missing_side_grants().
+    select format('create policy %I on %s to %s using (true) with check (true)', p.polname,
+                  n.into_id::regclass,
+                  (select string_agg(u.role::regrole::text, ', ') from unnest(p.polroles) as u(role)))
+    from pg_catalog.pg_policy p
+    where p.polrelid = c.into_id and p.polcmd = '*' and starts_with(p.polname::text, 'backline ')
+  loop
+    execute v_statement;
+  end loop;
+end $$;
+
 -- Begins a change: makes the new target. What is null stays as it is. The vectors are stored in the side
 -- table p_into or in the column p_column; without both, in one beside those of the former target.
 create or replace function backline.begin_change(
@@ -69,8 +120,9 @@ create or replace function backline.begin_change(
   p_column_type text default null, p_into text default null, p_column text default null,
   p_template text default null, p_expression text default null, p_passages jsonb default null,
   p_long_text text default null, p_published boolean default false, p_shortens boolean default false
-) returns bigint language plpgsql set search_path = pg_catalog, pg_temp as $$
+) returns bigint language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '200ms' as $$
 declare
+  h backline.model_changes;
   r backline.collections;  -- as recorded
   c backline.collections;
   k backline.keyword_indexes;
@@ -80,12 +132,16 @@ begin
   select * into r from backline.collections x where x.name = p_name and x.role = 'serving' for update;
   if not found then
     raise exception using errcode = 'P0002', message = format('There is no collection %L.', p_name);
-  elsif exists (select from backline.model_changes h
-                where h.name = p_name and h.state not in ('retired', 'cancelled')) then
-    perform backline.enter_state(backline.open_change(p_name), 'filling');
+  end if;
+  -- Without its lock: cutover() locks the change before its collections.
+  select * into h from backline.model_changes x
+  where x.name = p_name and x.state not in ('retired', 'cancelled');
+  if found then
+    perform backline.refuse_state(h);
   end if;
   perform backline.definition(r.id);  -- raises if the table cannot be used
   select (x.d).* into c from backline.resolve(r) x;
+  perform backline.end_vacuum(c);
   k := backline.keyword_definition(r.id);
   v_passages := coalesce(nullif(p_passages, 'null'), case when p_passages is null then c.passages end);
   v_type := coalesce(p_column_type, (
@@ -105,15 +161,21 @@ begin
     coalesce(p_column, backline.next_place(c.embedding_column, c.table_id, null)),
     p_provider, p_model, p_revision, p_dimensions, v_type, coalesce(p_long_text, c.long_text), p_published,
     v_into, case when v_same_text then c.text_expression else p_expression end, c.where_sql,
-    p_follow => c.follow_column, p_passages => v_passages);
-  update backline.collections x set role = 'filling', max_attempts = c.max_attempts where x.id = v_new;
+    p_follow => c.follow_column,
+    p_partitions => case when v_into is null then 1 else greatest(1, (
+      select count(*)::int from pg_catalog.pg_partition_tree(c.into_id::regclass) t where t.isleaf)) end,
+    p_passages => v_passages, p_role => 'filling');
+  update backline.collections x set max_attempts = c.max_attempts where x.id = v_new;
+  -- The table is locked until the end of this transaction: no text is read for its language, and the keywords
+  -- are indexed page by page afterwards.
+  perform backline.set_keywords(v_new, null, 'pg_catalog.simple', p_build => false);
   update backline.keyword_indexes x
   set language = k.language, language_sql = k.language_sql, text_template = case
         when v_same_text or k.text_template is distinct from c.text_template then k.text_template
         else x.text_template end
   where x.collection_id = v_new;
-  perform backline.set_keywords(v_new);
-  -- Nothing writes to the table until the end of this transaction, which has locked it.
+  perform backline.set_keywords(v_new, p_build => false);
+  perform backline.copy_grants(c, n) from backline.collections n where n.id = v_new;
   insert into backline.counter_deltas (collection_id, measure, amount)
   select v_new, 'rows', (g.of ->> 'rows')::bigint + (g.of ->> 'excluded')::bigint
   from backline.coverage(c.id) as g(of);
@@ -149,7 +211,7 @@ declare
   h backline.model_changes := backline.open_change(p_name);
   f backline.collections := backline.definition(h.former_id);
   v_dimensions int; v_model int; v_scanned bigint; v_last text;
-  v_keys text[]; v_hashes bytea[]; v_long boolean[]; v_vectors extensions.vector[];
+  v_keys text[]; v_hashes bytea[]; v_long boolean[]; v_vectors extensions.vector[]; v_busy text[];
 begin
   if h.state <> 'filling' or not h.copies then
     return 0;
@@ -180,9 +242,14 @@ begin
   if f.passages is not null then
     perform backline.copy_passages(h, f, v_keys, v_hashes, v_long, v_model, v_dimensions);
   elsif v_keys is not null then
-    perform count(*) from backline.complete(
+    -- A row that is locked is left to the backfill too, which finds its vector in the cache.
+    v_busy := array(select o.key from backline.complete(
       h.new_id, null, null, false, v_keys, array_fill('embed'::text, array[cardinality(v_keys)]), v_hashes,
-      v_vectors, p_model => v_model, p_long => v_long);
+      v_vectors, p_model => v_model, p_long => v_long) o where o.outcome = 'busy');
+    insert into backline.vectors (model_id, content_hash, cut, embedding)
+    select v_model, i.hash, case when i.long then f.long_text end, i.vector
+    from unnest(v_keys, v_hashes, v_long, v_vectors) as i(key, hash, long, vector)
+    where i.key = any (v_busy) on conflict do nothing;
   end if;
   update backline.model_changes x set copied_to = coalesce(v_last, x.copied_to) where x.id = h.id;
   return v_scanned;
@@ -218,21 +285,30 @@ begin
     p_passage_vectors => v_vectors);
 end $$;
 
--- Raises unless every row of the new target has its vector. With p_failed, dead letters are not waited for.
-create or replace function backline.require_filled(h backline.model_changes, p_failed boolean) returns void
+-- Raises unless every row of the new target has its vector. With p_lag, edits that are younger may be in
+-- flight, or as many as in the former target: a table that is always edited always has some. With p_failed,
+-- dead letters are not waited for.
+create or replace function backline.require_filled(
+  h backline.model_changes, p_failed boolean, p_lag interval
+) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_coverage constant jsonb := backline.coverage(h.new_id);
   v_failed constant bigint := (v_coverage ->> 'failed')::bigint;
   v_missing constant bigint := (v_coverage ->> 'rows')::bigint - (v_coverage ->> 'embedded')::bigint
     - (v_coverage ->> 'blank')::bigint;
+  v_pending constant bigint := (v_coverage ->> 'pending')::bigint;
+  -- That may be in flight: a row that is edited more often than the model answers is current in no target.
+  v_edits constant bigint := case
+    when p_lag > '0' and v_pending <= (backline.coverage(h.former_id) ->> 'pending')::bigint
+      or (v_coverage ->> 'lag_seconds')::float8 <= extract(epoch from p_lag) then v_pending else 0 end;
 begin
   if v_failed > 0 and not p_failed then
     raise exception using errcode = 'BL009', message = format(
       '%s rows of %L are dead letters, and would not be found by meaning. See: backline failures list %s. '
       'Or go on without them: --despite-failures', v_failed, h.name || '@next',
       backline.shell_word(h.name || '@next'));
-  elsif v_missing > v_failed or (v_coverage ->> 'pending')::bigint > 0 then
+  elsif v_missing > v_failed + v_edits or v_pending > v_edits then
     raise exception using errcode = 'BL010', message = format(
       '%s of %s rows of %L are not embedded yet. Run: backline model change %s', greatest(v_missing, 1),
       v_coverage ->> 'rows', h.name || '@next', backline.shell_word(h.name));
@@ -240,12 +316,13 @@ begin
 end $$;
 
 -- Records that every row is embedded.
-create or replace function backline.finish_fill(p_name text, p_failed boolean default false) returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+create or replace function backline.finish_fill(
+  p_name text, p_failed boolean default false, p_lag interval default '0'
+) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   h backline.model_changes := backline.open_change(p_name);
 begin
-  perform backline.require_filled(h, p_failed) where h.state in ('filling', 'indexing');
+  perform backline.require_filled(h, p_failed, p_lag) where h.state in ('filling', 'indexing');
   perform backline.enter_state(h, 'indexing', 'filling', 'indexing');
 end $$;
 comment on function backline.finish_fill is 'API: records that the new target is full. Its indexes are next.';
@@ -277,37 +354,50 @@ create or replace function backline.swap_targets(
 $$;
 
 -- Makes the new target serve.
-create or replace function backline.cutover(p_name text, p_failed boolean default false) returns void
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
+create or replace function backline.cutover(
+  p_name text, p_failed boolean default false, p_lag interval default '0'
+) returns void language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 declare
   h backline.model_changes := backline.open_change(p_name);
 begin
-  perform backline.require_filled(h, p_failed) where h.state = 'ready';
-  perform backline.enter_state(h, 'serving', 'ready');
-  perform backline.swap_targets(p_name, h.new_id, h.former_id, '@old', 'retired');
+  if h.state <> 'serving' then
+    perform backline.require_filled(h, p_failed, p_lag) where h.state = 'ready';
+    perform backline.enter_state(h, 'serving', 'ready');
+    perform backline.swap_targets(p_name, h.new_id, h.former_id, '@old', 'retired');
+  end if;
 end $$;
 comment on function backline.cutover is
   'API: makes the new target of a change serve. Searches that have begun end with the former one.';
 
--- Makes the former target serve again. If it was frozen, edits since then are due in it.
+-- Makes the former target serve again. thaw_target() then makes edits reach it, if it was frozen: that waits
+-- for a lock of the table.
 create or replace function backline.rollback_change(p_name text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 declare
   h backline.model_changes := backline.open_change(p_name);
 begin
-  perform backline.enter_state(h, 'ready', 'serving');
-  perform backline.thaw_target(p_name);
-  perform backline.swap_targets(p_name, h.former_id, h.new_id, '@next', 'filling');
+  if h.state <> 'ready' then
+    perform backline.enter_state(h, 'ready', 'serving');
+    perform backline.swap_targets(p_name, h.former_id, h.new_id, '@next', 'filling');
+  end if;
 end $$;
-comment on function backline.rollback_change is 'API: makes the former target of a change serve again.';
+comment on function backline.rollback_change is
+  'API: makes the former target of a change serve again. If it was frozen, thaw_target() is next.';
 
 -- Stops recording edits for the former target, which saves their cost until a rollback.
 create or replace function backline.freeze_target(p_name text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '200ms' as $$
 declare
   h backline.model_changes := backline.open_change(p_name);
+  c backline.collections;
 begin
   perform backline.enter_state(h, 'serving', 'serving');
+  if h.frozen then
+    return;
+  end if;
+  select (x.d).* into c from backline.collections f cross join lateral backline.resolve(f) x
+  where f.id = h.former_id;
+  perform backline.end_vacuum(c);
   update backline.model_changes x set frozen = true where x.id = h.id;
   update backline.collections x
   set frozen = true, unscanned = coalesce(x.unscanned, 'The target was frozen.') where x.id = h.former_id;
@@ -317,24 +407,39 @@ end $$;
 comment on function backline.freeze_target is
   'API: stops keeping the former target of a change fresh. A rollback makes edits since then due.';
 
-create or replace function backline.thaw_target(p_name text) returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+-- Records edits for the former target again. Those of the meantime are found by a scan of every row, which
+-- reconcile does. Returns whether the target was frozen.
+create or replace function backline.thaw_target(p_name text) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '200ms' as $$
 declare
   h backline.model_changes := backline.open_change(p_name);
 begin
   if h.frozen then
     update backline.model_changes x set frozen = false where x.id = h.id;
-    update backline.collections x set frozen = false where x.id = h.former_id;
+    -- Another reason than before: a scan that began earlier has missed edits.
+    update backline.collections x
+    set frozen = false, unscanned = replace(x.unscanned, 'was frozen.', 'was frozen until ' || now() || '.')
+    where x.id = h.former_id;
+    perform backline.end_vacuum(backline.definition(h.former_id));
     perform backline.install_triggers(h.former_id);
   end if;
+  return h.frozen;
 end $$;
+comment on function backline.thaw_target is
+  'API: keeps the former target of a change fresh again. Edits since it was frozen are found by reconcile.';
 
--- Begins to drop a target: the former one with p_retire, otherwise the new one. Returns its id.
+-- Begins to drop a target: the former one with p_retire, otherwise the new one. Returns its id, or null if
+-- the last change ended so already.
 create or replace function backline.begin_discard(p_name text, p_retire boolean) returns int
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  h backline.model_changes := backline.open_change(p_name);
+  h backline.model_changes;
 begin
+  select * into h from backline.model_changes x where x.name = p_name order by x.id desc limit 1;
+  if h.state = (case when p_retire then 'retired' else 'cancelled' end) then
+    return null;
+  end if;
+  h := backline.open_change(p_name);
   if p_retire then
     perform backline.enter_state(h, 'retiring', 'serving', 'retiring');
     return h.former_id;
@@ -347,16 +452,13 @@ comment on function backline.begin_discard is
 
 -- Ends a change, after its target was dropped.
 create or replace function backline.finish_discard(p_name text) returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $$
-declare
-  h backline.model_changes := backline.open_change(p_name);
-begin
-  if h.state = 'retiring' then
-    perform backline.enter_state(h, 'retired', 'retiring');
-  else
-    perform backline.enter_state(h, 'cancelled', 'cancelling');
-  end if;
-end $$;
+language sql set search_path = pg_catalog, pg_temp as $$
+  update backline.model_changes x set changed_at = now(),
+    state = case x.state when 'retiring' then 'retired' else 'cancelled' end
+  where x.name = p_name and x.state in ('retiring', 'cancelling')
+    and not exists (select from backline.collections c
+                    where c.id = case x.state when 'retiring' then x.former_id else x.new_id end);
+$$;
 comment on function backline.finish_discard is 'API: ends a change, after its target was dropped.';
 
 -- Returns the newest changes, the open ones first.

@@ -16,10 +16,11 @@ begin
     'backline.comparison, backline.keyword_candidates, '
     'backline.compile_filter, backline.compile_comparison, backline.readable_columns, backline.marks, '
     'backline.snippet, backline.similarities, backline.language_of, backline.source, backline.rows_of, '
-    'backline.vector_of, backline.best_passages_of, backline.passages_found, backline.all_passages_of, '
-    'backline.side_table, backline.side_key, backline.key_values, backline.key_match, backline.key_order, '
-    'backline.key_text(backline.collections), backline.key_text(text[]), backline.joined, '
-    'backline.json_or_null, backline.strip_html, backline.try_text, backline.try_condition to %s', p_role);
+    'backline.whole_rows_of, backline.vector_of, backline.best_passages_of, backline.passages_found, '
+    'backline.all_passages_of, backline.side_table, backline.side_key, backline.key_values, '
+    'backline.key_match, backline.key_order, backline.key_text(backline.collections), '
+    'backline.key_text(text[]), backline.joined, backline.json_or_null, backline.strip_html, '
+    'backline.strip_markdown, backline.try_text, backline.try_condition to %s', p_role);
 end $$;
 comment on function backline.allow_search is
   'API: allows a role to search the collections with tables that it can read.';

@@ -317,7 +317,7 @@ end $$;
 comment on function backline.search is
   'API: returns the best rows by vector, by keywords or by both, with the parts of their scores.';
 
--- Returns the cosine similarity of each pair of rows.
+-- Returns the cosine similarity of each pair of rows: of passages, that of their means.
 create or replace function backline.similarities(p_collection int, p_keys text[])
 returns table (one text, other text, similarity float8)
 language plpgsql stable rows 100 set search_path = pg_catalog, pg_temp set jit = off as $$
@@ -332,7 +332,7 @@ begin
       where %1$s is not null
     )
     select a.key, b.key, 1 - (a.v operator(extensions.<=>) b.v) from chosen a join chosen b on a.key < b.key
-  $q$, backline.vector_of(s.c), backline.rows_of(s.c), backline.key_match(s.c, 'c.key'))
+  $q$, backline.vector_of(s.c), backline.whole_rows_of(s.c), backline.key_match(s.c, 'c.key'))
   using p_collection, p_keys;
 end $$;
 comment on function backline.similarities is
