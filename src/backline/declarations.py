@@ -30,7 +30,7 @@ from typing import Any, Final, TypeAlias, get_args
 
 from backline import errors
 from backline.collections import declared_splitting, passages_table
-from backline.config import COLLECTIONS, MODELS, Settings
+from backline.config import COLLECTIONS, MODELS, TOML, Settings
 from backline.postgres.store import Store
 from backline.search import indexes
 from backline.sql import query
@@ -89,6 +89,10 @@ def read(path: Path) -> list[Declaration]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise errors.UsageError(f"{path} is not TOML: {error}.") from error
     _require_known(path, "", document, [COLLECTIONS, MODELS, *Settings.model_fields])
+    if MODELS in document and path.resolve() != Path(TOML).resolve():
+        raise errors.UsageError(
+            f"{path} declares models, which every command must know. Move [[models]] to {TOML}."
+        )
     collections = document.get(COLLECTIONS)
     if not isinstance(collections, dict) or not collections:
         raise errors.UsageError(

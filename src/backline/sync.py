@@ -19,6 +19,7 @@ from backline.embedders.limiter import Limiter
 from backline.polling import poll
 from backline.postgres.store import Store
 from backline.problems import watch_problems
+from backline.search.indexes import keep_keywords
 from backline.types import Collection
 from backline.worker.batch_handler import EmbedBatches
 from backline.worker.options import WorkerOptions
@@ -153,7 +154,11 @@ class Sync:
         """
         await self._store.follow(self._collection)
         await self._store.release_dead_workers(self._collection)
-        async with beside(watch_problems(self._store, self._collection)), self._polling():
+        async with (
+            beside(watch_problems(self._store, self._collection)),
+            beside(keep_keywords(self._store, self._collection)),
+            self._polling(),
+        ):
             if self._poller is not None:
                 await self._follow(self._poller)
                 return

@@ -15,6 +15,7 @@ from tests.unit.local.tiny import write_tiny_model
 from tests.without import OPTIONAL, without
 
 from backline import extras
+from backline.embedders import registry
 from backline.errors import MissingExtraError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,6 +165,25 @@ def test_missing_supabase_client_is_reported(tmp_path: Path) -> None:
     problem = json.loads(out)["error"]
     assert (code, problem["kind"]) == (2, "MissingExtraError")
     assert "pip install 'backline[supabase]'" in problem["message"]
+
+
+def test_model_list_shows_what_the_settings_reach() -> None:
+    nothing = dict.fromkeys(
+        [name for each in registry.providers().values() for name in (*each.keys, *each.addresses)],
+        "",
+    )
+
+    def listed(*flags: str, **environment: str) -> set[str]:
+        _, out, _ = backline("model", "list", *flags, "--json", environment=nothing | environment)
+        return {row["model"] for row in json.loads(out)["models"]}
+
+    few = listed()
+    assert {"local/all-MiniLM-L6-v2", "supabase/gte-small", "hash@DIMENSIONS"} <= few
+    assert not any(name.startswith(("voyage/", "ollama/")) for name in few)
+    more = listed(VOYAGE_API_KEY="k", OLLAMA_BASE_URL="http://x.test", TEI_BASE_URL="http://x.test")
+    assert {"voyage/voyage-4", "ollama/nomic-embed-text", "tei/BAAI/bge-m3"} <= more - few
+    every = listed("--all")
+    assert {"openai/text-embedding-3-small", "cohere/embed-english-v2.0"} <= every - more
 
 
 def test_model_list_shows_the_extra_of_each_model(tmp_path: Path) -> None:

@@ -81,6 +81,13 @@ class Store(ModelChangeVerbs, ChangeVerbs, QueueVerbs, RunVerbs):
 
     # --- keywords ---
 
+    async def query_text(self, collection: Collection, query: str) -> str:
+        """Return the text to embed for a query, with misspelled words corrected."""
+        row = await self.connector.fetch_one(
+            queries("search.sql")["query_text"], {"collection": collection.id, "query": query}
+        )
+        return str(row["text"])
+
     async def needs_keywords(self, collection: Collection) -> bool:
         """Return whether rows are missing from the keyword index, so that it must be built."""
         row = await self.connector.fetch_one(

@@ -107,8 +107,6 @@ async def search_rows(services: Services, request: schemas.SearchRequest) -> sch
     check_length(services, "query", request.query)
     collection = await services.store.collection(request.collection)
     embedder = None
-    if request.mode != "semantic":
-        await services.keywords.ensure(services.store, collection)
     if request.mode != "keyword":
         check(collection, collection.model, to="read")
         embedder = (await services.embedder_pool.get(collection.model)).embedder
@@ -127,6 +125,7 @@ async def search_rows(services: Services, request: schemas.SearchRequest) -> sch
         limit=request.limit,
         offset=request.offset,
         model=str(collection.model),
+        complete=request.mode == "semantic" or not await services.store.needs_keywords(collection),
         took_ms=milliseconds_since(began),
     )
 
@@ -153,7 +152,6 @@ async def suggestions(services: Services, request: schemas.SuggestRequest) -> sc
     check_length(services, "prompt", prompt)
     collection = await services.store.collection(request.collection)
     check(collection, collection.model, to="read")
-    await services.keywords.ensure(services.store, collection)
     pooled = await services.embedder_pool.get(collection.model)
     context = search.Context(
         focus=request.context.type, genre=request.context.genre, bpm=request.context.bpm,

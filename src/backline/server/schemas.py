@@ -18,9 +18,9 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from backline import errors, types
+from backline import types
 from backline.collections import announced_end
-from backline.embedders.providers import describe
+from backline.embedders import registry
 from backline.search import DEFAULT_WEIGHT, LARGEST_PAGE, Mode
 from backline.search.query import DEEPEST_ROW
 
@@ -105,11 +105,8 @@ class Model(BaseModel):
 
 def _max_tokens(model: types.Model) -> int:
     """Return the longest input of a model, which the database does not store."""
-    try:
-        catalogued = describe(f"local/{model.name}") if model.provider == "local" else None
-    except errors.ModelNotFoundError:  # a model folder
-        catalogued = None
-    return (catalogued or model).max_tokens
+    entry = registry.find(model.provider, model.name)
+    return entry.max_tokens if entry else model.max_tokens
 
 
 class CoverageProblem(BaseModel):
@@ -433,6 +430,9 @@ class SearchResults(BaseModel):
     limit: int
     offset: int
     model: str
+    complete: bool = Field(
+        description="False while the keyword index lacks rows, which only meaning can find."
+    )
     took_ms: float
 
 

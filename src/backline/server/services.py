@@ -13,7 +13,6 @@ from starlette.requests import HTTPConnection
 from backline.config import Settings
 from backline.postgres.store import Store
 from backline.problems import ProblemCache
-from backline.search.indexes import KeywordIndexer
 from backline.server.auth import AccessPolicy, RateLimit
 from backline.server.backfills import Backfills
 from backline.server.broadcast import Broadcaster
@@ -49,7 +48,6 @@ class Services:
     live_sync: LiveSync | None
     maps: MapCache
     facets: FacetCache
-    keywords: KeywordIndexer
     started_at: datetime
 
     @property
@@ -92,7 +90,6 @@ def make_services(store: Store, settings: Settings, *, worker: bool, where: str)
         live_sync=LiveSync(store, settings, pool) if worker else None,
         maps=MapCache(),
         facets=FacetCache(),
-        keywords=KeywordIndexer(),
         started_at=datetime.now(UTC),
     )
 

@@ -65,7 +65,8 @@ select 'exposed', n.nspname || '.' || p.proname, '' from pg_catalog.pg_proc p
 join pg_catalog.pg_namespace n on n.oid = p.pronamespace
 where (n.nspname = 'backline' or n.nspname = 'public' and p.proname like 'backline\_%')
   and (has_function_privilege('public', p.oid, 'execute')
-       or n.nspname = 'public' and p.proname not in ('backline_collections', 'backline_search')
+       or n.nspname = 'public' and p.proname not in
+         ('backline_collections', 'backline_search', 'backline_query_text')
           and exists (select from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')
                       and has_function_privilege(r.oid, p.oid, 'execute')))
 

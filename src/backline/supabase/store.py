@@ -104,10 +104,14 @@ class RestStore(CollectionVerbs, ChangeVerbs, QueueVerbs, RunVerbs):
 
     # --- keywords ---
 
+    async def query_text(self, collection: Collection, query: str) -> str:
+        """Return the text to embed for a query, with misspelled words corrected."""
+        return str(await self._rpc.value("query_text", collection=collection.id, query=query))
+
     async def needs_keywords(self, collection: Collection) -> bool:
         """Return whether the keyword index must be built.
 
-        False for a publishable key, which may not build it: the search then raises.
+        False for a publishable key, which may not build it.
         """
         if self.project.key.access != "write":
             return False

@@ -281,12 +281,17 @@ language sql set search_path = pg_catalog, pg_temp set statement_timeout = '55s'
   select backline.drop_failures(p_collection, p_keys);
 $$;
 
--- A large table is indexed page by page before its first search. After a lost response the client starts
+create or replace function public.backline_query_text(p_collection int, p_query text) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select backline.query_text(p_collection, p_query);
+$$;
+
+-- A large table is indexed page by page. After a lost response the client starts
 -- again from the first page, and rows that are already indexed are skipped.
 create or replace function public.backline_keywords_built(p_collection int) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select exists (select from backline.keyword_indexes k
-                 where k.collection_id = p_collection and k.built_at is not null);
+  select exists (select from backline.keyword_indexes k where k.collection_id = p_collection
+                 and k.built_at is not null and k.version = backline.terms_version());
 $$;
 
 create or replace function public.backline_build_keywords_page(
