@@ -70,7 +70,7 @@ def shipped(each: Candidates, weight: float) -> Scores:
     nearest = each.bm25[np.argsort(-each.cosine, kind="stable")[:3]]
     agreement = max(float(nearest.mean()) / best, 0.2)
     odds = weight / (1 - weight) * max(1 - float(each.cosine.max()), 0.1) ** 0.5 / agreement
-    return (each.cosine + odds * each.bm25 / max(best, 2)) / (1 + odds)
+    return np.asarray((each.cosine + odds * each.bm25 / max(best, 2)) / (1 + odds))
 
 
 RULES: dict[str, Rule] = {

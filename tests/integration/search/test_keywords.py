@@ -23,7 +23,6 @@ K1, B = 1.2, 0.75
 # Letters for the digits: digits inside a word are terms of their own.
 LETTERS = str.maketrans("0123456789", "αβγδεζηθικ")
 WORDS = [f"w{n}".translate(LETTERS) for n in range(400)]
-WORD = "z{}z"
 
 
 def zipf_text(rng: random.Random, length: int) -> str:
@@ -578,23 +577,3 @@ async def test_language_column_that_does_not_exist_is_named(store: Store) -> Non
     with pytest.raises(errors.ColumnNotFoundError, match=r"Its columns: id, lang, body"):
         async with make_world(store, ddl=LANGUAGES, language_column="locale"):
             pass
-
-
-async def test_compaction_does_not_depend_on_statistics(plain: Documents) -> None:
-    """30,000 small blocks in tables that were never analysed; a nested loop would take minutes."""
-    await plain.edit("alter table backline.postings set (autovacuum_enabled = off)")
-    rng = random.Random(3)
-    for _ in range(6):
-        numbers = rng.sample(range(20_000), 5_000)
-        await plain.insert(
-            *(" ".join(WORD.format(n + k) for k in range(10)) for n in numbers[::10])
-        )
-    plan = await plain.sql(
-        "select count(*) as blocks from backline.postings where collection_id = %s",
-        plain.collection.id,
-    )
-    assert int(str(plan[0]["blocks"])) > 10_000
-    await plain.sql("set statement_timeout = '20s'")
-    merged = await plain.sql("select backline.compact_keywords(%s, true) as n", plain.collection.id)
-    assert int(str(merged[0]["n"])) > 10_000
-    await check_counts(plain)
