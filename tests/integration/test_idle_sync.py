@@ -151,7 +151,7 @@ async def test_job_that_becomes_due_without_a_commit_is_claimed(world: World) ->
         "update backline.jobs set not_before = now() + case key when '1' then interval '2 s' "
         "else interval '1 hour' end"
     )
-    async with world.syncing(poll=HOUR, lease=60) as sync:
+    async with world.syncing(poll=HOUR, lease=600) as sync:
         await asyncio.sleep(REST_SECONDS)
         assert sync.processed == 0
         await eventually(lambda: sync.processed == 1, "the first row to be embedded")

@@ -360,7 +360,8 @@ from backline.claim(%(collection)s, %(worker)s, %(limit)s, %(model)s, %(edits_on
 -- name: work_due
 -- The snapshot, and the seconds until workers of some collections find work.
 select pg_current_snapshot()::text as snapshot,
-  array(select backline.work_due_in(c.id) from unnest(%(collections)s::int[]) with ordinality as c(id, position)
+  array(select backline.work_due_in(c.id)
+        from unnest(%(collections)s::int[]) with ordinality as c(id, position)
         order by c.position) as seconds
 
 -- name: snapshot

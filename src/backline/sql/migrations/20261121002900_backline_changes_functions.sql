@@ -44,7 +44,8 @@ create or replace function backline.work_due_in(p_collection int) returns float8
 language sql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
   select case when backline.has_changes(p_collection) then 0 else (
     select case when count(*) > 0 then greatest(0, least(
-             extract(epoch from min(w.not_before) - clock_timestamp()), case when count(*) = 100 then 5 end)) end
+             extract(epoch from min(w.not_before) - clock_timestamp()),
+             case when count(*) = 100 then 5 end)) end
     from (select j.not_before from backline.jobs j
           where j.collection_id = p_collection and j.worker_id is null
           order by j.priority, j.enqueued_at limit 100) w) end;
