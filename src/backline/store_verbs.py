@@ -85,8 +85,15 @@ class CollectionVerbs(Verbs):
         """Return how many rows are embedded. Reads counters, so the cost is the same at any size.
 
         The counters are kept by triggers; `recount` corrects them.
+
+        Raises:
+            CollectionNotFoundError: the collection was dropped.
+
         """
-        return Coverage(**await self._rpc.value("coverage", collection=collection.id))
+        counted = await self._rpc.value("coverage", collection=collection.id)
+        if counted is None:
+            raise errors.CollectionNotFoundError(f"{collection.name!r} was dropped.")
+        return Coverage(**counted)
 
     async def problems(self, collection: Collection) -> tuple[Problem, ...]:
         """Return what makes the coverage of a collection untrue, with the remedies."""

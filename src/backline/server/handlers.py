@@ -68,10 +68,12 @@ async def _with_change(
     )
 
 
-async def target(services: Services, other: Collection) -> schemas.Target:
-    """Return the target of a change that does not serve, with its coverage."""
-    [(_, coverage)] = await _checked(services, [other])
-    return schemas.Target.of(other, await reads.coverage_view(services.store, other, coverage))
+async def target(services: Services, other: Collection) -> schemas.Target | None:
+    """Return the target of a change that does not serve, with its coverage, if it still exists."""
+    for _, coverage in await _checked(services, [other]):
+        view = await reads.coverage_view(services.store, other, coverage)
+        return schemas.Target.of(other, view)
+    return None
 
 
 async def coverages(
@@ -94,11 +96,18 @@ async def other_coverages(services: Services) -> list[tuple[Collection, Coverage
 async def _checked(
     services: Services, selected: Sequence[Collection]
 ) -> list[tuple[Collection, Coverage]]:
-    async def checked(collection: Collection) -> Coverage:
-        problems = await services.problems.get(collection)
-        return replace(await services.store.coverage(collection), problems=problems)
+    """Return collections with their coverage, without those that were dropped meanwhile."""
 
-    return list(zip(selected, await asyncio.gather(*map(checked, selected)), strict=True))
+    async def checked(collection: Collection) -> tuple[Collection, Coverage] | None:
+        try:
+            problems = await services.problems.get(collection)
+            coverage = await services.store.coverage(collection)
+        except errors.CollectionNotFoundError:
+            return None
+        return collection, replace(coverage, problems=problems)
+
+    found = await asyncio.gather(*map(checked, selected))
+    return [each for each in found if each is not None]
 
 
 async def search_rows(services: Services, request: schemas.SearchRequest) -> schemas.SearchResults:

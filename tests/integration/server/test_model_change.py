@@ -14,7 +14,7 @@ from tests.provider import StandInProvider
 
 from backline import model_change
 from backline.model_change import NewTarget
-from backline.server import live_sync, model_changes
+from backline.server import handlers, live_sync, model_changes
 from backline.types import Model
 
 CHANGE = "/api/collections/notes/model-change"
@@ -283,3 +283,15 @@ async def test_edit_is_embedded_in_both_targets_by_the_server(world: World, quic
         await server.post(CHANGE + "/rollback")
         hits = (await search(server, query="edited"))["hits"]
         assert hits[0]["key"] == "1"
+
+
+@pytest.mark.parametrize("cached", [False, True])
+async def test_status_leaves_out_a_target_that_is_dropped_meanwhile(
+    world: World, server: Served, cached: bool
+) -> None:
+    async with open_change(world, server, "serving"):
+        old = await world.store.collection("notes@old")
+        if not cached:
+            server.services.problems._read.clear()
+        await server.post(CHANGE + "/retire")
+        assert await handlers.target(server.services, old) is None
