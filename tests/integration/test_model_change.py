@@ -36,6 +36,7 @@ from tests.integration.model_changes import (
 from tests.provider import StandInProvider
 
 from backline import errors, model_change
+from backline import sync as sync_module
 from backline.embedders.hash import HashEmbedder
 from backline.model_change import NewTarget
 from backline.postgres.store import Store
@@ -687,6 +688,19 @@ async def test_one_sync_follows_all_targets_of_a_change(store: Store) -> None:
         await model_change.discard(store, "notes", retire=True)
         await at.world.sql("update notes set body = 'after the end' where id = 3")
         await eventually(lambda: current(new, 3), "the edit")
+
+
+async def test_sync_at_rest_follows_a_target_that_is_added(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads the targets only after a commit."""
+    monkeypatch.setattr(sync_module, "TARGET_SECONDS", 0.2)
+    async with changing(store, column="embedding") as at, following(at):
+        await asyncio.sleep(2)
+        await at.begin()
+        await at.world.sql("update notes set body = 'edited' where id = 1")
+        new = await at.target("notes@next")
+        await eventually(lambda: current(new, 1), "the edit")
 
 
 @pytest.mark.parametrize("stopping", [True, False])

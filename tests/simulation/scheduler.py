@@ -151,6 +151,10 @@ class Scheduler:
             "select pg_terminate_backend(u.pid) from unnest(%s::int[]) u(pid)", [pids]
         )
         await eventually(partial(self._ended, pids), "sessions to end", every=QUICK_SECONDS)
+        # A statement that waits on a closed socket would never end.
+        tasks = [a.task for a in self.actors if a.task is not None and a.connection in connections]
+        if tasks:
+            await asyncio.wait(tasks, timeout=LONGEST_SECONDS)
         for each in connections:
             await each.close()
 
