@@ -86,7 +86,8 @@ class Users:
                 await slots.acquire()
                 task = asyncio.create_task(self._ask(store, f"question {number}"))
                 tasks.add(task)
-                task.add_done_callback(lambda done: (tasks.discard(done), slots.release()))
+                task.add_done_callback(tasks.discard)
+                task.add_done_callback(lambda _: slots.release())
             await asyncio.gather(*tasks)
 
     async def _ask(self, store: Store, question: str) -> None:
@@ -119,10 +120,10 @@ class Users:
             self.answers["stale"] += 1
 
     def _vectors_of(self, question: str, key: int, score: float) -> dict[int, float]:
-        """Return the models of whose vectors of the row the score is, and when each was replaced."""
+        """Return the models that the score can be of, and when the text of it was replaced."""
         first = (0.0, BODY.format(key, key % 97))
         versions = [first, *self.versions.get(key, [])]
-        found = {}
+        found: dict[int, float] = {}
         for model in MODELS:
             vectors = hash_vectors([question, *(text for _, text in versions)], model)
             for i in range(len(versions)):
@@ -294,7 +295,7 @@ async def begin(url: str, table: str) -> str:
 
 def rate(url: str, table: str, *command: str) -> float:
     report = json.loads(shared.backline(url, *command, "--json"))
-    return round(report["embedded"] / report["seconds"], 1)
+    return round(float(report["embedded"] / report["seconds"]), 1)
 
 
 def main() -> None:

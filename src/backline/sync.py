@@ -238,7 +238,9 @@ class TargetSync:
                     ):  # the workers wait for the end of an outage
                         await self._update()
                     await self._wait()
-                await asyncio.gather(*self._tasks.values())
+                while self._tasks:
+                    await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+                    await self._end_finished()
             finally:
                 await end_tasks(*self._tasks.values())
 
@@ -251,6 +253,8 @@ class TargetSync:
         for key in self._syncs.keys() - self._targets.keys():
             self._syncs[key].stop()
         for key, collection in self._targets.items():
+            if self._stopping.is_set():
+                return
             if key not in self._tasks and self._not_before.get(key, 0) <= time.monotonic():
                 self._tasks[key] = asyncio.create_task(self._follow(key, collection))
 
@@ -281,6 +285,9 @@ class TargetSync:
             timeout=TARGET_SECONDS, return_when=asyncio.FIRST_COMPLETED,
         )  # fmt: skip
         await end_tasks(stopped)
+        await self._end_finished()
+
+    async def _end_finished(self) -> None:
         for key in [key for key, task in self._tasks.items() if task.done()]:
             await self._end(key)
 
@@ -291,11 +298,11 @@ class TargetSync:
             self._ended += sync.processed
         if (error := task.exception()) is None:
             return
+        self._not_before[key] = time.monotonic() + RETRY_SECONDS
         with suppress(errors.DatabaseError):
             await self._update()
         target = self._targets.get(key)
         if target is not None and target.role == "serving":
             raise error
         if target is not None:
-            self._not_before[key] = time.monotonic() + RETRY_SECONDS
             log.warning("live sync stopped", collection=target.name, error=str(error))

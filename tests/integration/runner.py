@@ -2,6 +2,7 @@
 
     python -m tests.integration.runner backfill URL PROVIDER [--pause NAME:WHEN] [--skew SECONDS]
         [--lease SECONDS]
+    python -m tests.integration.runner cli URL PROVIDER [--pause NAME:WHEN] -- COMMAND...
 
 NAME is a statement of queries.sql. WHEN is `before` it is sent, or `after` its result has arrived,
 which for a statement in a transaction is before the commit. There the process prints "paused" and
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -21,6 +23,7 @@ from typing import Any
 
 from tests.integration.harness import DIMENSIONS, QUICK, quick_limiter
 
+import backline.cli
 from backline.adoption import adopt
 from backline.backfill import Backfill
 from backline.embedders.openai.embedder import OpenAIEmbedder
@@ -32,18 +35,18 @@ from backline.sync import Sync
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("mode", choices=["backfill", "sync", "adopt"])
+    parser.add_argument("mode", choices=["backfill", "sync", "adopt", "cli"])
     parser.add_argument("url")
     parser.add_argument("provider")
     parser.add_argument("--pause", default="")
     parser.add_argument("--skew", type=float, default=0.0)
     parser.add_argument("--lease", type=float, default=QUICK.lease)
-    return parser.parse_args()
+    own, _, command = " ".join(sys.argv[1:]).partition(" -- ")
+    parser.set_defaults(command=command.split())
+    return parser.parse_args(own.split())
 
 
 async def main(options: argparse.Namespace) -> None:
-    if options.pause:
-        pause_at(*options.pause.split(":"))
     if options.skew:
         skew_clock(options.skew)
     embedder = OpenAIEmbedder(
@@ -75,6 +78,16 @@ async def adopt_notes(store: Store, embedder: OpenAIEmbedder) -> None:
         published=False, into=None,
     )  # fmt: skip
     print(json.dumps({"adopted": done.adopted}), flush=True)
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Run the command line in this process, and end it."""
+    os.environ |= {
+        "DATABASE_URL": options.url, "OPENAI_BASE_URL": options.provider,
+        "OPENAI_API_KEY": "sk-stand-in",
+    }  # fmt: skip
+    sys.argv = ["backline", *options.command]
+    backline.cli.main()
 
 
 def pause_at(name: str, when: str) -> None:
@@ -109,5 +122,14 @@ def skew_clock(seconds: float) -> None:
     time.time = lambda: real() + seconds
 
 
+def start(options: argparse.Namespace) -> None:
+    if options.pause:
+        pause_at(*options.pause.split(":"))
+    if options.mode == "cli":
+        run_command(options)
+    else:
+        asyncio.run(main(options))
+
+
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(parse_arguments())))
+    start(parse_arguments())

@@ -6,9 +6,8 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import pytest
 from tests.integration.harness import (
@@ -24,119 +23,27 @@ from tests.integration.harness import (
     standin_embedder,
     texts,
 )
+from tests.integration.model_changes import (
+    OTHER,
+    PASSAGES,
+    PLACES,
+    SIDE,
+    Changing,
+    changing,
+    columns,
+    left_of,
+)
 from tests.provider import StandInProvider
 
 from backline import errors, model_change
-from backline.embedders.base import Embedder
 from backline.embedders.hash import HashEmbedder
 from backline.model_change import NewTarget
 from backline.postgres.store import Store
 from backline.reconcile import Reconciliation
 from backline.search import indexes
-from backline.search.query import Query, search
-from backline.sync import Opened, TargetSync
-from backline.types import Collection, ModelChange, Purpose, Splitting, Vectors
+from backline.sync import Opened, Sync, TargetSync
+from backline.types import Collection, Purpose, Splitting, Vectors
 from backline.verification import verify
-
-OTHER = 16  # dimensions of the second model
-SIDE: dict[str, Any] = {"into": "notes_vectors"}
-PASSAGES: dict[str, Any] = {"into": "notes_passages", "splitting": Splitting("auto", 64)}
-
-
-@dataclass
-class Changing:
-    """A world whose collection changes its model to `embedder`."""
-
-    world: World
-    embedder: Embedder
-
-    @property
-    def store(self) -> Store:
-        return self.world.store
-
-    async def begin(self, **target: Any) -> ModelChange:
-        target.setdefault("model", self.embedder.model)
-        return await model_change.begin(self.store, self.world.collection, NewTarget(**target))
-
-    def at(self, collection: Collection) -> World:
-        """Return a world of the same table whose collection is another target."""
-        here = collection.model.identity == self.world.embedder.model.identity
-        return replace(
-            self.world, collection=collection,
-            embedder=self.world.embedder if here else self.embedder,
-        )  # fmt: skip
-
-    async def target(self, name: str) -> World:
-        return self.at(await self.store.collection(name))
-
-    async def fill(self) -> None:
-        """Fill the new target, and build its indexes."""
-        [change] = [each for each in await self.store.changes("notes") if each.open]
-        await model_change.copy(self.store, change)
-        report = await (await self.target("notes@next")).fill()
-        assert report.stopped_by is None
-        await model_change.finish(self.store, change)
-
-    async def state(self) -> str:
-        return (await self.store.changes("notes"))[0].state
-
-    async def found(self, text: str, mode: Any = "semantic") -> list[str]:
-        """Search the collection by its name; return the keys of the hits."""
-        world = await self.target("notes")
-        hits = await search(
-            world.store, world.collection, world.embedder, Query(text, mode, limit=100)
-        )
-        return [hit.key for hit in hits]
-
-    async def check_serving(self) -> World:
-        """Assert that the serving target is complete and correct; return its world."""
-        world = await self.target("notes")
-        await world.check_complete()
-        return world
-
-
-@asynccontextmanager
-async def changing(
-    store: Store, *, rows: int = 30, dimensions: int = OTHER, **declaration: Any
-) -> AsyncIterator[Changing]:
-    """Fill a table with the first model."""
-    async with make_world(store, **declaration) as world:
-        await world.insert(*texts(rows))
-        await world.fill()
-        yield Changing(world, HashEmbedder(dimensions))
-
-
-async def columns(world: World, table: str = "notes") -> list[str]:
-    rows = await world.sql(
-        "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 "
-        "and not attisdropped order by attnum", table,
-    )  # fmt: skip
-    return [row["attname"] for row in rows]
-
-
-async def left_of(world: World, collection: int) -> dict[str, int]:
-    """Return what the schema `backline` still holds of a target, by table."""
-    tables = await world.sql(
-        "select table_name as name from information_schema.columns "
-        "where table_schema = 'backline' and column_name = 'collection_id' order by 1"
-    )
-    found = {}
-    for table in [row["name"] for row in tables]:
-        [row] = await world.sql(
-            f"select count(*) as n from backline.{table} where collection_id = %s", collection
-        )
-        found[table] = row["n"]
-    [row] = await world.sql(
-        f"select (select count(*) from backline.collections where id = {collection}) as targets,"
-        " (select count(*) from pg_proc where pronamespace = 'backline'::regnamespace"
-        f" and starts_with(proname, 'c{collection}_')) as functions,"
-        " (select count(*) from pg_trigger"
-        f" where starts_with(tgname, 'backline_c{collection}_')) as triggers"
-    )
-    return {name: count for name, count in (found | dict(row)).items() if count}
-
-
-PLACES: dict[str, dict[str, Any]] = {"column": {}, "side": SIDE, "passages": PASSAGES}
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -780,6 +687,37 @@ async def test_one_sync_follows_all_targets_of_a_change(store: Store) -> None:
         await model_change.discard(store, "notes", retire=True)
         await at.world.sql("update notes set body = 'after the end' where id = 3")
         await eventually(lambda: current(new, 3), "the edit")
+
+
+@pytest.mark.parametrize("stopping", [True, False])
+async def test_sync_survives_a_target_that_is_being_dropped(
+    store: Store, monkeypatch: pytest.MonkeyPatch, stopping: bool
+) -> None:
+    """Between the steps of `retire`, the former target has no column."""
+    opened = 0
+
+    async def fail(self: Sync) -> None:
+        nonlocal opened
+        if self._collection.name == "notes@old":
+            opened += 1
+            if stopping:
+                await run(self)
+            raise errors.ColumnNotFoundError("The column is gone.")
+        await run(self)
+
+    run = Sync.run
+    monkeypatch.setattr(Sync, "run", fail)
+    async with changing(store, column="embedding") as at:
+        await at.begin()
+        await at.fill()
+        await model_change.cutover(store, "notes")
+        async with following(at):
+            await eventually(lambda: opened, "the former target to be followed")
+            await at.world.sql("update notes set body = 'edited' where id = 1")
+            serving = await at.target("notes")
+            await eventually(partial(current, serving, 1), "the edit")
+            await asyncio.sleep(0 if stopping else 3)
+        assert opened == 1  # it is tried again after 30 s
 
 
 async def test_worker_keeps_to_the_target_that_it_began_with(store: Store) -> None:

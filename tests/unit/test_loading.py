@@ -309,7 +309,7 @@ def test_a_folder_a_missing_and_an_unreadable_file_are_named(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "content", [b"id,t\n1,a\n", b'{"id":1,"t":"a"}\n', gzip.compress(b"id,t\n1,a")]
+    "content", [b"id,t\n1,a\n", b'{"id":1,"t":"a"}\n', gzip.compress(b"id,t\n1,a", mtime=0)]
 )
 def test_a_pipe_and_standard_input_are_read_like_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
@@ -343,7 +343,7 @@ def test_a_dialect_that_no_file_has_is_refused(tmp_path: Path, dialect: dict[str
 
 
 def test_progress_counts_the_bytes_on_the_disk(tmp_path: Path) -> None:
-    data = gzip.compress(b"id,t\n" + b"1,a\n" * 300_000)
+    data = gzip.compress(b"id,t\n" + b"1,a\n" * 300_000, mtime=0)
     path = file(tmp_path, "a.csv", data)
     seen: list[tuple[int, int]] = []
     with loading.open_file(path, Dialect()) as opened:

@@ -55,7 +55,11 @@ COMMANDS: Final = {
         "backfill:backfill", EMBED, "Embed every row with a missing or outdated vector."
     ),
     "sync": Command("sync:sync", EMBED, "Follow live edits and embed each one, until stopped."),
-    "status": Command("status:status", EMBED, "Show coverage, queue, failures, lag, rate and ETA."),
+    "status": Command(
+        "status:status",
+        EMBED,
+        "Show coverage, queue, failures, lag, rate and ETA, and the announced end of a model.",
+    ),
     "verify": Command(
         "verify:verify", EMBED, "Check every stored vector against its row and model."
     ),

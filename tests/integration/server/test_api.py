@@ -66,6 +66,7 @@ async def test_status_agrees_with_the_database(server: Served, world: World) -> 
     assert result["database"] == {"where": "the test's Postgres", "ok": True}
     assert result["auth"] == {
         "key_required_for_writes": False, "key_required_for_reads": False, "authorized": True,
+        "role": "admin",
     }  # fmt: skip
     [only] = (await server.get("/api/coverage", collection="notes"))["collections"]
     assert only["coverage"]["rows"] == 14

@@ -13,7 +13,7 @@ from backline.model_change import NewTarget
 from backline.server import change_schemas, handlers
 from backline.server.embedder_pool import name_of
 from backline.server.routes.responses import WITH_BODY, WITH_DATABASE, problems
-from backline.server.services import READ, WRITE, Services, TheServices
+from backline.server.services import ADMIN, READ, Services, TheServices
 from backline.types import Collection, Model, ModelChange
 
 # A name may have slashes.
@@ -29,7 +29,7 @@ async def state(services: TheServices, name: Name) -> change_schemas.ModelChange
     return await _status(services, await _family(services, name))
 
 
-@router.post(ROUTE + "/plan", dependencies=[WRITE])
+@router.post(ROUTE + "/plan", dependencies=[ADMIN])
 async def plan(
     services: TheServices, name: Name, request: change_schemas.ChangedProperties
 ) -> change_schemas.ModelChangePlan:
@@ -39,7 +39,7 @@ async def plan(
     return change_schemas.ModelChangePlan.of(await services.model_changes.plan(collection, target))
 
 
-@router.post(ROUTE, dependencies=[WRITE], status_code=202)
+@router.post(ROUTE, dependencies=[ADMIN], status_code=202)
 async def begin(
     services: TheServices, name: Name, request: change_schemas.BeginModelChange
 ) -> change_schemas.ModelChangeStatus:
@@ -61,7 +61,7 @@ async def begin(
     return await _status(services, family)
 
 
-@router.post(ROUTE + "/cutover", dependencies=[WRITE])
+@router.post(ROUTE + "/cutover", dependencies=[ADMIN])
 async def cutover(
     services: TheServices, name: Name, request: change_schemas.Cutover
 ) -> change_schemas.ModelChangeStatus:
@@ -73,7 +73,7 @@ async def cutover(
     return await _status(services, family)
 
 
-@router.post(ROUTE + "/rollback", dependencies=[WRITE])
+@router.post(ROUTE + "/rollback", dependencies=[ADMIN])
 async def rollback(
     services: TheServices, name: Name, _: change_schemas.Nothing
 ) -> change_schemas.ModelChangeStatus:
@@ -87,7 +87,7 @@ async def rollback(
     return await _status(services, family)
 
 
-@router.post(ROUTE + "/retire", dependencies=[WRITE])
+@router.post(ROUTE + "/retire", dependencies=[ADMIN])
 async def retire(
     services: TheServices, name: Name, request: change_schemas.Retire
 ) -> change_schemas.ModelChangeStatus:
@@ -99,7 +99,7 @@ async def retire(
     return await _status(services, family)
 
 
-@router.post(ROUTE + "/cancel", dependencies=[WRITE])
+@router.post(ROUTE + "/cancel", dependencies=[ADMIN])
 async def cancel(
     services: TheServices, name: Name, _: change_schemas.Nothing
 ) -> change_schemas.ModelChangeStatus:

@@ -217,7 +217,7 @@ async def models(services: TheServices) -> schemas.ModelList:
     return schemas.ModelList(object="list", data=[_entry(services, model) for model in available])
 
 
-@router.get("/models/{model:path}", dependencies=[READ], responses=problems(404, 503, 504))
+@router.get("/models/{model:path}", dependencies=[READ], responses=problems(*WITH_DATABASE))
 async def one_model(services: TheServices, model: str) -> schemas.ModelEntry:
     """Return one model, by any name that `POST /v1/embeddings` accepts."""
     used = [each.model for each in await services.store.collections()]
