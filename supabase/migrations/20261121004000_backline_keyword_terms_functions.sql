@@ -54,14 +54,19 @@ begin
          generate_series(1, greatest(length(m[1]) - 1, 1)) i;
     v_text := regexp_replace(v_text, backline.unspaced() || '+', ' ', 'g');
   end if;
-  v_text := regexp_replace(v_text, '\m([[:alpha:]])\.(?=[[:alpha:]]\M)', '\1', 'g');
-  select string_agg(t.term, ' ') into v_more
-  from regexp_matches(v_text, '\w+(?:[-./_@+]\w+)+|[[:alpha:]]+\d\w*|\d+[[:alpha:]]\w*', 'g') m
-  cross join lateral (
-    select regexp_replace(m[1], '[-./_@+]', '', 'g') as term where m[1] ~ '[-./_@+]' and length(m[1]) <= 64
-    union all
-    select p[1] from regexp_matches(m[1], '(?<=\d)[[:alpha:]]{2,}|[[:alpha:]]{2,}(?=\d)|'
-                                          '(?<=[[:alpha:]])\d{2,}|\d{2,}(?=[[:alpha:]])', 'g') p) t;
+  if v_text ~ '\w[-./_@+]\w|\d' then  -- otherwise there is nothing to add
+    v_text := regexp_replace(v_text, '\m([[:alpha:]])\.(?=[[:alpha:]]\M)', '\1', 'g');
+    select string_agg(t.term, ' ') into v_more
+    from regexp_matches(v_text, '\w+(?:[-./_@+]\w+)+|[[:alpha:]]+\d\w*|\d+[[:alpha:]]\w*', 'g') m
+    cross join lateral (
+      select regexp_replace(m[1], '[-./_@+]', '', 'g') as term
+      where m[1] ~ '[-./_@+]' and length(m[1]) <= 64
+      union all
+      select p[1] from regexp_matches(
+        case when m[1] ~ '\d' then m[1] end,  -- null returns no rows, which is faster
+        '(?<=\d)[[:alpha:]]{2,}|[[:alpha:]]{2,}(?=\d)|(?<=[[:alpha:]])\d{2,}|\d{2,}(?=[[:alpha:]])',
+        'g') p) t;
+  end if;
   return concat_ws(' ', regexp_replace(v_text, '[-./_@+&<>~]', ' ', 'g'), v_more, v_pairs);
 end $$;
 

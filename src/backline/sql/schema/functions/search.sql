@@ -105,11 +105,12 @@ $$;
 -- Returns the common table expressions that score the pool of search_statement, up to "scored".
 --
 -- Hybrid is a convex sum of the cosine and of BM25 as a share of the query's best BM25, so that the length of
--- a question does not matter. Of a best BM25 below 2, a word that many rows have, it is a share of
--- 2. The odds of the keywords' share are those of p_weight, times the root of the
--- gap and divided by the agreement. The gap is 1 minus the highest cosine, at least 0.1: near a row, small
--- differences of the cosine count. The agreement is the mean share of the best BM25 that the three nearest
--- rows have, at least 0.2: if they lack the words, the words count more.
+-- a question does not matter. Of a best BM25 below 2, a word that many rows have, it is a share of 2.
+--
+-- The odds of the keywords' share are those of p_weight, times the root of the gap and divided by the
+-- agreement. The gap is 1 minus the highest cosine, at least 0.1: near a row, small differences of the cosine
+-- count. The agreement is the mean share of the best BM25 that the three nearest rows have, at least 0.2: if
+-- they lack the words, the words count more.
 create or replace function backline.score_statement(p_mode text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case p_mode
