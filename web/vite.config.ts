@@ -8,6 +8,8 @@ const paths = ['/api', '/codette', '/v1', '/health', '/metrics', '/docs', '/open
 export default defineConfig({
   plugins: [react()],
   resolve: { alias: { '@': fileURLToPath(new URL('./src', import.meta.url)) } },
+  // The server puts its own path before the links of the page; those in its files are relative.
+  base: './',
   build: {
     outDir: fileURLToPath(new URL('../src/backline/server/static', import.meta.url)),
     emptyOutDir: true,

@@ -16,7 +16,12 @@ from backline import errors
 from backline.collections import check
 from backline.embedders.base import Embedder
 from backline.embedders.limiter import Limiter
-from backline.search.indexes import ROWS_WORTH_AN_INDEX, VectorIndex, ensure_vectors
+from backline.search.indexes import (
+    ROWS_WORTH_AN_INDEX,
+    VectorIndex,
+    complete_keywords,
+    ensure_vectors,
+)
 from backline.store import JobStore
 from backline.types import Collection, Coverage, RunRecord
 from backline.worker.batch_handler import BatchHandler, EmbedBatches
@@ -271,6 +276,8 @@ class Backfill:
         """End the run, build the index, and report. The rows are stored: an outage is retried."""
         # Before the index: building it may take long, and no worker is registered meanwhile.
         await self._mark(run, self._state)
+        if not self._stopped_by:
+            await complete_keywords(self._store, self._collection)
         index = await self._index()
         return await retry_while_unavailable(
             partial(self._report, run, beside, worker, index), REPORT_PAUSES,

@@ -46,10 +46,26 @@ def _split(value: object) -> object:
     return value
 
 
+DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+
+def without_default_port(origin: str) -> str:
+    """Return an origin as browsers write it: without the port that its scheme implies."""
+    scheme, _, _ = origin.partition("://")
+    return origin.removesuffix(f":{DEFAULT_PORTS.get(scheme, '')}")
+
+
 def _origin(address: str) -> str:
     if not re.fullmatch(r"https?://[^/\s*]+", address):
         raise ValueError(f"{address!r} is not of the form https://host or http://host:port")
-    return address.lower()
+    return without_default_port(address.lower())
+
+
+def _root_path(path: str) -> str:
+    path = path.rstrip("/")
+    if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
+        raise ValueError(f"{path!r} is not a path such as /backline")
+    return path
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
@@ -231,6 +247,12 @@ class Settings(ProviderSettings):
         description="Key that callers of the server send as Authorization: Bearer KEY or X-API-Key "
         "to write. Unset, function_secret if that is set.",
     )
+    keys_file: Annotated[Path, AfterValidator(_absolute)] | None = setting(
+        None,
+        "BACKLINE_KEYS_FILE",
+        description="File with the keys of several callers, each with a name, a role and an "
+        "expiry; backline keys writes it. The server reads it again when it changes.",
+    )
     protect_reads: bool = setting(
         False,  # noqa: FBT003
         "BACKLINE_PROTECT_READS",
@@ -247,6 +269,19 @@ class Settings(ProviderSettings):
         "BACKLINE_ALLOWED_HOSTS",
         description="Host names that the server accepts besides localhost, separated by commas. "
         "Unset, every name if the server listens on another address than localhost.",
+    )
+    root_path: Annotated[str, AfterValidator(_root_path)] = setting(
+        "",
+        "BACKLINE_ROOT_PATH",
+        description="Path below which a proxy serves the server, such as /backline. The proxy may "
+        "strip it or pass it on.",
+    )
+    keep_alive: int = setting(
+        75,
+        "BACKLINE_KEEP_ALIVE",
+        ge=1,
+        description="Seconds that the server keeps an idle connection open. Longer than the idle "
+        "timeout of a load balancer, usually 60, or requests on a closed connection fail with 502.",
     )
     max_rows: int = setting(
         1000,

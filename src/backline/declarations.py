@@ -1,4 +1,4 @@
-"""Declare all collections of a project in one TOML file, and apply what differs.
+"""Read the collections that a TOML file declares; `backline.apply` compares and applies them.
 
 The file may be that of the settings.
 
@@ -26,16 +26,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, TypeAlias, get_args
 
 from backline import errors
 from backline.collections import declared_splitting, passages_table
-from backline.config import COLLECTIONS, MODELS, Settings
-from backline.errors import command
+from backline.config import COLLECTIONS, MODELS, TOML, Settings
 from backline.postgres.store import Store
 from backline.search import indexes
 from backline.sql import query
-from backline.types import Collection, LongText, Model, Splitting
+from backline.types import LongText, Model, Splitting
 
 Resolve: TypeAlias = Callable[[str], Awaitable[Model]]
 """Returns the model that a specification such as "local" names."""
@@ -47,7 +46,11 @@ SIMPLE_NAME: Final = re.compile("[a-z_][a-z0-9_]*")
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """One collection as a file declares it; the fields are the options of `backline add`."""
+    """One collection as a file declares it; the fields are the options of `backline add`.
+
+    Without `column`, `into` and `column_type`, the vectors of a collection that exists may be in
+    any place and of any type. A new one has the column "embedding" of the type "vector".
+    """
 
     name: str
     table: str
@@ -56,9 +59,10 @@ class Declaration:
     where: str | None = None
     key: tuple[str, ...] | None = None
     model: str = "local"
-    column: str = "embedding"
-    column_type: str = "vector"
+    column: str | None = None
+    column_type: str | None = None
     into: str | None = None
+    partitions: int = 1
     follow: str | None = None
     passages: str = "none"
     passage_tokens: int | None = None
@@ -67,34 +71,6 @@ class Declaration:
     language: str | None = None
     language_column: str | None = None
     published: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A field whose value in the file is not the present one.
-
-    Attributes:
-        remedy: what changes it; None if `apply` does.
-    """
-
-    field: str
-    present: str
-    declared: str
-    remedy: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What `apply` does with one collection.
-
-    Attributes:
-        action: "add" it, "change" it, "keep" it, or leave one alone that is "undeclared".
-    """
-
-    action: Literal["add", "change", "keep", "undeclared"]
-    name: str
-    table: str
-    differences: tuple[Difference, ...] = ()
 
 
 # --- the file -------------------------------------------------------------------------------------
@@ -113,6 +89,10 @@ def read(path: Path) -> list[Declaration]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise errors.UsageError(f"{path} is not TOML: {error}.") from error
     _require_known(path, "", document, [COLLECTIONS, MODELS, *Settings.model_fields])
+    if MODELS in document and path.resolve() != Path(TOML).resolve():
+        raise errors.UsageError(
+            f"{path} declares models, which every command must know. Move [[models]] to {TOML}."
+        )
     collections = document.get(COLLECTIONS)
     if not isinstance(collections, dict) or not collections:
         raise errors.UsageError(
@@ -157,7 +137,7 @@ def _require_type(path: Path, where: str, field: str, value: Any) -> None:
     elif field == "key":
         right = isinstance(value, list) and all(isinstance(name, str) for name in value)
         kind = "a column or a list of columns"
-    elif field in ("passage_tokens", "overlap"):
+    elif field in ("passage_tokens", "overlap", "partitions"):
         right, kind = isinstance(value, int) and not isinstance(value, bool), "a number"
     elif field == "long_text":
         right, kind = value in get_args(LongText), f"one of {', '.join(get_args(LongText))}"
@@ -218,134 +198,14 @@ def _in_sql(quote: str, name: str) -> str:
     return name if SIMPLE_NAME.fullmatch(name) else '"' + name.replace('"', '""') + '"'
 
 
-# --- the plan -------------------------------------------------------------------------------------
-
-
-async def plan(store: Store, declared: list[Declaration], resolve: Resolve) -> list[Step]:
-    """Return what would make the database as declared.
-
-    Collections that are not declared are part of it.
-    """
-    present = {collection.name: collection for collection in await store.collections()}
-    steps = []
-    for declaration in declared:
-        collection = present.get(declaration.name)
-        if collection is None:
-            record = await store.find_table(declaration.table)
-            steps.append(Step("add", declaration.name, f"{record['schema']}.{record['name']}"))
-            continue
-        found = await _differences(store, collection, declaration, resolve)
-        steps.append(
-            Step("change" if found else "keep", collection.name, collection.table, tuple(found))
-        )
-    names = {declaration.name for declaration in declared}
-    others = [collection for name, collection in present.items() if name not in names]
-    return steps + [Step("undeclared", other.name, other.table) for other in others]
-
-
-async def _differences(
-    store: Store, collection: Collection, declaration: Declaration, resolve: Resolve
-) -> list[Difference]:
-    record = await store.find_table(declaration.table)
-    model = await resolve(declaration.model)
-    language = (await indexes.keyword_index(store, collection)).language
-    here = [
-        ("table", collection.table, f"{record['schema']}.{record['name']}"),
-        ("key", ", ".join(collection.key_columns),
-         ", ".join(declaration.key or collection.key_columns)),
-        ("model", _short(collection.model), _short(model)),
-        ("long_text", collection.long_text, declaration.long_text),
-        ("language", language.removeprefix("pg_catalog."),
-         (declaration.language or language).removeprefix("pg_catalog.")),
-        ("vectors", *await _places(store, collection, declaration)),
-        ("passages", _split(collection.splitting), _split(_splitting(declaration, model))),
-        ("follow", collection.follow or "triggers", declaration.follow or "triggers"),
-        ("text", *await _texts(store, collection, declaration, record["oid"])),
-        ("where", *await _conditions(store, collection, declaration, record["oid"])),
-    ]  # fmt: skip
-    return [
-        Difference(field, present, declared, _remedy(collection, declaration, field))
-        for field, present, declared in here
-        if present != declared
-    ]
-
-
-def _short(model: Model) -> str:
-    return f"{model.provider}/{model.name}@{model.dimensions}"
-
-
-def _splitting(declaration: Declaration, model: Model) -> Splitting | None:
-    return declared_splitting(
-        model, declaration.passages, declaration.passage_tokens, declaration.overlap
-    )
-
-
-def _split(splitting: Splitting | None) -> str:
-    if splitting is None:
-        return "none"
-    return f"{splitting.by} of {splitting.tokens} tokens, overlap {splitting.overlap}"
-
-
-def _remedy(collection: Collection, declaration: Declaration, field: str) -> str | None:
-    if field in ("text", "where", "language"):
-        return None
-    if field == "model":
-        return "Change it with: " + command("model", "use", collection.name, declaration.model)
-    return "Declare the collection again: " + command("drop", collection.name)
-
-
-async def _places(
-    store: Store, collection: Collection, declaration: Declaration
-) -> tuple[str, str]:
-    if declaration.into is None and collection.splitting is not None:
-        return "", ""  # the default side table of the passages
-    if declaration.into is None:
-        present = collection.vector_column if collection.into else collection.embedding_column
-        return present, declaration.column
-    row = await store.connector.fetch_one(query("side_name"), {"into": declaration.into})
-    present = ".".join(collection.into) if collection.into else collection.vector_column
-    return present, ".".join(row["name"])
-
-
-async def _texts(
-    store: Store, collection: Collection, declaration: Declaration, table: int
-) -> tuple[str, str]:
-    present = collection.text_template or collection.text_expression or ""
-    if declaration.text_sql is None:
-        return present, declaration.text or ""
-    if await _same(store, table, declaration.text_sql, "text", collection.text_expression):
-        return present, present
-    return present, declaration.text_sql
-
-
-async def _conditions(
-    store: Store, collection: Collection, declaration: Declaration, table: int
-) -> tuple[str, str]:
-    present, declared = collection.where_sql or "", declaration.where or ""
-    if declared and await _same(store, table, declared, "boolean", collection.where_sql):
-        return present, present
-    return present, declared
-
-
-async def _same(store: Store, table: int, expression: str, kind: str, compiled: str | None) -> bool:
-    if compiled is None:
-        return False
-    values = {"table": table, "expression": expression, "type": kind, "compiled": compiled}
-    return bool((await store.connector.fetch_one(query("same_expression"), values))["same"])
-
-
 # --- its application ------------------------------------------------------------------------------
 
 
-def require_applicable(steps: list[Step]) -> None:
-    """Raise a UsageError if the plan has a difference that `apply` does not change."""
-    for step in steps:
-        for difference in step.differences:
-            if difference.remedy is not None:
-                raise errors.UsageError(
-                    f"{step.name}: {difference.field} is {difference.present!r}, and the file says "
-                    f"{difference.declared!r}. {difference.remedy}. Nothing was changed."
-                )
+def splitting(declaration: Declaration, model: Model) -> Splitting | None:
+    """Return how the texts of a declared collection are split."""
+    return declared_splitting(
+        model, declaration.passages, declaration.passage_tokens, declaration.overlap
+    )
 
 
 async def parts(store: Store, declaration: Declaration, table: str, model: Model) -> dict[str, Any]:
@@ -356,14 +216,16 @@ async def parts(store: Store, declaration: Declaration, table: str, model: Model
     """
     if declaration.language is not None:
         await indexes.require_language(store, declaration.language)
-    splitting, into = _splitting(declaration, model), declaration.into
-    if splitting is not None and into is None:
+    split, into = splitting(declaration, model), declaration.into
+    if split is not None and into is None:
         into = passages_table(table)
     return {
         "key": declaration.key and list(declaration.key), "template": declaration.text,
         "text_sql": declaration.text_sql, "where": declaration.where,
-        "column": declaration.column, "column_type": declaration.column_type, "into": into,
-        "splitting": splitting, "model": model, "long_text": declaration.long_text,
+        "column": declaration.column or "embedding",
+        "column_type": declaration.column_type or "vector", "into": into,
+        "partitions": declaration.partitions, "splitting": split, "model": model,
+        "long_text": declaration.long_text,
         "language": declaration.language, "language_column": declaration.language_column,
         "published": declaration.published, "follow": declaration.follow,
     }  # fmt: skip
@@ -375,18 +237,3 @@ async def add(store: Store, declaration: Declaration, resolve: Resolve) -> None:
     model = await resolve(declaration.model)
     declared = await parts(store, declaration, record["name"], model)
     await store.add_collection(declaration.name, record["oid"], **declared)
-
-
-async def change(store: Store, collection: Collection, step: Step, declaration: Declaration) -> int:
-    """Change what differs, and return the number of rows that are due because of it."""
-    due = 0
-    changed = {difference.field for difference in step.differences}
-    if "text" in changed:
-        due += await store.set_text(
-            collection, template=declaration.text, text_sql=declaration.text_sql
-        )
-    if "where" in changed:
-        due += await store.set_where(collection, declaration.where)
-    if "language" in changed:
-        await indexes.set_keywords(store, collection, language=declaration.language)
-    return due

@@ -7,6 +7,7 @@ missing one costs nothing.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +41,11 @@ EXTRAS: Final = {
         "An openai/ model",
         "use a local one, which is free: --model local",
     ),
+    "otel": Extra(
+        ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
+        "OpenTelemetry, which OTEL_EXPORTER_OTLP_ENDPOINT turns on,",
+        "unset OTEL_EXPORTER_OTLP_ENDPOINT",
+    ),
     "parquet": Extra(("pyarrow",), "Reading Parquet", "save the file as JSONL or CSV"),
     "supabase": Extra(
         ("supabase",),
@@ -50,6 +56,11 @@ EXTRAS: Final = {
         ("tokenizers",),
         "A model with another tokenizer than BERT's",
         "use another one: backline model list",
+    ),
+    "zstd": Extra(
+        ("backports.zstd",) if sys.version_info < (3, 14) else ("compression.zstd",),
+        "Reading a file compressed by zstd",
+        "decompress it: zstd -d FILE",
     ),
 }
 """The optional dependencies by extra, as in `pip install backline[EXTRA]`; `all` includes all."""

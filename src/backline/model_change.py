@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,12 +19,13 @@ from typing import Any, Final, TypeVar
 from psycopg.types.json import Jsonb
 
 from backline import errors
-from backline.collections import check_column
+from backline.collections import check_column, declared_splitting
 from backline.embedders.base import Embedder
 from backline.embedders.providers import shortens
 from backline.estimation import Preview, estimate
 from backline.postgres.store import Store
 from backline.search.indexes import ensure_index
+from backline.store import JobStore
 from backline.types import SUFFIXES, Collection, LongText, Model, ModelChange, Splitting
 from backline.worker.retry import backoff, retry_while_unavailable
 
@@ -41,6 +42,10 @@ QUIET_SECONDS: Final = 3.0
 PATIENCE_SECONDS: Final = 30.0
 LAG_SECONDS: Final = 2.0
 LOCKED_SECONDS: Final = 60.0
+_FOR_THE_OWNER: Final = (
+    "Only the owner of the table can {} the former vectors of {!r}, over a connection to Postgres. "
+    "Set DATABASE_URL to the connection string."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,36 @@ class NewTarget:
         }  # fmt: skip
 
 
+def new_target_of(
+    collection: Collection, model: Model,
+    passages: tuple[str | None, int | None, int] = (None, None, 0), **options: Any,
+) -> NewTarget:  # fmt: skip
+    """Return the target of a change of a collection to a model.
+
+    Args:
+        collection: whose other properties stay.
+        model: of the new vectors.
+        passages: unit, largest passage and overlap; without a unit, as they are, within what the
+            new model reads.
+        options: other fields of `NewTarget`.
+
+    Raises:
+        UsageError: the passages cannot be made.
+    """
+    unit, tokens, overlap = passages
+    splitting = collection.splitting
+    if unit is not None:
+        splitting = declared_splitting(model, unit, tokens, overlap)
+    elif splitting is not None:
+        splitting = declared_splitting(
+            model, splitting.by, min(splitting.tokens, model.max_tokens), splitting.overlap
+        )
+    return NewTarget(
+        model, **options, whole=splitting is None and collection.splitting is not None,
+        splitting=None if splitting == collection.splitting else splitting,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a change will cost, and what it changes.
@@ -102,6 +137,19 @@ class Plan:
     @property
     def dollars(self) -> float | None:
         return 0.0 if self.copies else self.preview.dollars
+
+    @property
+    def price(self) -> str:
+        return "an unknown amount" if self.dollars is None else f"about ${self.dollars:,.2f}"
+
+
+def require_consent(plans: Sequence[Plan], remedy: str) -> None:
+    """Raise a UsageError with the price if the vectors of a plan cost money or may cost it."""
+    costly = [
+        f"The vectors of {p.collection!r} will cost {p.price}." for p in plans if p.dollars != 0
+    ]
+    if costly:
+        raise errors.UsageError(f"{' '.join(costly)} Nothing was changed. {remedy}")
 
 
 async def probe(embedder: Embedder) -> None:
@@ -187,9 +235,38 @@ def _bytes_of_row(dimensions: int, kind: str) -> int:
 # --- the steps ------------------------------------------------------------------------------------
 
 
-async def find(store: Store, name: str) -> ModelChange | None:
+async def find(store: JobStore, name: str) -> ModelChange | None:
     """Return the change of a collection that has not ended."""
     return next((change for change in await store.changes(name) if change.open), None)
+
+
+async def require_same(
+    store: Store, begun: ModelChange, model: Model | None, others: Sequence[str] = ()
+) -> None:
+    """Raise unless an open change can be continued with what is asked for.
+
+    Args:
+        store: of the collection.
+        begun: the open change.
+        model: that is asked for; None for any.
+        others: names of other properties that are asked for.
+
+    Raises:
+        ModelChangeError: the change is another one, or it has reached its cut-over.
+    """
+    if begun.state in ("serving", "retiring", "cancelling"):
+        verb = "cancel" if begun.state == "cancelling" else "retire"
+        raise errors.ModelChangeError(
+            f"The last change of {begun.name!r} is {begun.state}. End it first: "
+            f"{errors.command('model', verb, begun.name)}."
+        )
+    target = await new_target(store, begun)
+    if others or (model is not None and model.identity != target.model.identity):
+        raise errors.ModelChangeError(
+            f"A change of {begun.name!r} to {begun.new_model} is {begun.state} already. "
+            f"Continue it: {errors.command('model', 'change', begun.name)}; or end it: "
+            f"{errors.command('model', 'cancel', begun.name)}."
+        )
 
 
 async def begin(store: Store, collection: Collection, target: NewTarget) -> ModelChange:
@@ -206,7 +283,7 @@ async def begin(store: Store, collection: Collection, target: NewTarget) -> Mode
     return change
 
 
-async def new_target(store: Store, change: ModelChange) -> Collection:
+async def new_target(store: JobStore, change: ModelChange) -> Collection:
     """Return the target that is being filled."""
     return await store.collection(change.name + SUFFIXES["filling"])
 
@@ -238,7 +315,7 @@ async def finish(store: Store, change: ModelChange, *, despite_failures: bool = 
 
 
 async def cutover(
-    store: Store, name: str, *, despite_failures: bool = False, freeze: bool = False
+    store: JobStore, name: str, *, despite_failures: bool = False, freeze: bool = False
 ) -> None:
     """Make the new target serve. Searches that have begun end with the former one.
 
@@ -246,15 +323,19 @@ async def cutover(
     `freeze`, edits no longer reach the former target.
 
     Raises:
+        ConfigurationError: only the owner of the table can freeze, over a connection.
         NotFilledError: rows have no vector yet.
         ModelChangeError: the target is not ready, or rows are dead letters.
     """
+    database = store if isinstance(store, Store) else None
+    if freeze and database is None:
+        raise errors.ConfigurationError(_FOR_THE_OWNER.format("freeze", name))
     await _patiently(partial(store.cutover, name, despite_failures=despite_failures))
-    if freeze:
-        await _while_locked(lambda: store.freeze(name))
+    if freeze and database is not None:
+        await _while_locked(lambda: database.freeze(name))
 
 
-async def rollback(store: Store, name: str) -> None:
+async def rollback(store: JobStore, name: str) -> None:
     """Make the former target serve again, and edits reach it if it was frozen.
 
     A reconciliation then finds the edits of the meantime.
@@ -263,9 +344,16 @@ async def rollback(store: Store, name: str) -> None:
         ModelChangeError: there was no cut-over, or the former target is retired.
         ContentionError: the former target serves, but another transaction held the table for a
             minute, so that it is still frozen. Run it again.
+        ConfigurationError: the former target is frozen, and the store is a project's API.
     """
+    if isinstance(store, Store):
+        await _while_locked(lambda: store.rollback(name))
+        await _while_locked(lambda: store.thaw(name))
+        return
+    change = await find(store, name)
+    if change is not None and change.frozen:
+        raise errors.ConfigurationError(_FOR_THE_OWNER.format("thaw", name))
     await _while_locked(lambda: store.rollback(name))
-    await _while_locked(lambda: store.thaw(name))
 
 
 async def discard(store: Store, name: str, *, retire: bool, keep_vectors: bool = False) -> None:

@@ -23,6 +23,7 @@ from backline.types import (
     FailedAttempt,
     Failure,
     Job,
+    ModelChange,
     Problem,
     RunRecord,
 )
@@ -84,8 +85,15 @@ class CollectionVerbs(Verbs):
         """Return how many rows are embedded. Reads counters, so the cost is the same at any size.
 
         The counters are kept by triggers; `recount` corrects them.
+
+        Raises:
+            CollectionNotFoundError: the collection was dropped.
+
         """
-        return Coverage(**await self._rpc.value("coverage", collection=collection.id))
+        counted = await self._rpc.value("coverage", collection=collection.id)
+        if counted is None:
+            raise errors.CollectionNotFoundError(f"{collection.name!r} was dropped.")
+        return Coverage(**counted)
 
     async def problems(self, collection: Collection) -> tuple[Problem, ...]:
         """Return what makes the coverage of a collection untrue, with the remedies."""
@@ -294,6 +302,41 @@ class RunVerbs(Verbs):
     ) -> int:
         selected = None if keys is None else list(keys)
         return int(await self._rpc.value(verb, collection=collection.id, keys=selected))
+
+
+class ChangeVerbs(Verbs):
+    """Fills and swaps the targets of a change of the model; see model_change.sql."""
+
+    async def changes(self, name: str | None = None) -> list[ModelChange]:
+        """Return the newest changes of models, the open ones first."""
+        records = await self._rpc.records("change_records", name=name)
+        return [
+            ModelChange(**{
+                **record, "started_at": timestamp(record["started_at"]),
+                "changed_at": timestamp(record["changed_at"]),
+            })
+            for record in records
+        ]  # fmt: skip
+
+    async def copy_page(self, name: str) -> int:
+        """Copy vectors of the next page to the new target; return how many rows the page has."""
+        return int(await self._rpc.value("copy_page", name=name))
+
+    async def finish_fill(self, name: str, *, despite_failures: bool, lag: float = 0) -> None:
+        """Record that every row of the new target is embedded, but edits of the last `lag` s."""
+        await self._rpc.value("finish_fill", name=name, despite_failures=despite_failures, lag=lag)
+
+    async def finish_indexes(self, name: str) -> None:
+        """Record that the new target can serve."""
+        await self._rpc.value("finish_indexes", name=name)
+
+    async def cutover(self, name: str, *, despite_failures: bool, lag: float = 0) -> None:
+        """Make the new target serve, if it has every row but edits of the last `lag` seconds."""
+        await self._rpc.value("cutover", name=name, despite_failures=despite_failures, lag=lag)
+
+    async def rollback(self, name: str) -> None:
+        """Make the former target serve again."""
+        await self._rpc.value("rollback_change", name=name)
 
 
 def run_record(record: Mapping[str, Any]) -> RunRecord:

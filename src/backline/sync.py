@@ -19,6 +19,7 @@ from backline.embedders.limiter import Limiter
 from backline.polling import poll
 from backline.postgres.store import Store
 from backline.problems import watch_problems
+from backline.search.indexes import keep_keywords
 from backline.types import Collection
 from backline.worker.batch_handler import EmbedBatches
 from backline.worker.options import WorkerOptions
@@ -52,7 +53,7 @@ class ChangePoller:
         self._store = store
         self._nudges: dict[int, Callable[[], None]] = {}
         self._due: dict[int, float] = {}  # when jobs that wait will be due
-        self._snapshot = ""  # of the last poll for changes
+        self.snapshot = ""  # of the last poll for changes
         self._unchanged = False  # nothing was committed between the last two, and nothing was due
         self._changed_at = float("-inf")
 
@@ -66,6 +67,10 @@ class ChangePoller:
         finally:
             if self._nudges.get(collection) is nudge:
                 del self._nudges[collection]
+
+    def is_unchanged(self, snapshot: str) -> bool:
+        """Return whether no poll has found a commit since it had this `snapshot`."""
+        return bool(self._nudges) and snapshot == self.snapshot
 
     async def run(self) -> None:
         """Poll until cancelled. During an outage of the database, workers retry their own calls."""
@@ -88,15 +93,15 @@ class ChangePoller:
         for collection in [each for each, due in self._due.items() if due <= now]:
             del self._due[collection]
             self._nudge(collection)
-        if self._nudges and not (self._unchanged and await snapshot() == self._snapshot):
+        if self._nudges and not (self._unchanged and await snapshot() == self.snapshot):
             await self._look()
 
     async def _look(self) -> None:
         """Nudge the workers that have work now, and note when others will have some."""
         collections = [*self._nudges]
         snapshot, seconds = await self._store.work_due(collections)
-        self._unchanged = snapshot == self._snapshot and 0 not in seconds
-        self._snapshot = snapshot
+        self._unchanged = snapshot == self.snapshot and 0 not in seconds
+        self.snapshot = snapshot
         now, before = time.monotonic(), self._due
         self._due = {}
         for collection, due_in in zip(collections, seconds, strict=True):
@@ -149,7 +154,11 @@ class Sync:
         """
         await self._store.follow(self._collection)
         await self._store.release_dead_workers(self._collection)
-        async with beside(watch_problems(self._store, self._collection)), self._polling():
+        async with (
+            beside(watch_problems(self._store, self._collection)),
+            beside(keep_keywords(self._store, self._collection)),
+            self._polling(),
+        ):
             if self._poller is not None:
                 await self._follow(self._poller)
                 return
@@ -193,6 +202,7 @@ class TargetSync:
         self._name = name
         self._open_for = open_for
         self._poller = ChangePoller(store)
+        self._snapshot = ""  # of the poller when the targets were read
         self._seen: list[tuple[int, str, int, bool]] | None = None
         self._targets: dict[tuple[int, int], Collection] = {}
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
@@ -236,16 +246,10 @@ class TargetSync:
 
     async def _update(self) -> None:
         """Start a sync for each target without one, and stop those of other targets."""
-        seen = await self._store.targets_of(self._name)
-        if seen != self._seen:  # otherwise the names of all tables would be read for nothing
-            collections = await self._store.collections()
-            choose(collections, self._name)
-            self._targets = {
-                (c.id, c.model_id): c
-                for c in collections
-                if c.family == self._name and not c.frozen
-            }
-            self._seen = seen
+        if not self._poller.is_unchanged(self._snapshot):
+            snapshot = self._poller.snapshot
+            await self._read_targets()
+            self._snapshot = snapshot
         for key in self._syncs.keys() - self._targets.keys():
             self._syncs[key].stop()
         for key, collection in self._targets.items():
@@ -253,6 +257,17 @@ class TargetSync:
                 return
             if key not in self._tasks and self._not_before.get(key, 0) <= time.monotonic():
                 self._tasks[key] = asyncio.create_task(self._follow(key, collection))
+
+    async def _read_targets(self) -> None:
+        seen = await self._store.targets_of(self._name)
+        if seen == self._seen:  # the names of all tables would be read for nothing
+            return
+        collections = await self._store.collections()
+        choose(collections, self._name)
+        self._targets = {
+            (c.id, c.model_id): c for c in collections if c.family == self._name and not c.frozen
+        }
+        self._seen = seen
 
     async def _follow(self, key: tuple[int, int], collection: Collection) -> None:
         check(collection, collection.model)

@@ -14,6 +14,7 @@ create table backline.keyword_indexes (
   text_numbers  int2[]   not null,           -- the columns that the template names, as in collections
   text_names    text[]   not null,
   text_types    text[]   not null,
+  version       int      not null default 0, -- the terms_version() of the index
   built_at      timestamptz                  -- null until every row of the table is indexed
 );
 

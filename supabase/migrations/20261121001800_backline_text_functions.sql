@@ -52,6 +52,56 @@ begin
   return btrim(v_text, E' \t\n\r');
 end $$;
 
+-- Returns the text of a Markdown document: without the marks of headings, lists, quotes, tables and emphasis,
+-- and with the text of a link or an image in its place. Code stays as it is, and so does HTML; see
+-- strip_html().
+create or replace function backline.strip_markdown(p_markdown text) returns text
+language plpgsql immutable strict parallel safe set search_path = pg_catalog, pg_temp as $$
+declare
+  v_marks constant text := $m$\`*_{}[]()#+-.!|~<>&"'$,/:;=?@^%$m$;
+  -- The same marks as characters that no rule reads.
+  v_hidden constant text := (select string_agg(chr(57344 + ascii(m.mark)), '' order by m.n)
+                             from string_to_table(v_marks, null) with ordinality m(mark, n));
+  v_text text := replace(p_markdown, E'\r\n', E'\n');
+  v_step text[];
+begin
+  -- An escaped mark is text.
+  v_text := (select coalesce(string_agg(case when m.part[1] ~ '^\\.' then translate(
+                      substr(m.part[1], 2), v_marks, v_hidden) else m.part[1] end, '' order by m.n), '')
+             from regexp_matches(v_text, '(\\[!-/:-@\[-`{-~]|[^\\]+|\\)', 'g') with ordinality m(part, n));
+  v_text := (
+    select string_agg(case
+        when l.fence then null
+        when l.fences % 2 = 1 then translate(l.line, v_marks, v_hidden)
+        -- A line across, under a heading or under the head of a table, or one that says where a link leads.
+        when l.line ~ '^\s*(([-*_]\s*){3,}|=+|-+|\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?|\[[^\]]+\]:.*)$'
+        then null
+        else regexp_replace(
+          case when l.line ~ '^\s*\|' then regexp_replace(btrim(l.line, ' |'), '\s*\|\s*', ' ', 'g')
+               when l.line ~ '^\s*#{1,6}\s' then regexp_replace(l.line, '\s+#+\s*$', '') else l.line end,
+          '^\s*(>\s?)*\s*(#{1,6}\s+|([-*+]|[0-9]{1,9}[.)])\s+(\[[ xX]\]\s+)?)?', '') end,
+      E'\n' order by l.n)
+    from (select x.line, x.n, x.line ~ '^\s*(```|~~~)' as fence,
+                 count(*) filter (where x.line ~ '^\s*(```|~~~)') over (order by x.n) as fences
+          from string_to_table(v_text, E'\n') with ordinality x(line, n)) l);
+  v_text := (select string_agg(case when m.part[1] ~ '^`.' then translate(
+                      btrim(m.part[1], '`'), v_marks, v_hidden) else m.part[1] end, '' order by m.n)
+             from regexp_matches(v_text, '(`+[^`\n]+`+|[^`]+|`+)', 'g') with ordinality m(part, n));
+  foreach v_step slice 1 in array array[
+    ['!?\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\([^()\n]*(?:\([^()\n]*\)[^()\n]*)*\)', '\1'],
+    ['!?\[([^\[\]]*)\]\([^()\n]*(?:\([^()\n]*\)[^()\n]*)*\)', '\1'],  -- an image within a link
+    ['!?\[([^\[\]]+)\]\[[^\[\]\n]*\]', '\1'],
+    ['<((?:https?|mailto):[^\s>]+)>', '\1'],
+    ['~~([^~\n]+)~~', '\1'],
+    ['(\*{1,3})(?=\S)([^*]*[^*\s])\1', '\2'], ['(\*{1,3})(?=\S)([^*]*[^*\s])\1', '\2'],
+    ['(?<!\w)(_{1,3})(?=\S)([^_]*[^_\s])\1(?!\w)', '\2'],
+    ['(?<!\w)(_{1,3})(?=\S)([^_]*[^_\s])\1(?!\w)', '\2'],
+    ['[ \t]+\n', E'\n'], ['\n{3,}', E'\n\n']] loop
+    v_text := regexp_replace(v_text, v_step[1], v_step[2], 'g');
+  end loop;
+  return btrim(coalesce(translate(v_text, v_hidden, v_marks), ''), E' \t\n\r');
+end $$;
+
 -- Returns the parts of a template in order: literal text, or a placeholder with its column, the path into
 -- that column, and the filters. The column is the longest of p_columns that the placeholder begins with, or
 -- what stands in double quotes. It is null if there is none.
@@ -142,10 +192,10 @@ begin
       'a text that holds JSON', p_name, p_table, p_type, p_path);
   end if;
   foreach v_filter in array coalesce(p_filters, '{}') loop
-    if btrim(v_filter) !~ '^(lower|upper|strip_html|truncate\s*:\s*[1-9][0-9]{0,8})$' then
+    if btrim(v_filter) !~ '^(lower|upper|strip_html|strip_markdown|truncate\s*:\s*[1-9][0-9]{0,8})$' then
       raise exception using errcode = 'BL001', message = format(
-        'there is no filter %L, which the template %L uses. Use lower, upper, strip_html or truncate:500',
-        btrim(v_filter), p_template);
+        'there is no filter %L, which the template %L uses. Use lower, upper, strip_html, strip_markdown or '
+        'truncate:500', btrim(v_filter), p_template);
     end if;
   end loop;
 end $$;
@@ -166,7 +216,8 @@ begin
   foreach v_filter in array coalesce(p_filters, '{}') loop
     v_sql := case
       when btrim(v_filter) in ('lower', 'upper') then format('pg_catalog.%I(%s)', btrim(v_filter), v_sql)
-      when btrim(v_filter) = 'strip_html' then format('backline.strip_html(%s)', v_sql)
+      when btrim(v_filter) in ('strip_html', 'strip_markdown')
+        then format('backline.%I(%s)', btrim(v_filter), v_sql)
       else format('pg_catalog."left"(%s, %s)', v_sql, substring(v_filter, '[0-9]+')) end;
   end loop;
   return v_sql;

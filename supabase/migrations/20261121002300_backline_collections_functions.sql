@@ -32,13 +32,14 @@ create or replace function backline.add_collection(
   p_published boolean default false, p_into text default null, p_expression text default null,
   p_where text default null, p_language text default null, p_language_column text default null,
   p_follow text default null, p_existing text default 'refuse', p_passages jsonb default null,
-  p_role text default 'serving'
+  p_partitions int default 1, p_role text default 'serving'
 ) returns int language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_schema text; v_table text; v_key int2[]; v_into text[]; v_id int; t record;
 begin
   perform backline.check_follow(p_table, p_key, p_into, p_follow);
   perform backline.check_passages(p_passages, p_into);
+  perform backline.check_partitions(p_partitions, p_into);
   perform backline.check_table(
     p_table, case p_role when 'serving' then p_name end, p_column, p_column_type, p_dimensions, p_published,
     p_into);
@@ -60,7 +61,7 @@ begin
     (name, table_id, table_schema, table_name, key_numbers, key_columns, key_types, text_template,
      text_expression, where_sql, text_sql, text_numbers, text_names, text_types, vector_number,
      embedding_column, model_id, long_text, members, follow_number, follow_column, adopting,
-     into_schema, into_name, into_id, passages, role)
+     into_schema, into_name, into_id, vector_type, passages, role)
   select p_name, p_table, v_schema, v_table, v_key,
          (backline.present_columns(p_table, true, v_key, v_key::text[])).names,
          backline.key_types(p_table, v_key), p_template, t.expression, t.where_sql, t.text_sql, t.numbers,
@@ -73,9 +74,11 @@ begin
            where f.attrelid = p_table and f.attname = p_follow and not f.attisdropped), p_follow,
          p_existing = 'adopt' and p_into is null, v_into[1], v_into[2],
          case when v_into is not null then
-           backline.make_side_table(v_into, p_table, v_key,
+           backline.make_side_table(v_into, p_table, v_key, t.numbers,
                                     format('extensions.%I(%s)', p_column_type, p_dimensions),
-                                    p_passages is not null) end, p_passages, p_role
+                                    p_passages is not null, p_partitions) end,
+         coalesce((select y.typname from pg_catalog.pg_type y where y.oid = a.atttypid and p_into is null),
+                  p_column_type), p_passages, p_role
   from (values (1)) one
   left join pg_catalog.pg_attribute a on a.attrelid = p_table and a.attname = p_column
     and not a.attisdropped
@@ -94,7 +97,8 @@ comment on function backline.add_collection is
   'guesses it. p_language_column has that of each row. With p_follow, polls that column instead of triggers. '
   'p_existing is what to do if the column holds vectors: refuse, overwrite, or adopt, which needs '
   'finish_adoption. With p_passages, each passage of a text has a vector in the side table: '
-  '{"by": "auto", "tokens": 256, "overlap": 0}. p_role is for begin_change.';
+  '{"by": "auto", "tokens": 256, "overlap": 0}. p_partitions divides the side table by key range. p_role is '
+  'for begin_change.';
 
 -- Changes the model of a collection. Every row becomes due, and the next backfill embeds it again.
 create or replace function backline.set_model(

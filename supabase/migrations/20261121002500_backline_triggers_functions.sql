@@ -33,10 +33,10 @@ $$;
 -- Returns the body of a trigger function. p_capture reads the keys into v_keys. If that fails because the
 -- table's definition has changed, p_by_number does it with %s for the key under its present names.
 --
--- The line is inserted in a block that catches every error and waits for no lock. Then its own lock protects
--- the log until the transaction ends, and later statements insert without a block: a host that writes a
--- thousand rows one by one needs one subtransaction. Many keys are always inserted in the block: they may
--- exceed the memory or the 1 GB of a row.
+-- Keys are read and the line is inserted in one block that catches every error, since each block takes 2 µs.
+-- The insert waits for no lock. Then its own lock protects the log until the transaction ends, and later
+-- statements insert after the block: a host that writes a thousand rows one by one needs one subtransaction.
+-- Many keys are always inserted in the block: they may exceed the memory or the 1 GB of a row.
 create or replace function backline.capture_body(
   p_collection int, p_kind text, p_sign int, p_capture text, p_by_number text, p_table regclass, p_key int2[]
 ) returns text language sql immutable set search_path = pg_catalog, pg_temp as $$
@@ -46,6 +46,8 @@ create or replace function backline.capture_body(
       v_keys text[];
       v_removed text[];
       v_moved boolean;
+      v_captured boolean := false;
+      v_set text;
     begin
       -- complete() sets it while it writes vectors, and checks what becomes of its rows itself. If no trigger
       -- of the host can change a text, no target of the table has to look. Statements of the host's triggers
@@ -60,11 +62,23 @@ create or replace function backline.capture_body(
       end if;
       begin
         %4$s
+        if v_keys is null then
+          return null;
+        end if;
+        v_captured := true;
+        if current_setting('backline.logging', true) is distinct from 'on' or cardinality(v_keys) > 1000 then
+          %7$s
+          return null;
+        end if;
       exception when others then
+        if v_captured then
+          %8$s
+          return null;
+        end if;
         begin
           execute format(%5$L, backline.key_text(array(
             select a.attname from unnest(%6$L::int2[]) with ordinality as n(number, position)
-            join pg_attribute a on a.attrelid = %8$s and a.attnum = n.number order by n.position)))
+            join pg_attribute a on a.attrelid = %9$s and a.attnum = n.number order by n.position)))
           into v_keys;
         exception when others then
           v_kind := '?';
@@ -75,28 +89,29 @@ create or replace function backline.capture_body(
         return null;
       end if;
       if current_setting('backline.logging', true) = 'on' and cardinality(v_keys) <= 1000 then
-        %7$s
+        %3$s
         return null;
       end if;
       begin
-        lock table backline.changes in row exclusive mode nowait;
         %7$s
-        perform set_config('backline.logging', 'on', true);
       exception when others then
-        begin
-          perform nextval('backline.missed');
-        exception when others then  -- status reports a damaged schema
-        end;
+        %8$s
       end;
       return null;
     end $f$,
-    p_collection, p_kind, p_sign, p_capture, p_by_number, p_key,
-    format($i$insert into backline.changes (collection_id, kind, delta, amount, keys)
-        values (%1$s, v_kind, %2$s * cardinality(v_keys), cardinality(v_keys), v_keys);
-        if v_removed is not null then
-          insert into backline.changes (collection_id, kind, amount, keys)
-          values (%1$s, '-', cardinality(v_removed), v_removed);
-        end if;$i$, p_collection, p_sign), p_table::oid);
+    p_collection, p_kind, i.line, p_capture, p_by_number, p_key,
+    'lock table only backline.changes in row exclusive mode nowait; ' || i.line
+      || $i$ v_set := set_config('backline.logging', 'on', true);$i$,
+    $i$begin
+            perform nextval('backline.missed');
+          exception when others then  -- status reports a damaged schema
+          end;$i$, p_table::oid)
+  from (select format($i$insert into backline.changes (collection_id, kind, delta, amount, keys)
+          values (%1$s, v_kind, %2$s * cardinality(v_keys), cardinality(v_keys), v_keys);
+          if v_removed is not null then
+            insert into backline.changes (collection_id, kind, amount, keys)
+            values (%1$s, '-', cardinality(v_removed), v_removed);
+          end if;$i$, p_collection, p_sign) as line) i;
 $$;
 
 -- Returns the clauses that make values the same text in every session, if the text of a column's type depends

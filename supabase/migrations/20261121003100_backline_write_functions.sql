@@ -33,7 +33,7 @@ create or replace function backline.complete(
 language plpgsql rows 10
 set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD'
 set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1
-set lock_timeout = '200ms'
+set lock_timeout = '200ms' set work_mem = '32MB'
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 #variable_conflict use_column
@@ -81,6 +81,7 @@ declare
 begin
   c := backline.definition(p_collection);
   perform backline.require_model(c.model_id, p_model);
+  perform backline.require_short_keys(p_keys);
   -- A row of a batch lease has no job, except that of a later edit, which claim() will find up to date.
   -- Inserting a first stamp without ON CONFLICT takes an eighth less time.
   select p_leases is null or not coalesce(bool_and(coalesce(u.lease = any (g.all), false)), false),

@@ -17,12 +17,9 @@ COVERAGE = "/coverage?collection=music_knowledge"
 @pytest.fixture(scope="module")
 def candidate(world: World) -> Iterator[World]:
     """A filled candidate for the knowledge base."""
-    name = "music_knowledge@next"
-    declared = ("--text", "{title}", "--model", "hash@16", "--name", name, "--column", "other")
-    world.backline("add", "music_knowledge", *declared)
-    world.backline("backfill", name)
+    world.backline("model", "change", "music_knowledge", "--to", "hash@16")
     yield world
-    world.backline("drop", name, "--column")
+    world.backline("model", "cancel", "music_knowledge")
 
 
 @pytest.fixture

@@ -114,6 +114,7 @@ async def declare(
     follow: str | None = None,
     existing: Existing = "refuse",
     splitting: Splitting | None = None,
+    partitions: int = 1,
 ) -> Collection:
     """Add a collection over a table, and return it."""
     row = await store.find_table(table)
@@ -122,7 +123,7 @@ async def declare(
         model=embedder.model, column_type=column_type, long_text=long_text,
         published=published, into=into, text_sql=text_sql, where=where, language=language,
         language_column=language_column, follow=follow, existing=existing,
-        splitting=splitting,
+        splitting=splitting, partitions=partitions,
     )  # fmt: skip
     return await store.collection(name or table)
 

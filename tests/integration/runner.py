@@ -24,17 +24,18 @@ from typing import Any
 from tests.integration.harness import DIMENSIONS, QUICK, quick_limiter
 
 import backline.cli
+from backline.adoption import adopt
 from backline.backfill import Backfill
 from backline.embedders.openai.embedder import OpenAIEmbedder
 from backline.postgres.connector import Transaction
-from backline.postgres.store import open_store
+from backline.postgres.store import Store, open_store
 from backline.sql import query
 from backline.sync import Sync
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("mode", choices=["backfill", "sync", "cli"])
+    parser.add_argument("mode", choices=["backfill", "sync", "adopt", "cli"])
     parser.add_argument("url")
     parser.add_argument("provider")
     parser.add_argument("--pause", default="")
@@ -52,6 +53,9 @@ async def main(options: argparse.Namespace) -> None:
         "text-embedding-3-small", DIMENSIONS, base_url=options.provider, api_key="sk-stand-in"
     )
     async with open_store(options.url) as store:
+        if options.mode == "adopt":
+            await adopt_notes(store, embedder)
+            return
         collection = await store.collection("notes")
         work = replace(QUICK, lease=options.lease)
         arguments = (store, collection, embedder, quick_limiter(), work)
@@ -62,6 +66,18 @@ async def main(options: argparse.Namespace) -> None:
         report = await Backfill(*arguments).run()
     print(json.dumps({"state": report.state, "embedded": report.embedded}), flush=True)
     await embedder.aclose()
+
+
+async def adopt_notes(store: Store, embedder: OpenAIEmbedder) -> None:
+    """Adopt the vectors of the table `notes`."""
+    record = await store.find_table("notes")
+    print("ready", flush=True)
+    done = await adopt(
+        store, embedder, quick_limiter(), "notes", record["oid"], give_up_after=20, key=None,
+        template="{body}", column="embedding", column_type="vector", long_text="truncate",
+        published=False, into=None,
+    )  # fmt: skip
+    print(json.dumps({"adopted": done.adopted}), flush=True)
 
 
 def run_command(options: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from tests.integration.harness import (
     quick_limiter,
     standin_embedder,
 )
+from tests.integration.processes import read_line, worker_process
 from tests.provider import StandInProvider
 
 from backline import errors
@@ -28,6 +29,7 @@ from backline.embedders.base import Embedder
 from backline.embedders.hash import HashEmbedder, hash_vectors
 from backline.postgres.store import Store
 from backline.reconcile import Reconciliation
+from backline.types import Collection
 from backline.verification import verify
 
 MEMORIES = """
@@ -271,6 +273,40 @@ async def test_interrupted_adoption_is_continued_and_protects_the_vectors(
     report = await world.fill()
     assert report.embedded == 5
     await world.check_complete()
+    await embedder.aclose()
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["adoption_sample:after", "adopt_page:before", "adopt_page:after", "finish_adoption:before"],
+)
+async def test_killed_adoption_loses_nothing_and_is_finished_by_the_next_run(
+    store: Store, user: Any, provider: StandInProvider, step: str
+) -> None:
+    rows = PAGE + 100
+    await execute(
+        user,
+        f"{NOTES}; alter table notes add embedding extensions.vector({DIMENSIONS}); "
+        f"insert into notes select i, 'text ' || i from generate_series(1, {rows}) i",
+    )
+    await fill_by_hand(user, table="notes", text="body")
+    before = await held(user, "notes")
+    embedder = standin_embedder(provider)
+    empty = World(store, cast(Collection, None), embedder, user)  # there is no collection yet
+    async with worker_process(empty, provider, "adopt", "--pause", step) as victim:
+        assert await read_line(victim) == "ready"
+        assert await read_line(victim) == "paused"
+        victim.kill()
+        await victim.wait()
+    assert await held(user, "notes") == before
+    await adopting(store, embedder, "notes", template="{body}")
+    world = World(store, await store.collection("notes"), embedder, user)
+    assert not world.collection.adopting
+    report = await world.fill()
+    assert report.embedded == 0
+    await world.check_complete()
+    assert await held(user, "notes") == before
+    assert sum(provider.texts_embedded.values()) <= 400  # two samples
     await embedder.aclose()
 
 

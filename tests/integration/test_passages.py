@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.integration.harness import World, make_world, overpaid
 from tests.provider import StandInProvider
@@ -17,8 +20,9 @@ from backline.embedders.hash import HashEmbedder
 from backline.estimation import estimate
 from backline.postgres.store import Store
 from backline.reconcile import Reconciliation
-from backline.search.indexes import ensure_index
+from backline.search.indexes import ensure_index, ensure_vectors
 from backline.search.query import Mode, Query, search
+from backline.server.map import MapCache
 from backline.types import SearchHit, Splitting
 from backline.verification import verify
 
@@ -406,3 +410,64 @@ async def test_program_that_does_not_split_is_refused(store: Store) -> None:
                 "array[sha256('one')], array[%s::real[]::extensions.vector])",
                 [world.collection.id, vector],
             )
+
+
+# --- comparisons of whole rows --------------------------------------------------------------------
+
+
+async def test_row_is_compared_by_the_mean_of_its_passages(world: World) -> None:
+    """The first passages of rows 1 and 2 are equal, the rest are those of row 3."""
+    await world.insert(
+        "\n\n".join([paragraph(0), *document(10, 6)]),
+        "\n\n".join([paragraph(0), *document(20, 6)]),
+        "\n\n".join([paragraph(1), *document(10, 6)]),
+    )
+    await world.fill()
+    vectors = await world.sql(
+        "select key_1, extensions.l2_normalize(extensions.avg(embedding))::text as mean "
+        f"from {SIDE} group by 1 order by 1"
+    )
+    one, two, three = (np.array(json.loads(row["mean"])) for row in vectors)
+    rows = await world.sql(
+        "select one, other, similarity from backline.similarities(%s, '{1,2,3}')",
+        world.collection.id,
+    )
+    found = {(row["one"], row["other"]): row["similarity"] for row in rows}
+    assert found == pytest.approx(
+        {("1", "2"): one @ two, ("1", "3"): one @ three, ("2", "3"): two @ three}, abs=1e-5
+    )
+    assert found["1", "3"] > found["1", "2"]
+
+
+async def test_map_places_a_row_at_the_mean_of_its_passages(world: World) -> None:
+    await world.insert(*(text_of(10 * n, 5) for n in range(6)))
+    await world.fill()
+    before = await MapCache().get(world.store, world.collection, 100)
+    assert before.keys == [str(n) for n in range(1, 7)]
+    await world.sql(f"update {SIDE} set embedding = (select embedding from {SIDE} where key_1 = 6 "
+                    "and ordinal = 1) where key_1 = 1 and ordinal = 2")  # fmt: skip
+    after = await MapCache().get(world.store, world.collection, 100)
+    assert (after.x[0], after.y[0]) != (before.x[0], before.y[0])
+
+
+@pytest.mark.parametrize("exact", [True, False])
+async def test_nearest_row_is_that_of_the_nearest_passage(world: World, exact: bool) -> None:
+    await world.insert(*(text_of(10 * n, 5) for n in range(6)))
+    await world.fill()
+    await ensure_vectors(world.store, world.collection, smallest=1)
+    [last] = await world.sql(f"select embedding::real[] as v from {SIDE} where key_1 = 4 "
+                             "order by ordinal desc limit 1")  # fmt: skip
+    rows = await world.sql(
+        "select key, distance from backline.nearest(%s, %s::real[], 3, %s)",
+        world.collection.id, last["v"], exact,
+    )  # fmt: skip
+    assert rows[0]["key"] == "4" and rows[0]["distance"] < 1e-6
+    assert len({row["key"] for row in rows}) == len(rows) == 3
+
+
+async def test_two_workers_share_the_documents(world: World, provider: StandInProvider) -> None:
+    await world.insert(*(text_of(5 * n, 5) for n in range(60)))
+    reports = await asyncio.gather(world.fill(), world.fill())
+    assert sum(report.embedded for report in reports) >= 60
+    await world.check_complete()
+    assert overpaid(provider) == Counter()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from importlib.resources import files
+from typing import Any
 
 import psycopg
 import pytest
@@ -171,3 +172,49 @@ async def test_a_deletion_waits_for_the_write_of_a_released_job(filled: World) -
         await deletion
     await filled.sql("select backline.unregister_worker(%s::bigint)", row["id"])
     await filled.check_complete()
+
+
+COLUMN_GRANTS = {
+    "the key and the text": ("grant select (id, body) on notes to {role}", True),
+    "the key to every role, the text to one": (
+        "grant select (id) on notes to public; grant select (body) on notes to {role}", True,
+    ),
+    "the key alone": ("grant select (id) on notes to {role}", False),
+    "a column that the text leaves out": ("grant select (id, other) on notes to {role}", False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("grant", "readable"), COLUMN_GRANTS.values(), ids=COLUMN_GRANTS)
+async def test_grants_on_columns_are_copied(store: Store, grant: str, readable: bool) -> None:
+    ddl = f"create role column_reader; {INTEGERS}; alter table notes add other text;"
+    async with make_world(
+        store, ddl=ddl + grant.format(role="column_reader"), into="note_vectors"
+    ) as world:
+        try:
+            await world.insert("one", "two")
+            await world.fill()
+            await world.sql("set role column_reader")
+            count = "select count(*) as count from backline_vectors.note_vectors"
+            if readable:
+                assert (await world.sql(count))[0]["count"] == 2
+            else:
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    await world.sql(count)
+        finally:
+            await world.sql("reset role; drop owned by column_reader; drop role column_reader")
+
+
+@pytest.mark.parametrize("into", ["note_vectors", None])
+async def test_lost_vectors_are_made_again_in_their_type(store: Store, into: str | None) -> None:
+    options: dict[str, Any] = {"into": into} if into else {"column": "embedding"}
+    async with make_world(store, column_type="halfvec", **options) as world:
+        await world.insert("one", "two")
+        await world.fill()
+        await world.sql(
+            "drop table backline_vectors.note_vectors" if into
+            else "alter table notes drop column embedding"
+        )  # fmt: skip
+        await Reconciliation(store, world.collection).run()
+        assert (await store.collection("notes")).column_type == "halfvec"
+        await world.fill()
+        await world.check_complete()

@@ -31,6 +31,32 @@ create table notes (id int primary key, title text, author varchar(40), year int
                     tags text[], facts jsonb, plain json, stored text, flag boolean,
                     "a.b" text, "x|lower" text)
 """
+MARKDOWN = r"""# Title #
+
+Some **bold *and nested* text**, `code __init__ *x*`, [a link](https://e.org/a_(b) "T"), ![alt text](x.png).
+[![badge](i.svg)](https://ci) \*not emphasis\* 2 * 3 snake_case and _emphasis_ ~~gone~~
+
+> quoted
+> - in a quote
+
+* one
+- [x] two
+10. ten
+
+| Head | B |
+|------|:-:|
+| c1   | **c2** |
+
+```python
+# comment
+def __init__(self, *a): pass
+```
+
+---
+See [text][ref] and <https://x.org/a_b_c>.
+
+[ref]: https://x.org
+"""  # noqa: E501
 HTML = """<html><head><title>no</title></head><body><!-- no --><h1>Mix &amp; match</h1>
 <p class="x">Some <b>b</b>old &lt;text&gt;<br>again</p><script>no()</script><!-- no -->
 <ul><li>one</li><li>two</li></ul><script>no</script>1 < 2</body></html>"""
@@ -80,6 +106,14 @@ RENDERED: list[tuple[str, dict[str, Any], str]] = [
      "Mix & match\nSome bold <text>\nagain\none\ntwo\n1 < 2"),
     ("{body|strip_html}", {"body": "no markup"}, "no markup"),
     ("{body|strip_html|upper|truncate:4}", {"body": "<p>one</p><p>two</p>"}, "ONE\n"[:3]),
+    ("{body|strip_markdown}", {"body": MARKDOWN},
+     "Title\n\nSome bold and nested text, code __init__ *x*, a link, alt text.\n"
+     "badge *not emphasis* 2 * 3 snake_case and emphasis gone\n\nquoted\nin a quote\n\n"
+     "one\ntwo\nten\n\nHead B\nc1 c2\n\n# comment\ndef __init__(self, *a): pass\n\n"
+     "See text and https://x.org/a_b_c."),
+    ("{body|strip_markdown}", {"body": "a | b, 2 < 3 & [x"}, "a | b, 2 < 3 & [x"),
+    ("{body|strip_markdown}", {"body": "***"}, ""),
+    ("{body|strip_markdown|strip_html|upper}", {"body": "**<b>x</b>**"}, "X"),
     ("{flag} {year}", {"flag": True, "year": 7}, "t 7"),
 ]  # fmt: skip
 
@@ -105,7 +139,7 @@ BAD_TEMPLATES: list[tuple[str, type[errors.BacklineError], str]] = [
     ("{titel}", errors.ColumnNotFoundError, "no column 'titel'.* Its columns: id, title"),
     ("{titel.x|lower}", errors.ColumnNotFoundError, "no column 'titel'"),
     ('{"no such"}', errors.ColumnNotFoundError, "no column 'no such'"),
-    ("{title|trim}", errors.UsageError, "no filter 'trim'.* Use lower, upper, strip_html or trun"),
+    ("{title|trim}", errors.UsageError, "no filter 'trim'.* Use lower, .*, strip_markdown or trun"),
     ("{title|truncate}", errors.UsageError, "no filter 'truncate'"),
     ("{title|truncate:0}", errors.UsageError, "no filter 'truncate:0'"),
     ("{title|}", errors.UsageError, "no filter ''"),

@@ -17,6 +17,7 @@ Spoil: TypeAlias = Literal[
     "short vector",
     "zero",
     "not json",
+    "too deep",
     "no data",
     "null vector",
 ]

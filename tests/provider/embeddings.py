@@ -103,7 +103,8 @@ def success(
             if behaviour.spoil == "reversed"
             else [{**item, "index": 0} for item in items]
         )
-    return Answer(200, b"<html>" if behaviour.spoil == "not json" else json.dumps(body).encode())
+    spoiled = {"not json": b"<html>", "too deep": b"[" * 100_000}
+    return Answer(200, spoiled.get(behaviour.spoil) or json.dumps(body).encode())
 
 
 def _spoil(vectors: Vectors, behaviour: Behaviour) -> Vectors:

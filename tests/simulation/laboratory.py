@@ -37,6 +37,7 @@ do $$ declare t record; begin
 end $$;
 """
 _OLD_ROWS: Final = "insert into app.notes values (1, 'A'), (2, 'B'), (3, ''), (4, 'warm vocal')"
+_SHORT_WAITS: Final = "set lock_timeout = '20ms'"
 # Shorter waits, so that a history takes less time. A worker gives up either way.
 _SHORTEN: Final = """
 do $$ declare f regprocedure; begin
@@ -61,7 +62,7 @@ class Laboratory:
         """Connect to a migrated database."""
         monitor = await connect(url, "monitor")
         await monitor.execute("set client_min_messages = warning")
-        await monitor.execute("set lock_timeout = '20ms'")
+        await monitor.execute(_SHORT_WAITS)
         await monitor.execute(_SHORTEN)
         return cls(url, monitor)
 
@@ -84,7 +85,9 @@ class Laboratory:
         prepared = await self._monitor.execute("select gid from pg_prepared_xacts")
         for row in await prepared.fetchall():  # of a history that broke an invariant
             await self._monitor.execute(sql.SQL("rollback prepared {}").format(row["gid"]))
+        await self._monitor.execute("set lock_timeout = '10s'")  # autovacuum may hold a lock
         await self._monitor.execute(_EMPTY)
+        await self._monitor.execute(_SHORT_WAITS)
         if backfill:
             await self._monitor.execute(_OLD_ROWS)
         row = await self._store.find_table("app.notes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -52,8 +53,10 @@ class Worker(LeaseHolder):
         try:
             await calls[step.action]()
         except errors.ModelMismatchError:
+            self.gives_up = False
             await self.roll_back()
-            await self.unregister(lease)
+            with suppress(errors.DatabaseUnavailableError):  # its session was ended while it waited
+                await self.unregister(lease)
         except OVERTAKEN as error:
             self.notes.append(f"gives up: {error}")
             await self.roll_back()

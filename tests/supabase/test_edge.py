@@ -54,7 +54,7 @@ def test_deno_tests_of_the_function_pass(project: Project) -> None:
         capture_output=True, text=True, env=deno_environment(project), check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "17 passed" in done.stdout
+    assert "20 passed" in done.stdout
 
 
 @pytest.mark.parametrize("check", ["lint", "fmt --check", "check"])

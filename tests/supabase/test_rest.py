@@ -81,8 +81,7 @@ async def test_text_of_thirty_kilobytes_is_embedded(project: Project) -> None:
         await world.check_complete()
 
 
-async def test_first_search_of_a_large_table_indexes_its_keywords_once(project: Project) -> None:
-    notices: list[str] = []
+async def test_worker_indexes_keywords_that_a_search_lacks(project: Project) -> None:
     async with rest_world(project) as world:
         await world.sql("update backline.keyword_indexes set built_at = null")
         await world.sql("delete from backline.documents; delete from backline.postings")
@@ -90,14 +89,12 @@ async def test_first_search_of_a_large_table_indexes_its_keywords_once(project: 
         await world.insert(*texts(1200))
         await world.sql("alter table notes enable trigger user")
         query = search.Query("number 1107", "keyword", limit=1)
-        with pytest.raises(errors.UsageError, match="not built yet"):
-            await search.search(world.rest, world.collection, None, query)
+        assert await search.search(world.rest, world.collection, None, query) == []
         project.gateway.cut_next(path=RPC + "build_keywords_page", after=True)
-        await ensure_keywords(world.rest, world.collection, notice=notices.append)
+        assert await ensure_keywords(world.rest, world.collection)
         [hit] = await search.search(world.rest, world.collection, None, query)
         assert hit.content == "note number 1107"
-        await ensure_keywords(world.rest, world.collection, notice=notices.append)
-        assert notices == ["Indexing the keywords of notes, once."]
+        assert not await ensure_keywords(world.rest, world.collection)
 
 
 async def test_error_of_a_trigger_is_the_error_of_the_dead_letter(project: Project) -> None:

@@ -76,6 +76,7 @@ VALUES = {
     "cors_origins": "http://h",
     "max_body_bytes": "2048",
     "via": "edge",
+    "root_path": "/backline",
 }
 
 

@@ -15,6 +15,7 @@ from tests.unit.local.tiny import write_tiny_model
 from tests.without import OPTIONAL, without
 
 from backline import extras
+from backline.embedders import registry
 from backline.errors import MissingExtraError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +59,7 @@ import asyncio, sys
 from pathlib import Path
 from backline.postgres import embedded
 from backline import loading
+from backline.server import telemetry
 from backline.embedders import local
 from backline.embedders.local.load import open_tokenizer
 from backline.embedders.providers import EmbedderOptions, open_embedder
@@ -70,6 +72,10 @@ async def project():
     async with open_project("https://x.supabase.co", read_key(SecretStr("sb_secret_abc"), "a key")):
         pass
 
+def read(path):
+    with loading.open_file(path, loading.Dialect()) as file:
+        list(file.records())
+
 folder = Path(sys.argv[1])
 try:
     {call}
@@ -79,8 +85,10 @@ except MissingExtraError as error:
 CALLS = {
     "demo": "embedded.start(folder / 'data')",
     "openai": "asyncio.run(open_embedder('openai', EmbedderOptions(api_key='sk-x')))",
-    "parquet": "list(loading.read(folder / 'notes.parquet'))",
+    "parquet": "read(folder / 'notes.parquet')",
+    "otel": "telemetry.configuration()",
     "supabase": "asyncio.run(project())",
+    "zstd": "read(folder / 'notes.csv')",
     "tokenizers": "open_tokenizer(folder / 'tiny' / 'tokenizer.json', 40)",
 }
 
@@ -88,8 +96,10 @@ CALLS = {
 @pytest.mark.parametrize("extra", sorted(CALLS))
 def test_missing_extra_names_its_install_command(extra: str, tmp_path: Path) -> None:
     (tmp_path / "notes.parquet").touch()
+    (tmp_path / "notes.csv").write_bytes(b"\x28\xb5\x2f\xfd")
     write_tiny_model(tmp_path / "tiny", family="xlm-roberta")
     hidden = without(tmp_path / "hidden", *extras.EXTRAS[extra].modules)
+    hidden["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://127.0.0.1:9"
     output = python(PROGRAM.format(call=CALLS[extra]), hidden, str(tmp_path))
     assert f"Run: pip install 'backline[{extra}]'" in output
     assert not (tmp_path / "data").exists()
@@ -155,6 +165,25 @@ def test_missing_supabase_client_is_reported(tmp_path: Path) -> None:
     problem = json.loads(out)["error"]
     assert (code, problem["kind"]) == (2, "MissingExtraError")
     assert "pip install 'backline[supabase]'" in problem["message"]
+
+
+def test_model_list_shows_what_the_settings_reach() -> None:
+    nothing = dict.fromkeys(
+        [name for each in registry.providers().values() for name in (*each.keys, *each.addresses)],
+        "",
+    )
+
+    def listed(*flags: str, **environment: str) -> set[str]:
+        _, out, _ = backline("model", "list", *flags, "--json", environment=nothing | environment)
+        return {row["model"] for row in json.loads(out)["models"]}
+
+    few = listed()
+    assert {"local/all-MiniLM-L6-v2", "supabase/gte-small", "hash@DIMENSIONS"} <= few
+    assert not any(name.startswith(("voyage/", "ollama/")) for name in few)
+    more = listed(VOYAGE_API_KEY="k", OLLAMA_BASE_URL="http://x.test", TEI_BASE_URL="http://x.test")
+    assert {"voyage/voyage-4", "ollama/nomic-embed-text", "tei/BAAI/bge-m3"} <= more - few
+    every = listed("--all")
+    assert {"openai/text-embedding-3-small", "cohere/embed-english-v2.0"} <= every - more
 
 
 def test_model_list_shows_the_extra_of_each_model(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_wheel_contains_every_file_that_the_program_reads(wheel: Path) -> None:
     needed = {
         str(file.relative_to(source))
         for file in source.rglob("*")
-        if file.is_file() and file.suffix in {".py", ".sql", ".jsonl", ".tsv", ".typed"}
+        if file.is_file() and file.suffix in {".py", ".sql", ".jsonl", ".toml", ".tsv", ".typed"}
     }
     assert needed <= contents
     assert not [name for name in contents if name.startswith(("tests/", "benchmarks/"))]

@@ -262,7 +262,7 @@ async def test_limit_headers(world: World) -> None:
 
 async def test_malformed(world: World) -> None:
     async with world.embedder() as embedder:
-        for spoil in ("missing", "extra", "no data", "not json"):
+        for spoil in ("missing", "extra", "no data", "not json", "too deep"):
             world.server.behave(spoil=spoil)
             with pytest.raises(ProviderUnavailableError, match=r"vectors|other than embeddings"):
                 await embedder.embed(["a", "b"])

@@ -2,13 +2,19 @@ import '@/shared/theme/base.css'
 import { QueryClient, QueryClientProvider } from '@tanstack/react-query'
 import { StrictMode } from 'react'
 import { createRoot } from 'react-dom/client'
+import { Router } from 'wouter'
 import { App } from '@/app/App'
 import { storedKey } from '@/app/session'
+import { basePath } from '@/shared/base'
 import { CodetteBridge, OfflineError, ProblemError } from '@/shared/bridge/codetteBridge'
 import { BridgeProvider } from '@/shared/bridge/context'
 import { TooltipProvider } from '@/shared/ui'
 
-const bridge = new CodetteBridge({ apiKey: storedKey(), role: 'studio' })
+const bridge = new CodetteBridge({
+  apiKey: storedKey(),
+  role: 'studio',
+  baseUrl: window.location.origin + basePath,
+})
 const queries = new QueryClient({
   defaultOptions: {
     queries: {
@@ -32,7 +38,9 @@ createRoot(root).render(
     <QueryClientProvider client={queries}>
       <BridgeProvider bridge={bridge}>
         <TooltipProvider>
-          <App />
+          <Router base={basePath}>
+            <App />
+          </Router>
         </TooltipProvider>
       </BridgeProvider>
     </QueryClientProvider>

@@ -27,7 +27,8 @@ Template = Annotated[
         help="Template of a row's text with column names in braces, such as '{title} {body}'. "
         "{facts.brand} is a path into JSON, {sections[*].title} all matches of one, "
         "{body|strip_html|truncate:500} a column with filters: lower, upper, strip_html, "
-        "truncate. An empty value leaves out its separator; {{ and }} are literal braces.",
+        "strip_markdown, truncate. An empty value leaves out its separator; {{ and }} are literal "
+        "braces.",
         show_default=False,
     ),
 ]
@@ -132,6 +133,15 @@ Into = Annotated[
         show_default=False,
     ),
 ]
+Partitions = Annotated[
+    int,
+    typer.Option(
+        "--partitions",
+        metavar="NUMBER",
+        help="Partitions of the side table, by ranges of the present keys. Later keys go to the "
+        "last one.",
+    ),
+]
 Passages = Annotated[
     str,
     typer.Option(
@@ -205,6 +215,7 @@ def add(
     long_text: LongTextPolicy = "truncate",
     published: Published = False,
     into: Into = None,
+    partitions: Partitions = 1,
     passages: Passages = "none",
     passage_tokens: PassageTokens = None,
     overlap: Overlap = 0,
@@ -231,7 +242,7 @@ def add(
     declaration = Declaration(
         name=name or table, table=table, text=text, text_sql=text_sql, where=where,
         key=None if key is None else tuple(key), model=model, column=column,
-        column_type=column_type, into=into, follow=follow, passages=passages,
+        column_type=column_type, into=into, partitions=partitions, follow=follow, passages=passages,
         passage_tokens=passage_tokens, overlap=overlap, long_text=_policy(long_text),
         language=language, language_column=language_column, published=published,
     )  # fmt: skip

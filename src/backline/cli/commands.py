@@ -31,6 +31,11 @@ COMMANDS: Final = {
         "demo:demo", START, "Load the knowledge base, embed it, verify it and search it."
     ),
     "config": Command("config:config", START, "Show the settings and where each value comes from."),
+    "doctor": Command(
+        "doctor:examine",
+        START,
+        "Check connection, rights, schema, indexes, models, disk and clock, with remedies.",
+    ),
     "model": Command("model:app", START, "List models, download weights, change a model."),
     "migrate": Command(
         "migrate:migrate", TABLES, "Apply the pending migrations, and repair the schema."
@@ -44,13 +49,17 @@ COMMANDS: Final = {
     "where": Command("collections:where", TABLES, "Show or change which rows a collection embeds."),
     "drop": Command("collections:drop", TABLES, "Undo add and keep the table."),
     "load": Command(
-        "load:load", TABLES, "Load JSONL, CSV or Parquet into a table, all records or none."
+        "load:load", TABLES, "Load CSV, JSON, JSONL or Parquet into a table, all records or none."
     ),
     "backfill": Command(
         "backfill:backfill", EMBED, "Embed every row with a missing or outdated vector."
     ),
     "sync": Command("sync:sync", EMBED, "Follow live edits and embed each one, until stopped."),
-    "status": Command("status:status", EMBED, "Show coverage, queue, failures, lag, rate and ETA."),
+    "status": Command(
+        "status:status",
+        EMBED,
+        "Show coverage, queue, failures, lag, rate and ETA, and the announced end of a model.",
+    ),
     "verify": Command(
         "verify:verify", EMBED, "Check every stored vector against its row and model."
     ),
@@ -79,6 +88,7 @@ COMMANDS: Final = {
         "List the search queries that are kept of a collection, or delete them.",
     ),
     "serve": Command("serve:serve", SERVE, "Serve the HTTP API, the WebSocket and the studio."),
+    "keys": Command("keys:app", SERVE, "Keys of the server: names, roles and expiry."),
 }
 
 
@@ -90,6 +100,7 @@ INCOMPLETE: Final = {
     "failure is a success",
     "status": "a collection has a problem that makes its coverage untrue",
     "verify": "a row has no valid vector",
+    "doctor": "a check failed",
     "reconcile": "drift remains, as after a dry run that found any",
     "runs watch": "the run was cancelled, was interrupted, or does not exist",
     "runs cancel": "the run has ended, or does not exist",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -12,14 +12,14 @@ import typer
 
 from backline import config, errors, model_change, wiring
 from backline.cli.backfill import backfill_collection
-from backline.cli.options import NO_FLAGS, AsJson, Flags, database_options
+from backline.cli.options import NO_FLAGS, AsJson, Flags, StoreTransport, database_options
 from backline.cli.output import count, duration, emit, facts, moment, out, say, table
 from backline.cli.report import show_backfill
-from backline.collections import declared_splitting
 from backline.config import Settings
 from backline.model_change import NewTarget, Plan
 from backline.postgres.store import Store
 from backline.reconcile import Reconciliation
+from backline.store import JobStore
 from backline.types import Collection, ModelChange
 
 Name = Annotated[str, typer.Argument(metavar="COLLECTION", help="The collection.")]
@@ -142,7 +142,7 @@ class _Change:
             target = await self._target(collection)
             async with wiring.embedder_for(self._settings, target.model, say) as (embedder, _):
                 plan = await model_change.plan(store, collection, embedder, target)
-            emit({"plan": asdict(plan)}) if self._json else _show_plan(plan)
+            emit({"plan": asdict(plan)}) if self._json else show_plan(plan)
 
     async def run(self, *, then_cutover: bool) -> None:
         """Begin or continue the change, as far as it goes."""
@@ -167,61 +167,23 @@ class _Change:
             await model_change.probe(embedder)
             plan = await model_change.plan(store, collection, embedder, target)
         if not self._json:
-            _show_plan(plan)
-        self._ask(plan)
+            show_plan(plan)
+        consent([plan], yes=self._yes, as_json=self._json)
         return await model_change.begin(store, collection, target)
 
     async def _target(self, collection: Collection) -> NewTarget:
         model = collection.model
         if self._to is not None:
             model = await wiring.resolve_model(self._settings, self._to)
-        unit, tokens, overlap = self._passages
-        splitting = collection.splitting
-        if unit is not None:
-            splitting = declared_splitting(model, unit, tokens, overlap)
-        elif splitting is not None:  # the new model may read less
-            splitting = declared_splitting(
-                model, splitting.by, min(splitting.tokens, model.max_tokens), splitting.overlap
-            )
-        return NewTarget(
-            model, **self._options, whole=splitting is None and collection.splitting is not None,
-            splitting=None if splitting == collection.splitting else splitting,
-        )  # fmt: skip
+        return model_change.new_target_of(collection, model, self._passages, **self._options)
 
     async def _require_same(self, store: Store, begun: ModelChange) -> None:
         """Raise unless the open change is what this call asks for."""
         asked = [name for name, value in self._options.items() if value]
         if self._passages[0] is not None:
             asked.append("passages")
-        if self._to is not None and begun.state in ("filling", "indexing", "ready"):
-            model = await wiring.resolve_model(self._settings, self._to)
-            target = await model_change.new_target(store, begun)
-            if model.identity != target.model.identity:
-                asked.append("to")
-        if asked and begun.state != "serving":
-            raise errors.ModelChangeError(
-                f"A change of {begun.name!r} to {begun.new_model} is {begun.state} already. "
-                f"Continue it: {errors.command('model', 'change', begun.name)}; or end it: "
-                f"{errors.command('model', 'cancel', begun.name)}."
-            )
-        if begun.state in ("serving", "retiring", "cancelling"):
-            verb = "cancel" if begun.state == "cancelling" else "retire"
-            raise errors.ModelChangeError(
-                f"The last change of {begun.name!r} is {begun.state}. End it first: "
-                f"{errors.command('model', verb, begun.name)}."
-            )
-
-    def _ask(self, plan: Plan) -> None:
-        """Ask before a call that costs money or may cost it."""
-        if self._yes or plan.dollars == 0:
-            return
-        price = "an unknown amount" if plan.dollars is None else f"about ${plan.dollars:,.2f}"
-        if self._json or not sys.stdin.isatty():
-            raise errors.UsageError(
-                f"The vectors of {plan.collection!r} will cost {price}. Nothing was changed. "
-                "To pay it, run the same command with --yes."
-            )
-        typer.confirm(f"The vectors will cost {price}. Go on?", abort=True, err=True)
+        model = None if self._to is None else await wiring.resolve_model(self._settings, self._to)
+        await model_change.require_same(store, begun, model, asked)
 
     async def _fill(self, store: Store, begun: ModelChange) -> None:
         if begun.copies and begun.state == "filling":
@@ -240,7 +202,23 @@ class _Change:
         await model_change.finish(store, begun, despite_failures=self._despite_failures)
 
 
-def _show_plan(plan: Plan) -> None:
+def consent(plans: Sequence[Plan], *, yes: bool, as_json: bool) -> None:
+    """Ask before calls that cost money or may cost it.
+
+    Raises:
+        UsageError: the command cannot ask.
+    """
+    costly = [plan for plan in plans if plan.dollars != 0]
+    if yes or not costly:
+        return
+    if as_json or not sys.stdin.isatty():
+        model_change.require_consent(costly, "To pay it, run the same command with --yes.")
+    prices = ", ".join(f"of {plan.collection} {plan.price}" for plan in costly)
+    typer.confirm(f"The vectors will cost: {prices}. Go on?", abort=True, err=True)
+
+
+def show_plan(plan: Plan) -> None:
+    """Print what a change costs."""
     out.print(f"[bold]Change of {plan.collection}[/bold]", markup=True)
     pairs = {name: f"{old} → {new}" for name, old, new in plan.differences}
     preview = plan.preview
@@ -258,7 +236,7 @@ def _show_plan(plan: Plan) -> None:
 # --- the other commands ---------------------------------------------------------------------------
 
 
-@database_options()
+@database_options(via=StoreTransport)
 def cutover(
     collection: Name, freeze: Freeze = False, despite_failures: Despite = False,
     flags: Flags = NO_FLAGS, as_json: AsJson = False,
@@ -268,21 +246,23 @@ def cutover(
     The former vectors stay for a rollback, and edits reach both, until they are retired.
     """
 
-    async def work(store: Store, name: str) -> None:
+    async def work(store: JobStore, name: str) -> None:
         await model_change.cutover(store, name, despite_failures=despite_failures, freeze=freeze)
 
     _run(flags, collection, work, as_json=as_json)
 
 
-@database_options()
+@database_options(via=StoreTransport)
 def rollback(collection: Name, flags: Flags = NO_FLAGS, as_json: AsJson = False) -> None:
     """Search the former vectors again.
 
     If they were frozen, every row is read to find the edits of the meantime.
     """
 
-    async def work(store: Store, name: str) -> None:
+    async def work(store: JobStore, name: str) -> None:
         await model_change.rollback(store, name)
+        if not isinstance(store, Store):
+            return
         serving = await store.collection(name)
         if (await store.begin_scan(serving))["unscanned"]:
             say(f"{name} was frozen. Reading every row.")
@@ -298,8 +278,8 @@ def retire(
 ) -> None:  # fmt: skip
     """Drop the former vectors, which ends the change."""
 
-    async def work(store: Store, name: str) -> None:
-        await model_change.discard(store, name, retire=True, keep_vectors=keep_vectors)
+    async def work(store: JobStore, name: str) -> None:
+        await model_change.discard(_database(store), name, retire=True, keep_vectors=keep_vectors)
 
     _run(flags, collection, work, as_json=as_json)
 
@@ -308,15 +288,15 @@ def retire(
 def cancel(collection: Name, flags: Flags = NO_FLAGS, as_json: AsJson = False) -> None:
     """Drop the new vectors before they serve, which ends the change."""
 
-    async def work(store: Store, name: str) -> None:
-        await model_change.discard(store, name, retire=False)
+    async def work(store: JobStore, name: str) -> None:
+        await model_change.discard(_database(store), name, retire=False)
 
     _run(flags, collection, work, as_json=as_json)
 
 
 def _run(flags: Flags, name: str, work: Any, *, as_json: bool) -> None:
     async def main() -> None:
-        async with wiring.open_database(config.load(**flags)) as store:
+        async with wiring.open_job_store(config.load(**flags)) as store:
             family = (await store.collection(name)).family
             step: Coroutine[Any, Any, None] = work(store, family)
             await step
@@ -325,7 +305,18 @@ def _run(flags: Flags, name: str, work: Any, *, as_json: bool) -> None:
     asyncio.run(main())
 
 
-async def _found(store: Store, name: str) -> ModelChange:
+def _database(store: JobStore) -> Store:
+    """Return the store of a step that the owner of the table takes.
+
+    Raises:
+        ConfigurationError: the store is a project's API.
+    """
+    if not isinstance(store, Store):
+        raise errors.ConfigurationError(wiring.NEEDS_CONNECTION.format("the API of a project"))
+    return store
+
+
+async def _found(store: JobStore, name: str) -> ModelChange:
     return (await store.changes(name))[0]
 
 
@@ -350,7 +341,7 @@ def _report(change: ModelChange, *, as_json: bool) -> None:
     out.print(lines.get(change.state, f"{name}: {change.state}"), markup=False)
 
 
-@database_options()
+@database_options(via=StoreTransport)
 def changes(
     collection: Annotated[
         str | None, typer.Argument(metavar="COLLECTION", help="Default: all.", show_default=False)
@@ -377,5 +368,5 @@ def changes(
 
 
 async def _changes(settings: Settings, name: str | None) -> list[ModelChange]:
-    async with wiring.open_database(settings) as store:
+    async with wiring.open_job_store(settings) as store:
         return await store.changes(name)

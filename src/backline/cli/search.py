@@ -25,7 +25,7 @@ from backline.cli.options import (
 from backline.cli.output import count, emit, out, say
 from backline.config import Settings
 from backline.search import Mode, Query
-from backline.search.indexes import index_for_search
+from backline.search.indexes import note_missing_keywords
 from backline.search.kept import Asked, keep_one
 from backline.search.query import clean_text
 from backline.store import JobStore
@@ -119,7 +119,7 @@ async def _search(
     async with wiring.open_job_store(settings, "read") as store:
         collection = await store.collection(name)
         if query.mode != "semantic":
-            await index_for_search(store, collection, say)
+            await note_missing_keywords(store, collection, say)
         if query.mode == "keyword":
             hits = await library.search(store, collection, None, query)
         else:

@@ -50,6 +50,16 @@ NoWorker = Annotated[
         help="Do not embed edits. Use it when another process does, such as backline sync.",
     ),
 ]
+RootPath = Annotated[
+    str | None,
+    typer.Option(
+        "--root-path",
+        metavar="PATH",
+        show_default=False,
+        help="Path below which a proxy serves the server, such as /backline. The proxy may strip "
+        "it or pass it on. Environment: BACKLINE_ROOT_PATH.",
+    ),
+]
 ProtectReads = Annotated[
     bool | None,
     typer.Option(
@@ -66,6 +76,7 @@ def serve(
     port: Port = None,
     no_worker: NoWorker = False,
     protect_reads: ProtectReads = None,
+    root_path: RootPath = None,
     workers: Workers = None,
     flags: Flags = NO_FLAGS,
 ) -> None:
@@ -74,8 +85,9 @@ def serve(
     Also embeds edits as they are committed, unless --no-worker is set.
     """
     settings = config.load(
-        **flags, host=host, port=port, protect_reads=protect_reads or None, workers=workers
-    )
+        **flags, host=host, port=port, protect_reads=protect_reads or None, workers=workers,
+        root_path=root_path,
+    )  # fmt: skip
     log_for_server()
     asyncio.run(_serve(settings, worker=not no_worker))
 

@@ -16,7 +16,7 @@ from backline.cli.output import emit, out, say
 from backline.cli.search import keep_query, show_parameters
 from backline.config import Settings
 from backline.search import Context, Suggestions
-from backline.search.indexes import index_for_search
+from backline.search.indexes import note_missing_keywords
 
 Prompt = Annotated[str, typer.Argument(help="The user's question, in plain words.")]
 ContextName = Annotated[
@@ -71,7 +71,7 @@ async def _suggest(
 ) -> tuple[str, Suggestions]:
     async with wiring.open_database(settings) as store:
         collection = await store.collection(name)
-        await index_for_search(store, collection, say)
+        await note_missing_keywords(store, collection, say)
         async with wiring.embedder_for(settings, collection.model, say) as (embedder, _):
             found = await library.suggest(store, collection, embedder, prompt, context, limit=limit)
         if settings.keep_queries:

@@ -128,7 +128,7 @@ def _codes(body: object) -> Iterator[str]:
 def _body(response: Response) -> object:
     try:
         return json.loads(response.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return response.content.decode("utf-8", "replace")
 
 

@@ -6,12 +6,13 @@ how its embedders are best called. CONTRIBUTING.md lists the steps to add one.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import SecretStr
 
@@ -24,6 +25,9 @@ from backline.embedders.openai.models import DEFAULT_MODEL, is_openai
 from backline.embedders.prompts import with_prompts
 from backline.errors import ConfigurationError, ModelNotFoundError, command
 from backline.types import Model
+
+if TYPE_CHECKING:
+    from backline.embedders.openai.tokens import TokenCounter
 
 DEFAULT_LOCAL_MODEL = "all-MiniLM-L6-v2"
 DEFAULT_HASH_DIMENSIONS = 384
@@ -284,8 +288,19 @@ async def _open_served(spec: EmbedderSpec, options: EmbedderOptions) -> Embedder
         api_key=key.get_secret_value() if isinstance(key, SecretStr) else key,
         timeout=options.timeout_s,
         on_limits=options.on_limits,
+        counter=await _counter(spec),
     )
     return with_prompts(embedder, registry.prompts(spec.provider, spec.name))
+
+
+async def _counter(spec: EmbedderSpec) -> TokenCounter | None:
+    """Return the exact counter of OpenAI's models at Azure, if its vocabulary is on the machine."""
+    entry = registry.providers()[spec.provider]
+    if entry.models_of != "openai" or not extras.installed("openai"):
+        return None
+    from backline.embedders.openai.tokens import load_counter
+
+    return await asyncio.to_thread(load_counter, may_download=False)
 
 
 # --- supabase -------------------------------------------------------------------------------------

@@ -1,121 +1,116 @@
-"""Read JSONL, CSV and Parquet files as streams of records."""
+"""Read a file as a stream of records, with the dialect that it is written in."""
 
 from __future__ import annotations
 
-import csv
-import json
-import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
+import io
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, TypeAlias
 
-from backline import errors, extras
+from backline import errors
+from backline.loading import parquet_reader
+from backline.loading.cells import Record
+from backline.loading.csv_reader import read_csv
+from backline.loading.dialect import Dialect, detect
+from backline.loading.json_reader import read_json
+from backline.loading.source import Progress, Source, open_source
 
-Record: TypeAlias = Mapping[str, Any]
-
-_PARQUET_BATCH: Final = 1000
+__all__ = ["InputFile", "Record", "open_file"]
 
 
-def read(file: Path) -> Iterator[Record]:
-    """Yield the records of a file. Memory does not grow with the length of the file.
+@dataclass(frozen=True)
+class InputFile:
+    """A file of records, which can be read again."""
+
+    source: Source
+    dialect: Dialect
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @cached_property
+    def types(self) -> dict[str, str]:
+        """The SQL types of the columns, of a file that has types."""
+        if self.dialect.format != "parquet":
+            return {}
+        return parquet_reader.sql_types(self.source, self.source.path)
+
+    def records(self, progress: Progress | None = None) -> Iterator[Record]:
+        """Yield the records. Memory does not grow with the length of the file.
+
+        Raises:
+            InputFileError: the file is malformed, or changed while it was read.
+        """
+        if self.dialect.format == "parquet":
+            yield from parquet_reader.read_parquet(self.source, self.source.path, progress)
+        else:
+            yield from self._read_text(progress)
+        self.source.require_unchanged()
+
+    def _read_text(self, progress: Progress | None) -> Iterator[Record]:
+        last = 0
+        with self.source.opened(progress) as stream:
+            text = io.TextIOWrapper(stream, encoding=self.dialect.encoding, newline="")
+            reader = read_json(self.name, text) if self._is_json else self._read_csv(text)
+            try:
+                for record in reader:
+                    last = record.line
+                    yield record
+            except UnicodeError as error:
+                raise errors.InputFileError(
+                    f"{self.name} is not {self.dialect.encoding} after line {last}: {error}. "
+                    "Nothing was loaded; name its encoding with --encoding."
+                ) from None
+
+    @property
+    def _is_json(self) -> bool:
+        return self.dialect.format == "json"
+
+    def _read_csv(self, text: io.TextIOWrapper) -> Iterator[Record]:
+        return read_csv(self.name, text, self.dialect)
+
+    def place(self, number: int) -> str:
+        """Return the place of a record by its number, for a message."""
+        for count, record in enumerate(self.records(), start=1):
+            if count == number:
+                return f"{'record' if self.dialect.format == 'parquet' else 'line'} {record.line}"
+        return f"record {number}"
+
+
+@contextmanager
+def open_file(file: Path, dialect: Dialect) -> Iterator[InputFile]:
+    """Yield a file with its dialect. `-` is standard input.
 
     Raises:
-        InputFileError: the file is missing, malformed, or of an unsupported kind.
+        InputFileError: the file is missing, cannot be read, or its dialect cannot be told.
+        UsageError: the dialect has a value that no file can have.
     """
-    reader = _READERS.get(file.suffix.lower())
-    if reader is None:
-        raise errors.InputFileError(
-            f"{file} is of an unsupported kind. Supported: {', '.join(_READERS)}."
+    dialect.check()
+    with open_source(file, dialect.compression) as source:
+        detected = detect(source, dialect)
+        if detected.format == "parquet" and source.compression != "none":
+            with _decompressed(source) as plain:
+                yield InputFile(plain, detected)
+        else:
+            yield InputFile(source, detected)
+
+
+@contextmanager
+def _decompressed(source: Source) -> Iterator[Source]:
+    """Yield a decompressed copy: Parquet is read from its end."""
+    with tempfile.TemporaryDirectory(prefix="backline-load-") as folder:
+        copy = Path(folder, "copy")
+        with source.opened() as stream, copy.open("wb") as target:
+            shutil.copyfileobj(stream, target)
+        status = copy.stat()
+        yield replace(
+            source,
+            path=copy,
+            status=(status.st_size, status.st_mtime_ns),
+            compression="none",
         )
-    if not file.is_file():
-        raise errors.InputFileError(f"There is no file {file}.")
-    return reader(file)
-
-
-def _read_jsonl(file: Path) -> Iterator[Record]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield _parse_line(file, number, line)
-
-
-def _parse_line(file: Path, number: int, line: bytes) -> Record:
-    try:
-        record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except ValueError as error:
-        raise errors.InputFileError(_not_json(file, number, line, error)) from None
-    if not isinstance(record, dict) or not record:
-        raise errors.InputFileError(
-            f"{file}, line {number} is not a JSON object with fields. Nothing was loaded."
-        )
-    return record
-
-
-def _not_json(file: Path, number: int, line: bytes, error: ValueError) -> str:
-    if number == 1 and line.lstrip().startswith(b"["):
-        return (
-            f"{file} is one JSON array; it must be one object a line. Nothing was loaded. "
-            f"Convert it: jq -c '.[]' {file} > {file.stem}.ndjson"
-        )
-    if isinstance(error, UnicodeDecodeError):
-        return f"{file}, line {number} is not UTF-8: {error}. Nothing was loaded; save it as UTF-8."
-    return f"{file}, line {number} is not JSON: {error}. Nothing was loaded; correct the line."
-
-
-def _read_csv(file: Path) -> Iterator[Record]:
-    csv.field_size_limit(sys.maxsize)  # the default limit of 128 KB rejects long texts
-    with file.open(newline="", encoding="utf-8-sig") as text:
-        reader = csv.DictReader(text)
-        try:
-            for row in reader:
-                _require_all_fields(file, reader, row)
-                yield {name: _csv_value(value) for name, value in row.items()}
-        except UnicodeDecodeError as error:
-            raise errors.InputFileError(
-                f"{file} is not UTF-8 after line {reader.line_num}: {error}. Nothing was loaded; "
-                "save it as UTF-8."
-            ) from None
-        except csv.Error as error:
-            raise errors.InputFileError(
-                f"{file}, line {reader.line_num}: {error}. Nothing was loaded."
-            ) from None
-
-
-def _require_all_fields(file: Path, reader: csv.DictReader[str], row: dict[str, Any]) -> None:
-    """Raise InputFileError for a row with more or fewer fields than the header."""
-    if None in row or None in row.values():
-        raise errors.InputFileError(
-            f"{file}, line {reader.line_num} has another number of fields than the "
-            f"header ({len(reader.fieldnames or [])}). Nothing was loaded."
-        )
-
-
-def _csv_value(value: str) -> Any:
-    """Convert integers and decimal numbers; an empty field is NULL."""
-    if value == "":
-        return None
-    if re.fullmatch(r"-?(0|[1-9]\d{0,17})", value):
-        return int(value)
-    if re.fullmatch(r"-?\d+\.\d+([eE][+-]?\d+)?", value):
-        return float(value)
-    return value
-
-
-def _read_parquet(file: Path) -> Iterator[Record]:
-    extras.require("parquet")
-    from pyarrow import parquet
-
-    try:
-        for batch in parquet.ParquetFile(file).iter_batches(batch_size=_PARQUET_BATCH):
-            yield from batch.to_pylist()
-    except (OSError, ValueError) as error:
-        raise errors.InputFileError(f"{file} is not readable as Parquet: {error}.") from None
-
-
-_READERS: Final[dict[str, Callable[[Path], Iterator[Record]]]] = {
-    ".jsonl": _read_jsonl,
-    ".ndjson": _read_jsonl,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}

@@ -82,7 +82,7 @@ class AdministrationVerbs(CollectionVerbs):
         long_text: LongText = "truncate", published: bool = False, into: str | None = None,
         text_sql: str | None = None, where: str | None = None, language: str | None = None,
         language_column: str | None = None, follow: str | None = None,
-        existing: Existing = "refuse", splitting: Splitting | None = None,
+        existing: Existing = "refuse", splitting: Splitting | None = None, partitions: int = 1,
     ) -> int:  # fmt: skip
         """Declare a table for embedding; return the id of the collection.
 
@@ -107,6 +107,7 @@ class AdministrationVerbs(CollectionVerbs):
             existing: what to do with vectors that the column holds. "overwrite" makes every row
                 due; to adopt them, call `backline.adopt`.
             splitting: how to split texts into passages, which takes a side table.
+            partitions: of the side table, by ranges of the present keys.
 
         Raises:
             UsageError, TableNotFoundError, ColumnNotFoundError, KeyMissingError: the table, its
@@ -120,7 +121,7 @@ class AdministrationVerbs(CollectionVerbs):
             name, table, key=key, template=template, column=column, column_type=column_type,
             long_text=long_text, published=published, into=into, text_sql=text_sql, where=where,
             language=language, language_column=language_column, follow=follow, existing=existing,
-            model=model, splitting=splitting,
+            model=model, splitting=splitting, partitions=partitions,
         )  # fmt: skip
         if follow is not None and declared["key"]:
             await self._check_unique(table, declared["key"])
@@ -357,6 +358,7 @@ def declaration(
 ) -> dict[str, Any]:  # fmt: skip
     """Return the parameters of `declare`."""
     absent = dict.fromkeys(("text_sql", "where", "language", "language_column", "follow"))
+    absent["partitions"] = 1
     return {
         "name": name, "table": table, "key": [key] if isinstance(key, str) else key, **absent,
         "passages": None if splitting is None else Jsonb(asdict(splitting)), **parts,

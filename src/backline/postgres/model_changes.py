@@ -7,7 +7,7 @@ from typing import Any
 
 from backline.postgres.adoption import AdoptionVerbs
 from backline.sql import query
-from backline.types import Collection, ModelChange
+from backline.types import Collection
 
 # A statement that waits for a lock of the host's table makes later statements wait behind it.
 _BRIEF_LOCK = "set local lock_timeout = '200ms'"
@@ -22,31 +22,6 @@ class ModelChangeVerbs(AdoptionVerbs):
             await transaction.execute(_BRIEF_LOCK)
             [row] = await transaction.fetch(query("begin_change"), {"name": name, **target})
         return int(row["id"])
-
-    async def changes(self, name: str | None = None) -> list[ModelChange]:
-        """Return the newest changes of models, the open ones first."""
-        rows = await self.connector.fetch(query("change_records"), {"name": name})
-        return [ModelChange(**row) for row in rows]
-
-    async def copy_page(self, name: str) -> int:
-        """Copy vectors of the next page to the new target; return how many rows the page has."""
-        return int(await self._rpc.value("copy_page", name=name))
-
-    async def finish_fill(self, name: str, *, despite_failures: bool, lag: float = 0) -> None:
-        """Record that every row of the new target is embedded, but edits of the last `lag` s."""
-        await self._rpc.value("finish_fill", name=name, despite_failures=despite_failures, lag=lag)
-
-    async def finish_indexes(self, name: str) -> None:
-        """Record that the new target can serve."""
-        await self._rpc.value("finish_indexes", name=name)
-
-    async def cutover(self, name: str, *, despite_failures: bool, lag: float = 0) -> None:
-        """Make the new target serve, if it has every row but edits of the last `lag` seconds."""
-        await self._rpc.value("cutover", name=name, despite_failures=despite_failures, lag=lag)
-
-    async def rollback(self, name: str) -> None:
-        """Make the former target serve again."""
-        await self._rpc.value("rollback_change", name=name)
 
     async def thaw(self, name: str) -> bool:
         """Record edits for the former target again; return whether it was frozen."""

@@ -29,7 +29,7 @@ from backline.store import (
     ReceivedLeases,
     Usage,
 )
-from backline.store_verbs import QueueVerbs, RunVerbs
+from backline.store_verbs import ChangeVerbs, QueueVerbs, RunVerbs
 from backline.types import Collection, Job, Outcome
 
 # A lost claim costs nothing, so its commit does not wait for the disk. A process that is stopped in
@@ -59,7 +59,7 @@ class PostgresRpc:
         return [list(record.values()) for record in records]
 
 
-class Store(ModelChangeVerbs, QueueVerbs, RunVerbs):
+class Store(ModelChangeVerbs, ChangeVerbs, QueueVerbs, RunVerbs):
     """Reads and writes the collections, the queue and the runs of one database."""
 
     def __init__(self, connector: Connector) -> None:
@@ -80,6 +80,13 @@ class Store(ModelChangeVerbs, QueueVerbs, RunVerbs):
         return await self.connector.fetch(queries("search.sql")["search"], encoded)
 
     # --- keywords ---
+
+    async def query_text(self, collection: Collection, query: str) -> str:
+        """Return the text to embed for a query, with misspelled words corrected."""
+        row = await self.connector.fetch_one(
+            queries("search.sql")["query_text"], {"collection": collection.id, "query": query}
+        )
+        return str(row["text"])
 
     async def needs_keywords(self, collection: Collection) -> bool:
         """Return whether rows are missing from the keyword index, so that it must be built."""

@@ -23,7 +23,7 @@ from backline.embedders.base import Embedder
 from backline.embedders.limiter import Limiter, limited_call
 from backline.postgres.store import Store
 from backline.search import agreement, evaluate
-from backline.search.indexes import ensure_keywords, index_for_search
+from backline.search.indexes import ensure_index, ensure_keywords
 from backline.search.query import Mode, Query, clean_text, rank_rows
 from backline.search.query_sets import QuerySet, require_rows
 from backline.sql import queries
@@ -298,10 +298,11 @@ async def compare(
 
 async def _index(store: Store, collection: Collection, *, complete: bool) -> None:
     require_column(collection)
-    if complete:
-        await index_for_search(store, collection)
-    else:
-        await ensure_keywords(store, collection)
+    with suppress(errors.ReadOnlyError):
+        if complete:
+            await ensure_index(store, collection)
+        else:
+            await ensure_keywords(store, collection)
 
 
 async def _embed(side: Side, texts: Sequence[str]) -> list[list[float]]:

@@ -261,7 +261,10 @@ async def evaluate(
     for key, text in dataset.queries.items():
         query = Query(clean_text(text), mode, DEPTH, weight=weight)
         started = time.perf_counter()
-        vector = None if mode == "keyword" else await embed_query(collection, embedder, query.text)
+        vector = None
+        if mode != "keyword":
+            corrected = await store.query_text(collection, query.text)
+            vector = await embed_query(collection, embedder, corrected)
         embedded = time.perf_counter()
         hits = await rank_rows(store, collection, query, query.text, vector)
         times.append((1000 * (time.perf_counter() - embedded), 1000 * (embedded - started)))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, Literal, TypeAlias
 
 import psycopg
 from psycopg.rows import DictRow
@@ -30,11 +30,14 @@ _ROUNDING: Final = 1e-6  # of a float32 distance
 _MIN_BUILD_MEMORY: Final = 64 << 20
 _MAX_BUILD_MEMORY: Final = 2 << 30
 
+KEYWORDS_SECONDS: Final = 30.0
+"""Interval at which a worker looks for rows that the keyword index lacks."""
+
 OnPage = Callable[[int], None]
 """Called after each page of the keyword index, with the rows scanned so far."""
 
 Notice = Callable[[str], None]
-"""Called with one line of text when an index is about to be built."""
+"""Called with one line of text."""
 
 VectorIndexState: TypeAlias = Literal["built", "in place", "not needed", "not possible"]
 """Result of ensuring a vector index. "not needed" is below ROWS_WORTH_AN_INDEX embedded rows, "not
@@ -113,18 +116,27 @@ async def ensure_index(
     return Indexes(await ensure_vectors(store, collection, smallest, rebuild=rebuild), keywords)
 
 
-async def index_for_search(
-    store: JobStore, collection: Collection, notice: Notice | None = None
-) -> None:
-    """Build what the first search of a large table needs: its keywords, then its vector index.
+async def note_missing_keywords(store: JobStore, collection: Collection, notice: Notice) -> None:
+    """Say that words find only some rows, if the keyword index is not complete."""
+    if await store.needs_keywords(collection):
+        notice(
+            f"The keyword index of {collection.name} is not complete: words are found only in the "
+            "rows that it has. backfill and sync complete it, and so does: "
+            f"{errors.command('index', collection.name)}"
+        )
 
-    Small tables are indexed when they are declared. Over PostgREST only the keywords are built. A
-    read-only database is searched with the indexes that it has.
-    """
-    with suppress(errors.ReadOnlyError):
-        built = await ensure_keywords(store, collection, notice=notice)
-        if built and store.capabilities.indexes:
-            await ensure_vectors(cast("Store", store), collection)
+
+async def complete_keywords(store: JobStore, collection: Collection) -> None:
+    """Index the keywords that are missing. An error of the index must not stop a worker."""
+    with suppress(errors.BacklineError):
+        await ensure_keywords(store, collection)
+
+
+async def keep_keywords(store: JobStore, collection: Collection) -> None:
+    """Complete the keyword index whenever rows are missing, until cancelled."""
+    while True:
+        await complete_keywords(store, collection)
+        await asyncio.sleep(KEYWORDS_SECONDS)
 
 
 # --- keywords -------------------------------------------------------------------------------------
@@ -183,7 +195,6 @@ async def ensure_keywords(
     collection: Collection,
     *,
     on_page: OnPage | None = None,
-    notice: Notice | None = None,
 ) -> bool:
     """Index the keywords of every row that is not indexed yet, over either transport.
 
@@ -192,8 +203,6 @@ async def ensure_keywords(
     """
     if not await store.needs_keywords(collection):
         return False
-    if notice is not None:
-        notice(f"Indexing the keywords of {collection.name}, once.")
     while not await _index_all(store, collection, on_page=on_page):
         pass  # rows were inserted behind the scan
     return True
@@ -208,26 +217,6 @@ async def _index_all(store: JobStore, collection: Collection, *, on_page: OnPage
         if on_page is not None:
             on_page(scanned)
     return await store.finish_keywords(collection)
-
-
-class KeywordIndexer:
-    """Indexes each collection on its first search in this process.
-
-    Concurrent searches wait for the index. Later searches send no query to check it.
-    """
-
-    def __init__(self) -> None:
-        self._built: set[int] = set()
-        self._building = asyncio.Lock()
-
-    async def ensure(self, store: JobStore, collection: Collection) -> None:
-        """Index the keywords that are missing."""
-        if collection.id in self._built:
-            return
-        async with self._building:
-            with suppress(errors.ReadOnlyError):
-                await ensure_keywords(store, collection)
-            self._built.add(collection.id)
 
 
 # --- vectors --------------------------------------------------------------------------------------
@@ -277,8 +266,8 @@ class _Build:
     def __init__(self, store: Store, session: WatchedConnection, row: DictRow) -> None:
         self._store = store
         self._session = session
-        self._create: str = row["make"]
-        self._drop: str = row["unmake"]
+        self._create: list[str] = row["make"]  # one for each partition, then the whole table
+        self._drop: list[str] = row["unmake"]
         self._memory = min(_MAX_BUILD_MEMORY, max(_MIN_BUILD_MEMORY, int(row["bytes"] * 1.2)))
 
     async def run(self) -> None:
@@ -287,35 +276,36 @@ class _Build:
             await self._execute("set statement_timeout = 0")
             await self._execute(f"set maintenance_work_mem = {self._memory >> 10}")
         # An interrupted build leaves an invalid index that occupies the name.
-        await self._execute(self._drop)
+        await self._execute(*self._drop)
         try:
-            await self._execute(self._create)
+            await self._execute(*self._create)
         except errors.StatementTimeoutError as error:
-            await self._execute(self._drop)
+            await self._execute(*self._drop)
             raise errors.StatementTimeoutError(
                 f"{error} The index takes longer than this connection may: build it with the "
                 "direct connection or the session pooler (port 5432) in DATABASE_URL: "
                 "backline index."
             ) from error
         except errors.DatabaseFullError:
-            await self._execute(self._drop)
+            await self._execute(*self._drop)
             if not self._store.connector.has_sessions:
                 raise
             await self._create_in_one_process()
         except (errors.ContentionError, asyncio.CancelledError):
             # An invalid index slows the writes of the table down and serves no search.
             with suppress(errors.DatabaseError):
-                await self._execute(self._drop)
+                await self._execute(*self._drop)
             raise
 
     async def _create_in_one_process(self) -> None:
         """Build without parallel workers, which share memory in /dev/shm; containers limit it."""
         await self._execute("set max_parallel_maintenance_workers = 0")
-        await self._execute(self._create)
+        await self._execute(*self._create)
 
-    async def _execute(self, statement: str) -> None:
+    async def _execute(self, *statements: str) -> None:
         try:
-            await Transaction(self._session).execute(statement)
+            for statement in statements:
+                await Transaction(self._session).execute(statement)
         except psycopg.Error as error:
             raise translate(error, self._store.connector.where) from error
 

@@ -62,8 +62,7 @@ async def search(
     The embedder must be of the collection's model. Mode "keyword" needs none.
 
     Raises:
-        UsageError: the query is empty, a number is out of range, the filter does not parse, or the
-            keyword index is not built.
+        UsageError: the query is empty, a number is out of range, or the filter does not parse.
         ModelMismatchError: the embedder's model is not the collection's.
         TableNotFoundError, ColumnNotFoundError: the table or its vector column does not exist.
         ColumnNotFoundError: the filter names a column that the table does not have.
@@ -74,7 +73,8 @@ async def search(
     require_column(collection)
     vector = None
     if query.mode != "keyword":
-        vector = await embed_query(collection, embedder, text)
+        corrected = await store.query_text(collection, text)
+        vector = await embed_query(collection, embedder, corrected)
     return await rank_rows(store, collection, query, text, vector)
 
 

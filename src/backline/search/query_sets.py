@@ -104,12 +104,7 @@ async def require_rows(store: Store, collection: Collection, asked: QuerySet) ->
     """
     keys = sorted({key for judged in (asked.judgments or {}).values() for key in judged})
     values = {"collection": collection.id, "keys": pgvector.texts(keys)}
-    try:
-        missing = await store.connector.fetch_one(queries("search.sql")["missing_rows"], values)
-    except errors.RowRefusedError as error:
-        raise errors.UsageError(
-            f"A judged key of {asked.name} is not a key of {collection.table}: {error}"
-        ) from None
+    missing = await store.connector.fetch_one(queries("search.sql")["missing_rows"], values)
     if missing["count"]:
         raise errors.UsageError(
             f"{collection.table} has no row with the key {missing['key']!r}, which "

@@ -29,7 +29,7 @@ RELATIVE_EVIDENCE: Final = 0.55
 """Share of the strongest hit's evidence below which a hit is dropped."""
 
 KEYWORD_SCALE: Final = 16
-"""Divisor of BM25, the same as in the SQL function `backline.search`."""
+"""Divisor of BM25, which then has about the scale of the cosine."""
 
 CANDIDATES: Final = 30
 CONTEXT_BONUS: Final = 0.05

@@ -18,12 +18,13 @@ from starlette.websockets import WebSocket
 from backline import errors
 from backline.config import Settings
 from backline.postgres.store import Store
-from backline.server import problems, schemas, websocket
-from backline.server.middleware import RequestMiddleware
+from backline.server import problems, schemas, telemetry, websocket
+from backline.server.middleware import EXPOSED_HEADERS, RequestMiddleware
 from backline.server.routes import (
     evaluation,
     failures,
     health,
+    model_change,
     openai,
     runs,
     search,
@@ -73,11 +74,13 @@ def create_app(
             RequestValidationError: problems.handle_exception,
             HTTPException: problems.handle_exception,
         },
-        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        telemetry=telemetry.configuration(),
         separate_input_output_schemas=False,
     )
     app.state.services = services
-    for routes in (status, search, runs, evaluation, failures, upsert, openai, health):
+    for routes in (
+        status, search, runs, model_change, evaluation, failures, upsert, openai, health,
+    ):  # fmt: skip
         app.include_router(routes.router)
     _add_websocket(app, services)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
@@ -105,11 +108,14 @@ def _middleware(services: Services) -> list[Middleware]:
         Middleware(
             RequestMiddleware, policy=services.policy, rate_limit=services.rate_limit,
             metrics=services.metrics, max_body_bytes=settings.max_body_bytes,
+            root_path=settings.root_path,
         ),
         Middleware(
-            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=("GET", "POST"),
-            allow_headers=("Authorization", "X-API-Key", "Content-Type", "X-Request-ID"),
-            expose_headers=("X-Request-ID", "Retry-After"),
+            CORSMiddleware, allow_origins=settings.cors_origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            # Clients send headers of their own, such as x-stainless-os. The origin decides.
+            allow_headers=("*",),
+            expose_headers=EXPOSED_HEADERS,
         ),
     ]  # fmt: skip
 
@@ -125,10 +131,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     ]
     if services.live_sync is not None:
         tasks.append(asyncio.create_task(services.live_sync.run(), name="live sync"))
+        tasks.append(asyncio.create_task(services.model_changes.run(), name="model changes"))
     try:
         yield
     finally:
         await end_tasks(*tasks)
+        await services.model_changes.aclose()
         workers = [
             services.backfills.aclose(), services.evaluations.aclose(), services.query_log.aclose(),
         ]  # fmt: skip
@@ -149,6 +157,7 @@ async def _release_dead_workers(store: Store) -> None:
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """Return FastAPI's document, extended by the problem schema and the key."""
+    services: Services = app.state.services
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title, version=app.version, description=app.description, routes=app.routes
@@ -159,6 +168,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             "bearer": {"type": "http", "scheme": "bearer"},
             "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         }
+        if services.settings.root_path:
+            document["servers"] = [{"url": services.settings.root_path}]
         document["security"] = [{}, {"bearer": []}, {"key": []}]
         app.openapi_schema = document
     return app.openapi_schema

@@ -8,11 +8,13 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 from backline import errors
-from backline.config import Settings
+from backline.config import DEFAULT_PORTS, Settings, without_default_port
+from backline.keys import ROLES, KeyRing, Role
 
 LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 MAX_ADDRESSES: Final = 10_000
@@ -31,6 +33,30 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What the key of a request permits.
+
+    Attributes:
+        role: None without a valid key.
+        name: of a key in the file of keys, for messages and the rate limit.
+        rate_limit: requests a second, if the key has a limit of its own.
+        problem: why the key is not valid, if that is known.
+
+    """
+
+    role: Role | None = None
+    name: str = ""
+    rate_limit: float | None = None
+    problem: str | None = None
+
+    def may(self, role: Role) -> bool:
+        return self.role is not None and ROLES.index(self.role) >= ROLES.index(role)
+
+
+NO_KEY: Final = Access()
+
+
 class AccessPolicy:
     """Which requests a server accepts.
 
@@ -45,15 +71,17 @@ class AccessPolicy:
     def __init__(self, settings: Settings) -> None:
         secret = settings.api_key or settings.function_secret
         self._key = secret.get_secret_value().encode() if secret else None
+        self._ring = KeyRing(settings.keys_file) if settings.keys_file else None
         self.loopback = is_loopback(settings.host)
-        if self._key is None and not self.loopback:
+        has_key = self._key is not None or self._ring is not None
+        if not has_key and not self.loopback:
             raise errors.ConfigurationError(
                 f"On {settings.host} any client in the network could write. Set BACKLINE_API_KEY "
-                "to a long random text, or listen on 127.0.0.1."
+                "to a long random text, or BACKLINE_KEYS_FILE, or listen on 127.0.0.1."
             )
-        self.key_required_for_writes = self._key is not None
-        self.key_required_for_reads = self._key is not None and settings.protect_reads
-        if settings.protect_reads and self._key is None:
+        self.key_required_for_writes = has_key
+        self.key_required_for_reads = has_key and settings.protect_reads
+        if settings.protect_reads and not has_key:
             raise errors.ConfigurationError("Protected reads need a key: set BACKLINE_API_KEY.")
         self._origins = frozenset(settings.cors_origins)
         self._hosts = self._accepted_hosts(settings)
@@ -76,33 +104,66 @@ class AccessPolicy:
 
     def check_origin(self, origin: str | None, host: str | None) -> None:
         """Raise ForbiddenError for a page of another origin, unless the origin is allowed."""
-        if origin is None or origin.lower() in self._origins:
+        if origin is None or self.allows_origin(origin):
             return
-        if urlsplit(origin).netloc.lower() != (host or "").lower():
+        if not _same_address(origin, host or ""):
             raise errors.ForbiddenError(
                 f"Pages of {origin} may not use this server. To allow them, add the origin to "
                 "BACKLINE_CORS_ORIGINS."
             )
 
-    def accepts_key(self, key: str | None) -> bool:
-        """Compare a key with the server's in constant time; True if the server has no key."""
-        if self._key is None:
-            return True
-        return key is not None and hmac.compare_digest(key.encode(), self._key)
+    def allows_origin(self, origin: str) -> bool:
+        """Return whether the settings name an origin."""
+        return without_default_port(origin.lower()) in self._origins
 
-    def authorized(self, headers: Mapping[str, str]) -> bool:
-        """Return whether the headers of a request carry the key."""
+    def access_of_key(self, key: str | None) -> Access:
+        """Return what a key permits. Without any key of the server, everything."""
+        if not self.key_required_for_writes:
+            return Access(role="admin")
+        if key is None:
+            return Access()
+        if self._key is not None and hmac.compare_digest(key.encode(), self._key):
+            return Access(role="admin")
+        stored = self._ring.find(key) if self._ring is not None else None
+        if stored is None:
+            return Access()
+        if stored.expired():
+            return Access(problem=f"The key {stored.name!r} has expired. Use a new one.")
+        return Access(stored.role, stored.name, stored.rate_limit)
+
+    def access(self, headers: Mapping[str, str]) -> Access:
+        """Return what the key in the headers of a request permits."""
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         key = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key")
-        return self.accepts_key(key)
+        return self.access_of_key(key)
 
-    def check_write(self, *, authorized: bool) -> None:
-        if self.key_required_for_writes and not authorized:
-            raise errors.UnauthorizedError
+    def check(self, access: Access, role: Role) -> None:
+        """Raise if a request needs a key of a role and does not carry it.
 
-    def check_read(self, *, authorized: bool) -> None:
-        if self.key_required_for_reads and not authorized:
-            raise errors.UnauthorizedError
+        Raises:
+            UnauthorizedError: it has no key, or one that is unknown or has expired.
+            ForbiddenError: its key has a lower role.
+        """
+        needs_key = self.key_required_for_reads or role != "read"
+        if not (self.key_required_for_writes and needs_key) or access.may(role):
+            return
+        if access.role is None:
+            raise errors.UnauthorizedError(access.problem)
+        raise errors.ForbiddenError(
+            f"The key {access.name!r} has the role {access.role}; this needs the role {role}."
+        )
+
+
+def _same_address(origin: str, host: str) -> bool:
+    """Return whether an origin is the address in a Host header. A missing port is the scheme's."""
+    try:
+        page = urlsplit(origin)
+        here = urlsplit(f"{page.scheme}://{host}")
+        default = DEFAULT_PORTS.get(page.scheme)
+        ports = page.port or default, here.port or default
+    except ValueError:
+        return False
+    return page.hostname is not None and page.hostname == here.hostname and ports[0] == ports[1]
 
 
 def _hostname(host: str) -> str:
@@ -114,7 +175,7 @@ def _hostname(host: str) -> str:
 
 
 class RateLimit:
-    """A token bucket for each address: `rate` requests a second, or no limit if None."""
+    """A token bucket for each address or key: `rate` requests a second, or no limit if None."""
 
     def __init__(self, rate: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
@@ -126,22 +187,25 @@ class RateLimit:
         default = None if is_loopback(settings.host) else PUBLIC_RATE
         return cls(settings.rate_limit or default)
 
-    def take(self, address: str) -> None:
-        """Count one request.
+    def take(self, address: str, access: Access = NO_KEY) -> None:
+        """Count one request. Requests with a key of a name are counted together.
 
         Raises:
-            RateLimitedError: the address has used up its burst. It carries the time to wait.
+            RateLimitedError: the address or key has used up its burst. It carries the time to wait.
         """
-        if self._rate is None:
+        rate = access.rate_limit or self._rate
+        if rate is None:
             return
-        burst, now = self._rate * BURST_SECONDS, self._clock()
-        tokens, last = self._buckets.pop(address, (burst, now))
-        tokens = min(burst, tokens + (now - last) * self._rate)
-        self._buckets[address] = (max(0.0, tokens - 1), now)
+        caller = f"key {access.name}" if access.name else address
+        burst, now = rate * BURST_SECONDS, self._clock()
+        tokens, last = self._buckets.pop(caller, (burst, now))
+        tokens = min(burst, tokens + (now - last) * rate)
+        self._buckets[caller] = (max(0.0, tokens - 1), now)
         if len(self._buckets) > MAX_ADDRESSES:
             self._buckets.popitem(last=False)
         if tokens < 1:
             raise errors.RateLimitedError(
-                f"More than {self._rate:g} requests a second came from this address.",
-                retry_after=math.ceil((1 - tokens) / self._rate),
+                f"More than {rate:g} requests a second came "
+                f"{f'with the key {access.name!r}' if access.name else 'from this address'}.",
+                retry_after=math.ceil((1 - tokens) / rate),
             )

@@ -9,7 +9,7 @@ from typing import Any, Final
 import structlog
 
 from backline import errors, wiring
-from backline.backfill import Backfill
+from backline.backfill import Backfill, BackfillReport
 from backline.collections import check
 from backline.config import Settings
 from backline.postgres.store import Store
@@ -27,7 +27,7 @@ log = structlog.get_logger("backline.server")
 @dataclass(frozen=True, slots=True)
 class _Running:
     backfill: Backfill
-    task: asyncio.Task[Any]
+    task: asyncio.Task[BackfillReport]
     collection: int
 
 
@@ -50,12 +50,39 @@ class Backfills:
             RunInProgressError: this server runs a backfill of the collection already.
             ConfigurationError: the run cannot start. Nothing was embedded.
         """
+        record, _ = await self._begin(collection, batch_size, limit)
+        return record
+
+    async def fill(self, collection: Collection) -> BackfillReport:
+        """Run a backfill to its end and return its report. It builds no index.
+
+        If the caller is cancelled, the run goes on until `stop` or `aclose`.
+
+        Raises:
+            RunInProgressError: this server runs a backfill of the collection already.
+            ConfigurationError: the run cannot start. Nothing was embedded.
+        """
+        _, task = await self._begin(collection, None, None, build_index=False)
+        return await asyncio.shield(task)
+
+    async def stop(self, collection: int, reason: str) -> None:
+        """Let the run of a collection finish or release its rows, and wait for its end."""
+        running = [each for each in self._running.values() if each.collection == collection]
+        for each in running:
+            each.backfill.stop(reason)
+        if running:
+            await asyncio.wait([each.task for each in running], timeout=GRACE_SECONDS)
+
+    async def _begin(
+        self, collection: Collection, batch_size: int | None, limit: int | None, *,
+        build_index: bool = True,
+    ) -> tuple[RunRecord, asyncio.Task[BackfillReport]]:  # fmt: skip
         if collection.id in self._starting:
             raise errors.RunInProgressError(_in_progress(collection))
         self._starting.add(collection.id)
         try:
             await self._wait_for_report(collection)
-            return await self._start(collection, batch_size, limit)
+            return await self._start(collection, batch_size, limit, build_index=build_index)
         finally:
             self._starting.discard(collection.id)
 
@@ -80,8 +107,9 @@ class Backfills:
                 )
 
     async def _start(
-        self, collection: Collection, batch_size: int | None, limit: int | None
-    ) -> RunRecord:
+        self, collection: Collection, batch_size: int | None, limit: int | None, *,
+        build_index: bool,
+    ) -> tuple[RunRecord, asyncio.Task[BackfillReport]]:  # fmt: skip
         check(collection, collection.model)
         pooled = await self._pool.get(collection.model)
         options = wiring.worker_options(self._settings, collection.model, limit)
@@ -89,6 +117,7 @@ class Backfills:
         backfill = Backfill(
             self._store, collection, pooled.embedder, pooled.limiter, options,
             {**wiring.shown_settings(self._settings, options), "started_by": "server"},
+            build_index=build_index,
         )  # fmt: skip
         begun: asyncio.Future[RunRecord] = asyncio.get_running_loop().create_future()
 
@@ -104,7 +133,7 @@ class Backfills:
         else:  # the run failed, or ended before its first progress report
             [record] = await self._store.runs(run=task.result().run)
         self._track(record.id, _Running(backfill, task, collection.id))
-        return record
+        return record, task
 
     def _track(self, run: int, running: _Running) -> None:
         self._running[run] = running

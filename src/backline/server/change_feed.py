@@ -49,7 +49,7 @@ class ChangeFeed:
         self._runs: dict[int, RunRecord] | None = None
         self._polled_at: datetime | None = None
         self._coverage: dict[str, Coverage] = {}
-        self._failures_until: dict[str, datetime] = {}
+        self._failures_until: dict[int, datetime] = {}  # by id: a cut-over swaps names
         metrics.database_up.set(1)
 
     def check(self) -> None:
@@ -153,8 +153,8 @@ class ChangeFeed:
         if before is not None and _counts(before) != _counts(coverage):
             view = await reads.coverage_view(self._store, collection, coverage)
             self._broadcaster.publish("coverage_changed", name, coverage_event(name, view))
-        if name not in self._failures_until:
-            self._failures_until[name] = await self._store.now()
+        if collection.id not in self._failures_until:
+            self._failures_until[collection.id] = await self._store.now()
         elif before is not None and coverage.failed > 0:
             await self._publish_failures(collection)
 
@@ -163,9 +163,9 @@ class ChangeFeed:
         return replace(await self._store.coverage(collection), problems=problems)
 
     async def _publish_failures(self, collection: Collection) -> None:
-        since = self._failures_until[collection.name]
+        since = self._failures_until[collection.id]
         for failure in await reads.failures_since(self._store, collection, since):
-            self._failures_until[collection.name] = failure.failed_at
+            self._failures_until[collection.id] = failure.failed_at
             view = schemas.Failure.of(collection.name, failure)
             self._broadcaster.publish(
                 "failure_added",

@@ -16,6 +16,7 @@ from backline.embedders.base import Embedder, SharesBatches
 from backline.embedders.hash import HashEmbedder
 from backline.embedders.limiter import Limiter
 from backline.embedders.providers import describe, parse_spec
+from backline.server import telemetry
 from backline.server.dynamic_batching import DynamicBatcher
 from backline.server.metrics import Metrics
 from backline.types import Model, Purpose, Vectors
@@ -86,7 +87,10 @@ class _TimedEmbedder:
         return self._inner.free
 
     async def embed(self, texts: Sequence[str], *, purpose: Purpose = "passage") -> Vectors:
-        with self._metrics.provider_call(self._name, purpose, len(texts)):
+        with (
+            telemetry.embedding(self._name, purpose, len(texts)),
+            self._metrics.provider_call(self._name, purpose, len(texts)),
+        ):
             return await self._inner.embed(texts, purpose=purpose)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -135,7 +139,7 @@ class EmbedderPool:
                 raise errors.ModelMismatchError(
                     f"The collection is embedded with {model} revision {model.revision}; this "
                     f"server has {embedder.model} revision {embedder.model.revision}. Run the "
-                    "Backline that embedded it, or: backline model use."
+                    "Backline that embedded it, or: backline model change."
                 )
             pooled = PooledModel(PooledEmbedder(embedder, self.metrics), limiter)
             self._open[model.identity] = pooled
@@ -154,17 +158,32 @@ class EmbedderPool:
         """
         if name.partition("@")[0] == "hash":
             return self._remember(name, dimensions, self._hash(name, dimensions))
-        available = await self.available(used)
-        matching = [model for model in available if name in _names_of(model)]
+        matching = await self._matching(name, used)
         fitting = [model for model in matching if dimensions in (None, model.dimensions)]
         if fitting:
             return self._remember(name, dimensions, await self.get(fitting[0]))
-        if matching:
-            return await self.get(_shortened(matching[0], name, dimensions))
-        raise errors.ModelNotFoundError(
-            f"This server has no model {name!r}. It has: "
-            f"{', '.join(map(name_of, available))}, hash."
-        )
+        shortened = await self.get(_shortened(matching[0], name, dimensions))
+        return self._remember(name, dimensions, shortened)
+
+    async def known(self, name: str, used: Iterable[Model]) -> Model:
+        """Return the model of a name without opening it.
+
+        Raises:
+            ModelNotFoundError: the server has no model of that name.
+        """
+        if name.partition("@")[0] == "hash":
+            return self._hash(name, None).embedder.model
+        return (await self._matching(name, used))[0]
+
+    async def _matching(self, name: str, used: Iterable[Model]) -> list[Model]:
+        available = await self.available(used)
+        matching = [model for model in available if name in _names_of(model)]
+        if not matching:
+            raise errors.ModelNotFoundError(
+                f"This server has no model {name!r}. It has: "
+                f"{', '.join(map(name_of, available))}, hash."
+            )
+        return matching
 
     def _remember(self, name: str, dimensions: int | None, pooled: PooledModel) -> PooledModel:
         self._recent[name, dimensions] = pooled
@@ -222,7 +241,10 @@ def _shortened(model: Model, name: str, dimensions: int | None) -> Model:
         UsageError: the model belongs to another provider and has fixed dimensions.
     """
     if registry.provider(model.provider) is not None:
-        shortened = describe(f"{model.provider}/{model.name}@{dimensions}")
+        try:
+            shortened = describe(f"{model.provider}/{model.name}@{dimensions}")
+        except errors.ConfigurationError as error:
+            raise errors.UsageError(str(error)) from None
         if shortened is not None:
             return shortened
     raise _wrong_dimensions(name, model.dimensions, dimensions, " Leave dimensions out.")

@@ -22,19 +22,23 @@ MAX_LENGTH: Final = 60
 
 @dataclass(slots=True)
 class FacetCache:
-    """Facets of each collection, cached for `CACHE_SECONDS`."""
+    """Facets of each collection, cached for `CACHE_SECONDS`.
 
-    _cache: dict[int, tuple[float, schemas.Facets]] = field(default_factory=dict)
+    A cut-over gives the name of a collection to another id, so that the key has both.
+    """
+
+    _cache: dict[tuple[int, str], tuple[float, schemas.Facets]] = field(default_factory=dict)
 
     async def get(self, store: Store, collection: Collection) -> schemas.Facets:
         """Return the facets by column, counted over the first 50,000 rows of the table."""
-        cached = self._cache.get(collection.id)
+        name = (collection.id, collection.name)
+        cached = self._cache.get(name)
         if cached and time.monotonic() - cached[0] < CACHE_SECONDS:
             return cached[1]
         facets = schemas.Facets(
             collection=collection.name, facets=await _count_facets(store, collection)
         )
-        self._cache[collection.id] = (time.monotonic(), facets)
+        self._cache[name] = (time.monotonic(), facets)
         return facets
 
 

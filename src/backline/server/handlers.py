@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from backline import errors, search
+from backline import errors, model_change, search
 from backline.collections import check
 from backline.search.filters import Filter
 from backline.server import reads, schemas
+from backline.server.auth import Access
 from backline.server.services import Services, backline_version
 from backline.types import Collection, Coverage
 
 
-async def status(services: Services, *, authorized: bool) -> schemas.Status:
+async def status(services: Services, access: Access) -> schemas.Status:
     """Return the state of the server, without collections while the database is down."""
     return schemas.Status(
         server=schemas.ServerInfo(
@@ -30,7 +32,8 @@ async def status(services: Services, *, authorized: bool) -> schemas.Status:
         auth=schemas.AuthInfo(
             key_required_for_writes=services.policy.key_required_for_writes,
             key_required_for_reads=services.policy.key_required_for_reads,
-            authorized=authorized,
+            authorized=access.may("write"),
+            role=access.role,
         ),
         collections=await _collections(services),
         database=schemas.DatabaseInfo(where=services.where, ok=services.change_feed.up),
@@ -42,27 +45,69 @@ async def status(services: Services, *, authorized: bool) -> schemas.Status:
 async def _collections(services: Services) -> list[schemas.Collection]:
     if services.change_feed.up:
         with suppress(errors.DatabaseUnavailableError):
+            collections = await services.store.collections()
+            others = {each.family: each for each in collections if each.role != "serving"}
+            serving = await _checked(services, [c for c in collections if c.role == "serving"])
             return [
-                schemas.Collection.of(
-                    collection, await reads.coverage_view(services.store, collection, coverage)
-                )
-                for collection, coverage in await coverages(services)
+                await _with_change(services, collection, coverage, others.get(collection.name))
+                for collection, coverage in serving
             ]
     return []
+
+
+async def _with_change(
+    services: Services, collection: Collection, coverage: Coverage, other: Collection | None
+) -> schemas.Collection:
+    """Return a collection with the open change of its model, whose other target is `other`."""
+    view = await reads.coverage_view(services.store, collection, coverage)
+    change = await model_change.find(services.store, collection.name) if other else None
+    if other is None or change is None:
+        return schemas.Collection.of(collection, view)
+    return schemas.Collection.of(
+        collection, view, schemas.ModelChange.of(change), await target(services, other)
+    )
+
+
+async def target(services: Services, other: Collection) -> schemas.Target | None:
+    """Return the target of a change that does not serve, with its coverage, if it still exists."""
+    for _, coverage in await _checked(services, [other]):
+        view = await reads.coverage_view(services.store, other, coverage)
+        return schemas.Target.of(other, view)
+    return None
 
 
 async def coverages(
     services: Services, name: str | None = None
 ) -> list[tuple[Collection, Coverage]]:
-    """Return all collections, or the named one, with their coverage."""
+    """Return the collections that are searched, or the named one, with their coverage."""
     store = services.store
-    selected = [await store.collection(name)] if name else await store.collections()
+    if name is not None:
+        return await _checked(services, [await store.collection(name)])
+    return await _checked(services, [c for c in await store.collections() if c.role == "serving"])
 
-    async def checked(collection: Collection) -> Coverage:
-        problems = await services.problems.get(collection)
-        return replace(await store.coverage(collection), problems=problems)
 
-    return list(zip(selected, await asyncio.gather(*map(checked, selected)), strict=True))
+async def other_coverages(services: Services) -> list[tuple[Collection, Coverage]]:
+    """Return the targets of changes of models that do not serve, with their coverage."""
+    return await _checked(
+        services, [c for c in await services.store.collections() if c.role != "serving"]
+    )
+
+
+async def _checked(
+    services: Services, selected: Sequence[Collection]
+) -> list[tuple[Collection, Coverage]]:
+    """Return collections with their coverage, without those that were dropped meanwhile."""
+
+    async def checked(collection: Collection) -> tuple[Collection, Coverage] | None:
+        try:
+            problems = await services.problems.get(collection)
+            coverage = await services.store.coverage(collection)
+        except errors.CollectionNotFoundError:
+            return None
+        return collection, replace(coverage, problems=problems)
+
+    found = await asyncio.gather(*map(checked, selected))
+    return [each for each in found if each is not None]
 
 
 async def search_rows(services: Services, request: schemas.SearchRequest) -> schemas.SearchResults:
@@ -71,8 +116,6 @@ async def search_rows(services: Services, request: schemas.SearchRequest) -> sch
     check_length(services, "query", request.query)
     collection = await services.store.collection(request.collection)
     embedder = None
-    if request.mode != "semantic":
-        await services.keywords.ensure(services.store, collection)
     if request.mode != "keyword":
         check(collection, collection.model, to="read")
         embedder = (await services.embedder_pool.get(collection.model)).embedder
@@ -91,6 +134,7 @@ async def search_rows(services: Services, request: schemas.SearchRequest) -> sch
         limit=request.limit,
         offset=request.offset,
         model=str(collection.model),
+        complete=request.mode == "semantic" or not await services.store.needs_keywords(collection),
         took_ms=milliseconds_since(began),
     )
 
@@ -117,7 +161,6 @@ async def suggestions(services: Services, request: schemas.SuggestRequest) -> sc
     check_length(services, "prompt", prompt)
     collection = await services.store.collection(request.collection)
     check(collection, collection.model, to="read")
-    await services.keywords.ensure(services.store, collection)
     pooled = await services.embedder_pool.get(collection.model)
     context = search.Context(
         focus=request.context.type, genre=request.context.genre, bpm=request.context.bpm,

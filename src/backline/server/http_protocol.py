@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from backline.config import without_default_port
 from backline.server.problems import MEDIA_TYPE, RETRY_SECONDS, Problem
 
 MAX_HEADER_BYTES: Final = 64 * 1024
@@ -28,6 +29,7 @@ class ConnectionLimits:
     connections: int
     header_timeout: float
     body_timeout: float
+    origins: frozenset[str] = frozenset()
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -126,10 +128,18 @@ class HttpProtocol(HttpToolsProtocol):
         retry = "" if problem.retry_after is None else f"retry-after: {problem.retry_after}\r\n"
         head = (
             f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n{retry}"
-            "connection: close\r\n\r\n"
+            f"{self._cors()}connection: close\r\n\r\n"
         )
         self.transport.write(STATUS_LINE[problem.status] + head.encode() + body)
         self._finish()
+
+    def _cors(self) -> str:
+        """Return the header with which a page of an allowed origin can read a refusal."""
+        headers = dict(self.headers or ())
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if without_default_port(origin.lower()) not in self._limits.origins:
+            return ""
+        return f"access-control-allow-origin: {origin}\r\nvary: Origin\r\n"
 
     def _finish(self) -> None:
         """End the connection without reading more.

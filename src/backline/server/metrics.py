@@ -16,9 +16,10 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from backline.types import Coverage
+from backline.types import Collection, Coverage, ModelChange
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+STATES: Final = ("embedded", "blank", "excluded", "pending", "failed", "missing")
 SECONDS: Final = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -67,6 +68,19 @@ class Metrics:
             "run_cost_dollars", "Price of the tokens sent by runs.", "collection", "model"
         )
 
+        self.changes = self._gauge(
+            "model_change", "1 for the state of an open change of the model.", "collection",
+            "state", "former_model", "new_model",
+        )  # fmt: skip
+        self.target_rows = self._gauge(
+            "model_change_rows", "Rows by state of the vectors that are not searched.",
+            "collection", "role", "state",
+        )  # fmt: skip
+        self.target_ratio = self._gauge(
+            "model_change_ratio", "Coverage of the vectors that are not searched; NaN if no row "
+            "has text.", "collection", "role",
+        )  # fmt: skip
+
     def _counter(self, name: str, help_: str, *labels: str) -> Counter:
         return Counter(f"backline_{name}", help_, labels, registry=self.registry)
 
@@ -88,9 +102,21 @@ class Metrics:
         self.provider_seconds.labels(model, purpose).observe(time.perf_counter() - began)
         self.texts.labels(model, purpose).inc(texts)
 
+    def set_change(self, change: ModelChange) -> None:
+        """Set the state of an open change of a model."""
+        labels = (change.name, change.state, change.former_model, change.new_model)
+        self.changes.labels(*labels).set(1)
+
+    def set_target(self, target: Collection, coverage: Coverage) -> None:
+        """Set the gauges of a target that is not searched, under the name of its collection."""
+        for state in STATES:
+            rows = self.target_rows.labels(target.family, target.role, state)
+            rows.set(getattr(coverage, state))
+        self.target_ratio.labels(target.family, target.role).set(_or_nan(coverage.ratio))
+
     def set_coverage(self, collection: str, coverage: Coverage) -> None:
         """Set the gauges of a collection."""
-        for state in ("embedded", "blank", "excluded", "pending", "failed", "missing"):
+        for state in STATES:
             self.rows.labels(collection, state).set(getattr(coverage, state))
         self.ratio.labels(collection).set(_or_nan(coverage.ratio))
         self.eta.labels(collection).set(_or_nan(coverage.eta_seconds))
@@ -103,8 +129,8 @@ class Metrics:
         """Clear the gauges of all collections, so that dropped collections disappear."""
         for gauge in (
             self.rows, self.ratio, self.eta, self.problems, self.lag, self.rate, self.failures,
-            self.written,
-            self.tokens, self.dollars,
+            self.written, self.tokens, self.dollars, self.changes, self.target_rows,
+            self.target_ratio,
         ):  # fmt: skip
             gauge.clear()
 

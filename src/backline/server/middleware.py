@@ -24,6 +24,7 @@ from backline.server.problems import problem_of
 
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+EXPOSED_HEADERS: Final = ("X-Request-ID", "Retry-After", "X-Backline-Truncated")
 _UNLIMITED: Final = ("/health", "/assets/")
 
 # Scripts only from the page's origin. Inline styles, because component libraries position with
@@ -54,8 +55,10 @@ class RequestMiddleware:
         rate_limit: RateLimit,
         metrics: Metrics,
         max_body_bytes: int,
+        root_path: str = "",
     ) -> None:
         self._app = app
+        self._root_path = root_path
         self._policy = policy
         self._rate_limit = rate_limit
         self._metrics = metrics
@@ -63,12 +66,20 @@ class RequestMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":  # WebSockets are checked where they are accepted
-            await self._app(scope, receive, send)
+            await self._app(self._without_root(scope), receive, send)
             return
+        scope = self._without_root(scope)
         headers = headers_of(scope)
         scope.setdefault("state", {})["request_id"] = request_id(headers)
         with structlog.contextvars.bound_contextvars(request_id=scope["state"]["request_id"]):
             await _Exchange(self, scope, headers).run(self._app, receive, send)
+
+    def _without_root(self, scope: Scope) -> Scope:
+        """Return the scope with the path that the routes know; some proxies strip it themselves."""
+        path = scope.get("path", "")
+        if not self._root_path or not f"{path}/".startswith(f"{self._root_path}/"):
+            return scope
+        return {**scope, "path": path.removeprefix(self._root_path) or "/"}
 
     def check(self, scope: Scope, headers: Mapping[str, str]) -> None:
         """Raise a BacklineError for a request that no route may handle."""
@@ -77,7 +88,7 @@ class RequestMiddleware:
         if scope["method"] not in _SAFE_METHODS:
             self._policy.check_origin(headers.get("origin"), host)
         if not scope["path"].startswith(_UNLIMITED):
-            self._rate_limit.take(address_of(scope))
+            self._rate_limit.take(address_of(scope), self._policy.access(headers))
         self.check_size(int_or(headers.get("content-length")))
 
     def check_size(self, size: int) -> None:
@@ -87,14 +98,24 @@ class RequestMiddleware:
                 "raise BACKLINE_MAX_BODY_BYTES."
             )
 
-    def record(self, scope: Scope, status: int, seconds: float) -> None:
+    def cors_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the headers without which a page of an allowed origin cannot read a response."""
+        origin = headers.get("origin", "")
+        if not origin or not self._policy.allows_origin(origin):
+            return {}
+        return {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Expose-Headers": ", ".join(EXPOSED_HEADERS),
+        }
+
+    def record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         """Count and log one finished request."""
         route = getattr(scope.get("route"), "path", None) or "other"
-        self._metrics.requests.labels(scope["method"], route, str(status)).inc()
+        self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
         level = "info" if status < 500 else "warning"
         getattr(log, level)(
-            "request", method=scope["method"], path=scope["path"], status=status,
+            "request", method=method, path=scope["path"], status=status,
             ms=round(1000 * seconds, 1), client=address_of(scope),
         )  # fmt: skip
 
@@ -106,8 +127,11 @@ class _Exchange:
         self, middleware: RequestMiddleware, scope: Scope, headers: Mapping[str, str]
     ) -> None:
         self._middleware = middleware
-        self._scope = scope
+        self._method = scope["method"]
+        # The routes know GET only. The HTTP server sends no body in response to HEAD.
+        self._scope = {**scope, "method": "GET"} if self._method == "HEAD" else scope
         self._headers = headers
+        self._cors = middleware.cors_headers(headers)
         self._received = 0
         self._status = 0
 
@@ -137,7 +161,9 @@ class _Exchange:
                 raise
             await self._send_problem(error, receive, send_with_headers)
         finally:
-            self._middleware.record(self._scope, self._status, time.perf_counter() - began)
+            self._middleware.record(
+                self._scope, self._method, self._status, time.perf_counter() - began
+            )
 
     async def _send_problem(self, error: Exception, receive: Receive, send: Send) -> None:
         problem = problem_of(error)
@@ -150,6 +176,10 @@ class _Exchange:
         self._status = message["status"]
         headers = MutableHeaders(scope=message)
         headers["X-Request-ID"] = self._scope["state"]["request_id"]
+        for name, value in self._cors.items():
+            headers.setdefault(name, value)
+        if self._cors:
+            headers.add_vary_header("Origin")
         for name, value in SECURITY_HEADERS.items():
             headers.setdefault(name, value)
         headers.setdefault("Content-Security-Policy", PAGE_POLICY)

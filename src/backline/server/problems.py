@@ -104,7 +104,7 @@ class Problem:
             body["error"] = {
                 "message": self.detail,
                 "type": "server_error" if self.status >= 500 else "invalid_request_error",
-                "param": None,
+                "param": self.errors[0]["field"].removeprefix("body.") if self.errors else None,
                 "code": self.kind,
             }
         return body
@@ -173,7 +173,8 @@ def _wrong_method(request: Request) -> Problem:
         method
         for method in METHODS
         if any(
-            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            route.matches({**request.scope, "method": "GET" if method == "HEAD" else method})[0]
+            is Match.FULL
             for route in request.app.routes
         )
     )

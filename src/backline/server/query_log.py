@@ -57,6 +57,8 @@ class QueryLog:
             if str(error) not in self._reported:
                 self._reported.add(str(error))
                 log.warning("queries are not kept", error=str(error))
+        except Exception:
+            log.exception("bug")
 
     async def aclose(self) -> None:
         """Keep the rest, if the database stores it in time."""

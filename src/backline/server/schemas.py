@@ -7,11 +7,20 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
-from backline import errors, types
+from backline import types
 from backline.collections import announced_end
-from backline.embedders.providers import describe
+from backline.embedders import registry
 from backline.search import DEFAULT_WEIGHT, LARGEST_PAGE, Mode
 from backline.search.query import DEEPEST_ROW
 
@@ -31,7 +40,44 @@ def portable_json(value: Any) -> Any:
     return value
 
 
-class Body(BaseModel):
+class NullIsAbsent(BaseModel):
+    """A request in which null is the same as a member left out, if it may be left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_null(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        fields = cls.model_fields
+        return {
+            name: member
+            for name, member in value.items()
+            if member is not None or name not in fields or fields[name].is_required()
+        }
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for name, member in schema.get("properties", {}).items():
+            if name not in schema.get("required", ()):
+                _allow_null(member)
+        return schema
+
+
+def _allow_null(member: dict[str, Any]) -> None:
+    """Add null to the values of a member of a JSON schema."""
+    notes: dict[str, Any] = {
+        key: member.pop(key) for key in ("title", "description", "default") if key in member
+    }
+    choices = member.pop("anyOf", None) or [dict(member)]
+    member.clear()
+    member["anyOf"] = [*choices, *([] if {"type": "null"} in choices else [{"type": "null"}])]
+    member.update(notes)
+
+
+class Body(NullIsAbsent):
     """A request body. An unknown member is an error, so that a typo is not ignored."""
 
     model_config = ConfigDict(extra="forbid")
@@ -59,11 +105,8 @@ class Model(BaseModel):
 
 def _max_tokens(model: types.Model) -> int:
     """Return the longest input of a model, which the database does not store."""
-    try:
-        catalogued = describe(f"local/{model.name}") if model.provider == "local" else None
-    except errors.ModelNotFoundError:  # a model folder
-        catalogued = None
-    return (catalogued or model).max_tokens
+    entry = registry.find(model.provider, model.name)
+    return entry.max_tokens if entry else model.max_tokens
 
 
 class CoverageProblem(BaseModel):
@@ -115,6 +158,48 @@ class Coverage(BaseModel):
         )  # fmt: skip
 
 
+class ModelChange(BaseModel):
+    """A change of the model of a collection."""
+
+    id: int
+    name: str = Field(description="The collection.")
+    state: Literal[
+        "filling", "indexing", "ready", "serving", "retiring", "retired", "cancelling", "cancelled"
+    ] = Field(description="In `serving`, the new vectors are searched; before, the former ones.")
+    former_model: str
+    new_model: str
+    copies: bool = Field(description="The new vectors are computed from the former ones.")
+    frozen: bool = Field(description="Edits do not reach the former vectors.")
+    started_at: datetime
+    changed_at: datetime
+
+    @classmethod
+    def of(cls, change: types.ModelChange) -> Self:
+        return cls(**asdict(change))
+
+
+class Target(BaseModel):
+    """The vectors of a change of the model that are not searched."""
+
+    name: str = Field(description="The name that status, verify and the failures use.")
+    role: Literal["filling", "retired"]
+    frozen: bool = Field(description="Edits do not reach these vectors.")
+    place: str = Field(description="The table and the column of the vectors.")
+    column_type: str | None
+    model: Model
+    coverage: Coverage
+
+    @classmethod
+    def of(cls, collection: types.Collection, coverage: Coverage) -> Self:
+        return cls(
+            name=collection.name,
+            role="filling" if collection.role == "filling" else "retired",
+            frozen=collection.frozen, place=collection.vector_column,
+            column_type=collection.column_type, model=Model.of(collection.model),
+            coverage=coverage,
+        )  # fmt: skip
+
+
 class Collection(BaseModel):
     """A collection and its coverage."""
 
@@ -130,16 +215,21 @@ class Collection(BaseModel):
         description="The end of the model that its provider has announced; null if none is known."
     )
     coverage: Coverage
+    change: ModelChange | None = Field(None, description="The open change of the model.")
+    target: Target | None = Field(None, description="The vectors of this change that do not serve.")
 
     @classmethod
-    def of(cls, collection: types.Collection, coverage: Coverage) -> Self:
+    def of(
+        cls, collection: types.Collection, coverage: Coverage, change: ModelChange | None = None,
+        target: Target | None = None,
+    ) -> Self:  # fmt: skip
         end = announced_end(collection, datetime.now(UTC).date())
         return cls(
             name=collection.name, table=collection.table, key_columns=list(collection.key_columns),
             text_template=collection.text_template,
             text_expression=collection.text_expression, where_sql=collection.where_sql,
             embedding_column=collection.embedding_column,
-            model=Model.of(collection.model), coverage=coverage,
+            model=Model.of(collection.model), coverage=coverage, change=change, target=target,
             model_end=None if end is None else CoverageProblem(**asdict(end)),
         )  # fmt: skip
 
@@ -233,6 +323,9 @@ class AuthInfo(BaseModel):
     key_required_for_writes: bool
     key_required_for_reads: bool
     authorized: bool = Field(description="Whether the key of this request permits writes.")
+    role: Literal["read", "write", "admin"] | None = Field(
+        description="The role of the key of this request; null without a valid one."
+    )
 
 
 class DatabaseInfo(BaseModel):
@@ -337,6 +430,9 @@ class SearchResults(BaseModel):
     limit: int
     offset: int
     model: str
+    complete: bool = Field(
+        description="False while the keyword index lacks rows, which only meaning can find."
+    )
     took_ms: float
 
 

@@ -13,7 +13,6 @@ from starlette.requests import HTTPConnection
 from backline.config import Settings
 from backline.postgres.store import Store
 from backline.problems import ProblemCache
-from backline.search.indexes import KeywordIndexer
 from backline.server.auth import AccessPolicy, RateLimit
 from backline.server.backfills import Backfills
 from backline.server.broadcast import Broadcaster
@@ -24,6 +23,7 @@ from backline.server.facets import FacetCache
 from backline.server.live_sync import LiveSync
 from backline.server.map import MapCache
 from backline.server.metrics import Metrics
+from backline.server.model_changes import ModelChanges
 from backline.server.query_log import QueryLog
 
 
@@ -42,12 +42,12 @@ class Services:
     change_feed: ChangeFeed
     problems: ProblemCache
     backfills: Backfills
+    model_changes: ModelChanges
     evaluations: Evaluations
     query_log: QueryLog
     live_sync: LiveSync | None
     maps: MapCache
     facets: FacetCache
-    keywords: KeywordIndexer
     started_at: datetime
 
     @property
@@ -71,6 +71,7 @@ def make_services(store: Store, settings: Settings, *, worker: bool, where: str)
     pool = EmbedderPool(settings, metrics)
     broadcaster = Broadcaster(metrics)
     problems = ProblemCache(store)
+    backfills = Backfills(store, settings, pool)
     return Services(
         settings=settings,
         open_store=store,
@@ -82,13 +83,13 @@ def make_services(store: Store, settings: Settings, *, worker: bool, where: str)
         broadcaster=broadcaster,
         change_feed=ChangeFeed(store, broadcaster, metrics, problems),
         problems=problems,
-        backfills=Backfills(store, settings, pool),
+        backfills=backfills,
+        model_changes=ModelChanges(store, pool, backfills),
         evaluations=Evaluations(store, pool),
         query_log=QueryLog(store, enabled=settings.keep_queries),
         live_sync=LiveSync(store, settings, pool) if worker else None,
         maps=MapCache(),
         facets=FacetCache(),
-        keywords=KeywordIndexer(),
         started_at=datetime.now(UTC),
     )
 
@@ -105,13 +106,19 @@ async def services_of(connection: HTTPConnection) -> Services:
 async def require_read(connection: HTTPConnection) -> None:
     """Check the key of a request that reads."""
     policy = (await services_of(connection)).policy
-    policy.check_read(authorized=policy.authorized(connection.headers))
+    policy.check(policy.access(connection.headers), "read")
 
 
 async def require_write(connection: HTTPConnection) -> None:
     """Check the key of a request that writes or causes costs."""
     policy = (await services_of(connection)).policy
-    policy.check_write(authorized=policy.authorized(connection.headers))
+    policy.check(policy.access(connection.headers), "write")
+
+
+async def require_admin(connection: HTTPConnection) -> None:
+    """Check the key of a request that starts or stops work for everyone."""
+    policy = (await services_of(connection)).policy
+    policy.check(policy.access(connection.headers), "admin")
 
 
 def backline_version() -> str:
@@ -121,3 +128,4 @@ def backline_version() -> str:
 TheServices = Annotated[Services, Depends(services_of)]
 READ = Depends(require_read)
 WRITE = Depends(require_write)
+ADMIN = Depends(require_admin)

@@ -18,7 +18,6 @@ from backline import errors
 from backline.config import Settings
 from backline.server.http_protocol import ConnectionLimits, HttpProtocol
 
-KEEP_ALIVE_SECONDS: Final = 30
 MAX_FRAME_BYTES: Final = 256 * 1024
 # Time for requests in flight to finish after the server is stopped.
 GRACEFUL_SECONDS: Final = 10
@@ -69,7 +68,7 @@ def make_server(app: FastAPI, settings: Settings) -> Server:
         uvicorn.Config(
             app, http=cast("type[asyncio.Protocol]", protocol), ws=WebSocketProtocol,
             lifespan="on", log_config=None, access_log=False,
-            server_header=False, date_header=True, timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            server_header=False, date_header=True, timeout_keep_alive=settings.keep_alive,
             timeout_graceful_shutdown=GRACEFUL_SECONDS, ws_max_size=MAX_FRAME_BYTES,
             # Compression would hold one compressor a client, and frames are too small to gain.
             ws_per_message_deflate=False,
@@ -83,7 +82,12 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
     connections = settings.max_connections
     if files != resource.RLIM_INFINITY:
         connections = min(connections, max(1, files - RESERVED_FILES))
-    return ConnectionLimits(connections, settings.header_timeout, settings.body_timeout)
+    return ConnectionLimits(
+        connections,
+        settings.header_timeout,
+        settings.body_timeout,
+        frozenset(settings.cors_origins),
+    )
 
 
 def allow_many_sockets() -> None:

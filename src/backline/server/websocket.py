@@ -73,8 +73,8 @@ class Session:
     def __init__(self, services: Services, socket: WebSocket) -> None:
         self._services = services
         self._socket = socket
-        authorized = services.policy.authorized(socket.headers)
-        self._client = services.broadcaster.join(authorized=authorized)
+        self._access = services.policy.access(socket.headers)
+        self._client = services.broadcaster.join(authorized=self._access.may("read"))
         self._handlers: dict[str, Callable[[Data, Id], Awaitable[None]]] = {
             "ping": self._ping, "get_status": self._status, "auth": self._auth,
             "hello": self._hello, "suggest": self._suggest, "search": self._search,
@@ -144,7 +144,7 @@ class Session:
         """Answer one frame, with an error frame if it fails."""
         request: Id = None
         try:
-            self._services.rate_limit.take(address_of(self._socket.scope))
+            self._services.rate_limit.take(address_of(self._socket.scope), self._access)
             received = _parse(text)
             request = received.id
             await self._handle(received)
@@ -162,7 +162,7 @@ class Session:
                 f"The types are {', '.join(self._handlers)}."
             )
         if received.type not in ("ping", "auth", "heartbeat_ack"):
-            self._services.policy.check_read(authorized=self._client.authorized)
+            self._services.policy.check(self._access, "read")
         await handler(received.data, received.id)
 
     # --- frame types ---
@@ -176,13 +176,14 @@ class Session:
         await self._reply("status", await self._current_status(), request)
 
     async def _current_status(self) -> Data:
-        authorized = self._client.authorized
-        status = await handlers.status(self._services, authorized=authorized)
+        status = await handlers.status(self._services, self._access)
         return status.model_dump(mode="json")
 
     async def _auth(self, data: Data, request: Id) -> None:
-        if not self._services.policy.accepts_key(_validate(Key, data).key):
-            raise errors.UnauthorizedError
+        access = self._services.policy.access_of_key(_validate(Key, data).key)
+        if access.role is None:
+            raise errors.UnauthorizedError(access.problem)
+        self._access = access
         self._client.authorized = True
         await self._reply("authenticated", {}, request)
 
@@ -190,7 +191,7 @@ class Session:
         """Set the client's role. A host receives actions, so it needs the right to write."""
         hello = _validate(Hello, data)
         if hello.role == "host":
-            self._services.policy.check_write(authorized=self._client.authorized)
+            self._services.policy.check(self._access, "write")
         broadcaster = self._services.broadcaster
         broadcaster.declare(self._client, hello.role, hello.name.strip())
         await self._reply("welcome", {"role": hello.role, "hosts": broadcaster.hosts}, request)
@@ -222,7 +223,7 @@ class Session:
 
     async def _action(self, data: Data, request: Id) -> None:
         """Forward an action to the hosts and the other pages."""
-        self._services.policy.check_write(authorized=self._client.authorized)
+        self._services.policy.check(self._access, "write")
         action = _validate(Action, data)
         body = {**action.model_dump(), "source": self._client.id}
         protected = self._services.policy.key_required_for_reads
@@ -265,7 +266,8 @@ async def serve(services: Services, socket: WebSocket) -> None:
     try:
         services.policy.check_host(host)
         services.policy.check_origin(socket.headers.get("origin"), host)
-        services.rate_limit.take(address_of(socket.scope))
+        access = services.policy.access(socket.headers)
+        services.rate_limit.take(address_of(socket.scope), access)
         if services.broadcaster.full:
             raise errors.OverloadedError("Too many WebSockets are open. Try again later.")
     except errors.BacklineError as error:

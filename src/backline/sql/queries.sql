@@ -65,7 +65,8 @@ select 'exposed', n.nspname || '.' || p.proname, '' from pg_catalog.pg_proc p
 join pg_catalog.pg_namespace n on n.oid = p.pronamespace
 where (n.nspname = 'backline' or n.nspname = 'public' and p.proname like 'backline\_%')
   and (has_function_privilege('public', p.oid, 'execute')
-       or n.nspname = 'public' and p.proname not in ('backline_collections', 'backline_search')
+       or n.nspname = 'public' and p.proname not in
+         ('backline_collections', 'backline_search', 'backline_query_text')
           and exists (select from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')
                       and has_function_privilege(r.oid, p.oid, 'execute')))
 
@@ -205,7 +206,8 @@ order by 1 limit 20
 select backline.add_collection(%(name)s, %(table)s::oid::regclass, %(key)s::text[], %(template)s, %(column)s,
   %(provider)s, %(model)s, %(revision)s, %(dimensions)s, %(column_type)s, %(long_text)s,
   %(published)s, %(into)s, %(text_sql)s, %(where)s, %(language)s,
-  %(language_column)s, p_passages => %(passages)s, p_follow => %(follow)s, p_existing => %(existing)s) as id
+  %(language_column)s, p_passages => %(passages)s, p_follow => %(follow)s, p_existing => %(existing)s,
+  p_partitions => %(partitions)s) as id
 
 -- name: poll_source
 select logged, wait, sweep from backline.poll_source(%(collection)s, %(sweep_every)s)
@@ -358,7 +360,8 @@ from backline.claim(%(collection)s, %(worker)s, %(limit)s, %(model)s, %(edits_on
 -- name: work_due
 -- The snapshot, and the seconds until workers of some collections find work.
 select pg_current_snapshot()::text as snapshot,
-  array(select backline.work_due_in(c.id) from unnest(%(collections)s::int[]) with ordinality as c(id, position)
+  array(select backline.work_due_in(c.id)
+        from unnest(%(collections)s::int[]) with ordinality as c(id, position)
         order by c.position) as seconds
 
 -- name: snapshot

@@ -4,9 +4,13 @@
 select * from backline.search(%(collection)s, %(mode)s, %(text)s, %(vector)s::real[], %(limit)s,
   %(offset)s, %(filter)s::jsonb, %(weight)s, %(snippets)s, %(passages)s)
 
+-- name: query_text
+select backline.query_text(%(collection)s, %(query)s) as text
+
 -- name: keyword_index
 -- How a collection is indexed for keywords, and how many documents are indexed.
-select k.language::text as language, k.text_template, k.built_at is not null as built,
+select k.language::text as language, k.text_template,
+       k.built_at is not null and k.version = backline.terms_version() as built,
        (select coalesce(sum(n.documents), 0)::bigint from backline.document_counts n
         where n.collection_id = k.collection_id) as documents
 from backline.keyword_indexes k where k.collection_id = %(collection)s

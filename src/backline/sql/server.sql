@@ -32,8 +32,10 @@ select c.name as collection, f.kind, count(*) as count
 from backline.failures f join backline.collections c on c.id = f.collection_id group by 1, 2
 
 -- name: usage_by_collection
--- Rows embedded and tokens sent by all runs, for each collection and model.
-select c.name as collection, m.provider, m.name as model,
+-- Rows embedded and tokens sent by all runs, for each collection and model. The runs of both targets of a
+-- change of the model count under the name of the collection.
+select case when c.role = 'serving' then c.name else regexp_replace(c.name, '@(next|old)$', '') end
+  as collection, m.provider, m.name as model,
   coalesce(sum(k.embedded), 0)::bigint as embedded, coalesce(sum(k.tokens), 0)::bigint as tokens
 from backline.runs r join backline.collections c on c.id = r.collection_id
 join backline.models m on m.id = r.model_id
@@ -71,6 +73,12 @@ from {rows} where {embedding} is not null order by {order} limit {limit}
 
 -- name: key_expressions
 -- The key of a row, the columns that it is ordered by, its vector, and the rows with their vectors.
+-- Of passages, the vector is their mean.
 select backline.key_text(c) as key, backline.key_order(c) as key_order, backline.vector_of(c) as vector,
-  backline.rows_of(c, %(sample)s) as rows
+  backline.whole_rows_of(c, %(sample)s) as rows
 from backline.definition(%(collection)s) c
+
+-- name: index_builds
+-- How many indexes are being built in this database.
+select count(*) as builds from pg_catalog.pg_stat_progress_create_index p
+where p.datname = current_database()

@@ -15,7 +15,9 @@ from backline.store import NewVector
 from backline.supabase.client import Project
 
 # Writes that must not happen twice carry a call id, under which the database keeps the result.
-IDENTIFIED: Final = frozenset({"complete", "fail", "register_worker", "start_run"})
+IDENTIFIED: Final = frozenset(
+    {"complete", "cutover", "fail", "register_worker", "rollback_change", "start_run"}
+)
 # Numbers in the vectors of one request: 2 MB of text. More rows would hold their locks for longer.
 MOST_NUMBERS: Final = 200_000
 HEADER: Final = 8  # bytes of a vector element before its first number: length, dimensions, unused

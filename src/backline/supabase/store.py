@@ -27,7 +27,7 @@ from backline.store import (
     Usage,
     VerifiedPage,
 )
-from backline.store_verbs import CollectionVerbs, QueueVerbs, RunVerbs
+from backline.store_verbs import ChangeVerbs, CollectionVerbs, QueueVerbs, RunVerbs
 from backline.supabase.client import Project, open_project
 from backline.supabase.keys import ApiKey
 from backline.supabase.rpc import PostgrestRpc, chunks, encode_rows
@@ -38,7 +38,7 @@ SMALLEST_PAGE: Final = 10
 KEYWORDS_PAGE: Final = 1000
 
 
-class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
+class RestStore(CollectionVerbs, ChangeVerbs, QueueVerbs, RunVerbs):
     """Reads and writes the collections, the queue and the runs of one Supabase project."""
 
     def __init__(self, project: Project) -> None:
@@ -104,10 +104,14 @@ class RestStore(CollectionVerbs, QueueVerbs, RunVerbs):
 
     # --- keywords ---
 
+    async def query_text(self, collection: Collection, query: str) -> str:
+        """Return the text to embed for a query, with misspelled words corrected."""
+        return str(await self._rpc.value("query_text", collection=collection.id, query=query))
+
     async def needs_keywords(self, collection: Collection) -> bool:
         """Return whether the keyword index must be built.
 
-        False for a publishable key, which may not build it: the search then raises.
+        False for a publishable key, which may not build it.
         """
         if self.project.key.access != "write":
             return False

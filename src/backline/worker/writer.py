@@ -3,7 +3,8 @@
 The UPDATE itself is in `backline.complete`, in sql/schema/functions/write.sql.
 
 A single edit is written at once. Under load a transaction grows until it takes `TARGET_SECONDS`:
-a user who edits one of its rows waits that long for the lock.
+a user who edits one of its rows waits that long for the lock. A write to a side table locks no row
+of the source, so that it may take longer and spread its fixed cost over more rows.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ from backline.worker.retry import retry_while_unavailable
 from backline.worker.tasks import end_tasks
 
 TARGET_SECONDS: Final = 0.040
+SIDE_TABLE_SECONDS: Final = 0.150
 SMALLEST: Final = 16
 LARGEST: Final = 4096
+# The vectors of a transaction, in bytes. Twice as many spill to files of Postgres.
+LARGEST_BYTES: Final = 4 << 20
 MOST_WAITING: Final = 2 * LARGEST
 LOCKED_RETRY_SECONDS: Final = 0.1
 # Consecutive refusals after which the table, and not the single row, is taken to be at fault.
@@ -93,7 +97,9 @@ class Writer:
         self._on_all_locked = on_all_locked
         self._queue: deque[Write] = deque()
         self._usage = NO_USAGE
-        self._limit = 256
+        self._largest = min(LARGEST, LARGEST_BYTES // (4 * collection.model.dimensions))
+        self._limit = min(256, self._largest)
+        self._target = SIDE_TABLE_SECONDS if collection.into else TARGET_SECONDS
         self._refusals = 0
         self._open = 0  # rows in a transaction, or waiting for their lock
         self._wake = asyncio.Condition()
@@ -249,10 +255,11 @@ class Writer:
 
     def _adapt(self, written: int, seconds: float) -> None:
         """Adapt the size of the next transaction to the duration of the last one."""
-        if seconds > 1.5 * TARGET_SECONDS:
+        if seconds > 1.5 * self._target:
             self._limit = max(SMALLEST, self._limit * 3 // 4)
-        elif seconds < TARGET_SECONDS and written == self._limit:
-            self._limit = min(LARGEST, self._limit * 5 // 4)
+        elif seconds < self._target and written == self._limit:
+            growth = 2 if seconds < self._target / 4 else 1.25
+            self._limit = min(self._largest, int(self._limit * growth))
 
     def _retry_later(self, writes: list[Write]) -> None:
         """Queue rows again after a pause, because an open transaction has locked them."""

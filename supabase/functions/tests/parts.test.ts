@@ -2,7 +2,7 @@
 import { deepStrictEqual as equal, rejects, throws } from "node:assert/strict";
 import { requireCaller } from "../upsert-embeddings/callers.ts";
 import { Database } from "../upsert-embeddings/database.ts";
-import { createEmbedder, vectorText } from "../upsert-embeddings/embedders.ts";
+import { createEmbedder, RejectedTextError, vectorText } from "../upsert-embeddings/embedders.ts";
 import { Problem } from "../upsert-embeddings/problems.ts";
 import { readRequest } from "../upsert-embeddings/request.ts";
 import { readSettings, type Settings } from "../upsert-embeddings/settings.ts";
@@ -129,6 +129,69 @@ Deno.test("a redirect of the provider is not followed", async () => {
     createEmbedder(model, settings({ OPENAI_BASE_URL: `${url}/v1`, OPENAI_API_KEY: "k" }))([
       "a private text",
     ])
+  );
+});
+
+const VECTOR = [0.6, 0.8, 0];
+
+/** Embed texts with a model, at a server that answers `bodies` in turn; return what it was sent. */
+async function sent(
+  model: string,
+  texts: string[],
+  respond: (body: Record<string, unknown>) => Response,
+): Promise<{ vectors: Float32Array[]; bodies: Record<string, unknown>[] }> {
+  const bodies: Record<string, unknown>[] = [];
+  const options = { port: 0, hostname: "127.0.0.1", onListen: () => {} };
+  const service = Deno.serve(options, async (request) => {
+    bodies.push(await request.json());
+    return respond(bodies.at(-1)!);
+  });
+  const [provider, name] = [model.split("/")[0]!, model.split("/").slice(1).join("/")];
+  const variables = {
+    OPENAI_BASE_URL: `http://127.0.0.1:${service.addr.port}`,
+    OLLAMA_BASE_URL: `http://127.0.0.1:${service.addr.port}`,
+  };
+  const declared = { provider, name, revision: "v1", dimensions: 3 };
+  try {
+    const vectors = await createEmbedder(declared, settings(variables))(texts);
+    return { vectors, bodies };
+  } finally {
+    await service.shutdown();
+  }
+}
+
+Deno.test("dimensions that a server does not take are left out", async () => {
+  const { vectors, bodies } = await sent(
+    "openai/house",
+    ["a"],
+    (body) =>
+      "dimensions" in body
+        ? Response.json({ error: { message: "does not support matryoshka" } }, { status: 400 })
+        : Response.json({ data: [{ index: 0, embedding: VECTOR }] }),
+  );
+  equal(vectors, [Float32Array.from(VECTOR)]);
+  equal(bodies.map((body) => body.dimensions), [3, undefined]);
+});
+
+Deno.test("a text without a usable vector is rejected, not retried", async () => {
+  for (const row of [null, [0, 0, 0], ["NaN", 1, 0]]) {
+    await rejects(
+      sent("ollama/house", ["a"], () => Response.json({ embeddings: [row] })),
+      RejectedTextError,
+    );
+  }
+});
+
+Deno.test("an error that the provider words otherwise has its meaning", async () => {
+  const long = "the input length exceeds the context length";
+  await rejects(
+    sent("ollama/house", ["a"], () => Response.json({ error: long }, { status: 500 })),
+    RejectedTextError,
+  );
+  const quota = { error: { message: "no", code: "insufficient_quota" } };
+  await rejects(
+    sent("openai/house", ["a"], () => Response.json(quota, { status: 429 })),
+    hasStatus(502),
   );
 });
 

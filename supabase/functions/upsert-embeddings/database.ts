@@ -43,15 +43,16 @@ export class Database {
   constructor(private readonly settings: Settings) {}
 
   /** Return the collection of that name or, if it has only one, of that table. Without a name, return
-   * the only one. */
+   * the only one. The other target of a change of the model is found by its name alone. */
   async collection(name: string | null): Promise<Collection> {
     const rows = (await this.call("collections", {})) as Record<string, unknown>[];
-    const named = rows.filter((each) => name === null || name === each.name);
+    const serving = rows.filter((each) => each.role === "serving");
+    const named = name === null ? serving : rows.filter((each) => name === each.name);
     const matching = named.length > 0
       ? named
-      : rows.filter((each) => name === `${each.table_schema}.${each.table_name}`);
+      : serving.filter((each) => name === `${each.table_schema}.${each.table_name}`);
     const [row, second] = matching;
-    if (row === undefined) throw notFound(name, rows.map((each) => each.name));
+    if (row === undefined) throw notFound(name, serving.map((each) => each.name));
     if (second !== undefined) throw ambiguous(matching.map((each) => each.name));
     return {
       id: row.id as number,

@@ -73,7 +73,6 @@ interface Server {
   readonly provider: Provider;
   readonly key: string | null;
   readonly url: string;
-  readonly entry: ModelEntry | undefined;
   readonly marks: Marks;
 }
 
@@ -88,11 +87,24 @@ function served(model: Model, provider: Provider, settings: Settings): Embed {
     throw unset(provider, "key", provider.keys[0]!);
   }
   const url = urlOf(provider, base, model.name);
-  const server: Server = { model, provider, key, url, entry, marks };
-  return async (texts) => {
-    const response = await post(server, texts);
+  const server: Server = { model, provider, key, url, marks };
+  let dimensions = entry?.dimensions === model.dimensions ? null : model.dimensions;
+  const call = async (texts: string[]) => {
+    const response = await post(server, texts, dimensions);
     if (!response.ok) throw await errorOf(response, server);
     return vectorsOf(await read(response), server, texts.length);
+  };
+  return async (texts) => {
+    try {
+      return await call(texts);
+    } catch (error) {
+      const rejected = error instanceof RejectedTextError &&
+        /dimension|matryoshka/i.test(error.message);
+      if (!rejected || dimensions === null) throw error;
+      // The server rejects the parameter, but its default may be the requested number.
+      dimensions = null;
+      return await call(texts);
+    }
   };
 }
 
@@ -107,8 +119,9 @@ function entryOf(model: Model, provider: Provider): ModelEntry | undefined {
 }
 
 async function post(
-  { model, provider, key, url, entry, marks }: Server,
+  { model, provider, key, url, marks }: Server,
   texts: string[],
+  dimensions: number | null,
 ): Promise<Response> {
   const authorization: Record<string, string> = key === null
     ? {}
@@ -119,7 +132,7 @@ async function post(
     provider,
     model: model.name,
     texts: texts.map((text) => marks.prefix + text),
-    dimensions: entry?.dimensions === model.dimensions ? null : model.dimensions,
+    dimensions,
     type: marks.type,
   };
   try {

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import random
 import re
+import string
+import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from tests.integration.cli.conftest import Cli, Sql
+from tests.integration.cli.conftest import BACKLINE, Cli, Sql
 
 GOOD = [{"id": i, "title": f"title {i}", "n": i / 2, "tags": ["a", i]} for i in range(1, 4)]
 
@@ -75,21 +80,19 @@ def test_a_new_table_gets_a_key_if_the_file_has_none(cli: Cli, sql: Sql) -> None
 
 BAD: dict[str, tuple[str | bytes, str]] = {
     "malformed.jsonl": ('{"id":1}\n{"id" 2}\n', r"malformed\.jsonl, line 2 is not JSON"),
-    "array.jsonl": ('[{"id":1},\n{"id":2}]\n', r"one object a line.*jq -c"),
-    "scalar.jsonl": ('{"id":1}\n[1]\n', "line 2 is not a JSON object"),
-    "latin.jsonl": (b'{"id":1}\n{"id":"\xe9"}\n', "line 2 is not UTF-8.*save it as UTF-8"),
-    "twice.jsonl": ('{"id":1}\n{"id":2}\n{"id":1}\n', "key '1' 2 times"),
-    "keyless.jsonl": ('{"id":1}\n{"id":null}\n', r"without the key 'id' \(1 of them\)"),
-    "nul.jsonl": ('{"id":1,"t":"a\\u0000b"}\n', "record 1, field 't' holds a NUL"),
-    "surrogate.jsonl": ('{"id":1,"t":"\\ud800"}\n', "record 1, field 't'.*surrogate"),
+    "deep.jsonl": ('{"id":1,"t":' + "[" * 9999 + "]" * 9999 + "}", "line 1, .*nested too deeply"),
+    "twice.jsonl": ('{"id":1}\n{"id":2}\n{"id":1}\n', "key '1' 2 times, the last at line 3"),
+    "keyless.jsonl": ('{"id":1}\n{"id":null}\n', r"the key 'id' \(1 of them, .* line 2\)"),
+    "nul.jsonl": ('{"id":1,"t":"a\\u0000b"}\n', "line 1, field 't' holds a NUL"),
+    "nested.jsonl": ('{"id":1,"t":["\\u0000"]}\n', "line 1, field 't', does not fit .*Unicode"),
+    "surrogate.jsonl": ('{"id":1,"t":"\\ud800"}\n', "line 1, field 't'.*surrogate"),
     "names.jsonl": ('{"id":1,"":2}\n', "field ''.*rename the field"),
+    "cases.jsonl": ('{"id":1,"ID":2}\n', "fields 'id' and 'ID', which are one column"),
     "empty.jsonl": ("", "holds no records"),
     "blank.jsonl": ("\n\n", "holds no records"),
-    "long.csv": ("id,n\n1,2\n2,3,4\n", "line 3 has another number of fields.*2"),
-    "short.csv": ("id,n\n1,2\n2\n", "line 3 has another number of fields"),
-    "latin.csv": (b"id,n\n1,\xe9\n", "not UTF-8"),
     "header.csv": ("id,n\n", "holds no records"),
-    "words.txt": ("words", r"of an unsupported kind.*\.jsonl.*\.csv.*\.parquet"),
+    "open.csv": ('id,n\n1,"2\n2,3\n', "line 2, column 2: a quote is opened and never closed"),
+    "words.txt": ("words", r"of an unsupported kind.*\.csv.*\.jsonl.*\.parquet"),
     "fake.parquet": ("no parquet", "not readable as Parquet"),
 }
 
@@ -109,6 +112,9 @@ def test_a_missing_file_is_named(cli: Cli) -> None:
     )
 
 
+LONG = "".join(random.Random(1).choices(string.printable[:62], k=9000))
+"""A text that is too long for an index, also compressed."""
+
 TABLE = """
 create table notes (
   id int primary key, title text not null, n int, kind text unique, check (n < 100)
@@ -119,11 +125,27 @@ create table notes (
 @pytest.mark.parametrize(
     ("records", "pattern"),
     [
-        ([{"id": 1, "title": "a", "n": "many"}], "record 1, field 'n'.*integer.*many"),
-        ([{"id": 1, "title": "a", "n": 1}, {"id": 2, "title": "a", "n": 2**40}], "record 2, f.*n"),
-        ([{"id": 1, "title": None}], "title.*not-null"),
-        ([{"id": 1, "title": "a", "n": 200}], "check constraint"),
-        ([{"id": i, "title": "a", "kind": "k"} for i in (1, 2)], r"\(kind\)=\(k\)"),
+        ([{"id": 1, "title": "a", "n": "many"}], "line 1, field 'n', .*integer.*many"),
+        (
+            [{"id": 1, "title": "a", "n": 1}, {"id": 2, "title": "a", "n": 2**40}],
+            "line 2, field 'n'",
+        ),
+        (
+            [{"id": i, "title": "a" if i != 7 else None} for i in range(9)],
+            "line 8, field 'title', .*not-null",
+        ),
+        (
+            [{"id": i, "title": "a", "n": 95 + i} for i in range(9)],
+            "line 6 does not fit .*check constraint",
+        ),
+        (
+            [{"id": i, "title": "a", "kind": f"k{i % 8}"} for i in range(9)],
+            r"line 9 does not fit .*\(kind\)=\(k0\)",
+        ),
+        (
+            [{"id": i, "title": "a", "kind": LONG if i == 3 else None} for i in range(5)],
+            "line 4 does not fit .*index row",
+        ),
         ([{"id": 1, "title": "a", "colour": "red"}], r"no column 'colour'.*id, title, n"),
     ],
 )
@@ -143,7 +165,7 @@ def test_a_type_that_changes_late_in_the_file_names_its_record(cli: Cli, sql: Sq
     records: list[dict[str, object]] = [{"id": i, "n": i} for i in range(1500)]
     records[1400]["n"] = "many"
     error = cli("load", write(cli, "late.jsonl", lines(records)), "--table", "notes", code=2).err
-    assert "record 1401, field 'n'" in error
+    assert "line 1401, field 'n'" in error
 
 
 @pytest.mark.parametrize(
@@ -154,6 +176,9 @@ def test_a_type_that_changes_late_in_the_file_names_its_record(cli: Cli, sql: Sq
         ("--table a.b.c", "too many parts"),
         ("--table shown", "not a table"),
         ("--table notes --key nope", "no field 'nope' to be the key. Fields: id, title, n, tags"),
+        ("--table notes --vectors title", "None of the first records .* has a list"),
+        ("--table notes --delimiter ab", "delimiter is 'ab'"),
+        ("--table notes --encoding nope", "no encoding 'nope'"),
     ],
 )
 def test_an_unsuitable_table_or_key_is_refused(
@@ -162,6 +187,38 @@ def test_an_unsuitable_table_or_key_is_refused(
     sql("create view shown as select 1 as id")
     file = write(cli, "good.jsonl", lines(GOOD))
     assert re.search(pattern, cli("load", file, *arguments.split(), code=2).err)
+
+
+def test_standard_input_is_loaded_and_the_dialect_is_named(cli: Cli, sql: Sql) -> None:
+    (cli.folder / "in.csv").write_bytes("id;name\n1;Café Müller\n".encode("windows-1252"))
+    script = 'cat in.csv | "$0" load - --table notes'
+    done = cli("-c", script, BACKLINE, program="/bin/sh")
+    assert "Standard input: CSV, ';', windows-1252" in done.err
+    assert sql("select id, name from notes") == [(1, "Café Müller")]
+
+
+def test_a_load_without_a_key_says_that_it_adds(cli: Cli, sql: Sql) -> None:
+    file = write(cli, "a.csv", "name\na\nb\n")
+    for _ in range(2):
+        assert "another load adds all again" in cli("load", file, "--table", "notes").err
+    assert sql("select count(*) from notes") == [(4,)]
+
+
+def test_bytes_are_shown_on_a_terminal_only(cli: Cli) -> None:
+    file = write(cli, "a.csv", "id,t\n" + "".join(f"{i},{'x' * 60}\n" for i in range(60_000)))
+    assert "MB" not in cli("load", file, "--table", "notes").err
+    controller, terminal = os.openpty()
+    environment = {**os.environ, **cli.environment, "TERM": "xterm", "COLUMNS": "100"}
+    command = [BACKLINE, "load", file, "--table", "notes"]
+    with subprocess.Popen(command, cwd=cli.folder, env=environment, stderr=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        with suppress(OSError):  # the terminal ends with the process
+            while part := os.read(controller, 65536):
+                shown += part
+        assert process.wait(60) == 0
+    os.close(controller)
+    assert re.search(rb"/4\.\d MB", shown), shown[-500:]
 
 
 PEAK = """

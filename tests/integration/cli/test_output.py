@@ -30,6 +30,7 @@ JSON_COMMANDS = [
     "failures drop tickets",
     "runs list",
     "search ticket --collection tickets",
+    "queries tickets",
     "drop tickets",
 ]
 

@@ -49,10 +49,8 @@ def collections(database: str, folder: Path) -> str:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     invoke(database, "load", str(file), "--table", "docs")
     invoke(database, "add", "docs", "--text", "{body}", "--model", "hash@8")
-    invoke(database, "add", "docs", "--text", "{body}", "--model", "hash@16",
-           "--name", "docs@next", "--column", "other")  # fmt: skip
     invoke(database, "backfill", "docs")
-    invoke(database, "backfill", "docs@next")
+    invoke(database, "model", "change", "docs", "--to", "hash@16")
     return database
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import date
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tests.integration.harness import World, declare, eventually
 from tests.integration.server.harness import Served, served, with_provider
 
 from backline import search
+from backline.embedders import registry
 from backline.embedders.hash import hash_model
 from backline.search import Query
 from backline.server import backfills
@@ -25,6 +27,26 @@ async def fill(world: World, count: int = 12) -> None:
         )  # fmt: skip
     await world.fill()
     await search.ensure_index(world.store, world.collection)
+
+
+async def test_status_says_the_announced_end_of_a_model(
+    paid_server: Served, paid: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def end() -> Any:
+        result = await paid_server.get("/api/status")
+        [collection] = [c for c in result["collections"] if c["name"] == "notes"]
+        assert collection["coverage"]["problems"] == []
+        return collection["model_end"]
+
+    model = paid.collection.model
+    members = {"id": f"{model.provider}/{model.name}", "dimensions": 1536, "range": [1, 1536]}
+    assert await end() is None
+    for ends, verb in ((date(2020, 1, 2), "ended"), (date(2999, 1, 2), "ends")):
+        entry = registry.ModelEntry.model_validate({**members, "ends": ends})
+        monkeypatch.setattr(registry, "_declared", (entry,))
+        said = await end()
+        assert said["problem"] == f"OpenAI {verb} {model.name} on {ends}."
+        assert said["remedy"] == "backline model change notes --to MODEL"
 
 
 async def test_status_agrees_with_the_database(server: Served, world: World) -> None:
@@ -44,6 +66,7 @@ async def test_status_agrees_with_the_database(server: Served, world: World) -> 
     assert result["database"] == {"where": "the test's Postgres", "ok": True}
     assert result["auth"] == {
         "key_required_for_writes": False, "key_required_for_reads": False, "authorized": True,
+        "role": "admin",
     }  # fmt: skip
     [only] = (await server.get("/api/coverage", collection="notes"))["collections"]
     assert only["coverage"]["rows"] == 14

@@ -34,7 +34,7 @@ async def test_responses_conform_to_the_document(
     )  # fmt: skip
     out, _ = await process.communicate()
     assert process.returncode == 0, out.decode()[-6000:]
-    assert "Tested: 25" in out.decode(), out.decode()[-1500:]
+    assert "Tested: 33" in out.decode(), out.decode()[-1500:]
     await world.check_consistent()
 
 
@@ -55,10 +55,10 @@ async def test_every_error_is_declared_as_a_problem(server: Served) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("DELETE", "/api/search", "GET, POST"),
+        ("DELETE", "/api/search", "GET, HEAD, POST"),
         ("GET", "/api/suggest", "POST"),
         ("PUT", "/codette/suggest", "POST"),
-        ("POST", "/api/status", "GET"),
+        ("POST", "/api/status", "GET, HEAD"),
         ("POST", "/openapi.json", "GET, HEAD"),
         ("GET", "/api/runs/1/cancel", "POST"),
     ],

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.integration.harness import QUICK, World, declare, eventually, quick_limiter
+from tests.integration.harness import QUICK, World, eventually, quick_limiter
 from tests.integration.server.harness import Served, served
 
+from backline import model_change
 from backline.backfill import Backfill
 from backline.embedders.hash import HashEmbedder
 from backline.search import compare, query_sets
@@ -27,7 +28,9 @@ async def filled(world: World) -> World:
         )  # fmt: skip
     await world.fill()
     embedder = HashEmbedder(16)
-    candidate = await declare(world.store, embedder, name="notes@next", column="other")
+    target = model_change.NewTarget(embedder.model, column="other")
+    change = await model_change.begin(world.store, world.collection, target)
+    candidate = await model_change.new_target(world.store, change)
     await Backfill(world.store, candidate, embedder, quick_limiter(), QUICK).run()
     return world
 

@@ -22,11 +22,17 @@ WRITES = [
     ("/api/failures/retry", {}),
     ("/api/upsert-embeddings", {"rows": [{"id": 1, "text": "x"}]}),
     ("/v1/embeddings", {"model": "hash", "input": "x"}),
+    ("/api/collections/notes/model-change", {"model": "hash@4"}),
+    ("/api/collections/notes/model-change/plan", {"model": "hash@4"}),
+    *(
+        (f"/api/collections/notes/model-change/{verb}", {})
+        for verb in ("cutover", "rollback", "retire", "cancel")
+    ),
 ]
 READS = [
     "/api/status", "/api/coverage", "/api/runs", "/api/runs/1", "/api/failures", "/api/facets",
     "/api/map", "/api/map/query?q=x", "/api/search?q=x", "/api/actions", "/v1/models", "/metrics",
-    "/ws/status",
+    "/ws/status", "/api/collections/notes/model-change",
 ]  # fmt: skip
 
 

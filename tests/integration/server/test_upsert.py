@@ -11,6 +11,8 @@ from tests.integration.harness import World, eventually, make_world
 from tests.integration.server.harness import NOTES, Served, served, with_provider
 from tests.provider import StandInProvider
 
+from backline.server.reads import inspect
+
 PATH = "/api/upsert-embeddings"
 GONE = "There is no row with this id."
 
@@ -156,3 +158,35 @@ async def test_uuid_keys(store: Any, provider: StandInProvider) -> None:
         result = await server.post(PATH, body((str(key).upper(), "one"), ("not-a-uuid", "x")), 207)
         assert (result["updated"], len(result["skipped"])) == (1, 1)
         await world.check_complete()
+
+
+PAIRS = "create table notes (id int, part text, body text, primary key (id, part))"
+# Random characters do not compress, so that an index cannot hold more than 2,704 bytes of them.
+LONG_KEY = "".join(chr(0x4E00 + hash(n) * 7919 % 20000) for n in range(890))
+
+
+async def test_keys_that_no_row_can_have_are_skipped(store: Any) -> None:
+    sent = ['["1", "a"]', "word", "7", '{"id": 1}', '["1"]', '["x", "a"]', "{", '["1", "a"', "[]"]
+    async with make_world(store, ddl=PAIRS) as world:
+        await world.sql("insert into notes values (1, 'a', 'one')")
+        states = await inspect(store, world.collection, sent, [b""] * len(sent))
+        assert [state.action for state in states] == ["changed"] + ["gone"] * 8
+        async with served(store) as server:
+            result = await server.post(PATH, body(*((key, "one") for key in sent)), 207)
+        assert (result["updated"], result["failed"]) == (1, [])
+        assert {each["reason"] for each in result["skipped"]} == {GONE}
+        await world.check_complete()
+
+
+async def test_key_that_is_too_long_fails_alone(store: Any) -> None:
+    ddl = "create table notes (id text not null, body text); create unique index on notes (id)"
+    async with make_world(store, ddl=ddl, key="id", into=None, column="embedding") as world:
+        size = len(LONG_KEY.encode())
+        assert 2500 < size < 2700
+        await world.sql("insert into notes values (%s, 'one'), ('b', 'two')", LONG_KEY)
+        async with served(store) as server:
+            result = await server.post(PATH, body((LONG_KEY, "one"), ("b", "two")), 207)
+        assert result["updated"] == 1
+        [failed] = result["failed"]
+        assert f"has {size} bytes, and at most 2500" in failed["error"]
+        assert "shorter unique column" in failed["error"]

@@ -53,7 +53,46 @@ def test_public_server_accepts_all_hosts_or_the_allowed_ones() -> None:
     ],
 )  # fmt: skip
 def test_key_is_read_from_either_header(headers: dict[str, str], authorized: bool) -> None:
-    assert AccessPolicy(Settings(api_key=SecretStr("k€y"))).authorized(headers) is authorized
+    policy = AccessPolicy(Settings(api_key=SecretStr("k€y")))
+    assert policy.access(headers).may("write") is authorized
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "same"),
+    [
+        ("http://a.example", "a.example:80", True),
+        ("https://a.example", "a.example:443", True),
+        ("https://a.example:443", "a.example", True),
+        ("https://A.example", "a.EXAMPLE", True),
+        ("http://[::1]", "[::1]:80", True),
+        ("http://a.example:8000", "a.example:8000", True),
+        ("http://a.example", "a.example:443", False),
+        ("https://a.example", "a.example:80", False),
+        ("https://a.example:80", "a.example", False),
+        ("http://a.example:8000", "a.example", False),
+        ("http://b.example", "a.example", False),
+        ("http://a.example:x", "a.example", False),
+        ("null", "a.example", False),
+        ("null", "", False),
+        ("http://", "", False),
+    ],
+)
+def test_default_ports_are_equal_to_none(origin: str, host: str, same: bool) -> None:
+    policy = AccessPolicy(Settings())
+    if same:
+        policy.check_origin(origin, host)
+    else:
+        with pytest.raises(errors.ForbiddenError, match="may not use this server"):
+            policy.check_origin(origin, host)
+
+
+@pytest.mark.parametrize("allowed", ["https://a.example", "https://a.example:443"])
+@pytest.mark.parametrize("origin", ["https://a.example", "https://a.example:443"])
+def test_allowed_origins_are_compared_without_default_ports(allowed: str, origin: str) -> None:
+    policy = AccessPolicy(Settings(cors_origins=(allowed,)))
+    policy.check_origin(origin, "b.example")
+    with pytest.raises(errors.ForbiddenError):
+        policy.check_origin("http://a.example", "b.example")
 
 
 def test_each_address_has_its_bucket() -> None:

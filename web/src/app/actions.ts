@@ -5,6 +5,7 @@ import { useLocation } from 'wouter'
 import { actionById, actionByName, NOTHING, registry } from '@/shared/actions/registry'
 import { shortcuts } from '@/shared/actions/shortcuts'
 import { useAction, useFacts } from '@/shared/actions/useAction'
+import { currentPath } from '@/shared/base'
 import { useBridge, useConnection } from '@/shared/bridge/context'
 import { copyText } from '@/shared/clipboard'
 import { activeTheme, selectedTheme, setTheme, type Theme } from '@/shared/theme/theme'
@@ -26,8 +27,7 @@ export function useAppActions(): void {
 function useNavigation(): void {
   const [, navigate] = useLocation()
   const go = (path: string) => () => {
-    if (path !== window.location.pathname)
-      navigate(addressOf(path, sharedQuery(window.location.search)))
+    if (path !== currentPath()) navigate(addressOf(path, sharedQuery(window.location.search)))
   }
   const [ask, map, coverage, actions] = VIEWS.map(({ path }) => go(path))
   useAction('view.ask', ask ?? go('/ask'))
@@ -46,12 +46,12 @@ function useNavigation(): void {
   useAction(
     'collection.select',
     ({ collection }) => {
-      const before = window.location.pathname + window.location.search
+      const before = currentPath() + window.location.search
       const query = new URLSearchParams(window.location.search)
       if (query.get('collection') === collection) return NOTHING
       for (const name of ['category', 'key', 'run', 'after']) query.delete(name)
       query.set('collection', collection)
-      navigate(addressOf(window.location.pathname, query.toString()))
+      navigate(addressOf(currentPath(), query.toString()))
       return before
     },
     { undo: (_, before) => typeof before === 'string' && navigate(before) },

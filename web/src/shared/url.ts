@@ -4,6 +4,7 @@
  */
 import { useCallback, useMemo } from 'react'
 import { useLocation, useSearch } from 'wouter'
+import { currentPath } from './base'
 
 export interface Param<T> {
   readonly fallback: T
@@ -129,7 +130,7 @@ export function useUrlState<S extends AnySchema>(
   const set = useCallback(
     (changes: Partial<StateOf<S>>, { push = false }: SetOptions = {}) => {
       const query = writeState(schema, window.location.search, changes)
-      navigate(addressOf(window.location.pathname, query), { replace: !push })
+      navigate(addressOf(currentPath(), query), { replace: !push })
     },
     [schema, navigate],
   )

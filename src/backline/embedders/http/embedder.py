@@ -78,6 +78,8 @@ class HttpEmbedder:
         self._client = httpx.AsyncClient(
             headers={"Content-Type": "application/json", **self._authorization()},
             timeout=timeout,
+            # The limiter bounds the calls in flight, so that none waits for a connection.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
             follow_redirects=False,  # texts and the key go to the configured address only
         )
         self.prompt_tokens = 0

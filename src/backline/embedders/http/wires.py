@@ -164,7 +164,7 @@ def _read(
         vectors = unit_vectors(rows(fields), texts)
     except MalformedResponseError:
         raise
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise MalformedResponseError(
             f"returned something other than embeddings: {error!r}"
         ) from error

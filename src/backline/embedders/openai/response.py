@@ -41,7 +41,7 @@ def read_response(body: bytes, texts: int) -> EmbeddingResponse:
         vectors = unit_vectors([item["embedding"] for item in items], texts)
     except MalformedResponseError:
         raise
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise MalformedResponseError(
             f"returned something other than embeddings: {error}"
         ) from error

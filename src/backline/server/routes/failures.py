@@ -10,7 +10,7 @@ from backline import errors
 from backline.server import reads, schemas
 from backline.server.routes.responses import WITH_BODY, WITH_DATABASE, problems
 from backline.server.routes.status import OptionalCollection
-from backline.server.services import READ, WRITE, TheServices
+from backline.server.services import ADMIN, READ, TheServices
 
 router = APIRouter(
     prefix="/api/failures", tags=["failures"], responses=problems(*WITH_DATABASE, *WITH_BODY)
@@ -51,12 +51,12 @@ def _parse_cursor(after: str | None) -> tuple[int, str]:
     return int(number), key
 
 
-@router.post("/retry", dependencies=[WRITE])
+@router.post("/retry", dependencies=[ADMIN])
 async def retry_failures(services: TheServices, request: schemas.RetryFailures) -> schemas.Retried:
     """Requeue all dead letters or those of the given keys."""
     store = services.store
     if request.collection is None and request.keys is None:
-        selected = await store.collections()
+        selected = [each for each in await store.collections() if not each.frozen]
     else:
         selected = [await store.collection(request.collection)]
     keys = None if request.keys is None else [key for key in request.keys if "\0" not in key]

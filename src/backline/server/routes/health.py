@@ -54,10 +54,17 @@ async def _update_metrics(services: Services) -> None:
     coverages = await handlers.coverages(services)
     failures = await reads.failures_by_kind(services.store)
     usage = await reads.usage_by_collection(services.store)
+    targets = await handlers.other_coverages(services)
+    changes = await services.store.changes() if targets else []
     metrics = services.metrics
     metrics.clear_collections()
     for collection, coverage in coverages:
         metrics.set_coverage(collection.name, coverage)
+    for target, coverage in targets:
+        metrics.set_target(target, coverage)
+    for change in changes:
+        if change.open:
+            metrics.set_change(change)
     for row in failures:
         metrics.failures.labels(row["collection"], row["kind"]).set(row["count"])
     _set_usage(metrics, usage)

@@ -18,7 +18,7 @@ from backline.server import openai_schemas as schemas
 from backline.server.embedder_pool import PooledModel, name_of
 from backline.server.routes.responses import WITH_BODY, WITH_DATABASE, problems
 from backline.server.services import READ, WRITE, Services, TheServices
-from backline.types import Purpose, Vectors
+from backline.types import Model, Purpose, Vectors
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -63,24 +63,58 @@ async def embeddings(
         )
     tokens = await _count_tokens(pooled, texts)
     truncated = await _truncate(pooled, texts, tokens)
-    vectors = await _until_disconnect(request, pooled.embedder.embed_call(truncated, purpose))
-    used = sum(min(count, model.max_tokens) for count in tokens)
-    return _response(body, vectors, used)
+    vectors = await _until_disconnect(request, _embed(pooled, truncated, purpose))
+    return _response(body, vectors, tokens, model.max_tokens)
 
 
-def _response(body: schemas.EmbeddingsRequest, vectors: Vectors, tokens: int) -> Response:
+async def _embed(pooled: PooledModel, texts: list[str], purpose: Purpose) -> Vectors:
+    """Embed the texts of a call.
+
+    Raises:
+        InputRejectedError: the provider rejects a text. The message has its index.
+    """
+    try:
+        return await pooled.embedder.embed_call(texts, purpose)
+    except errors.InputRejectedError as error:
+        index, reason = await _first_rejected(pooled, texts, purpose, error)
+    raise errors.InputRejectedError(f"input[{index}] is rejected: {reason}")
+
+
+async def _first_rejected(
+    pooled: PooledModel, texts: list[str], purpose: Purpose, error: errors.InputRejectedError
+) -> tuple[int, errors.InputRejectedError]:
+    """Return the index of the first text that the provider rejects, by halving, and its error."""
+    first, end = 0, len(texts)
+    while end - first > 1:
+        middle = (first + end) // 2
+        try:
+            await pooled.embedder.embed_call(texts[first:middle], purpose)
+            first = middle
+        except errors.InputRejectedError as rejected:
+            end, error = middle, rejected
+    return first, error
+
+
+def _response(
+    body: schemas.EmbeddingsRequest, vectors: Vectors, tokens: list[int], limit: int
+) -> Response:
     """Serialize vectors directly. The response model only documents their form."""
+    used = sum(min(count, limit) for count in tokens)
     encode = _as_base64 if body.encoding_format == "base64" else _as_floats
-    content = {
+    content: dict[str, Any] = {
         "object": "list",
         "data": [
             {"object": "embedding", "index": index, "embedding": vector}
             for index, vector in enumerate(encode(vectors))
         ],
         "model": body.model,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": {"prompt_tokens": used, "total_tokens": used},
     }
-    return Response(to_json(content), media_type="application/json")
+    headers = {}
+    if long := [(index, count) for index, count in enumerate(tokens) if count > limit]:
+        content["truncated"] = [{"index": i, "tokens": n, "used": limit} for i, n in long]
+        headers["X-Backline-Truncated"] = ",".join(str(index) for index, _ in long)
+    return Response(to_json(content), headers=headers, media_type="application/json")
 
 
 async def _until_disconnect(request: Request, work: Coroutine[Any, Any, Vectors]) -> Vectors:
@@ -121,27 +155,20 @@ def _purpose(body: schemas.EmbeddingsRequest) -> Purpose:
     return purpose
 
 
-def _texts(value: str | list[str] | list[int] | list[list[int]]) -> list[str]:
+def _texts(value: str | list[str]) -> list[str]:
     """Return the texts of a request's `input`.
 
     Raises:
-        UsageError: it is empty, has an empty text, or holds tokens.
+        UsageError: it is empty.
         TooLargeError: it has too many texts.
     """
-    texts: list[Any] = [value] if isinstance(value, str) else list(value)
-    if not texts:
+    texts = [value] if isinstance(value, str) else list(value)
+    if not texts or not texts[0]:
         raise errors.UsageError("input is empty. Send a text, or a list of texts.")
-    if any(not isinstance(text, str) for text in texts):
-        raise errors.UsageError(
-            "input holds tokens of another model's vocabulary; send texts. With LangChain: "
-            "OpenAIEmbeddings(check_embedding_ctx_length=False)."
-        )
     if len(texts) > MAX_TEXTS:
         raise errors.TooLargeError(
             f"input has {len(texts):,} texts; the limit is {MAX_TEXTS:,}. Send them in parts."
         )
-    if any(not text for text in texts):
-        raise errors.UsageError("input holds an empty text.")
     # Tokenizers refuse half of a surrogate pair, so it is replaced.
     return [text.encode("utf-8", "replace").decode() for text in texts]
 
@@ -186,13 +213,20 @@ def _as_base64(vectors: Vectors) -> list[str]:
 async def models(services: TheServices) -> schemas.ModelList:
     """List the models of the collections and the cached local models."""
     used = [each.model for each in await services.store.collections()]
+    available = await services.embedder_pool.available(used)
+    return schemas.ModelList(object="list", data=[_entry(services, model) for model in available])
+
+
+@router.get("/models/{model:path}", dependencies=[READ], responses=problems(*WITH_DATABASE))
+async def one_model(services: TheServices, model: str) -> schemas.ModelEntry:
+    """Return one model, by any name that `POST /v1/embeddings` accepts."""
+    used = [each.model for each in await services.store.collections()]
+    found = await services.embedder_pool.known(model, used)
+    return _entry(services, found)
+
+
+def _entry(services: Services, model: Model) -> schemas.ModelEntry:
     created = int(services.started_at.timestamp())
-    return schemas.ModelList(
-        object="list",
-        data=[
-            schemas.ModelEntry(
-                id=name_of(model), object="model", owned_by=model.provider, created=created
-            )
-            for model in await services.embedder_pool.available(used)
-        ],
+    return schemas.ModelEntry(
+        id=name_of(model), object="model", owned_by=model.provider, created=created
     )

@@ -10,7 +10,7 @@ from fastapi import Path as PathParameter
 from backline.server import schemas
 from backline.server.routes.responses import WITH_BODY, WITH_DATABASE, problems
 from backline.server.routes.status import OptionalCollection
-from backline.server.services import READ, WRITE, TheServices
+from backline.server.services import ADMIN, READ, TheServices
 
 router = APIRouter(prefix="/api/runs", tags=["runs"])
 
@@ -39,7 +39,7 @@ async def one_run(services: TheServices, run: RunId) -> schemas.OneRun:
 
 @router.post(
     "",
-    dependencies=[WRITE],
+    dependencies=[ADMIN],
     status_code=202,
     responses=problems(*WITH_DATABASE, *WITH_BODY, 502),
 )
@@ -50,7 +50,7 @@ async def start_run(services: TheServices, request: schemas.StartRun) -> schemas
     return schemas.OneRun(run=schemas.Run.of(run))
 
 
-@router.post("/{run}/cancel", dependencies=[WRITE], status_code=202, responses=PROBLEMS)
+@router.post("/{run}/cancel", dependencies=[ADMIN], status_code=202, responses=PROBLEMS)
 async def cancel_run(services: TheServices, run: RunId) -> schemas.OneRun:
     """Cancel a run. Its workers stop within seconds, and embedded rows stay."""
     services.change_feed.check()

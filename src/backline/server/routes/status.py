@@ -22,8 +22,8 @@ OptionalCollection = Annotated[
 @router.get("/status", responses=problems(503, 504))
 async def status(services: TheServices, request: Request) -> schemas.Status:
     """Return the server, its database, and every collection with its coverage."""
-    authorized = services.policy.authorized(request.headers)
-    return await handlers.status(services, authorized=authorized)
+    access = services.policy.access(request.headers)
+    return await handlers.status(services, access)
 
 
 @router.get("/coverage", responses=problems(*WITH_DATABASE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,9 @@ checkout yet:</p>
 """
 
 
+_LINK: Final = re.compile(r'\b(href|src)="\.?/(?!/)')
+
+
 def fallback(otherwise: ASGIApp) -> ASGIApp:
     """Return the application for addresses without a route; `otherwise` handles other protocols.
 
@@ -48,13 +52,25 @@ async def page(request: Request) -> Response:
     path = request.scope["path"].strip("/")
     if request.method not in ("GET", "HEAD"):
         raise _not_found(path)
-    if (file := _file(path)) is not None:
+    if (file := _file(path)) is not None and file.suffix != ".html":
         return _file_response(file, IMMUTABLE if path.startswith("assets/") else "no-cache")
     wants_page = not path or "text/html" in request.headers.get("accept", "")
-    if path.startswith(NO_PAGES) or not wants_page:
+    if file is None and (path.startswith(NO_PAGES) or not wants_page):
         raise _not_found(path)
-    index = _file("docs/index.html" if path == "docs" else "index.html")
-    return HTMLResponse(NOT_BUILT) if index is None else _file_response(index, "no-cache")
+    index = file or _file("docs/index.html" if path == "docs" else "index.html")
+    html = NOT_BUILT if index is None else index.read_text(encoding="utf-8")
+    return HTMLResponse(_below(_base(request), html), headers={"Cache-Control": "no-cache"})
+
+
+def _base(request: Request) -> str:
+    """Return the address of the server's root, relative to the page if a proxy may add a path."""
+    root = request.app.state.services.settings.root_path
+    return f"{root}/" if root else "../" * (request.scope["path"].count("/") - 1) or "./"
+
+
+def _below(base: str, html: str) -> str:
+    """Return a page whose links to files of the server begin at `base`."""
+    return _LINK.sub(rf'\1="{base}', html)
 
 
 def _not_found(path: str) -> HTTPException:

@@ -43,6 +43,7 @@ create table backline.collections (
   text_sql         text not null,           -- the text of a row, empty without the condition
   guarded          boolean not null default false,  -- the text or the condition has failed for a row
   embedding_column text not null,           -- of the table or of the side table
+  vector_type      text not null default 'vector',  -- of a column or a side table that is made again
   -- The side table, if the vectors are not in a column of the table. It has the columns key_1, key_2, … and
   -- no foreign key, whose trigger would run in the application's statements.
   into_id          oid,

@@ -15,7 +15,7 @@
 create table backline.changes (
   collection_id int         not null,
   xid           xid8        not null default pg_catalog.pg_current_xact_id(),
-  id            bigint      not null generated always as identity,
+  id            bigint      not null generated always as identity (cache 100),
   kind          "char"      not null,
   delta         int         not null default 0,  -- rows of the table, more or fewer
   amount        int         not null,            -- keys

@@ -44,6 +44,17 @@ begin
     from backline.side_table(c) s) end;
 end $$;
 
+-- Returns the rows r with one vector that stands for all of the row, for FROM: of passages, the mean.
+create or replace function backline.whole_rows_of(c backline.collections, p_sample text default '')
+returns text language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  return case when c.passages is null then backline.rows_of(c, p_sample) else (
+    select format('(%s r %s left join lateral (select extensions.l2_normalize(extensions.avg('
+                  'e.embedding::extensions.vector)) as embedding from %s e where %s) e on true)',
+                  backline.source(c), p_sample, s.name, s.joined)
+    from backline.side_table(c) s) end;
+end $$;
+
 -- Returns the rows r with the vectors e of all their passages, for FROM.
 create or replace function backline.all_passages_of(c backline.collections) returns text
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$

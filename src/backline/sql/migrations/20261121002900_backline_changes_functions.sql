@@ -44,7 +44,8 @@ create or replace function backline.work_due_in(p_collection int) returns float8
 language sql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
   select case when backline.has_changes(p_collection) then 0 else (
     select case when count(*) > 0 then greatest(0, least(
-             extract(epoch from min(w.not_before) - clock_timestamp()), case when count(*) = 100 then 5 end)) end
+             extract(epoch from min(w.not_before) - clock_timestamp()),
+             case when count(*) = 100 then 5 end)) end
     from (select j.not_before from backline.jobs j
           where j.collection_id = p_collection and j.worker_id is null
           order by j.priority, j.enqueued_at limit 100) w) end;
@@ -213,6 +214,24 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
               then left(p_key, 100) || '… ' || md5(p_key) else p_key end;
 $$;
 
+-- Returns why a row with a key of p_bytes has no vector.
+create or replace function backline.long_key_error(p_bytes int) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select format('The key of this row has %s bytes, and at most %s are possible. Declare the table with --key '
+                'and a shorter unique column.', p_bytes, backline.longest_key());
+$$;
+
+-- Raises if a key is too long to be stored.
+create or replace function backline.require_short_keys(p_keys text[]) returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_bytes constant int := (select max(octet_length(u.key)) from unnest(p_keys) as u(key));
+begin
+  if v_bytes > backline.longest_key() then
+    raise exception using errcode = '22001', message = backline.long_key_error(v_bytes);
+  end if;
+end $$;
+
 -- Records rows with longer keys as dead letters, and deletes the dead letters of those that are gone.
 create or replace function backline.refuse_long_keys(p_collection int, p_keys text[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -230,9 +249,7 @@ begin
     )
     insert into backline.failures
       (collection_id, key, long_key, content_hash, model_id, attempts, kind, error)
-    select $1, l.name, l.key, '', $3, 1, 'rejected', format(
-      'The key of this row has %%s bytes, and at most %%s are possible. Declare the table with --key and a '
-      'shorter unique column.', l.bytes, backline.longest_key())
+    select $1, l.name, l.key, '', $3, 1, 'rejected', backline.long_key_error(l.bytes)
     from long l where l.present
     on conflict do nothing
   $q$, backline.source(c), backline.key_match(c, 'u.key'))

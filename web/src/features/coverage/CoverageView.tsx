@@ -14,6 +14,7 @@ import css from './coverage.module.css'
 import { Evaluation } from './Evaluation'
 import { Failures } from './Failures'
 import { activeRun } from './history'
+import { ModelChange } from './ModelChange'
 import { Problems } from './Problems'
 import { Runs } from './Runs'
 
@@ -76,7 +77,7 @@ function Loaded({ collections, selected }: { collections: CollectionStatus[]; se
         <CollectionDetails
           key={collection.name}
           collection={collection}
-          hasCandidate={collections.some(({ name }) => name === `${selected}@next`)}
+          hasCandidate={collection.target?.role === 'filling'}
         />
       ) : (
         <EmptyState title={`Collection “${selected}” not found`}>
@@ -121,6 +122,7 @@ function CollectionDetails({
           onRetry={() => void runs.refetch()}
           selected={selected}
         />
+        <ModelChange collection={collection} />
         <Evaluation collection={collection.name} hasCandidate={hasCandidate} />
       </div>
       <Failures

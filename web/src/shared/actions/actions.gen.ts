@@ -45,6 +45,12 @@ export interface ActionParameters {
   'coverage.refresh': Record<string, never>
   'run.select': { run: number | null }
   'evaluation.start': Record<string, never>
+  'modelChange.begin': Record<string, never>
+  'modelChange.continue': Record<string, never>
+  'modelChange.cutover': Record<string, never>
+  'modelChange.rollback': Record<string, never>
+  'modelChange.retire': Record<string, never>
+  'modelChange.cancel': Record<string, never>
   'failure.retry': { collection: string; key: string }
   'failure.retryAll': Record<string, never>
   'failure.page': { after: string | null }
@@ -139,6 +145,12 @@ export const ACTIONS: readonly ActionDefinition[] = [
   {"id":44502,"name":"coverage.refresh","title":"Refresh","category":"Coverage","description":"Reload the data of the view.","contexts":["all"],"shortcut":"r","undoable":false,"when":[],"palette":true},
   {"id":44503,"name":"run.select","title":"Select run","category":"Coverage","description":"Show the figures of a backfill.","contexts":["coverage"],"shortcut":null,"undoable":false,"when":[],"palette":false},
   {"id":44510,"name":"evaluation.start","title":"Compare models","category":"Coverage","description":"Compare the collection with the one that is to replace it, on the queries that were asked last.","contexts":["coverage"],"shortcut":null,"undoable":false,"when":["online"],"palette":true},
+  {"id":44520,"name":"modelChange.begin","title":"Change model","category":"Coverage","description":"Fill vectors of another model beside the present ones, while these are searched. Shows the price first.","contexts":["coverage"],"shortcut":null,"undoable":false,"when":["online"],"palette":true},
+  {"id":44521,"name":"modelChange.continue","title":"Continue change of model","category":"Coverage","description":"Embed what the new vectors lack, and build their indexes.","contexts":["coverage"],"shortcut":null,"undoable":false,"when":["online"],"palette":true},
+  {"id":44522,"name":"modelChange.cutover","title":"Cut over","category":"Coverage","description":"Search the new vectors from now on. The former ones stay for a rollback.","contexts":["coverage"],"shortcut":null,"undoable":false,"when":["online"],"palette":true},
+  {"id":44523,"name":"modelChange.rollback","title":"Roll back","category":"Coverage","description":"Search the former vectors again.","contexts":["coverage"],"shortcut":null,"undoable":false,"when":["online"],"palette":true},
+  {"id":44524,"name":"modelChange.retire","title":"Retire former vectors","category":"Coverage","description":"Drop the former vectors, which ends the change of the model.","contexts":["coverage"],"shortcut":null,"undoable":false,"when":["online"],"palette":true},
+  {"id":44525,"name":"modelChange.cancel","title":"Cancel change of model","category":"Coverage","description":"Drop the new vectors before they serve.","contexts":["coverage"],"shortcut":null,"undoable":false,"when":["online"],"palette":true},
   {"id":44600,"name":"failure.retry","title":"Retry dead letter","category":"Dead letters","description":"Requeue a failed row.","contexts":["coverage"],"shortcut":null,"undoable":false,"when":["online"],"palette":false},
   {"id":44601,"name":"failure.retryAll","title":"Retry all dead letters","category":"Dead letters","description":"Requeue every failed row of the collection.","contexts":["coverage"],"shortcut":"Shift+R","undoable":false,"when":["online","failures.any"],"palette":true},
   {"id":44602,"name":"failure.page","title":"Change page of dead letters","category":"Dead letters","description":"Show the next 100 dead letters, or the first page.","contexts":["coverage"],"shortcut":null,"undoable":false,"when":[],"palette":false},

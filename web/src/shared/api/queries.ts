@@ -49,6 +49,24 @@ export const evaluationQuery = (bridge: CodetteBridge, collection: string) =>
     refetchInterval: ({ state }) => (state.data?.running ? 2_000 : false),
   })
 
+/** How often an open change is read again, by its state: the server sends no event for it. */
+const CHANGE_POLL_MS: Partial<Record<string, number>> = {
+  filling: 2_000,
+  indexing: 2_000,
+  ready: 10_000,
+  serving: 10_000,
+  retiring: 2_000,
+  cancelling: 2_000,
+}
+
+export const modelChangeQuery = (bridge: CodetteBridge, collection: string) =>
+  queryOptions({
+    queryKey: ['modelChange', collection],
+    queryFn: ({ signal }) => bridge.modelChange(collection, read(signal)),
+    enabled: collection !== '',
+    refetchInterval: ({ state }) => CHANGE_POLL_MS[state.data?.change?.state ?? ''] ?? false,
+  })
+
 export interface HitsAndSuggestions {
   hits: SearchResults
   /** Null for a collection that does not support suggestions. */

@@ -21,6 +21,8 @@ import type {
   Connection,
   ConnectionState,
   Delivery,
+  ModelChangeRequest,
+  ModelChangeStep,
   SearchRequest,
   SentAction,
   SuggestRequest,
@@ -38,6 +40,9 @@ const QUEUE_LIMIT = 100
 
 const evaluationPath = (collection: string) =>
   `/api/collections/${encodeURIComponent(collection)}/evaluation`
+
+const modelChangePath = (collection: string) =>
+  `/api/collections/${encodeURIComponent(collection)}/model-change`
 
 export class CodetteBridge {
   readonly #emitter = new Emitter<BridgeEvents>()
@@ -134,6 +139,41 @@ export class CodetteBridge {
   ): Promise<schema.LatestEvaluation> {
     const path = evaluationPath(collection)
     return this.#post(path, request, schema.latestEvaluation, 'Compare collections', options)
+  }
+
+  /** The open change of the model of a collection, or the last one. */
+  modelChange(collection: string, options?: CallOptions): Promise<schema.ModelChangeStatus> {
+    return this.#get(modelChangePath(collection), {}, schema.modelChangeStatus, options)
+  }
+
+  /** What a change of the model will cost. Changes nothing. */
+  planModelChange(
+    collection: string,
+    request: ModelChangeRequest,
+    options?: CallOptions,
+  ): Promise<schema.ModelChangePlan> {
+    const path = `${modelChangePath(collection)}/plan`
+    return this.#post(path, request, schema.modelChangePlan, 'Plan change of model', options)
+  }
+
+  /** Begin a change of the model, or go on with the open one. */
+  beginModelChange(
+    collection: string,
+    request: ModelChangeRequest = {},
+    options?: CallOptions,
+  ): Promise<schema.ModelChangeStatus> {
+    const path = modelChangePath(collection)
+    return this.#post(path, request, schema.modelChangeStatus, 'Change model', options)
+  }
+
+  stepModelChange(
+    collection: string,
+    step: ModelChangeStep,
+    request: { freeze?: boolean } = {},
+    options?: CallOptions,
+  ): Promise<schema.ModelChangeStatus> {
+    const path = `${modelChangePath(collection)}/${step}`
+    return this.#post(path, request, schema.modelChangeStatus, `Model: ${step}`, options)
   }
 
   search(request: SearchRequest, options?: CallOptions): Promise<schema.SearchResults> {

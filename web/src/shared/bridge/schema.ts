@@ -39,6 +39,64 @@ export const model = v.object({
   dimensions: v.number(),
 })
 
+export const modelChange = v.object({
+  id: v.number(),
+  name: v.string(),
+  /** In `serving`, the new vectors are searched; before, the former ones. */
+  state: v.picklist([
+    'filling',
+    'indexing',
+    'ready',
+    'serving',
+    'retiring',
+    'retired',
+    'cancelling',
+    'cancelled',
+  ]),
+  formerModel: v.string(),
+  newModel: v.string(),
+  copies: v.boolean(),
+  frozen: v.boolean(),
+  startedAt: v.string(),
+  changedAt: v.string(),
+})
+
+/** The vectors of a change of the model that are not searched. */
+export const target = v.object({
+  name: v.string(),
+  role: v.picklist(['filling', 'retired']),
+  frozen: v.boolean(),
+  place: v.string(),
+  model,
+  coverage,
+})
+
+export const modelChangeStatus = v.object({
+  collection: v.string(),
+  /** The open change, or the last one. */
+  change: v.nullable(modelChange),
+  target: v.nullable(target),
+  /** Whether the server fills the new vectors now. */
+  running: v.boolean(),
+  stopped: v.nullable(v.string()),
+  permitted: v.array(v.picklist(['continue', 'cutover', 'rollback', 'retire', 'cancel'])),
+  models: v.array(v.string()),
+})
+
+export const modelChangePlan = v.object({
+  collection: v.string(),
+  copies: v.boolean(),
+  rows: v.number(),
+  texts: v.number(),
+  tokens: v.number(),
+  /** Null if the price is not known. */
+  dollars: v.nullable(v.number()),
+  seconds: v.nullable(v.number()),
+  timeBasis: v.string(),
+  bytes: v.number(),
+  differences: v.array(v.object({ name: v.string(), present: v.string(), new: v.string() })),
+})
+
 export const collectionStatus = v.object({
   name: v.string(),
   table: v.string(),
@@ -50,6 +108,9 @@ export const collectionStatus = v.object({
   /** The end of the model that its provider has announced. */
   modelEnd: v.nullish(problem, null),
   coverage,
+  /** The open change of the model. */
+  change: v.nullish(modelChange, null),
+  target: v.nullish(target, null),
 })
 
 export const status = v.object({
@@ -259,6 +320,9 @@ export const frameError = v.object({ title: v.string(), detail: v.string(), stat
 export type Coverage = v.InferOutput<typeof coverage>
 export type Model = v.InferOutput<typeof model>
 export type CollectionStatus = v.InferOutput<typeof collectionStatus>
+export type ModelChange = v.InferOutput<typeof modelChange>
+export type ModelChangeStatus = v.InferOutput<typeof modelChangeStatus>
+export type ModelChangePlan = v.InferOutput<typeof modelChangePlan>
 export type Status = v.InferOutput<typeof status>
 export type Coverages = v.InferOutput<typeof coverages>
 export type Run = v.InferOutput<typeof run>

@@ -100,3 +100,14 @@ export interface SentAction {
   name: string
   parameters: Record<string, unknown>
 }
+
+/** What a change of the model makes different; what is left out stays as it is. */
+export interface ModelChangeRequest {
+  model?: string
+  columnType?: 'vector' | 'halfvec'
+  passages?: 'auto' | 'paragraphs' | 'markdown' | 'sentences' | 'tokens' | 'none'
+  /** Pay for the vectors. */
+  yes?: boolean
+}
+
+export type ModelChangeStep = 'cutover' | 'rollback' | 'retire' | 'cancel'

@@ -3,6 +3,7 @@ import { useCallback } from 'react'
 import { useLocation } from 'wouter'
 import { NOTHING } from '../actions/registry'
 import { useAction, useFacts } from '../actions/useAction'
+import { basePath, currentPath } from '../base'
 import { copyText } from '../clipboard'
 import { parametersText, useApplied } from '../suggestions/applied'
 import { useApplyActions } from '../suggestions/useApplyActions'
@@ -28,9 +29,9 @@ export function useSearchActions(state: SearchState, set: SetState): void {
   const [, navigate] = useLocation()
   const change = useCallback(
     (changes: Partial<SearchState>) => {
-      const before = window.location.pathname + window.location.search
+      const before = currentPath() + window.location.search
       set({ n: PAGE_SIZE, key: null, nearest: 'no', ...changes }, { push: true })
-      return window.location.pathname + window.location.search === before ? NOTHING : before
+      return currentPath() + window.location.search === before ? NOTHING : before
     },
     [set],
   )
@@ -88,7 +89,7 @@ export function useResultActions(
   })
   useAction('suggestion.copyLink', async ({ key = selected?.key }) => {
     const query = writeState(searchSchema, window.location.search, { key: key ?? null })
-    await copyText(`${window.location.origin}${addressOf('/ask', query)}`)
+    await copyText(`${window.location.origin}${basePath}${addressOf('/ask', query)}`)
     notify('Link copied', 'ok')
   })
   useAction('suggestion.copy', async ({ key = selected?.key }) => {

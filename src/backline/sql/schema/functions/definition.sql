@@ -394,17 +394,19 @@ begin
     perform backline.make_side_table(
       array[c.into_schema, c.into_name], v_table::regclass,
       (backline.present_columns(v_table, v_table = c.table_id, c.key_numbers, c.key_columns)).numbers,
-      format('extensions.vector(%s)', m.dimensions), c.passages is not null)
+      array_remove((backline.present_columns(
+        v_table, v_table = c.table_id, c.text_numbers, c.text_names)).numbers, null),
+      format('extensions.%I(%s)', c.vector_type, m.dimensions), c.passages is not null)
     from backline.models m
     where m.id = c.model_id and to_regclass(format('%I.%I', c.into_schema, c.into_name)) is null;
   elsif not exists (select from pg_catalog.pg_attribute a where a.attrelid = v_table
                     and a.attname = c.embedding_column and not a.attisdropped) then
     perform backline.check_publications(
-      v_table, c.embedding_column, 'vector', m.dimensions, p_published,
+      v_table, c.embedding_column, c.vector_type, m.dimensions, p_published,
       format('run: backline reconcile %s --published', backline.shell_word(c.name)))
     from backline.models m where m.id = c.model_id;
-    execute format('alter table %s add column %I extensions.vector(%s)', v_table::regclass,
-                   c.embedding_column, m.dimensions)
+    execute format('alter table %s add column %I extensions.%I(%s)', v_table::regclass,
+                   c.embedding_column, c.vector_type, m.dimensions)
     from backline.models m where m.id = c.model_id;
   end if;
   if v_table <> c.table_id then

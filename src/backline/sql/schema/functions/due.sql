@@ -186,7 +186,8 @@ comment on function backline.enqueue_page is
 -- Returns what rows need before any of them is embedded, given the hashes of their texts: the actions of
 -- claim(), or
 --   changed  the row's text has another hash
--- row_key is the key in the table's own form, such as '7' for '007', or null if the row does not exist.
+-- row_key is the key in the table's own form, such as '7' for '007', or null if the row does not exist. A key
+-- that is no value of the key's types, or no JSON array of several, is of no row.
 create or replace function backline.inspect(p_collection int, p_keys text[], p_hashes bytea[])
 returns table (key text, action text, row_key text)
 language plpgsql stable
@@ -195,16 +196,16 @@ set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits =
 set jit = off set plan_cache_mode = 'force_custom_plan' set enable_hashjoin = off set enable_mergejoin = off
 set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
-  c backline.collections;
+  c constant backline.collections := backline.definition(p_collection);
+  v_castable constant text[] := backline.castable(p_keys, c);
 begin
-  c := backline.definition(p_collection);
   return query execute format($q$
     select i.key, case
       when r.present is null then 'gone'
       when r.hash <> i.hash then 'changed'
       when not s.stale and %6$s then 'up_to_date'
       else %7$s end, r.key
-    from unnest($2, $3) with ordinality as i(key, hash, position)
+    from unnest($2, $3, $6) with ordinality as i(key, hash, possible, position)
     left join lateral (
       select true as present, t.key, t.missing, t.excluded, t.content,
              sha256(convert_to(t.content, 'UTF8')) as hash
@@ -214,9 +215,11 @@ begin
       select x.* from backline.stamps x where x.collection_id = $1 and x.key = r.key offset 0) s on true
     order by i.position
   $q$, backline.key_text(c), c.text_sql, backline.row_state(c), backline.rows_of(c),
-       backline.key_match(c, 'i.key'), backline.matches_stamp('r', 'i.hash'),
+       backline.key_match(c, 'i.possible'), backline.matches_stamp('r', 'i.hash'),
        backline.needed_action('r.content', 'i.hash', p_cache => c.passages is null))
-  using p_collection, p_keys, p_hashes, c.model_id, c.long_text;
+  using p_collection, p_keys, p_hashes, c.model_id, c.long_text, array(
+    select case when u.key = any (v_castable) then u.key end
+    from unnest(p_keys) with ordinality u(key, position) order by u.position);
 end $$;
 comment on function backline.inspect is
   'API: returns what rows need, given the hashes of their texts, before any of them is embedded.';

@@ -161,7 +161,10 @@ begin
     coalesce(p_column, backline.next_place(c.embedding_column, c.table_id, null)),
     p_provider, p_model, p_revision, p_dimensions, v_type, coalesce(p_long_text, c.long_text), p_published,
     v_into, case when v_same_text then c.text_expression else p_expression end, c.where_sql,
-    p_follow => c.follow_column, p_passages => v_passages, p_role => 'filling');
+    p_follow => c.follow_column,
+    p_partitions => case when v_into is null then 1 else greatest(1, (
+      select count(*)::int from pg_catalog.pg_partition_tree(c.into_id::regclass) t where t.isleaf)) end,
+    p_passages => v_passages, p_role => 'filling');
   update backline.collections x set max_attempts = c.max_attempts where x.id = v_new;
   -- The table is locked until the end of this transaction: no text is read for its language, and the keywords
   -- are indexed page by page afterwards.

@@ -279,12 +279,17 @@ language sql set search_path = pg_catalog, pg_temp set statement_timeout = '55s'
   select backline.drop_failures(p_collection, p_keys);
 $$;
 
--- A large table is indexed page by page before its first search. After a lost response the client starts
+create or replace function public.backline_query_text(p_collection int, p_query text) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select backline.query_text(p_collection, p_query);
+$$;
+
+-- A large table is indexed page by page. After a lost response the client starts
 -- again from the first page, and rows that are already indexed are skipped.
 create or replace function public.backline_keywords_built(p_collection int) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select exists (select from backline.keyword_indexes k
-                 where k.collection_id = p_collection and k.built_at is not null);
+  select exists (select from backline.keyword_indexes k where k.collection_id = p_collection
+                 and k.built_at is not null and k.version = backline.terms_version());
 $$;
 
 create or replace function public.backline_build_keywords_page(
@@ -302,4 +307,52 @@ begin
     perform backline.compact_keywords(p_collection, true);
   end if;
   return v_built;
+end $$;
+
+-- A change of the model, after begin_change() over a connection of the table's owner. A frozen target is for
+-- the owner as well, who alone can drop and install triggers.
+create or replace function public.backline_change_records(p_name text) returns json
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select coalesce(json_agg(h), '[]') from backline.change_records(p_name) h;
+$$;
+
+create or replace function public.backline_copy_page(p_name text) returns bigint
+language sql set search_path = pg_catalog, pg_temp set statement_timeout = '55s' as $$
+  select backline.copy_page(p_name);
+$$;
+
+create or replace function public.backline_finish_fill(
+  p_name text, p_despite_failures boolean default false, p_lag float8 default 0
+) returns void language sql set search_path = pg_catalog, pg_temp as $$
+  select backline.finish_fill(p_name, p_despite_failures, make_interval(secs => p_lag));
+$$;
+
+create or replace function public.backline_finish_indexes(p_name text) returns void
+language sql set search_path = pg_catalog, pg_temp as $$ select backline.finish_indexes(p_name) $$;
+
+create or replace function public.backline_cutover(
+  p_call uuid, p_name text, p_despite_failures boolean default false, p_lag float8 default 0
+) returns jsonb language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_repeated boolean; v_result jsonb;
+begin
+  select * into v_repeated, v_result from backline.begin_call(p_call);
+  if not v_repeated then
+    perform backline.cutover(p_name, p_despite_failures, make_interval(secs => p_lag));
+    v_result := backline.finish_call(p_call, 'true');
+  end if;
+  return v_result;
+end $$;
+
+create or replace function public.backline_rollback_change(p_call uuid, p_name text) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  v_repeated boolean; v_result jsonb;
+begin
+  select * into v_repeated, v_result from backline.begin_call(p_call);
+  if not v_repeated then
+    perform backline.rollback_change(p_name);
+    v_result := backline.finish_call(p_call, 'true');
+  end if;
+  return v_result;
 end $$;

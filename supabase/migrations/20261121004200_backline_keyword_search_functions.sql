@@ -34,24 +34,96 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
   from generate_series(2, length(p_word) + 1) i, generate_series(97, 122) c;
 $$;
 
+-- Returns the parts of a query. plain is what to rank by: the query without the marks of phrases, and without
+-- what it excludes. A row must match each of the patterns required and none of excluded, in its folded text:
+--   "a phrase"               required, as whole words in this order
+--   -word, -"a phrase"       excluded; the word begins with a letter, so that -18 stays a number
+-- A query of more than 200 characters is a text, of which quotes and dashes are part.
+create or replace function backline.query_parts(
+  p_query text, out plain text, out required text[], out excluded text[]
+) language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_query text := translate(p_query, '“”„«»', '"""""');
+  v_pattern constant text := '(^|\s)(-?)(?:"([^"]*)"|((?<=-)[[:alpha:]][^\s"]*))(?=\s|$|[.,;:!?)])';
+begin
+  plain := p_query;
+  required := '{}';
+  excluded := '{}';
+  if length(p_query) > 200 or v_query !~ '"|(^|\s)-' then
+    return;
+  end if;
+  select coalesce(array_agg(x.pattern) filter (where not x.negative), '{}'),
+         coalesce(array_agg(x.pattern) filter (where x.negative), '{}')
+  into required, excluded
+  from (select m[2] = '-' as negative, backline.phrase_pattern(coalesce(m[3], m[4])) as pattern
+        from regexp_matches(v_query, v_pattern, 'g') m) x where x.pattern is not null;
+  plain := btrim(translate(regexp_replace(v_query, replace(v_pattern, '(-?)', '(-)'), ' ', 'g'), '"', ' '));
+  if plain !~ '\w' then  -- nothing would be left to rank by
+    plain := p_query;
+    excluded := '{}';
+  end if;
+end $$;
+
+-- Returns a regular expression of the words of a phrase, in this order, or null without a word. Within a
+-- script that is written without spaces, a word begins and ends anywhere.
+create or replace function backline.phrase_pattern(p_phrase text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select case when w.words[1] ~ ('^' || backline.unspaced()) then '' else '\m' end
+         || array_to_string(w.words, '\W+')
+         || case when w.words[cardinality(w.words)] ~ (backline.unspaced() || '$') then '' else '\M' end
+  from (select array_agg(m[1]) as words from regexp_matches(backline.folded(p_phrase), '\w+', 'g') m) w
+  where w.words is not null;
+$$;
+
+-- Returns whether a text has each required pattern and no excluded one.
+create or replace function backline.matches_parts(p_text text, p_required text[], p_excluded text[])
+returns boolean
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_text text := backline.folded(coalesce(p_text, ''));
+begin
+  return coalesce((select bool_and(v_text ~ u.pattern) from unnest(p_required) as u(pattern)), true)
+     and not coalesce((select bool_or(v_text ~ u.pattern) from unnest(p_excluded) as u(pattern)), false);
+end $$;
+
+-- Returns the patterns of the words of a query that consists of stop words, such as "the who", which the
+-- index does not have. Returns null for any other query.
+create or replace function backline.stop_words(p_collection int, p_query text) returns text[]
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform backline.check_reader(p_collection);
+  if exists (select from backline.keyword_indexes k
+             cross join lateral unnest(k.languages || k.language) as u(name)
+             where k.collection_id = p_collection
+               and backline.terms(u.name::regconfig, left(p_query, 2000)) <> '') then
+    return null;
+  end if;
+  return (select array_agg(backline.phrase_pattern(w.word)) from (
+    select distinct m[1] as word
+    from regexp_matches(backline.folded(left(p_query, 2000)), '\w+', 'g') m limit 8) w);
+end $$;
+
 -- Returns the terms of a query that exist in the index, with their weights and document counts:
 --   1 per occurrence   the words of the query
 --   0.7                two adjacent words joined, so that "side chain" finds "sidechain"
 --   0.2 or 0.7         synonyms of a word; 0.7 if the word itself is not in the index
---   0.7                the most frequent correction of a word that is not in the index
--- Query syntax is not interpreted. Only the first 2,000 characters are read.
+--   0.7                the most frequent correction of a word that is not in the index; of the last word also
+--                      the most frequent word that begins with it
+-- The column original has the corrected word. Only the first 2,000 characters are read.
 create or replace function backline.query_terms(p_collection int, p_query text)
-returns table (term text, weight float8, documents bigint, guessed boolean)
+returns table (term text, weight float8, documents bigint, guessed boolean, original text)
 language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
   v_languages regconfig[];
   v_query text := left(p_query, 2000);
+  v_last text := substring(backline.folded(v_query) from '[a-z]{3,20}$');
 begin
   select array(select distinct u.name::regconfig from unnest(k.languages || k.language) as u(name))
   into v_languages from backline.keyword_indexes k where k.collection_id = p_collection;
   return query
   with words as (
-    select m[1] as word, row_number() over () as n from regexp_matches(lower(v_query), '\w+', 'g') m
+    select m[1] as word, row_number() over () as n
+    from regexp_matches(backline.folded(v_query), '\w+', 'g') m
   ), lexemes as (
     select t.lexeme, max(greatest(cardinality(t.positions), 1))::float8 as weight
     from unnest(v_languages) as g(language)
@@ -63,13 +135,13 @@ begin
     from unnest(v_languages) as g(language)
     cross join lateral unnest(to_tsvector(g.language, (
       select string_agg(a.word || b.word, ' ') from words a join words b on b.n = a.n + 1
-      where length(a.word) > 1 and length(b.word) > 1))) t
+      where length(a.word) > 1 and length(b.word) > 1 and not a.word ~ backline.unspaced()))) t
     where not exists (select from lexemes a where a.lexeme = t.lexeme)
     union all
     select t.lexeme, m.weight, false
     from (select s.meaning, case when exists (
                    select from unnest(v_languages) as g(language)
-                   cross join lateral unnest(to_tsvector(g.language, s.word)) o
+                   cross join lateral unnest(backline.terms(g.language, s.word)) o
                    join backline.postings p on p.collection_id = p_collection and p.term = o.lexeme
                  ) then 0.2 else 0.7 end as weight
           from backline.synonyms s
@@ -82,21 +154,47 @@ begin
       where p.collection_id = p_collection and p.term = w.lexeme), 0)::bigint as documents
     from expanded w group by w.lexeme
   ), corrections as (
-    select g.term, min(u.weight) * 0.7 as weight, min(g.documents) as documents
+    select g.term, min(u.weight) * 0.7 as weight, min(g.documents) as documents, min(u.lexeme) as original
     from (select k.lexeme, k.weight from indexed k
-          where k.exact and k.documents <= 0 and k.lexeme ~ '^[a-z]{4,20}$' limit 5) u,
+          where k.exact and k.documents <= 0 and k.lexeme ~ '^[a-z]{3,20}$' limit 5) u,
     lateral (
-      select p.term, sum(p.size)::bigint as documents from backline.postings p
-      where p.collection_id = p_collection
-        and p.term = any (array(select m from backline.misspellings(u.lexeme) m))
-      group by p.term having sum(p.size) > 0 order by 2 desc, 1 limit 1) g
+      select c.term, c.documents from (
+        select p.term, sum(p.size)::bigint as documents from backline.postings p
+        where p.collection_id = p_collection and length(u.lexeme) > 3
+          and p.term = any (array(select m from backline.misspellings(u.lexeme) m))
+        group by p.term having sum(p.size) > 0
+        union all
+        select p.term, sum(p.size)::bigint from backline.postings p
+        where p.collection_id = p_collection and v_last like u.lexeme || '%'
+          and p.term collate "C" > u.lexeme and p.term collate "C" < u.lexeme || '~'
+        group by p.term having sum(p.size) > 0) c
+      order by c.documents desc, c.term limit 1) g
     where not exists (select from indexed k where k.lexeme = g.term)
     group by g.term
   )
-  select k.lexeme, k.weight, k.documents, not k.exact from indexed k where k.documents > 0
+  select k.lexeme, k.weight, k.documents, not k.exact, null from indexed k where k.documents > 0
   union all
-  select g.term, g.weight, g.documents, true from corrections g;
+  select g.term, g.weight, g.documents, true, g.original from corrections g;
 end $$;
+
+-- Returns the text to embed for a query: without what it excludes, and with its misspelled words corrected.
+-- The ending that stemming took from a word is kept.
+create or replace function backline.query_text(p_collection int, p_query text) returns text
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_text text;
+  t record;
+begin
+  perform backline.check_reader(p_collection);
+  v_text := (backline.query_parts(p_query)).plain;
+  for t in select q.term, q.original from backline.query_terms(p_collection, v_text) q
+           where q.original is not null loop
+    v_text := regexp_replace(v_text, '\m' || t.original, t.term, 'gi');
+  end loop;
+  return v_text;
+end $$;
+comment on function backline.query_text is
+  'API: returns the text to embed for a query, with misspelled words corrected.';
 
 -- Returns the best documents by BM25 (k1 = 1.2, b = 0.75, Lucene's idf), with OR semantics, and the scores of
 -- the rows p_also.

@@ -10,17 +10,17 @@
 create or replace function backline.searchable(p_collection int,
   out c backline.collections,
   out dimensions int, out column_type text, out column_dimensions int,
-  out index_type text, out language regconfig, out row_language text, out keywords_built boolean
+  out index_type text, out language regconfig, out row_language text, out keyword_text text
 ) language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform backline.check_reader(p_collection);
   c := backline.definition(p_collection);
   select m.dimensions, t.typname, case when a.atttypmod > 0 then a.atttypmod end,
-         k.language::regconfig, backline.row_language(k), k.built_at is not null,
+         k.language::regconfig, backline.row_language(k), k.text_sql,
          backline.indexed_as(a.attrelid, a.attname, t.typname,
                              case when a.atttypmod > 0 then a.atttypmod end, m.dimensions)
   into dimensions, column_type, column_dimensions,
-       language, row_language, keywords_built, index_type
+       language, row_language, keyword_text, index_type
   from backline.models m
   left join lateral (select x.* from backline.keyword_definition(c.id) x) k on true
   join pg_catalog.pg_attribute a on a.attrelid = coalesce(c.into_id, c.table_id)
@@ -106,16 +106,11 @@ $$;
 
 -- Returns the common table expressions that score the pool of search_statement, up to "scored".
 --
--- Hybrid is a convex combination of the cosine and BM25 / 16. The keyword share is p_weight if keywords
--- separate the best row from a typical one as well as they do on average. That average is 33 points of BM25
--- for each point of cosine, times the root of the gap. The gap is 1 minus the nearest row's cosine.
---
--- Words that nearly every candidate contains lower the share, and discriminating words raise it, most of all
--- if the nearest row lacks them. A small gap lowers it. A typical row is the median of the 50 best of either
--- leg, for every page of the result.
---
--- The query is then moved towards the best row (Rocchio 1971), which promotes rows similar to it. A wider gap
--- moves it further, at most halfway: a query worded like its result gains nothing.
+-- Hybrid is a convex sum of the cosine and of BM25 as a share of the query's best BM25, so that the length of
+-- a question does not matter. Of a best BM25 below 2, a word that many rows have, it is a share of 2. The odds of the keywords' share are those of p_weight, times the root of the
+-- gap and divided by the agreement. The gap is 1 minus the highest cosine, at least 0.1: near a row, small
+-- differences of the cosine count. The agreement is the mean share of the best BM25 that the three nearest
+-- rows have, at least 0.2: if they lack the words, the words count more.
 create or replace function backline.score_statement(p_mode text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case p_mode
@@ -123,41 +118,29 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     when 'keyword' then
       'scored as (select p.key, p.dense, p.keyword, nullif(p.keyword, 0) as score from pool p)'
     else $q$
-    placed as (
-      select p.keyword, p.dense, row_number() over (order by p.keyword desc, p.key) as by_words,
-             row_number() over (order by p.dense desc nulls last, p.key) as by_meaning
+    nearest_rows as (
+      select p.keyword from pool p order by p.dense desc nulls last, p.key limit 3
+    ), legs as (
+      select nullif(max(p.keyword), 0) as best, greatest(1 - coalesce(max(p.dense), 0), 0.1) as gap,
+             (select avg(n.keyword) from nearest_rows n) as agreeing
       from pool p
-    ), contrast as (
-      select 1.25 * max(p.keyword) - percentile_cont(0.5) within group (order by p.keyword)
-               - 0.25 * max(p.keyword) filter (where p.by_meaning = 1) as words,
-             max(p.dense) - percentile_cont(0.5) within group (order by p.dense) as meaning,
-             greatest(1 - coalesce(max(p.dense), 0), 0) as gap
-      from placed p where p.by_meaning <= 50 or p.by_words <= 50 and p.keyword > 0
-    ), balance as (
-      select least(greatest(c.words / 33 / greatest(c.meaning, 0.05) * sqrt(greatest(c.gap, 0.1)),
-                            0.1), 10) as ratio, c.gap
-      from contrast c
     ), share as materialized (
-      select case when $7 = 1 then 1 else $7 * t.ratio / (1 - $7 + $7 * t.ratio) end as words,
-             least(6 * t.gap ^ 2, 1) as feedback
-      from balance t
-    ), best as materialized (
-      -- The length of the moved query, at least 1, because a row opposite to the query would shorten it.
-      select case when p.dense is not null then p.vector end as vector,
-             sqrt(1 + s.feedback ^ 2 + 2 * s.feedback * greatest(p.dense, 0)) as length
-      from pool p, share s
-      order by (1 - s.words) * coalesce(p.dense, 0) + s.words * p.keyword / 16 desc, p.key limit 1
+      select l.best,
+             case when l.best is null then 0 when $7 = 1 then 1 else o.odds / (1 + o.odds) end as words
+      from legs l
+      cross join lateral (
+        select $7 / nullif(1 - $7, 0) * sqrt(l.gap) / greatest(l.agreeing / l.best, 0.2) as odds) o
     ), scored as (
-      select p.key, p.dense, p.keyword, nullif((1 - s.words) * coalesce(
-               (p.dense + s.feedback * (1 - (p.vector operator(extensions.<=>) b.vector))) / b.length,
-               p.dense, 0)
-               + s.words * p.keyword / 16, 0) as score
-      from pool p, share s, best b
+      select p.key, p.dense, p.keyword,
+             nullif((1 - s.words) * coalesce(p.dense, 0)
+                    + s.words * coalesce(p.keyword / greatest(s.best, 2), 0), 0) as score
+      from pool p, share s
     )$q$ end;
 $$;
 
 -- Returns two statements. `finding` finds and scores rows. Its parameters: $1 collection, $2 query vector, $3
--- query text, $4 depth, $5 filter, $6 mode, $7 weight, $8 limit. p_exact bypasses the index.
+-- query text, $4 depth, $5 filter, $6 mode, $7 weight, $8 limit, $9 required and $10 excluded patterns of
+-- query_parts(), which p_parts announces, $11 patterns of stop_words(). p_exact bypasses the index.
 -- `reading` reads the rows found. Its parameters: $1 to $4 keys, scores, dense and keyword scores, $5 offset,
 -- $6 the words to highlight, $7 whether to return snippets, $8 the query vector, $9 the passages of a row.
 --
@@ -165,7 +148,7 @@ $$;
 -- times as many are read.
 create or replace function backline.search_statement(
   p_collection int, p_mode text, p_filter jsonb, p_exact boolean default false,
-  out finding text, out reading text
+  p_parts boolean default false, out finding text, out reading text
 ) language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   s record;
@@ -188,7 +171,9 @@ begin
     v_filter := backline.compile_filter((s.c).table_id, p_filter, '$5');
   end if;
   -- A row that has left the condition keeps its vector until a worker has seen the edit.
-  v_filter := concat_ws(' and ', format('(%s)', v_filter), '(' || (s.c).where_sql || ')');
+  v_filter := concat_ws(
+    ' and ', format('(%s)', v_filter), '(' || (s.c).where_sql || ')',
+    case when p_parts then format('backline.matches_parts(%s, $9, $10)', s.keyword_text) end);
   if p_mode <> 'keyword' then
     v_nearest := format($q$
       select %1$s collate "C" as key, %3$s operator(extensions.<=>) $2::%4$s as distance, 1 as found
@@ -203,15 +188,15 @@ begin
     end if;
   end if;
   if p_mode <> 'semantic' then
-    if not coalesce(s.keywords_built, false) then
-      raise exception using errcode = 'BL001', message = format(
-        'the keyword index of %s is not built yet. Run backline index, or search with --mode semantic',
-        v_source);
-    end if;
-    v_lexical := format(
-      'select l.key collate "C" as key, l.score from backline.keyword_candidates($1, $3, $4 %s, %s) l',
-      case when p_filter is null then '' else '* 4' end,
-      case p_mode when 'hybrid' then 'array(select n.key from nearest n), p_rest => 0.3' else '''{}''' end);
+    -- The index has no stop words: for a query of nothing else, the first rows that have them all.
+    v_lexical := format($q$
+      select l.key collate "C" as key, l.score from backline.keyword_candidates($1, $3, $4 %s, %s) l
+      union all
+      (select %s collate "C", 1 from %s r
+       where $11 is not null and backline.matches_parts(%s, $11, '{}') and %s limit $4)
+    $q$, case when p_filter is null and not p_parts then '' else '* 4' end,
+         case p_mode when 'hybrid' then 'array(select n.key from nearest n), p_rest => 0.3' else '''{}''' end,
+         backline.key_text(s.c), v_source, s.keyword_text, v_filter);
   end if;
   reading := format($q$
     select t.key, t.score, t.dense, nullif(t.keyword, 0), d.content,
@@ -265,9 +250,8 @@ end $$;
 --
 -- dense is the cosine similarity of the row's vector to the query, or null if the row has no vector of the
 -- collection's model. keyword is the BM25 score. Hybrid computes both scores exactly for every row that
--- either leg finds, and combines them; see score_statement. BM25 is divided by a constant because it grows
--- with the query: a long, specific query weights keywords more, a vague one the cosine.
--- docs/explanation/search.md has the measurements.
+-- either leg finds, and combines them; see score_statement. Words are found in the rows that are indexed so
+-- far: a search never builds an index.
 --
 -- passages has the best passages of a row, at most p_passages, if rows are split.
 create or replace function backline.search(
@@ -286,17 +270,26 @@ declare
   v_keys text[]; v_scores float8[]; v_dense float8[]; v_keyword float8[];
   v_near bigint; v_lexical bigint;
   v_exact boolean := false;
+  q record;
+  v_parts boolean;
+  v_stop_words text[];
 begin
   perform pg_catalog.set_config('jit', 'off', true),
           pg_catalog.set_config('hnsw.iterative_scan', 'relaxed_order', true);
-  select q.finding, q.reading into v_finding, v_reading
-  from backline.search_statement(p_collection, p_mode, p_filter) q;
+  q := backline.query_parts(p_text);
+  v_parts := cardinality(q.required || q.excluded) > 0;
+  if p_mode <> 'semantic' then
+    v_stop_words := backline.stop_words(p_collection, q.plain);
+  end if;
+  select t.finding, t.reading into v_finding, v_reading
+  from backline.search_statement(p_collection, p_mode, p_filter, false, v_parts) t;
   loop
     -- With 100,000 texts, recall@10 of questions is 0.988 at 200 and 0.978 at 100.
     perform pg_catalog.set_config('hnsw.ef_search', least(greatest(200, 2 * v_depth), 1000)::text, true),
             pg_catalog.set_config('enable_indexscan', case when v_exact then 'off' else 'on' end, true);
     execute v_finding into v_keys, v_scores, v_dense, v_keyword, v_near, v_lexical
-      using p_collection, p_query, p_text, v_depth, p_filter, p_mode, p_weight, v_needed;
+      using p_collection, p_query, q.plain, v_depth, p_filter, p_mode, p_weight, v_needed, q.required,
+            q.excluded, v_stop_words;
     exit when coalesce(cardinality(v_keys), 0) >= v_needed;
     -- Too few rows. If a leg was full, it lost rows to the filter, to row level security or to another model:
     -- search deeper. Otherwise the index scan ended early: compare every row.
@@ -304,7 +297,8 @@ begin
       v_depth := v_depth * 8;
     elsif p_mode <> 'keyword' and not v_exact then
       v_exact := true;
-      select q.finding into v_finding from backline.search_statement(p_collection, p_mode, p_filter, true) q;
+      select t.finding into v_finding
+      from backline.search_statement(p_collection, p_mode, p_filter, true, v_parts) t;
     else
       exit;
     end if;
@@ -313,13 +307,13 @@ begin
 
   return query execute v_reading
   using v_keys, v_scores, v_dense, v_keyword, p_offset,
-        case when p_snippets then backline.marks(p_collection, p_text) end, p_snippets, p_query,
+        case when p_snippets then backline.marks(p_collection, q.plain) end, p_snippets, p_query,
         p_passages;
 end $$;
 comment on function backline.search is
   'API: returns the best rows by vector, by keywords or by both, with the parts of their scores.';
 
--- Returns the cosine similarity of each pair of rows.
+-- Returns the cosine similarity of each pair of rows: of passages, that of their means.
 create or replace function backline.similarities(p_collection int, p_keys text[])
 returns table (one text, other text, similarity float8)
 language plpgsql stable rows 100 set search_path = pg_catalog, pg_temp set jit = off as $$
@@ -334,7 +328,7 @@ begin
       where %1$s is not null
     )
     select a.key, b.key, 1 - (a.v operator(extensions.<=>) b.v) from chosen a join chosen b on a.key < b.key
-  $q$, backline.vector_of(s.c), backline.rows_of(s.c), backline.key_match(s.c, 'c.key'))
+  $q$, backline.vector_of(s.c), backline.whole_rows_of(s.c), backline.key_match(s.c, 'c.key'))
   using p_collection, p_keys;
 end $$;
 comment on function backline.similarities is

@@ -15,13 +15,16 @@ begin
   end if;
   execute format('grant execute on function backline.search, backline.search_statement, '
     'backline.score_statement, backline.searchable, backline.comparable, '
-    'backline.comparison, backline.keyword_candidates, '
+    'backline.comparison, backline.keyword_candidates, backline.query_parts, backline.query_text, '
+    'backline.phrase_pattern, backline.matches_parts, backline.stop_words, backline.folded, '
+    'backline.unspaced, '
     'backline.compile_filter, backline.compile_comparison, backline.readable_columns, backline.marks, '
     'backline.snippet, backline.similarities, backline.language_of, backline.source, backline.rows_of, '
-    'backline.vector_of, backline.best_passages_of, backline.passages_found, backline.all_passages_of, '
-    'backline.side_table, backline.side_key, backline.key_values, backline.key_match, backline.key_order, '
-    'backline.key_text(backline.collections), backline.key_text(text[]), backline.joined, '
-    'backline.json_or_null, backline.strip_html, backline.try_text, backline.try_condition to %s', p_role);
+    'backline.whole_rows_of, backline.vector_of, backline.best_passages_of, backline.passages_found, '
+    'backline.all_passages_of, backline.side_table, backline.side_key, backline.key_values, '
+    'backline.key_match, backline.key_order, backline.key_text(backline.collections), '
+    'backline.key_text(text[]), backline.joined, backline.json_or_null, backline.strip_html, '
+    'backline.strip_markdown, backline.try_text, backline.try_condition to %s', p_role);
 end $$;
 comment on function backline.allow_search is
   'API: allows a role to search the collections with tables that it can read.';
@@ -67,6 +70,7 @@ begin
         execute format('revoke all on function %s from %I', v_function, v_role);
         if v_role = 'service_role' or v_function in (
           'public.backline_collections()'::regprocedure,
+          'public.backline_query_text(int, text)'::regprocedure,
           'public.backline_search(int, text, text, real[], int, int, jsonb, float8, boolean, int)'
             ::regprocedure
         ) then

@@ -2,31 +2,6 @@
 
 -- Builds and maintains the keyword index.
 
--- Returns the terms of a text. A hyphenated word is indexed both in parts and joined, so that "lo-fi", "lofi"
--- and "lo fi" match. Only the first 100,000 characters are indexed, or 50,000 if these have more than 200,000
--- bytes: a tsvector holds at most 1 MB, and no text may stop the change log.
-create or replace function backline.terms(p_language regconfig, p_text text) returns tsvector
-language plpgsql stable parallel safe set search_path = pg_catalog, pg_temp as $$
-declare
-  v_text text := left(p_text, 100000);
-  v_joined text;
-  v_terms tsvector;
-begin
-  if octet_length(v_text) > 200000 then
-    v_text := left(v_text, 50000);
-  end if;
-  if strpos(v_text, '-') = 0 then
-    return to_tsvector(p_language, v_text);
-  end if;
-  select string_agg(replace(m[1], '-', ''), ' ') into v_joined
-  from regexp_matches(v_text, '(\w+(?:-\w+)+)', 'g') m;
-  if v_joined is null then
-    return to_tsvector(p_language, v_text);
-  end if;
-  v_terms := to_tsvector(p_language, v_text || ' ' || v_joined);
-  return ts_delete(v_terms, array(select t.lexeme from unnest(v_terms) t where t.lexeme ~ '\w-\w'));
-end $$;
-
 -- Returns the text search configuration of a value such as 'de', 'de-AT' or 'german': `simple` for a language
 -- that Postgres does not have, and p_default for null.
 create or replace function backline.language_of(p_value text, p_default text) returns text
@@ -183,7 +158,8 @@ language sql set search_path = pg_catalog, pg_temp as $$
   delete from backline.postings where collection_id = p_collection;
   delete from backline.documents where collection_id = p_collection;
   delete from backline.document_counts where collection_id = p_collection;
-  update backline.keyword_indexes set built_at = case when p_built then now() end
+  update backline.keyword_indexes
+  set built_at = case when p_built then now() end, version = backline.terms_version()
   where collection_id = p_collection;
 $$;
 
@@ -263,7 +239,7 @@ comment on function backline.set_keywords is
   'API: sets template and language of the keyword index and empties it. See build_keywords_page.';
 
 -- Indexes the missing rows of one page, in key order. Changes of these rows are applied later: the lock keeps
--- apply_changes() from running at the same time.
+-- apply_changes() from running at the same time. The first page empties an index of another terms_version().
 create or replace function backline.build_keywords_page(
   p_collection int, p_after text, p_limit int,
   out scanned bigint, out indexed bigint, out last_key text
@@ -274,6 +250,10 @@ declare
   v_keys text[];
 begin
   perform backline.lock(p_collection, 'log');
+  if p_after is null and exists (select from backline.keyword_indexes k where k.collection_id = p_collection
+                                 and k.version <> backline.terms_version()) then
+    perform backline.empty_keywords(p_collection, false);
+  end if;
   c := backline.definition(p_collection);
   execute format($q$
     with page as materialized (
@@ -316,8 +296,11 @@ comment on function backline.keywords_are_built is
 
 -- Merges document counts and small blocks, and removes the postings of deleted documents. Without p_all it
 -- does nothing until 64 statements have written since the last compaction.
+--
+-- The plan does not depend on statistics: blocks are found by index, and deleted documents by hash.
 create or replace function backline.compact_keywords(p_collection int, p_all boolean default false)
-returns int language plpgsql set search_path = pg_catalog, pg_temp set jit = off as $$
+returns int language plpgsql set search_path = pg_catalog, pg_temp set jit = off
+set enable_seqscan = off set enable_nestloop = off set enable_mergejoin = off as $$
 declare
   v_block constant int := 8192;
   v_merged int;
@@ -343,8 +326,11 @@ begin
     from backline.postings p where p.collection_id = p_collection
     group by p.term having count(*) filter (where p.size < v_block) > case when p_all then 1 else 4 end
   ), taken as materialized (
-    delete from backline.postings p using crowded c
-    where p.collection_id = p_collection and p.term = c.term and (c.whole or p.size < v_block)
+    delete from backline.postings p where p.ctid = any (array(
+      select x.id from crowded c cross join lateral (
+        select y.ctid as id from backline.postings y
+        where y.collection_id = p_collection and y.term = c.term and (c.whole or y.size < v_block)
+        offset 0) x))
     returning p.term, p.size, p.docs, p.inverse_tfs, p.lengths
   ), dead as materialized (
     select t.term, unnest(t.docs) as doc from taken t where t.size < 0
