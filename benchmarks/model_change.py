@@ -194,6 +194,21 @@ def change(url: str, users: Users, rows: int) -> dict[str, Any]:
     return {**figures, "killed": kills, "state": state_of(url)}
 
 
+def longest_blocked(url: str, ended: threading.Event) -> float:
+    """Return how long the step held up another session, in ms, from samples until it ended."""
+    longest = 0.0
+    with psycopg.connect(url, autocommit=True) as connection:
+        while not ended.wait(0.01):
+            row = connection.execute(
+                "select coalesce(max(extract(epoch from clock_timestamp() - w.query_start)), 0)"
+                "::float8 from pg_stat_activity w join pg_stat_activity b "
+                "on b.pid = any (pg_blocking_pids(w.pid)) where w.wait_event_type = 'Lock' "
+                "and b.query ~ 'backline.(cutover|rollback_change|thaw_target)'"
+            ).fetchone()
+            longest = max(longest, row[0] if row else 0.0)
+    return round(1000 * longest, 1)
+
+
 def filled(url: str) -> int:
     with psycopg.connect(url, autocommit=True) as connection:
         row = connection.execute(
@@ -216,14 +231,18 @@ async def swap(url: str, users: Users) -> dict[str, Any]:
 
 
 async def timed(users: Users, step: Awaitable[None]) -> dict[str, float]:
+    ended = threading.Event()
+    blocked = asyncio.create_task(asyncio.to_thread(longest_blocked, users.url, ended))
     begin = time.perf_counter()
     await step
     end = time.perf_counter()
+    ended.set()
     await asyncio.sleep(1)
     return {
         "ms": round(1000 * (end - begin), 1),
-        "longest_edit_ms": longest(users.edits, begin, end),
-        "longest_search_ms": longest(users.searches, begin, end),
+        "blocked_ms": await blocked,
+        "longest_edit_meanwhile_ms": longest(users.edits, begin, end),
+        "longest_search_meanwhile_ms": longest(users.searches, begin, end),
     }
 
 

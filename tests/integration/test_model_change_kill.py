@@ -80,15 +80,16 @@ async def run(at: Changing, provider: StandInProvider, command: tuple[str, ...])
 async def kill(
     at: Changing, provider: StandInProvider, command: tuple[str, ...], step: str
 ) -> None:
-    """Kill a command at a step; while it is paused there, searches are complete."""
+    """Kill a command at a step; searches are complete afterwards."""
     async with worker_process(
         at.world, provider, "cli", "--pause", step, "--", *command
     ) as process:
         while await read_line(process) != "paused":
             assert process.returncode is None, "the command ended"
-        assert len(await at.found("text")) == ROWS
         process.kill()
         await process.wait()
+    await at.world.wait_until_disconnected()
+    assert len(await at.found("text")) == ROWS
 
 
 def paid(provider: StandInProvider) -> Counter[str]:
@@ -120,7 +121,6 @@ async def test_killed_command_is_run_again(
             await run(at, provider, earlier)
         await kill(at, provider, command, step)
         in_flight = paid(provider).keys() - await stored(at.world) if command == CHANGE else set()
-        await at.world.wait_until_disconnected()
         await at.world.sql("update notes set body = 'edited' where id = 1")
         await run(at, provider, command)
         assert await at.state() == ENDS[command]
@@ -146,6 +146,7 @@ async def test_killed_server_loses_no_step(provider: StandInProvider) -> None:
             async with changing(store, provider) as at:
                 for state in ("filling", "ready", "serving", "retired"):
                     await reach(at, state)
+                    await at.world.user.close()
                     os.kill(postmaster_pid(data), signal.SIGKILL)
                     await asyncio.to_thread(restart, data)
                     at.world.user = await reconnect(url)
