@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from backline import errors
+from backline.types import Splitting
 from backline.worker.remote import Remote, edge_target
 from tests.integration.harness import overpaid
 from tests.provider import StandInProvider
@@ -159,6 +160,18 @@ async def test_one_of_several_collections_is_never_guessed(
         await world.sql("select backline.drop_collection(id, false) from backline.collections "
                         "where name = 'music_knowledge'")  # fmt: skip
         assert upsert(function, rows, collection=None).json()["collection"] == "notes"
+
+
+async def test_collection_of_passages_is_refused_before_a_text_is_paid(
+    project: Project, function: str, provider: StandInProvider
+) -> None:
+    splitting = Splitting("sentences", 16, 0)
+    async with rest_world(project, provider, into="note_parts", splitting=splitting) as world:
+        await world.insert("One. Two.")
+        response = upsert(function, [{"id": 1, "text": "One. Two."}])
+        assert response.status_code == 422
+        assert "backline backfill" in response.json()["detail"]
+        assert not provider.texts_embedded
 
 
 def test_collection_with_a_local_model_is_refused(project: Project, function: str) -> None:

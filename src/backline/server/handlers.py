@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from backline import errors, model_change, search
 from backline.collections import check
@@ -17,6 +18,8 @@ from backline.server import reads, schemas
 from backline.server.auth import Access
 from backline.server.services import Services, backline_version
 from backline.types import Collection, Coverage
+
+T = TypeVar("T")
 
 
 async def status(services: Services, access: Access) -> schemas.Status:
@@ -112,9 +115,28 @@ async def _checked(
 
 async def search_rows(services: Services, request: schemas.SearchRequest) -> schemas.SearchResults:
     """Return the rows that match a query."""
-    began = time.perf_counter()
     check_length(services, "query", request.query)
-    collection = await services.store.collection(request.collection)
+    return await _serving(services, request.collection, partial(_search, services, request))
+
+
+async def _serving(
+    services: Services, name: str | None, answer: Callable[[Collection], Awaitable[T]]
+) -> T:
+    """Answer from a collection, and again if its vectors were retired meanwhile."""
+    collection = await services.store.collection(name)
+    try:
+        return await answer(collection)
+    except errors.ConfigurationError:
+        again = await services.store.collection(name)
+        if again.id == collection.id:
+            raise
+        return await answer(again)
+
+
+async def _search(
+    services: Services, request: schemas.SearchRequest, collection: Collection
+) -> schemas.SearchResults:
+    began = time.perf_counter()
     embedder = None
     if request.mode != "keyword":
         check(collection, collection.model, to="read")
@@ -159,7 +181,14 @@ async def suggestions(services: Services, request: schemas.SuggestRequest) -> sc
     """Return advice for a prompt, or for a context without a prompt."""
     prompt = request.prompt or _prompt_of(request.context)
     check_length(services, "prompt", prompt)
-    collection = await services.store.collection(request.collection)
+    return await _serving(
+        services, request.collection, partial(_suggest, services, request, prompt)
+    )
+
+
+async def _suggest(
+    services: Services, request: schemas.SuggestRequest, prompt: str, collection: Collection
+) -> schemas.Suggestions:
     check(collection, collection.model, to="read")
     pooled = await services.embedder_pool.get(collection.model)
     context = search.Context(

@@ -54,6 +54,7 @@ export class Database {
     const [row, second] = matching;
     if (row === undefined) throw notFound(name, serving.map((each) => each.name));
     if (second !== undefined) throw ambiguous(matching.map((each) => each.name));
+    if (row.passages) throw splitsTexts(row.name as string);
     return {
       id: row.id as number,
       name: row.name as string,
@@ -147,6 +148,15 @@ function ambiguous(names: unknown[]): Problem {
     404,
     "CollectionNotFoundError",
     `Say which collection, as \`collection\` of the request: ${names.join(", ")}.`,
+  );
+}
+
+function splitsTexts(name: string): Problem {
+  return new Problem(
+    422,
+    "UsageError",
+    `The texts of ${name} are split into passages, which this function does not do. ` +
+      "Embed them with a worker: backline backfill, or backline sync.",
   );
 }
 

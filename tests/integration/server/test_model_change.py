@@ -172,9 +172,11 @@ async def test_answers_of_caches_are_those_of_the_name_after_the_cut_over(
     assert -1 <= place["x"] <= 1
 
 
+@pytest.mark.parametrize("retired", [False, True])
 async def test_search_in_flight_ends_with_the_vectors_that_it_began_with(
-    paid: World, provider: StandInProvider
+    paid: World, provider: StandInProvider, retired: bool
 ) -> None:
+    """Or begins anew, if these were retired before it could read them."""
     await fill(paid)
     async with served(paid.store, **with_provider(provider)) as server:
         await server.post(CHANGE, {**PAID, "yes": True}, 202)
@@ -183,10 +185,13 @@ async def test_search_in_flight_ends_with_the_vectors_that_it_began_with(
             async with running(search(server, mode="hybrid")) as first:
                 await asyncio.to_thread(provider.wait_in_flight)
                 await server.post(CHANGE + "/cutover")
+                if retired:
+                    await server.post(CHANGE + "/retire")
                 assert not first.done()
                 provider.behave(held=False)
                 answer = await first
-        assert f"{paid.collection.model.dimensions} dimensions" in answer["model"]
+        dimensions = 16 if retired else paid.collection.model.dimensions
+        assert f"{dimensions} dimensions" in answer["model"]
         assert len(answer["hits"]) == 10
         assert "16 dimensions" in (await search(server))["model"]
 
