@@ -77,6 +77,7 @@ WRITES: dict[str, tuple[str, str, Any]] = {
 
 READ_FUNCTIONS = {
     "backline_collections",
+    "backline_query_text",
     "backline_search",
     "get_music_suggestions",
     "hybrid_search_music_knowledge",

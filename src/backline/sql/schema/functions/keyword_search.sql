@@ -187,7 +187,7 @@ begin
   v_text := (backline.query_parts(p_query)).plain;
   for t in select q.term, q.original from backline.query_terms(p_collection, v_text) q
            where q.original is not null loop
-    v_text := regexp_replace(v_text, '\m' || t.original, t.term, 'gi');
+    v_text := regexp_replace(v_text, '\m' || t.original, replace(t.term, '\', '\\'), 'gi');
   end loop;
   return v_text;
 end $$;
