@@ -29,7 +29,7 @@ from backline.backfill import Backfill
 from backline.embedders.openai.embedder import OpenAIEmbedder
 from backline.postgres.connector import Transaction
 from backline.postgres.store import Store, open_store
-from backline.sql import query
+from backline.sql import queries
 from backline.sync import Sync
 
 
@@ -41,9 +41,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--pause", default="")
     parser.add_argument("--skew", type=float, default=0.0)
     parser.add_argument("--lease", type=float, default=QUICK.lease)
-    own, _, command = " ".join(sys.argv[1:]).partition(" -- ")
-    parser.set_defaults(command=command.split())
-    return parser.parse_args(own.split())
+    own = sys.argv[1:]
+    command: list[str] = []
+    if "--" in own:
+        split = own.index("--")
+        own, command = own[:split], own[split + 1 :]
+    parser.set_defaults(command=command)
+    return parser.parse_args(own)
 
 
 async def main(options: argparse.Namespace) -> None:
@@ -92,9 +96,10 @@ def run_command(options: argparse.Namespace) -> None:
 
 def pause_at(name: str, when: str) -> None:
     """Block forever before or after the statement `name`."""
+    statement = {**queries("search.sql"), **queries()}[name]
     for verb in ("fetch", "fetch_tuples", "execute"):
         original = getattr(Transaction, verb)
-        setattr(Transaction, verb, _pausing(original, query(name), when))
+        setattr(Transaction, verb, _pausing(original, statement, when))
 
 
 def _pausing(

@@ -228,8 +228,8 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     )
     edit_file(
         functions / "triggers.sql",
-        "v_keys);\n        if v_removed",
-        "v_keys || '{}'::text[]);\n        if v_removed",
+        "v_keys);\n          if v_removed",
+        "v_keys || '{}'::text[]);\n          if v_removed",
     )
     edit_file(
         functions / "keywords.sql", "\n-- Replaces the synonyms", "\n-- It replaces the synonyms"

@@ -122,11 +122,13 @@ def test_index_reports_and_changes_keyword_settings(kept: str, folder: Path) -> 
     assert invoke(kept, "search", "brass", "-c", name(folder), "--mode", "keyword")["hits"] == []
 
 
-def test_first_search_of_a_large_table_indexes_it(database: str, tmp_path: Path) -> None:
+def test_search_of_a_large_table_leaves_its_words_to_workers(database: str, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(f'{{"id": {n}, "body": "tuba {n}"}}\n' for n in range(1, 1500)))
     invoke(database, "load", str(file), "--table", "big")
     invoke(database, "add", "big", "--text", "{body}", "--model", "hash@8")
+    assert invoke(database, "search", "777", "-c", "big", "--mode", "keyword")["hits"] == []
+    invoke(database, "backfill", "big")
     result = invoke(database, "search", "777", "-c", "big", "--mode", "keyword")
     assert [hit["key"] for hit in result["hits"]] == ["777"]
 
