@@ -30,25 +30,25 @@ CANCEL = ("model", "cancel", "notes")
 
 # The commands before the one that is killed, and that one with its step.
 KILLS = [
-    ((), CHANGE, "begin_change:before"),
+    pytest.param((), CHANGE, "begin_change:before", marks=pytest.mark.nightly),
     ((), CHANGE, "begin_change:after"),  # before the commit
-    ((), CHANGE, "start_run:after"),
-    ((), CHANGE, "complete:before"),
+    pytest.param((), CHANGE, "start_run:after", marks=pytest.mark.nightly),
+    pytest.param((), CHANGE, "complete:before", marks=pytest.mark.nightly),
     ((), CHANGE, "complete:after"),
-    ((), CHANGE, "finish_fill:before"),
+    pytest.param((), CHANGE, "finish_fill:before", marks=pytest.mark.nightly),
     ((), CHANGE, "finish_fill:after"),
     ((), CHANGE, "build_keywords_page:after"),
     ((), CHANGE, "finish_indexes:before"),
-    ((CHANGE,), FREEZE, "cutover:before"),
+    pytest.param((CHANGE,), FREEZE, "cutover:before", marks=pytest.mark.nightly),
     ((CHANGE,), FREEZE, "cutover:after"),
     ((CHANGE,), FREEZE, "freeze_target:after"),
     ((CHANGE, FREEZE), ROLLBACK, "rollback_change:after"),
-    ((CHANGE, FREEZE), ROLLBACK, "thaw_target:after"),
-    ((CHANGE, FREEZE), RETIRE, "begin_discard:after"),
+    pytest.param((CHANGE, FREEZE), ROLLBACK, "thaw_target:after", marks=pytest.mark.nightly),
+    pytest.param((CHANGE, FREEZE), RETIRE, "begin_discard:after", marks=pytest.mark.nightly),
     ((CHANGE, FREEZE), RETIRE, "drop_place:after"),  # before the commit
     ((CHANGE, FREEZE), RETIRE, "drop_collection:before"),
     ((CHANGE, FREEZE), RETIRE, "finish_discard:before"),
-    ((CHANGE, FREEZE), RETIRE, "finish_discard:after"),
+    pytest.param((CHANGE, FREEZE), RETIRE, "finish_discard:after", marks=pytest.mark.nightly),
     ((CHANGE, FREEZE, ROLLBACK), CANCEL, "drop_collection:before"),
     ((CHANGE,), CANCEL, "drop_place:after"),
     ((CHANGE,), CANCEL, "finish_discard:before"),

@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 )
 from tests.integration.harness import NOTES, declare, make_world
 from tests.integration.model_changes import SIDE, Changing, left_of
+from tests.nightly import first_at_once
 
 from backline import errors, model_change
 from backline.embedders.hash import HashEmbedder, hash_vectors
@@ -257,7 +258,7 @@ async def killed(statements: int | None, work: Callable[[], Awaitable[None]]) ->
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("place", ["column", "side"])
+@pytest.mark.parametrize("place", first_at_once(["column", "side"]))
 def test_every_history_has_one_complete_target(database: str, place: str) -> None:
     loop = asyncio.new_event_loop()
 

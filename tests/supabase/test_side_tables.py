@@ -100,7 +100,7 @@ def test_nobody_else_sees_a_vector_or_writes_one(letters: Project) -> None:
             assert read.status_code in (401, 403) or read.json() == [], (table, read.text)
         for user in (None, ADA):
             changed = call(letters, user, "PATCH", f"{table}?key_1=gt.0", {"key_1": 99})
-            assert changed.status_code in (204, 401, 403), changed.text
+            assert changed.status_code in (204, 401, 403, 404), changed.text  # 404: no such row
             assert call(letters, user, "DELETE", f"{table}?key_1=gt.0").status_code in (
                 204, 401, 403,
             )  # fmt: skip

@@ -126,7 +126,7 @@ async def _serving(
     collection = await services.store.collection(name)
     try:
         return await answer(collection)
-    except errors.ConfigurationError:
+    except (errors.ConfigurationError, errors.PermissionDeniedError):  # whose vectors are gone
         again = await services.store.collection(name)
         if again.id == collection.id:
             raise

@@ -1,11 +1,12 @@
 import { useQuery, useQueryClient } from '@tanstack/react-query'
 import { useAction } from '@/shared/actions/useAction'
 import { evaluationQuery } from '@/shared/api/queries'
-import type {
-  ComparedQuery,
-  Evaluation as EvaluationResult,
-  LatestEvaluation,
-  ModeComparison,
+import {
+  type ComparedQuery,
+  type Evaluation as EvaluationResult,
+  type LatestEvaluation,
+  type ModeComparison,
+  OfflineError,
 } from '@/shared/bridge/codetteBridge'
 import { useBridge } from '@/shared/bridge/context'
 import { score } from '@/shared/format/numbers'
@@ -48,7 +49,7 @@ export function Evaluation({ collection, hasCandidate }: Props) {
     <Panel title="Comparison of models" actions={actions}>
       {data ? (
         <Latest latest={data} />
-      ) : error ? (
+      ) : error && !(error instanceof OfflineError) ? (
         <ErrorState error={error} onRetry={() => void refetch()} />
       ) : (
         <Skeleton height={120} />

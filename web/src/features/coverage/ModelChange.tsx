@@ -3,10 +3,11 @@ import { useQuery, useQueryClient } from '@tanstack/react-query'
 import { useEffect, useState } from 'react'
 import { useAction } from '@/shared/actions/useAction'
 import { modelChangeQuery } from '@/shared/api/queries'
-import type {
-  CollectionStatus,
-  ModelChangeStatus,
-  ModelChangeStep,
+import {
+  type CollectionStatus,
+  type ModelChangeStatus,
+  type ModelChangeStep,
+  OfflineError,
 } from '@/shared/bridge/codetteBridge'
 import { useBridge } from '@/shared/bridge/context'
 import { percent } from '@/shared/format/numbers'
@@ -56,7 +57,7 @@ export function ModelChange({ collection }: { collection: CollectionStatus }) {
     <Panel title="Model" actions={data && <Steps status={data} />}>
       {data ? (
         <ChangeState status={data} />
-      ) : error ? (
+      ) : error && !(error instanceof OfflineError) ? (
         <ErrorState error={error} onRetry={() => void refetch()} />
       ) : (
         <Skeleton height={60} />
