@@ -15,11 +15,11 @@ from typing import Any, Final, Literal
 from backline import errors, model_change
 from backline.declarations import Declaration, Resolve, splitting
 from backline.errors import command
-from backline.model_change import NewTarget
+from backline.model_change import NewTarget, describe_splitting
 from backline.postgres.store import Store
 from backline.search import indexes
 from backline.sql import query
-from backline.types import Collection, Model, ModelChange, Splitting
+from backline.types import Collection, Model, ModelChange
 
 OF_VECTORS: Final = frozenset({"model", "long_text", "vectors", "type", "passages"})
 """The fields that take a second target."""
@@ -181,7 +181,8 @@ async def _differences(
          (declaration.language or language).removeprefix("pg_catalog.")),
         ("vectors", *await _places(store, collection, declaration)),
         ("type", collection.column_type, declaration.column_type or collection.column_type),
-        ("passages", _split(collection.splitting), _split(splitting(declaration, model))),
+        ("passages", describe_splitting(collection.splitting),
+         describe_splitting(splitting(declaration, model))),
         ("follow", collection.follow or "triggers", declaration.follow or "triggers"),
         ("text", *await _texts(store, collection, declaration, record["oid"])),
         ("where", *await _conditions(store, collection, declaration, record["oid"])),
@@ -195,12 +196,6 @@ async def _differences(
 
 def _short(model: Model) -> str:
     return f"{model.provider}/{model.name}@{model.dimensions}"
-
-
-def _split(splitting: Splitting | None) -> str:
-    if splitting is None:
-        return "none"
-    return f"{splitting.by} of {splitting.tokens} tokens, overlap {splitting.overlap}"
 
 
 def _remedy(collection: Collection, field: str) -> str | None:

@@ -202,7 +202,7 @@ def _differences(
         ("dimensions", model.dimensions, new.dimensions),
         ("reads", f"{model.max_tokens:,} tokens", f"{new.max_tokens:,} tokens"),
         ("type", collection.column_type, kind),
-        ("passages", _describe(collection.splitting), _describe(splitting)),
+        ("passages", describe_splitting(collection.splitting), describe_splitting(splitting)),
         ("long texts", collection.long_text, target.long_text or collection.long_text),
         ("text", collection.text_template or collection.text_expression,
          text or collection.text_template or collection.text_expression),
@@ -212,7 +212,8 @@ def _differences(
     return tuple((name, str(old), str(now)) for name, old, now in here if old != now)
 
 
-def _describe(splitting: Splitting | None) -> str:
+def describe_splitting(splitting: Splitting | None) -> str:
+    """Return the passages of a collection in words."""
     if splitting is None:
         return "none"
     return f"{splitting.by} of {splitting.tokens} tokens, overlap {splitting.overlap}"

@@ -272,3 +272,17 @@ class _Reported:
 
 async def _retry_locked(attempt: Callable[[], Awaitable[DriftPage]]) -> DriftPage:
     return await retry_while_unavailable(attempt, AGAIN_SECONDS, retried=(errors.ContentionError,))
+
+
+async def reconcile_unscanned(
+    store: Store, name: str, notice: Callable[[str], None] | None = None
+) -> None:
+    """Find the edits that a target missed while it was frozen, after a rollback to it.
+
+    Does nothing if no change can have gone unseen. `notice` is called before every row is read.
+    """
+    collection = await store.collection(name)
+    if (await store.begin_scan(collection))["unscanned"]:
+        if notice is not None:
+            notice(f"{name} was frozen. Reading every row.")
+        await Reconciliation(store, collection).run()

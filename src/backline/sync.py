@@ -233,9 +233,7 @@ class TargetSync:
         async with beside(self._poller.run()):
             try:
                 while not self._stopping.is_set():
-                    with suppress(
-                        errors.DatabaseError
-                    ):  # the workers wait for the end of an outage
+                    with suppress(errors.DatabaseError):  # the workers outlast an outage
                         await self._update()
                     await self._wait()
                 while self._tasks:

@@ -18,7 +18,7 @@ from backline.cli.report import show_backfill
 from backline.config import Settings
 from backline.model_change import NewTarget, Plan
 from backline.postgres.store import Store
-from backline.reconcile import Reconciliation
+from backline.reconcile import reconcile_unscanned
 from backline.store import JobStore
 from backline.types import Collection, ModelChange
 
@@ -261,12 +261,8 @@ def rollback(collection: Name, flags: Flags = NO_FLAGS, as_json: AsJson = False)
 
     async def work(store: JobStore, name: str) -> None:
         await model_change.rollback(store, name)
-        if not isinstance(store, Store):
-            return
-        serving = await store.collection(name)
-        if (await store.begin_scan(serving))["unscanned"]:
-            say(f"{name} was frozen. Reading every row.")
-            await Reconciliation(store, serving).run()
+        if isinstance(store, Store):
+            await reconcile_unscanned(store, name, say)
 
     _run(flags, collection, work, as_json=as_json)
 

@@ -10,7 +10,7 @@ import structlog
 from backline import errors, model_change
 from backline.model_change import NewTarget, Plan
 from backline.postgres.store import Store
-from backline.reconcile import Reconciliation
+from backline.reconcile import reconcile_unscanned
 from backline.server import reads
 from backline.server.backfills import Backfills
 from backline.server.embedder_pool import EmbedderPool
@@ -111,9 +111,7 @@ class ModelChanges:
 
     async def _reconcile(self, name: str) -> None:
         try:
-            serving = await self._store.collection(name)
-            if (await self._store.begin_scan(serving))["unscanned"]:
-                await Reconciliation(self._store, serving).run()
+            await reconcile_unscanned(self._store, name)
         except errors.BacklineError as error:
             log.warning("reconciliation stopped", collection=name, error=str(error))
         except Exception:
